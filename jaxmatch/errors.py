@@ -1,0 +1,35 @@
+"""The failures a user can meet, each with the exit code of the command line."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class JaxmatchError(Exception):
+    """Base of all errors whose text is written for the user: one sentence, no traceback."""
+
+    exit_code = 1
+
+
+class InputError(JaxmatchError):
+    """Bad configuration, data or arguments; raised before anything compiles."""
+
+    exit_code = 2
+
+
+class NonFiniteError(JaxmatchError):
+    """A loss became NaN or Inf; the last good checkpoint is kept."""
+
+    exit_code = 3
+
+
+class DiskError(JaxmatchError):
+    """A file of the run folder could not be written."""
+
+    exit_code = 4
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The clause that helps after an unknown name: the nearest known one, or all of them."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
