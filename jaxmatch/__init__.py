@@ -1,0 +1,6 @@
+"""Semi-supervised image classification in functional JAX: FixMatch and after."""
+
+from jaxmatch.classifier import Classifier, Predictions, load
+from jaxmatch.loop import train
+
+__all__ = ["Classifier", "Predictions", "load", "train"]

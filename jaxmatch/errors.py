@@ -28,6 +28,12 @@ class DiskError(JaxmatchError):
     exit_code = 4
 
 
+class Terminated(JaxmatchError):
+    """A SIGTERM came and the state was saved."""
+
+    exit_code = 143
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """The clause that helps after an unknown name: the nearest known one, or all of them."""
     known = sorted(known)

@@ -5,6 +5,7 @@ Shapes: ``b`` examples of a global batch, ``h w c`` image height, width and chan
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -103,6 +104,21 @@ class Spec:
     unlabeled: int = 0  # number of unlabeled examples
     labeled_batch: int = 0
     unlabeled_batch: int = 0
+
+
+NO_HEADS: Mapping[str, Any] = MappingProxyType({})
+
+
+def no_memory(self: Any, key: Array, spec: Spec) -> PyTree:
+    """The ``init`` of an algorithm that carries nothing from step to step."""
+    del self, key, spec
+    return ()
+
+
+def no_draws(self: Any, key: Array, batch: Batch) -> PyTree:
+    """The ``draw`` of an algorithm whose loss is deterministic."""
+    del self, key, batch
+    return ()
 
 
 class Algorithm(Protocol):

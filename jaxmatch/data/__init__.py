@@ -1,0 +1,1 @@
+"""Data: sources of images, label splits, and sets that live on the device."""

@@ -1,0 +1,268 @@
+"""Replays the augmentation reference files, made with Pillow, through the library's transforms."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.parity import augment_contrast
+from experiments.parity.augment_rows import (
+    AUTOCONTRAST,
+    BLEND,
+    EXACT,
+    FIXED_POINT_WARP,
+    PIL_RESIZE,
+    WHOLE_VIEW,
+    Row,
+    compare,
+)
+from jaxmatch.augment import geometry
+from jaxmatch.augment.ops import apply_one
+from jaxmatch.augment.randaugment import NAMES, TORCHSSL, Draws, RandAugment, google_value
+from jaxmatch.augment.resize import resize
+from jaxmatch.augment.weak import Draws as WeakDraws
+from jaxmatch.augment.weak import Weak
+
+Arrays = dict[str, np.ndarray]
+
+_LIMITS = {
+    "autocontrast": AUTOCONTRAST,
+    "brightness": BLEND,
+    "color": BLEND,
+    "contrast": BLEND,
+    "sharpness": BLEND,
+    "rotate": FIXED_POINT_WARP,
+    "shear_x": FIXED_POINT_WARP,
+    "shear_y": FIXED_POINT_WARP,
+}
+# Under CTAugment these are mixed with the image.
+_CTA_LIMITS = {
+    "autocontrast": AUTOCONTRAST,
+    **dict.fromkeys(("blur", "equalize", "invert", "smooth"), BLEND),
+}
+_USB_NAMES = {name.replace("_", ""): name for name in NAMES} | {"invert": "invert"}
+
+
+def replay(path: Path | str) -> list[Row]:
+    """Replay one augmentation file, told by its name; ``inputs.npz`` lies beside it.
+
+    Raises:
+        KeyError: no replay is known for a file of this name.
+    """
+    path = Path(path)
+    with np.load(path) as file, np.load(path.parent / "inputs.npz") as inputs:
+        return REPLAYS[path.name](dict(file), dict(inputs))
+
+
+def _usb_name(name: str) -> str:
+    return _USB_NAMES[name.lower()]
+
+
+def _each(name: str, values: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """One op at each of ``values`` [m] on each of ``images`` [n h w 3]: [m n h w 3]."""
+    m, n = len(values), len(images)
+    batch = jnp.asarray(np.tile(images, (m, 1, 1, 1)))
+    value = jnp.asarray(np.repeat(values, n))
+    out = jax.jit(partial(apply_one, name=name))(batch, value=value)
+    return np.asarray(out).reshape(m, *images.shape)
+
+
+def _usb_ops(file: Arrays, inputs: Arrays) -> list[Row]:
+    rows = []
+    for key in file:
+        if "__mag" not in key or key.startswith("Cutout"):
+            continue
+        label, size = key.split("__mag")
+        name, size = _usb_name(label), size or "32"
+        images, values = inputs[f"x{size}"], file[key]
+        if name.startswith("translate"):
+            values = values * images.shape[1]
+        elif name == "invert" or TORCHSSL[name][0] == TORCHSSL[name][1]:
+            values = np.ones_like(values)
+        ours = _each(name, values, images)
+        theirs = file[f"{label}__y{size}"]
+        rows.append(compare("usb_ops", f"{label} {size}", ours, theirs, _LIMITS.get(name, EXACT)))
+    images = inputs["x32"]
+    height, width = images.shape[1:3]
+    centre = jnp.asarray(file["Cutout__centre_xy"][:, ::-1].copy())
+    box = geometry.shifted_box(centre, jnp.asarray(file["Cutout__mag"] * width), height, width)
+    ours = _cut(images, box, (125, 123, 114))
+    rows.append(compare("usb_ops", "Cutout 32", ours, file["Cutout__y32"], EXACT))
+    return rows
+
+
+def _cut(images: np.ndarray, boxes: jax.Array, fill: tuple[int, ...]) -> np.ndarray:
+    """Every box [m 4] cut from every image: [m n h w 3]."""
+    m, n = len(boxes), len(images)
+    batch = jnp.asarray(np.tile(images, (m, 1, 1, 1)))
+    out = geometry.fill_box(batch, jnp.repeat(boxes, n, 0), jnp.asarray(fill))
+    return np.asarray(out).reshape(m, *images.shape)
+
+
+def cta_value(name: str, level: np.ndarray) -> np.ndarray:
+    """The value of a CTAugment op at levels 0..1."""
+    if name in ("brightness", "color", "contrast", "sharpness"):
+        return 0.1 + 1.9 * level
+    values = {
+        "posterize": 1 + np.floor(7.999 * level),
+        "rotate": np.round((2 * level - 1) * 45),
+        "shear_x": (2 * level - 1) * 0.3,
+        "shear_y": (2 * level - 1) * 0.3,
+        "solarize": np.floor(255.999 * level),
+        "translate_x": (2 * level - 1) * 0.3,
+        "translate_y": (2 * level - 1) * 0.3,
+    }
+    return values.get(name, level)
+
+
+def _cta_ops(file: Arrays, inputs: Arrays) -> list[Row]:
+    rows = []
+    for key in file:
+        name, _, what = key.partition("__")
+        if what not in ("y32", "y96") or name in ("cutout", "rescale"):
+            continue
+        level = file["level"] if what == "y32" else file["level"][3:4]
+        ours = _each(name, cta_value(name, level), inputs[what.replace("y", "x")])
+        limits = _CTA_LIMITS.get(name, _LIMITS.get(name, EXACT))
+        theirs = file[key].reshape(ours.shape)
+        rows.append(compare("cta_ops", f"{name} {what[1:]}", ours, theirs, limits))
+    images = inputs["x32"]
+    height, width = images.shape[1:3]
+    half = (1 + (file["level"] * min(height, width) * 0.499).astype(int)) // 2
+    centre = jnp.asarray(file["cutout__centre_ij"][:, ::-1].copy())
+    box = geometry.clipped_box(centre, jnp.asarray(half), height, width)
+    ours = _cut(images, box, (127, 127, 127))
+    rows.append(compare("cta_ops", "cutout 32", ours, file["cutout__y32"], EXACT))
+    return rows + _cta_rescale(file, images)
+
+
+def _cta_rescale(file: Arrays, images: np.ndarray) -> list[Row]:
+    images = images[file["rescale__image_index"]]
+    height, width = images.shape[1:3]
+    rows = []
+    for m, method in enumerate(file["rescale__method_name"]):
+        ours = []
+        for scale in file["rescale__scale"]:
+            share = 0.25 * scale
+            left, top = round(share * width), round(share * height)
+            right, bottom = round(width * (1 - share)), round(height * (1 - share))
+            box = np.tile([top, left, bottom - top, right - left], (len(images), 1))
+            ours.append(resize(jnp.asarray(images), jnp.asarray(box), (height, width), str(method)))
+        limits = EXACT if method == "nearest" else PIL_RESIZE
+        theirs = file["rescale__y32"][:, m]
+        rows.append(compare("cta_ops", f"rescale {method}", np.stack(ours), theirs, limits))
+    return rows
+
+
+def _fixmatch_ra_ops(file: Arrays, inputs: Arrays) -> list[Row]:
+    images = inputs["x32"][file["image_index"]]
+    n, h, w, _ = images.shape
+    rows = []
+    for key in file:
+        label, _, what = key.partition("__")
+        if what != "rgb":
+            continue
+        name, theirs = _usb_name(label), file[key]
+        values = np.array([google_value(name, int(level)) for level in file["level"]])
+        signed = theirs.ndim == 6
+        if signed:
+            values = np.stack([values, -values], 1).ravel()
+        # One op, then identity: what the view holds is mid-grey where alpha is 0.
+        ours = _google(np.tile(images, (len(values), 1, 1, 1)), name, np.repeat(values, n))
+        ours = ours.reshape(theirs.shape)
+        limits = _LIMITS.get(name, EXACT)
+        if signed:
+            hidden = np.unpackbits(file[f"{label}__alpha0"]).astype(bool)[: ours.size // 3]
+            hidden = hidden.reshape(*ours.shape[:-1], 1)
+            rows.append(
+                compare(
+                    "fixmatch_ra_ops",
+                    f"{label} alpha",
+                    (ours == 127.5).all(-1, keepdims=True),
+                    hidden,
+                    limits,
+                )
+            )
+            theirs = np.where(hidden, 127.5, theirs)
+        rows.append(compare("fixmatch_ra_ops", label, ours, theirs, limits))
+    for spec, theirs in zip(file["chain__spec"], file["chain__y"], strict=True):
+        rows.append(_chain(json.loads(str(spec)), images, theirs))
+    return rows
+
+
+def _google(images: np.ndarray, name: str, values: np.ndarray) -> np.ndarray:
+    return _google_view(images, [(name, value) for value in [values]])
+
+
+def _google_view(images: np.ndarray, chain: list[tuple[str, np.ndarray | float]]) -> np.ndarray:
+    """A google view with given ops and an empty cutout, as levels."""
+    b = len(images)
+    op = np.stack([np.full(b, NAMES.index(name)) for name, _ in chain], -1)
+    value = np.stack([np.broadcast_to(value, b) for _, value in chain], -1)
+    draws = Draws(jnp.asarray(op), jnp.asarray(value), jnp.zeros((b, 4), jnp.int32))
+    return np.asarray(jax.jit(RandAugment(table="google").apply)(jnp.asarray(images), draws))
+
+
+def _chain(spec: list, images: np.ndarray, theirs: np.ndarray) -> Row:
+    # The reference's wrapper truncates network input to levels; the library never leaves levels.
+    scaled = images.astype(np.float32) / 127.5 - 1
+    truncated = ((scaled * 0.5 + 0.5) * 255).astype(np.uint8)
+    ops = [(_usb_name(label), google_value(_usb_name(label), level)) for label, level in spec]
+    ours = _google_view(truncated, ops)
+    label = ", ".join(f"{label} {level}" for label, level in spec)
+    levels = np.rint((theirs.astype(np.float64) + 1) * 127.5)
+    return compare("fixmatch_ra_ops", f"chain {label}", np.rint(ours), levels, WHOLE_VIEW)
+
+
+def _weak(file: Arrays, inputs: Arrays) -> list[Row]:
+    rows = []
+    for size, suffix in (("32", ""), ("96", "96")):
+        pad, draws = int(file[f"pad{suffix}"]), file[f"top_left_flip{suffix}"]
+        images = inputs[f"x{size}"]
+        m, n = len(draws), len(images)
+        ours = _weak_views(np.tile(images, (m, 1, 1, 1)), np.repeat(draws, n, 0), pad)
+        theirs = file[f"y{size}"]
+        rows.append(compare("weak", f"crop, flip {size}", ours.reshape(theirs.shape), theirs, EXACT))
+    return rows
+
+
+def _weak_views(images: np.ndarray, top_left_flip: np.ndarray, pad: int | None) -> np.ndarray:
+    draws = WeakDraws(
+        jnp.asarray(top_left_flip[:, :2], jnp.int32), jnp.asarray(top_left_flip[:, 2] > 0)
+    )
+    weak = Weak(pad=pad, order="crop_flip")
+    return np.asarray(jax.jit(weak.apply)(jnp.asarray(images), draws))
+
+
+def _usb_pipeline(file: Arrays, inputs: Arrays) -> list[Row]:
+    images = inputs["x32"][file["image_index"]]
+    height, width = images.shape[1:3]
+    names = [_usb_name(str(name)) for name in file["op_names"]]
+    op = np.array([NAMES.index(name) for name in names])[file["op_index"]]
+    # The reference draws a value for ops that have none.
+    plain = np.array([TORCHSSL[name][0] == TORCHSSL[name][1] for name in NAMES])
+    sides = np.array([name.startswith("translate") for name in NAMES])
+    value = np.where(plain[op], 1.0, file["op_val"] * np.where(sides[op], width, 1))
+    centre = jnp.asarray(file["cutout_centre_xy"][:, ::-1].copy())
+    box = geometry.shifted_box(centre, jnp.asarray(file["cutout_v"] * width), height, width)
+    view = jax.jit(RandAugment(table="torchssl").apply)
+    weak = jnp.asarray(_weak_views(images, file["top_left_flip"], None))
+    draws = Draws(jnp.asarray(op), jnp.asarray(value), box)
+    before = view(weak, draws._replace(box=jnp.zeros_like(box)))
+    return [
+        compare("usb_pipeline", "ops", np.asarray(before), file["y_before_cutout"], WHOLE_VIEW),
+        compare("usb_pipeline", "strong view", np.asarray(view(weak, draws)), file["y"], WHOLE_VIEW),
+    ]
+
+
+REPLAYS: dict[str, Callable[[Arrays, Arrays], list[Row]]] = {
+    "usb_ops.npz": _usb_ops,
+    "cta_ops.npz": _cta_ops,
+    "fixmatch_ra_ops.npz": _fixmatch_ra_ops,
+    "weak.npz": _weak,
+    "usb_pipeline.npz": _usb_pipeline,
+}

@@ -1,0 +1,180 @@
+"""Replays network cases: weights by formula, outputs, statistics and gradients of one batch."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from zlib import crc32
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.parity.rows import Case, Comparison, UnknownCaseError
+from jaxmatch.losses import cross_entropy
+from jaxmatch.models.torch_weights import from_torch, to_torch
+from jaxmatch.models.wide_resnet import STEM_CHANNELS, WideResNet
+from jaxmatch.types import PyTree
+
+# The network cases do not record these constants of USB's networks, the trajectories do.
+USB_CONSTANTS = {
+    "drop_rate": 0.0,
+    "leaky_relu_negative_slope": 0.1,
+    "bn_momentum_torch": 0.001,
+    "bn_eps_blocks": 1e-5,
+    "bn_eps_final": 1e-3,
+}
+FIRST_STRIDES = {"semilearn/nets/wrn/wrn.py": 1, "semilearn/nets/wrn/wrn_var.py": 2}
+
+
+def replay(case: Case, tolerance: float) -> Comparison:
+    """Replay a case of kind "network"; raises UnknownCaseError if it is not a WideResNet."""
+    meta = case.meta
+    names = [name for name in case.names("check/") if not name.endswith("num_batches_tracked")]
+    options = meta.get("network") or _options(case, names)
+    model = build_model(options, names, meta["num_classes"], meta["dtype"])
+    images = jnp.asarray(case["in/x"].transpose(0, 2, 3, 1), meta["dtype"])
+    shapes = model_shapes(model, images)
+    weights = {
+        name: formula_weights(name, leaf.shape, meta["salt"])
+        for name, leaf in _torch_shapes(shapes).items()
+    }
+    variables = jax.tree.map(jnp.asarray, from_torch(weights, shapes))
+    comparison = Comparison(case, tolerance)
+    filled = to_torch(variables)
+    comparison.add_each("check", {k: _summary(v) for k, v in filled.items()}, case.under("check/"))
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    comparison.add("n_params", "", count, meta["n_params"])
+
+    evaluate = jax.jit(lambda variables: model.apply(variables, images, train=False))
+    label = jnp.asarray(case["in/y"])
+
+    def objective(params: PyTree) -> tuple[Any, Any]:
+        outputs, updated = model.apply(
+            {"params": params, "batch_stats": variables["batch_stats"]},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return cross_entropy(outputs.logits, label).mean(), (outputs, updated["batch_stats"])
+
+    (loss, (outputs, stats)), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(
+        variables["params"]
+    )
+    after = {"params": variables["params"], "batch_stats": stats}
+    results = {
+        "eval": evaluate(variables),
+        "train": outputs,
+        "eval_after_train_forward": evaluate(after),
+    }
+    for stage, result in results.items():
+        comparison.add(f"out/{stage}_logits", "", result.logits, case[f"out/{stage}_logits"])
+        comparison.add(f"out/{stage}_feat", "", result.features, case[f"out/{stage}_feat"])
+    comparison.add("out/loss", "", loss, case["out/loss"])
+    _compare_statistics(comparison, case, to_torch({"batch_stats": stats}))
+    _compare_gradients(comparison, case, to_torch({"params": gradient}))
+    return comparison
+
+
+def build_model(
+    options: Mapping[str, Any], names: list[str], classes: int, dtype: str
+) -> WideResNet:
+    """USB's WideResNet or WideResNetVar as ``options`` (a case's meta.network) describes it.
+
+    ``names`` are the PyTorch names of its tensors, which tell the convolutions with a bias.
+    """
+    if options["drop_rate"] != 0 or options["leaky_relu_negative_slope"] != 0.1:
+        raise UnknownCaseError("the library has no dropout, and leaky ReLU of slope 0.1 only")
+    first, *channels = options["channels"]
+    width = options["widen_factor"]
+    if [first, *channels] != [
+        STEM_CHANNELS,
+        *(int(STEM_CHANNELS * width) * 2**group for group in range(len(channels))),
+    ]:
+        raise UnknownCaseError(f"the library has no WideResNet of channels {options['channels']}")
+    with_bias = {name for name in names if re.search(r"conv\w+\.bias$", name)}
+    return WideResNet(
+        classes=classes,
+        depth=options["depth"],
+        width=width,
+        groups=len(channels),
+        first_stride=options["first_stride"],
+        legacy_transition=True,
+        padding="torch",
+        conv_bias="none" if not with_bias else "stem" if with_bias == {"conv1.bias"} else "all",
+        bn_decay=1 - options["bn_momentum_torch"],
+        bn_eps=options["bn_eps_blocks"],
+        bn_eps_final=options["bn_eps_final"],
+        param_dtype=jnp.dtype(dtype),
+    )
+
+
+def model_shapes(model: WideResNet, images: jax.Array) -> PyTree:
+    """The variables of ``model`` for such images, as shapes only."""
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), images[:1], train=False))
+
+
+def formula_weights(name: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
+    """The float64 values that the files' weight formula gives the PyTorch tensor ``name``."""
+    v = _noise(name, int(np.prod(shape)), salt).reshape(shape)
+    if len(shape) == 4:
+        return v * np.sqrt(12) * np.sqrt(2 / np.prod(shape[1:]))
+    if len(shape) == 2:
+        return v * np.sqrt(12) * np.sqrt(1 / shape[1])
+    if name.endswith("running_var"):
+        return 1 + 0.4 * v
+    return 1 + 0.2 * v if name.endswith(".weight") else 0.2 * v
+
+
+def _noise(name: str, size: int, salt: int) -> np.ndarray:
+    """A hash of name and position, uniform in [-0.5, 0.5)."""
+    mask = np.uint64(0xFFFFFFFF)
+    code = np.uint64((crc32(name.encode("ascii")) + salt) % 2**32)
+    u = (np.arange(size, dtype=np.uint64) * np.uint64(2654435761) + code * np.uint64(40503)) & mask
+    for _ in range(2):
+        u ^= u >> np.uint64(16)
+        u = (u * np.uint64(0x45D9F3B)) & mask
+    u ^= u >> np.uint64(16)
+    return u / 2.0**32 - 0.5
+
+
+def _options(case: Case, names: list[str]) -> dict[str, Any]:
+    """The architecture, from the names of the tensors and the width of the features."""
+    file = case.meta["source"]["file"]
+    if file not in FIRST_STRIDES:
+        raise UnknownCaseError(f"the network of {file} is not in the library")
+    groups = len({name.split(".")[0] for name in names if name.startswith("block")})
+    blocks = len({name.split(".")[2] for name in names if name.startswith("block1.")})
+    channels = case["out/eval_feat"].shape[1] // 2 ** (groups - 1)
+    return {
+        **USB_CONSTANTS,
+        "depth": 6 * blocks + 4,
+        "widen_factor": channels / STEM_CHANNELS,
+        "first_stride": FIRST_STRIDES[file],
+        "channels": [STEM_CHANNELS, *(channels * 2**group for group in range(groups))],
+    }
+
+
+def _torch_shapes(shapes: PyTree) -> dict[str, np.ndarray]:
+    """Tensors of the model by PyTorch name and layout, of which only the shapes count."""
+    return to_torch(jax.tree.map(lambda leaf: np.broadcast_to(np.int8(0), leaf.shape), shapes))
+
+
+def _summary(value: np.ndarray) -> np.ndarray:
+    return np.array([value.sum(), np.square(value).sum(), value.flat[0], value.flat[-1]])
+
+
+def _compare_statistics(comparison: Comparison, case: Case, ours: dict[str, np.ndarray]) -> None:
+    sums = {name: _summary(value)[:2] for name, value in ours.items()}
+    prefix = "out/after_train_forward"
+    comparison.add_each(prefix, ours, case.under(prefix + "/"))
+    comparison.add_each(prefix + "_check", sums, case.under(prefix + "_check/"))
+
+
+def _compare_gradients(comparison: Comparison, case: Case, ours: dict[str, np.ndarray]) -> None:
+    norms = {name: np.array([np.linalg.norm(v), v.sum()]) for name, v in ours.items()}
+    comparison.add_each("gradnorm", norms, case.under("gradnorm/"))
+    comparison.add_each("grad", ours, case.under("grad/"))
+    unused = case.meta["params_without_gradient"]
+    comparison.add_each(
+        "params_without_gradient", ours, {name: np.zeros_like(ours[name]) for name in unused}
+    )

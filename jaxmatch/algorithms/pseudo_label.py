@@ -1,0 +1,86 @@
+"""Pseudo-Label: the network's own confident predictions are trained on as if they were labels.
+
+Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
+Networks", ICML 2013 workshop; with the confidence threshold of the FixMatch paper's baseline.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.losses import cross_entropy
+from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.schedules import linear_ramp
+from jaxmatch.types import (
+    NO_HEADS,
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    TrainState,
+    Update,
+    no_draws,
+    no_memory,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabel:
+    """The loss is supervised + unlabeled_weight * ramp * unsupervised.
+
+    Attributes:
+        threshold: a prediction counts if its largest probability is at least this.
+        unlabeled_weight: weight of the unsupervised term after the ramp.
+        ramp: share of all steps over which that weight rises linearly from 0.
+    """
+
+    threshold: float = 0.95
+    unlabeled_weight: float = 1.0
+    ramp: float = 0.4
+
+    labeled = ("weak",)
+    unlabeled = ("weak",)
+    heads = NO_HEADS
+    evaluated = "teacher"
+    init = no_memory
+    draw = no_draws
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean H(y, p(w(x))) + ramp mean 1[max p(w(u)) >= threshold] H(argmax p(w(u)), p(w(u))).
+
+        Labeled and unlabeled images are normalised by their own batch statistics; only the
+        labeled pass updates the running ones, as in FixMatch's, TorchSSL's and USB's code.
+        """
+        del draws
+        assert batch.labeled is not None and batch.labeled.label is not None
+        assert batch.unlabeled is not None
+        (x,), (u,) = batch.labeled.views, batch.unlabeled.views
+        (on_x,), stats = network(state.student(params), (x,))
+        (on_u,), _ = network(state.student(params), (u,))
+
+        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        target = jax.nn.softmax(jax.lax.stop_gradient(on_u.logits))  # [b C]
+        confident = target.max(-1) >= self.threshold
+        errors = cross_entropy(on_u.logits, target.argmax(-1))
+        unsupervised = jnp.where(confident, errors, 0.0).mean()
+        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        loss = supervised + self.unlabeled_weight * ramp * unsupervised
+        return loss, Update(
+            stats,
+            {
+                "loss/supervised": supervised,
+                "loss/unsupervised": unsupervised,
+                "optim/ramp": ramp,
+                **pseudo_label_metrics(target, confident, batch.unlabeled.label),
+            },
+        )

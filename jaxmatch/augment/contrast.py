@@ -1,0 +1,215 @@
+"""The views of contrastive learning: resized crop, colour jitter, grey, blur, solarize, flip.
+
+SimCLR (Chen et al. 2020), MoCo v2, BYOL, CoMatch and SimMatch build their views as a
+:class:`~jaxmatch.augment.chain.Chain` of these, with torchvision's distributions. Each is a
+:class:`~jaxmatch.types.Transform` of RGB images [b h w 3]; ``probability`` is that of an image to
+be changed at all.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.augment import blur, color, resize, tone
+from jaxmatch.errors import InputError
+from jaxmatch.types import Array
+
+_TRIES = 10  # proposals of a crop before the centre is taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomResizedCrop:
+    """Crop a random part and resize it as PIL does.
+
+    Attributes:
+        size: side of the output in pixels; None keeps the images' height and width.
+        area: least and largest share of the image's area.
+        aspect: least and largest ratio of width to height, log-uniform.
+        method: see :func:`jaxmatch.augment.resize.resize`.
+    """
+
+    size: int | None = None
+    area: tuple[float, float] = (0.2, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    method: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        """Refuse unknown methods."""
+        resize.check_method(self.method)
+
+    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Boxes (top, left, height, width), int32 [b 4], for images of ``shape`` [b h w c].
+
+        Area and aspect are proposed ten times; the first box that fits is taken, or the largest
+        central one of an allowed aspect.
+        """
+        b, height, width = shape[:3]
+        to_area, to_aspect, to_place = jax.random.split(key, 3)
+        pixels = height * width * jax.random.uniform(to_area, (b, _TRIES), jnp.float32, *self.area)
+        aspect = jnp.exp(
+            jax.random.uniform(
+                to_aspect, (b, _TRIES), jnp.float32, *(math.log(side) for side in self.aspect)
+            )
+        )
+        sides = jnp.stack([jnp.sqrt(pixels / aspect), jnp.sqrt(pixels * aspect)], -1)
+        sides = jnp.rint(sides).astype(jnp.int32)  # [b tries 2]
+        whole = jnp.array([height, width], jnp.int32)
+        fits = ((sides > 0) & (sides <= whole)).all(-1)
+        first = jnp.argmax(fits, axis=1)[:, None, None]
+        sides = jnp.take_along_axis(sides, first, 1)[:, 0]
+        place = jax.random.uniform(to_place, (b, 2), jnp.float32)
+        corner = jnp.minimum(
+            jnp.floor(place * (whole - sides + 1)).astype(jnp.int32), whole - sides
+        )
+        central = jnp.array(self._central(height, width), jnp.int32)
+        found = fits.any(1)[:, None]
+        return jnp.where(found, jnp.concatenate([corner, sides], 1), central)
+
+    def apply(self, images: Array, draws: Array) -> Array:
+        """Levels 0..255 [b h w c] of any dtype in, float32 levels [b size size c] out."""
+        height, width = images.shape[1:3]
+        size = (self.size or height, self.size or width)
+        return resize.resize(images, draws, size, self.method)
+
+    def _central(self, height: int, width: int) -> tuple[int, int, int, int]:
+        least, largest = self.aspect
+        tall = min(height, round(width / least))
+        wide = min(width, round(height * largest))
+        return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+class JitterDraws(NamedTuple):
+    """All randomness of a colour jitter."""
+
+    chosen: Array  # [b] bool
+    order: Array  # [b 4] int32, a permutation of color.BRIGHTNESS .. color.HUE
+    factors: Array  # [b 4] float32, brightness, contrast, saturation, hue
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorJitter:
+    """Change brightness, contrast, saturation (factors 1 ± value) and hue (± value of a circle).
+
+    The four follow in a random order. The defaults are MoCo v2's.
+    """
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    probability: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Refuse negative strengths and hues beyond half a circle."""
+        if min(self.brightness, self.contrast, self.saturation) < 0 or not 0 <= self.hue <= 0.5:
+            raise InputError(
+                "colour jitter needs brightness, contrast and saturation of 0 or more and a hue in "
+                f"0..0.5, not {self.brightness}, {self.contrast}, {self.saturation}, {self.hue}."
+            )
+
+    def draw(self, key: Array, shape: tuple[int, ...]) -> JitterDraws:
+        """Choose images, orders and factors for images of ``shape`` [b h w c]."""
+        to_chosen, to_order, to_factor = jax.random.split(key, 3)
+        b = shape[0]
+        order = jnp.tile(jnp.arange(4, dtype=jnp.int32), (b, 1))
+        strengths = jnp.array([self.brightness, self.contrast, self.saturation], jnp.float32)
+        low = jnp.append(jnp.maximum(1 - strengths, 0), -self.hue)
+        high = jnp.append(1 + strengths, self.hue)
+        return JitterDraws(
+            jax.random.bernoulli(to_chosen, self.probability, (b,)),
+            jax.random.permutation(to_order, order, axis=1, independent=True),
+            jax.random.uniform(to_factor, (b, 4), jnp.float32, low, high),
+        )
+
+    def apply(self, images: Array, draws: JitterDraws) -> Array:
+        """Levels 0..255 [b h w 3] of any dtype in, float32 levels out."""
+        levels = tone.planes(images)
+        changed = color.jitter(levels, draws.order, draws.factors, with_hue=self.hue > 0)
+        return _choose(draws.chosen, changed, levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grayscale:
+    """Replace the colours by their grey level."""
+
+    probability: float = 0.2
+
+    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Which images turn grey, bool [b]."""
+        return jax.random.bernoulli(key, self.probability, shape[:1])
+
+    def apply(self, images: Array, draws: Array) -> Array:
+        """Levels 0..255 [b h w 3] of any dtype in, float32 levels out."""
+        levels = tone.planes(images)
+        return _choose(draws, color.grayscale(levels), levels)
+
+
+class BlurDraws(NamedTuple):
+    """All randomness of a blur."""
+
+    chosen: Array  # [b] bool
+    sigma: Array  # [b] float32, pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianBlur:
+    """Blur as PIL does, with a sigma drawn uniformly, in pixels."""
+
+    sigma: tuple[float, float] = (0.1, 2.0)
+    probability: float = 0.5
+
+    def draw(self, key: Array, shape: tuple[int, ...]) -> BlurDraws:
+        """Choose images and sigmas for images of ``shape`` [b h w c]."""
+        to_chosen, to_sigma = jax.random.split(key)
+        return BlurDraws(
+            jax.random.bernoulli(to_chosen, self.probability, shape[:1]),
+            jax.random.uniform(to_sigma, shape[:1], jnp.float32, *self.sigma),
+        )
+
+    def apply(self, images: Array, draws: BlurDraws) -> Array:
+        """Levels 0..255 [b h w c] of any dtype in, float32 levels out."""
+        levels = tone.planes(images)
+        changed = blur.gaussian_blur(levels, draws.sigma, largest=self.sigma[1])
+        return _choose(draws.chosen, changed, levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solarize:
+    """Invert the levels from ``threshold`` upwards."""
+
+    threshold: float = 128
+    probability: float = 0.2
+
+    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Which images are solarized, bool [b]."""
+        return jax.random.bernoulli(key, self.probability, shape[:1])
+
+    def apply(self, images: Array, draws: Array) -> Array:
+        """Levels 0..255 [b h w c] of any dtype in, float32 levels out."""
+        levels = tone.planes(images)
+        return _choose(draws, tone.solarize(levels, jnp.float32(self.threshold)), levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """Mirror left and right."""
+
+    probability: float = 0.5
+
+    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Which images are mirrored, bool [b]."""
+        return jax.random.bernoulli(key, self.probability, shape[:1])
+
+    def apply(self, images: Array, draws: Array) -> Array:
+        """Levels 0..255 [b h w c] of any dtype in, float32 levels out."""
+        mirrored = jnp.where(draws[:, None, None, None], images[:, :, ::-1], images)
+        return mirrored.astype(jnp.float32)
+
+
+def _choose(chosen: Array, changed: Array, levels: Array) -> Array:
+    """``changed`` where ``chosen`` [b], else ``levels``: planes in, float32 [b h w 3] out."""
+    planes = jnp.where(chosen[:, None, None], changed, levels)
+    return jnp.moveaxis(planes, 0, -1).astype(jnp.float32)

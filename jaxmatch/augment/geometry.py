@@ -1,0 +1,88 @@
+"""What moves pixels: one nearest-neighbour affine map for every geometric op, and boxes.
+
+A matrix (a, b, c, d, e, f) [b 6] maps the centre of an output pixel to the input,
+``x' = a x + b y + c``, ``y' = d x + e y + f``, with the Python Imaging Library's 16.16 fixed-point
+arithmetic, so that the same pixels are picked.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmatch.types import Array
+
+
+def affine_matrix(
+    degrees: Array, shear_x: Array, shear_y: Array, left: Array, up: Array, size: tuple[int, int]
+) -> Array:
+    """The matrices [b 6] for images of ``size`` (height, width); at most one argument is not 0.
+
+    Args:
+        degrees: [b], counter-clockwise about the centre.
+        shear_x: [b], row y moves left by this times y.
+        shear_y: [b], column x moves up by this times x.
+        left: [b], pixels, taken to the nearest whole one.
+        up: [b], pixels, taken to the nearest whole one.
+        size: height and width.
+    """
+    angle = degrees * (np.pi / 180)
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    y, x = size[0] / 2, size[1] / 2
+    shift_x = x - cosine * x + sine * y + jnp.floor(left + 0.5)
+    shift_y = y - sine * x - cosine * y + jnp.floor(up + 0.5)
+    return jnp.stack([cosine, shear_x - sine, shift_x, shear_y + sine, cosine, shift_y], -1)
+
+
+def source_index(matrix: Array, height: int, width: int) -> tuple[Array, Array]:
+    """Which pixel ``y * width + x`` [b h*w] each pixel comes from, and whether it has one."""
+    row = jnp.arange(height, dtype=jnp.int32)[:, None]
+    column = jnp.arange(width, dtype=jnp.int32)
+    x = _position(matrix[:, 0:3], row, column)  # [b h w]
+    y = _position(matrix[:, 3:6], row, column)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = jnp.where(inside, y * width + x, 0)
+    return index.reshape(-1, height * width), inside.reshape(-1, height * width)
+
+
+def _position(coefficients: Array, row: Array, column: Array) -> Array:
+    """Whole input position along one axis, int32 [b h w], of each output pixel's centre."""
+    along_x, along_y, shift = (coefficients[:, i, None, None] for i in range(3))
+    start = _fixed(shift + 0.5 * along_x + 0.5 * along_y)
+    return (start + _fixed(along_x) * column + _fixed(along_y) * row) >> 16
+
+
+def _fixed(value: Array) -> Array:
+    return jnp.floor(value * 65536 + 0.5).astype(jnp.int32)
+
+
+def shifted_box(centre: Array, side: Array, height: int, width: int) -> Array:
+    """TorchSSL's cutout, int32 [b 4] (top, left, bottom, right), the last two excluded.
+
+    ``centre`` [b 2] is (y, x) and ``side`` [b], both in pixels and not necessarily whole. At the
+    top and the left the square is shifted into the image, at the bottom and the right cut off;
+    it spans ``int(side) + 1`` pixels or one more, and none where ``side`` is 0.
+    """
+    first = jnp.maximum(centre - side[:, None] / 2, 0).astype(jnp.int32)  # [b 2]
+    sides = jnp.array([height, width], jnp.int32)
+    last = jnp.minimum(first + side[:, None], sides).astype(jnp.int32)
+    end = jnp.where(side[:, None] > 0, jnp.minimum(last + 1, sides), first)
+    return jnp.concatenate([first, end], -1)
+
+
+def clipped_box(centre: Array, half: Array | int, height: int, width: int) -> Array:
+    """The square [centre - half, centre + half), cut off at every border: int32 [b 4].
+
+    ``centre`` [b 2] is (row, column); with ``half`` 8 this is the 16-pixel cutout of FixMatch.
+    """
+    half = jnp.broadcast_to(jnp.asarray(half, jnp.int32), centre.shape[:1])[:, None]
+    first = jnp.maximum(centre - half, 0)
+    end = jnp.minimum(centre + half, jnp.array([height, width], jnp.int32))
+    return jnp.concatenate([first, end], -1).astype(jnp.int32)
+
+
+def fill_box(images: Array, box: Array, fill: Array) -> Array:
+    """Paint ``fill`` (a level, or one a channel) over the box [b 4] of each image."""
+    row = jnp.arange(images.shape[1], dtype=jnp.int32)[None, :, None, None]
+    column = jnp.arange(images.shape[2], dtype=jnp.int32)[None, None, :, None]
+    top, left, bottom, right = (box[:, i, None, None, None] for i in range(4))
+    inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
+    return jnp.where(inside, fill, images)

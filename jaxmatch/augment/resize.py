@@ -1,0 +1,170 @@
+"""Crop and resize boxes that differ per example as two small weight matrices per image.
+
+``resize`` has Pillow's semantics (always antialiased, weights in 22-bit fixed point, levels rounded
+after each axis); ``resize_smooth`` those of PyTorch's ``interpolate``. Filters: Keys, "Cubic
+convolution interpolation for digital image processing", 1981; Turkowski, "Filters for common
+resampling tasks", 1990.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.types import Array
+
+_HALF = 11  # bits of half a weight's fraction; halves times levels sum exactly in float32
+
+
+def _bilinear(distance: Array, width: Array | float) -> Array:
+    return jnp.maximum(width - jnp.abs(distance), 0)  # in units of 1/width, so exact
+
+
+def _keys(distance: Array, width: Array | float, a: float) -> Array:
+    distance = jnp.abs(distance)  # factored, and in units of 1/width^3: nothing cancels
+    near = (width - distance) * (width * (width + distance) - (a + 2) * distance * distance)
+    far = a * (distance - width) * (2 * width - distance) ** 2
+    return jnp.where(distance < width, near, jnp.where(distance < 2 * width, far, 0))
+
+
+def _bicubic(distance: Array, width: Array) -> Array:
+    return _keys(distance, width, -0.5)
+
+
+def _lanczos(distance: Array, width: Array) -> Array:
+    x = distance / width
+    return jnp.where(jnp.abs(x) < 3, jnp.sinc(x) * jnp.sinc(x / 3), 0)
+
+
+def _box(distance: Array, width: Array) -> Array:
+    return jnp.where((-width < 2 * distance) & (2 * distance <= width), 1.0, 0.0)
+
+
+def _hamming(distance: Array, width: Array) -> Array:
+    x = distance / width
+    return jnp.where(jnp.abs(x) < 1, jnp.sinc(x) * (0.54 + 0.46 * jnp.cos(jnp.pi * x)), 0)
+
+
+_FILTERS: dict[str, Callable[[Array, Array], Array]] = {
+    "bilinear": _bilinear,
+    "bicubic": _bicubic,
+    "lanczos": _lanczos,
+    "box": _box,
+    "hamming": _hamming,
+}
+METHODS = (*_FILTERS, "nearest")
+
+
+def _filtered(start: Array, extent: Array, inputs: int, outputs: int, method: str) -> Array:
+    """Antialiased weights [b outputs inputs] of an interval of pixels, before normalisation."""
+    start, extent = start[:, None, None], extent[:, None, None]
+    position = jnp.arange(inputs, dtype=jnp.int32) - start  # [b 1 inputs] inside the crop
+    output = jnp.arange(outputs, dtype=jnp.int32)[:, None]
+    # Between pixel centres, in 1/(2 outputs) pixel: whole numbers, so not yet rounded.
+    distance = (2 * position + 1) * outputs - (2 * output + 1) * extent
+    width = 2 * jnp.maximum(extent, outputs)
+    weights = _FILTERS[method](distance.astype(jnp.float32), width.astype(jnp.float32))
+    return jnp.where((position >= 0) & (position < extent), weights, 0)
+
+
+def _taps(start: Array, extent: Array, inputs: int, outputs: int, method: str) -> Array:
+    """Weights [b outputs inputs] of the nearest pixels only, whatever the scale."""
+    start, extent = start[:, None], extent[:, None]
+    output = jnp.arange(outputs, dtype=jnp.int32)
+    if method == "nearest":
+        nearest = (2 * output + 1) * extent // (2 * outputs)
+        return jax.nn.one_hot(start + nearest, inputs, dtype=jnp.float32)
+    place = (2 * output + 1) * extent - outputs  # [b outputs] in 1/(2 outputs) pixel
+    whole = place // (2 * outputs)
+    part = (place - whole * 2 * outputs).astype(jnp.float32) / (2 * outputs)
+    reach = 1 if method == "bilinear" else 2
+    weights = jnp.zeros((*place.shape, inputs), jnp.float32)
+    for offset in range(1 - reach, 1 + reach):
+        weight = _bilinear(part - offset, 1) if reach == 1 else _keys(part - offset, 1, -0.75)
+        index = start + jnp.clip(whole + offset, 0, extent - 1)  # the edge repeats
+        weights += weight[..., None] * jax.nn.one_hot(index, inputs, dtype=jnp.float32)
+    return weights
+
+
+def _levels(weights: Array, images: Array, equation: str) -> Array:
+    """Weighted means in fixed point, rounded to levels: half up, clipped."""
+    unit = 2.0**_HALF
+    total = weights.sum(-1, keepdims=True)
+    high = jnp.floor(weights * unit / total)
+    low = jnp.round((weights * unit - high * total) * unit / total)
+    halves = jnp.stack([high, low])  # long division: [2 b outputs inputs]
+    high, low = jnp.einsum(equation, halves, images, precision="highest").astype(jnp.int32)
+    mean = ((high << _HALF) + low + (1 << (2 * _HALF - 1))) >> (2 * _HALF)
+    return jnp.clip(mean, 0, 255).astype(jnp.float32)
+
+
+def check_method(method: str, known: tuple[str, ...] = METHODS) -> None:
+    """Raise InputError for an unknown resize method."""
+    if method not in known:
+        raise InputError(f"unknown resize method {method!r}; {suggest(method, known)}")
+
+
+def resize(images: Array, box: Array, size: tuple[int, int], method: str = "bilinear") -> Array:
+    """Crop ``box`` from each image and resize it as Pillow does, columns first.
+
+    Pillow 13 takes the rows first where the height shrinks much more than the width (by more than
+    twice as many pixels); there up to a quarter of the levels differ by one (bilinear). Where a
+    size is no power of two, "box" and "nearest" may pick the other pixel of an exact tie.
+
+    Args:
+        images: levels 0..255 [b h w c], whole numbers of any dtype.
+        box: (top, left, height, width) in whole pixels [b 4], inside the image, not empty.
+        size: height and width of the output.
+        method: "lanczos", "bicubic", "bilinear", "box", "hamming" or "nearest".
+
+    Returns:
+        Float32 whole levels [b size c].
+
+    Raises:
+        InputError: unknown ``method``.
+    """
+    check_method(method)
+    matrix = _taps if method == "nearest" else _filtered
+    top, left, height, width = box.astype(jnp.int32).T
+    images = images.astype(jnp.float32)
+    columns = matrix(left, width, images.shape[2], size[1], method)
+    images = _levels(columns, images, "nbow,bhwc->nbhoc")
+    rows = matrix(top, height, images.shape[1], size[0], method)
+    return _levels(rows, images, "nboh,bhwc->nbowc")
+
+
+def resize_smooth(
+    images: Array,
+    box: Array,
+    size: tuple[int, int],
+    method: str = "bilinear",
+    antialias: bool = True,
+) -> Array:
+    """Crop ``box`` from each image and resize it as PyTorch does with tensors: no rounding.
+
+    With ``antialias`` the filters are Pillow's; without, two taps (bilinear) or four (bicubic with
+    Keys' a = -.75) at any scale, the edge repeated.
+
+    Args:
+        images: [b h w c] of any range; bicubic may overshoot it.
+        box: (top, left, height, width) in whole pixels [b 4], inside the image, not empty.
+        size: height and width of the output.
+        method: "bilinear" or "bicubic".
+        antialias: whether the filter widens as the image shrinks.
+
+    Returns:
+        [b size c] in the images' dtype, at least float32.
+
+    Raises:
+        InputError: unknown ``method``.
+    """
+    check_method(method, ("bilinear", "bicubic"))
+    matrix = _filtered if antialias else _taps
+    top, left, height, width = box.astype(jnp.int32).T
+    images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+    columns = matrix(left, width, images.shape[2], size[1], method)
+    rows = matrix(top, height, images.shape[1], size[0], method)
+    columns, rows = (weights / weights.sum(-1, keepdims=True) for weights in (columns, rows))
+    images = jnp.einsum("bow,bhwc->bhoc", columns, images, precision="highest")
+    return jnp.einsum("boh,bhwc->bowc", rows, images, precision="highest")

@@ -1,0 +1,126 @@
+"""Ops that change levels but move no pixel, on planes: int32 levels 0..255 [3 b h w].
+
+The arithmetic is that of the Python Imaging Library (``ImageOps``, ``ImageEnhance``,
+``Image.blend``), in integers wherever it works in integers, so that results agree to the bit.
+Planes, because with three channels last a CPU could not vectorize it.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxmatch.types import Array
+
+
+def planes(images: Array) -> Array:
+    """Levels 0..255 [b h w 3] of any dtype, rounded and clipped, as planes."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        images = jnp.rint(images)
+    return jnp.moveaxis(jnp.clip(images.astype(jnp.int32), 0, 255), -1, 0)
+
+
+def blend(first: Array, second: Array, weight: Array) -> Array:
+    """``first + weight (second - first)``, clipped to 0..255 and truncated.
+
+    ``weight`` broadcasts against the levels; 0 gives ``first`` and 1 gives ``second``, exactly.
+    Beyond 0..1 it extrapolates.
+    """
+    weight = weight.astype(jnp.float32)
+    # The product must be rounded before the sum, but XLA may contract the two to one fused
+    # multiply-add. With 12 bits in each half of the weight the partial products are exact, so
+    # that contracting changes nothing.
+    high = lax.bitcast_convert_type(weight, jnp.int32) & ~0xFFF
+    high = lax.bitcast_convert_type(high, jnp.float32)
+    difference = (second - first).astype(jnp.float32)
+    mixed = first.astype(jnp.float32) + (high * difference + (weight - high) * difference)
+    return jnp.clip(mixed, 0.0, 255.0).astype(jnp.int32)
+
+
+def luma(levels: Array) -> Array:
+    """Grey level by ITU-R 601-2, [b h w]: ``(19595 R + 38470 G + 7471 B + 2^15) >> 16``."""
+    red, green, blue = levels
+    return (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
+
+
+def mean_grey(levels: Array) -> Array:
+    """Mean of :func:`luma`, rounded half up: [b 1 1]."""
+    pixels = levels.shape[2] * levels.shape[3]
+    total = luma(levels).sum((1, 2), keepdims=True, dtype=jnp.int32)
+    return (2 * total + pixels) // (2 * pixels)
+
+
+def posterize(levels: Array, bits: Array) -> Array:
+    """Keep the top ``int(bits)`` bits [b 1 1], at least one."""
+    dropped = 8 - jnp.clip(bits.astype(jnp.int32), 1, 8)
+    return (levels >> dropped) << dropped
+
+
+def solarize(levels: Array, threshold: Array) -> Array:
+    """Invert the levels from ``threshold`` [b 1 1] upwards."""
+    return jnp.where(levels < threshold, levels, 255 - levels)
+
+
+def count_below(plane: Array) -> Array:
+    """How many pixels of each image are below each level 0..256: [b h*w] to int32 [b 257]."""
+
+    def histogram(levels: Array) -> Array:
+        counts = jnp.zeros(257, jnp.int32)
+        return counts.at[levels + 1].add(1, mode="promise_in_bounds")
+
+    return jnp.cumsum(jax.vmap(histogram)(plane), -1, dtype=jnp.int32)
+
+
+def autocontrast(levels: Array, below: Array) -> Array:
+    """Stretch each channel's range to 0..255; ``below`` [3 b 257] is :func:`count_below`.
+
+    The exact quotient, truncated. PIL forms it in double precision, where rounding takes some
+    whole numbers to one level less.
+    """
+    pixels = levels.shape[2] * levels.shape[3]
+    low = (below == 0).sum(-1, dtype=jnp.int32)[..., None, None] - 1
+    high = (below < pixels).sum(-1, dtype=jnp.int32)[..., None, None] - 1
+    # The half keeps quotients 1/510 off whole numbers, so that their rounding cannot matter.
+    stretched = (255 * (levels - low) + 0.5).astype(jnp.float32) / jnp.maximum(high - low, 1)
+    return jnp.where(high > low, stretched.astype(jnp.int32), levels)
+
+
+def equalize(levels: Array, below: Array, rank: Array) -> Array:
+    """Spread each channel's levels evenly over its pixels.
+
+    ``below`` [3 b 257] is :func:`count_below` and ``rank`` [3 b h w] its entry for each pixel.
+    With ``step = (pixels - count of the highest level) // 255``, a level becomes
+    ``(rank + step // 2) // step``, at most 255; nothing changes where ``step`` is 0. The quotient
+    is exact up to 2^20 pixels.
+    """
+    pixels = levels.shape[2] * levels.shape[3]
+    step = jnp.where(below < pixels, below, 0).max(-1)[..., None, None] // 255
+    quotient = (rank + step // 2 + 0.5).astype(jnp.float32) / jnp.maximum(step, 1)
+    return jnp.where(step > 0, jnp.minimum(quotient, 255).astype(jnp.int32), levels)
+
+
+def smooth(levels: Array) -> Array:
+    """3x3 mean with the centre counted five times; the outermost pixels stay as they are."""
+    total = _window_sum(levels, 1) + 4 * levels
+    return jnp.where(_inner(levels, 1), (total + 6) // 13, levels)
+
+
+def blur(levels: Array) -> Array:
+    """Mean of the 16 pixels two steps away (5x5 ring); the two outermost pixels stay."""
+    ring = _window_sum(levels, 2) - _window_sum(levels, 1)
+    return jnp.where(_inner(levels, 2), (ring + 8) // 16, levels)
+
+
+def _window_sum(levels: Array, reach: int) -> Array:
+    """Sums over windows of side ``2 reach + 1``; what lies outside of the image counts as 0."""
+    height, width = levels.shape[2:]
+    padded = jnp.pad(levels, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    rows = sum(padded[:, :, i : i + height] for i in range(2 * reach + 1))
+    return sum(rows[..., i : i + width] for i in range(2 * reach + 1))
+
+
+def _inner(levels: Array, margin: int) -> Array:
+    """Whether a pixel is at least ``margin`` away from the border: bool [h w]."""
+    height, width = levels.shape[2:]
+    row, column = jnp.arange(height)[:, None], jnp.arange(width)
+    inner_row = jnp.minimum(row, height - 1 - row) >= margin
+    return inner_row & (jnp.minimum(column, width - 1 - column) >= margin)

@@ -1,0 +1,74 @@
+"""Turns raw images into the views an algorithm asked for, scaled as the network expects them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.random import stream
+from jaxmatch.types import Array, Batch, Examples, PyTree, Transform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The :class:`~jaxmatch.types.Augment` whose transforms never change.
+
+    Attributes:
+        transforms: the transform of each view role.
+        labeled, unlabeled: roles, as the algorithm declares them.
+        mean, std: network input = (levels / 255 - mean) / std, one value a channel or one for all.
+    """
+
+    transforms: Mapping[str, Transform]
+    labeled: tuple[str, ...]
+    unlabeled: tuple[str, ...]
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+    def __post_init__(self) -> None:
+        """Refuse roles without a transform."""
+        for role in self.labeled + self.unlabeled:
+            if role not in self.transforms:
+                raise InputError(
+                    f"the algorithm asks for view {role!r}, which config.views does not define; "
+                    f"{suggest(role, self.transforms)}"
+                )
+
+    def init(self) -> PyTree:
+        """No state."""
+        return ()
+
+    def apply(self, policy: PyTree, key: Array, examples: Batch) -> tuple[Batch, PyTree]:
+        """Draw every view independently."""
+        del policy
+        return Batch(
+            self._views(stream(key, "labeled"), examples.labeled, self.labeled),
+            self._views(stream(key, "unlabeled"), examples.unlabeled, self.unlabeled),
+        ), ()
+
+    def update(self, policy: PyTree, record: PyTree, predict: Callable[[Array], Array]) -> PyTree:
+        """Nothing to learn."""
+        del record, predict
+        return policy
+
+    def _views(
+        self, key: Array, examples: Examples | None, roles: Sequence[str]
+    ) -> Examples | None:
+        if examples is None:
+            return None
+        (images,) = examples.views
+        views = []
+        for position, role in enumerate(roles):
+            transform = self.transforms[role]
+            role_key = jax.random.fold_in(key, position)
+            levels = transform.apply(images, transform.draw(role_key, images.shape))
+            views.append(normalize(levels, self.mean, self.std))
+        return examples._replace(views=tuple(views))
+
+
+def normalize(levels: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """Network input (levels / 255 - mean) / std from levels 0..255 [b h w c]; at least float32."""
+    wide = levels.astype(jnp.promote_types(levels.dtype, jnp.float32))
+    return (wide / 255 - jnp.asarray(mean, wide.dtype)) / jnp.asarray(std, wide.dtype)

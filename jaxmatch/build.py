@@ -1,0 +1,234 @@
+"""From a configuration to the objects of a run, with every check that needs no compilation."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.augment.chain import Chain
+from jaxmatch.augment.randaugment import RandAugment
+from jaxmatch.augment.views import Views
+from jaxmatch.augment.weak import Weak
+from jaxmatch.config import build_dataclass
+from jaxmatch.data import sources, splits
+from jaxmatch.data.resident import Resident, batch
+from jaxmatch.data.sources import Source
+from jaxmatch.data.splits import Split
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.models.network import make_network
+from jaxmatch.models.wide_resnet import WideResNet
+from jaxmatch.optim import Ema, Optim
+from jaxmatch.parallel import make_mesh, shard_batch
+from jaxmatch.random import stream
+from jaxmatch.step import Step, init_state, make_train_step
+from jaxmatch.types import Algorithm, Augment, Batch, Network, Spec, TrainState, Transform
+
+MODELS = {"wide_resnet": WideResNet}
+DTYPES = ("float32", "bfloat16")
+STRONG = ("randaugment",)
+ORDERS = ("weak_first", "ops_first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The images of a run in host memory."""
+
+    source: Source
+    split: Split
+    validation_images: np.ndarray | None = None  # [v h w 3] uint8
+    validation_labels: np.ndarray | None = None  # [v] int32
+
+    def facts(self) -> dict[str, Any]:
+        """What a trained run needs to know of its data when the data is not there."""
+        return {
+            "classes": list(self.source.classes),
+            "image_shape": list(self.source.images.shape[1:]),
+            "labels": [int(label) for label in self.labels()],
+            "unlabeled": len(self.source.images),
+        }
+
+    def labels(self) -> np.ndarray:
+        """The true label of each labeled example, in split order."""
+        return self.source.labels[splits.locate(self.source, self.split)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a step is made of."""
+
+    mesh: Mesh
+    algorithm: Algorithm
+    model: Any
+    network: Network
+    augment: Augment
+    optim: Optim
+    ema: Ema
+    spec: Spec
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load_data(config: ConfigDict, split: Split | None = None) -> Data:
+    """Load the source and choose the labeled examples, unless ``split`` (of a resumed run) does."""
+    data = config.data
+    algorithm = build_algorithm(config)
+    source = sources.load(
+        data.name,
+        seed=config.seed,
+        image_size=data.image_size,
+        strict=data.strict,
+        directory=data.directory or None,
+        extra=data.extra,
+        label_free=not algorithm.labeled,
+    )
+    if split is None and data.split:
+        split = splits.read(data.split)
+    elif split is None:
+        split = splits.balanced(source, labels_number(data.labels), config.seed)
+    splits.locate(source, split)
+    if not data.validation:
+        return Data(source=source, split=split)
+    source, images, labels = splits.validation(source, data.validation, config.seed, keep=split)
+    return Data(source=source, split=split, validation_images=images, validation_labels=labels)
+
+
+def labels_number(labels: str) -> Any:
+    """``config.data.labels`` as a number or "all"."""
+    if labels != "all" and not str(labels).isdecimal():
+        raise InputError(f"data.labels={labels} is neither a whole number nor all.")
+    return labels if labels == "all" else int(labels)
+
+
+def build_algorithm(config: ConfigDict) -> Algorithm:
+    """The algorithm of ``config.algorithm``; InputError on an unknown name or field."""
+    values = dict(config.algorithm)
+    name = values.pop("name")
+    if name not in ALGORITHMS:
+        raise InputError(f"unknown algorithm {name!r}; {suggest(name, ALGORITHMS)}")
+    return build_dataclass(ALGORITHMS[name], values, "algorithm")
+
+
+def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
+    """Everything but the data; ``facts`` as :meth:`Data.facts` gives them.
+
+    Raises:
+        InputError: on any setting that cannot work.
+    """
+    check_periods(config)
+    algorithm = build_algorithm(config)
+    labeled_batch = config.data.batch_size if algorithm.labeled else 0
+    unlabeled_batch = config.data.batch_size * config.data.ratio if algorithm.unlabeled else 0
+    if labeled_batch < bool(algorithm.labeled) or unlabeled_batch < bool(algorithm.unlabeled):
+        raise InputError("data.batch_size and data.ratio must be at least 1 for this algorithm.")
+    mesh = make_mesh(config.devices, labeled_batch, unlabeled_batch)
+    model = build_model(config, len(facts["classes"]), algorithm)
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    return Parts(
+        mesh=mesh,
+        algorithm=algorithm,
+        model=model,
+        network=make_network(model, mesh.size, config.forward),
+        augment=Views(
+            transforms=build_transforms(config),
+            labeled=algorithm.labeled,
+            unlabeled=algorithm.unlabeled,
+            mean=mean,
+            std=std,
+        ),
+        optim=build_dataclass(Optim, dict(config.optim), "optim"),
+        ema=build_dataclass(Ema, dict(config.ema), "ema"),
+        spec=Spec(
+            classes=len(facts["classes"]),
+            steps=config.steps,
+            labels=tuple(facts["labels"]),
+            unlabeled=facts["unlabeled"],
+            labeled_batch=labeled_batch,
+            unlabeled_batch=unlabeled_batch,
+        ),
+        image_shape=tuple(facts["image_shape"]),
+        mean=mean,
+        std=std,
+    )
+
+
+def build_state(config: ConfigDict, parts: Parts, optimizer: Any) -> TrainState:
+    """The state before the first step; to be called inside ``jax.jit`` or ``jax.eval_shape``."""
+    return init_state(
+        jax.random.key(config.seed),
+        parts.model,
+        jnp.zeros((1, *parts.image_shape)),
+        parts.algorithm,
+        parts.augment,
+        optimizer,
+        parts.spec,
+    )
+
+
+def build_step(config: ConfigDict, parts: Parts, optimizer: Any) -> Step:
+    """The pure step of the run."""
+    rate = parts.optim.rate(config.steps)
+    return make_train_step(
+        parts.algorithm, parts.network, parts.augment, optimizer, rate, parts.ema, parts.spec
+    )
+
+
+def examples_of(parts: Parts) -> Callable[[Resident, TrainState], Batch]:
+    """The raw examples of a state's step, split over the devices."""
+
+    def examples(data: Resident, state: TrainState) -> Batch:
+        order = stream(state.key, "order")
+        spec = parts.spec
+        drawn = batch(data, order, state.step, spec.labeled_batch, spec.unlabeled_batch)
+        return shard_batch(drawn, parts.mesh)
+
+    return examples
+
+
+def check_periods(config: ConfigDict) -> None:
+    """Refuse a run without steps and periods that end inside a call."""
+    for key in ("steps", "steps_per_call", "log_every", "eval_every", "save_every", "keep"):
+        if config[key] < 1:
+            raise InputError(f"{key}={config[key]} must be at least 1.")
+    for key in ("steps", "log_every", "eval_every", "save_every"):
+        if config[key] % config.steps_per_call:
+            raise InputError(
+                f"{key}={config[key]} is not a multiple of steps_per_call={config.steps_per_call}; "
+                "change one of them."
+            )
+
+
+def build_model(config: ConfigDict, classes: int, algorithm: Algorithm) -> Any:
+    """The Linen module of ``config.model`` with the heads that the algorithm asks for."""
+    values = dict(config.model)
+    name = values.pop("name")
+    if name not in MODELS:
+        raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
+    if config.dtype not in DTYPES:
+        raise InputError(f"unknown dtype {config.dtype!r}; {suggest(config.dtype, DTYPES)}")
+    return MODELS[name](
+        classes=classes,
+        heads=algorithm.heads,
+        dtype=jnp.bfloat16 if config.dtype == "bfloat16" else None,
+        **values,
+    )
+
+
+def build_transforms(config: ConfigDict) -> dict[str, Transform]:
+    """The transform of each view role from ``config.views`` and ``config.augment``."""
+    if config.augment not in STRONG:
+        raise InputError(f"unknown augment {config.augment!r}; {suggest(config.augment, STRONG)}")
+    weak = build_dataclass(Weak, dict(config.views.weak), "views.weak")
+    values = dict(config.views.strong)
+    order = values.pop("order")
+    if order not in ORDERS:
+        raise InputError(f"unknown views.strong.order {order!r}; {suggest(order, ORDERS)}")
+    ops = build_dataclass(RandAugment, values, "views.strong")
+    strong = Chain(transforms=(weak, ops) if order == "weak_first" else (ops, weak))
+    return {"weak": weak, "strong": strong}

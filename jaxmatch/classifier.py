@@ -1,0 +1,104 @@
+"""A trained run as a classifier of images."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxmatch import build
+from jaxmatch.checkpoint import Checkpoints
+from jaxmatch.errors import InputError
+from jaxmatch.evaluate import make_predict
+from jaxmatch.parallel import replicated, use_all_cores
+from jaxmatch.types import TrainState
+
+
+class Predictions(NamedTuple):
+    """What a classifier says of ``n`` images."""
+
+    label: np.ndarray  # [n] int64 position in ``Classifier.classes``
+    confidence: np.ndarray  # [n] float32, the largest probability
+    probabilities: np.ndarray  # [n C] float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """One checkpoint of a run; made by :func:`load`.
+
+    Attributes:
+        config: the run's configuration.
+        classes: class names.
+        image_shape: (height, width, 3) of the images it takes.
+        step: the checkpoint's step.
+        state: all that the checkpoint holds.
+    """
+
+    config: ConfigDict
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    step: int
+    state: TrainState
+    parts: build.Parts
+
+    def variables(self, network: str = "") -> Any:
+        """The variables of "teacher" or "student", by default the one the method reports."""
+        network = network or self.parts.algorithm.evaluated
+        return self.state.teacher if network == "teacher" else self.state.student()
+
+    def predict(self, images: np.ndarray, network: str = "") -> Predictions:
+        """Classify ``images`` [n h w 3] uint8, the size of the training images.
+
+        Raises:
+            InputError: on images of another shape or dtype.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
+            raise InputError(
+                f"predict takes uint8 images of shape (n, {', '.join(map(str, self.image_shape))}),"
+                f" not {images.dtype} {images.shape}."
+            )
+        parts = self.parts
+        compute = make_predict(parts.network, parts.mean, parts.std, parts.mesh)
+        found = compute(self.variables(network), images)
+        return Predictions(found.argmax(-1), found.max(-1), found)
+
+
+def load(workdir: str | Path, step: int | None = None) -> Classifier:
+    """Load the newest checkpoint of a run, or that of ``step``; no configuration file is executed.
+
+    Raises:
+        InputError: if ``workdir`` is no run folder or has no such checkpoint.
+    """
+    use_all_cores()
+    folder = Path(workdir)
+    try:
+        values = json.loads((folder / "config.json").read_text())
+        facts = values.pop("facts")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder} is no run folder: it has no readable config.json.") from error
+    config = ConfigDict(values)
+    config.devices = 0 if jax.default_backend() == "cpu" else 1
+    parts = build.build_parts(config, facts)
+    optimizer = parts.optim.build(config.steps, parts.model.layers)
+    shapes = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
+    sharding = replicated(parts.mesh)
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        restored = checkpoints.restore(abstract, step)
+    if restored is None:
+        raise InputError(f"{folder} has no checkpoint yet.")
+    state, found = restored
+    return Classifier(
+        config=config,
+        classes=tuple(facts["classes"]),
+        image_shape=parts.image_shape,
+        step=found,
+        state=state,
+        parts=parts,
+    )

@@ -1,0 +1,171 @@
+"""The command line: ``jaxmatch train | evaluate | predict | demo | describe | show-augment``."""
+
+import argparse
+import csv
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxmatch.errors import DiskError, InputError, JaxmatchError
+
+RUN_HELP = "a run folder, as train writes it"
+CONFIG_HELP = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 2 bad input, 3 NaN or Inf, 4 disk, 143 after SIGTERM."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    arguments, rest = _parser().parse_known_args(argv)
+    try:
+        if rest and not hasattr(arguments, "config"):
+            raise InputError(f"unknown argument {rest[0]!r}; see jaxmatch {arguments.command} -h.")
+        arguments.overrides = _overrides(rest)
+        arguments.run(arguments)
+    except JaxmatchError as error:
+        sys.exit(_fail(error))
+    except OSError as error:
+        sys.exit(_fail(DiskError(f"{error.filename or 'a file'}: {error.strerror or error}.")))
+    except KeyboardInterrupt:
+        print("jaxmatch: interrupted; the same command continues.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(error: JaxmatchError) -> int:
+    print(f"jaxmatch: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _overrides(rest: Sequence[str]) -> list[str]:
+    """Join ``--config.key value`` to ``--config.key=value`` and refuse everything else."""
+    joined: list[str] = []
+    for word in rest:
+        if word.startswith("--config."):
+            joined.append(word)
+        elif joined and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            raise InputError(f"unknown argument {word!r}; overrides look like --config.key=value.")
+    return joined
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxmatch", description=__doc__, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    added = command("train", _train, "Train, or continue, a run; --config.key=value overrides.")
+    added.add_argument("--config", required=True, help=CONFIG_HELP)
+    added.add_argument("--workdir", type=Path, help="the run folder (default: runs/NAME)")
+
+    added = command("evaluate", _evaluate, "Test accuracy of a run's teacher and student, as JSON.")
+    added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
+    added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
+
+    added = command("predict", _predict, "Classify image files into a CSV: path,class,confidence.")
+    added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
+    added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
+    added.add_argument("paths", type=Path, nargs="+", help="image files, or folders of them")
+    added.add_argument("-o", "--output", type=Path, required=True, help="the CSV file to write")
+
+    added = command("demo", _demo, "Supervised, then FixMatch, on 40 labels of MNIST-5k: a table.")
+    added.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="where both go")
+    added.add_argument("--seed", type=int, default=0, help="of labels and draws")
+
+    added = command("describe", _describe, "Shapes, parameters, memory and arithmetic of a config.")
+    added.add_argument("--config", required=True, help=CONFIG_HELP)
+
+    added = command("show-augment", _show_augment, "A contact sheet of every op and of whole views.")
+    added.add_argument("--config", default="fixmatch:mnist5k", help=CONFIG_HELP)
+    added.add_argument("-o", "--output", type=Path, default=Path("augment.png"), help="the PNG")
+    return parser
+
+
+def _config(arguments: argparse.Namespace):
+    from jaxmatch.config import from_flags
+
+    config, notes = from_flags(arguments.config, arguments.overrides)
+    for note in notes:
+        print(f"jaxmatch: note: {note}", file=sys.stderr)
+    return config
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from jaxmatch.loop import train
+
+    summary = train(_config(arguments), arguments.workdir)
+    print(json.dumps(summary))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from jaxmatch.build import load_data
+    from jaxmatch.classifier import load
+    from jaxmatch.data.splits import read
+
+    classifier = load(arguments.workdir, arguments.step)
+    source = load_data(classifier.config, read(arguments.workdir / "split.json")).source
+    result = {"step": classifier.step, "evaluated": classifier.parts.algorithm.evaluated}
+    for network in ("teacher", "student"):
+        found = classifier.predict(source.test_images, network).label
+        result[network] = float((found == source.test_labels).mean())
+    print(json.dumps(result))
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from jaxmatch.classifier import load
+    from jaxmatch.data.images import image_files, read_images
+
+    classifier = load(arguments.workdir, arguments.step)
+    files = image_files(arguments.paths)
+    images, readable = read_images(files, classifier.image_shape[:2])
+    found = classifier.predict(images)
+    with arguments.output.open("w", newline="") as output:
+        writer = csv.writer(output)
+        writer.writerow(("path", "class", "confidence"))
+        for path, label, confidence in zip(readable, found.label, found.confidence, strict=True):
+            writer.writerow((path, classifier.classes[label], f"{confidence:.6f}"))
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxmatch.config import from_flags
+    from jaxmatch.loop import train
+
+    table = Table("method", "test accuracy", "steps", "seconds", title="MNIST-5k, 40 labels")
+    for name in ("supervised", "fixmatch"):
+        config, _ = from_flags(f"{name}:mnist5k,labels=40,seed={arguments.seed}", [])
+        summary = train(config, arguments.workdir / name)
+        accuracy = f"{summary[summary['evaluated']]['last']:.1%}"
+        table.add_row(name, accuracy, str(summary["steps"]), f"{summary['seconds']:.0f}")
+    Console().print(table)
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    from jaxmatch.describe import describe
+
+    print(json.dumps(describe(_config(arguments)), indent=2))
+
+
+def _show_augment(arguments: argparse.Namespace) -> None:
+    import jax
+
+    from jaxmatch.augment.sheet import contact_sheet
+    from jaxmatch.build import build_transforms, load_data
+
+    config = _config(arguments)
+    transforms = build_transforms(config)
+    source = load_data(config).source
+    images = source.images[:: max(1, len(source.images) // 8)][:8]
+    key = jax.random.key(config.seed)
+    sheet = contact_sheet(images, transforms["weak"], transforms["strong"], key)
+    sheet.save(arguments.output)
+    print(f"wrote {arguments.output}")

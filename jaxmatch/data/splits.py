@@ -1,0 +1,175 @@
+"""Which training images are labeled: drawn equally per class by seed, or read from a file.
+
+The draw is the one that FixMatch's published label sets share: legacy NumPy ``RandomState(seed)``
+permutes the images of each class in turn (google-research/fixmatch, TorchSSL and USB agree).
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from jaxmatch.data.sources import Source
+from jaxmatch.errors import DiskError, InputError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """The labeled examples of a run."""
+
+    indices: np.ndarray  # [n] int64 rows of the source's storage order, as drawn
+    source: str | None = None  # the source's name; None = not recorded
+    seed: int | None = None
+    labels: np.ndarray | None = None  # [n] labels that a file recorded, to check the source by
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the indices as little-endian int64, in hexadecimal."""
+        return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()
+
+
+def balanced(source: Source, labels: int | Literal["all"], seed: int) -> Split:
+    """Draw ``labels`` images in total, equally many of each class, or take every known label.
+
+    Nested over ``labels`` for one seed. Raises InputError where the number cannot be drawn.
+    """
+    if labels == "all":
+        return Split(indices=source.rows[source.labels >= 0], source=source.name, seed=seed)
+    classes = len(source.classes)
+    if classes == 0 or labels < classes:
+        raise InputError(
+            f"labels={labels} is less than one for each of the {classes} classes of {source.name}."
+        )
+    share, rest = divmod(labels, classes)
+    if rest:
+        raise InputError(
+            f"labels={labels} cannot be shared equally by the {classes} classes of {source.name}: "
+            f"use a multiple of {classes}, or name the images in a split file."
+        )
+    random = np.random.RandomState(seed)
+    drawn = []
+    for number, name in enumerate(source.classes):
+        members = np.flatnonzero(source.labels == number)
+        if len(members) < share:
+            raise InputError(
+                f"labels={labels} asks for {share} images of each class, but class {name!r} of "
+                f"{source.name} has {len(members)} labeled training images."
+            )
+        drawn.append(random.permutation(members)[:share])
+    return Split(indices=source.rows[np.concatenate(drawn)], source=source.name, seed=seed)
+
+
+def locate(source: Source, split: Split) -> np.ndarray:
+    """Positions [n] int64 of the labeled examples among the source's training images.
+
+    Raises InputError where the split belongs to another source, repeats an index, or names an
+    image that is no training image, has no known label or another label than recorded.
+    """
+    if split.source is not None and split.source != source.name:
+        raise InputError(f"The label split was drawn from {split.source}, not from {source.name}.")
+    if len(np.unique(split.indices)) < len(split.indices):
+        values, counts = np.unique(split.indices, return_counts=True)
+        raise InputError(f"The label split names image {values[counts > 1][0]} more than once.")
+    order = np.argsort(source.rows)
+    found = np.searchsorted(source.rows, split.indices, sorter=order)
+    positions = order[np.minimum(found, len(order) - 1)]
+    if np.any(missing := source.rows[positions] != split.indices):
+        raise InputError(
+            f"The label split names image {split.indices[missing][0]}, which is not a training "
+            f"image of {source.name}."
+        )
+    labels = source.labels[positions]
+    if np.any(unknown := labels < 0):
+        raise InputError(
+            f"The label split names image {split.indices[unknown][0]}, whose label is not known "
+            f"in {source.name}."
+        )
+    if split.labels is not None and np.any(wrong := labels != split.labels):
+        raise InputError(
+            f"The label split gives image {split.indices[wrong][0]} label "
+            f"{split.labels[wrong][0]}, but in {source.name} it has {labels[wrong][0]}."
+        )
+    return positions
+
+
+def read(path: str | os.PathLike) -> Split:
+    """Read a split file: JSON with ``indices`` and optionally hash, source, seed and labels.
+
+    Raises InputError where the file is missing, malformed, or was changed after it was written.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        indices = np.array(content["indices"])
+        labels = np.array(content["labels"]) if content.get("labels") is not None else None
+    except OSError as error:
+        raise InputError(f"Cannot read the split file {path}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a split file: JSON with a list `indices`.") from error
+    for numbers in (indices, labels):
+        if numbers is not None and (
+            numbers.shape != (indices.size,) or (numbers.size and numbers.dtype.kind != "i")
+        ):
+            raise InputError(f"{path}: indices and labels must be whole numbers, equally many.")
+    split = Split(
+        indices=indices.astype(np.int64),
+        source=content.get("source"),
+        seed=content.get("seed"),
+        labels=labels,
+    )
+    if content.get("hash", split.hash) != split.hash:
+        raise InputError(f"{path} was changed: its indices do not have the hash it records.")
+    return split
+
+
+def write(path: str | os.PathLike, split: Split) -> None:
+    """Write ``split`` as JSON, all or nothing. Raises DiskError."""
+    content = {
+        "indices": split.indices.tolist(),
+        "hash": split.hash,
+        "source": split.source,
+        "seed": split.seed,
+    }
+    partial = Path(f"{path}.partial")
+    try:
+        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise DiskError(f"Cannot write the split file {path}: {error.strerror}.") from error
+
+
+def validation(
+    source: Source, count: int, seed: int, keep: Split | None = None
+) -> tuple[Source, np.ndarray, np.ndarray]:
+    """Move ``count`` labeled training images, of each class alike, into a validation set.
+
+    Returns the source without them, their images [count h w c] uint8 and labels [count] int32.
+    Images of ``keep`` stay in the source. Raises InputError where too few images have a label.
+    """
+    free = source.labels >= 0
+    if keep is not None:
+        free[locate(source, keep)] = False
+    available = np.bincount(source.labels[free], minlength=len(source.classes))
+    if not 0 < count <= available.sum():
+        raise InputError(
+            f"validation={count} must lie between 1 and the {available.sum()} training images of "
+            f"{source.name} that have a label and are not used as labeled examples."
+        )
+    shares = np.zeros_like(available)
+    for _ in range(count):
+        shares[np.argmin(np.where(shares < available, shares, count))] += 1
+    random = np.random.RandomState([seed, 1])  # a stream apart from that of the labeled examples
+    held = np.zeros_like(free)
+    for number, share in enumerate(shares):
+        held[random.permutation(np.flatnonzero(free & (source.labels == number)))[:share]] = True
+    rest = dataclasses.replace(
+        source,
+        images=source.images[~held],
+        labels=source.labels[~held],
+        rows=source.rows[~held],
+    )
+    return rest, source.images[held], source.labels[held]

@@ -1,0 +1,51 @@
+"""What a configuration will cost, by abstract evaluation: nothing is compiled or computed."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxmatch import build
+from jaxmatch.data.resident import resident
+from jaxmatch.dispatch import make_call
+from jaxmatch.parallel import use_all_cores
+
+
+def describe(config: ConfigDict) -> dict[str, Any]:
+    """Shapes, parameter count, bytes a device holds, and arithmetic of one step.
+
+    ``operations_per_step`` counts floating-point operations as XLA does before optimization.
+    """
+    use_all_cores()
+    data = build.load_data(config)
+    parts = build.build_parts(config, data.facts())
+    optimizer = parts.optim.build(config.steps, parts.model.layers)
+    state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
+    images = resident(data.source, data.split, config.data.include_labeled)
+    call = make_call(build.build_step(config, parts, optimizer), build.examples_of(parts), 1)
+    lowered = jax.jit(call).lower(state, images)
+    cost: Any = lowered.cost_analysis() or {}
+    return {
+        "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params)),
+        "shapes": {
+            jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+        },
+        "bytes": {
+            **{
+                name: _bytes(getattr(state, name))
+                for name in ("params", "stats", "teacher", "optimizer", "memory", "policy")
+            },
+            "images": _bytes(images),
+        },
+        "operations_per_step": cost.get("flops"),
+        "batch": {"labeled": parts.spec.labeled_batch, "unlabeled": parts.spec.unlabeled_batch},
+        "devices": parts.mesh.size,
+    }
+
+
+def _bytes(tree: Any) -> int:
+    return sum(
+        int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )

@@ -1,0 +1,111 @@
+"""Many steps in one dispatch: a scan over steps whose metrics are summed on the device."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jax.sharding import Mesh
+
+from jaxmatch.parallel import replicated
+from jaxmatch.step import Step
+from jaxmatch.types import Array, Batch, PyTree, Ratio, TrainState
+
+
+class Meter(NamedTuple):
+    """Metrics summed over the steps of a call, and the first step that was not finite."""
+
+    sums: dict[str, Ratio]
+    bad_step: Array  # [] int32; -1: none so far
+    bad_term: Array  # [] int32, position in watched(sums)
+
+
+def watched(names: Any) -> list[str]:
+    """The metrics that must stay finite: each loss term, then their total, then the gradient."""
+    terms = sorted(name for name in names if name.startswith("loss/") and name != "loss/total")
+    return [*terms, "loss/total", "optim/gradient_norm"]
+
+
+def make_call(
+    step: Step, examples_of: Callable[[PyTree, TrainState], Batch], steps_per_call: int
+) -> Callable[[TrainState, PyTree], tuple[TrainState, Meter]]:
+    """``steps_per_call`` steps as one function (state, data) -> (state, meter), still to be jitted.
+
+    ``examples_of(data, state)`` gives the raw examples of the state's step.
+    """
+
+    def one(state: TrainState, data: PyTree) -> tuple[TrainState, Meter]:
+        at = state.step
+        state, metrics = step(state, examples_of(data, state))
+        sums = {
+            name: value if isinstance(value, Ratio) else Ratio(value, jnp.ones(()))
+            for name, value in metrics.items()
+        }
+        sums = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), sums)
+        bad = jnp.stack([~jnp.isfinite(sums[name].total) for name in watched(sums)])
+        bad_step = jnp.where(bad.any(), at, -1)
+        return state, Meter(sums, bad_step, bad.argmax().astype(jnp.int32))
+
+    if steps_per_call == 1:
+        return one
+
+    def call(state: TrainState, data: PyTree) -> tuple[TrainState, Meter]:
+        def body(carry: tuple[TrainState, Meter], _: None) -> tuple[Any, None]:
+            state, new = one(carry[0], data)
+            return (state, merge(carry[1], new)), None
+
+        shapes = jax.eval_shape(one, state, data)[1]
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        empty = empty._replace(bad_step=jnp.full((), -1, jnp.int32))
+        return jax.lax.scan(body, (state, empty), length=steps_per_call)[0]
+
+    return call
+
+
+def merge(meter: Meter, new: Meter) -> Meter:
+    """The meter of the steps of ``meter`` followed by those of ``new``."""
+    clean = meter.bad_step < 0
+    return Meter(
+        jax.tree.map(jnp.add, meter.sums, new.sums),
+        jnp.where(clean, new.bad_step, meter.bad_step),
+        jnp.where(clean, new.bad_term, meter.bad_term),
+    )
+
+
+def compile_call(
+    step: Step, examples_of: Callable[[PyTree, TrainState], Batch], steps_per_call: int, mesh: Mesh
+) -> Callable[[TrainState, PyTree], tuple[TrainState, Meter]]:
+    """:func:`make_call` jitted over ``mesh``, everything replicated and the state donated.
+
+    On a CPU the host dispatches every step: XLA computes convolutions inside a loop there by a
+    path that is over ten times slower (jax-ml/jax#12868).
+    """
+    everywhere = replicated(mesh)
+    scanned = 1 if mesh.devices.flat[0].platform == "cpu" else steps_per_call
+    call = jax.jit(
+        make_call(step, examples_of, scanned),
+        in_shardings=everywhere,
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
+    add = jax.jit(merge, out_shardings=everywhere, donate_argnums=0)
+
+    def run(state: TrainState, data: PyTree) -> tuple[TrainState, Meter]:
+        state, meter = call(state, data)
+        for _ in range(steps_per_call // scanned - 1):
+            state, new = call(state, data)
+            meter = add(meter, new)
+        return state, meter
+
+    return run
+
+
+def means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """The metrics of an interval from (total, count) pairs; those never counted are left out."""
+    return {
+        name: float(total) / float(count)
+        for name, (total, count) in sums.items()
+        if count > 0 and math.isfinite(total)
+    }

@@ -1,0 +1,54 @@
+"""Accuracy and predictions of given variables on uint8 images, in equal batches over the mesh."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxmatch.augment.views import normalize
+from jaxmatch.parallel import replicated, shard_batch
+from jaxmatch.types import Array, Network, PyTree
+
+BATCH = 500
+
+
+def make_predict(
+    network: Network, mean: Sequence[float], std: Sequence[float], mesh: Mesh, batch: int = BATCH
+) -> Callable[[PyTree, Array | np.ndarray], np.ndarray]:
+    """A function (variables, images [n h w c] uint8) -> probabilities [n C], in eval mode.
+
+    The last batch is filled up with the first images, whose second answer is dropped.
+    """
+
+    @jax.jit
+    def predict(variables: PyTree, images: Array, start: Array) -> Array:
+        width = _width(images.shape[0], batch, mesh.size)
+        index = shard_batch((start + jnp.arange(width)) % images.shape[0], mesh)
+        inputs = normalize(images[index], mean, std)
+        return jax.nn.softmax(network(variables, inputs, train=False)[0].logits)
+
+    def run(variables: PyTree, images: Array | np.ndarray) -> np.ndarray:
+        images = jax.device_put(images, replicated(mesh))
+        count = images.shape[0]
+        starts = range(0, count, _width(count, batch, mesh.size))
+        parts = [predict(variables, images, jnp.asarray(start)) for start in starts]
+        return np.concatenate(jax.device_get(parts))[:count]
+
+    return run
+
+
+def _width(count: int, batch: int, shards: int) -> int:
+    """Size of the batches for ``count`` images: at most ``batch``, a multiple of ``shards``."""
+    return -(-min(count, batch) // shards) * shards
+
+
+def accuracy(
+    predict: Callable[[PyTree, Array], np.ndarray],
+    variables: PyTree,
+    images: Array,
+    labels: np.ndarray,
+) -> float:
+    """Share of ``images`` [n h w c] whose most probable class is ``labels`` [n]; each counts once."""
+    return float(np.mean(predict(variables, images).argmax(-1) == labels))

@@ -1,0 +1,248 @@
+"""The host's side of training: dispatch, log, evaluate, save, resume."""
+
+import contextlib
+import json
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxmatch import build, config as configuration
+from jaxmatch.checkpoint import Checkpoints
+from jaxmatch.curves import plot
+from jaxmatch.data import splits
+from jaxmatch.data.resident import resident
+from jaxmatch.dispatch import Meter, compile_call, means, watched
+from jaxmatch.errors import InputError, NonFiniteError, Terminated
+from jaxmatch.evaluate import accuracy, make_predict
+from jaxmatch.metrics import MetricsLog, summarise, write_json
+from jaxmatch.parallel import replicated, use_all_cores
+from jaxmatch.progress import Progress
+from jaxmatch.types import TrainState
+
+log = logging.getLogger(__name__)
+
+
+def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, Any]:
+    """Train, or continue, the run that ``config`` describes.
+
+    Args:
+        config: as ``jaxmatch.config.from_flags`` or a config file's ``get_config`` returns it.
+        workdir: the run folder; by default ``runs/<config>-<data>-<labels>-s<seed>-<hash>``.
+            A folder that holds an interrupted run of the same configuration is continued.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        InputError: if anything in the configuration or the folder cannot work.
+        NonFiniteError: if a loss becomes NaN or Inf; the last good checkpoint is kept.
+        DiskError: if the run folder cannot be written.
+        Terminated: after a SIGTERM, once the state is saved.
+    """
+    started = time.monotonic()
+    use_all_cores()
+    folder = Path(workdir or Path("runs") / configuration.run_name(config))
+    if (done := finished(config, folder)) is not None:
+        log.warning("%s is already complete.", folder)
+        return done
+    split_file = folder / "split.json"
+    data = build.load_data(config, splits.read(split_file) if split_file.exists() else None)
+    facts = data.facts()
+    parts = build.build_parts(config, facts)
+    write_json(folder / "config.json", {**configuration.to_json(config), "facts": facts})
+    splits.write(split_file, data.split)
+    with (
+        Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints,
+        _sigterm_noted() as terminated,
+    ):
+        return _Run(config, folder, data, parts, checkpoints, started).go(terminated)
+
+
+def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
+    """The summary of a complete run in ``folder``; None if there is work left.
+
+    Raises InputError where the folder holds a run of another configuration, with the difference.
+    """
+    if not (folder / "config.json").exists():
+        return None
+    old = json.loads((folder / "config.json").read_text())
+    old.pop("facts", None)
+    if changed := configuration.differences(old, configuration.to_json(config)):
+        raise InputError(
+            f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
+            "choose another --workdir or undo the change."
+        )
+    summary = folder / "summary.json"
+    return json.loads(summary.read_text()) if summary.exists() else None
+
+
+class _Run:
+    """One training run on this process: the state of the host, no more."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        folder: Path,
+        data: build.Data,
+        parts: build.Parts,
+        checkpoints: Checkpoints,
+        started: float,
+    ):
+        self.config, self.folder, self.parts = config, folder, parts
+        self.checkpoints, self.started = checkpoints, started
+        everywhere = replicated(parts.mesh)
+        optimizer = parts.optim.build(config.steps, parts.model.layers)
+        self.init = jax.jit(
+            lambda: build.build_state(config, parts, optimizer), out_shardings=everywhere
+        )
+        self.call = compile_call(
+            build.build_step(config, parts, optimizer),
+            build.examples_of(parts),
+            config.steps_per_call,
+            parts.mesh,
+        )
+        self.data = jax.device_put(
+            resident(data.source, data.split, config.data.include_labeled), everywhere
+        )
+        self.predict = make_predict(parts.network, parts.mean, parts.std, parts.mesh)
+        self.held_out = {"test": (data.source.test_images, data.source.test_labels)}
+        if data.validation_images is not None:
+            self.held_out["validation"] = (data.validation_images, data.validation_labels)
+        self.held_out = {
+            name: (jax.device_put(images, everywhere), labels)
+            for name, (images, labels) in self.held_out.items()
+        }
+
+    def go(self, terminated: list[bool]) -> dict[str, Any]:
+        config = self.config
+        state, first = self.begin()
+        with (
+            MetricsLog(self.folder, resume_step=first) as record,
+            Progress(config.steps, first, self.folder, self.folder.name) as progress,
+        ):
+            earlier = max((line.get("time/seconds", 0.0) for line in record.lines()), default=0.0)
+            interval: dict[str, list[float]] = {}
+            pending: Meter | None = None
+            mark, mark_step = time.monotonic(), first
+            for step in range(first + config.steps_per_call, config.steps + 1, config.steps_per_call):
+                state, meter = self.call(state, self.data)
+                if pending is not None:
+                    self.collect(pending, interval)
+                pending = meter
+                last = step == config.steps
+                stop = bool(terminated)
+                due = {
+                    name: last or step % config[f"{name}_every"] == 0
+                    for name in ("log", "eval", "save")
+                }
+                if not (any(due.values()) or stop):
+                    continue
+                self.collect(pending, interval)
+                pending = None
+                values: dict[str, float] = {}
+                if due["log"]:
+                    values |= means({name: (total, n) for name, (total, n) in interval.items()})
+                    interval.clear()
+                if due["eval"]:
+                    values |= self.evaluate(state)
+                if values:
+                    now = time.monotonic()
+                    values["time/seconds"] = earlier + now - self.started
+                    record.write(step, values)
+                    rate = (step - mark_step) * self.images_per_step / (now - mark)
+                    progress.update(step, values, rate)
+                    mark, mark_step = now, step
+                if due["save"] or stop:
+                    self.checkpoints.save(step, state)
+                if stop and not last:
+                    self.checkpoints.wait()
+                    raise Terminated(
+                        f"stopped by SIGTERM at step {step} after saving; "
+                        "the same command continues."
+                    )
+            self.checkpoints.wait()
+            lines = record.lines()
+        plot({self.folder.name: lines}, self.folder / "curves.png")
+        summary = self.summary(lines, earlier + time.monotonic() - self.started)
+        write_json(self.folder / "summary.json", summary)
+        return summary
+
+    def begin(self) -> tuple[TrainState, int]:
+        """The newest checkpoint's state and step, or the initial state and 0."""
+        shapes = jax.eval_shape(self.init)
+        sharding = replicated(self.parts.mesh)
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+        )
+        restored = self.checkpoints.restore(abstract)
+        if restored is None:
+            return self.init(), 0
+        log.warning("Continuing %s from step %d.", self.folder, restored[1])
+        return restored
+
+    @property
+    def images_per_step(self) -> int:
+        return self.parts.spec.labeled_batch + self.parts.spec.unlabeled_batch
+
+    def collect(self, meter: Meter, interval: dict[str, list[float]]) -> None:
+        """Fetch a call's metrics and add them up; NonFiniteError where a loss is not finite."""
+        sums, bad_step, bad_term = jax.device_get(meter)
+        if bad_step >= 0:
+            raise NonFiniteError(
+                f"{watched(sums)[bad_term]} became NaN or Inf at step {bad_step}; the last good "
+                f"checkpoint is that of step {max(self.checkpoints.steps(), default=0)}. "
+                "Lower optim.learning_rate or set optim.clip_norm."
+            )
+        for name, (total, count) in sums.items():
+            have = interval.setdefault(name, [0.0, 0.0])
+            have[0] += float(total)
+            have[1] += float(count)
+
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Accuracies of teacher and student on the held-out images."""
+        networks = {"teacher": state.teacher, "student": state.student()}
+        return {
+            f"{name}/{network}/accuracy": accuracy(self.predict, variables, images, labels)
+            for name, (images, labels) in self.held_out.items()
+            for network, variables in networks.items()
+        }
+
+    def summary(self, lines: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+        spec, steps, algorithm = self.parts.spec, self.config.steps, self.parts.algorithm
+        views = (
+            len(algorithm.labeled) * spec.labeled_batch
+            + len(algorithm.unlabeled) * spec.unlabeled_batch
+        )
+        return summarise(
+            lines,
+            algorithm=self.config.algorithm.name,
+            evaluated=algorithm.evaluated,
+            steps=steps,
+            images_seen={
+                "labeled": steps * spec.labeled_batch,
+                "unlabeled": steps * spec.unlabeled_batch,
+            },
+            forward_images=steps * views,
+            seconds=seconds,
+        )
+
+
+@contextlib.contextmanager
+def _sigterm_noted() -> Iterator[list[bool]]:
+    """A list that is no longer empty once SIGTERM came, while the block runs."""
+    noted: list[bool] = []
+    try:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: noted.append(True))
+    except ValueError:  # not the main thread: signals are the caller's
+        yield noted
+        return
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,69 @@
+"""Batch normalisation over the global batch, with the running statistics that PyTorch keeps.
+
+Ioffe & Szegedy, "Batch Normalization", ICML 2015.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxmatch.types import Array
+
+
+class BatchNorm(nn.Module):
+    """Normalise over all axes but the last; under ``jax.jit`` the batch is the global one.
+
+    Attributes:
+        decay: running <- decay * running + (1 - decay) * batch; PyTorch's momentum is 1 - decay.
+        epsilon: added to the variance.
+        unbiased: store the running variance times n / (n - 1) as PyTorch and TensorFlow's fused
+            kernel do (n = values per channel); the batch itself is normalised by the biased one.
+        dtype: dtype of the result; None keeps the input's. Statistics are at least float32.
+        param_dtype: dtype of scale, bias and running statistics.
+    """
+
+    decay: float = 0.999
+    epsilon: float = 1e-3
+    unbiased: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Normalise ``x`` [b ... c]; with ``train`` by, and into, the batch's statistics."""
+        channels = x.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), self.param_dtype)
+        var = self.variable("batch_stats", "var", jnp.ones, (channels,), self.param_dtype)
+        scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if train:
+            batch_mean, batch_var = _moments(wide, jax.lax.stop_gradient(mean.value))
+            if not self.is_initializing():
+                count = x.size // channels
+                correction = count / max(count - 1, 1) if self.unbiased else 1.0
+                mean.value = self._running(mean.value, batch_mean)
+                var.value = self._running(var.value, batch_var * correction)
+        else:
+            batch_mean, batch_var = mean.value, var.value
+        factor = scale * jax.lax.rsqrt(batch_var + self.epsilon)
+        y = (wide - batch_mean) * factor + bias
+        return y.astype(self.dtype or x.dtype)
+
+    def _running(self, old: Array, new: Array) -> Array:
+        return self.decay * old + (1 - self.decay) * jax.lax.stop_gradient(new).astype(old.dtype)
+
+
+def _moments(x: Array, origin: Array) -> tuple[Array, Array]:
+    """Mean and biased variance of ``x`` [... c] per channel.
+
+    Both come from one pass of sums around ``origin``, so devices exchange one message; with the
+    running mean as origin nothing cancels, unlike in E[x^2] - E[x]^2.
+    """
+    axes = tuple(range(x.ndim - 1))
+    shifted = x - origin
+    first = jnp.mean(shifted, axes)
+    second = jnp.mean(jnp.square(shifted), axes)
+    return first + origin, jnp.maximum(second - jnp.square(first), 0.0)

@@ -1,0 +1,56 @@
+"""Lets a Flax NNX module stand where a Linen module is expected."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+
+from jaxmatch.types import Array, Outputs, PyTree
+
+
+class NNXModel:
+    """The part of Linen's interface that training uses, over an NNX module."""
+
+    def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
+        """Keep the constructor; see :func:`from_nnx`."""
+        self._build = build
+
+    def init(self, key: Array, images: Array, train: bool = False) -> PyTree:
+        """The variables {"params", "batch_stats"} of a new module."""
+        del images, train
+        _, params, stats, rest = self._split(key)
+        if nnx.to_pure_dict(rest):
+            raise TypeError(
+                "from_nnx takes modules whose only state is nnx.Param and nnx.BatchStat, "
+                f"but this one also has {sorted(nnx.to_pure_dict(rest))}"
+            )
+        return {"params": nnx.to_pure_dict(params), "batch_stats": nnx.to_pure_dict(stats)}
+
+    def apply(
+        self, variables: PyTree, images: Array, train: bool, mutable: Any = ()
+    ) -> tuple[Outputs, PyTree]:
+        """Run the module on ``images``; the second result holds the new statistics."""
+        graph, params, stats, rest = nnx.eval_shape(self._split)
+        nnx.replace_by_pure_dict(params, variables["params"])
+        nnx.replace_by_pure_dict(stats, variables["batch_stats"])
+        module = nnx.merge(graph, params, stats, rest)
+        module.train() if train else module.eval()
+        outputs = module(images)  # pyright: ignore[reportCallIssue]
+        if "batch_stats" not in mutable:
+            return outputs, {}
+        return outputs, {"batch_stats": nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))}
+
+    def _split(self, key: Array | None = None) -> Any:
+        seed = 0 if key is None else key
+        return nnx.split(self._build(nnx.Rngs(seed)), nnx.Param, nnx.BatchStat, ...)
+
+
+def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> NNXModel:
+    """Adapt an NNX module for :func:`jaxmatch.models.network.make_network`.
+
+    Args:
+        build: makes the module from ``nnx.Rngs``; the module maps images [b h w c] to
+            :class:`~jaxmatch.types.Outputs`, keeps its state in ``nnx.Param`` and
+            ``nnx.BatchStat`` and heeds ``train()`` / ``eval()`` as ``nnx.BatchNorm`` does.
+    """
+    return NNXModel(build)

@@ -1,0 +1,90 @@
+"""From a model that sees one batch to a network that sees trees of views: one joint forward pass."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.types import Array, Network, PyTree, Target
+
+FORWARD_MODES = ("joint", "split", "separate")
+
+
+def make_network(model: Any, shards: int = 1, forward: str = "joint") -> Network:
+    """Wrap a Linen module, or what :func:`jaxmatch.models.from_nnx.from_nnx` returns.
+
+    Args:
+        model: has Linen's ``apply``; maps images [b h w c] to :class:`~jaxmatch.types.Outputs`.
+        shards: number of devices the batch axis is split over. Views are concatenated within each
+            device's share, since a plain concatenation would move images between devices.
+        forward: how the views of a training step share BatchNorm statistics. "joint": one pass
+            over all; "split": one pass over the views that carry gradient, then one without
+            gradient over those marked :class:`~jaxmatch.types.Target`; "separate": a pass for each
+            view, targets last. Running statistics are updated once a pass.
+
+    Raises:
+        InputError: on an unknown ``forward``.
+    """
+    if forward not in FORWARD_MODES:
+        raise InputError(f"unknown forward mode {forward!r}; {suggest(forward, FORWARD_MODES)}")
+
+    def network(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
+        leaves, tree = jax.tree.flatten(views, is_leaf=lambda leaf: isinstance(leaf, Target))
+        outputs: list[Any] = [None] * len(leaves)
+        params, stats = variables["params"], variables["batch_stats"]
+        for members, constant in _passes(leaves, forward if train else "joint"):
+            images = [
+                leaf.view if isinstance(leaf, Target) else leaf
+                for leaf in (leaves[member] for member in members)
+            ]
+            used = jax.lax.stop_gradient(params) if constant else params
+            joined, updated = model.apply(
+                {"params": used, "batch_stats": stats},
+                _concatenate(images, shards),
+                train=train,
+                mutable=["batch_stats"] if train else [],
+            )
+            stats = updated.get("batch_stats", stats)
+            for member, part in zip(members, _split(joined, images, shards), strict=True):
+                outputs[member] = part
+        return jax.tree.unflatten(tree, outputs), stats
+
+    return network
+
+
+def _passes(leaves: Sequence[Any], forward: str) -> list[tuple[list[int], bool]]:
+    """The views of each pass by position, and whether the pass is free of gradient."""
+    everyone = list(range(len(leaves)))
+    if forward == "joint":
+        return [(everyone, False)]
+    targets = [member for member in everyone if isinstance(leaves[member], Target)]
+    others = [member for member in everyone if member not in targets]
+    if forward == "split":
+        return [(group, group is targets) for group in (others, targets) if group]
+    return [([member], member in targets) for member in others + targets]
+
+
+def _concatenate(images: Sequence[Array], shards: int) -> Array:
+    if len(images) == 1:
+        return images[0]
+    local = [image.reshape(shards, -1, *image.shape[1:]) for image in images]
+    joined = jnp.concatenate(local, axis=1)
+    return joined.reshape(-1, *joined.shape[2:])
+
+
+def _split(joined: PyTree, images: Sequence[Array], shards: int) -> list[PyTree]:
+    if len(images) == 1:
+        return [joined]
+    sizes = [image.shape[0] // shards for image in images]
+    ends = [sum(sizes[: position + 1]) for position in range(len(sizes))]
+
+    def part(end: int, size: int) -> PyTree:
+        def cut(leaf: Array) -> Array:
+            local = leaf.reshape(shards, -1, *leaf.shape[1:])[:, end - size : end]
+            return local.reshape(-1, *leaf.shape[1:])
+
+        return jax.tree.map(cut, joined)
+
+    return [part(end, size) for end, size in zip(ends, sizes, strict=True)]

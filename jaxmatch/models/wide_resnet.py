@@ -1,0 +1,163 @@
+"""Wide residual networks with pre-activation and leaky ReLU, as semi-supervised learning uses them.
+
+Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016; the layout is that of MixMatch and
+FixMatch (Berthelot et al. 2019, Sohn et al. 2020).
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxmatch.models.batch_norm import BatchNorm
+from jaxmatch.types import Array, Outputs
+
+HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+GLOROT_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+STEM_CHANNELS = 16
+
+
+def _activate(x: Array) -> Array:
+    return nn.leaky_relu(x, 0.1)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with a shortcut; see :class:`WideResNet` for the options."""
+
+    features: int
+    stride: int
+    activate_before_residual: bool
+    legacy_transition: bool
+    conv: Any
+    norm: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Map ``x`` [b h w c] to [b h/stride w/stride features]."""
+        changes = x.shape[-1] != self.features or self.stride != 1
+        activated = _activate(self.norm(name="norm1")(x, train))
+        transition = changes and not self.activate_before_residual
+        residual = activated if changes and self.activate_before_residual else x
+        inner = x if transition and self.legacy_transition else activated
+        inner = self.conv(self.features, 3, self.stride, name="conv1")(inner)
+        inner = _activate(self.norm(name="norm2")(inner, train))
+        inner = self.conv(self.features, 3, 1, name="conv2")(inner)
+        if changes:
+            residual = self.conv(self.features, 1, self.stride, name="shortcut")(residual)
+        return residual + inner
+
+
+class Group(nn.Module):
+    """Blocks of one resolution; the first one changes width and stride."""
+
+    blocks: int
+    features: int
+    stride: int
+    activate_before_residual: bool
+    block: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Map ``x`` [b h w c] to [b h/stride w/stride features]."""
+        for index in range(self.blocks):
+            x = self.block(
+                self.features,
+                stride=self.stride if index == 0 else 1,
+                activate_before_residual=self.activate_before_residual,
+                name=f"block{index + 1}",
+            )(x, train)
+        return x
+
+
+class WideResNet(nn.Module):
+    """WRN-``depth``-``width``: stem of 16 channels, ``groups`` groups of (depth - 4) / 6 blocks.
+
+    Attributes:
+        classes: number of classes C.
+        depth: 6n + 4; 28 gives four blocks a group (STL-10's "37-2" is depth 28 with four groups).
+        width: channels of group g are int(16 * width) * 2^g.
+        groups: number of groups, each halving the resolution after the first.
+        first_stride: stride of the first group; 1 on CIFAR, 2 on STL-10 and MNIST-5k.
+        legacy_transition: in the first block of every group but the first, feed conv1 the raw
+            input, past norm1, as TorchSSL's and USB's networks do (their weights need it).
+        padding: "same" pads strided convolutions as TensorFlow does, (0, 1) on even sizes;
+            "torch" symmetrically.
+        conv_bias: which convolutions have a bias: "all", "stem" or "none".
+        bn_decay, bn_eps, bn_eps_final: BatchNorm's running decay, epsilon in the blocks and in
+            the last one.
+        heads: extra heads on the pooled features, by name.
+        dtype: compute dtype of convolutions and activations; None follows inputs and parameters.
+        param_dtype: dtype of the parameters.
+    """
+
+    classes: int
+    depth: int = 28
+    width: float = 2
+    groups: int = 3
+    first_stride: int = 1
+    legacy_transition: bool = False
+    padding: str = "same"
+    conv_bias: str = "all"
+    bn_decay: float = 0.999
+    bn_eps: float = 1e-3
+    bn_eps_final: float = 1e-3
+    heads: Mapping[str, Any] = nn.FrozenDict()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the top-level modules from input to output (for layer-wise learning rates)."""
+        groups = tuple((f"group{g + 1}",) for g in range(self.groups))
+        return (("stem",), *groups, ("norm", "classifier"))
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Outputs:
+        """Map images ``x`` [b h w c] to logits [b C], features [b d] and the heads' outputs."""
+        conv = partial(
+            _conv, padding=self.padding, dtype=self.dtype, param_dtype=self.param_dtype
+        )
+        norm = partial(
+            BatchNorm, decay=self.bn_decay, dtype=self.dtype, param_dtype=self.param_dtype
+        )
+        block = partial(
+            Block,
+            legacy_transition=self.legacy_transition,
+            conv=partial(conv, bias=self.conv_bias == "all"),
+            norm=partial(norm, epsilon=self.bn_eps),
+        )
+        x = conv(STEM_CHANNELS, 3, 1, bias=self.conv_bias != "none", name="stem")(x)
+        for group in range(self.groups):
+            x = Group(
+                blocks=(self.depth - 4) // 6,
+                features=int(STEM_CHANNELS * self.width) * 2**group,
+                stride=self.first_stride if group == 0 else 2,
+                activate_before_residual=group == 0,
+                block=block,
+                name=f"group{group + 1}",
+            )(x, train)
+        x = _activate(norm(epsilon=self.bn_eps_final, name="norm")(x, train))
+        features = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), (1, 2))
+        logits = nn.Dense(
+            self.classes, kernel_init=GLOROT_NORMAL, param_dtype=self.param_dtype, name="classifier"
+        )(features)
+        heads = {
+            name: head.clone(name=name, parent=self, param_dtype=self.param_dtype)(features)
+            for name, head in self.heads.items()
+        }
+        return Outputs(logits, features, heads)
+
+
+def _conv(features: int, kernel: int, stride: int, *, bias: bool, padding: str, **options) -> Any:
+    side = kernel // 2
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        (stride, stride),
+        padding="SAME" if padding == "same" else ((side, side), (side, side)),
+        use_bias=bias,
+        kernel_init=HE_FAN_OUT,
+        **options,
+    )

@@ -1,0 +1,68 @@
+"""One program for one device or many: the mesh, the shardings and the choice of device count."""
+
+import contextlib
+import logging
+import os
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxmatch.errors import InputError
+from jaxmatch.types import PyTree
+
+log = logging.getLogger(__name__)
+
+
+def use_all_cores() -> None:
+    """Make one CPU device a core, unless JAX already runs or the user chose a number.
+
+    XLA's CPU convolutions run on one thread a device, so one device would leave cores idle.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    if jax.config.jax_num_cpu_devices == -1:  # pyright: ignore[reportAttributeAccessIssue]
+        with contextlib.suppress(RuntimeError):  # JAX already runs: keep what it has
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def make_mesh(devices: int, *batches: int) -> Mesh:
+    """A 1-D mesh over which every batch size of ``batches`` divides.
+
+    Args:
+        devices: how many devices to use; 0 takes all, or on a CPU (where the devices are only
+            threads) the largest number that divides the batches.
+        batches: global batch sizes.
+
+    Raises:
+        InputError: if the devices do not exist or do not divide the batches.
+    """
+    present = jax.devices()
+    count = devices or len(present)
+    if count > len(present):
+        raise InputError(f"devices={count} asked for, but JAX sees {len(present)}; lower it.")
+    divisor = int(np.gcd.reduce([batch for batch in batches if batch] or [count]))
+    if divisor % count:
+        if devices or present[0].platform != "cpu":
+            raise InputError(
+                f"batch sizes {', '.join(map(str, batches))} do not divide over {count} devices; "
+                f"change data.batch_size or set devices to a divisor of {divisor}."
+            )
+        count = max(n for n in range(1, count + 1) if divisor % n == 0)
+        log.warning("Using %d of %d CPU devices, as the batch divides by no more.", count, len(present))
+    return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=present[:count])
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Axis number ``axis`` split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def shard_batch(tree: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
+    """Inside a jitted function: ask that every array of ``tree`` is split along ``axis``."""
+    return jax.lax.with_sharding_constraint(tree, over_batch(mesh, axis))

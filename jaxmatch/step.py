@@ -1,0 +1,99 @@
+"""The whole train step, pure: augment, differentiate, optimize, average, learn the augmentation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmatch.optim import Ema, steps_taken
+from jaxmatch.random import stream
+from jaxmatch.types import (
+    Algorithm,
+    Array,
+    Augment,
+    Batch,
+    Network,
+    PyTree,
+    Ratio,
+    Spec,
+    TrainState,
+)
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array | Ratio]]]
+
+
+def init_state(
+    key: Array,
+    model: Any,
+    images: Array,
+    algorithm: Algorithm,
+    augment: Augment,
+    optimizer: optax.GradientTransformation,
+    spec: Spec,
+) -> TrainState:
+    """The state before the first step; call it inside ``jax.jit`` so that no buffers are shared.
+
+    ``images`` [1 h w c] only gives the shape and dtype of the network's input.
+    """
+    variables = model.init(stream(key, "model"), images, train=False)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        params=variables["params"],
+        stats=variables["batch_stats"],
+        teacher=dict(variables),
+        optimizer=optimizer.init(variables["params"]),
+        memory=algorithm.init(stream(key, "memory"), spec),
+        policy=augment.init(),
+    )
+
+
+def make_train_step(
+    algorithm: Algorithm,
+    network: Network,
+    augment: Augment,
+    optimizer: optax.GradientTransformation,
+    rate: Callable[[Array], Array],
+    ema: Ema,
+    spec: Spec,
+) -> Step:
+    """The pure step (state, raw examples) -> (state, metrics).
+
+    ``rate`` tells the learning rate that ``optimizer`` uses at its own step count.
+    """
+
+    def step(state: TrainState, examples: Batch) -> tuple[TrainState, dict[str, Array | Ratio]]:
+        key = jax.random.fold_in(state.key, state.step)
+        batch, record = augment.apply(state.policy, stream(key, "augment"), examples)
+        draws = algorithm.draw(stream(key, "loss"), batch)
+
+        def objective(params: PyTree) -> tuple[Array, Any]:
+            return algorithm.loss(network, params, state, batch, draws, spec)
+
+        (loss, update), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+        change, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, change)
+        teacher = ema.update(state.teacher, params, update.stats)
+
+        def predict(views: Array) -> Array:
+            return jax.nn.softmax(network(teacher, views, train=False)[0].logits)
+
+        metrics = {
+            "loss/total": loss,
+            **update.metrics,
+            "optim/gradient_norm": optax.tree.norm(gradient),
+            "optim/learning_rate": rate(steps_taken(state.optimizer)),
+        }
+        return state.replace(
+            step=state.step + 1,
+            params=params,
+            stats=update.stats,
+            teacher=teacher,
+            optimizer=optimizer_state,
+            memory=update.memory,
+            policy=augment.update(state.policy, record, predict),
+        ), metrics
+
+    return step

@@ -1,0 +1,178 @@
+"""What every algorithm must do; a new one adds a row to CASES."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import (
+    LABELED_BATCH,
+    SPEC,
+    TinyNetwork,
+    assert_bitwise,
+    assert_close,
+    build,
+    on_host,
+    quick_jit,
+    toy_data,
+    toy_state,
+    toy_views,
+)
+
+from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.algorithms.fixmatch import FixMatch
+from jaxmatch.algorithms.pseudo_label import PseudoLabel
+from jaxmatch.algorithms.supervised import Supervised
+from jaxmatch.dispatch import means
+from jaxmatch.models.network import make_network
+
+CASES = {
+    "supervised": Supervised(),
+    "pseudo_label": PseudoLabel(threshold=0.5, ramp=0.1),
+    "fixmatch": FixMatch(threshold=0.5),
+    "fixmatch_soft": FixMatch(threshold=0.5, hard_labels=False, temperature=0.5),
+}
+VARIANTS = {"fixmatch_soft"}  # of a method that is tested anyway
+
+
+def test_no_algorithm_is_left_out():
+    assert {type(case) for case in CASES.values()} == set(ALGORITHMS.values())
+
+
+PARAMETERS = [
+    pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in CASES
+]
+
+
+@pytest.fixture(scope="module", params=PARAMETERS)
+def algorithm(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def built(algorithm):
+    return build(algorithm)
+
+
+def run(built, data, calls):
+    """The state and the metrics of each call."""
+    state, data, metrics = built.init(), built.place(data), []
+    for _ in range(calls):
+        state, meter = built.call(state, data)
+        metrics.append(means(jax.device_get(meter.sums)))
+    return on_host(state), metrics
+
+
+def test_device_count_in_float32(algorithm, built):
+    data = toy_data(algorithm)
+    one, four = (run(each, data, 1) for each in (build(algorithm, devices=1), built))
+    assert_close(four, one, 1e-4)
+
+
+def test_device_count_in_float64(algorithm):
+    with jax.enable_x64(True):
+        data = toy_data(algorithm)
+        (one, _), (four, _) = (
+            run(build(algorithm, devices, dtype=jnp.float64), data, 1) for devices in (1, 4)
+        )
+    kinds = {leaf.dtype.name for leaf in jax.tree.leaves(one.params)}
+    assert kinds == {"float64"}
+    assert one.step == 5
+    assert_close(four, one, 1e-10)
+
+
+def test_loss_falls_and_teacher_learns(algorithm, built):
+    state, metrics = run(built, toy_data(algorithm), 12)
+    term = "loss/supervised" if "loss/supervised" in metrics[0] else "loss/total"
+    assert metrics[-1][term] < 0.5 * metrics[0][term]
+
+    # From the student's own first guess a fourth of the images would be right.
+    test = toy_data(algorithm, seed=5).labeled
+    if test is not None:
+        network = make_network(TinyNetwork(heads=algorithm.heads))
+        inputs = jnp.asarray(test.views[0] / 127.5 - 1, jnp.float32)
+        outputs, _ = network(state.teacher, inputs, train=False)
+        assert np.mean(outputs.logits.argmax(-1) == test.label) > 0.8
+
+
+def test_metrics_are_finite_and_named(algorithm, built):
+    _, (metrics,) = run(built, toy_data(algorithm), 1)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert {name.split("/")[0] for name in metrics} <= {"loss", "pseudo", "unlabeled", "optim"}
+    assert metrics["loss/total"] > 0
+    assert metrics["optim/gradient_norm"] > 0
+
+
+@pytest.mark.parametrize("change", ["permuted", "unknown"])
+def test_unlabeled_labels_only_reach_metrics(algorithm, built, change):
+    data = toy_data(algorithm)
+    if data.unlabeled is None:
+        pytest.skip("reads no unlabeled images")
+    label = data.unlabeled.label
+    wrong = (label + 1) % 4 if change == "permuted" else np.full_like(label, -1)
+    other = data._replace(unlabeled=data.unlabeled._replace(label=wrong))
+    state, (*_, metrics) = run(built, data, 2)
+    other_state, (*_, other_metrics) = run(built, other, 2)
+    assert_bitwise(state, other_state)
+    assert metrics["loss/total"] == other_metrics["loss/total"]
+    assert metrics["unlabeled/weak_accuracy"] != other_metrics.get("unlabeled/weak_accuracy")
+
+
+def test_one_compilation_and_no_transfer(algorithm, built, caplog):
+    data = built.place(toy_data(algorithm))
+    state, _ = built.call(built.init(), data)
+    traces = len(built.traces)
+    with jax.transfer_guard("disallow"), jax.log_compiles():
+        for _ in range(3):
+            old = state
+            state, meter = built.call(state, data)
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+        assert "XLA compilation" not in caplog.text
+    with jax.log_compiles():
+        jax.jit(lambda step: step + 1)(state.step)
+    assert "XLA compilation" in caplog.text
+    assert len(built.traces) == traces
+    assert int(state.step) == 20
+    assert int(meter.bad_step) == -1
+
+
+def test_devices_do_not_exchange_images(algorithm, built):
+    text = built.call.lower(built.init(), built.place(toy_data(algorithm))).compile().as_text()
+    assert "all-reduce" in text
+    assert "all-to-all" not in text
+    assert "collective-permute" not in text
+    gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)
+    assert [shape for shape in gathered if shape.count(",") >= 3] == []
+
+
+def test_no_gradient_reaches_the_teacher(algorithm):
+    state, batch = toy_state(algorithm), toy_views(algorithm)
+    network = make_network(TinyNetwork(heads=algorithm.heads))
+    draws = algorithm.draw(jax.random.key(1), batch)
+
+    def loss(params, teacher):
+        changed = state.replace(teacher=teacher)
+        return algorithm.loss(network, params, changed, batch, draws, SPEC)[0]
+
+    student, teacher = quick_jit(jax.grad(loss, (0, 1)))(state.params, state.teacher)
+    assert np.any(student["conv"]["kernel"])
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(teacher))
+
+
+def test_order_within_the_batch_does_not_matter(algorithm):
+    with jax.enable_x64(True):
+        state, batch = toy_state(algorithm, jnp.float64, step=50), toy_views(algorithm)
+        draws = algorithm.draw(jax.random.key(1), batch)
+        if jax.tree.leaves(draws):
+            pytest.skip("the draws belong to positions in the batch")
+        network = make_network(TinyNetwork(heads=algorithm.heads, param_dtype=jnp.float64))
+        shuffled = jax.tree.map(lambda leaf: leaf[np.random.default_rng(0).permutation(len(leaf))], batch)
+        loss = quick_jit(
+            lambda batch: algorithm.loss(network, state.params, state, batch, draws, SPEC)[0]
+        )
+        losses = [loss(batch), loss(shuffled)]
+    assert batch.labeled is None or not np.array_equal(
+        batch.labeled.label, shuffled.labeled.label[:LABELED_BATCH]
+    )
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-12)

@@ -1,0 +1,237 @@
+from itertools import permutations
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from PIL import Image, ImageFilter
+
+from experiments.parity.augment_contrast import replay_simclr_color
+from jaxmatch.augment import blur, color, tone
+from jaxmatch.augment.chain import Chain
+from jaxmatch.augment.contrast import (
+    ColorJitter,
+    Flip,
+    GaussianBlur,
+    Grayscale,
+    RandomResizedCrop,
+    Solarize,
+)
+from jaxmatch.errors import InputError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
+TRANSFORMS = [RandomResizedCrop(), ColorJitter(), Grayscale(), GaussianBlur(), Solarize(), Flip()]
+
+
+def random_images(n=8, side=16):
+    return np.random.default_rng(0).integers(0, 256, (n, side, side, 3)).astype(np.uint8)
+
+
+def name(transform):
+    return type(transform).__name__
+
+
+def drawn(transform, shape):
+    return jax.jit(transform.draw, static_argnums=1)(jax.random.key(0), shape)
+
+
+def test_equals_the_reference_file():
+    with np.load(GOLDEN / "simclr_color.npz") as file, np.load(GOLDEN / "inputs.npz") as inputs:
+        rows = replay_simclr_color(dict(file), dict(inputs))
+    assert len(rows) == 12
+    assert all(row.passed for row in rows)
+    assert all(row.equal == 1 for row in rows if not row.quantity.startswith("blur_tensor"))
+
+
+@pytest.mark.parametrize("shift", [-0.5, -0.3, 0.0, 0.07, 0.5])
+def test_hue_is_that_of_pil(shift):
+    images = random_images(1, 128)
+    hsv = np.array(Image.fromarray(images[0]).convert("HSV"))
+    hsv[..., 0] += np.array(int(255 * shift) % 256, np.uint8)
+    expected = Image.fromarray(hsv, "HSV").convert("RGB")
+    ours = jax.jit(color.hue)(tone.planes(images), jnp.array([shift]))
+    np.testing.assert_array_equal(ours[:, 0], np.moveaxis(np.asarray(expected), -1, 0))
+
+
+def test_hue_leaves_grey_alone():
+    grey = jnp.broadcast_to(jnp.arange(256, dtype=jnp.int32)[None, None, None], (3, 1, 1, 256))
+    np.testing.assert_array_equal(jax.jit(color.hue)(grey, jnp.array([0.3])), grey)
+
+
+@pytest.mark.parametrize("with_hue", [True, False])
+def test_jitter_applies_the_steps_in_each_images_order(with_hue):
+    orders = np.array(list(permutations(range(4))), np.int32)
+    images = tone.planes(random_images(len(orders), 8))
+    factors = np.random.default_rng(1).uniform(0.5, 1.5, orders.shape).astype(np.float32)
+    factors[:, color.HUE] -= 1
+    steps = [color.brightness, color.contrast, color.saturation, color.hue]
+    steps = [jax.jit(step) for step in steps]
+    ours = jax.jit(color.jitter, static_argnums=3)(images, orders, factors, with_hue)
+    for i, order in enumerate(orders):
+        expected = images[:, i : i + 1]
+        for step in order:
+            if with_hue or step != color.HUE:
+                expected = steps[step](expected, jnp.asarray(factors[i : i + 1, step]))
+        np.testing.assert_array_equal(ours[:, i : i + 1], expected)
+
+
+def test_factors_of_one_and_zero():
+    images = tone.planes(random_images(2))
+    one, zero = jnp.ones(2), jnp.zeros(2)
+    steps = [jax.jit(step) for step in (color.brightness, color.contrast, color.saturation)]
+    for step in steps:
+        np.testing.assert_array_equal(step(images, one), images)
+    black, mean, grey = (step(images, zero) for step in steps)
+    assert not black.any()
+    assert np.ptp(mean, axis=(0, 2, 3)).max() == 0
+    np.testing.assert_array_equal(grey, color.grayscale(images))
+
+
+def test_blur_is_that_of_pil():
+    images = random_images(60, 12)
+    sigma = np.linspace(0, 4, 60, dtype=np.float32)
+    expected = [
+        np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(float(strength))))
+        for image, strength in zip(images, sigma, strict=True)
+    ]
+    ours = jax.jit(blur.gaussian_blur, static_argnums=2)(tone.planes(images), sigma, 4.0)
+    np.testing.assert_array_equal(ours, np.moveaxis(np.stack(expected), -1, 0))
+
+
+def test_blurs_leave_a_constant_image_alone():
+    images = jnp.full((3, 2, 9, 9), 200, jnp.int32)
+    sigma = jnp.array([0.3, 2.0])
+    as_pil = jax.jit(blur.gaussian_blur, static_argnums=2)
+    np.testing.assert_array_equal(as_pil(images, sigma, 2.0), images)
+    smooth = jax.jit(blur.gaussian_blur_smooth, static_argnums=2)
+    np.testing.assert_allclose(smooth(images, sigma, 7), images, rtol=1e-6)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=name)
+def test_transform(transform):
+    images = jnp.asarray(random_images())
+    draws = drawn(transform, images.shape)
+    assert all(leaf.shape[0] == len(images) for leaf in jax.tree.leaves(draws))
+    apply = jax.jit(transform.apply)
+    views = apply(images, draws)
+    assert views.dtype == jnp.float32
+    assert views.shape == images.shape
+    np.testing.assert_array_equal(views, np.clip(np.rint(views), 0, 255))
+    assert np.any(np.asarray(views) != np.asarray(images))
+    order = np.random.default_rng(0).permutation(len(images))
+    permuted = jax.tree.map(lambda leaf: leaf[order], draws)
+    np.testing.assert_array_equal(apply(images[order], permuted), views[order])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=name)
+def test_neither_jit_nor_vmap_nor_dtype_matters(transform):
+    images = jnp.asarray(random_images())
+    draws = drawn(transform, images.shape)
+    views = jax.jit(transform.apply)(images, draws)
+    np.testing.assert_array_equal(transform.apply(images, draws), views)
+    np.testing.assert_array_equal(transform.apply(images.astype(jnp.float32), draws), views)
+    halves = jax.tree.map(lambda leaf: leaf.reshape(2, 4, *leaf.shape[1:]), (images, draws))
+    mapped = jax.jit(jax.vmap(transform.apply))(*halves)
+    np.testing.assert_array_equal(mapped.reshape(views.shape), views)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS[1:], ids=name)
+def test_probability(transform):
+    shape = (1000, 8, 8, 3)
+    chosen = drawn(transform, shape)
+    chosen = getattr(chosen, "chosen", chosen)
+    assert abs(float(chosen.mean()) - transform.probability) < 0.06
+    never = type(transform)(probability=0.0)
+    images = jnp.asarray(random_images())
+    unchanged = jax.jit(never.apply)(images, drawn(never, images.shape))
+    np.testing.assert_array_equal(unchanged, images)
+
+
+def test_the_rest_by_hand():
+    images = jnp.asarray(random_images())
+    every = jnp.ones(len(images), bool)
+    np.testing.assert_array_equal(Flip().apply(images, every), images[:, :, ::-1])
+    solarized = Solarize(threshold=100).apply(images, every)
+    np.testing.assert_array_equal(solarized, np.where(images < 100, images, 255 - images))
+    grey = Grayscale().apply(images, every)
+    np.testing.assert_array_equal(grey, grey[..., :1].repeat(3, -1))
+
+
+def test_crops_lie_inside_and_have_the_asked_area_and_aspect():
+    height, width = 60, 90
+    transform = RandomResizedCrop(area=(0.1, 0.7))
+    boxes = np.asarray(drawn(transform, (4000, height, width, 3)))
+    top, left, tall, wide = boxes.T
+    assert min(top.min(), left.min()) == 0
+    assert (top + tall).max() == height
+    assert (left + wide).max() == width
+    # The sides are rounded to pixels.
+    assert ((tall + 0.5) * (wide + 0.5)).min() >= 0.1 * height * width
+    assert ((tall - 0.5) * (wide - 0.5)).max() <= 0.7 * height * width
+    assert ((wide + 0.5) / (tall - 0.5)).min() >= 3 / 4
+    assert ((wide - 0.5) / (tall + 0.5)).max() <= 4 / 3
+    assert abs(np.log(wide / tall).mean()) < 0.02
+    assert np.quantile(tall * wide / (height * width), [0.1, 0.9]) == pytest.approx(
+        [0.15, 0.58], abs=0.04
+    )
+
+
+def test_corner_of_a_crop_is_uniform_and_reaches_both_ends():
+    transform = RandomResizedCrop(area=(0.25, 0.25), aspect=(1.0, 1.0))
+    boxes = np.asarray(drawn(transform, (9000, 16, 16, 3)))
+    assert (boxes[:, 2:] == 8).all()
+    for corner in boxes[:, :2].T:
+        counts = np.bincount(corner, minlength=9)
+        assert len(counts) == 9
+        assert np.abs(counts - 1000).max() < 150
+
+
+def test_crop_falls_back_to_the_centre():
+    transform = RandomResizedCrop(area=(1.0, 1.0))
+    wide = drawn(transform, (3, 8, 64, 3))
+    np.testing.assert_array_equal(wide, [[0, 26, 8, 11]] * 3)
+    tall = drawn(transform, (3, 64, 8, 3))
+    np.testing.assert_array_equal(tall, [[26, 0, 11, 8]] * 3)
+
+
+def test_crop_to_another_size():
+    images = jnp.asarray(random_images())
+    transform = RandomResizedCrop(size=24, method="bicubic")
+    draws = drawn(transform, images.shape)
+    assert jax.eval_shape(transform.apply, images, draws).shape == (8, 24, 24, 3)
+
+
+def test_jitter_draws():
+    draws = drawn(ColorJitter(brightness=1.5, hue=0.2), (500, 4, 4, 3))
+    np.testing.assert_array_equal(np.sort(draws.order, 1), np.tile(np.arange(4), (500, 1)))
+    assert len(np.unique(draws.order, axis=0)) == 24
+    low, high = np.min(draws.factors, 0), np.max(draws.factors, 0)
+    np.testing.assert_allclose(low, [0, 0.6, 0.6, -0.2], atol=0.02)
+    np.testing.assert_allclose(high, [2.5, 1.4, 1.4, 0.2], atol=0.02)
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(InputError, match="hue"):
+        ColorJitter(hue=0.6)
+    with pytest.raises(InputError, match="did you mean 'bilinear'"):
+        RandomResizedCrop(method="bilinaer")
+
+
+def test_four_devices_equal_one():
+    images = random_images()
+    chain = Chain(transforms=(RandomResizedCrop(), ColorJitter(), Flip()))
+
+    @jax.jit
+    def view(images, key):
+        return chain.apply(images, chain.draw(key, images.shape))
+
+    key = jax.random.key(3)
+    one = view(jax.device_put(images, jax.devices()[0]), key)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    four = view(jax.device_put(images, NamedSharding(mesh, P("data"))), key)
+    assert len(four.sharding.device_set) == 4
+    np.testing.assert_array_equal(four, one)

@@ -1,0 +1,101 @@
+"""curves.png: what is drawn, for runs with everything, with little and with nothing."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxmatch import curves
+from jaxmatch.errors import DiskError
+
+
+def lines(keys, steps=40, seed=0):
+    noise = np.random.default_rng(seed)
+    rising = 1 - np.exp(-np.arange(1, steps + 1) / 8)
+    return [
+        {"step": 25 * (index + 1), **{key: rise * 0.95 + noise.normal() * 0.01 for key in keys}}
+        for index, rise in enumerate(rising)
+    ]
+
+
+EVERYTHING = (
+    "loss/total",
+    "pseudo/accuracy",
+    "unlabeled/weak_accuracy",
+    "unlabeled/strong_accuracy",
+    "test/teacher/accuracy",
+    "test/student/accuracy",
+)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are written, for a look at their artists."""
+    figures = []
+    save = curves.Figure.savefig
+
+    def keep(figure, *arguments, **options):
+        figures.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(curves.Figure, "savefig", keep)
+    return figures
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_one_run_has_three_panels(tmp_path, drawn):
+    curves.plot({"fixmatch": lines(EVERYTHING)}, tmp_path / "deep" / "curves.png")
+    with Image.open(tmp_path / "deep" / "curves.png") as image:
+        assert image.format == "PNG"
+        assert image.size[0] > 1000
+    pseudo, unlabeled, test = drawn[0].axes
+    assert [len(axes.lines) for axes in (pseudo, unlabeled, test)] == [1, 2, 2]
+    assert [axes.get_title(loc="left") for axes in drawn[0].axes] == [
+        "Pseudo-label accuracy",
+        "Unlabeled accuracy",
+        "Test accuracy",
+    ]
+    weak, strong = unlabeled.lines
+    assert weak.get_linestyle() == "-"
+    assert strong.get_linestyle() != "-"
+    teacher, student = test.lines
+    assert teacher.get_linewidth() > 2 * student.get_linewidth()
+    np.testing.assert_array_equal(teacher.get_xdata(), np.arange(25, 1001, 25))
+
+
+def test_missing_metrics_are_not_applicable(tmp_path, drawn):
+    supervised = lines(EVERYTHING[-2:])
+    curves.plot({"supervised": supervised}, tmp_path / "curves.png")
+    pseudo, unlabeled, test = drawn[0].axes
+    assert texts(pseudo) == texts(unlabeled) == ["not applicable"]
+    assert texts(test) == []
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 9])
+def test_several_runs_have_colors_of_their_own(tmp_path, drawn, number):
+    runs = {f"run {index}": lines(EVERYTHING, seed=index) for index in range(number)}
+    curves.plot({**runs, "nothing yet": []}, tmp_path / "curves.png")
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.texts] == [*runs, "nothing yet"]
+    assert len({str(line.get_color()) for line in drawn[0].axes[0].lines}) == number
+
+
+def test_a_single_evaluation_is_visible(tmp_path, drawn):
+    curves.plot({"short": lines(EVERYTHING, steps=1)}, tmp_path / "curves.png")
+    assert drawn[0].axes[2].lines[0].get_marker() == "o"
+
+
+def test_no_runs(tmp_path):
+    curves.plot({}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_disk_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match=r"curves\.png could not be written"):
+        curves.plot({}, tmp_path / "file" / "curves.png")
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    with pytest.raises(DiskError, match=r"full\.png could not be written \(No space left"):
+        curves.plot({"fixmatch": lines(EVERYTHING)}, tmp_path / "full.png")

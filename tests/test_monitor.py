@@ -1,0 +1,32 @@
+"""Pseudo-label metrics counted by hand."""
+
+import jax.numpy as jnp
+
+from jaxmatch.dispatch import means
+from jaxmatch.monitor import pseudo_label_metrics
+
+WEAK = jnp.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 3.0]])  # says 0, 1, 0, 1
+STRONG = jnp.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])  # says 1, 1, 0, 0
+CONFIDENT = jnp.array([True, False, True, True])
+
+
+def test_counts():
+    label = jnp.array([0, 1, 1, -1])
+    metrics = pseudo_label_metrics(WEAK, CONFIDENT, label, STRONG)
+    assert metrics["pseudo/coverage"] == 0.75
+    assert tuple(metrics["pseudo/accuracy"]) == (1, 2)
+    assert tuple(metrics["unlabeled/weak_accuracy"]) == (2, 3)
+    assert tuple(metrics["unlabeled/strong_accuracy"]) == (1, 3)
+
+
+def test_without_strong_views_or_labels():
+    label = jnp.zeros(4, jnp.int32)
+    assert "unlabeled/strong_accuracy" not in pseudo_label_metrics(WEAK, CONFIDENT, label)
+    assert set(pseudo_label_metrics(WEAK, CONFIDENT, None, STRONG)) == {"pseudo/coverage"}
+
+
+def test_unknown_labels_leave_no_metric_behind():
+    metrics = pseudo_label_metrics(WEAK, CONFIDENT, jnp.full(4, -1), STRONG)
+    sums = {name: value for name, value in metrics.items() if name != "pseudo/coverage"}
+    assert len(sums) == 3
+    assert means(sums) == {}

@@ -1,0 +1,190 @@
+"""SGD, AdamW, weight decay, layer-wise rates and EMA against NumPy written from their equations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import assert_close
+
+from jaxmatch.errors import InputError
+from jaxmatch.models.wide_resnet import WideResNet
+from jaxmatch.optim import Ema, Optim, clip_by_global_norm, scale_layers, steps_taken
+
+STEPS, RATE, MOMENTUM, DECAY = 6, 0.1, 0.9, 0.02
+DECAYED = {
+    "kernels": {"stem/kernel", "group1/kernel", "classifier/kernel"},
+    "not_batch_norm": {"stem/kernel", "group1/kernel", "classifier/kernel", "classifier/bias"},
+    "all": {"stem/kernel", "group1/kernel", "classifier/kernel", "classifier/bias"}
+    | {"group1/norm1/scale", "group1/norm1/bias"},
+}
+
+
+def flat(tree):
+    return {
+        "/".join(part.key for part in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def tree(seed):
+    random = np.random.default_rng(seed)
+    return {
+        "stem": {"kernel": random.normal(size=(2, 3))},
+        "group1": {
+            "norm1": {"scale": random.normal(size=3), "bias": random.normal(size=3)},
+            "kernel": random.normal(size=(3, 3)),
+        },
+        "classifier": {"kernel": random.normal(size=(3, 4)), "bias": random.normal(size=4)},
+    }
+
+
+def cosine(step):
+    return np.cos(7 * np.pi * step / (16 * STEPS))
+
+
+def train(optim, layers=()):
+    """Six steps of ``optim`` in float64 with gradients tree(1), tree(2), ..."""
+    with jax.enable_x64(True):
+        optimizer = optim.build(STEPS, layers)
+        params = jax.tree.map(jnp.asarray, tree(0))
+        state = optimizer.init(params)
+        for step in range(STEPS):
+            assert steps_taken(state) == step
+            gradient = jax.tree.map(jnp.asarray, tree(step + 1))
+            change, state = optimizer.update(gradient, state, params)
+            params = optax.apply_updates(params, change)
+    return flat(params)
+
+
+def numpy_sgd(decayed, nesterov=True, clip=0.0):
+    params = flat(tree(0))
+    momentum = {name: 0.0 for name in params}
+    for step in range(STEPS):
+        gradients = flat(tree(step + 1))
+        norm = np.sqrt(sum(np.sum(gradient**2) for gradient in gradients.values()))
+        factor = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
+        for name, gradient in gradients.items():
+            total = factor * gradient + (DECAY * params[name] if name in decayed else 0)
+            momentum[name] = MOMENTUM * momentum[name] + total
+            change = total + MOMENTUM * momentum[name] if nesterov else momentum[name]
+            params[name] = params[name] - RATE * cosine(step) * change
+    return params
+
+
+def numpy_adamw(decayed, scales=None):
+    params = flat(tree(0))
+    first = {name: 0.0 for name in params}
+    second = {name: 0.0 for name in params}
+    for step in range(STEPS):
+        for name, gradient in flat(tree(step + 1)).items():
+            first[name] = 0.9 * first[name] + 0.1 * gradient
+            second[name] = 0.999 * second[name] + 0.001 * gradient**2
+            mean = first[name] / (1 - 0.9 ** (step + 1))
+            power = second[name] / (1 - 0.999 ** (step + 1))
+            change = mean / (np.sqrt(power) + 1e-8)
+            change = change + (DECAY * params[name] if name in decayed else 0)
+            scale = scales[name.split("/")[0]] if scales else 1.0
+            params[name] = params[name] - RATE * cosine(step) * scale * change
+    return params
+
+
+@pytest.mark.parametrize("decay", DECAYED)
+def test_sgd_is_pytorchs_with_l2_inside_the_momentum(decay):
+    optim = Optim(learning_rate=RATE, weight_decay=DECAY, decay=decay)
+    assert_close(train(optim), numpy_sgd(DECAYED[decay]), 1e-12)
+
+
+def test_sgd_without_nesterov():
+    optim = Optim(learning_rate=RATE, weight_decay=DECAY, nesterov=False)
+    assert_close(train(optim), numpy_sgd(DECAYED["kernels"], nesterov=False), 1e-12)
+
+
+def test_sgd_with_clipping_before_decay():
+    optim = Optim(learning_rate=RATE, weight_decay=DECAY, clip_norm=1.5)
+    assert_close(train(optim), numpy_sgd(DECAYED["kernels"], clip=1.5), 1e-12)
+
+
+def test_first_nesterov_step_is_one_plus_momentum_times_the_gradient():
+    optimizer = Optim(learning_rate=0.5, weight_decay=0.0).build(10)
+    params = {"dense": {"kernel": jnp.zeros(2)}}
+    gradient = {"dense": {"kernel": jnp.array([1.0, -2.0])}}
+    change, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(change["dense"]["kernel"], [-0.95, 1.9], rtol=1e-6)
+
+
+def test_adamw_decays_apart_from_the_moments():
+    optim = Optim(name="adamw", learning_rate=RATE, weight_decay=DECAY, decay="not_batch_norm")
+    assert_close(train(optim), numpy_adamw(DECAYED["not_batch_norm"]), 1e-12)
+
+
+def test_layer_decay_scales_rate_and_decay():
+    layers = (("stem",), ("group1",), ("norm", "classifier"))
+    optim = Optim(name="adamw", learning_rate=RATE, weight_decay=DECAY, layer_decay=0.75)
+    expected = numpy_adamw(
+        DECAYED["kernels"], {"stem": 0.75**2, "group1": 0.75, "classifier": 1.0}
+    )
+    assert_close(train(optim, layers), expected, 1e-12)
+
+
+def wide_resnet():
+    model = WideResNet(classes=10, depth=10, width=1)
+    images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda images: model.init(jax.random.key(0), images, train=False), images)
+    return model, jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes["params"])
+
+
+def test_layers_of_a_wide_resnet():
+    model, params = wide_resnet()
+    params["rotation"] = {"dense": {"kernel": np.ones(2, np.float32)}}  # an extra head
+    scaled, _ = scale_layers(0.75, model.layers).update(params, ())
+    expected = {"stem": 4, "group1": 3, "group2": 2, "group3": 1}
+    for name, part in scaled.items():
+        for leaf in jax.tree.leaves(part):
+            np.testing.assert_allclose(leaf, 0.75 ** expected.get(name, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("decay", "kept"),
+    [
+        ("kernels", lambda names: names[-1] == "kernel"),
+        ("not_batch_norm", lambda names: "norm" not in names[-2]),
+        ("all", lambda names: True),
+    ],
+)
+def test_decayed_parameters_of_a_wide_resnet(decay, kept):
+    _, params = wide_resnet()
+    optimizer = Optim(learning_rate=1.0, momentum=0.0, weight_decay=0.5, decay=decay).build(10)
+    zeros = jax.tree.map(np.zeros_like, params)
+    change, _ = optimizer.update(zeros, optimizer.init(params), params)
+    for name, leaf in flat(change).items():
+        np.testing.assert_array_equal(leaf, -0.5 if kept(name.split("/")) else 0, err_msg=name)
+
+
+def test_clipping_leaves_small_gradients_alone_and_adds_1e_6():
+    clip = clip_by_global_norm(1.0)
+    small = {"a": jnp.array([0.3, 0.4])}
+    np.testing.assert_array_equal(clip.update(small, ())[0]["a"], small["a"])
+    with jax.enable_x64(True):
+        large = {"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}
+        clipped = clip.update(large, ())[0]
+    np.testing.assert_allclose(clipped["a"], [3 / (5 + 1e-6), 0], rtol=1e-14)
+
+
+@pytest.mark.parametrize("setting", [{"name": "sdg"}, {"decay": "kernel"}, {"schedule": "cosine"}])
+def test_unknown_settings_are_refused(setting):
+    with pytest.raises(InputError):
+        Optim(**setting).build(10)
+
+
+def test_ema_copies_or_averages_the_statistics():
+    teacher = {"params": {"w": np.array([1.0])}, "batch_stats": {"m": np.array([10.0])}}
+    params, stats = {"w": np.array([2.0])}, {"m": np.array([20.0])}
+    copied = Ema(decay=0.9).update(teacher, params, stats)
+    np.testing.assert_allclose(copied["params"]["w"], 1.1)
+    np.testing.assert_array_equal(copied["batch_stats"]["m"], 20.0)
+    averaged = Ema(decay=0.9, statistics="averaged").update(teacher, params, stats)
+    np.testing.assert_allclose(averaged["params"]["w"], 1.1)
+    np.testing.assert_allclose(averaged["batch_stats"]["m"], 11.0)
+    with pytest.raises(InputError, match="averaged"):
+        Ema(statistics="average")
