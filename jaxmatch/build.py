@@ -31,6 +31,8 @@ from jaxmatch.types import Algorithm, Augment, Batch, Network, Spec, TrainState,
 
 MODELS = {"wide_resnet": WideResNet}
 DTYPES = ("float32", "bfloat16")
+PADDINGS = ("same", "torch")
+CONV_BIASES = ("all", "stem", "none")
 STRONG = ("randaugment",)
 ORDERS = ("weak_first", "ops_first")
 
@@ -41,6 +43,7 @@ class Data:
 
     source: Source
     split: Split
+    include_labeled: bool = True  # in the unlabeled pool
     validation_images: np.ndarray | None = None  # [v h w 3] uint8
     validation_labels: np.ndarray | None = None  # [v] int32
 
@@ -50,7 +53,8 @@ class Data:
             "classes": list(self.source.classes),
             "image_shape": list(self.source.images.shape[1:]),
             "labels": [int(label) for label in self.labels()],
-            "unlabeled": len(self.source.images),
+            "unlabeled": len(self.source.images)
+            - (0 if self.include_labeled else len(self.split.indices)),
         }
 
     def labels(self) -> np.ndarray:
@@ -77,6 +81,7 @@ class Parts:
 
 def load_data(config: ConfigDict, split: Split | None = None) -> Data:
     """Load the source and choose the labeled examples, unless ``split`` (of a resumed run) does."""
+    check_numbers(config)
     data = config.data
     algorithm = build_algorithm(config)
     source = sources.load(
@@ -88,15 +93,28 @@ def load_data(config: ConfigDict, split: Split | None = None) -> Data:
         extra=data.extra,
         label_free=not algorithm.labeled,
     )
+    if algorithm.labeled and not len(source.test_images):
+        raise InputError(f"{data.name} has no test images.")
     if split is None and data.split:
         split = splits.read(data.split)
-    elif split is None:
-        split = splits.balanced(source, labels_number(data.labels), config.seed)
+    labels = labels_number(data.labels)
+    if split is None and labels != "all":
+        split = splits.balanced(source, labels, config.seed)
+    if data.validation:  # before "all" labels are taken, so that some are left for it
+        source, held_images, held_labels = splits.validation(
+            source, data.validation, config.seed, keep=split
+        )
+    else:
+        held_images = held_labels = None
+    split = split or splits.balanced(source, labels, config.seed)
     splits.locate(source, split)
-    if not data.validation:
-        return Data(source=source, split=split)
-    source, images, labels = splits.validation(source, data.validation, config.seed, keep=split)
-    return Data(source=source, split=split, validation_images=images, validation_labels=labels)
+    return Data(
+        source=source,
+        split=split,
+        include_labeled=data.include_labeled,
+        validation_images=held_images,
+        validation_labels=held_labels,
+    )
 
 
 def labels_number(labels: str) -> Any:
@@ -121,15 +139,25 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
     Raises:
         InputError: on any setting that cannot work.
     """
-    check_periods(config)
+    check_numbers(config)
     algorithm = build_algorithm(config)
     labeled_batch = config.data.batch_size if algorithm.labeled else 0
     unlabeled_batch = config.data.batch_size * config.data.ratio if algorithm.unlabeled else 0
     if labeled_batch < bool(algorithm.labeled) or unlabeled_batch < bool(algorithm.unlabeled):
         raise InputError("data.batch_size and data.ratio must be at least 1 for this algorithm.")
+    if algorithm.labeled and not facts["labels"]:
+        raise InputError("no image is labeled; name some in the split file.")
+    if algorithm.unlabeled and not facts["unlabeled"]:
+        raise InputError("no unlabeled images are left; set data.include_labeled=True.")
     mesh = make_mesh(config.devices, labeled_batch, unlabeled_batch)
     model = build_model(config, len(facts["classes"]), algorithm)
     mean, std = tuple(config.data.mean), tuple(config.data.std)
+    channels = facts["image_shape"][-1]
+    if not {len(mean), len(std)} <= {1, channels} or min(std) <= 0:
+        raise InputError(
+            f"data.mean={mean} and data.std={std} must have one value, or {channels}, and "
+            "std must be positive."
+        )
     return Parts(
         mesh=mesh,
         algorithm=algorithm,
@@ -191,8 +219,14 @@ def examples_of(parts: Parts) -> Callable[[Resident, TrainState], Batch]:
     return examples
 
 
-def check_periods(config: ConfigDict) -> None:
-    """Refuse a run without steps and periods that end inside a call."""
+def check_numbers(config: ConfigDict) -> None:
+    """Refuse a run without steps, periods that end inside a call, and seeds NumPy cannot take."""
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed={config.seed} must lie between 0 and 2**32 - 1.")
+    if config.devices < 0:
+        raise InputError(f"devices={config.devices} must be a number of devices, or 0 for all.")
+    if config.data.image_size is not None and config.data.image_size < 1:
+        raise InputError(f"data.image_size={config.data.image_size} must be at least 1.")
     for key in ("steps", "steps_per_call", "log_every", "eval_every", "save_every", "keep"):
         if config[key] < 1:
             raise InputError(f"{key}={config[key]} must be at least 1.")
@@ -210,8 +244,20 @@ def build_model(config: ConfigDict, classes: int, algorithm: Algorithm) -> Any:
     name = values.pop("name")
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
-    if config.dtype not in DTYPES:
-        raise InputError(f"unknown dtype {config.dtype!r}; {suggest(config.dtype, DTYPES)}")
+    for value, known in (
+        (config.dtype, DTYPES),
+        (values["padding"], PADDINGS),
+        (values["conv_bias"], CONV_BIASES),
+    ):
+        if value not in known:
+            raise InputError(f"unknown model setting {value!r}; {suggest(value, known)}")
+    if values["depth"] < 4 or (values["depth"] - 4) % 6:
+        raise InputError(
+            f"model.depth={values['depth']} is not 6n + 4 (four, ten, sixteen, ... layers)."
+        )
+    for key, least in (("width", 1 / 16), ("groups", 1), ("first_stride", 1)):
+        if values[key] < least:
+            raise InputError(f"model.{key}={values[key]} must be at least {least}.")
     return MODELS[name](
         classes=classes,
         heads=algorithm.heads,

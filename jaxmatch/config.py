@@ -174,8 +174,11 @@ def make(
     preset = chosen.get("preset", "jaxmatch")
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; {suggest(preset, PRESETS)}")
-    fields = _fields(ALGORITHMS[algorithm["name"]])
-    config = ConfigDict({**defaults(), "algorithm": {"name": algorithm["name"], **fields}})
+    name = algorithm["name"]
+    if name not in ALGORITHMS:
+        raise InputError(f"unknown algorithm {name!r}; {suggest(name, ALGORITHMS)}")
+    fields = _fields(ALGORITHMS[name])
+    config = ConfigDict({**defaults(), "algorithm": {"name": name, **fields}})
     layers = [
         {f"algorithm.{key}": value for key, value in algorithm.items()},
         DATASETS.get(data, {}),
@@ -252,6 +255,8 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         key = override.removeprefix("--config.").partition("=")[0]
         if key not in known:
             raise InputError(f"unknown config key {key!r}; {suggest(key, known)}")
+        if key == "preset":  # it stands for other values, which an override would leave as they are
+            raise InputError("a preset belongs in the argument: --config=NAME:DATA,preset=NAME.")
     values = flags.FlagValues()
     argv = ["jaxmatch", *overrides]
     try:

@@ -93,10 +93,11 @@ def compile_call(
     add = jax.jit(merge, out_shardings=everywhere, donate_argnums=0)
 
     def run(state: TrainState, data: PyTree) -> tuple[TrainState, Meter]:
-        state, meter = call(state, data)
-        for _ in range(steps_per_call // scanned - 1):
-            state, new = call(state, data)
-            meter = add(meter, new)
+        with jax.transfer_guard("disallow"):
+            state, meter = call(state, data)
+            for _ in range(steps_per_call // scanned - 1):
+                state, new = call(state, data)
+                meter = add(meter, new)
         return state, meter
 
     return run

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxmatch import build, config as configuration
@@ -23,7 +24,7 @@ from jaxmatch.evaluate import accuracy, make_predict
 from jaxmatch.metrics import MetricsLog, summarise, write_json
 from jaxmatch.parallel import replicated, use_all_cores
 from jaxmatch.progress import Progress
-from jaxmatch.types import TrainState
+from jaxmatch.types import PyTree, TrainState
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +56,14 @@ def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, An
     data = build.load_data(config, splits.read(split_file) if split_file.exists() else None)
     facts = data.facts()
     parts = build.build_parts(config, facts)
-    write_json(folder / "config.json", {**configuration.to_json(config), "facts": facts})
-    splits.write(split_file, data.split)
     with (
         Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints,
         _sigterm_noted() as terminated,
     ):
-        return _Run(config, folder, data, parts, checkpoints, started).go(terminated)
+        run = _Run(config, folder, data, parts, checkpoints, started)
+        write_json(folder / "config.json", {**configuration.to_json(config), "facts": facts})
+        splits.write(split_file, data.split)
+        return run.go(terminated)
 
 
 def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
@@ -70,9 +72,14 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
     Raises InputError where the folder holds a run of another configuration, with the difference.
     """
     if not (folder / "config.json").exists():
+        if (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists():
+            raise InputError(f"{folder} holds a run without its config.json; choose another folder.")
         return None
-    old = json.loads((folder / "config.json").read_text())
-    old.pop("facts", None)
+    try:
+        old = json.loads((folder / "config.json").read_text())
+        old.pop("facts", None)
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{folder / 'config.json'} is damaged; choose another folder.") from error
     if changed := configuration.differences(old, configuration.to_json(config)):
         raise InputError(
             f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
@@ -118,6 +125,9 @@ class _Run:
             name: (jax.device_put(images, everywhere), labels)
             for name, (images, labels) in self.held_out.items()
         }
+        # Tracing meets what cannot work before anything is written; the compilation reuses it.
+        self.shapes = jax.eval_shape(self.init)
+        jax.eval_shape(self.call, self.shapes, self.data)
 
     def go(self, terminated: list[bool]) -> dict[str, Any]:
         config = self.config
@@ -159,6 +169,8 @@ class _Run:
                     progress.update(step, values, rate)
                     mark, mark_step = now, step
                 if due["save"] or stop:
+                    if not _finite((state.params, state.stats, state.teacher)):
+                        raise self.diverged("a parameter", step - 1)
                     self.checkpoints.save(step, state)
                 if stop and not last:
                     self.checkpoints.wait()
@@ -175,10 +187,10 @@ class _Run:
 
     def begin(self) -> tuple[TrainState, int]:
         """The newest checkpoint's state and step, or the initial state and 0."""
-        shapes = jax.eval_shape(self.init)
         sharding = replicated(self.parts.mesh)
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            self.shapes,
         )
         restored = self.checkpoints.restore(abstract)
         if restored is None:
@@ -194,15 +206,20 @@ class _Run:
         """Fetch a call's metrics and add them up; NonFiniteError where a loss is not finite."""
         sums, bad_step, bad_term = jax.device_get(meter)
         if bad_step >= 0:
-            raise NonFiniteError(
-                f"{watched(sums)[bad_term]} became NaN or Inf at step {bad_step}; the last good "
-                f"checkpoint is that of step {max(self.checkpoints.steps(), default=0)}. "
-                "Lower optim.learning_rate or set optim.clip_norm."
-            )
+            raise self.diverged(watched(sums)[bad_term], bad_step)
         for name, (total, count) in sums.items():
             have = interval.setdefault(name, [0.0, 0.0])
             have[0] += float(total)
             have[1] += float(count)
+
+    def diverged(self, term: str, step: int) -> NonFiniteError:
+        self.checkpoints.wait()
+        saved = self.checkpoints.steps()
+        last = f"the last good checkpoint is that of step {saved[-1]}" if saved else "none is saved"
+        return NonFiniteError(
+            f"{term} became NaN or Inf at step {step}; {last}. "
+            "Lower optim.learning_rate or set optim.clip_norm."
+        )
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Accuracies of teacher and student on the held-out images."""
@@ -231,6 +248,11 @@ class _Run:
             forward_images=steps * views,
             seconds=seconds,
         )
+
+
+@jax.jit
+def _finite(tree: PyTree) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 @contextlib.contextmanager

@@ -13,17 +13,23 @@ from jaxmatch.types import PyTree
 
 log = logging.getLogger(__name__)
 
+THREADS_A_CORE = 8
+
 
 def use_all_cores() -> None:
     """Make one CPU device a core, unless JAX already runs or the user chose a number.
 
     XLA's CPU convolutions run on one thread a device, so one device would leave cores idle.
     """
+    cores = len(os.sched_getaffinity(0))
+    # A device that waits for another in a reduction keeps a thread of XLA's pool, by default one a
+    # core. With a few such waits the other device finds no thread, and the program stands still.
+    os.environ.setdefault("NPROC", str(THREADS_A_CORE * cores))
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     if jax.config.jax_num_cpu_devices == -1:  # pyright: ignore[reportAttributeAccessIssue]
         with contextlib.suppress(RuntimeError):  # JAX already runs: keep what it has
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", cores)
 
 
 def make_mesh(devices: int, *batches: int) -> Mesh:

@@ -3,6 +3,7 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["NPROC"] = "32"  # threads to wait in reductions, as parallel.use_all_cores explains
 
 import jax
 

@@ -97,7 +97,7 @@ class Noise:
 
 
 def views_of(algorithm):
-    """An Augment that serves whatever roles ``algorithm`` asks for, with stronger and weaker noise."""
+    """An Augment that serves whatever roles ``algorithm`` asks for: noise, more for strong ones."""
     roles = (*algorithm.labeled, *algorithm.unlabeled)
     return Views(
         transforms={role: Noise(90 if "strong" in role else 20) for role in roles},
@@ -187,6 +187,22 @@ def linear_network(variables, views, train=True):
 
     outputs = jax.tree.map(output, views, is_leaf=lambda leaf: isinstance(leaf, Target))
     return outputs, variables["batch_stats"]
+
+
+def linear_loss(algorithm, kernel, labeled, unlabeled, step=0):
+    """``algorithm.loss`` on flat views with :func:`linear_network`: (value, update)."""
+    state = TrainState(
+        step=jnp.int32(step),
+        key=None,
+        params=None,
+        stats={},
+        teacher=None,
+        optimizer=None,
+        memory=(),
+        policy=(),
+    )
+    loss = partial(algorithm.loss, linear_network, spec=SPEC)
+    return jax.jit(loss)({"kernel": kernel}, state, Batch(labeled, unlabeled), ())
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,7 @@ def make_state(step=1, devices=4):
             policy=(),
         )
 
-    state = jax.jit(make)()
-    return jax.device_put(state, shardings(state, devices))
+    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make), devices))()
 
 
 def abstract(state, devices=4):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmatch.dispatch import make_call, means, watched
+from jaxmatch.dispatch import make_call, means, merge, watched
 from jaxmatch.types import Ratio, TrainState
 
 
@@ -97,6 +97,16 @@ def test_one_call_of_four_is_four_calls_of_one():
         apart = each(apart, jnp.float32(1))[0]
     assert together.step == apart.step == 4
     assert together.params == apart.params == 6
+
+
+def test_meters_of_calls_in_a_row_merge_into_one():
+    bad = {"loss/supervised": 3, "loss/unsupervised": 5}
+    merged = call(2, bad=bad)
+    for first in (2, 4):
+        merged = merge(merged, call(2, first=first, bad=bad))
+    whole = call(6, bad=bad)
+    assert (merged.bad_step, merged.bad_term) == (whole.bad_step, whole.bad_term) == (3, 0)
+    jax.tree.map(np.testing.assert_array_equal, merged.sums, whole.sums)
 
 
 def test_means_weigh_by_the_count():

@@ -1,11 +1,13 @@
 """SGD, AdamW, weight decay, layer-wise rates and EMA against NumPy written from their equations."""
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close
+from helpers import assert_close, quick_jit
 
 from jaxmatch.errors import InputError
 from jaxmatch.models.wide_resnet import WideResNet
@@ -47,19 +49,23 @@ def train(optim, layers=()):
     """Six steps of ``optim`` in float64 with gradients tree(1), tree(2), ..."""
     with jax.enable_x64(True):
         optimizer = optim.build(STEPS, layers)
-        params = jax.tree.map(jnp.asarray, tree(0))
+
+        @quick_jit
+        def update(gradient, state, params):
+            change, state = optimizer.update(gradient, state, params)
+            return optax.apply_updates(params, change), state
+
+        params = tree(0)
         state = optimizer.init(params)
         for step in range(STEPS):
             assert steps_taken(state) == step
-            gradient = jax.tree.map(jnp.asarray, tree(step + 1))
-            change, state = optimizer.update(gradient, state, params)
-            params = optax.apply_updates(params, change)
+            params, state = update(tree(step + 1), state, params)
     return flat(params)
 
 
 def numpy_sgd(decayed, nesterov=True, clip=0.0):
     params = flat(tree(0))
-    momentum = {name: 0.0 for name in params}
+    momentum = dict.fromkeys(params, 0.0)
     for step in range(STEPS):
         gradients = flat(tree(step + 1))
         norm = np.sqrt(sum(np.sum(gradient**2) for gradient in gradients.values()))
@@ -74,8 +80,8 @@ def numpy_sgd(decayed, nesterov=True, clip=0.0):
 
 def numpy_adamw(decayed, scales=None):
     params = flat(tree(0))
-    first = {name: 0.0 for name in params}
-    second = {name: 0.0 for name in params}
+    first = dict.fromkeys(params, 0.0)
+    second = dict.fromkeys(params, 0.0)
     for step in range(STEPS):
         for name, gradient in flat(tree(step + 1)).items():
             first[name] = 0.9 * first[name] + 0.1 * gradient
@@ -121,23 +127,24 @@ def test_adamw_decays_apart_from_the_moments():
 def test_layer_decay_scales_rate_and_decay():
     layers = (("stem",), ("group1",), ("norm", "classifier"))
     optim = Optim(name="adamw", learning_rate=RATE, weight_decay=DECAY, layer_decay=0.75)
-    expected = numpy_adamw(
-        DECAYED["kernels"], {"stem": 0.75**2, "group1": 0.75, "classifier": 1.0}
-    )
+    expected = numpy_adamw(DECAYED["kernels"], {"stem": 0.75**2, "group1": 0.75, "classifier": 1.0})
     assert_close(train(optim, layers), expected, 1e-12)
 
 
+@lru_cache
 def wide_resnet():
     model = WideResNet(classes=10, depth=10, width=1)
     images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda images: model.init(jax.random.key(0), images, train=False), images)
+    shapes = jax.eval_shape(
+        lambda images: model.init(jax.random.key(0), images, train=False), images
+    )
     return model, jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes["params"])
 
 
 def test_layers_of_a_wide_resnet():
     model, params = wide_resnet()
-    params["rotation"] = {"dense": {"kernel": np.ones(2, np.float32)}}  # an extra head
-    scaled, _ = scale_layers(0.75, model.layers).update(params, ())
+    head = {"rotation": {"dense": {"kernel": np.ones(2, np.float32)}}}
+    scaled, _ = scale_layers(0.75, model.layers).update(params | head, ())
     expected = {"stem": 4, "group1": 3, "group2": 2, "group3": 1}
     for name, part in scaled.items():
         for leaf in jax.tree.leaves(part):
@@ -156,7 +163,7 @@ def test_decayed_parameters_of_a_wide_resnet(decay, kept):
     _, params = wide_resnet()
     optimizer = Optim(learning_rate=1.0, momentum=0.0, weight_decay=0.5, decay=decay).build(10)
     zeros = jax.tree.map(np.zeros_like, params)
-    change, _ = optimizer.update(zeros, optimizer.init(params), params)
+    change, _ = quick_jit(optimizer.update)(zeros, optimizer.init(params), params)
     for name, leaf in flat(change).items():
         np.testing.assert_array_equal(leaf, -0.5 if kept(name.split("/")) else 0, err_msg=name)
 

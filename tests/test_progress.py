@@ -5,6 +5,7 @@ import logging
 import os
 import pty
 import re
+import select
 import sys
 import termios
 from pathlib import Path
@@ -109,12 +110,13 @@ def terminal(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     with os.fdopen(slave, "w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        os.set_blocking(master, False)
 
         def read():
             stream.flush()
-            text = os.read(master, 1_000_000).decode()
-            return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+            content = b""
+            while select.select([master], [], [], 0.1)[0]:  # it comes in pieces
+                content += os.read(master, 4096)
+            return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", content.decode())
 
         yield read
     os.close(master)

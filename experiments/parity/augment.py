@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,8 +19,8 @@ from experiments.parity.augment_rows import (
     Row,
     compare,
 )
-from jaxmatch.augment import geometry
-from jaxmatch.augment.ops import apply_one
+from jaxmatch.augment import geometry, tone
+from jaxmatch.augment.ops import OPS, apply_chosen
 from jaxmatch.augment.randaugment import NAMES, TORCHSSL, Draws, RandAugment, google_value
 from jaxmatch.augment.resize import resize
 from jaxmatch.augment.weak import Draws as WeakDraws
@@ -44,7 +43,20 @@ _CTA_LIMITS = {
     "autocontrast": AUTOCONTRAST,
     **dict.fromkeys(("blur", "equalize", "invert", "smooth"), BLEND),
 }
-_USB_NAMES = {name.replace("_", ""): name for name in NAMES} | {"invert": "invert"}
+_LIBRARY_NAMES = {name.replace("_", ""): name for name in OPS}
+_ALL = tuple(OPS)
+_WITHOUT_VALUE = {"invert", *(name for name, (low, high) in TORCHSSL.items() if low == high)}
+
+
+@jax.jit
+def _apply(images: jax.Array, op: jax.Array, value: jax.Array) -> jax.Array:
+    """Any op of the library on any image, compiled together as a strong view is."""
+    levels, _ = apply_chosen(tone.planes(images), None, op, value, _ALL)
+    return jnp.moveaxis(levels, 0, -1)
+
+
+_TORCHSSL_VIEW = jax.jit(RandAugment(table="torchssl").apply)
+_GOOGLE_VIEW = jax.jit(RandAugment(table="google").apply)
 
 
 def replay(path: Path | str) -> list[Row]:
@@ -58,16 +70,15 @@ def replay(path: Path | str) -> list[Row]:
         return REPLAYS[path.name](dict(file), dict(inputs))
 
 
-def _usb_name(name: str) -> str:
-    return _USB_NAMES[name.lower()]
+def _library_name(name: str) -> str:
+    return _LIBRARY_NAMES[name.lower()]
 
 
 def _each(name: str, values: np.ndarray, images: np.ndarray) -> np.ndarray:
     """One op at each of ``values`` [m] on each of ``images`` [n h w 3]: [m n h w 3]."""
     m, n = len(values), len(images)
-    batch = jnp.asarray(np.tile(images, (m, 1, 1, 1)))
-    value = jnp.asarray(np.repeat(values, n))
-    out = jax.jit(partial(apply_one, name=name))(batch, value=value)
+    op = np.full(m * n, _ALL.index(name), np.int32)
+    out = _apply(np.tile(images, (m, 1, 1, 1)), op, np.repeat(values, n))
     return np.asarray(out).reshape(m, *images.shape)
 
 
@@ -77,11 +88,11 @@ def _usb_ops(file: Arrays, inputs: Arrays) -> list[Row]:
         if "__mag" not in key or key.startswith("Cutout"):
             continue
         label, size = key.split("__mag")
-        name, size = _usb_name(label), size or "32"
+        name, size = _library_name(label), size or "32"
         images, values = inputs[f"x{size}"], file[key]
         if name.startswith("translate"):
             values = values * images.shape[1]
-        elif name == "invert" or TORCHSSL[name][0] == TORCHSSL[name][1]:
+        elif name in _WITHOUT_VALUE:
             values = np.ones_like(values)
         ours = _each(name, values, images)
         theirs = file[f"{label}__y{size}"]
@@ -160,19 +171,20 @@ def _cta_rescale(file: Arrays, images: np.ndarray) -> list[Row]:
 
 def _fixmatch_ra_ops(file: Arrays, inputs: Arrays) -> list[Row]:
     images = inputs["x32"][file["image_index"]]
-    n, h, w, _ = images.shape
+    n = len(images)
     rows = []
     for key in file:
         label, _, what = key.partition("__")
         if what != "rgb":
             continue
-        name, theirs = _usb_name(label), file[key]
+        name, theirs = _library_name(label), file[key]
         values = np.array([google_value(name, int(level)) for level in file["level"]])
         signed = theirs.ndim == 6
         if signed:
             values = np.stack([values, -values], 1).ravel()
-        # One op, then identity: what the view holds is mid-grey where alpha is 0.
-        ours = _google(np.tile(images, (len(values), 1, 1, 1)), name, np.repeat(values, n))
+        # Where alpha is 0, a whole view shows mid-grey.
+        repeated = np.tile(images, (len(values), 1, 1, 1))
+        ours = _google_view(repeated, [(name, np.repeat(values, n))])
         ours = ours.reshape(theirs.shape)
         limits = _LIMITS.get(name, EXACT)
         if signed:
@@ -194,24 +206,22 @@ def _fixmatch_ra_ops(file: Arrays, inputs: Arrays) -> list[Row]:
     return rows
 
 
-def _google(images: np.ndarray, name: str, values: np.ndarray) -> np.ndarray:
-    return _google_view(images, [(name, value) for value in [values]])
-
-
 def _google_view(images: np.ndarray, chain: list[tuple[str, np.ndarray | float]]) -> np.ndarray:
     """A google view with given ops and an empty cutout, as levels."""
     b = len(images)
     op = np.stack([np.full(b, NAMES.index(name)) for name, _ in chain], -1)
     value = np.stack([np.broadcast_to(value, b) for _, value in chain], -1)
     draws = Draws(jnp.asarray(op), jnp.asarray(value), jnp.zeros((b, 4), jnp.int32))
-    return np.asarray(jax.jit(RandAugment(table="google").apply)(jnp.asarray(images), draws))
+    return np.asarray(_GOOGLE_VIEW(jnp.asarray(images), draws))
 
 
 def _chain(spec: list, images: np.ndarray, theirs: np.ndarray) -> Row:
     # The reference's wrapper truncates network input to levels; the library never leaves levels.
     scaled = images.astype(np.float32) / 127.5 - 1
     truncated = ((scaled * 0.5 + 0.5) * 255).astype(np.uint8)
-    ops = [(_usb_name(label), google_value(_usb_name(label), level)) for label, level in spec]
+    ops = [
+        (_library_name(label), google_value(_library_name(label), level)) for label, level in spec
+    ]
     ours = _google_view(truncated, ops)
     label = ", ".join(f"{label} {level}" for label, level in spec)
     levels = np.rint((theirs.astype(np.float64) + 1) * 127.5)
@@ -226,7 +236,9 @@ def _weak(file: Arrays, inputs: Arrays) -> list[Row]:
         m, n = len(draws), len(images)
         ours = _weak_views(np.tile(images, (m, 1, 1, 1)), np.repeat(draws, n, 0), pad)
         theirs = file[f"y{size}"]
-        rows.append(compare("weak", f"crop, flip {size}", ours.reshape(theirs.shape), theirs, EXACT))
+        rows.append(
+            compare("weak", f"crop, flip {size}", ours.reshape(theirs.shape), theirs, EXACT)
+        )
     return rows
 
 
@@ -241,21 +253,30 @@ def _weak_views(images: np.ndarray, top_left_flip: np.ndarray, pad: int | None) 
 def _usb_pipeline(file: Arrays, inputs: Arrays) -> list[Row]:
     images = inputs["x32"][file["image_index"]]
     height, width = images.shape[1:3]
-    names = [_usb_name(str(name)) for name in file["op_names"]]
+    names = [_library_name(str(name)) for name in file["op_names"]]
     op = np.array([NAMES.index(name) for name in names])[file["op_index"]]
     # The reference draws a value for ops that have none.
-    plain = np.array([TORCHSSL[name][0] == TORCHSSL[name][1] for name in NAMES])
+    plain = np.array([name in _WITHOUT_VALUE for name in NAMES])
     sides = np.array([name.startswith("translate") for name in NAMES])
     value = np.where(plain[op], 1.0, file["op_val"] * np.where(sides[op], width, 1))
     centre = jnp.asarray(file["cutout_centre_xy"][:, ::-1].copy())
     box = geometry.shifted_box(centre, jnp.asarray(file["cutout_v"] * width), height, width)
-    view = jax.jit(RandAugment(table="torchssl").apply)
     weak = jnp.asarray(_weak_views(images, file["top_left_flip"], None))
     draws = Draws(jnp.asarray(op), jnp.asarray(value), box)
-    before = view(weak, draws._replace(box=jnp.zeros_like(box)))
+    before = _TORCHSSL_VIEW(weak, draws._replace(box=jnp.zeros_like(box)))
+    valued = [name not in _WITHOUT_VALUE for name in names]
+    ranges = np.array([TORCHSSL[name] for name in names])[valued]
+    reference = np.stack([file["op_min"], file["op_max"]], -1)[valued]
     return [
+        compare("usb_pipeline", "ranges of the values", ranges, reference, EXACT),
         compare("usb_pipeline", "ops", np.asarray(before), file["y_before_cutout"], WHOLE_VIEW),
-        compare("usb_pipeline", "strong view", np.asarray(view(weak, draws)), file["y"], WHOLE_VIEW),
+        compare(
+            "usb_pipeline",
+            "strong view",
+            np.asarray(_TORCHSSL_VIEW(weak, draws)),
+            file["y"],
+            WHOLE_VIEW,
+        ),
     ]
 
 
@@ -265,4 +286,6 @@ REPLAYS: dict[str, Callable[[Arrays, Arrays], list[Row]]] = {
     "fixmatch_ra_ops.npz": _fixmatch_ra_ops,
     "weak.npz": _weak,
     "usb_pipeline.npz": _usb_pipeline,
+    "simclr_color.npz": augment_contrast.replay_simclr_color,
+    "resized_crop.npz": augment_contrast.replay_resized_crop,
 }

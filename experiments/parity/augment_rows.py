@@ -12,6 +12,7 @@ class Limits(NamedTuple):
     largest: float
 
     def __str__(self) -> str:
+        """The pass line in words."""
         largest = "any" if np.isinf(self.largest) else f"{self.largest:g}"
         return f">= {self.equal:.2%} equal, <= {largest}"
 

@@ -94,8 +94,13 @@ class RecordedViews:
 def keep_gradient(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """The optimizer, with the last gradient before its own state."""
 
+    def init(params: PyTree) -> PyTree:
+        state: Any = optimizer.init(params)
+        return (params, *state)
+
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        inner: Any
         change, inner = optimizer.update(updates, state[1:], params)
         return change, (updates, *inner)
 
-    return optax.GradientTransformation(lambda params: (params, *optimizer.init(params)), update)
+    return optax.GradientTransformation(init, update)

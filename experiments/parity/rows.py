@@ -49,12 +49,12 @@ class Case:
         """Read the file whole; raises UnknownCaseError if it is not such a file."""
         self.name = path.stem
         try:
-            with np.load(path) as file:
+            with path.open("rb") as stream, np.load(stream) as file:
                 self._arrays = {key: file[key] for key in file.files}
             self.meta: dict[str, Any] = json.loads(str(self._arrays["meta"]))
         except KeyError as error:
             raise UnknownCaseError(
-                "a file without meta, and not a known augmentation file"
+                "no meta, and not a known augmentation file"
             ) from error
         except (OSError, ValueError, BadZipFile) as error:
             raise UnknownCaseError(f"not a readable reference file: {error}") from error

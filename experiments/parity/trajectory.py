@@ -37,7 +37,7 @@ from jaxmatch.step import make_train_step
 from jaxmatch.types import Array, Batch, Examples, PyTree, Ratio, Spec, TrainState
 
 # The networks are tiny: XLA's optimization would take most of the time.
-QUICK_COMPILATION = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
 
 
 def replay(case: Case, tolerance: float) -> Comparison:
@@ -99,7 +99,8 @@ def build(
         algorithm, network, RecordedViews(), optimizer, optim.rate(steps), read_ema(meta), spec
     )
     # Only the schedule goes on from an earlier step: momentum and Adam's moments start anew.
-    *moments, schedule = optimizer.init(variables["params"])
+    optimizer_state: Any = optimizer.init(variables["params"])
+    *moments, schedule = optimizer_state
     schedule = schedule._replace(count=jnp.asarray(meta["it0"], jnp.int32))
     state = TrainState(
         step=jnp.asarray(meta["it0"], jnp.int32),

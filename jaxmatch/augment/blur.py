@@ -33,12 +33,17 @@ def gaussian_blur(levels: Array, sigma: Array, largest: float) -> Array:
     weight = (2.0**_FRACTION / (2 * radius + 1)).astype(jnp.uint32)
     end = (2**_FRACTION - (2 * whole.astype(jnp.uint32) + 1) * weight) // 2
     weights = jnp.where(steps <= whole, weight, jnp.where(steps == whole + 1, end, 0))
-    levels = levels.astype(jnp.uint32)
-    for axis in (-1, -2):
-        for _ in range(_PASSES):
-            total = _window_sum(levels, weights, axis, "edge")
-            levels = (total + 2 ** (_FRACTION - 1)) >> _FRACTION
-    return levels.astype(jnp.int32)
+
+    def blur_rows(levels: Array) -> Array:
+        def once(_, levels: Array) -> Array:
+            total = _window_sum(levels, weights, "edge")
+            return (total + 2 ** (_FRACTION - 1)) >> _FRACTION
+
+        # A loop, because XLA would otherwise compute each pass anew for every tap of the next.
+        return lax.fori_loop(0, _PASSES, once, levels)
+
+    levels = blur_rows(levels.astype(jnp.uint32)).swapaxes(-1, -2)
+    return blur_rows(levels).swapaxes(-1, -2).astype(jnp.int32)
 
 
 def gaussian_blur_smooth(planes: Array, sigma: Array, kernel: int) -> Array:
@@ -56,9 +61,8 @@ def gaussian_blur_smooth(planes: Array, sigma: Array, kernel: int) -> Array:
     distance = jnp.arange(kernel // 2 + 1) / sigma[:, None]
     weights = jnp.exp(-0.5 * distance**2)
     weights = (weights / (2 * weights.sum(1, keepdims=True) - 1)).astype(planes.dtype)
-    for axis in (-1, -2):
-        planes = _window_sum(planes, weights, axis, "reflect")
-    return planes
+    rows = _window_sum(planes, weights, "reflect")
+    return _window_sum(rows.swapaxes(-1, -2), weights, "reflect").swapaxes(-1, -2)
 
 
 def _box_length(variance):
@@ -76,16 +80,14 @@ def _box_radius(sigma: Array) -> Array:
     return whole + end / (6 * (variance - (whole + 1) ** 2))
 
 
-def _window_sum(planes: Array, weights: Array, axis: int, border: str) -> Array:
-    """Sum along ``axis`` with symmetric ``weights`` [b reach+1], the centre's first."""
-    reach, size = weights.shape[1] - 1, planes.shape[axis]
-    widths = [(0, 0)] * planes.ndim
-    widths[axis] = (reach, reach)
-    padded = jnp.pad(planes, widths, mode=border)
+def _window_sum(planes: Array, weights: Array, border: str) -> Array:
+    """Sum along the rows with symmetric ``weights`` [b reach+1], the centre's first."""
+    reach, size = weights.shape[1] - 1, planes.shape[-1]
+    padded = jnp.pad(planes, [(0, 0)] * (planes.ndim - 1) + [(reach, reach)], mode=border)
     weights = weights[:, :, None, None]
 
     def shifted(step: int) -> Array:
-        return lax.slice_in_dim(padded, reach + step, reach + step + size, axis=axis)
+        return padded[..., reach + step : reach + step + size]
 
     pairs = (weights[:, i] * (shifted(-i) + shifted(i)) for i in range(1, reach + 1))
     return sum(pairs, start=weights[:, 0] * planes)

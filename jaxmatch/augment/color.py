@@ -6,6 +6,7 @@ are planes, int32 0..255 [3 b h w]; factors at least float32 [b].
 """
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxmatch.augment import tone
 from jaxmatch.types import Array
@@ -62,18 +63,18 @@ def jitter(levels: Array, order: Array, factors: Array, with_hue: bool = True) -
         Planes, int32 [3 b h w].
     """
     is_hue = order == HUE
-    before_hue = jnp.argmax(is_hue, axis=1) if with_hue else 3  # number of blends
+    before_hue = jnp.argmax(is_hue, axis=1) if with_hue else jnp.full(len(order), 3)
     blends = jnp.take_along_axis(order, jnp.argsort(is_hue, axis=1, stable=True), 1)
     amounts = jnp.take_along_axis(factors, blends, 1)
-    for step in range(3):
-        amount = jnp.where(step < before_hue, amounts[:, step], 1)
-        levels = _enhance(levels, blends[:, step], amount)
-    if with_hue:
-        levels = hue(levels, factors[:, HUE])
-        for step in range(3):
-            amount = jnp.where(step >= before_hue, amounts[:, step], 1)
-            levels = _enhance(levels, blends[:, step], amount)
-    return levels
+    first = jnp.arange(4) < before_hue[:, None]  # [b 4] the blends that precede the hue
+
+    def blend(levels: Array, turns: Array) -> Array:
+        steps = blends.T[:3], jnp.where(turns, amounts, 1).T[:3]
+        # A loop, because XLA would otherwise compute each step anew for every use of the next.
+        return lax.scan(lambda levels, step: (_enhance(levels, *step), None), levels, steps)[0]
+
+    levels = blend(levels, first)
+    return blend(hue(levels, factors[:, HUE]), ~first) if with_hue else levels
 
 
 def _wide(factor: Array) -> Array:

@@ -167,7 +167,9 @@ def test_order_within_the_batch_does_not_matter(algorithm):
         if jax.tree.leaves(draws):
             pytest.skip("the draws belong to positions in the batch")
         network = make_network(TinyNetwork(heads=algorithm.heads, param_dtype=jnp.float64))
-        shuffled = jax.tree.map(lambda leaf: leaf[np.random.default_rng(0).permutation(len(leaf))], batch)
+        shuffled = jax.tree.map(
+            lambda leaf: leaf[np.random.default_rng(0).permutation(len(leaf))], batch
+        )
         loss = quick_jit(
             lambda batch: algorithm.loss(network, state.params, state, batch, draws, SPEC)[0]
         )

@@ -1,4 +1,6 @@
-"""FixMatch against plain NumPy: value and gradient in every forward mode, masks, targets, metrics."""
+"""FixMatch against plain NumPy: value and gradient in every forward mode, and each rule alone."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,8 @@ import pytest
 from helpers import (
     SPEC,
     TinyNetwork,
-    linear_network,
+    assert_close,
+    linear_loss,
     numpy_cross_entropy,
     numpy_logits,
     numpy_softmax,
@@ -21,7 +24,7 @@ from helpers import (
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.algorithms.supervised import Supervised
 from jaxmatch.models.network import make_network
-from jaxmatch.types import Batch, Examples
+from jaxmatch.types import Examples
 
 FORWARDS = ("joint", "split", "separate")
 
@@ -57,7 +60,7 @@ def test_value_and_gradient_are_those_of_the_equations(forward, hard, temperatur
         algorithm = FixMatch(
             threshold=0.4, unlabeled_weight=1.5, hard_labels=hard, temperature=temperature
         )
-        state, batch = toy_state(algorithm, jnp.float64), toy_views(algorithm)
+        state, batch = toy_state(FixMatch(), jnp.float64), toy_views(algorithm)
         network = make_network(TinyNetwork(param_dtype=jnp.float64), forward=forward)
         (loss, update), gradient = quick_jit(
             jax.value_and_grad(
@@ -92,12 +95,10 @@ def test_value_and_gradient_are_those_of_the_equations(forward, hard, temperatur
     np.testing.assert_allclose(slope, (ahead - behind) / 2, rtol=1e-4)
 
 
-def linear_loss(algorithm, kernel, weak, strong, label=None):
+def loss_of_two(algorithm, kernel, weak, strong, label=None):
     """Loss with a linear network; the labeled image is the first strong one, of class 0."""
-    state = toy_state(algorithm).replace(stats={})
     labeled = Examples((strong[:1],), np.zeros(1, np.int32))
-    batch = Batch(labeled, Examples((weak, strong), label))
-    return algorithm.loss(linear_network, {"kernel": kernel}, state, batch, (), SPEC)
+    return linear_loss(algorithm, kernel, labeled, Examples((weak, strong), label))
 
 
 @pytest.mark.parametrize("hard", [True, False])
@@ -105,9 +106,10 @@ def test_no_gradient_reaches_the_targets(hard):
     random = np.random.default_rng(0)
     kernel, weak, strong = (random.normal(size=(5, 5)).astype(np.float32) for _ in range(3))
     algorithm = FixMatch(threshold=0.0, hard_labels=hard, temperature=0.7)
-    by_weak, by_strong = jax.grad(
-        lambda weak, strong: linear_loss(algorithm, kernel, weak, strong)[0], (0, 1)
-    )(weak, strong)
+    slopes = quick_jit(
+        jax.grad(lambda weak, strong: loss_of_two(algorithm, kernel, weak, strong)[0], (0, 1))
+    )
+    by_weak, by_strong = slopes(weak, strong)
     assert not np.any(by_weak)
     assert np.all(np.any(by_strong, axis=1))
 
@@ -115,7 +117,7 @@ def test_no_gradient_reaches_the_targets(hard):
 def test_the_threshold_itself_is_confident():
     images = np.ones((3, 2), np.float32)
     kernel = np.zeros((2, 2), np.float32)  # every probability is 1/2
-    update = linear_loss(FixMatch(threshold=0.5), kernel, images, images)[1]
+    update = loss_of_two(FixMatch(threshold=0.5), kernel, images, images)[1]
     assert update.metrics["pseudo/coverage"] == 1
     np.testing.assert_allclose(update.metrics["loss/unsupervised"], np.log(2), rtol=1e-6)
 
@@ -124,46 +126,39 @@ def test_confidence_is_measured_before_sharpening_and_divided_by_the_whole_batch
     weak = np.array([[2.0, 0.0], [5.0, 0.0], [0.0, 6.0]], np.float32)  # max q: .88, .993, .998
     strong = np.array([[1.0, 0.0], [0.0, 2.0], [0.5, 0.0]], np.float32)
     algorithm = FixMatch(threshold=0.95, hard_labels=False, temperature=0.25)
-    update = linear_loss(algorithm, np.eye(2, dtype=np.float32), weak, strong)[1]
+    update = loss_of_two(algorithm, np.eye(2, dtype=np.float32), weak, strong)[1]
     errors = numpy_cross_entropy(strong, numpy_softmax(weak / 0.25))
     np.testing.assert_allclose(update.metrics["pseudo/coverage"], 2 / 3, rtol=1e-6)
-    np.testing.assert_allclose(
-        update.metrics["loss/unsupervised"], errors[1:].sum() / 3, rtol=1e-6
-    )
+    np.testing.assert_allclose(update.metrics["loss/unsupervised"], errors[1:].sum() / 3, rtol=1e-6)
 
 
 def test_threshold_zero_uses_every_image():
     random = np.random.default_rng(1)
     weak, strong = random.normal(size=(2, 6, 3)).astype(np.float32)
-    update = linear_loss(FixMatch(threshold=0.0), np.eye(3, dtype=np.float32), weak, strong)[1]
+    update = loss_of_two(FixMatch(threshold=0.0), np.eye(3, dtype=np.float32), weak, strong)[1]
     errors = numpy_cross_entropy(strong, np.eye(3)[weak.argmax(1)])
     assert update.metrics["pseudo/coverage"] == 1
     np.testing.assert_allclose(update.metrics["loss/unsupervised"], errors.mean(), rtol=1e-6)
 
 
 def test_threshold_above_one_leaves_the_supervised_gradient():
-    gradients = []
+    network, gradients = make_network(TinyNetwork(), forward="separate"), []
     for algorithm in (FixMatch(threshold=1.01), Supervised()):
-        network = make_network(TinyNetwork(), forward="separate")
         state, batch = toy_state(algorithm), toy_views(algorithm)
-        loss = quick_jit(
-            jax.value_and_grad(
-                lambda params, algorithm=algorithm, state=state, batch=batch: algorithm.loss(
-                    network, params, state, batch, (), SPEC
-                )[0]
-            )
+        loss = partial(algorithm.loss, network, spec=SPEC)
+        gradients.append(
+            quick_jit(jax.value_and_grad(loss, has_aux=True))(state.params, state, batch, ())
         )
-        gradients.append(loss(state.params))
-    jax.tree.map(
-        lambda left, right: np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-8), *gradients
-    )
+    ((value, _), gradient), ((expected_value, _), expected) = gradients
+    np.testing.assert_allclose(value, expected_value, rtol=1e-6)
+    assert_close(gradient, expected, 1e-6)
 
 
 def test_temperature_one_is_not_sharpened():
     random = np.random.default_rng(2)
     weak, strong = random.normal(size=(2, 6, 3)).astype(np.float32)
     algorithm = FixMatch(threshold=0.0, hard_labels=False, temperature=1.0)
-    update = linear_loss(algorithm, np.eye(3, dtype=np.float32), weak, strong)[1]
+    update = loss_of_two(algorithm, np.eye(3, dtype=np.float32), weak, strong)[1]
     expected = numpy_cross_entropy(strong, numpy_softmax(weak)).mean()
     np.testing.assert_allclose(update.metrics["loss/unsupervised"], expected, rtol=1e-6)
 
@@ -173,7 +168,7 @@ def test_metrics_of_a_batch_done_by_hand():
     weak = np.array([[high, 0], [high, 0], [0, low], [0, high]], np.float32)
     strong = np.array([[1, 0], [0, 1], [0, 1], [0, 1]], np.float32)
     label = np.array([0, 1, 1, -1])  # right, wrong, right but unconfident, unknown
-    update = linear_loss(FixMatch(), np.eye(2, dtype=np.float32), weak, strong, label)[1]
+    update = loss_of_two(FixMatch(), np.eye(2, dtype=np.float32), weak, strong, label)[1]
     assert update.metrics["pseudo/coverage"] == 0.75
     assert tuple(update.metrics["pseudo/accuracy"]) == (1, 2)
     assert tuple(update.metrics["unlabeled/weak_accuracy"]) == (2, 3)

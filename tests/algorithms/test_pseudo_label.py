@@ -10,7 +10,7 @@ from helpers import (
     CLASSES,
     SPEC,
     TinyNetwork,
-    linear_network,
+    linear_loss,
     numpy_cross_entropy,
     numpy_logits,
     numpy_softmax,
@@ -24,7 +24,7 @@ from helpers import (
 from jaxmatch.algorithms.pseudo_label import PseudoLabel
 from jaxmatch.algorithms.supervised import Supervised
 from jaxmatch.models.network import make_network
-from jaxmatch.types import Batch, Examples
+from jaxmatch.types import Examples
 
 
 def oracle(params, fixed, batch, *, threshold, weight):
@@ -41,7 +41,7 @@ def oracle(params, fixed, batch, *, threshold, weight):
 def test_value_and_gradient_are_those_of_the_equation(step, ramp):
     with jax.enable_x64(True):
         algorithm = PseudoLabel(threshold=0.4, unlabeled_weight=2.0)
-        state, batch = toy_state(algorithm, jnp.float64, step), toy_views(algorithm)
+        state, batch = toy_state(PseudoLabel(), jnp.float64, step), toy_views(algorithm)
         network = make_network(TinyNetwork(param_dtype=jnp.float64))
         (loss, update), gradient = quick_jit(
             jax.value_and_grad(
@@ -76,18 +76,17 @@ def test_running_statistics_come_from_the_labeled_pass_alone():
     assert np.any(stats[0]["norm"]["mean"])
 
 
-def linear_loss(algorithm, kernel, images):
-    """Loss with a linear network on flat ``images`` [b d]; one labeled image of class 0."""
-    state = toy_state(algorithm, step=99).replace(stats={})
+def loss_of_one(algorithm, kernel, images):
+    """Loss with a linear network after the ramp; the first image is labeled too, as class 0."""
     label = np.zeros(len(images), np.int32)
-    batch = Batch(Examples((images[:1],), label[:1]), Examples((images,), label))
-    return algorithm.loss(linear_network, {"kernel": kernel}, state, batch, (), SPEC)
+    labeled, unlabeled = Examples((images[:1],), label[:1]), Examples((images,), label)
+    return linear_loss(algorithm, kernel, labeled, unlabeled, step=99)
 
 
 def test_the_threshold_itself_is_confident():
     kernel = np.zeros((2, 2), np.float32)  # every probability is 1/2
     images = np.ones((3, 2), np.float32)
-    metrics = linear_loss(PseudoLabel(threshold=0.5), kernel, images)[1].metrics
+    metrics = loss_of_one(PseudoLabel(threshold=0.5), kernel, images)[1].metrics
     assert metrics["pseudo/coverage"] == 1
     np.testing.assert_allclose(metrics["loss/unsupervised"], np.log(2), rtol=1e-6)
 
@@ -95,6 +94,6 @@ def test_the_threshold_itself_is_confident():
 def test_each_image_is_masked_by_its_own_confidence():
     kernel = np.eye(CLASSES, dtype=np.float32)
     images = np.array([[9, 0, 0, 0], [0.1, 0, 0, 0]], np.float32)
-    metrics = linear_loss(PseudoLabel(threshold=0.9), kernel, images)[1].metrics
+    metrics = loss_of_one(PseudoLabel(threshold=0.9), kernel, images)[1].metrics
     confident = -np.log(numpy_softmax(images)[0, 0])
     np.testing.assert_allclose(metrics["loss/unsupervised"], confident / 2, rtol=1e-3)

@@ -1,0 +1,120 @@
+"""Speed and memory of any config on the device at hand: step, augmentation share, compile time.
+
+    python -m experiments.throughput.measure --config=fixmatch:mnist5k
+    python -m experiments.throughput.measure --config=fixmatch:tfds:cifar10 --random-images 32 10 \\
+        --config.dtype=bfloat16
+
+``--random-images SIDE CLASSES`` stands in for a data set that is not on this machine: speed does
+not depend on what the images show. Prints one JSON line.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxmatch import build
+from jaxmatch.config import from_flags
+from jaxmatch.data.resident import resident
+from jaxmatch.data.sources import Source
+from jaxmatch.data.splits import balanced
+from jaxmatch.dispatch import compile_call
+from jaxmatch.parallel import over_batch, replicated, use_all_cores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--calls", type=int, default=20, help="timed calls of steps_per_call steps")
+    parser.add_argument("--random-images", nargs=2, type=int, metavar=("SIDE", "CLASSES"))
+    arguments, overrides = parser.parse_known_args()
+    config, _ = from_flags(arguments.config, overrides)
+    print(json.dumps(measure(config, arguments.calls, arguments.random_images)))
+
+
+def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> dict[str, Any]:
+    """Median seconds of a step, with the spread, and what goes into it."""
+    use_all_cores()
+    data = random_data(config, *random_images) if random_images else build.load_data(config)
+    parts = build.build_parts(config, data.facts())
+    everywhere = replicated(parts.mesh)
+    optimizer = parts.optim.build(config.steps, parts.model.layers)
+    state = jax.jit(
+        lambda: build.build_state(config, parts, optimizer), out_shardings=everywhere
+    )()
+    images = jax.device_put(resident(data.source, data.split), everywhere)
+    examples_of = build.examples_of(parts)
+    step = build.build_step(config, parts, optimizer)
+    call = compile_call(step, examples_of, config.steps_per_call, parts.mesh)
+
+    start = time.perf_counter()
+    state, meter = jax.block_until_ready(call(state, images))
+    first = time.perf_counter() - start
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        state, meter = jax.block_until_ready(call(state, images))
+        times.append((time.perf_counter() - start) / config.steps_per_call)
+    augment = time_augment(parts, jax.jit(examples_of, out_shardings=over_batch(parts.mesh))(
+        images, state
+    ), calls)
+    median = statistics.median(times)
+    drawn = parts.spec.labeled_batch + parts.spec.unlabeled_batch
+    device = jax.devices()[0]
+    memory = device.memory_stats()
+    return {
+        "config": f"{config.recipe}:{config.data.name}",
+        "dtype": config.dtype,
+        "batch": [parts.spec.labeled_batch, parts.spec.unlabeled_batch],
+        "device": f"{parts.mesh.size} x {device.device_kind}",
+        "jax": jax.__version__,
+        "steps_per_second": 1 / median,
+        "step_seconds": {"median": median, "min": min(times), "max": max(times)},
+        "images_per_second": drawn / median,
+        "compile_seconds": first - median * config.steps_per_call,
+        "augment_share": augment / median,
+        "peak_bytes": memory["peak_bytes_in_use"]
+        if memory
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes_of": "device" if memory else "process",
+    }
+
+
+def time_augment(parts: build.Parts, examples: Any, calls: int) -> float:
+    """Median seconds of the views of one batch alone."""
+    key = jax.random.key(0)
+    apply = jax.jit(lambda key, batch: parts.augment.apply((), key, batch)[0])
+    jax.block_until_ready(apply(key, examples))
+    times = []
+    for _ in range(max(calls, 10)):
+        start = time.perf_counter()
+        jax.block_until_ready(apply(key, examples))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def random_data(config: ConfigDict, side: int, classes: int) -> build.Data:
+    """A pool of 10,000 random images under the config's data name."""
+    random = np.random.default_rng(0)
+    count = 10_000
+    source = Source(
+        name=config.data.name,
+        classes=tuple(map(str, range(classes))),
+        images=random.integers(0, 256, (count, side, side, 3), np.uint8),
+        labels=np.arange(count, dtype=np.int32) % classes,
+        rows=np.arange(count),
+        test_images=np.zeros((1, side, side, 3), np.uint8),
+        test_labels=np.zeros(1, np.int32),
+    )
+    labels = build.labels_number(config.data.labels)
+    return build.Data(source=source, split=balanced(source, labels, config.seed))
+
+
+if __name__ == "__main__":
+    main()

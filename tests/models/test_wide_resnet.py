@@ -1,0 +1,182 @@
+"""Wide residual networks: sizes of the spec, options, initial values and precision."""
+
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import quick_jit
+
+from jaxmatch.models.heads import Linear
+from jaxmatch.models.wide_resnet import WideResNet, _conv
+
+# (options, parameters): spec of the consistency family, section 1.2, and the MNIST-5k anchors.
+COUNTS = [
+    ({"classes": 10}, 1_469_642),
+    ({"classes": 100}, 1_481_252),
+    ({"classes": 10, "conv_bias": "stem"}, 1_467_626),
+    ({"classes": 100, "conv_bias": "stem"}, 1_479_236),
+    ({"classes": 10, "conv_bias": "none"}, 1_467_610),
+    ({"classes": 100, "width": 8}, 23_409_092),
+    ({"classes": 100, "width": 8, "conv_bias": "stem"}, 23_401_028),
+    ({"classes": 100, "width": 8, "conv_bias": "none"}, 23_401_012),
+    ({"classes": 10, "groups": 4, "first_stride": 2}, 5_933_770),
+    ({"classes": 10, "groups": 4, "conv_bias": "stem"}, 5_929_450),
+    ({"classes": 10, "depth": 10, "first_stride": 2, "conv_bias": "stem"}, 303_722),
+]
+
+
+def shapes_of(model, side=32, train=False, batch=2, dtype=jnp.float32):
+    """Shapes of (variables, outputs), without computing anything."""
+
+    def run(images):
+        variables = model.init(jax.random.key(0), images, train=False)
+        return variables, model.apply(variables, images, train, mutable=["batch_stats"])[0]
+
+    return jax.eval_shape(run, jax.ShapeDtypeStruct((batch, side, side, 3), dtype))
+
+
+def size(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(("options", "count"), COUNTS)
+def test_parameter_counts_of_the_spec(options, count):
+    model = WideResNet(**options)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(
+        lambda images: model.init(jax.random.key(0), images, train=False), images
+    )
+    assert size(variables["params"]) == count
+
+
+def test_dead_parameters_of_the_legacy_transition():
+    variables, _ = shapes_of(WideResNet(classes=10, legacy_transition=True))
+    dead = [variables["params"][f"group{group}"]["block1"]["norm1"] for group in (2, 3)]
+    assert size(dead) == 192
+
+
+def test_outputs_and_layers():
+    model = WideResNet(classes=7, depth=10, width=1.5, groups=2)
+    variables, outputs = shapes_of(model)
+    assert outputs.logits.shape == (2, 7)
+    assert outputs.features.shape == (2, 48)
+    assert outputs.heads == {}
+    assert {name for layer in model.layers for name in layer} == set(variables["params"])
+
+
+def test_heads_hang_on_the_pooled_features():
+    model = WideResNet(classes=3, depth=10, width=1, heads={"rotation": Linear(4)})
+    variables, outputs = shapes_of(model)
+    assert outputs.heads["rotation"].shape == (2, 4)
+    assert variables["params"]["rotation"]["dense"]["kernel"].shape == (64, 4)
+
+
+def test_strides_halve_the_resolution():
+    small, large = (
+        jax.eval_shape(
+            lambda images, model=model: model.init_with_output(
+                jax.random.key(0), images, train=False, capture_intermediates=True
+            )[1]["intermediates"]["group3"]["__call__"][0],
+            jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32),
+        )
+        for model in (WideResNet(classes=3, depth=10, first_stride=stride) for stride in (2, 1))
+    )
+    assert small.shape == (2, 4, 4, 128)
+    assert large.shape == (2, 8, 8, 128)
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_paddings_give_the_same_shapes(side):
+    same, torch = (
+        shapes_of(WideResNet(classes=3, depth=10, width=1, padding=padding), side)
+        for padding in ("same", "torch")
+    )
+    assert same == torch
+
+
+@pytest.mark.parametrize(("padding", "before"), [("same", 0), ("torch", 1)])
+def test_where_a_strided_window_begins(padding, before):
+    image = np.arange(64, dtype=np.float32).reshape(1, 8, 8, 1)
+    conv = _conv(1, 3, 2, bias=False, padding=padding, dtype=None, param_dtype=jnp.float32)
+    sums = conv.apply({"params": {"kernel": np.ones((3, 3, 1, 1), np.float32)}}, image)
+    padded = np.pad(image[0, :, :, 0], ((before, 1), (before, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))[::2, ::2]
+    np.testing.assert_array_equal(sums[0, :, :, 0], windows.sum((2, 3)))
+
+
+@lru_cache
+def gradients(legacy):
+    """Logits and the gradient of their squared sum for a small network, train mode."""
+    model = WideResNet(classes=3, depth=10, width=1, groups=2, legacy_transition=legacy)
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+
+    @quick_jit
+    def run(images):
+        variables = model.init(jax.random.key(0), images, train=False)
+
+        def loss(params):
+            outputs, _ = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            return jnp.square(outputs.logits).sum(), outputs.logits
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    return jax.device_get(run(images))
+
+
+def test_legacy_transition_changes_the_function():
+    assert np.abs(gradients(True)[1] - gradients(False)[1]).max() > 1e-3
+
+
+def test_legacy_transition_leaves_norm1_without_use():
+    for legacy in (True, False):
+        gradient, _ = gradients(legacy)
+        dead = [
+            f"{group}/{leaf}"
+            for group in ("group1", "group2")
+            for leaf in ("scale", "bias")
+            if not np.any(gradient[group]["block1"]["norm1"][leaf])
+        ]
+        assert dead == (["group2/scale", "group2/bias"] if legacy else [])
+
+
+def test_initial_values():
+    model = WideResNet(classes=200, depth=10, width=4, heads={"rotation": Linear(500)})
+    images = jnp.zeros((1, 8, 8, 3))
+    variables = quick_jit(lambda key: model.init(key, images, train=True))(jax.random.key(0))
+    params, stats = jax.device_get((variables["params"], variables["batch_stats"]))
+
+    def check(kernel, deviation):
+        np.testing.assert_allclose(kernel.std(), deviation, rtol=0.02)
+        assert abs(kernel.mean()) < 0.02 * deviation
+        assert np.abs(kernel).max() > 3 * deviation  # normal, not truncated
+
+    block = params["group3"]["block1"]
+    check(block["conv1"]["kernel"], np.sqrt(2 / (9 * 256)))  # He, by fan-out
+    check(block["shortcut"]["kernel"], np.sqrt(2 / 256))
+    check(params["classifier"]["kernel"], np.sqrt(2 / (256 + 200)))  # Glorot
+    check(params["rotation"]["dense"]["kernel"], np.sqrt(2 / (256 + 500)))
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if path[-1].key != "kernel":
+            expected = 1 if path[-1].key == "scale" else 0
+            assert np.all(leaf == expected), jax.tree_util.keystr(path)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(stats):
+        assert np.all(leaf == (1 if path[-1].key == "var" else 0)), jax.tree_util.keystr(path)
+
+
+def test_half_precision_stays_inside():
+    model = WideResNet(classes=3, depth=10, width=1, dtype=jnp.bfloat16)
+    variables, outputs = shapes_of(model, 8, train=True)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+    assert outputs.logits.dtype == outputs.features.dtype == jnp.float32
+
+
+def test_double_precision_is_kept():
+    with jax.enable_x64(True):
+        model = WideResNet(classes=3, depth=10, width=1, param_dtype=jnp.float64)
+        variables, outputs = shapes_of(model, 8, train=True, dtype=jnp.float64)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((variables, outputs))} == {"float64"}

@@ -1,0 +1,83 @@
+"""How many devices a run takes, and what it says when the batch does not fit them."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from jaxmatch.errors import InputError
+from jaxmatch.parallel import make_mesh, over_batch, replicated, shard_batch, use_all_cores
+
+
+def test_takes_all_devices_when_the_batches_divide(caplog):
+    mesh = make_mesh(0, 8, 56)
+    assert (mesh.size, mesh.axis_names) == (4, ("data",))
+    assert mesh.axis_types == (jax.sharding.AxisType.Auto,)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("batches", "count"), [((8, 6), 2), ((5,), 1), ((9, 12), 3), ((6, 0), 3)])
+def test_default_on_a_cpu_falls_back_and_says_so(batches, count, caplog):
+    assert make_mesh(0, *batches).size == count
+    assert f"{count} of 4" in caplog.text
+
+
+def test_a_batch_of_zero_does_not_count():
+    assert make_mesh(4, 8, 0).size == 4
+    assert make_mesh(3).size == 3
+
+
+def test_an_explicit_count_must_divide():
+    with pytest.raises(InputError, match=r"batch sizes 8, 6 .* 4 devices.* divisor of 2"):
+        make_mesh(4, 8, 6)
+    assert make_mesh(2, 8, 6).size == 2
+
+
+def test_an_explicit_count_must_exist():
+    with pytest.raises(InputError, match="devices=5 asked for, but JAX sees 4"):
+        make_mesh(5, 10)
+
+
+def test_accelerators_must_divide_even_by_default(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="gpu")] * 4)
+    with pytest.raises(InputError, match="do not divide over 4 devices"):
+        make_mesh(0, 6)
+
+
+def test_shardings():
+    mesh = make_mesh(4)
+    assert replicated(mesh).spec == PartitionSpec()
+    assert over_batch(mesh).spec == PartitionSpec("data")
+    assert over_batch(mesh, 1).spec == PartitionSpec(None, "data")
+    tree = {"a": jnp.arange(8.0), "b": jnp.ones((4, 3))}
+    sharded = jax.jit(lambda tree: shard_batch(tree, mesh))(tree)
+    for name, leaf in sharded.items():
+        assert leaf.sharding.shard_shape(leaf.shape)[0] == leaf.shape[0] // 4
+        np.testing.assert_array_equal(leaf, tree[name])
+    turned = jax.jit(lambda x: shard_batch(x, mesh, axis=1))(jnp.ones((3, 8)))
+    assert turned.sharding.shard_shape(turned.shape) == (3, 2)
+
+
+def test_a_running_jax_keeps_its_devices():
+    use_all_cores()
+    assert len(jax.devices()) == jax.config.jax_num_cpu_devices == 4
+
+
+def test_one_cpu_device_a_core_unless_the_user_says_otherwise():
+    code = (
+        "import jax, sys; from jaxmatch.parallel import use_all_cores; use_all_cores();"
+        "sys.exit(len(jax.devices()))"
+    )
+    plain = {**os.environ, "JAX_PLATFORMS": "cpu"} | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "-1"}
+    chosen = {**plain, "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment)
+        for environment in (plain, chosen)
+    ]
+    assert [run.wait() for run in runs] == [len(os.sched_getaffinity(0)), 3]

@@ -1,0 +1,128 @@
+"""Tiny real runs through the whole program: 8x8 images, one convolution, a shared compiler cache."""
+
+import atexit
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
+
+from jaxmatch import load, train
+from jaxmatch.config import from_flags
+from tests.helpers import on_host, toy_images
+
+LABELS = 16
+STEPS, PERIOD = 20, 5
+OVERRIDES = {
+    "model.depth": 4,
+    "model.width": 1,
+    "steps": STEPS,
+    "steps_per_call": PERIOD,
+    "log_every": PERIOD,
+    "eval_every": PERIOD,
+    "save_every": PERIOD,
+    "keep": STEPS // PERIOD,
+    "data.batch_size": 8,
+    "data.ratio": 2,
+    "algorithm.threshold": 0.4,
+}
+
+
+def write_data(path, **changed):
+    """An npz source with four colours as classes: 64 training and 24 test images."""
+    x_train, y_train = toy_images(64, 0)
+    x_test, y_test = toy_images(24, 1)
+    arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+    np.savez(path, **(arrays | changed))
+    return path
+
+
+def arguments(data, *, method="fixmatch", chosen=f",labels={LABELS}", **overrides):
+    """``--config`` and overrides of a run; keywords write the dot as two underscores."""
+    values = OVERRIDES | {key.replace("__", "."): value for key, value in overrides.items()}
+    if method == "supervised":
+        values.pop("algorithm.threshold")
+    name = data if isinstance(data, str) else f"npz:{data}"
+    flags = [f"--config.{key}={value}" for key, value in values.items()]
+    return [f"--config={method}:{name}{chosen}", *flags]
+
+
+def configuration(data, **options):
+    config, *overrides = arguments(data, **options)
+    return from_flags(config.removeprefix("--config="), overrides)[0]
+
+
+def train_tiny(data, workdir, **options):
+    return train(configuration(data, **options), workdir)
+
+
+def state_of(workdir, step=None):
+    """Everything that a run's checkpoint holds."""
+    return on_host(load(workdir, step).state)
+
+
+def snapshot(folder):
+    """Content and time of every file, to show that nothing was touched."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+        for path in Path(folder).rglob("*")
+    }
+
+
+def without_seconds(lines):
+    return [{key: value for key, value in line.items() if key != "time/seconds"} for line in lines]
+
+
+@cache
+def cache_folder():
+    folder = tempfile.mkdtemp(prefix="jaxmatch-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+CACHE_OPTIONS = {
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+@contextlib.contextmanager
+def compiler_cache():
+    """Compile equal programs once: a resumed run would otherwise compile all of it again."""
+    options = {"jax_compilation_cache_dir": cache_folder(), **CACHE_OPTIONS}
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    jax_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        jax_cache.reset_cache()
+
+
+def start_program(words):
+    """The command line in a process of its own, with the tests' devices and compiler cache."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(jax.device_count()),
+        "JAX_COMPILATION_CACHE_DIR": cache_folder(),
+        **{name.upper(): str(value) for name, value in CACHE_OPTIONS.items()},
+    }
+    program = "from jaxmatch.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, words)],
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
