@@ -153,9 +153,10 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
     model = build_model(config, len(facts["classes"]), algorithm)
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     channels = facts["image_shape"][-1]
-    if not {len(mean), len(std)} <= {1, channels} or min(std) <= 0:
+    numbers = all(isinstance(value, int | float) for value in mean + std)
+    if not numbers or not {len(mean), len(std)} <= {1, channels} or min(std) <= 0:
         raise InputError(
-            f"data.mean={mean} and data.std={std} must have one value, or {channels}, and "
+            f"data.mean={mean} and data.std={std} must have one number, or {channels}, and "
             "std must be positive."
         )
     return Parts(

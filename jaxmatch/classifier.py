@@ -11,10 +11,12 @@ from ml_collections import ConfigDict
 
 from jaxmatch import build
 from jaxmatch.checkpoint import Checkpoints
-from jaxmatch.errors import InputError
+from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluate import make_predict
 from jaxmatch.parallel import replicated, use_all_cores
 from jaxmatch.types import TrainState
+
+NETWORKS = ("teacher", "student")
 
 
 class Predictions(NamedTuple):
@@ -45,15 +47,20 @@ class Classifier:
     parts: build.Parts
 
     def variables(self, network: str = "") -> Any:
-        """The variables of "teacher" or "student", by default the one the method reports."""
+        """The variables of "teacher" or "student", by default the one the method reports.
+
+        Raises InputError on another name.
+        """
         network = network or self.parts.algorithm.evaluated
+        if network not in NETWORKS:
+            raise InputError(f"unknown network {network!r}; {suggest(network, NETWORKS)}")
         return self.state.teacher if network == "teacher" else self.state.student()
 
     def predict(self, images: np.ndarray, network: str = "") -> Predictions:
         """Classify ``images`` [n h w 3] uint8, the size of the training images.
 
         Raises:
-            InputError: on images of another shape or dtype.
+            InputError: on images of another shape or dtype, or none.
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
@@ -61,6 +68,8 @@ class Classifier:
                 f"predict takes uint8 images of shape (n, {', '.join(map(str, self.image_shape))}),"
                 f" not {images.dtype} {images.shape}."
             )
+        if not len(images):
+            raise InputError("there are no images to predict.")
         parts = self.parts
         compute = make_predict(parts.network, parts.mean, parts.std, parts.mesh)
         found = compute(self.variables(network), images)
@@ -78,7 +87,7 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
     try:
         values = json.loads((folder / "config.json").read_text())
         facts = values.pop("facts")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} is no run folder: it has no readable config.json.") from error
     config = ConfigDict(values)
     config.devices = 0 if jax.default_backend() == "cpu" else 1

@@ -299,7 +299,8 @@ def build_dataclass(kind: type, values: Mapping[str, Any], where: str) -> Any:
     known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
-            raise InputError(f"unknown config key {where}.{key}; {suggest(key, known)}")
+            hint = suggest(key, known) if known else f"{where} has no settings."
+            raise InputError(f"unknown config key {where}.{key}; {hint}")
     return kind(**values)
 
 

@@ -17,8 +17,8 @@ from jaxmatch.data import splits
 from jaxmatch.errors import DiskError, InputError, NonFiniteError, Terminated
 from jaxmatch.metrics import read
 from jaxmatch.optim import Optim
-from tests.helpers import assert_bitwise, assert_close
-from tests.tiny_runs import (
+from helpers import assert_bitwise, assert_close
+from tiny_runs import (
     LABELS,
     PERIOD,
     STEPS,
@@ -181,9 +181,9 @@ def test_accuracies_are_absent_where_labels_are_unknown(tmp_path):
     known = np.arange(64) < LABELS
     data = write_data(tmp_path / "x.npz", y_train=np.where(known, np.arange(64) % 4, -1))
     options = {"chosen": ",labels=all", "data__include_labeled": False, "steps": 5}
-    train_tiny(data, tmp_path / "run", **options)
+    train_tiny(data, tmp_path / "run", method="pseudo_label", **options)
     (line,) = read(tmp_path / "run")
-    assert set(line) == ALWAYS | PSEUDO
+    assert set(line) == ALWAYS | PSEUDO | {"optim/ramp"}
     facts = json.loads((tmp_path / "run" / "config.json").read_text())["facts"]
     assert (len(facts["labels"]), facts["unlabeled"]) == (LABELS, 64 - LABELS)
 
@@ -191,7 +191,7 @@ def test_accuracies_are_absent_where_labels_are_unknown(tmp_path):
 def test_split_file_validation_set_and_a_batch_larger_than_the_labeled_set(data, tmp_path):
     split = tmp_path / "mine.json"
     split.write_text(json.dumps({"indices": [4, 1, 2, 3]}))
-    options = {"chosen": f",split={split}", "data__validation": 12, "steps": 10}
+    options = {"chosen": f",split={split}", "data__validation": 12, "method": "supervised"}
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
         interrupt(patch, 2, crash)
         train_tiny(data, tmp_path / "run", **options)
@@ -199,7 +199,7 @@ def test_split_file_validation_set_and_a_batch_larger_than_the_labeled_set(data,
     train_tiny(data, tmp_path / "run", **options)
     assert splits.read(tmp_path / "run" / "split.json").indices.tolist() == [4, 1, 2, 3]
     for line in read(tmp_path / "run"):
-        assert set(line) - KEYS["fixmatch"] == {
+        assert set(line) - KEYS["supervised"] == {
             "validation/teacher/accuracy",
             "validation/student/accuracy",
         }

@@ -10,6 +10,7 @@ import pytest
 from helpers import (
     SIDE,
     SPEC,
+    Noise,
     TinyNetwork,
     assert_bitwise,
     assert_close,
@@ -21,11 +22,13 @@ from helpers import (
 )
 
 from jaxmatch.algorithms.fixmatch import FixMatch
+from jaxmatch.augment.views import Views
+from jaxmatch.errors import InputError
 from jaxmatch.models.network import make_network
 from jaxmatch.optim import Ema, Optim
 from jaxmatch.random import stream
 from jaxmatch.step import init_state, make_train_step
-from jaxmatch.types import Update
+from jaxmatch.types import Batch, Examples, Update
 
 ALGORITHM = FixMatch(threshold=0.5)
 NETWORK = make_network(TinyNetwork(param_dtype=jnp.float64))
@@ -135,6 +138,24 @@ def test_the_augmentation_hears_the_new_teacher_in_eval_mode(taken):
 def test_every_step_draws_anew(taken):
     records = {float(state.policy["record"]) for state, _ in taken[1:]}
     assert len(records) == 3
+
+
+def test_every_view_draws_for_itself():
+    noise = Noise(50)
+    augment = Views(transforms={"a": noise}, labeled=("a",), unlabeled=("a", "a"))
+    images = np.full((2, 4, 4, 3), 128, np.uint8)
+    examples = Examples((images,), label=np.arange(2))
+    views, _ = augment.apply((), jax.random.key(0), Batch(examples, examples))
+    assert views.labeled.label is examples.label
+    (first,), (second, third) = views.labeled.views, views.unlabeled.views
+    for left, right in ((first, second), (second, third), (first, third), (first[:1], first[1:])):
+        assert np.abs(left - right).min() < np.abs(left - right).max()
+        assert np.abs(left - right).mean() > 0.1
+    assert np.abs(first - 128 / 127.5 + 1).max() <= 50 / 127.5 + 1e-6
+    none, _ = augment.apply((), jax.random.key(0), Batch(None, examples))
+    assert none.labeled is None
+    with pytest.raises(InputError, match="'strong'"):
+        Views(transforms={"a": noise}, labeled=("a",), unlabeled=("strong",))
 
 
 def test_named_streams_differ_and_stay():

@@ -1,0 +1,1 @@
+"""Holds the library against numbers recorded from PyTorch code."""

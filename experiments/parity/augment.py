@@ -1,7 +1,7 @@
 """Replays the augmentation reference files, made with Pillow, through the library's transforms."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -51,8 +51,7 @@ _WITHOUT_VALUE = {"invert", *(name for name, (low, high) in TORCHSSL.items() if 
 @jax.jit
 def _apply(images: jax.Array, op: jax.Array, value: jax.Array) -> jax.Array:
     """Any op of the library on any image, compiled together as a strong view is."""
-    levels, _ = apply_chosen(tone.planes(images), None, op, value, _ALL)
-    return jnp.moveaxis(levels, 0, -1)
+    return jnp.moveaxis(apply_chosen(tone.planes(images), op, value, _ALL), 0, -1)
 
 
 _TORCHSSL_VIEW = jax.jit(RandAugment(table="torchssl").apply)
@@ -206,7 +205,7 @@ def _fixmatch_ra_ops(file: Arrays, inputs: Arrays) -> list[Row]:
     return rows
 
 
-def _google_view(images: np.ndarray, chain: list[tuple[str, np.ndarray | float]]) -> np.ndarray:
+def _google_view(images: np.ndarray, chain: Sequence[tuple[str, np.ndarray | float]]) -> np.ndarray:
     """A google view with given ops and an empty cutout, as levels."""
     b = len(images)
     op = np.stack([np.full(b, NAMES.index(name)) for name, _ in chain], -1)

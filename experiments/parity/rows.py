@@ -53,9 +53,7 @@ class Case:
                 self._arrays = {key: file[key] for key in file.files}
             self.meta: dict[str, Any] = json.loads(str(self._arrays["meta"]))
         except KeyError as error:
-            raise UnknownCaseError(
-                "no meta, and not a known augmentation file"
-            ) from error
+            raise UnknownCaseError("no meta, and not a known augmentation file") from error
         except (OSError, ValueError, BadZipFile) as error:
             raise UnknownCaseError(f"not a readable reference file: {error}") from error
         self._unread = set(self._arrays) - {"meta"}

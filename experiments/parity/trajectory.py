@@ -224,12 +224,13 @@ def compare_rates(
     theirs = meta["lr_scale_of_param"]
     ones = jax.tree.map(jnp.ones_like, params)
     scaling = scale_layers(optim.layer_decay, model.layers)
-    scales, _ = scaling.update(ones, scaling.init(params))
+    scales, _ = jax.jit(scaling.update)(ones, scaling.init(params))
     comparison.add_each("lr_scale_of_param", _scalars(scales), theirs)
 
     # What the optimizer does to parameters of 1 at a gradient of 0 is their decay alone.
     plain = replace(optim, learning_rate=1.0, warmup_steps=0).build(1, model.layers)
-    change, _ = plain.update(jax.tree.map(jnp.zeros_like, params), plain.init(params), ones)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    change, _ = jax.jit(plain.update)(zeros, plain.init(params), ones)
     decays = {name: theirs[name] * decay for name, decay in meta["decay_of_param"].items()}
     ours = {name: -value for name, value in _scalars(change).items()}
     comparison.add_each("lr_scale_of_param * decay_of_param", ours, decays)

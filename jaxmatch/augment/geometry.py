@@ -32,8 +32,9 @@ def affine_matrix(
     return jnp.stack([cosine, shear_x - sine, shift_x, shear_y + sine, cosine, shift_y], -1)
 
 
-def source_index(matrix: Array, height: int, width: int) -> tuple[Array, Array]:
+def source_index(matrix: Array, size: tuple[int, int]) -> tuple[Array, Array]:
     """Which pixel ``y * width + x`` [b h*w] each pixel comes from, and whether it has one."""
+    height, width = size
     row = jnp.arange(height, dtype=jnp.int32)[:, None]
     column = jnp.arange(width, dtype=jnp.int32)
     x = _position(matrix[:, 0:3], row, column)  # [b h w]

@@ -58,28 +58,23 @@ def apply_one(images: Array, name: str, value: Array | float = 1.0) -> Array:
     value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
     batch = images.shape[:1]
     op, value = jnp.zeros(batch, jnp.int32), jnp.broadcast_to(value, batch)
-    levels, _ = apply_chosen(tone.planes(images), None, op, value, (name,))
-    return jnp.moveaxis(levels, 0, -1)
+    return jnp.moveaxis(apply_chosen(tone.planes(images), op, value, (name,)), 0, -1)
 
 
-def apply_chosen(
-    levels: Array, visible: Array | None, op: Array, value: Array, names: tuple[str, ...]
-) -> tuple[Array, Array | None]:
+def apply_chosen(levels: Array, op: Array, value: Array, names: tuple[str, ...]) -> Array:
     """Apply to each image the op that was chosen for it.
 
     Args:
         levels: int32 levels 0..255 as planes [3 b h w].
-        visible: bool [b h w], or None: geometric ops move it along, False outside of the image.
         op: [b] integers, the position of each image's op in ``names``.
         value: [b] at least float32, the value of each image's op (see :data:`OPS`).
         names: the ops to choose from; nothing is computed for others.
 
     Returns:
-        The new ``levels`` and ``visible``.
+        The new levels, planes again; black where a geometric op found nothing.
     """
     _, b, height, width = levels.shape
-    chosen = {name: (op == position)[:, None, None] for position, name in enumerate(names)}
-    index, inside = geometry.source_index(_matrix(chosen, value, (height, width)), height, width)
+    index, inside = _source(op, value, names, (height, width))
 
     def gather(plane: Array) -> tuple[Array, Array, Array]:
         moved = jnp.where(inside, _take(plane, index), 0)
@@ -89,11 +84,28 @@ def apply_chosen(
     # A loop over the channels, because XLA would fuse the gathers with the arithmetic below,
     # which a CPU can then no longer vectorize.
     moved, below, rank = lax.map(gather, levels.reshape(3, b, height * width))
+    chosen = {name: (op == position)[:, None, None] for position, name in enumerate(names)}
     moved, rank = moved.reshape(levels.shape), rank.reshape(levels.shape)
-    levels = _tone(moved, below, rank, chosen, value[:, None, None])
-    if visible is not None:
-        visible = (inside & _take(visible.reshape(b, -1), index)).reshape(visible.shape)
-    return levels, visible
+    return _tone(moved, below, rank, chosen, value[:, None, None])
+
+
+def move(visible: Array, op: Array, value: Array, names: tuple[str, ...]) -> Array:
+    """What the same ops do to an alpha channel, bool [b h w]: False where they found nothing."""
+    b, height, width = visible.shape
+    index, inside = _source(op, value, names, (height, width))
+    return (inside & _take(visible.reshape(b, height * width), index)).reshape(visible.shape)
+
+
+def _source(
+    op: Array, value: Array, names: tuple[str, ...], size: tuple[int, int]
+) -> tuple[Array, Array]:
+    """Where each pixel comes from, and whether from inside the image: [b h*w] each."""
+    degrees, shear_x, shear_y, left, up = (
+        jnp.where(op == names.index(name), value, 0) if name in names else jnp.zeros_like(value)
+        for name in WARPS
+    )
+    matrix = geometry.affine_matrix(degrees, shear_x, shear_y, left, up, size)
+    return geometry.source_index(matrix, size)
 
 
 def _take(rows: Array, index: Array) -> Array:
@@ -144,9 +156,3 @@ def _select(
         if name in chosen:
             default = jnp.where(chosen[name], option(), default)
     return default
-
-
-def _matrix(chosen: dict[str, Array], value: Array, size: tuple[int, int]) -> Array:
-    """The affine matrix of each image's op [b 6], the identity for ops that move nothing."""
-    masks = [chosen.get(name, jnp.zeros((len(value), 1, 1), bool)) for name in WARPS]
-    return geometry.affine_matrix(*(jnp.where(m[:, 0, 0], value, 0) for m in masks), size)

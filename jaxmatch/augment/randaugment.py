@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxmatch.augment import geometry, tone
-from jaxmatch.augment.ops import WARPS, apply_chosen
+from jaxmatch.augment.ops import WARPS, apply_chosen, move
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array
 
@@ -129,7 +129,7 @@ def _draw_google(key: Array, shape: tuple[int, ...]) -> Draws:
 
 def _apply_torchssl(images: Array, draws: Draws) -> Array:
     def layer(levels: Array, one: tuple[Array, Array]) -> tuple[Array, None]:
-        return apply_chosen(levels, None, *one, NAMES)
+        return apply_chosen(levels, *one, NAMES), None
 
     levels, _ = lax.scan(layer, tone.planes(images), (draws.op.T, draws.value.T))
     fill = jnp.array([125, 123, 114], jnp.int32)
@@ -145,7 +145,8 @@ def _apply_google(images: Array, draws: Draws) -> Array:
         levels, visible = carry
         op, value = one
         visible = visible | opaque[op][:, None, None]
-        return apply_chosen(levels, visible, op, value, NAMES), None
+        visible = move(visible, op, value, NAMES)
+        return (apply_chosen(levels, op, value, NAMES), visible), None
 
     start = tone.planes(images), jnp.ones(images.shape[:3], bool)
     (levels, visible), _ = lax.scan(layer, start, (draws.op.T, draws.value.T))

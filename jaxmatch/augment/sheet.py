@@ -70,7 +70,7 @@ def _op_rows(images: np.ndarray) -> list[Row]:
 
     @jax.jit
     def apply(images: Array, op: Array, value: Array) -> Array:
-        return apply_chosen(tone.planes(images), None, op, value, names)[0]
+        return apply_chosen(tone.planes(images), op, value, names)
 
     op = np.repeat(np.arange(len(names)), count)
     levels = np.moveaxis(apply(np.repeat(shown, count, 0), op, value.ravel()), 0, -1)

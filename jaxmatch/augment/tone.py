@@ -5,6 +5,9 @@ The arithmetic is that of the Python Imaging Library (``ImageOps``, ``ImageEnhan
 Planes, because with three channels last a CPU could not vectorize it.
 """
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -114,8 +117,10 @@ def _window_sum(levels: Array, reach: int) -> Array:
     """Sums over windows of side ``2 reach + 1``; what lies outside of the image counts as 0."""
     height, width = levels.shape[2:]
     padded = jnp.pad(levels, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
-    rows = sum(padded[:, :, i : i + height] for i in range(2 * reach + 1))
-    return sum(rows[..., i : i + width] for i in range(2 * reach + 1))
+    rows = functools.reduce(
+        operator.add, (padded[:, :, i : i + height] for i in range(2 * reach + 1))
+    )
+    return functools.reduce(operator.add, (rows[..., i : i + width] for i in range(2 * reach + 1)))
 
 
 def _inner(levels: Array, margin: int) -> Array:

@@ -14,7 +14,6 @@ from jaxmatch.algorithms import fixmatch, pseudo_label
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 QUICK = (
-    "fullysupervised",
     "fullysupervised_adamw_layerdecay",
     "fullysupervised_wrnvar",
     "pseudolabel",
@@ -24,7 +23,13 @@ QUICK = (
     "fn_cosine_7_16",
     "fn_ema_hook",
 )
-SLOW = ("fullysupervised_clip", "fullysupervised_warmup_lr", "fixmatch_hard", "net_wrn_28_8")
+SLOW = (
+    "fullysupervised",
+    "fullysupervised_clip",
+    "fullysupervised_warmup_lr",
+    "fixmatch_hard",
+    "net_wrn_28_8",
+)
 
 
 def command(*arguments):

@@ -1,0 +1,227 @@
+"""From a configuration to the parts of a run, and every setting that is refused on the way."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tiny_runs import configuration, write_data
+
+from jaxmatch import build
+from jaxmatch.algorithms.fixmatch import FixMatch
+from jaxmatch.augment.randaugment import RandAugment
+from jaxmatch.augment.weak import Weak
+from jaxmatch.config import from_flags, to_json
+from jaxmatch.data import splits
+from jaxmatch.data.resident import resident
+from jaxmatch.errors import InputError
+
+FACTS = {
+    "classes": ["a", "b", "c", "d"],
+    "image_shape": [8, 8, 3],
+    "labels": [0, 1, 2, 3] * 4,
+    "unlabeled": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
+
+
+def parts(**options):
+    facts = FACTS | options.pop("facts", {})
+    return build.build_parts(configuration("x.npz", **options), facts)
+
+
+def test_parts_follow_the_configuration():
+    found = parts(
+        algorithm__threshold=0.7,
+        data__batch_size=4,
+        data__ratio=3,
+        dtype="bfloat16",
+        views__weak__flip=False,
+        views__strong__table="google",
+        views__strong__order="ops_first",
+        ema__decay=0.5,
+        optim__momentum=0.1,
+    )
+    assert found.algorithm == FixMatch(threshold=0.7)
+    assert (found.spec.labeled_batch, found.spec.unlabeled_batch) == (4, 12)
+    assert (found.spec.classes, found.spec.steps, found.spec.unlabeled) == (4, 20, 64)
+    assert found.spec.labels == (0, 1, 2, 3) * 4
+    weak, strong = found.augment.transforms["weak"], found.augment.transforms["strong"]
+    assert weak == Weak(flip=False)
+    assert strong.transforms == (RandAugment(table="google"), weak)
+    assert (found.model.dtype, found.model.depth, found.model.classes) == (jnp.bfloat16, 4, 4)
+    assert (found.ema.decay, found.optim.momentum) == (0.5, 0.1)
+    assert found.image_shape == (8, 8, 3)
+
+
+def test_parts_of_a_saved_configuration_are_the_same():
+    config = configuration("x.npz")
+    again = ConfigDict(json.loads(json.dumps(to_json(config))))
+    left, right = (build.build_parts(each, FACTS) for each in (config, again))
+    for name in ("algorithm", "model", "augment", "optim", "ema", "spec", "mean", "std"):
+        assert getattr(left, name) == getattr(right, name)
+
+
+def test_supervised_has_no_unlabeled_batch():
+    found = parts(method="supervised", data__ratio=0)
+    assert (found.spec.labeled_batch, found.spec.unlabeled_batch) == (8, 0)
+
+
+def test_the_default_number_of_devices_divides_the_batch(caplog):
+    assert parts(data__batch_size=8).mesh.size == 4
+    assert parts(data__batch_size=6, data__ratio=1).mesh.size == 3
+    assert "3 of 4 CPU devices" in caplog.text
+    assert parts(data__batch_size=8, devices=2).mesh.size == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"steps": -5}, "steps=-5 must be at least 1"),
+        ({"steps_per_call": 0}, "steps_per_call=0"),
+        ({"steps": 21}, "steps=21 is not a multiple of steps_per_call=5"),
+        ({"log_every": 7}, "log_every=7 is not a multiple"),
+        ({"eval_every": 7}, "eval_every=7 is not a multiple"),
+        ({"save_every": 7}, "save_every=7 is not a multiple"),
+        ({"keep": 0}, "keep=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**32}, "seed="),
+        ({"devices": 3}, "batch sizes 8, 16 do not divide over 3 devices"),
+        ({"devices": 5}, "devices=5 asked for, but JAX sees 4"),
+        ({"devices": -1}, "devices=-1"),
+        ({"data__batch_size": 0}, "data.batch_size"),
+        ({"data__ratio": 0}, "data.ratio"),
+        ({"data__image_size": 0}, "data.image_size=0"),
+        ({"data__mean": "(0.5,0.5)"}, "data.mean=(0.5, 0.5)"),
+        ({"data__mean": "dark"}, "data.mean"),
+        ({"data__std": "(0.0,)"}, "std must be positive"),
+        ({"algorithm__name": "fixmtch"}, "unknown algorithm 'fixmtch'; did you mean 'fixmatch'?"),
+        ({"algorithm__name": "supervised"}, "unknown config key algorithm.hard_labels; algorithm has no settings"),
+        ({"augment": "randaugmnt"}, "did you mean 'randaugment'?"),
+        ({"forward": "jont"}, "did you mean 'joint'?"),
+        ({"dtype": "float31"}, "did you mean 'float32'?"),
+        ({"model__name": "wide_rsnet"}, "did you mean 'wide_resnet'?"),
+        ({"model__padding": "torchy"}, "did you mean 'torch'?"),
+        ({"model__conv_bias": "stm"}, "did you mean 'stem'?"),
+        ({"model__depth": 12}, "model.depth=12"),
+        ({"model__width": 0}, "model.width=0"),
+        ({"model__groups": 0}, "model.groups=0"),
+        ({"model__first_stride": 0}, "model.first_stride=0"),
+        ({"views__weak__order": "crop_flp"}, "did you mean 'crop_flip'?"),
+        ({"views__weak__pad": -1}, "pad is -1"),
+        ({"views__strong__table": "googl"}, "did you mean 'google'?"),
+        ({"views__strong__order": "ops"}, "did you mean 'ops_first'?"),
+        ({"optim__name": "sdg"}, "did you mean 'sgd'?"),
+        ({"optim__decay": "kernel"}, "did you mean 'kernels'?"),
+        ({"ema__statistics": "copid"}, "did you mean 'copied'?"),
+        ({"facts": {"unlabeled": 0}}, "no unlabeled images"),
+        ({"facts": {"labels": []}}, "no image is labeled"),
+    ],
+)
+def test_settings_that_cannot_work(options, expected):
+    with pytest.raises(InputError) as caught:
+        parts(**options)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_for_no_accelerator_count_is_refused(monkeypatch):
+    """Only CPU devices, which are threads, may be left out silently."""
+
+    class Accelerator:
+        platform = "gpu"
+
+    monkeypatch.setattr(jax, "devices", lambda: [Accelerator()] * 3)
+    with pytest.raises(InputError, match="do not divide over 3 devices"):
+        parts(data__batch_size=8)
+
+
+def test_the_split_is_drawn_by_seed_and_a_given_one_is_kept(data):
+    load = lambda **options: build.load_data(configuration(data, **options))  # noqa: E731
+    drawn = load()
+    assert np.array_equal(drawn.split.indices, load().split.indices)
+    other = load(seed=1)
+    assert not np.array_equal(drawn.split.indices, other.split.indices)
+    kept = build.load_data(configuration(data), other.split)
+    assert kept.split is other.split
+    assert drawn.facts()["labels"] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
+
+
+def test_all_labels_leave_room_for_a_validation_set_which_a_resume_finds_again(data):
+    config = configuration(data, chosen=",labels=all", data__validation=10)
+    found = build.load_data(config)
+    assert len(found.split.indices) == len(found.source.images) == 54
+    assert len(found.validation_images) == len(found.validation_labels) == 10
+    again = build.load_data(config, found.split)
+    np.testing.assert_array_equal(found.validation_images, again.validation_images)
+    np.testing.assert_array_equal(found.source.rows, again.source.rows)
+
+
+def test_the_pool_without_the_labeled_images(data):
+    found = build.load_data(configuration(data, data__include_labeled=False))
+    assert found.facts()["unlabeled"] == 64 - 16
+    assert len(resident(found.source, found.split, False).unlabeled_images) == 64 - 16
+    with pytest.raises(InputError, match="no unlabeled images are left"):
+        config = configuration(data, chosen=",labels=all", data__include_labeled=False)
+        build.build_parts(config, build.load_data(config).facts())
+
+
+def empty_test(tmp_path):
+    images = np.zeros((0, 8, 8, 3), np.uint8)
+    return write_data(tmp_path / "x.npz", x_test=images, y_test=np.zeros(0, int))
+
+
+def unknown_class(tmp_path):
+    return write_data(tmp_path / "x.npz", y_test=np.arange(24) % 5)
+
+
+def one_class(tmp_path):
+    return write_data(tmp_path / "x.npz", y_train=np.zeros(64, int), y_test=np.zeros(24, int))
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (empty_test, "no test images"),
+        (unknown_class, "class 4 occurs in y_test but not in y_train"),
+        (one_class, "fewer than two classes"),
+    ],
+)
+def test_data_that_cannot_work(make, expected, tmp_path):
+    with pytest.raises(InputError, match=expected):
+        build.load_data(configuration(make(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"chosen": ",labels=80"}, "asks for 20 images of each class"),
+        ({"chosen": ",labels=18"}, "cannot be shared equally"),
+        ({"chosen": ",labels=2"}, "less than one for each"),
+        ({"chosen": ",labels=16", "data__validation": 49}, "validation=49"),
+        ({"chosen": ",labels=16", "data__validation": -1}, "validation=-1"),
+        ({"chosen": ",split=nowhere.json"}, "nowhere.json"),
+        ({"data__labels": "ten"}, "data.labels=ten"),
+    ],
+)
+def test_label_splits_that_cannot_work(options, expected, data):
+    with pytest.raises(InputError, match=expected):
+        build.load_data(configuration(data, **options))
+
+
+def test_a_split_of_other_data_is_refused(data):
+    with pytest.raises(InputError, match="drawn from npz:other"):
+        build.load_data(configuration(data), splits.Split(indices=np.arange(4), source="npz:other"))
+
+
+def test_unknown_data_sets_name_the_nearest():
+    config, _ = from_flags("fixmatch:mnist5", [])
+    with pytest.raises(InputError, match="did you mean 'mnist5k'"):
+        build.load_data(config)

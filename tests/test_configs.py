@@ -1,0 +1,130 @@
+"""Every config file with every preset and data set gives a run whose step can be traced."""
+
+import ast
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmatch import build
+from jaxmatch.config import DATASETS, PRESETS, from_flags
+from jaxmatch.data.resident import Resident
+from jaxmatch.types import Ratio
+
+FOLDER = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
+CLASSES = {"tfds:cifar100": 100}
+SIDES = {"tfds:stl10": 96}
+SMALL = ["--config.model.depth=10", "--config.model.width=1"]
+
+
+def trace(name, data, preset, overrides=()):
+    """Trace init, data selection and one step; nothing is compiled."""
+    config, _ = from_flags(f"{name}:{data},labels=400,preset={preset}", overrides)
+    side = SIDES.get(data, 32)
+    shape = (side, side, 3)
+    classes = CLASSES.get(data, 10)
+    facts = {
+        "classes": [str(number) for number in range(classes)],
+        "image_shape": shape,
+        "labels": [index % classes for index in range(400)],
+        "unlabeled": 1000,
+    }
+    parts = build.build_parts(config, facts)
+    optimizer = parts.optim.build(config.steps, parts.model.layers)
+    state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
+    images = Resident(
+        labeled_images=jax.ShapeDtypeStruct((400, *shape), np.uint8),
+        labeled_labels=jax.ShapeDtypeStruct((400,), np.int32),
+        unlabeled_images=jax.ShapeDtypeStruct((1000, *shape), np.uint8),
+        unlabeled_labels=jax.ShapeDtypeStruct((1000,), np.int32),
+    )
+    step = build.build_step(config, parts, optimizer)
+    examples = build.examples_of(parts)
+    after, metrics = jax.eval_shape(
+        lambda state, data: step(state, examples(data, state)), state, images
+    )
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), after, state)
+    assert all(jax.tree.leaves(same))
+    assert {"loss/total", "loss/supervised", "optim/learning_rate"} <= metrics.keys()
+    for value in metrics.values():
+        for leaf in value if isinstance(value, Ratio) else (value,):
+            assert leaf.shape == ()
+    for leaf in jax.tree.leaves((state.params, state.stats, state.teacher)):
+        assert leaf.dtype == jnp.float32
+    return parts
+
+
+@pytest.mark.parametrize("data", DATASETS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds_for_every_data_set_and_preset(name, data):
+    for preset in PRESETS:
+        config, _ = from_flags(f"{name}:{data},labels=400,preset={preset}", [])
+        facts = {"classes": ["x"] * 10, "image_shape": (32, 32, 3), "labels": [0], "unlabeled": 9}
+        parts = build.build_parts(config, facts)
+        optimizer = parts.optim.build(config.steps, parts.model.layers)
+        assert optimizer is not None
+        assert parts.algorithm == build.build_algorithm(config)
+        assert config.steps % config.eval_every == config.steps % config.log_every == 0
+
+
+@pytest.mark.parametrize("data", ["mnist5k", "tfds:stl10"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_step_of_every_config_can_be_traced(name, data):
+    trace(name, data, "jaxmatch", SMALL)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_step_of_every_preset_can_be_traced(preset):
+    trace("fixmatch", "tfds:cifar10", preset, SMALL)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["--config.dtype=bfloat16"],
+        ["--config.forward=split", "--config.optim.name=adamw", "--config.optim.layer_decay=0.9"],
+        ["--config.forward=separate", "--config.optim.clip_norm=1", "--config.optim.schedule=constant"],
+        ["--config.ema.statistics=averaged", "--config.optim.decay=not_batch_norm"],
+        ["--config.algorithm.hard_labels=False", "--config.algorithm.temperature=0.5"],
+    ],
+)
+def test_the_step_with_options_can_be_traced(overrides):
+    trace("fixmatch", "mnist5k", "jaxmatch", overrides + ["--config.model.depth=4"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("data", DATASETS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_full_network_of_every_config_can_be_traced(name, data, preset):
+    trace(name, data, preset)
+
+
+@pytest.mark.parametrize(
+    ("data", "preset", "parameters"),
+    [
+        ("mnist5k", "usb", 303_722),
+        ("tfds:cifar10", "jaxmatch", 1_469_642),
+    ],
+)
+def test_parameter_counts(data, preset, parameters):
+    config, _ = from_flags(f"supervised:{data},preset={preset}", [])
+    facts = {"classes": ["x"] * 10, "image_shape": (32, 32, 3), "labels": [0], "unlabeled": 9}
+    parts = build.build_parts(config, facts)
+    optimizer = parts.optim.build(config.steps, parts.model.layers)
+    state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == parameters
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_file_tells_its_paper_and_command(name):
+    text = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
+    assert text is not None
+    assert f"jaxmatch train --config=configs/{name}.py:" in text
+    for word in text.split():
+        if word.startswith("--config=configs/"):
+            from_flags(word.removeprefix("--config="), [])
