@@ -1,0 +1,1 @@
+"""Studies whose numbers anyone can produce again."""

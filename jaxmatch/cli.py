@@ -51,9 +51,7 @@ def _overrides(rest: Sequence[str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jaxmatch", description=__doc__, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(prog="jaxmatch", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, run, text: str) -> argparse.ArgumentParser:
@@ -82,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command("describe", _describe, "Shapes, parameters, memory and arithmetic of a config.")
     added.add_argument("--config", required=True, help=CONFIG_HELP)
 
-    added = command("show-augment", _show_augment, "A contact sheet of every op and of whole views.")
+    added = command("show-augment", _show_augment, "A contact sheet of each op and of whole views.")
     added.add_argument("--config", default="fixmatch:mnist5k", help=CONFIG_HELP)
     added.add_argument("-o", "--output", type=Path, default=Path("augment.png"), help="the PNG")
     return parser

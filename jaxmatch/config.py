@@ -141,8 +141,8 @@ def preset_values(preset: str, data: str) -> dict[str, Any]:
         if data == "tfds:svhn_cropped":
             values |= {"data.extra": True, "views.weak.flip": True}
     if preset == "torchssl":
-        values |= {"model.conv_bias": "all", "model.bn_eps": 1e-3, "views.strong.order": "ops_first"}
-        values["views.weak.pad"] = 4
+        values |= {"model.conv_bias": "all", "model.bn_eps": 1e-3}
+        values |= {"views.strong.order": "ops_first", "views.weak.pad": 4}
     if preset == "usb":
         values["views.weak.order"] = "crop_flip"
         if data == "tfds:cifar100":
@@ -286,7 +286,8 @@ def load_module(path: str) -> Any:
     if not file.is_file():
         raise InputError(f"there is no config file {path}.")
     spec = importlib.util.spec_from_file_location(f"jaxmatch_config_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):

@@ -46,6 +46,4 @@ def describe(config: ConfigDict) -> dict[str, Any]:
 
 
 def _bytes(tree: Any) -> int:
-    return sum(
-        int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
-    )
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxmatch import build, config as configuration
+from jaxmatch import build
+from jaxmatch import config as configuration
 from jaxmatch.checkpoint import Checkpoints
 from jaxmatch.curves import plot
 from jaxmatch.data import splits
@@ -73,7 +74,7 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
     """
     if not (folder / "config.json").exists():
         if (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists():
-            raise InputError(f"{folder} holds a run without its config.json; choose another folder.")
+            raise InputError(f"{folder} holds a run without config.json; choose another folder.")
         return None
     try:
         old = json.loads((folder / "config.json").read_text())
@@ -118,7 +119,7 @@ class _Run:
             resident(data.source, data.split, config.data.include_labeled), everywhere
         )
         self.predict = make_predict(parts.network, parts.mean, parts.std, parts.mesh)
-        self.held_out = {"test": (data.source.test_images, data.source.test_labels)}
+        self.held_out: dict[str, Any] = {"test": (data.source.test_images, data.source.test_labels)}
         if data.validation_images is not None:
             self.held_out["validation"] = (data.validation_images, data.validation_labels)
         self.held_out = {
@@ -140,7 +141,8 @@ class _Run:
             interval: dict[str, list[float]] = {}
             pending: Meter | None = None
             mark, mark_step = time.monotonic(), first
-            for step in range(first + config.steps_per_call, config.steps + 1, config.steps_per_call):
+            stride = config.steps_per_call
+            for step in range(first + stride, config.steps + 1, stride):
                 state, meter = self.call(state, self.data)
                 if pending is not None:
                     self.collect(pending, interval)

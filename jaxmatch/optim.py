@@ -52,7 +52,9 @@ class Optim:
         """The base learning rate as a function of the optimizer's step count."""
         return learning_rate(self.schedule, self.learning_rate, steps, self.warmup_steps)
 
-    def build(self, steps: int, layers: Sequence[Sequence[str]] = ()) -> optax.GradientTransformation:
+    def build(
+        self, steps: int, layers: Sequence[Sequence[str]] = ()
+    ) -> optax.GradientTransformation:
         """The transformation for a run of ``steps``; ``layers`` as ``WideResNet.layers``."""
         rate = self.rate(steps)
         decay = optax.add_decayed_weights(self.weight_decay, mask=self._decays)
@@ -70,9 +72,7 @@ class Optim:
     def _decays(self, params: PyTree) -> PyTree:
         if self.decay == "kernels":
             return _map_names(lambda names: names[-1] == "kernel", params)
-        if self.decay == "not_batch_norm":
-            return _map_names(lambda names: not names[-2].startswith("norm"), params)
-        return _map_names(lambda names: True, params)
+        return _all_but_norms(params) if self.decay == "not_batch_norm" else True
 
 
 def steps_taken(state: PyTree) -> Array:
@@ -92,16 +92,31 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 
 
 def scale_layers(decay: float, layers: Sequence[Sequence[str]]) -> optax.GradientTransformation:
-    """Multiply the updates of ``layers[i]`` by decay^(last - i); unlisted modules count as last."""
+    """Multiply the updates of ``layers[i]`` by decay^(last - i); unlisted modules count as last.
+
+    A module is named by its path, such as "stem" or "group1/block2".
+    """
     last = len(layers) - 1
     depth = {name: index for index, names in enumerate(layers) for name in names}
 
+    def scale(names: list[str]) -> float:
+        paths = ("/".join(names[: end + 1]) for end in range(len(names)))
+        return decay ** (last - next((depth[path] for path in paths if path in depth), last))
+
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         del params
-        scales = _map_names(lambda names: decay ** (last - depth.get(names[0], last)), updates)
-        return jax.tree.map(jnp.multiply, updates, scales), state
+        return jax.tree.map(jnp.multiply, updates, _map_names(scale, updates)), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _all_but_norms(params: PyTree) -> PyTree:
+    """False for the parameters of modules with a scale, which only normalisation has."""
+    if not isinstance(params, Mapping):
+        return True
+    if "scale" in params:
+        return dict.fromkeys(params, False)
+    return {name: _all_but_norms(value) for name, value in params.items()}
 
 
 def _map_names(function: Callable[[list[str]], Any], tree: PyTree) -> PyTree:

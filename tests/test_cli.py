@@ -2,13 +2,10 @@
 
 import csv
 import json
-import os
-import shutil
 import signal
 import time
 
 import jax
-import numpy as np
 import pytest
 from helpers import assert_bitwise, toy_images
 from PIL import Image
@@ -24,7 +21,8 @@ from tiny_runs import (
     write_data,
 )
 
-from jaxmatch import build, cli, config as configuration, loop
+from jaxmatch import build, cli, loop
+from jaxmatch import config as configuration
 from jaxmatch.metrics import read
 
 
@@ -173,8 +171,6 @@ def one_class_folder(tmp_path):
     return f"folder:{tmp_path}/one"
 
 
-
-
 def class_only_in_test(tmp_path):
     for path in ("train/cat", "train/dog", "test/cat", "test/cow"):
         (tmp_path / "pets" / path).mkdir(parents=True)
@@ -293,7 +289,8 @@ def test_a_folder_that_cannot_be_written_exits_with_4(data, call, tmp_path):
 
 def test_sigterm_exits_with_143_and_the_same_command_continues(run, data, tmp_path, call):
     workdir = tmp_path / "run"
-    words = ["train", f"--workdir={workdir}", *arguments(data, steps=6000, save_every=6000)]
+    long = {"method": "supervised", "steps": 6000, "save_every": 6000}
+    words = ["train", f"--workdir={workdir}", *arguments(data, **long)]
     process = start_program(words)
     while process.poll() is None and not read(workdir):
         time.sleep(0.01)
@@ -323,7 +320,7 @@ def test_describe_prints_json(data, call):
 def test_demo_trains_both_methods_and_prints_one_table(call, tmp_path, monkeypatch):
     pytest.importorskip("mlxtend")
     tiny = {key: value for key, value in OVERRIDES.items() if not key.startswith("algorithm.")}
-    tiny |= {"steps": 5, "data.labels": "40", "data.mean": (0.5,), "model.width": 1.0}
+    tiny |= {"steps": 5, "data.labels": "40", "data.image_size": 8, "model.width": 1.0}
     monkeypatch.setitem(configuration.DATASETS, "mnist5k", tiny)
     code, output, _ = call("demo", "--workdir", tmp_path / "demo")
     assert code == 0

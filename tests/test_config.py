@@ -194,7 +194,8 @@ def test_an_override_that_contradicts_the_preset_is_noted_not_refused():
     (note,) = notes
     for word in ("model.conv_bias=none", "'usb'", "stem"):
         assert word in note
-    assert from_flags("fixmatch:tfds:cifar10,preset=usb", ["--config.model.conv_bias=stem"])[1] == []
+    agreeing = ["--config.model.conv_bias=stem"]
+    assert from_flags("fixmatch:tfds:cifar10,preset=usb", agreeing)[1] == []
     assert from_flags("fixmatch:tfds:cifar10", overrides)[1] == []
 
 
@@ -251,9 +252,9 @@ def test_the_name_does_not_depend_on_the_process():
 
 def test_bare_names_are_the_files_in_configs():
     for file in (ROOT / "configs").glob("[!_]*.py"):
-        assert load_module(file.stem).get_config("mnist5k") == load_module(
-            str(file)
-        ).get_config("mnist5k")
+        assert load_module(file.stem).get_config("mnist5k") == load_module(str(file)).get_config(
+            "mnist5k"
+        )
 
 
 def test_every_data_set_has_a_configuration():
@@ -270,7 +271,8 @@ def test_a_wheel_holds_the_configs_and_finds_them_by_name(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    code = "import jaxmatch.config as c; print(c.__file__, c.from_flags('fixmatch:mnist5k', [])[0].steps)"
+    code = """import jaxmatch.config as c
+print(c.__file__, c.from_flags('fixmatch:mnist5k', [])[0].steps)"""
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -87,13 +87,14 @@ def test_the_step_of_every_preset_can_be_traced(preset):
     [
         ["--config.dtype=bfloat16"],
         ["--config.forward=split", "--config.optim.name=adamw", "--config.optim.layer_decay=0.9"],
-        ["--config.forward=separate", "--config.optim.clip_norm=1", "--config.optim.schedule=constant"],
+        ["--config.forward=separate", "--config.optim.clip_norm=1"],
+        ["--config.optim.schedule=constant", "--config.views.strong.table=google"],
         ["--config.ema.statistics=averaged", "--config.optim.decay=not_batch_norm"],
         ["--config.algorithm.hard_labels=False", "--config.algorithm.temperature=0.5"],
     ],
 )
 def test_the_step_with_options_can_be_traced(overrides):
-    trace("fixmatch", "mnist5k", "jaxmatch", overrides + ["--config.model.depth=4"])
+    trace("fixmatch", "mnist5k", "jaxmatch", [*overrides, "--config.model.depth=4"])
 
 
 @pytest.mark.slow

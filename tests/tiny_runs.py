@@ -1,4 +1,4 @@
-"""Tiny real runs through the whole program: 8x8 images, one convolution, a shared compiler cache."""
+"""Tiny real runs through the whole program: 8x8 images, one convolution, one compiler cache."""
 
 import atexit
 import contextlib
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from helpers import on_host, toy_images
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from jaxmatch import load, train
 from jaxmatch.config import from_flags
-from helpers import on_host, toy_images
 
 LABELS = 16
 STEPS, PERIOD = 20, 5
@@ -72,7 +72,7 @@ def state_of(workdir, step=None):
 def snapshot(folder):
     """Content and time of every file, to show that nothing was touched."""
     return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+        path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
         for path in Path(folder).rglob("*")
     }
 

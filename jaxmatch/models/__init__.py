@@ -1,0 +1,1 @@
+"""Networks, and what lets algorithms call them on trees of views."""

@@ -38,32 +38,24 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), self.param_dtype)
         scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        # Sums are taken around the running mean: one pass, so devices exchange one message, and
+        # nothing cancels, unlike in E[x^2] - E[x]^2.
+        origin = jax.lax.stop_gradient(mean.value)
+        centred = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - origin
         if train:
-            batch_mean, batch_var = _moments(wide, jax.lax.stop_gradient(mean.value))
+            axes = tuple(range(x.ndim - 1))
+            offset = jnp.mean(centred, axes)
+            batch_var = jnp.maximum(jnp.mean(jnp.square(centred), axes) - jnp.square(offset), 0.0)
             if not self.is_initializing():
                 count = x.size // channels
                 correction = count / max(count - 1, 1) if self.unbiased else 1.0
-                mean.value = self._running(mean.value, batch_mean)
+                mean.value = self._running(origin, origin + offset)
                 var.value = self._running(var.value, batch_var * correction)
+            centred = centred - offset
         else:
-            batch_mean, batch_var = mean.value, var.value
-        factor = scale * jax.lax.rsqrt(batch_var + self.epsilon)
-        y = (wide - batch_mean) * factor + bias
+            batch_var = var.value
+        y = centred * (scale * jax.lax.rsqrt(batch_var + self.epsilon)) + bias
         return y.astype(self.dtype or x.dtype)
 
     def _running(self, old: Array, new: Array) -> Array:
         return self.decay * old + (1 - self.decay) * jax.lax.stop_gradient(new).astype(old.dtype)
-
-
-def _moments(x: Array, origin: Array) -> tuple[Array, Array]:
-    """Mean and biased variance of ``x`` [... c] per channel.
-
-    Both come from one pass of sums around ``origin``, so devices exchange one message; with the
-    running mean as origin nothing cancels, unlike in E[x^2] - E[x]^2.
-    """
-    axes = tuple(range(x.ndim - 1))
-    shifted = x - origin
-    first = jnp.mean(shifted, axes)
-    second = jnp.mean(jnp.square(shifted), axes)
-    return first + origin, jnp.maximum(second - jnp.square(first), 0.0)

@@ -109,16 +109,18 @@ class WideResNet(nn.Module):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """Names of the top-level modules from input to output (for layer-wise learning rates)."""
-        groups = tuple((f"group{g + 1}",) for g in range(self.groups))
-        return (("stem",), *groups, ("norm", "classifier"))
+        """Paths of the modules from input to output, a block each (for layer-wise rates)."""
+        blocks = tuple(
+            (f"group{group + 1}/block{block + 1}",)
+            for group in range(self.groups)
+            for block in range((self.depth - 4) // 6)
+        )
+        return (("stem",), *blocks, ("norm", "classifier"))
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Outputs:
         """Map images ``x`` [b h w c] to logits [b C], features [b d] and the heads' outputs."""
-        conv = partial(
-            _conv, padding=self.padding, dtype=self.dtype, param_dtype=self.param_dtype
-        )
+        conv = partial(_conv, padding=self.padding, dtype=self.dtype, param_dtype=self.param_dtype)
         norm = partial(
             BatchNorm, decay=self.bn_decay, dtype=self.dtype, param_dtype=self.param_dtype
         )

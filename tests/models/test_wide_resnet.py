@@ -61,7 +61,9 @@ def test_outputs_and_layers():
     assert outputs.logits.shape == (2, 7)
     assert outputs.features.shape == (2, 48)
     assert outputs.heads == {}
-    assert {name for layer in model.layers for name in layer} == set(variables["params"])
+    named = [name for layer in model.layers for name in layer]
+    assert named == ["stem", "group1/block1", "group2/block1", "norm", "classifier"]
+    assert {name.split("/")[0] for name in named} == set(variables["params"])
 
 
 def test_heads_hang_on_the_pooled_features():

@@ -1,0 +1,246 @@
+"""Runs end the same, bitwise, however often they are interrupted."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from functools import partial
+
+import pytest
+from helpers import assert_bitwise, assert_close
+from tiny_runs import (
+    PERIOD,
+    STEPS,
+    arguments,
+    compiler_cache,
+    snapshot,
+    start_program,
+    state_of,
+    train_tiny,
+    without_seconds,
+    write_data,
+)
+
+from jaxmatch import build, loop
+from jaxmatch.data import splits
+from jaxmatch.errors import InputError, Terminated
+from jaxmatch.metrics import read
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cached():
+    with compiler_cache():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
+
+
+@pytest.fixture(scope="module")
+def reference(data, tmp_path_factory):
+    """A FixMatch run that nothing interrupted; to be read, not changed."""
+    workdir = tmp_path_factory.mktemp("reference") / "run"
+    train_tiny(data, workdir)
+    return workdir
+
+
+class Crash(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def interrupted(evaluation, action):
+    """Do ``action`` at the start of evaluation number ``evaluation``."""
+    evaluate, seen = loop._Run.evaluate, []
+
+    def evaluate_and_act(self, state):
+        seen.append(None)
+        if len(seen) == evaluation:
+            action()
+        return evaluate(self, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Run, "evaluate", evaluate_and_act)
+        yield
+
+
+def crash():
+    raise Crash
+
+
+def assert_same_end(workdir, reference):
+    assert_bitwise(state_of(workdir), state_of(reference))
+    assert without_seconds(read(workdir)) == without_seconds(read(reference))
+    files = [folder / "summary.json" for folder in (workdir, reference)]
+    summaries = [json.loads(file.read_text()) for file in files]
+    for summary in summaries:
+        assert summary.pop("seconds") > 0
+    assert summaries[0] == summaries[1]
+
+
+def test_split_file_validation_set_and_batch_larger_than_the_labeled_set(data, tmp_path):
+    split = tmp_path / "mine.json"
+    split.write_text(json.dumps({"indices": [4, 1, 2, 3]}))
+    options = {"chosen": f",split={split}", "data__validation": 12, "method": "supervised"}
+    with interrupted(2, crash), pytest.raises(Crash):
+        train_tiny(data, tmp_path / "run", **options)
+    split.unlink()  # the run folder has its own
+    train_tiny(data, tmp_path / "run", **options)
+    assert splits.read(tmp_path / "run" / "split.json").indices.tolist() == [4, 1, 2, 3]
+    for line in read(tmp_path / "run"):
+        validation = {key for key in line if key.startswith("validation/")}
+        assert validation == {"validation/teacher/accuracy", "validation/student/accuracy"}
+    facts = json.loads((tmp_path / "run" / "config.json").read_text())["facts"]
+    assert (facts["labels"], facts["unlabeled"]) == ([0, 1, 2, 3], 64 - 12)
+
+
+def test_a_crashed_run_continues_bitwise(reference, data, tmp_path, caplog):
+    with interrupted(3, crash), pytest.raises(Crash):  # after the checkpoint of step 10
+        train_tiny(data, tmp_path / "run")
+    assert not (tmp_path / "run" / "summary.json").exists()
+    train_tiny(data, tmp_path / "run")
+    assert "from step 10" in caplog.text
+    assert_same_end(tmp_path / "run", reference)
+
+
+def test_sigterm_saves_and_the_same_command_continues(reference, data, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    terminate = partial(os.kill, os.getpid(), signal.SIGTERM)
+    with interrupted(2, terminate), pytest.raises(Terminated, match="step 15") as caught:
+        train_tiny(data, tmp_path / "run", save_every=10)
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"10", "15"}
+    train_tiny(data, tmp_path / "run", save_every=10)
+    assert_same_end(tmp_path / "run", reference)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(reference, data, tmp_path, caplog):
+    workdir = tmp_path / "run"
+    shutil.copytree(reference, workdir)
+    (workdir / "summary.json").unlink()
+    newest = workdir / "checkpoints" / str(STEPS)
+    largest = max(newest.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1] + b"!")
+    train_tiny(data, workdir)
+    assert f"{newest} is damaged" in caplog.text
+    assert "from step 15" in caplog.text
+    assert_same_end(workdir, reference)
+
+
+def test_a_lost_summary_is_written_again(reference, data, tmp_path):
+    shutil.copytree(reference, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    train_tiny(data, tmp_path / "run")
+    assert_same_end(tmp_path / "run", reference)
+
+
+def test_a_complete_run_is_left_alone(reference, data, monkeypatch):
+    before = snapshot(reference)
+    monkeypatch.setattr(build, "load_data", crash)
+    summary = train_tiny(data, reference)
+    assert summary == json.loads((reference / "summary.json").read_text())
+    assert snapshot(reference) == before
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_another_configuration_is_refused(complete, reference, data, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(reference, workdir)
+    if not complete:
+        (workdir / "summary.json").unlink()
+    before = snapshot(workdir)
+    with pytest.raises(InputError) as caught:
+        train_tiny(data, workdir, algorithm__threshold=0.5, seed=3)
+    assert "(algorithm.threshold: 0.4 -> 0.5; seed: 0 -> 3)" in str(caught.value)
+    assert snapshot(workdir) == before
+
+
+def test_folders_that_cannot_be_continued_are_refused(reference, data, tmp_path):
+    shutil.copytree(reference, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        train_tiny(data, tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(InputError, match=r"without config\.json"):
+        train_tiny(data, tmp_path / "run")
+
+
+def test_a_changed_split_file_is_refused(reference, data, tmp_path):
+    shutil.copytree(reference, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    file = tmp_path / "run" / "split.json"
+    content = json.loads(file.read_text())
+    content["indices"][0] += 4
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="hash"):
+        train_tiny(data, tmp_path / "run")
+
+
+def test_one_device_agrees_with_four_and_continues_their_run(reference, data, tmp_path, caplog):
+    train_tiny(data, tmp_path / "one", devices=1)
+    one, four = (state_of(folder, PERIOD) for folder in (tmp_path / "one", reference))
+    assert_close(one, four, 1e-4)
+    for key in ("optim/learning_rate", "unlabeled/weak_accuracy"):
+        assert read(tmp_path / "one")[0][key] == pytest.approx(read(reference)[0][key], rel=1e-6)
+    shutil.copytree(reference, tmp_path / "four")
+    (tmp_path / "four" / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "four" / "checkpoints" / str(STEPS))
+    train_tiny(data, tmp_path / "four", devices=1)
+    assert "from step 15" in caplog.text
+    assert_close(state_of(tmp_path / "four"), state_of(reference), 1e-4)
+
+
+def killed_at(words, workdir, delay):
+    """Start the program and kill it ``delay`` seconds after its first line of metrics."""
+    lines = len(read(workdir))
+    process = start_program(words)
+    while process.poll() is None and len(read(workdir)) <= lines:
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.kill()
+    error = process.communicate()[1]
+    assert process.returncode in (0, -signal.SIGKILL), error
+    return process.returncode
+
+
+KILLED = {
+    "method": "pseudo_label",
+    "steps": 200,
+    "steps_per_call": 1,
+    "save_every": 10,
+    "keep": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def long_reference(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("long") / "run"
+    train_tiny(data, workdir, **KILLED)
+    return workdir
+
+
+def kill_and_compare(data, long_reference, workdir, kills):
+    words = ["train", f"--workdir={workdir}", *arguments(data, **KILLED)]
+    times = [line["time/seconds"] for line in read(long_reference)]
+    moments = [random.uniform(0, (times[-1] - times[0]) / kills) for _ in range(kills)]
+    print("killed after", moments)  # shown by pytest where the test fails
+    for moment in moments:
+        killed_at(words, workdir, moment)
+    train_tiny(data, workdir, **KILLED)
+    assert_same_end(workdir, long_reference)
+
+
+def test_a_killed_run_continues_bitwise(data, long_reference, tmp_path):
+    kill_and_compare(data, long_reference, tmp_path / "run", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 2, 3, 4])
+def test_a_run_killed_again_and_again_continues_bitwise(kills, data, long_reference, tmp_path):
+    kill_and_compare(data, long_reference, tmp_path / "run", kills)
