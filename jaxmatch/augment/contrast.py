@@ -22,7 +22,7 @@ _TRIES = 10  # proposals of a crop before the centre is taken
 
 @dataclass(frozen=True, kw_only=True)
 class RandomResizedCrop:
-    """Crop a random part and resize it as PIL does.
+    """Crop a random part and resize it as PIL does, the columns first.
 
     Attributes:
         size: side of the output in pixels; None keeps the images' height and width.
@@ -72,7 +72,7 @@ class RandomResizedCrop:
         """Levels 0..255 [b h w c] of any dtype in, float32 levels [b size size c] out."""
         height, width = images.shape[1:3]
         size = (self.size or height, self.size or width)
-        return resize.resize(images, draws, size, self.method)
+        return resize.resize_columns_first(images, draws, size, self.method)
 
     def _central(self, height: int, width: int) -> tuple[int, int, int, int]:
         least, largest = self.aspect

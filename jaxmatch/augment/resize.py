@@ -106,11 +106,11 @@ def check_method(method: str, known: tuple[str, ...] = METHODS) -> None:
 
 
 def resize(images: Array, box: Array, size: tuple[int, int], method: str = "bilinear") -> Array:
-    """Crop ``box`` from each image and resize it as Pillow does, columns first.
+    """Crop ``box`` from each image and resize it as Pillow 13 does.
 
-    Pillow 13 takes the rows first where the height shrinks much more than the width (by more than
-    twice as many pixels); there up to a quarter of the levels differ by one (bilinear). Where a
-    size is no power of two, "box" and "nearest" may pick the other pixel of an exact tie.
+    That is :func:`resize_columns_first`, or rows first where the height shrinks by more than twice
+    as many pixels as the width (python-pillow/Pillow#9549); the two differ in rounding only. Both
+    are computed here.
 
     Args:
         images: levels 0..255 [b h w c], whole numbers of any dtype.
@@ -123,6 +123,25 @@ def resize(images: Array, box: Array, size: tuple[int, int], method: str = "bili
 
     Raises:
         InputError: unknown ``method``.
+    """
+    shrinks_by, narrows_by = box[:, 2] - size[0], box[:, 3] - size[1]
+    rows_first = (shrinks_by > 0) & (shrinks_by > 2 * narrows_by)
+    turned = resize_columns_first(
+        images.swapaxes(1, 2), box[:, jnp.array([1, 0, 3, 2])], size[::-1], method
+    )
+    return jnp.where(
+        rows_first[:, None, None, None],
+        turned.swapaxes(1, 2),
+        resize_columns_first(images, box, size, method),
+    )
+
+
+def resize_columns_first(
+    images: Array, box: Array, size: tuple[int, int], method: str = "bilinear"
+) -> Array:
+    """As :func:`resize`, but always the columns first, as Pillow did before version 13.
+
+    Where a size is no power of two, "box" and "nearest" may pick the other pixel of an exact tie.
     """
     check_method(method)
     matrix = _taps if method == "nearest" else _filtered

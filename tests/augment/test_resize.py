@@ -52,6 +52,20 @@ def test_equals_pil(method):
     assert difference.max() <= 1
 
 
+def test_much_taller_boxes_are_resized_rows_first():
+    images, boxes = random_images(60, 48), random_boxes(60, 48)
+    ours = np.asarray(resize(jnp.asarray(images), jnp.asarray(boxes), (16, 16), "bilinear"))
+    tall = 0
+    for image, (top, left, height, width), found in zip(images, boxes, ours, strict=True):
+        part = Image.fromarray(image).crop((left, top, left + width, top + height))
+        rows_first = height > 16 and height - 16 > 2 * (width - 16)
+        between = (width, 16) if rows_first else (16, height)  # one pass a call
+        expected = part.resize(between, Image.BILINEAR).resize((16, 16), Image.BILINEAR)
+        np.testing.assert_array_equal(found, np.asarray(expected))
+        tall += rows_first
+    assert 10 < tall < 50
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_whole_image_at_its_own_size_is_the_image(method):
     images = random_images(3, 20)
