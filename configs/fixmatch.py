@@ -1,7 +1,7 @@
 """FixMatch with RandAugment (Sohn et al., NeurIPS 2020, https://arxiv.org/abs/2001.07685).
 
-    jaxmatch train --config=configs/fixmatch.py:mnist5k,labels=40,seed=0
-    jaxmatch train --config=configs/fixmatch.py:tfds:cifar10,labels=250,seed=1
+jaxmatch train --config=configs/fixmatch.py:mnist5k,labels=40,seed=0
+jaxmatch train --config=configs/fixmatch.py:tfds:cifar10,labels=250,seed=1
 """
 
 from ml_collections import ConfigDict

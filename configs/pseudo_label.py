@@ -1,6 +1,6 @@
 """Pseudo-Label (Lee, ICML 2013 workshop) with a confidence threshold of 0.95.
 
-    jaxmatch train --config=configs/pseudo_label.py:mnist5k,labels=40,seed=0
+jaxmatch train --config=configs/pseudo_label.py:mnist5k,labels=40,seed=0
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-
 from jax.sharding import Mesh
 
 from jaxmatch.parallel import replicated

@@ -50,5 +50,5 @@ def accuracy(
     images: Array,
     labels: np.ndarray,
 ) -> float:
-    """Share of ``images`` [n h w c] whose most probable class is ``labels`` [n]; each counts once."""
+    """Share of ``images`` [n h w c] whose most probable class is their label of ``labels`` [n]."""
     return float(np.mean(predict(variables, images).argmax(-1) == labels))

@@ -137,6 +137,9 @@ class _Run:
             MetricsLog(self.folder, resume_step=first) as record,
             Progress(config.steps, first, self.folder, self.folder.name) as progress,
         ):
+            if first:
+                progress.message(f"continuing from the checkpoint of step {first}")
+            # The losses since the last line before a restart are not in the next line's means.
             earlier = max((line.get("time/seconds", 0.0) for line in record.lines()), default=0.0)
             interval: dict[str, list[float]] = {}
             pending: Meter | None = None
@@ -197,7 +200,6 @@ class _Run:
         restored = self.checkpoints.restore(abstract)
         if restored is None:
             return self.init(), 0
-        log.warning("Continuing %s from step %d.", self.folder, restored[1])
         return restored
 
     @property

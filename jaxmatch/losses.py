@@ -1,4 +1,4 @@
-"""Pure loss terms: arrays in, one value an example out; the mean is taken where the paper takes it."""
+"""Pure loss terms: arrays in, one value an example out; the caller takes the mean."""
 
 import jax
 import jax.numpy as jnp

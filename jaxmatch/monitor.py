@@ -1,7 +1,5 @@
 """Metrics that every pseudo-labeling method reports of its unlabeled batch."""
 
-import jax.numpy as jnp
-
 from jaxmatch.types import Array, Ratio
 
 

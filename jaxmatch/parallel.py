@@ -55,7 +55,9 @@ def make_mesh(devices: int, *batches: int) -> Mesh:
                 f"change data.batch_size or set devices to a divisor of {divisor}."
             )
         count = max(n for n in range(1, count + 1) if divisor % n == 0)
-        log.warning("Using %d of %d CPU devices, as the batch divides by no more.", count, len(present))
+        log.warning(
+            "Using %d of %d CPU devices, as the batch divides by no more.", count, len(present)
+        )
     return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=present[:count])
 
 

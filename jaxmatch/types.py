@@ -26,8 +26,9 @@ class Examples(NamedTuple):
 class Batch(NamedTuple):
     """The examples of one step; ``labeled`` is None for label-free methods, and vice versa."""
 
-    labeled: Examples | None
-    unlabeled: Examples | None
+    # Typed loosely, since an algorithm knows which of the two it asked for.
+    labeled: Any  # Examples | None
+    unlabeled: Any  # Examples | None
 
 
 class TrainState(struct.PyTreeNode):
@@ -176,9 +177,7 @@ class Augment(Protocol):
         """Return the batch of views and a record for :meth:`update`."""
         ...
 
-    def update(
-        self, policy: PyTree, record: PyTree, predict: Callable[[Array], Array]
-    ) -> PyTree:
+    def update(self, policy: PyTree, record: PyTree, predict: Callable[[Array], Array]) -> PyTree:
         """Learn from the step; ``predict`` maps views to the new teacher's probabilities."""
         ...
 

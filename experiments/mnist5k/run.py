@@ -6,6 +6,7 @@ Finished runs are not repeated. Writes results.json here and prints the table.
 """
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -57,11 +58,10 @@ def main() -> None:
 
 def steps_per_second(lines: list[dict]) -> float:
     """Median over the intervals between two lines, evaluation included, compilation not."""
-    pairs = zip(lines, lines[1:], strict=False)
-    rates = [
-        (b["step"] - a["step"]) / (b["time/seconds"] - a["time/seconds"]) for a, b in pairs
-    ]
-    return statistics.median(rates)
+    return statistics.median(
+        (after["step"] - before["step"]) / (after["time/seconds"] - before["time/seconds"])
+        for before, after in itertools.pairwise(lines)
+    )
 
 
 def table(results: dict) -> str:

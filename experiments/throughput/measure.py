@@ -45,25 +45,22 @@ def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> 
     parts = build.build_parts(config, data.facts())
     everywhere = replicated(parts.mesh)
     optimizer = parts.optim.build(config.steps, parts.model.layers)
-    state = jax.jit(
-        lambda: build.build_state(config, parts, optimizer), out_shardings=everywhere
-    )()
+    state = jax.jit(lambda: build.build_state(config, parts, optimizer), out_shardings=everywhere)()
     images = jax.device_put(resident(data.source, data.split), everywhere)
     examples_of = build.examples_of(parts)
     step = build.build_step(config, parts, optimizer)
     call = compile_call(step, examples_of, config.steps_per_call, parts.mesh)
 
     start = time.perf_counter()
-    state, meter = jax.block_until_ready(call(state, images))
+    state, _ = jax.block_until_ready(call(state, images))
     first = time.perf_counter() - start
     times = []
     for _ in range(calls):
         start = time.perf_counter()
-        state, meter = jax.block_until_ready(call(state, images))
+        state, _ = jax.block_until_ready(call(state, images))
         times.append((time.perf_counter() - start) / config.steps_per_call)
-    augment = time_augment(parts, jax.jit(examples_of, out_shardings=over_batch(parts.mesh))(
-        images, state
-    ), calls)
+    examples = jax.jit(examples_of, out_shardings=over_batch(parts.mesh))(images, state)
+    augment = time_augment(parts, examples, calls)
     median = statistics.median(times)
     drawn = parts.spec.labeled_batch + parts.spec.unlabeled_batch
     device = jax.devices()[0]

@@ -64,8 +64,6 @@ class FixMatch:
         Both means run over the whole batch, the second over the confident and the others alike.
         """
         del draws, spec
-        assert batch.labeled is not None and batch.labeled.label is not None
-        assert batch.unlabeled is not None
         (x,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
         (on_x, on_weak, on_strong), stats = network(
             state.student(params), (x, Target(weak), strong)

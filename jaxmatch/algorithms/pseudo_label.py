@@ -62,8 +62,6 @@ class PseudoLabel:
         labeled pass updates the running ones, as in FixMatch's, TorchSSL's and USB's code.
         """
         del draws
-        assert batch.labeled is not None and batch.labeled.label is not None
-        assert batch.unlabeled is not None
         (x,), (u,) = batch.labeled.views, batch.unlabeled.views
         (on_x,), stats = network(state.student(params), (x,))
         (on_u,), _ = network(state.student(params), (u,))

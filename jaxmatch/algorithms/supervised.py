@@ -39,7 +39,6 @@ class Supervised:
     ) -> tuple[Array, Update]:
         """Mean cross-entropy H(y, p(w(x))) over the labeled batch."""
         del draws, spec
-        assert batch.labeled is not None and batch.labeled.label is not None
         (x,) = batch.labeled.views
         (on_x,), stats = network(state.student(params), (x,))
         supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()

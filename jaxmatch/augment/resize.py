@@ -127,7 +127,7 @@ def resize(images: Array, box: Array, size: tuple[int, int], method: str = "bili
     shrinks_by, narrows_by = box[:, 2] - size[0], box[:, 3] - size[1]
     rows_first = (shrinks_by > 0) & (shrinks_by > 2 * narrows_by)
     turned = resize_columns_first(
-        images.swapaxes(1, 2), box[:, jnp.array([1, 0, 3, 2])], size[::-1], method
+        images.swapaxes(1, 2), box[:, jnp.array([1, 0, 3, 2])], (size[1], size[0]), method
     )
     return jnp.where(
         rows_first[:, None, None, None],

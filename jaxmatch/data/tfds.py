@@ -41,7 +41,7 @@ def load(name: str, image_size: int | None, directory: str | None, extra: bool) 
     test_images, test_labels = _read(builder, "test", size)
     return Source(
         name=f"tfds:{name}",
-        classes=tuple(label.names),
+        classes=tuple(features["label"].names),
         images=images,
         labels=labels,
         rows=np.arange(len(labels)),

@@ -1,4 +1,4 @@
-"""From a model that sees one batch to a network that sees trees of views: one joint forward pass."""
+"""From a model that sees one batch to a network that sees trees of views in one joint pass."""
 
 from collections.abc import Sequence
 from typing import Any
