@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -224,6 +225,8 @@ def check_numbers(config: ConfigDict) -> None:
     """Refuse a run without steps, periods that end inside a call, and seeds NumPy cannot take."""
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed={config.seed} must lie between 0 and 2**32 - 1.")
+    if config.wandb and find_spec("wandb") is None:
+        raise InputError('config.wandb needs wandb: pip install "jaxmatch[wandb]".')
     if config.devices < 0:
         raise InputError(f"devices={config.devices} must be a number of devices, or 0 for all.")
     if config.data.image_size is not None and config.data.image_size < 1:

@@ -24,6 +24,8 @@ from jaxmatch.augment.weak import Weak
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.optim import Ema, Optim
 
+# What a run computes does not depend on these, so another value continues the same run.
+NOT_IDENTITY = {"devices", "wandb"}
 ARGUMENT_KEYS = ("labels", "seed", "preset", "split")
 PRESETS = ("jaxmatch", "google", "torchssl", "usb")
 
@@ -86,6 +88,7 @@ def defaults() -> dict[str, Any]:
         "save_every": 8192,
         "keep": 3,
         "devices": 0,
+        "wandb": "",
         "dtype": "float32",
         "forward": "joint",
         "augment": "randaugment",
@@ -311,9 +314,9 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two configurations, save the device count, as ``key: old -> new``."""
+    """What differs between two configurations, apart from :data:`NOT_IDENTITY`, as ``key: old -> new``."""
     flat_old, flat_new = flatten(old), flatten(new)
-    keys = sorted((flat_old.keys() | flat_new.keys()) - {"devices"})
+    keys = sorted((flat_old.keys() | flat_new.keys()) - NOT_IDENTITY)
     return [
         f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
         for key in keys
@@ -323,7 +326,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def run_name(config: ConfigDict) -> str:
     """The default folder name <recipe>-<data>-<labels>-s<seed>-<8 hex of the config>."""
-    values = {key: value for key, value in flatten(to_json(config)).items() if key != "devices"}
+    flat = flatten(to_json(config))
+    values = {key: value for key, value in flat.items() if key not in NOT_IDENTITY}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     data = config.data.name.removeprefix("tfds:")
     kind, colon, path = data.partition(":")

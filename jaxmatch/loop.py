@@ -22,7 +22,7 @@ from jaxmatch.data.resident import resident
 from jaxmatch.dispatch import Meter, compile_call, means, watched
 from jaxmatch.errors import InputError, NonFiniteError, Terminated
 from jaxmatch.evaluate import accuracy, make_predict
-from jaxmatch.metrics import MetricsLog, summarise, write_json
+from jaxmatch.metrics import MetricsLog, open_wandb, summarise, write_json
 from jaxmatch.parallel import replicated, use_all_cores
 from jaxmatch.progress import Progress
 from jaxmatch.types import PyTree, TrainState
@@ -132,9 +132,12 @@ class _Run:
 
     def go(self, terminated: list[bool]) -> dict[str, Any]:
         config = self.config
+        wandb = None
+        if config.wandb:
+            wandb = open_wandb(config.wandb, self.folder, configuration.to_json(config))
         state, first = self.begin()
         with (
-            MetricsLog(self.folder, resume_step=first) as record,
+            MetricsLog(self.folder, resume_step=first, wandb=wandb) as record,
             Progress(config.steps, first, self.folder, self.folder.name) as progress,
         ):
             if first:

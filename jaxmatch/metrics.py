@@ -31,12 +31,14 @@ WINDOW = 20  # evaluations that the published tables' mean and median are taken 
 class MetricsLog:
     """Appends to the record of a run in ``workdir``; a context manager."""
 
-    def __init__(self, workdir: str | Path, *, resume_step: int):
+    def __init__(self, workdir: str | Path, *, resume_step: int, wandb: Any = None):
         """Cut the record to ``step <= resume_step`` (0 = start anew) and open it for appending.
 
+        ``wandb``, as :func:`open_wandb` returns it, is given the same values and closed in the end.
         DiskError where the folder cannot be written.
         """
         self._path = Path(workdir) / FILE
+        self._wandb = wandb
         try:
             events = self._path.parent / "events"
             events.mkdir(parents=True, exist_ok=True)
@@ -68,6 +70,8 @@ class MetricsLog:
             self._events.flush()
         except OSError as error:
             raise _disk_error(self._path, error) from error
+        if self._wandb is not None:
+            self._wandb.log(finite, step=int(step))
 
     def lines(self) -> list[dict[str, Any]]:
         """All metrics of the run so far, as :func:`read`."""
@@ -77,7 +81,8 @@ class MetricsLog:
         """Close the files; DiskError where the last of it cannot be written."""
         try:
             with closing(self._events), closing(self._file):
-                pass
+                if self._wandb is not None:
+                    self._wandb.finish()
         except OSError as error:
             raise _disk_error(self._path, error) from error
 
@@ -100,6 +105,15 @@ class MetricsLog:
 
     def _event(self, **fields: Any) -> None:
         self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
+
+
+def open_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
+    """The Weights & Biases run of a run folder, continued if it exists (https://wandb.ai)."""
+    import wandb  # pyright: ignore[reportMissingImports]
+
+    return wandb.init(
+        project=project, id=workdir.name, dir=workdir, config=dict(config), resume="allow"
+    )
 
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:

@@ -226,3 +226,9 @@ def test_unknown_data_sets_name_the_nearest():
     config, _ = from_flags("fixmatch:mnist5", [])
     with pytest.raises(InputError, match="did you mean 'mnist5k'"):
         build.load_data(config)
+
+
+def test_wandb_that_is_not_installed_is_refused_before_anything_starts(monkeypatch, data):
+    monkeypatch.setattr(build, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"jaxmatch\[wandb\]"):
+        build.check_numbers(configuration(data, wandb="project"))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean, median
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis import given, strategies
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jaxmatch.errors import DiskError
-from jaxmatch.metrics import MetricsLog, read, summarise, write_json
+from jaxmatch.metrics import MetricsLog, open_wandb, read, summarise, write_json
 
 
 def write_steps(workdir, first, last, resume_step=0):
@@ -222,3 +223,16 @@ def test_close_reports_what_could_not_be_written(tmp_path, full_disk):
         record.write(1, {"x": 1.0})
     with pytest.raises(DiskError):
         record.close()
+
+
+def test_wandb_is_given_the_same_finite_values_and_closed(tmp_path, monkeypatch):
+    logged, finished = [], []
+    run = SimpleNamespace(
+        log=lambda values, step: logged.append((step, values)), finish=lambda: finished.append(1)
+    )
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **chosen: run))
+    wandb = open_wandb("project", tmp_path, {"seed": 0})
+    with MetricsLog(tmp_path, resume_step=0, wandb=wandb) as record:
+        record.write(5, {"loss/total": 1.5, "pseudo/accuracy": math.nan})
+    assert logged == [(5, {"loss/total": 1.5})]
+    assert finished == [1]
