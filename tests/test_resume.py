@@ -99,12 +99,12 @@ def test_split_file_validation_set_and_batch_larger_than_the_labeled_set(data, t
     assert (facts["labels"], facts["unlabeled"]) == ([0, 1, 2, 3], 64 - 12)
 
 
-def test_a_crashed_run_continues_bitwise(reference, data, tmp_path, caplog):
+def test_a_crashed_run_continues_bitwise(reference, data, tmp_path):
     with interrupted(3, crash), pytest.raises(Crash):  # after the checkpoint of step 10
         train_tiny(data, tmp_path / "run")
     assert not (tmp_path / "run" / "summary.json").exists()
     train_tiny(data, tmp_path / "run")
-    assert "from step 10" in caplog.text
+    assert "from the checkpoint of step 10" in (tmp_path / "run" / "log.txt").read_text()
     assert_same_end(tmp_path / "run", reference)
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(reference, data, tmp_path, c
     largest.write_bytes(largest.read_bytes()[:-1] + b"!")
     train_tiny(data, workdir)
     assert f"{newest} is damaged" in caplog.text
-    assert "from step 15" in caplog.text
+    assert "from the checkpoint of step 15" in (workdir / "log.txt").read_text()
     assert_same_end(workdir, reference)
 
 
@@ -182,7 +182,7 @@ def test_a_changed_split_file_is_refused(reference, data, tmp_path):
         train_tiny(data, tmp_path / "run")
 
 
-def test_one_device_agrees_with_four_and_continues_their_run(reference, data, tmp_path, caplog):
+def test_one_device_agrees_with_four_and_continues_their_run(reference, data, tmp_path):
     train_tiny(data, tmp_path / "one", devices=1)
     one, four = (state_of(folder, PERIOD) for folder in (tmp_path / "one", reference))
     assert_close(one, four, 1e-4)
@@ -192,7 +192,7 @@ def test_one_device_agrees_with_four_and_continues_their_run(reference, data, tm
     (tmp_path / "four" / "summary.json").unlink()
     shutil.rmtree(tmp_path / "four" / "checkpoints" / str(STEPS))
     train_tiny(data, tmp_path / "four", devices=1)
-    assert "from step 15" in caplog.text
+    assert "from the checkpoint of step 15" in (tmp_path / "four" / "log.txt").read_text()
     assert_close(state_of(tmp_path / "four"), state_of(reference), 1e-4)
 
 
