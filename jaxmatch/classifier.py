@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch import build
 from jaxmatch.checkpoint import Checkpoints
+from jaxmatch.config import defaults
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluate import make_predict
 from jaxmatch.parallel import replicated, use_all_cores
@@ -89,7 +90,7 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
         facts = values.pop("facts")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} is no run folder: it has no readable config.json.") from error
-    config = ConfigDict(values)
+    config = ConfigDict({**defaults(), **values})  # a run may be older than a setting
     config.devices = 0 if jax.default_backend() == "cpu" else 1
     parts = build.build_parts(config, facts)
     optimizer = parts.optim.build(config.steps, parts.model.layers)

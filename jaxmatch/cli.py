@@ -16,7 +16,10 @@ CONFIG_HELP = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 2 bad input, 3 NaN or Inf, 4 disk, 143 after SIGTERM."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:  # an imported library may have set one up
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(logging.Formatter("jaxmatch: %(message)s"))
     arguments, rest = _parser().parse_known_args(argv)
     try:
         if rest and not hasattr(arguments, "config"):
