@@ -144,11 +144,7 @@ def test_targets_outside_the_joint_pass_carry_no_gradient(forward):
 
 
 def convolutions(jaxpr):
-    count = 0
-    for equation in jaxpr.eqns:
-        count += equation.primitive.name == "conv_general_dilated"
-        count += sum(map(convolutions, jax.core.jaxprs_in_params(equation.params)))
-    return count
+    return str(jaxpr).count("conv_general_dilated[")
 
 
 @pytest.mark.parametrize(("forward", "count"), [("joint", 2), ("split", 3), ("separate", 5)])
