@@ -130,7 +130,7 @@ def defaults() -> dict[str, Any]:
 
 
 def preset_values(preset: str, data: str) -> dict[str, Any]:
-    """What a preset sets for a data set, whatever the method; its numbers are in the README."""
+    """What a preset sets for a data set, whatever the method (README, "Presets")."""
     values: dict[str, Any] = {}
     if preset == "google":
         values["views.strong.table"] = "google"
