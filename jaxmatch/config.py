@@ -314,7 +314,7 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two configurations, apart from :data:`NOT_IDENTITY`, as ``key: old -> new``."""
+    """What differs, apart from :data:`NOT_IDENTITY`, as ``key: old -> new``."""
     flat_old, flat_new = flatten(old), flatten(new)
     keys = sorted((flat_old.keys() | flat_new.keys()) - NOT_IDENTITY)
     return [
