@@ -21,7 +21,8 @@ def use_all_cores() -> None:
 
     XLA's CPU convolutions run on one thread a device, so one device would leave cores idle.
     """
-    cores = len(os.sched_getaffinity(0))
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     # A device that waits for another in a reduction keeps a thread of XLA's pool, by default one a
     # core. With a few such waits the other device finds no thread, and the program stands still.
     os.environ.setdefault("NPROC", str(THREADS_A_CORE * cores))
