@@ -159,7 +159,6 @@ def make(
     *,
     algorithm: Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
-    presets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ConfigDict:
     """The configuration of one method.
 
@@ -168,7 +167,6 @@ def make(
         argument: ``DATA[,key=value]*``, keys labels (total number or "all"), seed, preset, split.
         algorithm: ``name`` and the fields that differ from the dataclass's defaults.
         settings: values by dotted key that this method changes whatever the data set.
-        presets: for each preset, the values by dotted key that this method adds to it.
 
     Raises:
         InputError: on an unknown key, preset or malformed value, with the nearest known one.
@@ -187,7 +185,6 @@ def make(
         DATASETS.get(data, {}),
         settings or {},
         preset_values(preset, data),
-        (presets or {}).get(preset, {}),
         {"recipe": recipe, "preset": preset, "data.name": data},
         {"seed": int(chosen["seed"])} if "seed" in chosen else {},
         {f"data.{key}": chosen[key] for key in ("labels", "split") if key in chosen},

