@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.augment.chain import Chain
+from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.views import Views
 from jaxmatch.augment.weak import Weak
@@ -22,19 +23,24 @@ from jaxmatch.data.resident import Resident, batch
 from jaxmatch.data.sources import Source
 from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError, suggest
+from jaxmatch.models import DERIVED, MODELS
 from jaxmatch.models.network import make_network
-from jaxmatch.models.wide_resnet import WideResNet
+from jaxmatch.models.resnet import FEATURE_NORMS, STEMS
 from jaxmatch.optim import Ema, Optim
 from jaxmatch.parallel import make_mesh, shard_batch
 from jaxmatch.random import stream
 from jaxmatch.step import Step, init_state, make_train_step
 from jaxmatch.types import Algorithm, Augment, Batch, Network, Spec, TrainState, Transform
 
-MODELS = {"wide_resnet": WideResNet}
 DTYPES = ("float32", "bfloat16")
-PADDINGS = ("same", "torch")
-CONV_BIASES = ("all", "stem", "none")
-STRONG = ("randaugment",)
+MODEL_CHOICES = {
+    "padding": ("same", "torch"),
+    "conv_bias": ("all", "stem", "none"),
+    "stem": STEMS,
+    "feature_norm": FEATURE_NORMS,
+}
+MODEL_LEAST = {"width": 1 / 16, "groups": 1, "first_stride": 1}
+STRONG = ("randaugment", "contrast")
 ORDERS = ("weak_first", "ops_first")
 
 
@@ -43,7 +49,7 @@ class Data:
     """The images of a run in host memory."""
 
     source: Source
-    split: Split
+    split: Split  # of no image for a label-free method
     include_labeled: bool = True  # in the unlabeled pool
     validation_images: np.ndarray | None = None  # [v h w 3] uint8
     validation_labels: np.ndarray | None = None  # [v] int32
@@ -96,6 +102,14 @@ def load_data(config: ConfigDict, split: Split | None = None) -> Data:
     )
     if algorithm.labeled and not len(source.test_images):
         raise InputError(f"{data.name} has no test images.")
+    if not algorithm.labeled:
+        if data.labels != "none" or data.split or data.validation:
+            raise InputError(
+                f"{config.algorithm.name} reads no labels: data.labels must be none, data.split "
+                "empty and data.validation 0."
+            )
+        empty = Split(indices=np.zeros(0, np.int64), source=source.name)
+        return Data(source=source, split=empty)
     if split is None and data.split:
         split = splits.read(data.split)
     labels = labels_number(data.labels)
@@ -181,6 +195,7 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
             unlabeled=facts["unlabeled"],
             labeled_batch=labeled_batch,
             unlabeled_batch=unlabeled_batch,
+            teacher_trains=config.ema.statistics == "own",
         ),
         image_shape=tuple(facts["image_shape"]),
         mean=mean,
@@ -248,24 +263,28 @@ def build_model(config: ConfigDict, classes: int, algorithm: Algorithm) -> Any:
     name = values.pop("name")
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
-    for value, known in (
-        (config.dtype, DTYPES),
-        (values["padding"], PADDINGS),
-        (values["conv_bias"], CONV_BIASES),
-    ):
-        if value not in known:
-            raise InputError(f"unknown model setting {value!r}; {suggest(value, known)}")
-    if values["depth"] < 4 or (values["depth"] - 4) % 6:
+    if config.dtype not in DTYPES:
+        raise InputError(f"unknown dtype {config.dtype!r}; {suggest(config.dtype, DTYPES)}")
+    for key, known in MODEL_CHOICES.items():
+        if key in values and values[key] not in known:
+            raise InputError(f"unknown model.{key} {values[key]!r}; {suggest(values[key], known)}")
+    if "depth" in values and (values["depth"] < 4 or (values["depth"] - 4) % 6):
         raise InputError(
             f"model.depth={values['depth']} is not 6n + 4 (four, ten, sixteen, ... layers)."
         )
-    for key, least in (("width", 1 / 16), ("groups", 1), ("first_stride", 1)):
-        if values[key] < least:
+    for key, least in MODEL_LEAST.items():
+        if key in values and values[key] < least:
             raise InputError(f"model.{key}={values[key]} must be at least {least}.")
-    return MODELS[name](
-        classes=classes,
+    model, fixed = MODELS[name]
+    known = [key for key in model.__dataclass_fields__ if key not in (*DERIVED, *fixed)]
+    for key in values:
+        if key not in known:
+            raise InputError(f"model {name} has no setting {key!r}; {suggest(key, known)}")
+    return model(
+        classes=max(1, classes),  # images without any label still pass a classifier
         heads=algorithm.heads,
         dtype=jnp.bfloat16 if config.dtype == "bfloat16" else None,
+        **fixed,
         **values,
     )
 
@@ -275,10 +294,12 @@ def build_transforms(config: ConfigDict) -> dict[str, Transform]:
     if config.augment not in STRONG:
         raise InputError(f"unknown augment {config.augment!r}; {suggest(config.augment, STRONG)}")
     weak = build_dataclass(Weak, dict(config.views.weak), "views.weak")
+    contrast = build_dataclass(Contrast, dict(config.views.contrast), "views.contrast")
     values = dict(config.views.strong)
     order = values.pop("order")
     if order not in ORDERS:
         raise InputError(f"unknown views.strong.order {order!r}; {suggest(order, ORDERS)}")
     ops = build_dataclass(RandAugment, values, "views.strong")
-    strong = Chain(transforms=(weak, ops) if order == "weak_first" else (ops, weak))
-    return {"weak": weak, "strong": strong}
+    chain = Chain(transforms=(weak, ops) if order == "weak_first" else (ops, weak))
+    strong = contrast if config.augment == "contrast" else chain
+    return {"weak": weak, "strong": strong, "contrast": contrast}

@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 
 from jaxmatch import build
 from jaxmatch.checkpoint import Checkpoints
-from jaxmatch.config import defaults
+from jaxmatch.config import complete
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluate import make_predict
 from jaxmatch.parallel import replicated, use_all_cores
+from jaxmatch.stages import run_folder
 from jaxmatch.types import TrainState
 
 NETWORKS = ("teacher", "student")
@@ -33,6 +34,7 @@ class Classifier:
     """One checkpoint of a run; made by :func:`load`.
 
     Attributes:
+        folder: the run's folder; of a run in stages its last stage's.
         config: the run's configuration.
         classes: class names.
         image_shape: (height, width, 3) of the images it takes.
@@ -40,6 +42,7 @@ class Classifier:
         state: all that the checkpoint holds.
     """
 
+    folder: Path
     config: ConfigDict
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
@@ -69,6 +72,11 @@ class Classifier:
                 f"predict takes uint8 images of shape (n, {', '.join(map(str, self.image_shape))}),"
                 f" not {images.dtype} {images.shape}."
             )
+        if not self.parts.algorithm.labeled:
+            raise InputError(
+                f"{self.folder} was trained without labels and has no classifier; use jaxmatch "
+                "probe, or train one with --config.init_from."
+            )
         if not len(images):
             raise InputError("there are no images to predict.")
         parts = self.parts
@@ -84,13 +92,13 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
         InputError: if ``workdir`` is no run folder or has no such checkpoint.
     """
     use_all_cores()
-    folder = Path(workdir)
+    folder = run_folder(workdir)
     try:
         values = json.loads((folder / "config.json").read_text())
         facts = values.pop("facts")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} is no run folder: it has no readable config.json.") from error
-    config = ConfigDict({**defaults(), **values})  # a run may be older than a setting
+    config = complete(values)
     config.devices = 0 if jax.default_backend() == "cpu" else 1
     parts = build.build_parts(config, facts)
     optimizer = parts.optim.build(config.steps, parts.model.layers)
@@ -105,6 +113,7 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
         raise InputError(f"{folder} has no checkpoint yet.")
     state, found = restored
     return Classifier(
+        folder=folder,
         config=config,
         classes=tuple(facts["classes"]),
         image_shape=parts.image_shape,

@@ -1,4 +1,7 @@
-"""The command line: ``jaxmatch train | evaluate | predict | demo | describe | show-augment``."""
+"""The command line: ``jaxmatch COMMAND``.
+
+train, evaluate, predict, probe, report, sweep, demo, describe, show-augment.
+"""
 
 import argparse
 import csv
@@ -76,6 +79,22 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("paths", type=Path, nargs="+", help="image files, or folders of them")
     added.add_argument("-o", "--output", type=Path, required=True, help="the CSV file to write")
 
+    added = command("probe", _probe, "Accuracy of classifiers on a run's frozen features, as JSON.")
+    added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
+    added.add_argument("--knn", action="store_true", help="only k-nearest-neighbor")
+    added.add_argument("--linear", action="store_true", help="only a linear classifier")
+    added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
+
+    added = command("report", _report, "Compare runs: one HTML page, its plots also as PNGs.")
+    added.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=RUN_HELP)
+    added.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="the page")
+
+    added = command("sweep", _sweep, "List the commands of a config's sweep(), or run them here.")
+    added.add_argument("--config", required=True, help="FILE_OR_NAME[:ARGUMENT] with a sweep()")
+    added.add_argument("--seeds", type=int, nargs="+", default=(), help="repeat all points for")
+    added.add_argument("--run", dest="here", action="store_true", help="run what is not finished")
+    added.add_argument("--workdir", type=Path, default=Path("runs"), help="where the runs go")
+
     added = command("demo", _demo, "Supervised, then FixMatch, on 40 labels of MNIST-5k: a table.")
     added.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="where both go")
     added.add_argument("--seed", type=int, default=0, help="of labels and draws")
@@ -111,7 +130,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from jaxmatch.data.splits import read
 
     classifier = load(arguments.workdir, arguments.step)
-    source = load_data(classifier.config, read(arguments.workdir / "split.json")).source
+    if not classifier.parts.algorithm.labeled:
+        raise InputError(f"{arguments.workdir} is a label-free run: use jaxmatch probe.")
+    source = load_data(classifier.config, read(classifier.folder / "split.json")).source
     result = {"step": classifier.step, "evaluated": classifier.parts.algorithm.evaluated}
     for network in ("teacher", "student"):
         found = classifier.predict(source.test_images, network).label
@@ -132,6 +153,48 @@ def _predict(arguments: argparse.Namespace) -> None:
         writer.writerow(("path", "class", "confidence"))
         for path, label, confidence in zip(readable, found.label, found.confidence, strict=True):
             writer.writerow((path, classifier.classes[label], f"{confidence:.6f}"))
+
+
+def _probe(arguments: argparse.Namespace) -> None:
+    from jaxmatch.probe import probe
+
+    both = arguments.knn == arguments.linear
+    found = probe(
+        arguments.workdir,
+        arguments.step,
+        knn=both or arguments.knn,
+        linear=both or arguments.linear,
+    )
+    print(json.dumps(found))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from jaxmatch.report import report
+
+    for path in report(arguments.runs, arguments.output):
+        print(f"wrote {path}")
+
+
+def _sweep(arguments: argparse.Namespace) -> None:
+    from jaxmatch import sweep
+    from jaxmatch.results import group, read, table_text
+
+    points = sweep.points(
+        arguments.config, arguments.overrides, seeds=arguments.seeds, base=arguments.workdir
+    )
+    if not arguments.here:
+        print("\n".join(point.command() for point in points))
+        return
+    failed = sweep.run(points, lambda text: print(f"jaxmatch: {text}", file=sys.stderr))
+    done = [read(point.workdir) for point in points if point.workdir not in failed]
+    if done:
+        print(table_text(group(done)))
+    if failed:
+        why = "; ".join(f"{path} ({reason})" for path, reason in failed.items())
+        raise JaxmatchError(
+            f"{len(failed)} of {len(points)} runs did not finish: {why}; "
+            "the same command tries them again."
+        )
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -160,13 +223,18 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     import jax
 
     from jaxmatch.augment.sheet import contact_sheet
-    from jaxmatch.build import build_transforms, load_data
+    from jaxmatch.build import build_algorithm, build_transforms, load_data
+    from jaxmatch.config import stages_of
 
-    config = _config(arguments)
+    *_, config = stages_of(_config(arguments)).values()
     transforms = build_transforms(config)
+    algorithm = build_algorithm(config)
+    views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}
     source = load_data(config).source
     images = source.images[:: max(1, len(source.images) // 8)][:8]
-    key = jax.random.key(config.seed)
-    sheet = contact_sheet(images, transforms["weak"], transforms["strong"], key)
-    sheet.save(arguments.output)
+    contact_sheet(images, views, jax.random.key(config.seed)).save(arguments.output)
     print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,65 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 from ml_collections.config_flags import config_flags
 
 from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.errors import InputError, suggest
+from jaxmatch.models import MODELS
+from jaxmatch.models import settings as model_settings
 from jaxmatch.optim import Ema, Optim
+from jaxmatch.presets import DATASETS, PRESETS, preset_values
 
 # What a run computes does not depend on these, so another value continues the same run.
 NOT_IDENTITY = {"devices", "wandb"}
 ARGUMENT_KEYS = ("labels", "seed", "preset", "split")
-PRESETS = ("jaxmatch", "google", "torchssl", "usb")
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CIFAR10 = ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255))
-CIFAR100 = ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255))
-SVHN = ((0.4380, 0.4440, 0.4730), (0.1751, 0.1771, 0.1744))
-STL10 = ((112.4 / 255, 109.1 / 255, 98.6 / 255), (68.4 / 255, 66.6 / 255, 68.5 / 255))
-
-USB_NETWORK = {
-    "model.legacy_transition": True,
-    "model.padding": "torch",
-    "model.conv_bias": "stem",
-    "model.bn_eps": 1e-5,
-}
-MNIST5K = {
-    **USB_NETWORK,
-    "steps": 1500,
-    "steps_per_call": 15,
-    "log_every": 75,
-    "eval_every": 75,
-    "save_every": 150,
-    "data.labels": "40",
-    "data.batch_size": 16,
-    "data.mean": (0.1307,),
-    "data.std": (0.3081,),
-    "model.depth": 10,
-    "model.first_stride": 2,
-    "model.bn_decay": 0.99,
-    "views.weak.flip": False,
-    "ema.decay": 0.99,
-}
-DATASETS: dict[str, dict[str, Any]] = {
-    "mnist5k": MNIST5K,
-    "digits": {**MNIST5K, "data.mean": (0.5,), "data.std": (0.5,)},
-    "tfds:cifar10": {"data.labels": "40"},
-    "tfds:cifar100": {"data.labels": "400", "model.width": 8.0, "optim.weight_decay": 1e-3},
-    "tfds:svhn_cropped": {"data.labels": "40", "views.weak.flip": False},
-    "tfds:stl10": {"data.labels": "40", "model.groups": 4, "model.first_stride": 2},
-}
-TORCHSSL_SCALE = {
-    "tfds:cifar10": CIFAR10,
-    "tfds:cifar100": CIFAR100,
-    "tfds:svhn_cropped": SVHN,
-    "tfds:stl10": STL10,
-}
-USB_SCALE = {**TORCHSSL_SCALE, "tfds:cifar10": IMAGENET}
 
 
 def defaults() -> dict[str, Any]:
@@ -89,6 +47,7 @@ def defaults() -> dict[str, Any]:
         "keep": 3,
         "devices": 0,
         "wandb": "",
+        "init_from": "",
         "dtype": "float32",
         "forward": "joint",
         "augment": "randaugment",
@@ -107,50 +66,15 @@ def defaults() -> dict[str, Any]:
             "extra": False,
             "strict": False,
         },
-        "model": {
-            "name": "wide_resnet",
-            "depth": 28,
-            "width": 2.0,
-            "groups": 3,
-            "first_stride": 1,
-            "legacy_transition": False,
-            "padding": "same",
-            "conv_bias": "all",
-            "bn_decay": 0.999,
-            "bn_eps": 1e-3,
-            "bn_eps_final": 1e-3,
-        },
+        "model": {"name": "wide_resnet", **model_settings("wide_resnet")},
         "views": {
             "weak": {**_fields(Weak), "pad": placeholder(int)},
             "strong": {**_fields(RandAugment), "order": "weak_first"},
+            "contrast": _fields(Contrast),
         },
         "optim": _fields(Optim),
         "ema": _fields(Ema),
     }
-
-
-def preset_values(preset: str, data: str) -> dict[str, Any]:
-    """What a preset sets for a data set, whatever the method (README, "Presets")."""
-    values: dict[str, Any] = {}
-    if preset == "google":
-        values["views.strong.table"] = "google"
-        if data == "tfds:stl10":
-            values["model.first_stride"] = 1
-    if preset in ("torchssl", "usb"):
-        scale = TORCHSSL_SCALE if preset == "torchssl" else USB_SCALE
-        values |= USB_NETWORK
-        if data in scale:
-            values["data.mean"], values["data.std"] = scale[data]
-        if data == "tfds:svhn_cropped":
-            values |= {"data.extra": True, "views.weak.flip": True}
-    if preset == "torchssl":
-        values |= {"model.conv_bias": "all", "model.bn_eps": 1e-3}
-        values |= {"views.strong.order": "ops_first", "views.weak.pad": 4}
-    if preset == "usb":
-        values["views.weak.order"] = "crop_flip"
-        if data == "tfds:cifar100":
-            values["model.width"] = 2.0
-    return values
 
 
 def make(
@@ -180,11 +104,25 @@ def make(
         raise InputError(f"unknown algorithm {name!r}; {suggest(name, ALGORITHMS)}")
     fields = _fields(ALGORITHMS[name])
     config = ConfigDict({**defaults(), "algorithm": {"name": name, **fields}})
+    label_free = not ALGORITHMS[name].labeled
+    if label_free and ("labels" in chosen or "split" in chosen):
+        raise InputError(f"{recipe} reads no labels; leave labels and split out of its argument.")
+    settings = settings or {}
+    if "model.name" in settings:
+        set_model(config, settings["model.name"])
+    known = flatten(config)
+
+    def fitting(layer: Mapping[str, Any]) -> dict[str, Any]:
+        # Data sets and presets speak of the wide residual network, some of whose settings others
+        # lack.
+        return {key: layer[key] for key in layer if key in known or not key.startswith("model.")}
+
     layers = [
         {f"algorithm.{key}": value for key, value in algorithm.items()},
-        DATASETS.get(data, {}),
-        settings or {},
-        preset_values(preset, data),
+        fitting(DATASETS.get(data, {})),
+        {"data.labels": "none"} if label_free else {},
+        settings,
+        fitting(preset_values(preset, data)),
         {"recipe": recipe, "preset": preset, "data.name": data},
         {"seed": int(chosen["seed"])} if "seed" in chosen else {},
         {f"data.{key}": chosen[key] for key in ("labels", "split") if key in chosen},
@@ -193,6 +131,47 @@ def make(
         for key, value in layer.items():
             put(config, key, value)
     return config
+
+
+def make_stages(recipe: str, stages: Mapping[str, ConfigDict]) -> ConfigDict:
+    """A configuration of runs one after another, each starting from the encoder of the one before.
+
+    ``stages`` are configurations of :func:`make` by name, in order. They share the seed and the
+    devices; other values are overridden as ``--config.stages.NAME.key=value``.
+    """
+    *_, last = stages.values()
+    shared = {key: FieldReference(last[key]) for key in ("seed", *sorted(NOT_IDENTITY))}
+    config = ConfigDict({"recipe": recipe, "preset": last.preset, "order": tuple(stages)})
+    config.update(shared)
+    config.stages = {}
+    folder = ""
+    for number, (name, stage) in enumerate(stages.items(), start=1):
+        stage.update(shared)
+        stage.init_from = f"stage:{folder}" if folder else ""
+        config.stages[name] = stage
+        folder = f"{number}_{name}"
+    return config
+
+
+def stages_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """The stages of a configuration, by name in their order; itself under "" if it has none."""
+    return (
+        {name: config["stages"][name] for name in config["order"]}
+        if "order" in config
+        else {"": config}
+    )
+
+
+def stage_folders(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """The stages by the name of their folder inside the run's."""
+    return {f"{n}_{name}": stage for n, (name, stage) in enumerate(stages_of(config).items(), 1)}
+
+
+def set_model(config: ConfigDict, name: str) -> None:
+    """Choose the network ``name`` with its default settings; InputError on an unknown name."""
+    if name not in MODELS:
+        raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
+    config.model = ConfigDict({"name": name, **model_settings(name)})
 
 
 def parse_argument(argument: str) -> tuple[str, dict[str, str]]:
@@ -250,6 +229,7 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     path, _, argument = config.partition(":")
     module = load_module(path)
     result = module.get_config(argument) if argument else module.get_config()
+    _choose_models(result, overrides)
     known = flatten(result)
     for override in overrides:
         key = override.removeprefix("--config.").partition("=")[0]
@@ -258,20 +238,34 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         if key == "preset":  # it stands for other values, which an override would leave as they are
             raise InputError("a preset belongs in the argument: --config=NAME:DATA,preset=NAME.")
     values = flags.FlagValues()
-    argv = ["jaxmatch", *overrides]
+    # Of a key given twice the last value counts, as everywhere on command lines.
+    argv = ["jaxmatch", *{override.partition("=")[0]: override for override in overrides}.values()]
     try:
         config_flags.DEFINE_config_dict("config", result, flag_values=values, sys_argv=argv)
         values(argv)
     except (flags.Error, TypeError, ValueError) as error:
         raise InputError(f"cannot read an override: {' '.join(str(error).split())}") from error
     chosen = config_flags.get_override_values(values["config"])
-    default = flatten(preset_values(result.preset, result.data.name))
+    default = {}
+    for name, part in stages_of(result).items():
+        prefix = f"stages.{name}." if name else ""
+        values_there = preset_values(part.preset, part.data.name)
+        default |= {f"{prefix}{key}": value for key, value in values_there.items()}
     notes = [
         f"--config.{key}={value} contradicts preset {result.preset!r}, which has {default[key]}."
         for key, value in chosen.items()
         if key in default and default[key] != value
     ]
     return result, notes
+
+
+def _choose_models(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Give a network that an override names its own settings, for other overrides to change."""
+    for name, part in stages_of(config).items():
+        flag = f"--config.{f'stages.{name}.' if name else ''}model.name="
+        for override in overrides:
+            if override.startswith(flag) and override != flag + part.model.name:
+                set_model(part, override.removeprefix(flag))
 
 
 def load_module(path: str) -> Any:
@@ -302,7 +296,10 @@ def build_dataclass(kind: type, values: Mapping[str, Any], where: str) -> Any:
         if key not in known:
             hint = suggest(key, known) if known else f"{where} has no settings."
             raise InputError(f"unknown config key {where}.{key}; {hint}")
-    return kind(**values)
+    # JSON has no tuples, which a saved configuration had.
+    return kind(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    )
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -310,26 +307,54 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
+def complete(values: Mapping[str, Any]) -> ConfigDict:
+    """A saved configuration with its data set's defaults of the settings that are newer than it."""
+    usual = ConfigDict(defaults())
+    if "algorithm" in values and values["algorithm"].get("name") in ALGORITHMS:
+        usual.algorithm = ConfigDict(_fields(ALGORITHMS[values["algorithm"]["name"]]))
+    if "model" in values and values["model"].get("name") in MODELS:
+        set_model(usual, values["model"]["name"])
+    known = flatten(usual)
+    for key, value in DATASETS.get(values.get("data", {}).get("name"), {}).items():
+        if key in known:
+            put(usual, key, value)
+
+    def merged(usual: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **usual,
+            **{
+                key: merged(usual.get(key, {}), value) if isinstance(value, Mapping) else value
+                for key, value in values.items()
+            },
+        }
+
+    return ConfigDict(merged(usual.to_dict(), values))
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs, apart from :data:`NOT_IDENTITY`, as ``key: old -> new``."""
-    flat_old, flat_new = flatten(old), flatten(new)
-    keys = sorted((flat_old.keys() | flat_new.keys()) - NOT_IDENTITY)
+    """What differs, apart from :data:`NOT_IDENTITY`, as ``key: old -> new``.
+
+    Settings that ``old`` lacks count as their defaults.
+    """
+    flat_old, flat_new = flatten(to_json(complete(old))), flatten(new)
+    keys = sorted(flat_old.keys() | flat_new.keys())
     return [
         f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
         for key in keys
-        if flat_old.get(key) != flat_new.get(key)
+        if key not in NOT_IDENTITY and flat_old.get(key) != flat_new.get(key)
     ]
 
 
 def run_name(config: ConfigDict) -> str:
     """The default folder name <recipe>-<data>-<labels>-s<seed>-<8 hex of the config>."""
     flat = flatten(to_json(config))
-    values = {key: value for key, value in flat.items() if key not in NOT_IDENTITY}
+    values = {key: value for key, value in flat.items() if key.split(".")[-1] not in NOT_IDENTITY}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-    data = config.data.name.removeprefix("tfds:")
+    *_, last = stages_of(config).values()
+    data = last.data.name.removeprefix("tfds:")
     kind, colon, path = data.partition(":")
     data = f"{kind}-{Path(path).stem}" if colon else data
-    return f"{config.recipe}-{data}-{config.data.labels}-s{config.seed}-{digest}"
+    return f"{config.recipe}-{data}-{last.data.labels}-s{config.seed}-{digest}"
 
 
 def _fields(kind: type) -> dict[str, Any]:

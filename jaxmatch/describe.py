@@ -7,17 +7,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmatch import build
+from jaxmatch.config import stage_folders
 from jaxmatch.data.resident import resident
 from jaxmatch.dispatch import make_call
-from jaxmatch.parallel import use_all_cores
+from jaxmatch.parallel import tree_bytes, use_all_cores
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:
-    """Shapes, parameter count, bytes a device holds, and arithmetic of one step.
+    """Shapes, parameter count, bytes a device holds, and arithmetic of one step; by stage if any.
 
     ``operations_per_step`` counts floating-point operations as XLA does before optimization.
     """
     use_all_cores()
+    if "order" in config:
+        return {folder: describe(stage) for folder, stage in stage_folders(config).items()}
     data = build.load_data(config)
     parts = build.build_parts(config, data.facts())
     optimizer = parts.optim.build(config.steps, parts.model.layers)
@@ -34,16 +37,12 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         },
         "bytes": {
             **{
-                name: _bytes(getattr(state, name))
+                name: tree_bytes(getattr(state, name))
                 for name in ("params", "stats", "teacher", "optimizer", "memory", "policy")
             },
-            "images": _bytes(images),
+            "images": tree_bytes(images),
         },
         "operations_per_step": cost.get("flops"),
         "batch": {"labeled": parts.spec.labeled_batch, "unlabeled": parts.spec.unlabeled_batch},
         "devices": parts.mesh.size,
     }
-
-
-def _bytes(tree: Any) -> int:
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,4 +1,4 @@
-"""Accuracy and predictions of given variables on uint8 images, in equal batches over the mesh."""
+"""Predictions and features of given variables on uint8 images, in equal batches over the mesh."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,31 +9,53 @@ from jax.sharding import Mesh
 
 from jaxmatch.augment.views import normalize
 from jaxmatch.parallel import replicated, shard_batch
-from jaxmatch.types import Array, Network, PyTree
+from jaxmatch.types import Array, Network, Outputs, PyTree
 
 BATCH = 500
 
 
+Evaluate = Callable[[PyTree, Array | np.ndarray], np.ndarray]
+
+
 def make_predict(
     network: Network, mean: Sequence[float], std: Sequence[float], mesh: Mesh, batch: int = BATCH
-) -> Callable[[PyTree, Array | np.ndarray], np.ndarray]:
-    """A function (variables, images [n h w c] uint8) -> probabilities [n C], in eval mode.
+) -> Evaluate:
+    """A function (variables, images [n h w c] uint8) -> probabilities [n C], in eval mode."""
+    return _make(lambda outputs: jax.nn.softmax(outputs.logits), network, mean, std, mesh, batch)
+
+
+def make_features(
+    network: Network, mean: Sequence[float], std: Sequence[float], mesh: Mesh, batch: int = BATCH
+) -> Evaluate:
+    """A function (variables, images [n h w c] uint8) -> pooled features [n d], in eval mode."""
+    return _make(lambda outputs: outputs.features, network, mean, std, mesh, batch)
+
+
+def _make(
+    read: Callable[[Outputs], Array],
+    network: Network,
+    mean: Sequence[float],
+    std: Sequence[float],
+    mesh: Mesh,
+    batch: int,
+) -> Evaluate:
+    """What ``read`` takes from the outputs of all images, in their order.
 
     The last batch is filled up with the first images, whose second answer is dropped.
     """
 
     @jax.jit
-    def predict(variables: PyTree, images: Array, start: Array) -> Array:
+    def one(variables: PyTree, images: Array, start: Array) -> Array:
         width = _width(images.shape[0], batch, mesh.size)
         index = shard_batch((start + jnp.arange(width)) % images.shape[0], mesh)
         inputs = normalize(images[index], mean, std)
-        return jax.nn.softmax(network(variables, inputs, train=False)[0].logits)
+        return read(network(variables, inputs, train=False)[0])
 
     def run(variables: PyTree, images: Array | np.ndarray) -> np.ndarray:
         images = jax.device_put(images, replicated(mesh))
         count = images.shape[0]
         starts = range(0, count, _width(count, batch, mesh.size))
-        parts = [predict(variables, images, jnp.asarray(start)) for start in starts]
+        parts = [one(variables, images, jnp.asarray(start)) for start in starts]
         return np.concatenate(jax.device_get(parts))[:count]
 
     return run

@@ -13,25 +13,31 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxmatch import build
+from jaxmatch import build, stages
 from jaxmatch import config as configuration
 from jaxmatch.checkpoint import Checkpoints
+from jaxmatch.classifier import load
 from jaxmatch.curves import plot
 from jaxmatch.data import splits
 from jaxmatch.data.resident import resident
 from jaxmatch.dispatch import Meter, compile_call, means, watched
 from jaxmatch.errors import InputError, NonFiniteError, Terminated
-from jaxmatch.evaluate import accuracy, make_predict
+from jaxmatch.evaluate import accuracy, make_features, make_predict
 from jaxmatch.metrics import MetricsLog, open_wandb, summarise, write_json
-from jaxmatch.parallel import replicated, use_all_cores
+from jaxmatch.parallel import check_memory, replicated, use_all_cores
+from jaxmatch.probe import Sets, measure, probe_sets
 from jaxmatch.progress import Progress
+from jaxmatch.transfer import check_encoder, encoder, source_folder, transfer
 from jaxmatch.types import PyTree, TrainState
 
 log = logging.getLogger(__name__)
 
+# While a label-free method trains, k-NN uses at most so many training and test images.
+KNN_MEMORY, KNN_QUERIES = 4000, 1000
+
 
 def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, Any]:
-    """Train, or continue, the run that ``config`` describes.
+    """Train, or continue, the run that ``config`` describes; stages one after another.
 
     Args:
         config: as ``jaxmatch.config.from_flags`` or a config file's ``get_config`` returns it.
@@ -50,6 +56,8 @@ def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, An
     started = time.monotonic()
     use_all_cores()
     folder = Path(workdir or Path("runs") / configuration.run_name(config))
+    if "order" in config:
+        return _train_stages(config, folder)
     if (done := finished(config, folder)) is not None:
         log.warning("%s is already complete.", folder)
         return done
@@ -65,6 +73,18 @@ def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, An
         write_json(folder / "config.json", {**configuration.to_json(config), "facts": facts})
         splits.write(split_file, data.split)
         return run.go(terminated)
+
+
+def _train_stages(config: ConfigDict, folder: Path) -> dict[str, Any]:
+    parts = configuration.stage_folders(config)
+    for name, stage in parts.items():
+        finished(stage, folder / name)  # refuses a folder of another configuration
+    stages.check(config)
+    write_json(folder / "config.json", configuration.to_json(config))
+    summaries = {name: train(stage, folder / name) for name, stage in parts.items()}
+    summary = stages.summarise(summaries)
+    write_json(folder / "summary.json", summary)
+    return summary
 
 
 def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
@@ -119,7 +139,14 @@ class _Run:
             resident(data.source, data.split, config.data.include_labeled), everywhere
         )
         self.predict = make_predict(parts.network, parts.mean, parts.std, parts.mesh)
-        self.held_out: dict[str, Any] = {"test": (data.source.test_images, data.source.test_labels)}
+        self.features = make_features(parts.network, parts.mean, parts.std, parts.mesh)
+        self.source = data.source
+        self.held_out: dict[str, Any] = {}
+        self.probed: Sets | None = None
+        if parts.algorithm.labeled:
+            self.held_out["test"] = (data.source.test_images, data.source.test_labels)
+        elif (data.source.labels >= 0).any() and (data.source.test_labels >= 0).any():
+            self.probed = probe_sets(data.source, KNN_MEMORY, KNN_QUERIES)
         if data.validation_images is not None:
             self.held_out["validation"] = (data.validation_images, data.validation_labels)
         self.held_out = {
@@ -129,6 +156,10 @@ class _Run:
         # Tracing meets what cannot work before anything is written; the compilation reuses it.
         self.shapes = jax.eval_shape(self.init)
         jax.eval_shape(self.call, self.shapes, self.data)
+        check_memory(parts.mesh, {"memory": self.shapes.memory, "state": self.shapes})
+        self.trunk = None
+        if config.init_from and not checkpoints.steps():
+            self.trunk = self.read_trunk()
 
     def go(self, terminated: list[bool]) -> dict[str, Any]:
         config = self.config
@@ -189,7 +220,12 @@ class _Run:
             self.checkpoints.wait()
             lines = record.lines()
         plot({self.folder.name: lines}, self.folder / "curves.png")
-        summary = self.summary(lines, earlier + time.monotonic() - self.started)
+        probe = None
+        if self.probed is not None:
+            networks = {"teacher": state.teacher, "student": state.student()}
+            network = networks[self.parts.algorithm.evaluated]
+            probe = measure(self.features, network, probe_sets(self.source))
+        summary = self.summary(lines, probe, earlier + time.monotonic() - self.started)
         write_json(self.folder / "summary.json", summary)
         return summary
 
@@ -201,9 +237,20 @@ class _Run:
             self.shapes,
         )
         restored = self.checkpoints.restore(abstract)
-        if restored is None:
-            return self.init(), 0
-        return restored
+        if restored is not None:
+            return restored
+        state = self.init()
+        if self.trunk is not None:
+            state, self.trunk = transfer(state, self.trunk), None
+        return state, 0
+
+    def read_trunk(self) -> PyTree:
+        """The encoder of the run that ``config.init_from`` names; InputError where it differs."""
+        name = self.config.init_from
+        source = load(source_folder(name, self.folder))
+        trunk = encoder(source.variables(), source.parts.algorithm)
+        check_encoder(trunk, encoder(self.shapes.student(), self.parts.algorithm), name)
+        return trunk
 
     @property
     def images_per_step(self) -> int:
@@ -229,21 +276,27 @@ class _Run:
         )
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Accuracies of teacher and student on the held-out images."""
+        """Accuracies of teacher and student on the held-out images, or k-NN's without labels."""
         networks = {"teacher": state.teacher, "student": state.student()}
+        if self.probed is not None:
+            network = networks[self.parts.algorithm.evaluated]
+            found = measure(self.features, network, self.probed, linear=False)
+            return {"probe/knn": found["knn"]}
         return {
             f"{name}/{network}/accuracy": accuracy(self.predict, variables, images, labels)
             for name, (images, labels) in self.held_out.items()
             for network, variables in networks.items()
         }
 
-    def summary(self, lines: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    def summary(
+        self, lines: list[dict[str, Any]], probe: dict[str, float] | None, seconds: float
+    ) -> dict[str, Any]:
         spec, steps, algorithm = self.parts.spec, self.config.steps, self.parts.algorithm
         views = (
             len(algorithm.labeled) * spec.labeled_batch
             + len(algorithm.unlabeled) * spec.unlabeled_batch
         )
-        return summarise(
+        summary = summarise(
             lines,
             algorithm=self.config.algorithm.name,
             evaluated=algorithm.evaluated,
@@ -255,6 +308,7 @@ class _Run:
             forward_images=steps * views,
             seconds=seconds,
         )
+        return summary if algorithm.labeled else {**summary, "probe": probe}
 
 
 @jax.jit

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from jax.nn import logsumexp
 
+from jaxmatch.similarity import NEVER, inner_products
 from jaxmatch.types import Array
 
 
@@ -20,3 +22,30 @@ def cross_entropy(logits: Array, target: Array) -> Array:
     if target.ndim == 1:
         return -jnp.take_along_axis(log_probabilities, target[:, None], axis=-1)[:, 0]
     return -jnp.sum(target * log_probabilities, axis=-1)
+
+
+def nt_xent(first: Array, second: Array, temperature: float) -> Array:
+    """SimCLR's normalised temperature-scaled cross-entropy, averaged over both views as anchors.
+
+    With z the 2b embeddings and z' the other view of the same image, an anchor costs
+    -log exp(z . z' / t) / sum exp(z . z_k / t), where k runs over all but the anchor itself
+    (Chen et al., "SimCLR", ICML 2020, eq. 1). The mean over the batch is the paper's loss; the
+    authors' code takes the sum of both directions, which is twice that.
+
+    Args:
+        first, second: [b d] unit rows; row i of both are views of image i. Gradients reach both.
+        temperature: t, positive.
+
+    Returns:
+        [b] nats, at least float32.
+    """
+    itself = jnp.eye(len(first), dtype=bool)
+
+    # The two kinds of similarity stay apart: joining the views would move rows between devices.
+    def from_anchors(anchors: Array, others: Array) -> Array:
+        across = inner_products(anchors, others) / temperature  # [b b]
+        within = jnp.where(itself, NEVER, inner_products(anchors, anchors) / temperature)
+        positive = jnp.sum(jnp.where(itself, across, 0.0), 1)
+        return jnp.logaddexp(logsumexp(across, 1), logsumexp(within, 1)) - positive
+
+    return (from_anchors(first, second) + from_anchors(second, first)) / 2

@@ -142,8 +142,8 @@ def summarise(
     return {
         "algorithm": algorithm,
         "evaluated": evaluated,
-        "teacher": _accuracies(lines, "test/teacher/accuracy"),
-        "student": _accuracies(lines, "test/student/accuracy"),
+        "teacher": accuracies(lines, "test/teacher/accuracy"),
+        "student": accuracies(lines, "test/student/accuracy"),
         "steps": steps,
         "images_seen": dict(images_seen),
         "forward_images": forward_images,
@@ -151,17 +151,8 @@ def summarise(
     }
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file whole or not at all; DiskError where it cannot be written."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, (json.dumps(value, indent=2) + "\n").encode())
-    except OSError as error:
-        raise _disk_error(path, error) from error
-
-
-def _accuracies(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any] | None:
+def accuracies(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any] | None:
+    """The last, mean, median and best of the accuracy ``key``; None where no line has it."""
     values = [line[key] for line in lines if key in line]
     if not values:
         return None
@@ -173,6 +164,16 @@ def _accuracies(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any] 
         "best_is_test_selection": True,
         "evaluations": len(values),
     }
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file whole or not at all; DiskError where it cannot be written."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, (json.dumps(value, indent=2) + "\n").encode())
+    except OSError as error:
+        raise _disk_error(path, error) from error
 
 
 def _texts(path: Path) -> list[tuple[int, bytes]]:

@@ -14,7 +14,7 @@ from jaxmatch.types import Array, PyTree
 
 OPTIMIZERS = ("sgd", "adamw")
 DECAYS = ("kernels", "not_batch_norm", "all")
-EMA_STATISTICS = ("copied", "averaged")
+EMA_STATISTICS = ("copied", "averaged", "own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,10 @@ class Optim:
     Attributes:
         name: "sgd" (Nesterov momentum, weight decay as L2 inside the momentum) or "adamw"
             (decoupled decay).
+        schedule: see :func:`jaxmatch.schedules.learning_rate`.
+        period_steps: after warm-up the rate changes only every so many steps (official SimMatch
+            and CoMatch step it once an epoch on ImageNet).
+        drops: shares of the run after which the "steps" schedule divides the rate by 10.
         decay: which parameters decay: "kernels" of convolutions and dense layers,
             "not_batch_norm" (biases too) or "all".
         layer_decay: the learning rate of a layer is multiplied by this once for each layer
@@ -35,6 +39,8 @@ class Optim:
     learning_rate: float = 0.03
     schedule: str = "cosine_7_16"
     warmup_steps: int = 0
+    period_steps: int = 1
+    drops: tuple[float, ...] = ()
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
@@ -50,7 +56,14 @@ class Optim:
 
     def rate(self, steps: int) -> Callable[[Array], Array]:
         """The base learning rate as a function of the optimizer's step count."""
-        return learning_rate(self.schedule, self.learning_rate, steps, self.warmup_steps)
+        return learning_rate(
+            self.schedule,
+            self.learning_rate,
+            steps,
+            self.warmup_steps,
+            period=self.period_steps,
+            drops=self.drops,
+        )
 
     def build(
         self, steps: int, layers: Sequence[Sequence[str]] = ()
@@ -133,8 +146,9 @@ class Ema:
 
     Attributes:
         decay: teacher <- decay * teacher + (1 - decay) * student, after every optimizer step.
-        statistics: BatchNorm statistics of the teacher: "copied" from the student, or "averaged"
-            like the parameters (EMAN; Cai et al., CVPR 2021).
+        statistics: BatchNorm statistics of the teacher: "copied" from the student, "averaged" like
+            the parameters (EMAN; Cai et al., CVPR 2021), or its "own", kept while it labels in
+            train mode (MoCo, SimMatch on ImageNet).
     """
 
     decay: float = 0.999
@@ -148,14 +162,25 @@ class Ema:
                 f"{suggest(self.statistics, EMA_STATISTICS)}"
             )
 
-    def update(self, teacher: Mapping[str, PyTree], params: PyTree, stats: PyTree) -> PyTree:
-        """The teacher's variables after a step that led to ``params`` and ``stats``."""
+    def update(
+        self, teacher: Mapping[str, PyTree], params: PyTree, stats: PyTree, own: PyTree = None
+    ) -> PyTree:
+        """The teacher's variables after a step that led to ``params`` and ``stats``.
+
+        ``own`` are the statistics that the teacher's forward of this step led to.
+        """
+        if self.statistics == "own" and own is None:
+            raise InputError(
+                'ema.statistics="own" needs a method whose teacher labels in train mode; use '
+                '"copied" or "averaged".'
+            )
+        choices = {"copied": lambda: stats, "own": lambda: own}
         average = self._average
         return {
             "params": average(teacher["params"], params),
-            "batch_stats": stats
-            if self.statistics == "copied"
-            else average(teacher["batch_stats"], stats),
+            "batch_stats": choices.get(
+                self.statistics, lambda: average(teacher["batch_stats"], stats)
+            )(),
         }
 
     def _average(self, old: PyTree, new: PyTree) -> PyTree:

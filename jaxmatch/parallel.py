@@ -2,9 +2,12 @@
 
 import contextlib
 import logging
+import math
 import os
+from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -60,6 +63,35 @@ def make_mesh(devices: int, *batches: int) -> Mesh:
             "Using %d of %d CPU devices, as the batch divides by no more.", count, len(present)
         )
     return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=present[:count])
+
+
+def check_memory(mesh: Mesh, trees: Mapping[str, PyTree]) -> None:
+    """Refuse arrays that no device has room for, before any is made.
+
+    ``trees`` are shapes by name, each a part of the last one; the replicated sizes count. Where a
+    device does not tell its memory, nothing is refused. Raises InputError with the sizes in bytes.
+    """
+    device = mesh.devices.flat[0]
+    if device.platform == "cpu":
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
+    else:
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+    sizes = {name: tree_bytes(tree) for name, tree in trees.items()}
+    if limit is not None and max(sizes.values()) > limit:
+        listed = ", ".join(f"{name} {size:,} bytes" for name, size in sizes.items())
+        raise InputError(
+            f"a device has {limit:,} bytes, but the run needs more on each: {listed}; make the "
+            "banks, queues or the network smaller."
+        )
+
+
+def tree_bytes(tree: PyTree) -> int:
+    """Bytes of all arrays of a tree, or of their shapes; typed keys count as nothing."""
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

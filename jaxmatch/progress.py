@@ -24,7 +24,9 @@ FILE = "log.txt"
 _SHARES = {
     "pseudo/coverage": "coverage",
     "pseudo/accuracy": "pseudo-label accuracy",
+    "contrastive/accuracy": "positives found",
     "test/teacher/accuracy": "teacher accuracy",
+    "probe/knn": "k-NN accuracy",
 }
 
 

@@ -1,13 +1,13 @@
 """Schedules as pure functions of the number of optimizer steps already taken."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array
 
-SCHEDULES = ("cosine_7_16", "constant")
+SCHEDULES = ("cosine_7_16", "cosine", "steps", "constant")
 
 
 def cosine_7_16(step: Array, steps: int, warmup_steps: int = 0) -> Array:
@@ -23,16 +23,74 @@ def cosine_7_16(step: Array, steps: int, warmup_steps: int = 0) -> Array:
     return jnp.where(step < warmup_steps, warmup, cosine)
 
 
+def cosine(step: Array, steps: int, warmup_steps: int = 0) -> Array:
+    """The factor (1 + cos(pi k / K)) / 2, which ends at 0 and stays there.
+
+    With warm-up over w steps: (k + 1) / w, so that the first step counts (SimMatch's and EMAN's
+    form), then the cosine over the remaining K - w.
+    Loshchilov & Hutter, "SGDR", ICLR 2017, eq. 5, https://arxiv.org/abs/1608.03983.
+    """
+    step = jnp.asarray(step, float)
+    warmup = (step + 1) / max(1, warmup_steps)
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    half = (1 + jnp.cos(jnp.pi * jnp.minimum(progress, 1.0))) / 2
+    return jnp.where(step < warmup_steps, warmup, half)
+
+
+def drop(step: Array, steps: int, drops: Sequence[float], warmup_steps: int = 0) -> Array:
+    """A factor that falls to a tenth at each of the given shares of ``steps``.
+
+    With warm-up over w steps: (k + 1) / w times it. FixMatch-EMAN: Cai et al., CVPR 2021,
+    https://arxiv.org/abs/2101.08482, with shares 0.6 and 0.8.
+    """
+    step = jnp.asarray(step, float)
+    passed = sum((step >= round(share * steps) for share in drops), jnp.zeros(step.shape, int))
+    return jnp.minimum(1.0, (step + 1) / max(1, warmup_steps)) * 0.1**passed
+
+
 def learning_rate(
-    name: str, base: float, steps: int, warmup_steps: int = 0
+    name: str,
+    base: float,
+    steps: int,
+    warmup_steps: int = 0,
+    *,
+    period: int = 1,
+    drops: Sequence[float] = (),
 ) -> Callable[[Array], Array]:
-    """The learning rate as a function of the step; raises InputError on an unknown ``name``."""
+    """The learning rate as a function of the number of steps taken.
+
+    Args:
+        name: "cosine_7_16", "cosine", "steps" (a tenth at each of ``drops``) or "constant".
+        base: the rate after the warm-up.
+        steps: of the whole run, where the schedule ends.
+        warmup_steps: linear warm-up, step by step; it counts among ``steps``.
+        period: after the warm-up the rate changes only every ``period`` steps (the authors of
+            SimMatch, CoMatch and MoCo change it once an epoch).
+        drops: shares of the run in (0, 1); for "steps" only.
+
+    Raises:
+        InputError: on an unknown name, or a setting that the schedule cannot have.
+    """
     if name not in SCHEDULES:
         raise InputError(f"unknown schedule {name!r}; {suggest(name, SCHEDULES)}")
+    if period < 1:
+        raise InputError(f"a rate cannot be held for {period} steps; give a period of 1 or more.")
+    if bool(drops) != (name == "steps") or not all(0 < share < 1 for share in drops):
+        raise InputError(
+            f"schedule {name!r} with drops={tuple(drops)}; give drops as shares of the run between "
+            '0 and 1 with the schedule "steps", such as (0.6, 0.8), and with no other.'
+        )
 
     def rate(step: Array) -> Array:
+        step = jnp.asarray(step)
+        held = warmup_steps + (step - warmup_steps) // period * period
+        step = jnp.where(step < warmup_steps, step, held)
         if name == "cosine_7_16":
             return base * cosine_7_16(step, steps, warmup_steps)
+        if name == "cosine":
+            return base * cosine(step, steps, warmup_steps)
+        if name == "steps":
+            return base * drop(step, steps, drops, warmup_steps)
         warmup = jnp.asarray(step, float) / max(1, warmup_steps)
         return base * jnp.where(step < warmup_steps, warmup, 1.0)
 

@@ -64,6 +64,7 @@ class Update(NamedTuple):
     stats: PyTree
     metrics: dict[str, Array | Ratio]
     memory: PyTree = ()
+    teacher_stats: PyTree = None  # where ``Spec.teacher_trains``: the teacher's own statistics
 
 
 class Outputs(NamedTuple):
@@ -105,6 +106,9 @@ class Spec:
     unlabeled: int = 0  # number of unlabeled examples
     labeled_batch: int = 0
     unlabeled_batch: int = 0
+    # The teacher normalises by batch statistics and keeps running ones of its own, which the loss
+    # hands back (``ema.statistics="own"``); otherwise it runs in eval mode.
+    teacher_trains: bool = False
 
 
 NO_HEADS: Mapping[str, Any] = MappingProxyType({})

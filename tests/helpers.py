@@ -51,7 +51,7 @@ class TinyNetwork(nn.Module):
         x = BatchNorm(decay=BN_DECAY, epsilon=BN_EPS, name="norm", **dtype)(x, train)
         features = nn.leaky_relu(x, SLOPE).mean((1, 2))
         heads = {
-            name: head.clone(name=name, parent=self, **dtype)(features)
+            name: head.clone(name=name, parent=self, **dtype)(features, train)
             for name, head in self.heads.items()
         }
         return Outputs(nn.Dense(CLASSES, name="classifier", **dtype)(features), features, heads)

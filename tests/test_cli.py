@@ -4,6 +4,7 @@ import csv
 import json
 import signal
 import time
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -21,9 +22,11 @@ from tiny_runs import (
     write_data,
 )
 
-from jaxmatch import build, cli, loop
+from jaxmatch import build, classifier, cli, loop, probe
 from jaxmatch import config as configuration
 from jaxmatch.metrics import read
+
+PICTURES = ("comparison", "losses")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -256,7 +259,10 @@ def test_unknown_commands_and_missing_arguments_exit_with_2(call):
 def test_help_names_every_command(call):
     code, output, _ = call("--help")
     assert code == 0
-    for name in ("train", "evaluate", "predict", "demo", "describe", "show-augment"):
+    for name in (
+        *("train", "evaluate", "predict", "probe", "report", "sweep"),
+        *("demo", "describe", "show-augment"),
+    ):
         assert name in output
 
 
@@ -315,6 +321,42 @@ def test_describe_prints_json(data, call):
     code, output, _ = call("describe", *arguments(data))
     assert code == 0
     assert json.loads(output)["batch"] == {"labeled": 8, "unlabeled": 16}
+
+
+@pytest.mark.parametrize(
+    ("words", "knn", "linear"),
+    [((), True, True), (("--knn",), True, False), (("--linear",), False, True)],
+)
+def test_probe_prints_json(call, monkeypatch, words, knn, linear):
+    def found(workdir, step, *, knn, linear):
+        return {"workdir": str(workdir), "step": step, "knn": knn, "linear": linear}
+
+    monkeypatch.setattr(probe, "probe", found)
+    code, output, _ = call("probe", "--workdir", "run", "--step", 5, *words)
+    assert code == 0
+    assert json.loads(output) == {"workdir": "run", "step": 5, "knn": knn, "linear": linear}
+
+
+def test_evaluate_of_a_label_free_run_names_probe(call, monkeypatch):
+    label_free = SimpleNamespace(parts=SimpleNamespace(algorithm=SimpleNamespace(labeled=())))
+    monkeypatch.setattr(classifier, "load", lambda workdir, step: label_free)
+    code, output, error = call("evaluate", "--workdir", "run")
+    assert (code, output) == (2, "")
+    assert "run is a label-free run: use jaxmatch probe" in error
+
+
+def test_report_compares_runs(run, call, tmp_path):
+    output = tmp_path / "deep" / "comparison.html"
+    code, printed, _ = call("report", run[0], "-o", output)
+    assert code == 0
+    for path in (output, *(output.with_name(f"comparison_{name}.png") for name in PICTURES)):
+        assert f"wrote {path}" in printed
+        assert path.stat().st_size > 1000
+    accuracy = json.loads(run[1])["teacher"]["last"]
+    assert f"<td>{100 * accuracy:.1f}</td>" in output.read_text()
+    code, printed, error = call("report", run[0], tmp_path, "-o", output)
+    assert (code, printed) == (2, "")
+    assert f"{tmp_path} is no run folder" in error
 
 
 def test_demo_trains_both_methods_and_prints_one_table(call, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxmatch import build
-from jaxmatch.config import DATASETS, PRESETS, from_flags
+from jaxmatch.config import DATASETS, PRESETS, from_flags, stages_of
 from jaxmatch.data.resident import Resident
 from jaxmatch.types import Ratio
 
@@ -17,12 +17,24 @@ FOLDER = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 CLASSES = {"tfds:cifar100": 100}
 SIDES = {"tfds:stl10": 96}
-SMALL = ["--config.model.depth=10", "--config.model.width=1"]
+SMALL = {"depth": 10, "width": 1}
+LABEL_FREE = {"simclr"}
 
 
-def trace(name, data, preset, overrides=()):
-    """Trace init, data selection and one step; nothing is compiled."""
-    config, _ = from_flags(f"{name}:{data},labels=400,preset={preset}", overrides)
+def configuration(name, data, preset, overrides=()):
+    labels = "" if name in LABEL_FREE else ",labels=400"
+    return from_flags(f"{name}:{data}{labels},preset={preset}", overrides)[0]
+
+
+def trace(name, data, preset, overrides=(), small=False):
+    """Trace init, data selection and one step of each stage; nothing is compiled."""
+    for config in stages_of(configuration(name, data, preset, overrides)).values():
+        if small and config.model.name == "wide_resnet":
+            config.model.update(SMALL)
+        trace_one(config, data)
+
+
+def trace_one(config, data):
     side = SIDES.get(data, 32)
     shape = (side, side, 3)
     classes = CLASSES.get(data, 10)
@@ -49,37 +61,38 @@ def trace(name, data, preset, overrides=()):
     assert jax.tree.structure(after) == jax.tree.structure(state)
     same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), after, state)
     assert all(jax.tree.leaves(same))
-    assert {"loss/total", "loss/supervised", "optim/learning_rate"} <= metrics.keys()
+    supervised = {"loss/supervised"} if parts.algorithm.labeled else set()
+    assert {"loss/total", "optim/learning_rate", *supervised} <= metrics.keys()
     for value in metrics.values():
         for leaf in value if isinstance(value, Ratio) else (value,):
             assert leaf.shape == ()
     for leaf in jax.tree.leaves((state.params, state.stats, state.teacher)):
         assert leaf.dtype == jnp.float32
-    return parts
 
 
 @pytest.mark.parametrize("data", DATASETS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_builds_for_every_data_set_and_preset(name, data):
+    facts = {"classes": ["x"] * 10, "image_shape": (32, 32, 3), "labels": [0], "unlabeled": 9}
     for preset in PRESETS:
-        config, _ = from_flags(f"{name}:{data},labels=400,preset={preset}", [])
-        facts = {"classes": ["x"] * 10, "image_shape": (32, 32, 3), "labels": [0], "unlabeled": 9}
-        parts = build.build_parts(config, facts)
-        optimizer = parts.optim.build(config.steps, parts.model.layers)
-        assert optimizer is not None
-        assert parts.algorithm == build.build_algorithm(config)
-        assert config.steps % config.eval_every == config.steps % config.log_every == 0
+        for config in stages_of(configuration(name, data, preset)).values():
+            parts = build.build_parts(config, facts)
+            optimizer = parts.optim.build(config.steps, parts.model.layers)
+            assert optimizer is not None
+            assert parts.algorithm == build.build_algorithm(config)
+            for period in ("steps_per_call", "log_every"):
+                assert config.steps % config[period] == 0
 
 
 @pytest.mark.parametrize("data", ["mnist5k", "tfds:stl10"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_step_of_every_config_can_be_traced(name, data):
-    trace(name, data, "jaxmatch", SMALL)
+    trace(name, data, "jaxmatch", small=True)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_step_of_every_preset_can_be_traced(preset):
-    trace("fixmatch", "tfds:cifar10", preset, SMALL)
+    trace("fixmatch", "tfds:cifar10", preset, small=True)
 
 
 @pytest.mark.parametrize(

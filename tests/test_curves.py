@@ -1,4 +1,6 @@
-"""curves.png: what is drawn, for runs with everything, with little and with nothing."""
+"""Curves: what is drawn of runs with everything, with little and with nothing, and of groups."""
+
+import io
 
 import numpy as np
 import pytest
@@ -99,3 +101,48 @@ def test_disk_error(tmp_path):
     (tmp_path / "full.png").symlink_to("/dev/full")
     with pytest.raises(DiskError, match=r"full\.png could not be written \(No space left"):
         curves.plot({"fixmatch": lines(EVERYTHING)}, tmp_path / "full.png")
+
+
+def test_a_group_is_thin_lines_and_their_bold_mean(drawn):
+    runs = [
+        lines([*EVERYTHING, "pseudo/coverage", curves.REPORTED], seed=seed) for seed in range(3)
+    ]
+    picture = curves.comparison({"fixmatch": runs, "simmatch": runs[:1]})
+    with Image.open(io.BytesIO(picture)) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 1000
+    pseudo, coverage, unlabeled, test = drawn[0].axes
+    assert [len(axes.lines) for axes in (pseudo, coverage, unlabeled, test)] == [5, 5, 10, 5]
+    assert [axes.get_ylabel() for axes in drawn[0].axes] == ["accuracy", "share"] + ["accuracy"] * 2
+    assert [axes.get_legend() is None for axes in drawn[0].axes] == [True, True, False, False]
+    *seeds, mean, single = test.lines
+    assert mean.get_linewidth() > single.get_linewidth() > 2 * seeds[0].get_linewidth()
+    assert {line.get_color() for line in seeds} == {mean.get_color()} != {single.get_color()}
+    expected = np.mean([[line[curves.REPORTED] for line in run] for run in runs], axis=0)
+    np.testing.assert_allclose(mean.get_ydata(), expected)
+
+
+def test_the_mean_is_over_the_steps_that_all_runs_have(drawn):
+    runs = [lines([curves.REPORTED], steps=steps) for steps in (10, 4)]
+    del runs[0][1][curves.REPORTED]
+    curves.comparison({"fixmatch": runs})
+    *_, mean = drawn[0].axes[3].lines
+    np.testing.assert_array_equal(mean.get_xdata(), [25, 75, 100])
+
+
+def test_runs_without_a_step_in_common_have_no_mean(drawn):
+    late = [{**line, "step": line["step"] + 1} for line in lines([curves.REPORTED])]
+    curves.comparison({"fixmatch": [lines([curves.REPORTED]), late]})
+    assert len(drawn[0].axes[3].lines) == 2
+
+
+def test_each_loss_has_a_panel_and_a_fitting_scale(drawn):
+    values = {"loss/unsupervised": 0.5, "loss/in_batch": -1.0, "loss/total": 1.0}
+    recorded = [{"step": step, **values, "loss/supervised": 10.0**-step} for step in range(1, 4)]
+    curves.losses({"fixmatch": [recorded], "supervised": [recorded, recorded]})
+    axes = drawn[0].axes[:4]
+    titles = [one.get_title(loc="left") for one in axes]
+    assert titles == ["loss/total", "loss/supervised", "loss/unsupervised", "loss/in_batch"]
+    assert [one.get_yscale() for one in axes] == ["linear", "log", "linear", "linear"]
+    curves.losses({"no losses": [[{"step": 1}]]})
+    assert texts(drawn[1].axes[0]) == ["not applicable"]

@@ -201,7 +201,7 @@ def test_a_disk_that_fills_up_is_a_disk_error(data, tiny_disk):
 def test_what_cannot_work_is_found_before_anything_is_written(data, tmp_path):
     for changed in (
         {"views__weak__pad": 9},
-        {"optim__schedule": "cosine"},
+        {"optim__schedule": "cosnie"},
         {"data__mean": "(0.5,0.5)"},
         {"devices": 3},
     ):

@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers import numpy_cross_entropy, numpy_softmax
+import pytest
+from helpers import numpy_cross_entropy, numpy_softmax, quick_jit
+from on_devices import assert_same_on_four
 
-from jaxmatch.losses import cross_entropy
+from jaxmatch.losses import cross_entropy, nt_xent
+from jaxmatch.similarity import normalize
 
 
 def test_classes_and_distributions():
@@ -42,3 +45,89 @@ def test_gradient_is_probabilities_minus_target():
     target = numpy_softmax(other)
     gradient = jax.grad(lambda z: cross_entropy(z, jnp.asarray(target)).sum())(logits)
     np.testing.assert_allclose(gradient, numpy_softmax(logits) - target, atol=1e-6)
+
+
+jit_nt_xent = quick_jit(nt_xent)
+
+
+def unit_pair(seed, batch=6, width=4, dtype=np.float64):
+    pair = np.random.default_rng(seed).normal(size=(2, batch, width))
+    return (pair / np.linalg.norm(pair, axis=-1, keepdims=True)).astype(dtype)
+
+
+def numpy_nt_xent(first, second, temperature):
+    """Equation 1 of SimCLR, anchor by anchor."""
+    rows = np.concatenate([first, second])
+    count = len(rows)
+    losses = np.zeros(count)
+    for i in range(count):
+        power = {k: np.exp(rows[i] @ rows[k] / temperature) for k in range(count) if k != i}
+        losses[i] = -np.log(power[(i + count // 2) % count] / sum(power.values()))
+    return (losses[: count // 2] + losses[count // 2 :]) / 2
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+def test_nt_xent_equals_a_double_loop(temperature):
+    first, second = unit_pair(0)
+    with jax.enable_x64(True):
+        ours = jit_nt_xent(first, second, temperature)
+    np.testing.assert_allclose(ours, numpy_nt_xent(first, second, temperature), rtol=1e-12)
+
+
+def test_nt_xent_gradient_equals_finite_differences():
+    first, second = unit_pair(1)
+    with jax.enable_x64(True):
+        gradients = quick_jit(jax.grad(lambda pair: nt_xent(*pair, 0.3).sum()))((first, second))
+    step = 1e-6 * np.random.default_rng(0).normal(size=(2, 6, 4))
+    pairs = (np.stack([first, second]) + sign * step for sign in (1, -1))
+    up, down = (numpy_nt_xent(*pair, 0.3).sum() for pair in pairs)
+    np.testing.assert_allclose(np.sum(np.stack(gradients) * step), (up - down) / 2, rtol=1e-6)
+
+
+def test_nt_xent_is_symmetric_and_follows_the_order():
+    first, second = unit_pair(2, dtype=np.float32)
+    losses = jit_nt_xent(first, second, 0.5)
+    order = np.random.default_rng(0).permutation(len(first))
+    np.testing.assert_allclose(jit_nt_xent(second, first, 0.5), losses, rtol=1e-6)
+    np.testing.assert_allclose(
+        jit_nt_xent(first[order], second[order], 0.5), losses[order], rtol=1e-6
+    )
+
+
+def test_nt_xent_of_one_image_and_of_collapsed_embeddings():
+    first, second = unit_pair(3, batch=1, dtype=np.float32)
+    np.testing.assert_allclose(jit_nt_xent(first, second, 0.1), [0], atol=1e-6)
+    same = jnp.ones((6, 4)) / 2
+    np.testing.assert_allclose(jit_nt_xent(same, same, 0.1), np.full(6, np.log(11)), rtol=1e-6)
+
+
+@quick_jit
+@jax.value_and_grad
+def contrast(pair, temperature):
+    return nt_xent(*normalize(pair), temperature).mean()
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.5])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_nt_xent_stays_finite(temperature, scale):
+    pair = scale * unit_pair(4, dtype=np.float32)
+    pair[0, 0] = 0  # an embedding that has vanished
+
+    value, gradient = contrast(pair, temperature)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+def test_nt_xent_widens_half_precision():
+    first, second = unit_pair(5)
+    half = nt_xent(jnp.asarray(first, jnp.bfloat16), jnp.asarray(second, jnp.bfloat16), 0.1)
+    assert half.dtype == np.float32
+
+
+def test_nt_xent_device_count():
+    pair = tuple(unit_pair(6, batch=8, dtype=np.float32))
+
+    def both(pair, _):
+        return jax.value_and_grad(lambda pair: nt_xent(*pair, 0.2).mean())(pair)
+
+    assert_same_on_four(both, pair)

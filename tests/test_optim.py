@@ -178,7 +178,7 @@ def test_clipping_leaves_small_gradients_alone_and_adds_1e_6():
     np.testing.assert_allclose(clipped["a"], [3 / (5 + 1e-6), 0], rtol=1e-14)
 
 
-@pytest.mark.parametrize("setting", [{"name": "sdg"}, {"decay": "kernel"}, {"schedule": "cosine"}])
+@pytest.mark.parametrize("setting", [{"name": "sdg"}, {"decay": "kernel"}, {"schedule": "cosnie"}])
 def test_unknown_settings_are_refused(setting):
     with pytest.raises(InputError):
         Optim(**setting).build(10)
@@ -193,5 +193,11 @@ def test_ema_copies_or_averages_the_statistics():
     averaged = Ema(decay=0.9, statistics="averaged").update(teacher, params, stats)
     np.testing.assert_allclose(averaged["params"]["w"], 1.1)
     np.testing.assert_allclose(averaged["batch_stats"]["m"], 11.0)
+    own = Ema(decay=0.9, statistics="own")
+    kept = own.update(teacher, params, stats, {"m": np.array([30.0])})
+    np.testing.assert_allclose(kept["params"]["w"], 1.1)
+    np.testing.assert_array_equal(kept["batch_stats"]["m"], 30.0)
+    with pytest.raises(InputError, match="labels in train mode"):
+        own.update(teacher, params, stats)
     with pytest.raises(InputError, match="averaged"):
         Ema(statistics="average")

@@ -48,7 +48,7 @@ def write_data(path, **changed):
 def arguments(data, *, method="fixmatch", chosen=f",labels={LABELS}", **overrides):
     """``--config`` and overrides of a run; keywords write the dot as two underscores."""
     values = OVERRIDES | {key.replace("__", "."): value for key, value in overrides.items()}
-    if method == "supervised":
+    if method in ("supervised", "simclr"):
         values.pop("algorithm.threshold")
     name = data if isinstance(data, str) else f"npz:{data}"
     flags = [f"--config.{key}={value}" for key, value in values.items()]

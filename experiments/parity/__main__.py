@@ -13,7 +13,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
-from experiments.parity import augment, functions, networks, trajectory
+from experiments.parity import augment, functions, networks, official, usb
 from experiments.parity.augment_rows import Row as AugmentRow
 from experiments.parity.rows import (
     Case,
@@ -25,7 +25,8 @@ from experiments.parity.rows import (
 )
 
 KINDS: dict[str, Callable[[Case, float], Comparison]] = {
-    "train_trajectory": trajectory.replay,
+    "train_trajectory": usb.replay,
+    "official_train_trajectory": official.replay,
     "network": networks.replay,
     "function": functions.replay,
 }
@@ -111,7 +112,7 @@ def guarded(name: str, rows: Callable[[], Sequence]) -> Sequence[Row | AugmentRo
 def is_of_family(case: Case, family: str | None) -> bool:
     """Whether the case's algorithm or kind is ``family``, or its name begins with it."""
     kind = FAMILIES.get(str(case.meta.get("kind")))
-    known = (case.meta.get("algorithm"), kind)
+    known = (case.meta.get("algorithm"), official.family(case.meta), kind)
     return family is None or family in known or case.name.startswith(family)
 
 

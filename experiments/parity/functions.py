@@ -1,15 +1,15 @@
 """Replays function cases: the library's schedules, averages and losses on recorded inputs."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
+from experiments.parity import functions_alignment, functions_contrastive, functions_schedules
+from experiments.parity.functions_common import REFERENCE_ONLY, tags
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
 from jaxmatch.losses import cross_entropy
 from jaxmatch.optim import Ema
-from jaxmatch.schedules import cosine_7_16
 from jaxmatch.types import Array
 
 
@@ -23,15 +23,6 @@ def replay(case: Case, tolerance: float) -> Comparison:
     return comparison
 
 
-def _cosine(case: Case, comparison: Comparison) -> None:
-    for tag in _tags(case):
-        step, steps, warmup = (
-            case[f"in/{tag}/{name}"] for name in ("step", "num_training_steps", "num_warmup_steps")
-        )
-        ours = cosine_7_16(jnp.asarray(step), int(steps), int(warmup))
-        comparison.add("out/factor", tag, ours, case[f"out/{tag}/factor"])
-
-
 def _ema(case: Case, comparison: Comparison) -> None:
     ema = Ema(decay=float(case["in/decay"]), statistics="copied")
 
@@ -42,7 +33,7 @@ def _ema(case: Case, comparison: Comparison) -> None:
         return {"params": params, "batch_stats": stats}
 
     teacher = variables("in/init/")
-    for tag in sorted((tag for tag in _tags(case) if tag.isdecimal()), key=int):
+    for tag in sorted((tag for tag in tags(case) if tag.isdecimal()), key=int):
         student = variables(f"in/{tag}/")
         teacher = ema.update(teacher, student["params"], student["batch_stats"])
         theirs = variables(f"out/{tag}/")
@@ -53,13 +44,33 @@ def _ema(case: Case, comparison: Comparison) -> None:
 
 
 def _losses(case: Case, comparison: Comparison) -> None:
-    for tag, loss in LOSSES.items():
+    for tag in tags(case):
+        if tag == "smooth_targets":
+            _smooth_targets(case, comparison)
+        if tag not in LOSSES:
+            continue
+        loss, source = LOSSES[tag]
         given = {name: jnp.asarray(value) for name, value in case.under(f"in/{tag}/").items()}
-        logits, cotangent = given.pop("logits"), given.pop("cotangent")
-        ours, backward = jax.vjp(partial(loss, **given), logits)
-        comparison.add(f"out/{tag}", "loss", ours, case[f"out/{tag}/loss"])
-        gradient = backward(cotangent.astype(ours.dtype))[0]
-        comparison.add(f"grad/{tag}", "logits", gradient, case[f"grad/{tag}/logits"])
+        theirs = case.under(f"grad/{tag}/")
+        cotangent = given.pop("cotangent")
+        varied = {name: given[name] for name in theirs}
+
+        def value(varied: Mapping[str, Array], loss=loss, given=given) -> Array:
+            return loss(**{**given, **varied})
+
+        ours, backward = jax.vjp(value, varied)
+        comparison.add(f"out/{tag}", "loss", ours, case[f"out/{tag}/loss"], source)
+        (gradients,) = backward(cotangent.astype(ours.dtype))
+        comparison.add_each(f"grad/{tag}", gradients, theirs, source=source)
+
+
+def _smooth_targets(case: Case, comparison: Comparison) -> None:
+    targets = jnp.asarray(case["in/smooth_targets/targets"])
+    for name, theirs in case.under("out/smooth_targets/").items():
+        smoothing, classes = float(name), theirs.shape[1]
+        itself = jax.nn.one_hot(targets, classes, dtype=float)
+        ours = (1 - smoothing) * itself + smoothing / (classes - 1) * (1 - itself)
+        comparison.add("out/smooth_targets", name, ours, theirs, REFERENCE_ONLY)
 
 
 def _cross_entropy(logits: Array, targets: Array) -> Array:
@@ -74,19 +85,28 @@ def _masked_cross_entropy(logits: Array, targets: Array, mask: Array) -> Array:
     return jnp.mean(cross_entropy(logits, targets) * mask)
 
 
-def _tags(case: Case) -> list[str]:
-    return sorted({name.split("/")[0] for name in case.names("in/")})
+def _inverted_mask_divergence(logits: Array, targets: Array, mask: Array) -> Array:
+    """USB's consistency of kind "kl": it counts the examples that the mask leaves out."""
+    log_student, log_target = jax.nn.log_softmax(logits / 0.5), jax.nn.log_softmax(targets / 0.5)
+    divergence = jnp.sum(jnp.exp(log_target) * (log_target - log_student), -1)
+    return jnp.mean(divergence * (1 - mask))
 
 
-LOSSES: dict[str, Callable[..., Array]] = {
-    "ce_hard_none": _cross_entropy,
-    "ce_soft_none": _cross_entropy,
-    "ce_hard_mean": _mean_cross_entropy,
-    "consistency_ce_hard_mask": _masked_cross_entropy,
-    "consistency_ce_soft_mask": _masked_cross_entropy,
+LOSSES: dict[str, tuple[Callable[..., Array], str]] = {
+    "ce_hard_none": (_cross_entropy, "library"),
+    "ce_soft_none": (_cross_entropy, "library"),
+    "ce_hard_mean": (_mean_cross_entropy, "library"),
+    "consistency_ce_hard_mask": (_masked_cross_entropy, "library"),
+    "consistency_ce_soft_mask": (_masked_cross_entropy, "library"),
+    "consistency_kl_mask": (_inverted_mask_divergence, REFERENCE_ONLY),
+    "comatch_contrastive": (functions_contrastive.comatch, "override: pseudo_label_graph"),
 }
 REPLAYS: dict[str, Callable[[Case, Comparison], None]] = {
-    "fn_cosine_7_16": _cosine,
+    "fn_cosine_7_16": functions_schedules.cosine_7_16,
+    "fn_simmatch_official_schedule": functions_schedules.simmatch,
+    "fn_comatch_official_schedule": functions_schedules.comatch,
     "fn_ema_hook": _ema,
+    "fn_dist_align": functions_alignment.replay,
     "fn_losses": _losses,
+    "solo_simclr": functions_contrastive.simclr,
 }

@@ -2,18 +2,21 @@
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
-from zlib import crc32
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.parity.networks_formula import formula_weights, noise
+from experiments.parity.networks_official import build_official_model
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
 from jaxmatch.losses import cross_entropy
-from jaxmatch.models.torch_weights import from_torch, to_torch
+from jaxmatch.models.torch_weights import find_naming, from_torch, to_torch
 from jaxmatch.models.wide_resnet import STEM_CHANNELS, WideResNet
-from jaxmatch.types import PyTree
+from jaxmatch.similarity import normalize
+from jaxmatch.types import Array, Outputs, PyTree
 
 # The network cases do not record these constants of USB's networks, the trajectories do.
 USB_CONSTANTS = {
@@ -23,24 +26,25 @@ USB_CONSTANTS = {
     "bn_eps_blocks": 1e-5,
     "bn_eps_final": 1e-3,
 }
+MOST_CHANNELS = 2**14
 FIRST_STRIDES = {"semilearn/nets/wrn/wrn.py": 1, "semilearn/nets/wrn/wrn_var.py": 2}
 
 
 def replay(case: Case, tolerance: float) -> Comparison:
-    """Replay a case of kind "network"; raises UnknownCaseError if it is not a WideResNet."""
+    """Replay a case of kind "network"; raises UnknownCaseError if the library has no such one."""
     meta = case.meta
     names = [name for name in case.names("check/") if not name.endswith("num_batches_tracked")]
-    options = meta.get("network") or _options(case, names)
-    model = build_model(options, names, meta["num_classes"], meta["dtype"])
+    model = _model_of(case, names)
     images = jnp.asarray(case["in/x"].transpose(0, 2, 3, 1), meta["dtype"])
     shapes = model_shapes(model, images)
-    weights = {
+    naming = find_naming(names, shapes)
+    tensors = {
         name: formula_weights(name, leaf.shape, meta["salt"])
-        for name, leaf in _torch_shapes(shapes).items()
+        for name, leaf in _torch_shapes(shapes, naming).items()
     }
-    variables = jax.tree.map(jnp.asarray, from_torch(weights, shapes))
+    variables = jax.tree.map(jnp.asarray, from_torch(tensors, shapes, naming=naming))
     comparison = Comparison(case, tolerance)
-    filled = to_torch(variables)
+    filled = to_torch(variables, naming=naming)
     comparison.add_each("check", {k: _summary(v) for k, v in filled.items()}, case.under("check/"))
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     comparison.add("n_params", "", count, meta["n_params"])
@@ -55,7 +59,12 @@ def replay(case: Case, tolerance: float) -> Comparison:
             train=True,
             mutable=["batch_stats"],
         )
-        return cross_entropy(outputs.logits, label).mean(), (outputs, updated["batch_stats"])
+        loss = cross_entropy(outputs.logits, label).mean()
+        if outputs.heads:  # the reference's loss also weighs the projections, by the formula
+            projection = _projection(outputs)
+            weights = noise("projw", projection.size, meta["salt"]).reshape(projection.shape)
+            loss = loss + (projection * weights).sum()
+        return loss, (outputs, updated["batch_stats"])
 
     (loss, (outputs, stats)), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(
         variables["params"]
@@ -67,16 +76,25 @@ def replay(case: Case, tolerance: float) -> Comparison:
         "eval_after_train_forward": evaluate(after),
     }
     for stage, result in results.items():
-        comparison.add(f"out/{stage}_logits", "", result.logits, case[f"out/{stage}_logits"])
-        comparison.add(f"out/{stage}_feat", "", result.features, case[f"out/{stage}_feat"])
+        quantities = {"logits": result.logits, "feat": result.features}
+        if result.heads:
+            quantities["proj"] = _projection(result)
+        for name, ours in quantities.items():
+            key = f"out/{stage}_{name}"
+            if key in case:
+                comparison.add(key, "", ours, case[key])
     comparison.add("out/loss", "", loss, case["out/loss"])
-    _compare_statistics(comparison, case, to_torch({"batch_stats": stats}))
-    _compare_gradients(comparison, case, to_torch({"params": gradient}))
+    _compare_statistics(comparison, case, to_torch({"batch_stats": stats}, naming=naming))
+    _compare_gradients(comparison, case, to_torch({"params": gradient}, naming=naming))
     return comparison
 
 
 def build_model(
-    options: Mapping[str, Any], names: list[str], classes: int, dtype: str
+    options: Mapping[str, Any],
+    names: list[str],
+    classes: int,
+    dtype: str,
+    heads: Mapping[str, Any] = MappingProxyType({}),
 ) -> WideResNet:
     """USB's WideResNet or WideResNetVar as ``options`` (a case's meta.network) describes it.
 
@@ -91,7 +109,9 @@ def build_model(
         *(int(STEM_CHANNELS * width) * 2**group for group in range(len(channels))),
     ]:
         raise UnknownCaseError(f"the library has no WideResNet of channels {options['channels']}")
-    with_bias = {name for name in names if re.search(r"conv\w+\.bias$", name)}
+    with_bias = {
+        name.removeprefix("backbone.") for name in names if re.search(r"conv\w+\.bias$", name)
+    }
     return WideResNet(
         classes=classes,
         depth=options["depth"],
@@ -104,44 +124,45 @@ def build_model(
         bn_decay=1 - options["bn_momentum_torch"],
         bn_eps=options["bn_eps_blocks"],
         bn_eps_final=options["bn_eps_final"],
+        heads=heads,
         param_dtype=jnp.dtype(dtype),
     )
 
 
-def model_shapes(model: WideResNet, images: jax.Array) -> PyTree:
+def model_shapes(model: Any, images: jax.Array) -> PyTree:
     """The variables of ``model`` for such images, as shapes only."""
     return jax.eval_shape(lambda: model.init(jax.random.key(0), images[:1], train=False))
 
 
-def formula_weights(name: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
-    """The float64 values that the files' weight formula gives the PyTorch tensor ``name``."""
-    v = _noise(name, int(np.prod(shape)), salt).reshape(shape)
-    if len(shape) == 4:
-        return v * np.sqrt(12) * np.sqrt(2 / np.prod(shape[1:]))
-    if len(shape) == 2:
-        return v * np.sqrt(12) * np.sqrt(1 / shape[1])
-    if name.endswith("running_var"):
-        return 1 + 0.4 * v
-    return 1 + 0.2 * v if name.endswith(".weight") else 0.2 * v
+def _model_of(case: Case, names: list[str]) -> Any:
+    """The network of a case, from the names of its tensors and the shapes of its outputs."""
+    meta, file = case.meta, case.meta["source"]["file"]
+    if file in FIRST_STRIDES:
+        options = meta.get("network") or _options(case, names)
+        return build_model(options, names, meta["num_classes"], meta["dtype"])
+    stem = "backbone.bn1" if "backbone.bn1.weight" in names else "backbone.layer1.0.bn1"
+    return build_official_model(
+        names,
+        channels=(_channels(case, stem), _channels(case, "backbone.layer1.0.bn2")),
+        classes=meta["num_classes"],
+        projection=case["out/eval_proj"].shape[1] if "out/eval_proj" in case else 0,
+        dtype=meta["dtype"],
+    )
 
 
-def _noise(name: str, size: int, salt: int) -> np.ndarray:
-    """A hash of name and position, uniform in [-0.5, 0.5)."""
-    mask = np.uint64(0xFFFFFFFF)
-    code = np.uint64((crc32(name.encode("ascii")) + salt) % 2**32)
-    u = (np.arange(size, dtype=np.uint64) * np.uint64(2654435761) + code * np.uint64(40503)) & mask
-    for _ in range(2):
-        u ^= u >> np.uint64(16)
-        u = (u * np.uint64(0x45D9F3B)) & mask
-    u ^= u >> np.uint64(16)
-    return u / 2.0**32 - 0.5
+def _channels(case: Case, norm: str) -> int:
+    """The length of a norm's weight, of which the file has the sum and the formula the values."""
+    name = f"{norm}.weight"
+    key = f"check/{name}"
+    if key not in case:
+        raise UnknownCaseError(f"the network of {case.meta['source']['file']} is not known")
+    sums = np.cumsum(formula_weights(name, (MOST_CHANNELS,), case.meta["salt"]))
+    return int(np.abs(sums - case[key][0]).argmin()) + 1
 
 
 def _options(case: Case, names: list[str]) -> dict[str, Any]:
-    """The architecture, from the names of the tensors and the width of the features."""
+    """The architecture of USB's, from the names of the tensors and the width of the features."""
     file = case.meta["source"]["file"]
-    if file not in FIRST_STRIDES:
-        raise UnknownCaseError(f"the network of {file} is not in the library")
     groups = len({name.split(".")[0] for name in names if name.startswith("block")})
     blocks = len({name.split(".")[2] for name in names if name.startswith("block1.")})
     channels = case["out/eval_feat"].shape[1] // 2 ** (groups - 1)
@@ -154,9 +175,15 @@ def _options(case: Case, names: list[str]) -> dict[str, Any]:
     }
 
 
-def _torch_shapes(shapes: PyTree) -> dict[str, np.ndarray]:
+def _projection(outputs: Outputs) -> Array:
+    """The normalised embedding that the reference gives."""
+    return normalize(outputs.heads["projection"])
+
+
+def _torch_shapes(shapes: PyTree, naming: str) -> dict[str, np.ndarray]:
     """Tensors of the model by PyTorch name and layout, of which only the shapes count."""
-    return to_torch(jax.tree.map(lambda leaf: np.broadcast_to(np.int8(0), leaf.shape), shapes))
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.int8(0), leaf.shape), shapes)
+    return to_torch(zeros, naming=naming)
 
 
 def _summary(value: np.ndarray) -> np.ndarray:

@@ -1,31 +1,33 @@
 """Thin wrappers around model, loss and optimizer that keep what a train step does not report."""
 
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import optax
 
-from experiments.parity.algorithms import Argument
+from experiments.parity.entries import Argument, Call, Override, Result
 from experiments.parity.rows import UnknownCaseError
-from jaxmatch.models.wide_resnet import WideResNet
-from jaxmatch.types import Array, Batch, PyTree, Update
+from jaxmatch.similarity import normalize
+from jaxmatch.types import Array, Batch, Outputs, PyTree, Update
 
 PASSES = "passes"
 
 
 @dataclass(frozen=True)
 class RecordingModel:
-    """The model, counting the passes that update its statistics and keeping each pass' logits.
+    """The model, counting the passes that update its statistics and keeping each pass' outputs.
 
     The count travels inside the statistics, so it is right whichever of them the loss drops.
     """
 
-    model: WideResNet
-    logits: list[Array]
+    model: Any
+    passes: list[Outputs]
 
     def apply(self, variables: PyTree, images: Array, **options: Any) -> tuple[Any, PyTree]:
         """Linen's ``apply``."""
@@ -34,7 +36,7 @@ class RecordingModel:
         outputs, updated = self.model.apply(
             {"params": variables["params"], "batch_stats": stats}, images, **options
         )
-        self.logits.append(outputs.logits)
+        self.passes.append(outputs)
         if "batch_stats" not in updated:
             return outputs, updated
         return outputs, {"batch_stats": {**updated["batch_stats"], PASSES: passes + 1}}
@@ -42,11 +44,15 @@ class RecordingModel:
 
 @dataclass(frozen=True)
 class RecordingAlgorithm:
-    """The algorithm, adding to its metrics the logits of each pass and the wanted arguments."""
+    """The algorithm under overrides, whose metrics also hold what the loss says inside.
+
+    Those are the outputs of each pass and the wanted arguments and results.
+    """
 
     algorithm: Any
-    logits: list[Array]
-    wanted: Mapping[str, Argument]
+    passes: list[Outputs]
+    wanted: Mapping[str, Argument | Result]
+    overrides: Sequence[Override] = ()
 
     def __getattr__(self, name: str) -> Any:
         """All but the loss is the algorithm's own."""
@@ -55,22 +61,39 @@ class RecordingAlgorithm:
     def loss(self, *arguments: Any) -> tuple[Array, Update]:
         """The algorithm's own loss."""
         module = inspect.getmodule(type(self.algorithm).loss)
-        self.logits.clear()
+        self.passes.clear()
         with ExitStack() as stack:
-            spies = {
-                name: stack.enter_context(
-                    mock.patch.object(module, name, wraps=getattr(module, name))
-                )
-                for name in {argument.function for argument in self.wanted.values()}
-            }
+            for override in self.overrides:
+                stack.enter_context(mock.patch.object(*override))
+            names = {wanted.function for wanted in self.wanted.values()}
+            calls = {name: stack.enter_context(recorded_calls(module, name)) for name in names}
             loss, update = self.algorithm.loss(*arguments)
-        seen = {f"fwd/{k}/logits": value for k, value in enumerate(self.logits)}
-        for quantity, (function, call, position, then) in self.wanted.items():
-            calls = spies[function].call_args_list
-            if len(calls) <= call or len(calls[call].args) <= position:
-                raise UnknownCaseError(f"the loss does not hand {function} its {quantity}")
-            seen[quantity] = then(calls[call].args[position])
+        seen = {}
+        for k, outputs in enumerate(self.passes):
+            seen[f"fwd/{k}/logits"] = outputs.logits
+            if "projection" in outputs.heads:
+                seen[f"fwd/{k}/embedding"] = normalize(outputs.heads["projection"])
+        for quantity, wanted in self.wanted.items():
+            try:
+                seen[quantity] = wanted.find(calls[wanted.function])
+            except IndexError:
+                reason = f"the loss does not hand {wanted.function} its {quantity}"
+                raise UnknownCaseError(reason) from None
         return loss, update._replace(metrics={**update.metrics, **seen})
+
+
+@contextmanager
+def recorded_calls(module: Any, name: str) -> Iterator[list[Call]]:
+    """Let the module's function ``name`` keep its calls."""
+    function, calls = getattr(module, name), []
+
+    def recording(*arguments: Any, **options: Any) -> Any:
+        result = function(*arguments, **options)
+        calls.append(Call(arguments, result))
+        return result
+
+    with mock.patch.object(module, name, recording):
+        yield calls
 
 
 class RecordedViews:
@@ -104,3 +127,29 @@ def keep_gradient(optimizer: optax.GradientTransformation) -> optax.GradientTran
         return change, (updates, *inner)
 
     return optax.GradientTransformation(init, update)
+
+
+def skip_unreached(
+    optimizer: optax.GradientTransformation, unreached: PyTree
+) -> optax.GradientTransformation:
+    """The optimizer, but parameters that the loss does not reach keep value and moments.
+
+    PyTorch's optimizers skip parameters without a gradient; here their gradient is 0, and the
+    optimizer would decay them. ``unreached`` is 1 for the parameters that may be so.
+    """
+    structure = jax.tree.structure(unreached)
+
+    def is_moments(node: PyTree) -> bool:
+        return jax.tree.structure(node) == structure
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        still = jax.tree.map(lambda flag, g: (flag != 0) & jnp.all(g == 0), unreached, updates)
+
+        def keep(old: PyTree, new: PyTree) -> PyTree:
+            return jax.tree.map(jnp.where, still, old, new) if is_moments(old) else new
+
+        change, new_state = optimizer.update(updates, state, params)
+        change = jax.tree.map(lambda kept, leaf: jnp.where(kept, 0.0, leaf), still, change)
+        return change, jax.tree.map(keep, state, new_state, is_leaf=is_moments)
+
+    return optax.GradientTransformation(optimizer.init, update)

@@ -89,16 +89,17 @@ class Case:
 class Comparison:
     """Collects the rows of one case, one for each quantity."""
 
-    def __init__(self, case: Case, tolerance: float):
-        """Start with no rows."""
-        self._case, self._tolerance = case, tolerance
+    def __init__(self, case: Case, tolerance: float, source: str = "library"):
+        """Start with no rows; ``source`` is that of all rows that name no other."""
+        self._case, self._tolerance, self._source = case, tolerance, source
         self._rows: dict[str, Row] = {}
 
     def add(
-        self, quantity: str, where: str, ours: Any, theirs: Any, source: str = "library"
+        self, quantity: str, where: str, ours: Any, theirs: Any, source: str | None = None
     ) -> None:
         """Hold one array against the reference's; the row keeps the worst of its quantity."""
         error = relative_error(np.asarray(ours), np.asarray(theirs))
+        source = source or self._source
         row = Row(self._case.name, quantity, error, self._tolerance, where, source)
         old = self._rows.get(quantity)
         if old is None or row.error > old.error:
@@ -132,5 +133,6 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def default_tolerance(meta: Mapping[str, Any]) -> float:
     """The tolerance of a case: AdamW amplifies the rounding of gradients that are zero."""
-    adamw = meta.get("optimiser", {}).get("name") == "AdamW"
+    optimiser = meta.get("optimiser", {})  # a text where the authors' own code was recorded
+    adamw = isinstance(optimiser, Mapping) and optimiser.get("name") == "AdamW"
     return ADAMW_TOLERANCE if adamw else TOLERANCE

@@ -1,121 +1,175 @@
 """Replays recorded training steps through the library's own train step and loss.
 
 Optimizer, schedule, EMA, network and loss are the library's. Only the augmentation is replaced, by
-the recorded views.
+the recorded views, and what the lines of a case name as overridden.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.parity.algorithms import (
+from experiments.parity.compare import (
+    Names,
+    compare_gradient,
+    compare_states,
+    compare_step,
+    compare_variables,
+)
+from experiments.parity.entries import (
     COMMON_QUANTITIES,
-    REPLAYS,
     Argument,
-    Meta,
+    Override,
     Quantities,
     Replay,
+    Result,
 )
-from experiments.parity.networks import build_model, model_shapes
+from experiments.parity.networks import model_shapes
 from experiments.parity.recording import (
     PASSES,
     RecordedViews,
     RecordingAlgorithm,
     RecordingModel,
     keep_gradient,
+    skip_unreached,
 )
-from experiments.parity.rows import Case, Comparison, UnknownCaseError
+from experiments.parity.rows import Case, Comparison
 from jaxmatch.models.network import make_network
-from jaxmatch.models.torch_weights import from_torch, to_torch
-from jaxmatch.models.wide_resnet import WideResNet
-from jaxmatch.optim import Ema, Optim, scale_layers
+from jaxmatch.models.torch_weights import find_naming, from_torch
+from jaxmatch.optim import Ema, Optim
 from jaxmatch.step import make_train_step
-from jaxmatch.types import Array, Batch, Examples, PyTree, Ratio, Spec, TrainState
+from jaxmatch.types import Array, Batch, Examples, Outputs, PyTree, Spec, TrainState
 
 # The networks are tiny: XLA's optimization would take most of the time.
 QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
 
 
-def replay(case: Case, tolerance: float) -> Comparison:
-    """Replay a case of kind "train_trajectory"; raises UnknownCaseError where it cannot."""
-    meta = case.meta
-    entry = REPLAYS.get(meta["algorithm"])
-    if entry is None:
-        raise UnknownCaseError(f"algorithm {meta['algorithm']} is not in the library")
-    if meta["hyperparameters"].get("amp"):
-        raise UnknownCaseError("mixed precision is not replayed")
-    quantities = {**COMMON_QUANTITIES, **entry.quantities(meta)}
-    init = case.under("init/")
-    batches = [read_batch(case, step, entry.views) for step in range(meta["steps"])]
-    model = build_model(meta["network"], list(init), meta["num_classes"], meta["dtype"])
-    optim = read_optim(meta)
-    state, step = build(meta, entry, quantities, model, optim, init, batches[0])
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A recorded run in the library's terms.
 
-    comparison = Comparison(case, tolerance)
-    compare_rates(comparison, meta, optim, model, state.params)
+    Attributes:
+        entry: what replays its algorithm.
+        model: the network.
+        optim: the optimizer and its schedule.
+        ema: the teacher; its decay at step s is ``decays[s]``.
+        decays: one for each step.
+        spec: of the run.
+        steps: where the schedule ends.
+        forward: how the network joins its views.
+        start: the library's step count at the first recorded step.
+        student, teacher: what precedes the tensors' names before the first step.
+        final_student, final_teacher: and after the last.
+        skips: whether the optimizer passes over parameters without a recorded gradient as long as
+            theirs is 0; otherwise they decay.
+        overridden: what of the library, beside the entry's overrides, is not used as it is.
+    """
+
+    entry: Replay
+    model: Any
+    optim: Optim
+    ema: Ema
+    decays: Sequence[float]
+    spec: Spec
+    steps: int
+    forward: str = "joint"
+    start: int = 0
+    student: str = "init/"
+    teacher: str = "init/"
+    final_student: str = "final/"
+    final_teacher: str = "ema/"
+    skips: bool = False
+    overridden: Sequence[str] = ()
+
+
+def run(case: Case, setup: Setup, tolerance: float) -> Comparison:
+    """Replay all steps of a case and hold them against the recorded ones."""
+    entry, overrides = setup.entry, setup.entry.overrides(case)
+    replaced = [*map(str, overrides), *setup.overridden]
+    source = f"override: {', '.join(replaced)}" if replaced else "library"
+    comparison = Comparison(case, tolerance, source)
+    quantities = {**COMMON_QUANTITIES, **entry.quantities(case)}
+
+    views = entry.views(case)
+    batches = [read_batch(case, step, views) for step in range(case.meta["steps"])]
+    shapes = model_shapes(setup.model, batches[0].labeled.views[0])
+    tensors = case.under(setup.student)
+    names = Names(find_naming(tensors, shapes), setup.student.removeprefix("init/"))
+    state, step = build(case, setup, quantities, overrides, shapes, names)
     for number, batch in enumerate(batches):
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, setup.decays[number])
         if number == 0:
-            compare_gradient(comparison, case, state.optimizer[0], entry.source)
-        compare_step(comparison, case, number, metrics, quantities, entry.source)
-    compare_variables(comparison, case, "final", state.student(), init, entry.source)
-    compare_variables(comparison, case, "ema", state.teacher, init, entry.source)
+            compare_gradient(comparison, case, names, state.optimizer[0])
+        metrics = {**metrics, **entry.settings(case, number)}
+        compare_step(comparison, case, number, metrics, quantities)
+        compare_states(comparison, case, number, entry.states(case, state.memory))
+
+    student = state.student()
+    compare_variables(comparison, case, names, setup.final_student, student, setup.student)
+    # Statistics that are copied or averaged come with the student's count of updates.
+    own = setup.ema.statistics == "own"
+    counted, start = (state.teacher, setup.teacher) if own else (student, setup.student)
+    passes = counted["batch_stats"][PASSES]
+    teacher = {**state.teacher, "batch_stats": {**state.teacher["batch_stats"], PASSES: passes}}
+    compare_variables(comparison, case, names, setup.final_teacher, teacher, start)
     return comparison
 
 
 def build(
-    meta: Meta,
-    entry: Replay,
+    case: Case,
+    setup: Setup,
     quantities: Quantities,
-    model: WideResNet,
-    optim: Optim,
-    init: Mapping[str, np.ndarray],
-    batch: Batch,
-) -> tuple[TrainState, Callable]:
-    """The state before the first step, at the recorded iteration, and the compiled step."""
-    given, steps = meta["hyperparameters"], meta["schedule"]["num_train_iter"]
-    assert batch.labeled is not None
-    shapes = model_shapes(model, batch.labeled.views[0])
-    variables = jax.tree.map(jnp.asarray, from_torch(init, shapes))
-    variables["batch_stats"][PASSES] = jnp.zeros((), jnp.int32)
-    spec = Spec(
-        classes=meta["num_classes"],
-        steps=given["num_train_iter"],
-        unlabeled=given.get("ulb_dest_len", 0),
-        labeled_batch=given["batch_size"],
-        unlabeled_batch=given["batch_size"] * given["uratio"],
+    overrides: Sequence[Override],
+    shapes: PyTree,
+    names: Names,
+) -> tuple[TrainState, Callable[[TrainState, Batch, float], tuple[TrainState, dict[str, Any]]]]:
+    """The state before the first step, and the compiled step, which takes the EMA's decay."""
+    student, teacher = (
+        read_variables(case, key, shapes, names) for key in (setup.student, setup.teacher)
     )
-    logits: list[Array] = []
-    wanted = {key: value for key, value in quantities.items() if isinstance(value, Argument)}
-    algorithm: Any = RecordingAlgorithm(entry.build(meta), logits, wanted)
-    forward = "joint" if given["use_cat"] else "separate"
-    network = make_network(RecordingModel(model, logits), forward=forward)
-    optimizer = keep_gradient(optim.build(steps, model.layers))
-    step = make_train_step(
-        algorithm, network, RecordedViews(), optimizer, optim.rate(steps), read_ema(meta), spec
-    )
+    optimizer = setup.optim.build(setup.steps, setup.model.layers)
+    if setup.skips:
+        optimizer = skip_unreached(optimizer, unreached(case, setup.student, shapes, names))
+    optimizer = keep_gradient(optimizer)
     # Only the schedule goes on from an earlier step: momentum and Adam's moments start anew.
-    optimizer_state: Any = optimizer.init(variables["params"])
+    optimizer_state: Any = optimizer.init(student["params"])
     *moments, schedule = optimizer_state
-    schedule = schedule._replace(count=jnp.asarray(meta["it0"], jnp.int32))
+    schedule = schedule._replace(count=jnp.asarray(setup.start, jnp.int32))
+
+    passes: list[Outputs] = []
+    wanted = {
+        name: value for name, value in quantities.items() if isinstance(value, Argument | Result)
+    }
+    method = setup.entry.build(case)
+    algorithm: Any = RecordingAlgorithm(method, passes, wanted, overrides)
+    given = setup.entry.memory
     state = TrainState(
-        step=jnp.asarray(meta["it0"], jnp.int32),
+        step=jnp.asarray(setup.start, jnp.int32),
         key=jax.random.key(0),
-        params=variables["params"],
-        stats=variables["batch_stats"],
-        teacher=variables,
+        params=student["params"],
+        stats=student["batch_stats"],
+        teacher=teacher,
         optimizer=(*moments, schedule),
-        memory=algorithm.init(jax.random.key(0), spec),
+        memory=given(case) if given else method.init(jax.random.key(0), setup.spec),
         policy=(),
     )
+    network = make_network(RecordingModel(setup.model, passes), forward=setup.forward)
+    rate = setup.optim.rate(setup.steps)
+
+    def step(state: TrainState, batch: Batch, decay: Any) -> tuple[TrainState, dict[str, Any]]:
+        ema = replace(setup.ema, decay=decay)
+        train = make_train_step(
+            algorithm, network, RecordedViews(), optimizer, rate, ema, setup.spec
+        )
+        return train(state, batch)
+
     return state, jax.jit(step, compiler_options=QUICK_COMPILATION)
 
 
-def read_batch(case: Case, step: int, views: tuple[str, ...]) -> Batch:
+def read_batch(case: Case, step: int, views: Sequence[str]) -> Batch:
     """The recorded inputs of one step, NCHW to NHWC."""
 
     def images(name: str) -> Array:
@@ -132,109 +186,19 @@ def read_batch(case: Case, step: int, views: tuple[str, ...]) -> Batch:
     return Batch(labeled, Examples(tuple(map(images, views)), None, integers("idx_ulb")))
 
 
-def read_optim(meta: Meta) -> Optim:
-    """The optimizer and schedule of a case."""
-    given, optimiser, schedule = meta["hyperparameters"], meta["optimiser"], meta["schedule"]
-    excluded = optimiser["weight_decay_excluded"]
-    name = {"SGD": "sgd", "AdamW": "adamw"}.get(optimiser["name"])
-    if name is None or schedule["kind"] != "cosine 7/16" or optimiser["dampening"] != 0:
-        raise UnknownCaseError(f"optimiser {optimiser} with schedule {schedule} is not known")
-    if not excluded.startswith("every parameter with ndim<=1"):
-        raise UnknownCaseError(f"weight decay that excludes {excluded!r} is not known")
-    return Optim(
-        name=name,
-        learning_rate=optimiser["lr"],
-        warmup_steps=schedule["num_warmup_iter"],
-        momentum=optimiser["momentum"],
-        nesterov=optimiser["nesterov"],
-        weight_decay=optimiser["weight_decay"],
-        decay="kernels",
-        layer_decay=given["layer_decay"],
-        clip_norm=given["clip_grad"] or 0.0,
-    )
+def read_variables(case: Case, key: str, shapes: PyTree, names: Names) -> dict[str, PyTree]:
+    """The network whose tensors' names follow ``key``, with a count of updates."""
+    read = from_torch(case.under(key), shapes, naming=names.naming)
+    variables = jax.tree.map(jnp.asarray, read)
+    # The EMA averages it with the other statistics, so it is not an integer.
+    variables["batch_stats"][PASSES] = jnp.zeros((), float)
+    return variables
 
 
-def read_ema(meta: Meta) -> Ema:
-    """The teacher's average of a case."""
-    if not meta["ema"]["buffers"].startswith("copied"):
-        raise UnknownCaseError(f"EMA buffers {meta['ema']['buffers']!r} are not known")
-    return Ema(decay=meta["ema"]["decay"], statistics="copied")
-
-
-def compare_step(
-    comparison: Comparison,
-    case: Case,
-    step: int,
-    metrics: Mapping[str, Array | Ratio],
-    quantities: Quantities,
-    source: str,
-) -> None:
-    """Hold losses, masks, labels and logits of one step against the recorded ones."""
-    for name in case.names(f"fwd/{step}/"):
-        if f"fwd/{name}" in metrics:
-            theirs = case[f"fwd/{step}/{name}"]
-            comparison.add(f"fwd/{name}", str(step), metrics[f"fwd/{name}"], theirs, source)
-    for name in case.names(f"out/{step}/"):
-        known = quantities.get(name)
-        key = name if isinstance(known, Argument) else known
-        if key is not None and key in metrics:
-            ours = metrics[key]
-            ours = ours.total / ours.count if isinstance(ours, Ratio) else ours
-            comparison.add(f"out/{name}", str(step), ours, case[f"out/{step}/{name}"], source)
-
-
-def compare_gradient(comparison: Comparison, case: Case, gradient: PyTree, source: str) -> None:
-    """Hold the first step's gradient against the recorded one, and against 0 where none is."""
-    ours = to_torch({"params": gradient})
-    theirs = case.under("grad/0/")
-    comparison.add_each("grad/0", ours, theirs, source=source)
-    unused = {name: np.zeros_like(value) for name, value in ours.items() if name not in theirs}
-    if set(unused) != set(case.meta["params_without_gradient"]):
-        raise UnknownCaseError("grad/0 and meta.params_without_gradient contradict each other")
-    comparison.add_each("grad/0 of unused parameters", ours, unused, source=source)
-
-
-def compare_variables(
-    comparison: Comparison,
-    case: Case,
-    name: str,
-    variables: Mapping[str, PyTree],
-    init: Mapping[str, np.ndarray],
-    source: str,
-) -> None:
-    """Hold parameters, statistics and the count of statistics updates against the recorded."""
-    stats = dict(variables["batch_stats"])
-    passes = stats.pop(PASSES)
-    ours = to_torch({"params": variables["params"], "batch_stats": stats})
-    for tensor, theirs in case.under(f"{name}/").items():
-        if tensor.endswith("num_batches_tracked"):
-            kind, value = "num_batches_tracked", init[tensor] + passes
-        else:
-            kind = "statistics" if ".running_" in tensor else "parameters"
-            value = ours.get(tensor, np.nan)
-        comparison.add(f"{name}/{kind}", tensor, value, theirs, source)
-
-
-def compare_rates(
-    comparison: Comparison, meta: Meta, optim: Optim, model: WideResNet, params: PyTree
-) -> None:
-    """Hold the layer rule's factors, and their products with the decay, against the recorded."""
-    if "lr_scale_of_param" not in meta:
-        return
-    theirs = meta["lr_scale_of_param"]
-    ones = jax.tree.map(jnp.ones_like, params)
-    scaling = scale_layers(optim.layer_decay, model.layers)
-    scales, _ = jax.jit(scaling.update)(ones, scaling.init(params))
-    comparison.add_each("lr_scale_of_param", _scalars(scales), theirs)
-
-    # What the optimizer does to parameters of 1 at a gradient of 0 is their decay alone.
-    plain = replace(optim, learning_rate=1.0, warmup_steps=0).build(1, model.layers)
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    change, _ = jax.jit(plain.update)(zeros, plain.init(params), ones)
-    decays = {name: theirs[name] * decay for name, decay in meta["decay_of_param"].items()}
-    ours = {name: -value for name, value in _scalars(change).items()}
-    comparison.add_each("lr_scale_of_param * decay_of_param", ours, decays)
-
-
-def _scalars(tree: PyTree) -> dict[str, np.ndarray]:
-    return {name: value.flat[0] for name, value in to_torch({"params": tree}).items()}
+def unreached(case: Case, key: str, shapes: PyTree, names: Names) -> PyTree:
+    """1 where a parameter has no recorded gradient, else 0, in the shapes of the parameters."""
+    reached = case.names("grad/0/" + names.prefix)
+    flags = {
+        name: np.full(value.shape, name not in reached) for name, value in case.under(key).items()
+    }
+    return from_torch(flags, shapes, naming=names.naming)["params"]

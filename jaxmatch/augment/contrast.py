@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.augment import blur, color, resize, tone
+from jaxmatch.augment.chain import Chain
 from jaxmatch.errors import InputError
-from jaxmatch.types import Array
+from jaxmatch.types import Array, PyTree, Transform
 
 _TRIES = 10  # proposals of a crop before the centre is taken
 
@@ -37,8 +38,13 @@ class RandomResizedCrop:
     method: str = "bilinear"
 
     def __post_init__(self) -> None:
-        """Refuse unknown methods."""
+        """Refuse unknown methods, and shares and ratios that no crop has."""
         resize.check_method(self.method)
+        if not 0 < self.area[0] <= self.area[1] <= 1 or not 0 < self.aspect[0] <= self.aspect[1]:
+            raise InputError(
+                "a crop needs a least and a largest area in 0..1 and aspect above 0, not "
+                f"{tuple(self.area)} and {tuple(self.aspect)}."
+            )
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
         """Boxes (top, left, height, width), int32 [b 4], for images of ``shape`` [b h w c].
@@ -161,6 +167,13 @@ class GaussianBlur:
     sigma: tuple[float, float] = (0.1, 2.0)
     probability: float = 0.5
 
+    def __post_init__(self) -> None:
+        """Refuse a sigma below 0."""
+        if not 0 <= self.sigma[0] <= self.sigma[1]:
+            raise InputError(
+                f"a blur needs a least and a largest sigma of 0 or more, not {tuple(self.sigma)}."
+            )
+
     def draw(self, key: Array, shape: tuple[int, ...]) -> BlurDraws:
         """Choose images and sigmas for images of ``shape`` [b h w c]."""
         to_chosen, to_sigma = jax.random.split(key)
@@ -215,3 +228,70 @@ def _choose(chosen: Array, changed: Array, levels: Array) -> Array:
     """``changed`` where ``chosen`` [b], else ``levels``: planes in, float32 [b h w 3] out."""
     planes = jnp.where(chosen[:, None, None], changed, levels)
     return jnp.moveaxis(planes, 0, -1).astype(jnp.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A whole view of contrastive learning: crop, flip, jitter, grey, blur and solarize, in order.
+
+    The defaults are SimCLR's for CIFAR (Chen et al. 2020, appendix B.9): jitter of strength 0.5
+    and no blur.
+
+    Attributes:
+        area: least and largest share of the image's area that the crop covers.
+        method: how the crop is resized, "bilinear" or "bicubic".
+        flip, jitter, grayscale, blur, solarize: the probability of each; at 0 it is left out.
+        brightness, contrast, saturation, hue: strengths of the jitter.
+        sigma: of the blur, in pixels.
+    """
+
+    area: tuple[float, float] = (0.08, 1.0)
+    method: str = "bilinear"
+    flip: float = 0.5
+    jitter: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    grayscale: float = 0.2
+    blur: float = 0.0
+    sigma: tuple[float, float] = (0.1, 2.0)
+    solarize: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what a part refuses, and probabilities outside 0..1."""
+        for name in ("flip", "jitter", "grayscale", "blur", "solarize"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"{name}={getattr(self, name)} is the probability of a part of the contrastive "
+                    "view; it must lie in 0..1."
+                )
+        self._chain()
+
+    def draw(self, key: Array, shape: tuple[int, ...]) -> PyTree:
+        """The draws of each part for images of ``shape`` [b h w c]."""
+        return self._chain().draw(key, shape)
+
+    def apply(self, images: Array, draws: PyTree) -> Array:
+        """Levels 0..255 [b h w 3] of any dtype in, float32 levels out."""
+        return self._chain().apply(images, draws)
+
+    def _chain(self) -> Chain:
+        parts: list[tuple[float, Transform]] = [
+            (1.0, RandomResizedCrop(area=self.area, method=self.method)),
+            (self.flip, Flip(probability=self.flip)),
+            (
+                self.jitter,
+                ColorJitter(
+                    brightness=self.brightness,
+                    contrast=self.contrast,
+                    saturation=self.saturation,
+                    hue=self.hue,
+                    probability=self.jitter,
+                ),
+            ),
+            (self.grayscale, Grayscale(probability=self.grayscale)),
+            (self.blur, GaussianBlur(sigma=self.sigma, probability=self.blur)),
+            (self.solarize, Solarize(probability=self.solarize)),
+        ]
+        return Chain(transforms=tuple(part for probability, part in parts if probability > 0))

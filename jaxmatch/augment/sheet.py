@@ -1,6 +1,6 @@
 """A picture of what augmentation does: every op at several strengths, then whole views."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -32,30 +32,28 @@ _TILE, _GAP, _LINE, _LABEL = 72, 6, 14, 104
 Row = tuple[str, Sequence[np.ndarray], Sequence[str]]
 
 
-def contact_sheet(
-    images: np.ndarray, weak: Transform, strong: Transform, key: Array
-) -> Image.Image:
+def contact_sheet(images: np.ndarray, views: Mapping[str, Transform], key: Array) -> Image.Image:
     """Draw the sheet: on the left a row for each op, on the right rows of whole views.
 
     Args:
         images: uint8 [n h w 3]; the ops are shown on each in turn, the views on the first eight.
-        weak: the weak view.
-        strong: the strong view.
+        views: the transforms of whole views by role.
         key: typed key; a sheet is a pure function of it.
 
     Returns:
         An RGB picture; a translation's strength is written as a share of the image's side.
     """
-    rows = []
-    for image, weaks, strongs in zip(
-        images[:_SHOWN],
-        _views(weak, images[:_SHOWN], jax.random.fold_in(key, 0)),
-        _views(strong, images[:_SHOWN], jax.random.fold_in(key, 1)),
-        strict=True,
-    ):
-        captions = ["image", *[""] * _VIEWS]
-        rows += [("weak views", [image, *weaks], captions)]
-        rows += [("strong views", [image, *strongs], captions)]
+    shown = images[:_SHOWN]
+    drawn = {
+        f"{role} views": _views(view, shown, jax.random.fold_in(key, number))
+        for number, (role, view) in enumerate(views.items())
+    }
+    captions = ["image", *[""] * _VIEWS]
+    rows = [
+        (title, [image, *rendered[number]], captions)
+        for number, image in enumerate(shown)
+        for title, rendered in drawn.items()
+    ]
     return _beside(_block(_op_rows(images)), _block(rows))
 
 

@@ -20,6 +20,8 @@ class BatchNorm(nn.Module):
         epsilon: added to the variance.
         unbiased: store the running variance times n / (n - 1) as PyTorch and TensorFlow's fused
             kernel do (n = values per channel); the batch itself is normalised by the biased one.
+        scale_init: initial scale; zeros let a residual block start as the identity.
+        use_bias: whether to add a learned bias after scaling.
         dtype: dtype of the result; None keeps the input's. Statistics are at least float32.
         param_dtype: dtype of scale, bias and running statistics.
     """
@@ -27,6 +29,8 @@ class BatchNorm(nn.Module):
     decay: float = 0.999
     epsilon: float = 1e-3
     unbiased: bool = True
+    scale_init: Any = nn.initializers.ones
+    use_bias: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -36,8 +40,7 @@ class BatchNorm(nn.Module):
         channels = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), self.param_dtype)
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), self.param_dtype)
-        scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
         # Sums are taken around the running mean: one pass, so devices exchange one message, and
         # nothing cancels, unlike in E[x^2] - E[x]^2.
         origin = jax.lax.stop_gradient(mean.value)
@@ -54,7 +57,9 @@ class BatchNorm(nn.Module):
             centred = centred - offset
         else:
             batch_var = var.value
-        y = centred * (scale * jax.lax.rsqrt(batch_var + self.epsilon)) + bias
+        y = centred * (scale * jax.lax.rsqrt(batch_var + self.epsilon))
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
         return y.astype(self.dtype or x.dtype)
 
     def _running(self, old: Array, new: Array) -> Array:

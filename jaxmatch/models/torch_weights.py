@@ -1,30 +1,95 @@
-"""PyTorch weights of the wide residual networks of TorchSSL and USB, by PyTorch's tensor names.
+"""PyTorch weights of the references' networks, by the tensor names of the code base they come from.
 
-https://github.com/TorchSSL/TorchSSL and https://github.com/microsoft/Semi-supervised-learning.
-Their networks are :class:`jaxmatch.models.wide_resnet.WideResNet` with
-``legacy_transition=True, padding="torch"`` and, for TorchSSL, ``conv_bias="all", bn_eps=1e-3``, for
-USB, ``conv_bias="stem", bn_eps=1e-5`` (both ``bn_eps_final=1e-3``). For STL-10 both use
-``groups=4, first_stride=2``.
+:data:`NAMINGS` lists the code bases. Which options a network of ours needs so that it computes what
+theirs does:
+
+- TorchSSL (https://github.com/TorchSSL/TorchSSL) and USB
+  (https://github.com/microsoft/Semi-supervised-learning): a
+  :class:`~jaxmatch.models.wide_resnet.WideResNet` with ``legacy_transition=True, padding="torch"``
+  and, for TorchSSL, ``conv_bias="all", bn_eps=1e-3``, for USB, ``conv_bias="stem", bn_eps=1e-5``
+  (both ``bn_eps_final=1e-3``). For STL-10 both use ``groups=4, first_stride=2``.
+- CoMatch (https://github.com/salesforce/CoMatch): a WideResNet with ``padding="torch"``,
+  ``conv_bias="none", bn_eps=1e-5, bn_eps_final=1e-5`` and a leaky ReLU in its projection.
+- torchvision, SimMatch (https://github.com/mingkai-zheng/SimMatch), SimMatchV2 and EMAN: a
+  :class:`~jaxmatch.models.resnet.ResNet`, for SimMatchV2 with ``feature_norm="layer"`` where its
+  weights have a ``norm``.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxmatch.errors import InputError
+from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import PyTree
 
-MODULES = {"stem": "conv1", "norm": "bn1", "classifier": "classifier"}
-INNER_MODULES = {
-    "norm1": "bn1",
-    "norm2": "bn2",
-    "conv1": "conv1",
-    "conv2": "conv2",
-    "shortcut": "convShortcut",
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """The PyTorch names of one code base.
+
+    Attributes:
+        modules: by our module; "hidden", "output" and "dense" are the layers of any head.
+        block: the prefix of a block, from the numbers of its group (from 1) and block (from 0).
+        shortcut: the names of a block's shortcut convolution and its norm.
+    """
+
+    modules: Mapping[str, str]
+    block: str
+    shortcut: tuple[str, str]
+
+
+_PYRAMID = {"stem": "conv1", "stem_norm": "bn1", "classifier": "fc"}
+_WIDE = {"stem": "conv1", "norm": "bn1", "classifier": "classifier"}
+_USB_HEADS = {"hidden": "mlp_proj.0", "output": "mlp_proj.2", "dense": "rot_classifier"}
+_WIDE_BLOCK = "block{group}.layer.{block}."
+_RESIDUAL_BLOCK = "layer{group}.{block}."
+
+
+def _within(prefix: str, modules: Mapping[str, str]) -> dict[str, str]:
+    return {ours: prefix + theirs for ours, theirs in modules.items()}
+
+
+# Of two that name all modules of a network, the earlier one is to_torch's default.
+NAMINGS: Mapping[str, Naming] = {
+    "usb": Naming(modules=_WIDE, block=_WIDE_BLOCK, shortcut=("convShortcut", "")),
+    "usb_heads": Naming(
+        modules={**_within("backbone.", _WIDE), **_USB_HEADS},
+        block="backbone." + _WIDE_BLOCK,
+        shortcut=("convShortcut", ""),
+    ),
+    "torchssl": Naming(
+        modules={**_WIDE, "classifier": "fc"}, block=_WIDE_BLOCK, shortcut=("convShortcut", "")
+    ),
+    "comatch": Naming(
+        modules={
+            "stem": "backbone.conv1",
+            "norm": "backbone.bn_last",
+            "classifier": "classifier",
+            "hidden": "fc1",
+            "output": "fc2",
+        },
+        block="backbone." + _RESIDUAL_BLOCK,
+        shortcut=("downsample", ""),
+    ),
+    "torchvision": Naming(
+        modules=_PYRAMID, block=_RESIDUAL_BLOCK, shortcut=("downsample.0", "downsample.1")
+    ),
+    "simmatch": Naming(
+        modules={
+            **_within("backbone.", _PYRAMID),
+            "classifier": "fc",
+            "feature_norm": "norm",
+            "hidden": "head.0",
+            "output": "head.2",
+        },
+        block="backbone." + _RESIDUAL_BLOCK,
+        shortcut=("downsample.0", "downsample.1"),
+    ),
 }
+HEAD_LAYERS = ("hidden", "output", "dense")
 LEAVES = {
     "kernel": "weight",
     "bias": "bias",
@@ -34,27 +99,37 @@ LEAVES = {
 }
 
 
-def from_torch(weights: Mapping[str, np.ndarray], variables: PyTree) -> PyTree:
-    """The variables of a WideResNet with the values of a PyTorch ``state_dict``.
+def from_torch(
+    weights: Mapping[str, np.ndarray],
+    variables: PyTree,
+    *,
+    prefix: str = "",
+    naming: str | None = None,
+) -> PyTree:
+    """The variables of a network with the values of a PyTorch ``state_dict``.
 
     Args:
         weights: arrays by name, in PyTorch's layouts (OIHW convolutions, (out, in) dense layers).
-            A leading ``module.`` and the classifier's name ``fc`` (TorchSSL) are understood;
-            ``num_batches_tracked`` is ignored.
+            A leading ``module.`` is understood; ``num_batches_tracked`` is ignored.
         variables: {"params", "batch_stats"} of the model, from ``model.init`` or its
             ``jax.eval_shape``; gives the shapes and dtypes.
+        prefix: read only tensors whose name begins so: of SimMatch and EMAN "main." is the student,
+            "ema." the teacher.
+        naming: a key of :data:`NAMINGS`; None finds it, see :func:`find_naming`.
 
     Raises:
         InputError: if a tensor is missing, left over or of another shape.
     """
+    stripped = {name.removeprefix("module."): value for name, value in weights.items()}
     known = {
-        re.sub(r"^fc\.", "classifier.", name.removeprefix("module.")): value
-        for name, value in weights.items()
-        if not name.endswith("num_batches_tracked")
+        name.removeprefix(prefix): value
+        for name, value in stripped.items()
+        if name.startswith(prefix) and not name.endswith("num_batches_tracked")
     }
+    scheme = _scheme(naming or find_naming(known, variables))
 
     def take(path: Any, leaf: Any) -> np.ndarray:
-        name = _torch_name(path)
+        name = _torch_name(path, scheme)
         if name not in known:
             raise InputError(f"the PyTorch weights have no tensor {name!r}, which the model needs")
         value = np.asarray(known.pop(name))
@@ -72,27 +147,72 @@ def from_torch(weights: Mapping[str, np.ndarray], variables: PyTree) -> PyTree:
     return taken
 
 
-def to_torch(variables: PyTree) -> dict[str, np.ndarray]:
-    """The leaves of ``variables`` (or of only its "params", ...) by PyTorch name and layout."""
+def to_torch(
+    variables: PyTree, *, prefix: str = "", naming: str | None = None
+) -> dict[str, np.ndarray]:
+    """The leaves of ``variables`` (or of only its "params", ...) by PyTorch name and layout.
+
+    ``prefix`` is put before every name; ``naming`` is a key of :data:`NAMINGS`, by default the
+    first that knows all modules. InputError if none does.
+    """
+    scheme = _scheme(naming or find_naming((), variables))
     leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
     return {
-        _torch_name(path): np.asarray(leaf).transpose(np.argsort(_axes_from_torch(leaf.ndim)))
+        prefix + _torch_name(path, scheme): np.asarray(leaf).transpose(
+            np.argsort(_axes_from_torch(leaf.ndim))
+        )
         for path, leaf in leaves
     }
 
 
-def _torch_name(path: Any) -> str:
+def find_naming(names: Iterable[str], variables: PyTree) -> str:
+    """The key of :data:`NAMINGS` under which ``variables`` have most of the tensors ``names``.
+
+    Raises:
+        InputError: if no naming knows all modules of ``variables``.
+    """
+    names = set(names)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(dict(variables))]
+    found: dict[str, int] = {}
+    failure = None
+    for key, scheme in NAMINGS.items():
+        try:
+            found[key] = len(names & {_torch_name(path, scheme) for path in paths})
+        except InputError as error:
+            failure = error
+    if not found and failure is not None:
+        raise failure
+    return max(found, key=lambda key: found[key])
+
+
+def _scheme(naming: str) -> Naming:
+    if naming not in NAMINGS:
+        raise InputError(f"unknown naming {naming!r}; {suggest(naming, NAMINGS)}")
+    return NAMINGS[naming]
+
+
+def _torch_name(path: Any, naming: Naming) -> str:
     """The PyTorch name of the leaf at a path such as params/group1/block1/conv1/kernel."""
     _, *modules, leaf = (part.key for part in path)
     match modules:
-        case [module] if module in MODULES:
-            prefix = MODULES[module]
-        case [group, block, module] if module in INNER_MODULES:
+        case [module] if module in naming.modules and module not in HEAD_LAYERS:
+            name = naming.modules[module]
+        case [_, layer] if layer in naming.modules and layer in HEAD_LAYERS:
+            name = naming.modules[layer]
+        case [group, block, part]:
             number = int(block.removeprefix("block")) - 1
-            prefix = f"block{group.removeprefix('group')}.layer.{number}.{INNER_MODULES[module]}"
+            name = naming.block.format(group=group.removeprefix("group"), block=number)
+            name += _part_name(part, naming)
         case _:
             raise InputError(f"{'/'.join(modules)!r} has no counterpart in the PyTorch networks")
-    return f"{prefix}.{LEAVES[leaf]}"
+    return f"{name}.{LEAVES[leaf]}"
+
+
+def _part_name(part: str, naming: Naming) -> str:
+    """The PyTorch name of a module inside a block."""
+    if part == "shortcut":
+        return naming.shortcut[0]
+    return naming.shortcut[1] if part == "shortcut_norm" else part.replace("norm", "bn")
 
 
 def _axes_from_torch(dimensions: int) -> tuple[int, ...]:

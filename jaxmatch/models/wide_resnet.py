@@ -94,7 +94,7 @@ class WideResNet(nn.Module):
 
     classes: int
     depth: int = 28
-    width: float = 2
+    width: float = 2.0
     groups: int = 3
     first_stride: int = 1
     legacy_transition: bool = False
@@ -146,7 +146,7 @@ class WideResNet(nn.Module):
             self.classes, kernel_init=GLOROT_NORMAL, param_dtype=self.param_dtype, name="classifier"
         )(features)
         heads = {
-            name: head.clone(name=name, parent=self, param_dtype=self.param_dtype)(features)
+            name: head.clone(name=name, parent=self, param_dtype=self.param_dtype)(features, train)
             for name, head in self.heads.items()
         }
         return Outputs(logits, features, heads)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import quick_jit
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from PIL import Image, ImageFilter
@@ -14,6 +15,7 @@ from jaxmatch.augment import blur, color, tone
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.contrast import (
     ColorJitter,
+    Contrast,
     Flip,
     GaussianBlur,
     Grayscale,
@@ -23,7 +25,9 @@ from jaxmatch.augment.contrast import (
 from jaxmatch.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
-TRANSFORMS = [RandomResizedCrop(), ColorJitter(), Grayscale(), GaussianBlur(), Solarize(), Flip()]
+SINGLE = [ColorJitter(), Grayscale(), GaussianBlur(), Solarize(), Flip()]
+TRANSFORMS = [*SINGLE, RandomResizedCrop(), Contrast(blur=0.5, solarize=0.5)]
+NEVER = dict.fromkeys(("flip", "jitter", "grayscale", "blur", "solarize"), 0.0)
 
 
 def random_images(n=8, side=16):
@@ -139,7 +143,7 @@ def test_neither_jit_nor_vmap_nor_dtype_matters(transform):
     np.testing.assert_array_equal(mapped.reshape(views.shape), views)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS[1:], ids=name)
+@pytest.mark.parametrize("transform", SINGLE, ids=name)
 def test_probability(transform):
     shape = (1000, 8, 8, 3)
     chosen = drawn(transform, shape)
@@ -214,20 +218,68 @@ def test_jitter_draws():
     np.testing.assert_allclose(high, [2.5, 1.4, 1.4, 0.2], atol=0.02)
 
 
-def test_bad_settings_are_refused():
-    with pytest.raises(InputError, match="hue"):
-        ColorJitter(hue=0.6)
-    with pytest.raises(InputError, match="did you mean 'bilinear'"):
-        RandomResizedCrop(method="bilinaer")
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (ColorJitter, {"hue": 0.6}, "hue"),
+        (RandomResizedCrop, {"method": "bilinaer"}, "did you mean 'bilinear'"),
+        (RandomResizedCrop, {"area": (0.0, 1.0)}, "area"),
+        (RandomResizedCrop, {"area": (0.2, 1.5)}, "area"),
+        (RandomResizedCrop, {"aspect": (2.0, 1.0)}, "aspect"),
+        (GaussianBlur, {"sigma": (2.0, 0.1)}, "sigma"),
+        (Contrast, {"hue": 0.6}, "hue"),
+        (Contrast, {"method": "bilinaer"}, "did you mean 'bilinear'"),
+        (Contrast, {"area": (1.0, 0.2)}, "area"),
+        (Contrast, {"grayscale": 1.2}, "grayscale=1.2"),
+        (Contrast, {"blur": -0.1}, "blur=-0.1"),
+    ],
+)
+def test_bad_settings_are_refused(kind, settings, message):
+    with pytest.raises(InputError, match=message):
+        kind(**settings)
+
+
+def test_a_whole_view_is_its_parts_in_order():
+    view = Contrast(
+        area=(0.3, 0.9), method="bicubic", brightness=0.1, hue=0.2, blur=0.4, sigma=(0.5, 1.0)
+    )
+    parts = Chain(
+        transforms=(
+            RandomResizedCrop(area=(0.3, 0.9), method="bicubic"),
+            Flip(),
+            ColorJitter(brightness=0.1, hue=0.2),
+            Grayscale(),
+            GaussianBlur(sigma=(0.5, 1.0), probability=0.4),
+        )
+    )
+    images = jnp.asarray(random_images())
+    one, other = (
+        quick_jit(lambda key, chain=chain: chain.apply(images, chain.draw(key, images.shape)))
+        for chain in (view, parts)
+    )
+    np.testing.assert_array_equal(one(jax.random.key(4)), other(jax.random.key(4)))
+
+
+def test_a_whole_view_leaves_out_what_never_happens():
+    images = jnp.asarray(random_images(2, 8))
+    unchanged = Contrast(area=(1.0, 1.0), **NEVER)
+    draws = unchanged.draw(jax.random.key(0), images.shape)
+    np.testing.assert_array_equal(quick_jit(unchanged.apply)(images, draws), images)
+    assert len(draws) == 1
+    for name in NEVER:
+        view = Contrast(**(NEVER | {name: 1.0}))
+        assert (
+            len(jax.eval_shape(lambda view=view: view.draw(jax.random.key(0), (2, 8, 8, 3)))) == 2
+        )
 
 
 def test_four_devices_equal_one():
     images = random_images()
-    chain = Chain(transforms=(RandomResizedCrop(), ColorJitter(), Flip()))
+    whole = Contrast()
 
     @jax.jit
     def view(images, key):
-        return chain.apply(images, chain.draw(key, images.shape))
+        return whole.apply(images, whole.draw(key, images.shape))
 
     key = jax.random.key(3)
     one = view(jax.device_put(images, jax.devices()[0]), key)

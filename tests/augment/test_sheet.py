@@ -14,7 +14,7 @@ def test_a_row_for_each_op_and_two_for_each_image():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 18, 18, 3)).astype(np.uint8)
     strong = Chain(transforms=(Weak(), RandAugment()))
-    sheet = np.asarray(contact_sheet(images, Weak(), strong, jax.random.key(0)))
+    sheet = np.asarray(contact_sheet(images, {"weak": Weak(), "strong": strong}, jax.random.key(0)))
     drawn = (sheet != 255).any(-1)
     assert sheet.shape[0] > len(OPS) * 72
     # A tile of every op lies left, four rows of tiles lie right, the first tile is the image.

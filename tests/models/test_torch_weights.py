@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from jaxmatch.errors import InputError
-from jaxmatch.models.torch_weights import from_torch, to_torch
+from jaxmatch.models.heads import Linear, Projection
+from jaxmatch.models.resnet import ResNet
+from jaxmatch.models.torch_weights import find_naming, from_torch, to_torch
 from jaxmatch.models.wide_resnet import WideResNet
 
 
@@ -96,3 +98,111 @@ def test_a_tensor_of_another_shape_is_named(recorded):
 def test_a_module_unknown_to_the_references_is_named():
     with pytest.raises(InputError, match="'projection' has no counterpart"):
         to_torch({"params": {"projection": {"kernel": np.zeros((2, 2))}}})
+
+
+def names_of(path, prefix):
+    """The tensors that a reference file knows, but for the counts of batches."""
+    with np.load(path) as file:
+        names = [key.removeprefix(prefix) for key in file.files if key.startswith(prefix)]
+    return {name for name in names if not name.endswith("num_batches_tracked")}
+
+
+def filled(model):
+    """Variables of ``model``, each value its own."""
+    start = iter(range(0, 10**12, 10**8))
+    return jax.tree.map(
+        lambda leaf: (next(start) + np.arange(leaf.size)).reshape(leaf.shape).astype(leaf.dtype),
+        shapes(model),
+    )
+
+
+COMATCH = WideResNet(
+    classes=10,
+    width=0.25,
+    conv_bias="none",
+    heads={"projection": Projection(4, activation="leaky_relu")},
+)
+SIMMATCH = ResNet(classes=10, width=2, heads={"projection": Projection(4)})
+TINY = ResNet(classes=5, blocks=(1, 1, 1, 1), block="basic", width=2)
+
+
+@pytest.mark.parametrize(
+    ("file", "prefix", "model", "naming"),
+    [
+        ("net_comatch_wrn_28_2", "check/", COMATCH, "comatch"),
+        ("net_simmatch_resnet50", "check/", SIMMATCH, "simmatch"),
+        ("off_fixmatch_eman", "init/main.", TINY, "simmatch"),
+        ("off_fixmatch_eman", "init/ema.", TINY, "simmatch"),
+        ("net_wrn_28_2", "check/", WideResNet(classes=10, width=0.25, conv_bias="stem"), "usb"),
+    ],
+)
+def test_the_names_are_those_of_the_reference(golden, file, prefix, model, naming):
+    names = names_of(golden / f"{file}.npz", prefix)
+    variables = filled(model)
+    assert find_naming(names, variables) == naming
+    theirs = to_torch(variables, naming=naming)
+    assert set(theirs) == names
+    back = from_torch(theirs, shapes(model))
+    jax.tree.map(np.testing.assert_array_equal, back, variables)
+
+
+# Beyond the trunk, the names of the heads as USB's SimMatch, CoMatch and ReMixMatch have them, and
+# of what SimMatchV2 adds to SimMatch's network.
+@pytest.mark.parametrize(
+    ("model", "naming", "names"),
+    [
+        (
+            usb_network(heads={"projection": Projection(4)}),
+            "usb_heads",
+            ["backbone.classifier", "mlp_proj.0", "mlp_proj.2"],
+        ),
+        (
+            usb_network(heads={"rotation": Linear(4)}),
+            "usb_heads",
+            ["backbone.classifier", "rot_classifier"],
+        ),
+        (
+            TINY.clone(feature_norm="layer", heads={"projection": Projection(4)}),
+            "simmatch",
+            ["fc", "head.0", "head.2", "norm"],
+        ),
+        (TINY, "torchvision", ["fc"]),
+    ],
+)
+def test_names_of_heads_and_the_default_naming(model, naming, names):
+    variables = filled(model)
+    assert find_naming((), variables) == naming
+    theirs = to_torch(variables)
+    trunk = ("backbone.block", "backbone.conv1", "backbone.bn1", "backbone.layer")
+    trunk += tuple(name.removeprefix("backbone.") for name in trunk)
+    modules = {name.rpartition(".")[0] for name in theirs if not name.startswith(trunk)}
+    assert sorted(modules) == sorted(names)
+    jax.tree.map(np.testing.assert_array_equal, from_torch(theirs, shapes(model)), variables)
+
+
+def test_student_and_teacher_are_told_apart_by_their_prefix():
+    student = filled(TINY)
+    teacher = jax.tree.map(lambda leaf: leaf + 1, student)
+    weights = {
+        f"module.{name}": value
+        for prefix, variables in (("main.", student), ("ema.", teacher))
+        for name, value in to_torch(variables, prefix=prefix, naming="simmatch").items()
+    }
+    weights["module.DA_queue"] = np.zeros((256, 5))
+    for prefix, variables in (("main.", student), ("ema.", teacher)):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            from_torch(weights, shapes(TINY), prefix=prefix),
+            variables,
+        )
+
+
+def test_no_two_tensors_share_a_name():
+    for model in (COMATCH, SIMMATCH, TINY, usb_network(heads={"projection": Projection(4)})):
+        variables = filled(model)
+        assert len(to_torch(variables)) == len(jax.tree.leaves(variables))
+
+
+def test_an_unknown_naming_is_refused():
+    with pytest.raises(InputError, match=r"unknown naming 'comatsch'.*'comatch'"):
+        to_torch({"params": {}}, naming="comatsch")

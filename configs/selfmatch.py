@@ -1,0 +1,31 @@
+"""SelfMatch: SimCLR, then FixMatch from its encoder (Kim et al. 2021, arXiv 2101.06480).
+
+jaxmatch train --config=configs/selfmatch.py:mnist5k,labels=40,seed=0
+jaxmatch train --config=configs/selfmatch.py:tfds:cifar10,labels=40,seed=0
+
+The first stage is configs/simclr.py, the second configs/fixmatch.py, each in a folder of its own;
+`--config.stages.simclr.steps=N` and the like change a value of one stage. The paper tells the two
+stages and no more. FixMatch gets the encoder with its BatchNorm statistics; classifier, optimizer
+and teacher start anew.
+
+On MNIST-5k and the digits both stages together draw as many images as FixMatch alone does there:
+750 + 750 steps of 128.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxmatch.config import load_module, make_stages, parse_argument
+
+SMALL = ("mnist5k", "digits")
+
+
+def get_config(argument: str = "mnist5k") -> ConfigDict:
+    """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
+    data, chosen = parse_argument(argument)
+    label_free = [f"{key}={chosen[key]}" for key in ("seed", "preset") if key in chosen]
+    simclr = load_module("simclr").get_config(",".join([data, *label_free]))
+    fixmatch = load_module("fixmatch").get_config(argument)
+    if data in SMALL:
+        simclr.steps = fixmatch.steps = 750
+        simclr.optim.warmup_steps = 75
+    return make_stages("selfmatch", {"simclr": simclr, "fixmatch": fixmatch})

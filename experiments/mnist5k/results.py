@@ -1,0 +1,96 @@
+"""Collects the finished runs of the sweep beside this file into results.json and prints the table.
+
+python -m experiments.mnist5k.results runs/mnist5k
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxmatch.metrics import read, write_json
+from jaxmatch.stages import run_folder
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, help="the sweep's --workdir")
+    arguments = parser.parse_args()
+    file = HERE / "results.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    for summary in sorted(arguments.runs.glob("*/summary.json")):
+        config = json.loads((run_folder(summary.parent) / "config.json").read_text())
+        recipe = json.loads((summary.parent / "config.json").read_text())["recipe"]
+        methods = results.setdefault(config["data"]["labels"], {})
+        methods.setdefault(recipe, {})[str(config["seed"])] = entry(summary.parent)
+    write_json(file, results)
+    print(table(results))
+
+
+def entry(folder: Path) -> dict[str, Any]:
+    """What is kept of one run."""
+    summary = json.loads((folder / "summary.json").read_text())
+    lines = read(run_folder(folder))
+    stages = summary.get("stages", {})
+    return {
+        "teacher": summary["teacher"]["last"],
+        "student": summary["student"]["last"],
+        "steps_per_second": steps_per_second(lines),
+        "seconds": summary["seconds"],
+        "images_seen": summary["images_seen"],
+        "curve": {
+            str(line["step"]): line["test/teacher/accuracy"]
+            for line in lines
+            if line["step"] % 300 == 0
+        },
+        "last_line": {
+            key: value
+            for key, value in lines[-1].items()
+            if key.startswith(("loss/", "pseudo/", "unlabeled/"))
+        },
+        "probe": next((stage["probe"] for stage in stages.values() if "probe" in stage), None),
+        "hardware": f"{jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}",
+    }
+
+
+def steps_per_second(lines: list[dict]) -> float:
+    """Median over the intervals between two lines, evaluation included, compilation not."""
+    return statistics.median(
+        (after["step"] - before["step"]) / (after["time/seconds"] - before["time/seconds"])
+        for before, after in itertools.pairwise(lines)
+    )
+
+
+def table(results: dict) -> str:
+    """The results as Markdown, in percent, beside USB's."""
+    usb = json.loads((HERE / "usb.json").read_text())
+    rows = [
+        "| labels | method | ours, seeds | mean ± sd | USB, seeds | mean ± sd |",
+        "|---|---|---|---|---|---|",
+    ]
+    for labels, methods in sorted(results.items(), key=lambda item: -int(item[0])):
+        for method, seeds in methods.items():
+            ours = {seed: 100 * entry["teacher"] for seed, entry in sorted(seeds.items())}
+            theirs = usb["accuracy"].get(labels, {}).get(method, {})
+            rows.append(f"| {' | '.join([labels, method, *_cells(ours), *_cells(theirs)])} |")
+    return "\n".join(rows)
+
+
+def _cells(values: dict[str, float]) -> tuple[str, str]:
+    if not values:
+        return "not run", ""
+    numbers = list(values.values())
+    deviation = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
+    seeds = " / ".join(f"{number:.1f}" for number in numbers)
+    return f"{seeds} ({', '.join(values)})", f"{statistics.fmean(numbers):.1f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""CoMatch: pseudo-labels smoothed by similar images also tell which embeddings belong together.
+
+Li, Xiong & Hoi, "CoMatch: Semi-supervised Learning with Contrastive Graph Regularization",
+ICCV 2021, https://arxiv.org/abs/2011.11183.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.alignment import align_by_history, make_history
+from jaxmatch.errors import InputError
+from jaxmatch.losses import cross_entropy
+from jaxmatch.memory import Queue, filled, make_queue, push
+from jaxmatch.models.heads import Projection
+from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.similarity import (
+    NEVER,
+    inner_products,
+    log_similarity,
+    normalize,
+    pseudo_label_graph,
+)
+from jaxmatch.types import (
+    Array,
+    Batch,
+    Network,
+    Outputs,
+    PyTree,
+    Spec,
+    Target,
+    TrainState,
+    Update,
+    no_draws,
+)
+
+# Bounds the loss of an edge between images whose embeddings are far apart (official code).
+SMALLEST = 1e-7
+
+
+class Memory(NamedTuple):
+    """What CoMatch remembers; rows of a queue are {"embedding": [d], "probabilities": [C]}."""
+
+    history: Queue  # average predictions, for the alignment
+    weak: Queue  # weak views, labeled ones too; their aligned predictions or true labels
+    strong: Queue | None  # with a teacher: contrast views and smoothed pseudo-labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoMatch:
+    """The loss is supervised + unlabeled_weight * unsupervised + contrastive_weight * contrastive.
+
+    Without a teacher (the CIFAR form) all views are the student's and the graph spans the batch.
+    With one (the ImageNet form) it gives the pseudo-labels and the embeddings of weak and contrast
+    views, and the graph spans the batch and a queue of earlier ones.
+
+    Attributes:
+        threshold: tau; a smoothed pseudo-label is used if its largest probability is at least this.
+        graph_threshold: T_c, at most 1; two images are linked if the inner product of their
+            pseudo-labels is at least this.
+        unlabeled_weight: lambda_u.
+        contrastive_weight: lambda_c.
+        contrastive_ramp_steps: the weight of the contrastive term is 1 for so many steps, then 2
+            and so on up to ``contrastive_weight``; 0 is no ramp.
+        temperature: t of all similarities.
+        smoothing: alpha, the share of an image's own prediction in its pseudo-label.
+        smoothing_start_step: the steps before it do not smooth.
+        queue_batches: without a teacher: length of the queue in batches, labeled and unlabeled.
+        queue: with a teacher: length of each of the two queues in rows.
+        alignment_length: batches whose average prediction is aligned to the uniform distribution.
+        projection: width of the embeddings.
+        activation: of the projection head, "leaky_relu" or (official on ImageNet) "relu".
+        teacher: whether the EMA teacher takes part in training.
+    """
+
+    threshold: float = 0.95
+    graph_threshold: float = 0.8
+    unlabeled_weight: float = 1.0
+    contrastive_weight: float = 1.0
+    contrastive_ramp_steps: int = 0
+    temperature: float = 0.2
+    smoothing: float = 0.9
+    smoothing_start_step: int = 6
+    queue_batches: int = 5
+    queue: int = 30000
+    alignment_length: int = 32
+    projection: int = 64
+    activation: str = "leaky_relu"
+    teacher: bool = False
+
+    labeled = ("weak",)
+    unlabeled = ("weak", "strong", "contrast")
+    draw = no_draws
+
+    def __post_init__(self) -> None:
+        """Refuse temperatures and graphs that would divide by zero."""
+        if self.temperature <= 0:
+            raise InputError(f"algorithm.temperature={self.temperature} must be above 0.")
+        if self.graph_threshold > 1:
+            raise InputError(
+                f"algorithm.graph_threshold={self.graph_threshold} must be at most 1, else an "
+                "image is not even linked to itself."
+            )
+
+    @property
+    def heads(self) -> Mapping[str, Any]:
+        """The projection head."""
+        return {"projection": Projection(features=self.projection, activation=self.activation)}
+
+    @property
+    def evaluated(self) -> str:
+        """The official code reports the student on ImageNet and the EMA on CIFAR."""
+        return "student" if self.teacher else "teacher"
+
+    def init(self, key: Array, spec: Spec) -> Memory:
+        """Empty queues and an empty history."""
+        del key
+        batch = spec.labeled_batch + spec.unlabeled_batch
+        size = self.queue if self.teacher else self.queue_batches * batch
+        queue = partial(make_queue, size, embedding=self.projection, probabilities=spec.classes)
+        history = make_history(self.alignment_length, spec.classes)
+        return Memory(history, queue(), queue() if self.teacher else None)
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """L_x + lambda_u L_u + lambda_c L_c; the queues are read before they are written.
+
+        L_u = mean 1[max p >= tau] H(p, p(s(u))), p aligned and smoothed;
+        L_c = mean_i -sum_j Q_ij log S_ij: the graph Q of the pseudo-labels is the target of the
+        similarities S from the strong to the contrast views.
+        """
+        del draws
+        (x,), (weak, strong, contrast) = batch.labeled.views, batch.unlabeled.views
+        student, teacher_stats = state.student(params), None
+        if self.teacher:
+            (on_x, on_strong), stats = network(student, (x, strong))
+            (target_x, target_weak, on_contrast), teacher_stats = jax.lax.stop_gradient(
+                network(state.teacher, (x, weak, contrast), train=spec.teacher_trains)
+            )
+        else:
+            views = (x, Target(weak), strong, contrast)
+            (on_x, on_weak, on_strong, on_contrast), stats = network(student, views)
+            target_x, target_weak = jax.lax.stop_gradient((on_x, on_weak))
+
+        memory: Memory = jax.lax.stop_gradient(state.memory)
+        log_own = jax.nn.log_softmax(target_weak.logits)
+        log_own, history = align_by_history(memory.history, log_own)
+        own = jnp.exp(log_own)  # [b C]
+        pseudo_label = self.smooth(own, embedding(target_weak), memory.weak, state.step)
+        confident = pseudo_label.max(-1) >= self.threshold
+
+        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        errors = cross_entropy(on_strong.logits, pseudo_label)
+        unsupervised = jnp.where(confident, errors, 0.0).mean()
+        contrastive = self.ramp(state.step) * self.contrast(
+            pseudo_label, embedding(on_strong), embedding(on_contrast), memory.strong
+        )
+        loss = (
+            supervised
+            + self.unlabeled_weight * unsupervised
+            + self.contrastive_weight * contrastive
+        )
+
+        one_hot = jax.nn.one_hot(batch.labeled.label, spec.classes, dtype=own.dtype)
+        # One after the other: joined they would cross from device to device.
+        queue = push(memory.weak, rows(embedding(target_weak), own))
+        queue = push(queue, rows(embedding(target_x), one_hot))
+        past = memory.strong and push(memory.strong, rows(embedding(on_contrast), pseudo_label))
+        return loss, Update(
+            stats,
+            {
+                "loss/supervised": supervised,
+                "loss/unsupervised": unsupervised,
+                "loss/contrastive": contrastive,
+                **pseudo_label_metrics(
+                    pseudo_label, confident, batch.unlabeled.label, on_strong.logits
+                ),
+            },
+            Memory(history, queue, past),
+            teacher_stats if spec.teacher_trains else None,
+        )
+
+    def smooth(self, own: Array, embeddings: Array, queue: Queue, step: Array) -> Array:
+        """p_i = alpha own_i + (1 - alpha) sum_k a_ik p_k, a_i = softmax_k(z_i . z_k / t).
+
+        Only written rows k vote; before the start step and with none written p is ``own``.
+
+        Args:
+            own: aligned predictions [b C].
+            embeddings: z of the same weak views [b d].
+            queue: of weak views.
+            step: [] int32.
+
+        Returns:
+            [b C].
+        """
+        share = jnp.exp(
+            log_similarity(
+                embeddings, queue.rows["embedding"], self.temperature, valid=filled(queue)
+            )
+        )
+        voted = share @ queue.rows["probabilities"]
+        mixed = self.smoothing * own + (1 - self.smoothing) * voted
+        active = (step >= self.smoothing_start_step) & (queue.filled > 0)
+        return jnp.where(active, mixed, own)
+
+    def contrast(self, label: Array, strong: Array, contrast: Array, queue: Queue | None) -> Array:
+        """mean_i -sum_j Q_ij log(S_ij + 1e-7), over the batch or the batch and a queue.
+
+        Gradients pass into both views, as in the official code.
+
+        Args:
+            label: pseudo-labels [b C].
+            strong: embeddings [b d], the rows of S.
+            contrast: embeddings [b d], the columns of S.
+            queue: earlier contrast views, further columns of S.
+
+        Returns:
+            [] nats.
+        """
+        if queue is None:
+            graph = pseudo_label_graph(label, self.graph_threshold)
+            log_similar = log_similarity(strong, contrast, self.temperature)
+        else:
+            graph = graph_with_past(label, queue, self.graph_threshold)
+            log_similar = log_similarity_with_past(strong, contrast, queue, self.temperature)
+        return -(graph * jnp.log(jnp.exp(log_similar) + SMALLEST)).sum(1).mean()
+
+    def ramp(self, step: Array) -> Array | float:
+        """The share of the weight that ``step`` has: min(step // ramp_steps + 1, all) / all."""
+        if not self.contrastive_ramp_steps:
+            return 1.0
+        weight = jnp.asarray(step // self.contrastive_ramp_steps + 1, float)
+        return jnp.minimum(weight / self.contrastive_weight, 1.0)
+
+
+def embedding(outputs: Outputs) -> Array:
+    """Unit rows [b d]."""
+    return normalize(outputs.heads["projection"])
+
+
+def rows(embeddings: Array, probabilities: Array) -> dict[str, Array]:
+    """What a queue of :class:`Memory` takes: [b d] and [b C]."""
+    return {"embedding": embeddings, "probabilities": probabilities}
+
+
+def graph_with_past(label: Array, queue: Queue, threshold: float) -> Array:
+    """:func:`jaxmatch.similarity.pseudo_label_graph` with further columns for earlier images.
+
+    Args:
+        label: pseudo-labels [b C].
+        queue: of n earlier images; rows not written have probabilities of zero, so no edge.
+        threshold: T_c.
+
+    Returns:
+        [b b+n], rows summing to 1.
+    """
+    present = jnp.where(jnp.eye(len(label), dtype=bool), 1.0, label @ label.T)
+    weights = jnp.concatenate([present, label @ queue.rows["probabilities"].T], 1)
+    weights = jnp.where(weights >= threshold, weights, 0.0)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def log_similarity_with_past(
+    queries: Array, keys: Array, queue: Queue, temperature: float
+) -> Array:
+    """:func:`jaxmatch.similarity.log_similarity` to the keys and to a queue, normalised over both.
+
+    The official code starts from random unit vectors, which repel until they are overwritten; here
+    rows not written do not take part.
+
+    Args:
+        queries: [b d].
+        keys: [b d].
+        queue: of n earlier keys.
+        temperature: positive.
+
+    Returns:
+        [b b+n].
+    """
+    # Joined by columns: the keys' own axis is split over the devices.
+    groups = (keys, queue.rows["embedding"])
+    scores = jnp.concatenate([inner_products(queries, group) for group in groups], 1)
+    valid = jnp.concatenate([jnp.ones(len(keys), bool), filled(queue)])
+    return jax.nn.log_softmax(jnp.where(valid, scores / temperature, NEVER))

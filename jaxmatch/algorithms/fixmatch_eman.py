@@ -1,0 +1,87 @@
+"""FixMatch with an EMA teacher, BatchNorm statistics included, that labels the weak views.
+
+Cai et al., "Exponential Moving Average Normalization for Self-supervised and Semi-supervised
+Learning", CVPR 2021, https://arxiv.org/abs/2101.08482.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.losses import cross_entropy
+from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.types import (
+    NO_HEADS,
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    TrainState,
+    Update,
+    no_draws,
+    no_memory,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixMatchEMAN:
+    """The loss is supervised + unlabeled_weight * unsupervised.
+
+    It takes ``ema.statistics="averaged"``: the teacher normalises by running averages of the
+    student's running statistics, so a weak view's label does not depend on the batch it is in.
+
+    Attributes:
+        threshold: tau; a weak view labels its strong view if the teacher's largest probability is
+            at least this. 0.95 is FixMatch's at CIFAR scale, 0.7 the paper's on ImageNet.
+        unlabeled_weight: lambda_u; 10 on ImageNet.
+    """
+
+    threshold: float = 0.95
+    unlabeled_weight: float = 1.0
+
+    labeled = ("weak",)
+    unlabeled = ("weak", "strong")
+    heads = NO_HEADS
+    evaluated = "student"
+    init = no_memory
+    draw = no_draws
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean H(y, p(w(x))) + lambda_u mean 1[max q >= tau] H(argmax q, p(s(u))), q = p'(w(u)).
+
+        p is the student's prediction, p' the teacher's. Both means run over the whole batch, the
+        second over the confident and the others alike.
+        """
+        del draws
+        (x,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
+        (on_x, on_strong), stats = network(state.student(params), (x, strong))
+        (on_weak,), teacher_stats = network(
+            jax.lax.stop_gradient(state.teacher), (weak,), train=spec.teacher_trains
+        )
+
+        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        confident = jax.nn.softmax(on_weak.logits).max(-1) >= self.threshold  # [b]
+        errors = cross_entropy(on_strong.logits, on_weak.logits.argmax(-1))
+        unsupervised = jnp.where(confident, errors, 0.0).mean()
+        loss = supervised + self.unlabeled_weight * unsupervised
+        return loss, Update(
+            stats,
+            {
+                "loss/supervised": supervised,
+                "loss/unsupervised": unsupervised,
+                **pseudo_label_metrics(
+                    on_weak.logits, confident, batch.unlabeled.label, on_strong.logits
+                ),
+            },
+            teacher_stats=teacher_stats if spec.teacher_trains else None,
+        )

@@ -1,0 +1,192 @@
+"""SimMatch: weak and strong views agree on the class and on the resemblance to labeled images.
+
+Zheng et al., "SimMatch: Semi-supervised Learning with Similarity Matching", CVPR 2022,
+https://arxiv.org/abs/2203.06915.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch import memory
+from jaxmatch.alignment import align_by_history, make_history
+from jaxmatch.losses import cross_entropy
+from jaxmatch.models.heads import Projection
+from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.similarity import aggregate, log_similarity, normalize, unfold
+from jaxmatch.types import (
+    Array,
+    Batch,
+    Network,
+    Outputs,
+    PyTree,
+    Spec,
+    Target,
+    TrainState,
+    Update,
+    no_draws,
+)
+
+
+class Memory(NamedTuple):
+    """What SimMatch carries from step to step."""
+
+    bank: memory.Bank  # the labeled examples' embeddings
+    history: PyTree  # memory.Queue of the last batches' average predictions; () without alignment
+
+
+class Forward(NamedTuple):
+    """Who said what of which view."""
+
+    labeled: Outputs  # the student
+    weak: Outputs  # whoever gives the targets
+    strong: Outputs  # the student
+    remembered: Outputs  # of the labeled views, what enters the bank
+    stats: PyTree
+    teacher_stats: PyTree = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimMatch:
+    """The loss is supervised + unlabeled_weight * unsupervised + instance_weight * instance.
+
+    Two forms are published. At CIFAR scale (the default) the student gives the targets and the
+    bank averages its embeddings; on ImageNet (``teacher=True``, ``bank_momentum=0``) the teacher
+    gives both, and the student is what is evaluated.
+
+    Attributes:
+        threshold: tau; an image counts if the largest probability of its pseudo-label, after
+            alignment and aggregation, is at least this.
+        unlabeled_weight: lambda_u.
+        instance_weight: lambda_in.
+        temperature: t of the similarities between embeddings.
+        smoothing: alpha, the share of the prediction itself in the pseudo-label; the rest is what
+            the most similar labeled images vote for. 1 turns aggregation off.
+        instance_start_step: neither the instance loss nor aggregation before this step.
+        alignment_length: batches whose average prediction alignment divides by; 0 turns it off.
+        bank_momentum: share of the old embedding that stays in the bank; the teacher's replace it
+            (0) as the authors' do.
+        teacher: the EMA teacher sees the weak and the labeled views, and not the student.
+        projection: width of the embeddings.
+        aggregate_unfolded: aggregate the unfolded similarity in place of the plain one.
+    """
+
+    threshold: float = 0.95
+    unlabeled_weight: float = 1.0
+    instance_weight: float = 1.0
+    temperature: float = 0.1
+    smoothing: float = 0.9
+    instance_start_step: int = 1024
+    alignment_length: int = 32
+    bank_momentum: float = 0.7
+    teacher: bool = False
+    projection: int = 128
+    aggregate_unfolded: bool = False
+
+    labeled = ("weak",)
+    unlabeled = ("weak", "strong")
+    draw = no_draws
+
+    @property
+    def heads(self) -> dict[str, Any]:
+        """The projection head that the embeddings come from."""
+        return {"projection": Projection(features=self.projection)}
+
+    @property
+    def evaluated(self) -> str:
+        """The student where the teacher has a part in training, else its average."""
+        return "student" if self.teacher else "teacher"
+
+    def init(self, key: Array, spec: Spec) -> Memory:
+        """An empty bank and an empty history."""
+        del key
+        length = self.alignment_length
+        return Memory(
+            memory.make_bank(spec.labels, self.projection),
+            make_history(length, spec.classes) if length else (),
+        )
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean H(y, p_x) + lambda_u mean 1[max p' >= tau] H(p', p_s) + lambda_in mean H(q', q_s).
+
+        With the bank as it was before this step: q the similarities to it, p_w the aligned
+        prediction of the weak view, q' unfolded from (q_w, p_w), p' = alpha p_w + (1 - alpha) a,
+        a aggregated from q_w.
+        """
+        del draws
+        on = self.forward(network, params, state, batch, spec)
+        bank, history = state.memory
+        ready = (state.step >= self.instance_start_step) & bank.filled.any()
+
+        log_weak = jax.nn.log_softmax(jax.lax.stop_gradient(on.weak.logits))  # [b C]
+        log_aligned, history = self.align(history, log_weak)
+        log_instance = self.similarity(bank, jax.lax.stop_gradient(on.weak))  # [b n]
+        log_unfolded = unfold(log_instance, log_aligned, bank.labels)
+        voters = jnp.exp(log_unfolded if self.aggregate_unfolded else log_instance)
+        votes = aggregate(voters, bank.labels, spec.classes)  # [b C]
+        alpha = jnp.where(ready, self.smoothing, 1.0)
+        target = alpha * jnp.exp(log_aligned) + (1 - alpha) * votes
+
+        confident = target.max(-1) >= self.threshold
+        supervised = cross_entropy(on.labeled.logits, batch.labeled.label).mean()
+        errors = cross_entropy(on.strong.logits, target)
+        unsupervised = jnp.where(confident, errors, 0.0).mean()
+        instance_errors = -(jnp.exp(log_unfolded) * self.similarity(bank, on.strong)).sum(-1)
+        instance = jnp.where(ready, instance_errors, 0.0).mean()
+        loss = supervised + self.unlabeled_weight * unsupervised + self.instance_weight * instance
+        return loss, Update(
+            on.stats,
+            {
+                "loss/supervised": supervised,
+                "loss/unsupervised": unsupervised,
+                "loss/instance": instance,
+                # nats; log C where all classes are predicted alike, 0 after a collapse to one
+                "pseudo/marginal_entropy": jax.scipy.special.entr(jnp.exp(log_weak).mean(0)).sum(),
+                **pseudo_label_metrics(target, confident, batch.unlabeled.label, on.strong.logits),
+            },
+            Memory(self.remember(bank, batch, on.remembered), history),
+            on.teacher_stats,
+        )
+
+    def forward(
+        self, network: Network, params: PyTree, state: TrainState, batch: Batch, spec: Spec
+    ) -> Forward:
+        """One pass of the student over all views, or one each of student and teacher."""
+        (x,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
+        student = state.student(params)
+        if not self.teacher:
+            (on_x, on_weak, on_strong), stats = network(student, (x, Target(weak), strong))
+            return Forward(on_x, on_weak, on_strong, on_x, stats)
+        (on_x, on_strong), stats = network(student, (x, strong))
+        (teacher_on_x, on_weak), teacher_stats = network(
+            jax.lax.stop_gradient(state.teacher), (x, weak), train=spec.teacher_trains
+        )
+        own = teacher_stats if spec.teacher_trains else None
+        return Forward(on_x, on_weak, on_strong, teacher_on_x, stats, own)
+
+    def align(self, history: PyTree, log_probabilities: Array) -> tuple[Array, PyTree]:
+        """Divide predictions [b C] by their average over the last batches, this one included."""
+        if not self.alignment_length:
+            return log_probabilities, history
+        return align_by_history(history, log_probabilities)
+
+    def similarity(self, bank: memory.Bank, outputs: Outputs) -> Array:
+        """The log of an image's similarity to each example of the bank, summing to 1, [b n]."""
+        embeddings = normalize(outputs.heads["projection"])
+        return log_similarity(embeddings, bank.embeddings, self.temperature, bank.filled)
+
+    def remember(self, bank: memory.Bank, batch: Batch, outputs: Outputs) -> memory.Bank:
+        """The bank after the labeled examples of this step have entered it."""
+        embeddings = jax.lax.stop_gradient(normalize(outputs.heads["projection"]))
+        index, label = batch.labeled.index, batch.labeled.label
+        return memory.write(bank, index, embeddings, label, self.bank_momentum)

@@ -1,0 +1,197 @@
+"""SimMatchV2: views agree as nodes and as edges of a graph of labeled and unlabeled images.
+
+Zheng et al., "SimMatchV2: Semi-Supervised Learning with Graph Consistency", ICCV 2023,
+https://arxiv.org/abs/2308.06692.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch import memory
+from jaxmatch.alignment import align_by_average
+from jaxmatch.losses import cross_entropy
+from jaxmatch.models.heads import Projection
+from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.propagation import propagate
+from jaxmatch.similarity import log_similarity, normalize
+from jaxmatch.types import (
+    Array,
+    Batch,
+    Network,
+    Outputs,
+    PyTree,
+    Spec,
+    TrainState,
+    Update,
+    no_draws,
+)
+
+
+class Memory(NamedTuple):
+    """What SimMatchV2 carries from step to step; the teacher fills it."""
+
+    bank: memory.Bank  # embeddings of the labeled examples
+    queue: memory.Queue  # embeddings [n d] and probabilities [n C] of the last unlabeled ones
+    average: Array  # [C] moving average of the predictions, for alignment
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimMatchV2:
+    """The loss is supervised + unlabeled_weight * node-node + edge_edge + node_edge, weighted.
+
+    The defaults are the authors' for ImageNet with 1% labels, the only data set of their release
+    (10%: edge weights of 5). Strong views beyond the first pass through the network on their own.
+
+    Attributes:
+        threshold: tau; an image counts in the node-node loss if the largest aligned probability of
+            its weak view, before propagation, is at least this.
+        unlabeled_weight: lambda_nn.
+        edge_edge_weight: lambda_ee.
+        node_edge_weight: lambda_ne.
+        temperature: t of all similarities between embeddings.
+        propagation: alpha, how far labels travel; 0 turns propagation off.
+        neighbors: labeled images in the graph of an unlabeled one.
+        queue_batches: unlabeled batches that the queue of unlabeled images holds.
+        alignment_momentum: share of the old average prediction that stays.
+        projection: width of the embeddings.
+        strong_views: strong views of each unlabeled image; the losses are means over them.
+    """
+
+    threshold: float = 0.7
+    unlabeled_weight: float = 10.0
+    edge_edge_weight: float = 10.0
+    node_edge_weight: float = 10.0
+    temperature: float = 0.1
+    propagation: float = 0.1
+    neighbors: int = 128
+    queue_batches: int = 256
+    alignment_momentum: float = 0.9
+    projection: int = 128
+    strong_views: int = 1
+
+    labeled = ("weak",)
+    evaluated = "student"
+    draw = no_draws
+
+    @property
+    def unlabeled(self) -> tuple[str, ...]:
+        """A weak view and the strong ones."""
+        return ("weak", *["strong"] * self.strong_views)
+
+    @property
+    def heads(self) -> dict[str, Any]:
+        """The projection head that the embeddings come from."""
+        return {"projection": Projection(features=self.projection)}
+
+    def init(self, key: Array, spec: Spec) -> Memory:
+        """An empty bank, an empty queue and a uniform average."""
+        del key
+        size = self.queue_batches * spec.unlabeled_batch
+        return Memory(
+            memory.make_bank(spec.labels, self.projection),
+            memory.make_queue(size, embeddings=self.projection, probabilities=spec.classes),
+            jnp.full(spec.classes, 1 / spec.classes, float),
+        )
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """H(y, p_x) + l_nn 1[max p_w >= tau] H(p', p_s) + l_ee H(r_w, r_s) + l_ne H(p_w, r_s Y).
+
+        All are means. The teacher gives the aligned p_w, p' propagated from it over the labeled
+        bank, and r_w; r are similarities to the queue, Y its probabilities. Bank and queue are as
+        they were before this step; while the queue is empty the last two terms are 0.
+        """
+        del draws
+        bank, queue, average = state.memory
+        (x,), (weak, *strong) = batch.labeled.views, batch.unlabeled.views
+        (teacher_on_x, on_weak), teacher_stats = jax.lax.stop_gradient(
+            network(state.teacher, (x, weak), train=spec.teacher_trains)
+        )
+        log_aligned, average = align_by_average(
+            average, jax.nn.log_softmax(on_weak.logits), self.alignment_momentum
+        )
+        prediction = jnp.exp(log_aligned)  # [b C]
+        confident = prediction.max(-1) >= self.threshold
+        target = propagate(
+            _embed(on_weak),
+            prediction,
+            bank,
+            neighbors=self.neighbors,
+            temperature=self.temperature,
+            share=self.propagation,
+        )
+        edges = jnp.exp(self._log_edges(queue, on_weak))  # [b n]
+
+        on_x, on_strong, stats = _student(network, state.student(params), x, strong)
+        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        node_node, edge_edge, node_edge = jnp.zeros(()), jnp.zeros(()), jnp.zeros(())
+        for on in on_strong:
+            errors = cross_entropy(on.logits, target)
+            node_node += jnp.where(confident, errors, 0.0).mean() / self.strong_views
+            log_edges = self._log_edges(queue, on)
+            edge_edge += -(edges * log_edges).sum(-1).mean() / self.strong_views
+            seen = jnp.exp(log_edges) @ queue.rows["probabilities"]  # [b C]
+            log_seen = jnp.log(jnp.maximum(seen, jnp.finfo(seen.dtype).tiny))
+            node_edge += -(prediction * log_seen).sum(-1).mean() / self.strong_views
+        edge_edge, node_edge = (
+            jnp.where(queue.filled > 0, term, 0.0) for term in (edge_edge, node_edge)
+        )
+        loss = (
+            supervised
+            + self.unlabeled_weight * node_node
+            + self.edge_edge_weight * edge_edge
+            + self.node_edge_weight * node_edge
+        )
+        index = batch.labeled.index
+        rows = {"embeddings": _embed(on_weak), "probabilities": prediction}
+        return loss, Update(
+            stats,
+            {
+                "loss/supervised": supervised,
+                "loss/unsupervised": node_node,
+                "loss/edge_edge": edge_edge,
+                "loss/node_edge": node_edge,
+                **pseudo_label_metrics(
+                    target, confident, batch.unlabeled.label, on_strong[0].logits
+                ),
+            },
+            Memory(
+                memory.write(bank, index, _embed(teacher_on_x), bank.labels[index]),
+                memory.push(queue, rows),
+                average,
+            ),
+            teacher_stats if spec.teacher_trains else None,
+        )
+
+    def _log_edges(self, queue: memory.Queue, outputs: Outputs) -> Array:
+        """The log of an image's similarity to each image of the queue, summing to 1, [b n]."""
+        keys = queue.rows["embeddings"]
+        return log_similarity(_embed(outputs), keys, self.temperature, memory.filled(queue))
+
+
+def _embed(outputs: Outputs) -> Array:
+    return normalize(outputs.heads["projection"])
+
+
+def _student(
+    network: Network, variables: PyTree, x: Array, strong: Sequence[Array]
+) -> tuple[Outputs, list[Outputs], PyTree]:
+    """Outputs for the labeled and the first strong views together, then for each other alone."""
+    first, *others = strong
+    (on_x, on_first), stats = network(variables, (x, first))
+    on_strong = [on_first]
+    for view in others:
+        on_view, stats = network({**variables, "batch_stats": stats}, view)
+        on_strong.append(on_view)
+    return on_x, on_strong, stats

@@ -1,0 +1,107 @@
+"""What contrastive methods remember: a bank with a row a labeled example, and a ring of rows."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmatch.errors import InputError
+from jaxmatch.similarity import normalize
+from jaxmatch.types import Array, PyTree
+
+
+class Bank(NamedTuple):
+    """An embedding of each labeled example, with its true label from the start."""
+
+    embeddings: Array  # [n d] unit rows; zeros where not filled
+    labels: Array  # [n] int32
+    filled: Array  # [n] bool, whether the example has been seen; the others have no vote
+
+
+def make_bank(labels: Sequence[int], width: int) -> Bank:
+    """An empty bank of embeddings of ``width`` for the labeled examples, in index order."""
+    return Bank(
+        jnp.zeros((len(labels), width), float),
+        jnp.asarray(np.asarray(labels, np.int32)),
+        jnp.zeros(len(labels), bool),
+    )
+
+
+def write(bank: Bank, index: Array, embeddings: Array, label: Array, momentum: float = 0.0) -> Bank:
+    """Row index[i] becomes normalize(momentum * row + (1 - momentum) * embeddings[i]).
+
+    A row that was not filled becomes the embedding itself. Of several i with the same index the
+    last in batch order wins; all read the bank as it was (SimMatch: Zheng et al., CVPR 2022,
+    section 3.4). No gradient passes into the bank.
+
+    Args:
+        bank: of n rows.
+        index: [b] int32 in 0..n-1.
+        embeddings: [b d] unit rows.
+        label: [b] int32 true labels.
+        momentum: share of the old embedding that stays.
+    """
+    embeddings = jax.lax.stop_gradient(embeddings)
+    old = bank.embeddings[index]
+    mixed = normalize(momentum * old + (1 - momentum) * embeddings)
+    new = jnp.where(bank.filled[index][:, None], mixed, embeddings)
+    # A scatter with repeated indices has no defined winner: all but the last go out of bounds.
+    position = jnp.arange(len(index))
+    again = (index[:, None] == index) & (position[:, None] < position)
+    row = jnp.where(again.any(1), len(bank.labels), index)
+    return Bank(
+        bank.embeddings.at[row].set(new.astype(bank.embeddings.dtype), mode="drop"),
+        bank.labels.at[row].set(label.astype(bank.labels.dtype), mode="drop"),
+        bank.filled.at[row].set(True, mode="drop"),
+    )
+
+
+class Queue(NamedTuple):
+    """The newest rows of a stream, in a ring."""
+
+    rows: PyTree  # leaves [n ...], zeros until written
+    pointer: Array  # [] int32, the row written next
+    filled: Array  # [] int32, rows written so far, at most n
+
+
+def make_queue(size: int, **widths: int) -> Queue:
+    """An empty ring of ``size`` rows: a vector of the given width for each name."""
+    return Queue(
+        {name: jnp.zeros((size, width), float) for name, width in widths.items()},
+        jnp.zeros((), jnp.int32),
+        jnp.zeros((), jnp.int32),
+    )
+
+
+def push(queue: Queue, rows: PyTree) -> Queue:
+    """Append ``rows``, leaves [b ...] like the queue's; the oldest rows make room.
+
+    Raises:
+        InputError: if there are more rows than the queue holds.
+    """
+    size, count = (jax.tree.leaves(tree)[0].shape[0] for tree in (queue.rows, rows))
+    if count > size:
+        raise InputError(
+            f"{count} rows cannot enter a queue of {size}; make the queue longer or the batch "
+            "smaller."
+        )
+    at = (queue.pointer + jnp.arange(count)) % size
+    return Queue(
+        jax.tree.map(
+            lambda old, new: old.at[at].set(
+                jax.lax.stop_gradient(new).astype(old.dtype), unique_indices=True
+            ),
+            queue.rows,
+            rows,
+        ),
+        (queue.pointer + count) % size,
+        jnp.minimum(queue.filled + count, size),
+    )
+
+
+def filled(queue: Queue) -> Array:
+    """Which rows of the ring have been written, [n] bool; rows fill up from the first."""
+    size = jax.tree.leaves(queue.rows)[0].shape[0]
+    return jnp.arange(size) < queue.filled

@@ -1,0 +1,188 @@
+"""Residual networks in version 1.5, where bottleneck blocks stride in their 3x3 convolution.
+
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
+https://arxiv.org/abs/1512.03385; sizes, padding and initial values are torchvision's, whose weights
+:mod:`jaxmatch.models.torch_weights` reads.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxmatch.models.batch_norm import BatchNorm
+from jaxmatch.models.heads import UNIFORM_FAN_IN
+from jaxmatch.models.wide_resnet import HE_FAN_OUT
+from jaxmatch.types import Array, Outputs
+
+EXPANSIONS = {"basic": 1, "bottleneck": 4}
+STEMS = ("imagenet", "cifar")
+FEATURE_NORMS = ("", "layer")
+POOL_PADDING: Any = ((1, 1), (1, 1))  # Flax's annotation of max_pool only admits names
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, or ("bottleneck") a 3x3 between two 1x1, around a shortcut.
+
+    Attributes:
+        features: channels inside; the block gives ``EXPANSIONS[kind]`` times as many.
+        stride: of the first 3x3 convolution and of the shortcut.
+        kind: "basic" or "bottleneck".
+        conv, norm: make the layers.
+        last_norm: makes the norm before the sum.
+    """
+
+    features: int
+    stride: int
+    kind: str
+    conv: Any
+    norm: Any
+    last_norm: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Map ``x`` [b h w c] to [b h/stride w/stride features * expansion]."""
+        width = self.features * EXPANSIONS[self.kind]
+        layers = (
+            ((self.features, 3, self.stride), (width, 3, 1))
+            if self.kind == "basic"
+            else ((self.features, 1, 1), (self.features, 3, self.stride), (width, 1, 1))
+        )
+        y = x
+        for number, layer in enumerate(layers, start=1):
+            y = self.conv(*layer, name=f"conv{number}")(y)
+            if number < len(layers):
+                y = nn.relu(self.norm(name=f"norm{number}")(y, train))
+        y = self.last_norm(name=f"norm{len(layers)}")(y, train)
+        if x.shape[-1] != width or self.stride != 1:
+            x = self.conv(width, 1, self.stride, name="shortcut")(x)
+            x = self.norm(name="shortcut_norm")(x, train)
+        return nn.relu(x + y)
+
+
+class ResidualGroup(nn.Module):
+    """Blocks of one resolution; the first one changes width and stride."""
+
+    blocks: int
+    features: int
+    stride: int
+    block: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Map ``x`` [b h w c] to [b h/stride w/stride features * expansion]."""
+        for index in range(self.blocks):
+            stride = self.stride if index == 0 else 1
+            x = self.block(self.features, stride, name=f"block{index + 1}")(x, train)
+        return x
+
+
+class ResNet(nn.Module):
+    """A residual network with ``len(blocks)`` groups; ResNet-50 unless told otherwise.
+
+    Attributes:
+        classes: number of classes C.
+        blocks: blocks of each group; every group but the first halves the resolution.
+        block: "bottleneck" or "basic".
+        width: channels of the stem, and inside the blocks of the first group; doubled by each
+            group. Bottleneck blocks give four times as many.
+        stem: "imagenet": 7x7 convolution of stride 2 and 3x3 max-pooling of stride 2; "cifar": 3x3
+            convolution of stride 1, no pooling.
+        zero_gamma: start the scale of each block's last norm at zero, so that blocks start as the
+            identity (Goyal et al. 2017).
+        feature_norm: "layer" puts a layer norm between the pooled features and whatever reads
+            them (SimMatchV2), "" nothing.
+        bn_decay, bn_eps: BatchNorm's running decay and epsilon.
+        heads: extra heads on the pooled features, by name.
+        dtype: compute dtype of convolutions and activations; None follows inputs and parameters.
+        param_dtype: dtype of the parameters.
+    """
+
+    classes: int
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    block: str = "bottleneck"
+    width: int = 64
+    stem: str = "imagenet"
+    zero_gamma: bool = False
+    feature_norm: str = ""
+    bn_decay: float = 0.9
+    bn_eps: float = 1e-5
+    heads: Mapping[str, Any] = nn.FrozenDict()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Paths of the modules from input to output, a block each (for layer-wise rates)."""
+        blocks = tuple(
+            (f"group{group + 1}/block{block + 1}",)
+            for group, count in enumerate(self.blocks)
+            for block in range(count)
+        )
+        return (("stem", "stem_norm"), *blocks, ("feature_norm", "classifier"))
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Outputs:
+        """Map images ``x`` [b h w c] to logits [b C], features [b d] and the heads' outputs.
+
+        The features are those that the classifier and the heads read, after ``feature_norm``.
+        """
+        options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv = partial(_conv, **options)
+        norm = partial(BatchNorm, decay=self.bn_decay, epsilon=self.bn_eps, **options)
+        last_scale = nn.initializers.zeros if self.zero_gamma else nn.initializers.ones
+        block = partial(
+            ResidualBlock,
+            kind=self.block,
+            conv=conv,
+            norm=norm,
+            last_norm=partial(norm, scale_init=last_scale),
+        )
+        large = self.stem == "imagenet"
+        x = conv(self.width, 7 if large else 3, 2 if large else 1, name="stem")(x)
+        x = nn.relu(norm(name="stem_norm")(x, train))
+        if large:
+            x = nn.max_pool(x, (3, 3), (2, 2), POOL_PADDING)
+        for group, count in enumerate(self.blocks):
+            x = ResidualGroup(
+                blocks=count,
+                features=self.width * 2**group,
+                stride=1 if group == 0 else 2,
+                block=block,
+                name=f"group{group + 1}",
+            )(x, train)
+        features = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), (1, 2))
+        if self.feature_norm:
+            # Two passes over the values, since E[x^2] - E[x]^2 cancels.
+            features = nn.LayerNorm(
+                epsilon=1e-5,
+                use_fast_variance=False,
+                param_dtype=self.param_dtype,
+                name="feature_norm",
+            )(features)
+        logits = nn.Dense(
+            self.classes,
+            kernel_init=UNIFORM_FAN_IN,
+            param_dtype=self.param_dtype,
+            name="classifier",
+        )(features)
+        heads = {
+            name: head.clone(name=name, parent=self, param_dtype=self.param_dtype)(features, train)
+            for name, head in self.heads.items()
+        }
+        return Outputs(logits, features, heads)
+
+
+def _conv(features: int, kernel: int, stride: int, **options: Any) -> nn.Conv:
+    side = kernel // 2
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        (stride, stride),
+        padding=((side, side), (side, side)),
+        use_bias=False,
+        kernel_init=HE_FAN_OUT,
+        **options,
+    )

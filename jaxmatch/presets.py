@@ -1,0 +1,79 @@
+"""What a data set, and the preset of another code base, set: plain data by dotted key."""
+
+from typing import Any
+
+PRESETS = ("jaxmatch", "google", "torchssl", "usb")
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR10 = ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255))
+CIFAR100 = ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255))
+SVHN = ((0.4380, 0.4440, 0.4730), (0.1751, 0.1771, 0.1744))
+STL10 = ((112.4 / 255, 109.1 / 255, 98.6 / 255), (68.4 / 255, 66.6 / 255, 68.5 / 255))
+
+USB_NETWORK = {
+    "model.legacy_transition": True,
+    "model.padding": "torch",
+    "model.conv_bias": "stem",
+    "model.bn_eps": 1e-5,
+}
+MNIST5K = {
+    **USB_NETWORK,
+    "steps": 1500,
+    "steps_per_call": 15,
+    "log_every": 75,
+    "eval_every": 75,
+    "save_every": 150,
+    "data.labels": "40",
+    "data.batch_size": 16,
+    "data.mean": (0.1307,),
+    "data.std": (0.3081,),
+    "model.depth": 10,
+    "model.first_stride": 2,
+    "model.bn_decay": 0.99,
+    "views.weak.flip": False,
+    "views.contrast.flip": 0.0,
+    "ema.decay": 0.99,
+}
+DATASETS: dict[str, dict[str, Any]] = {
+    "mnist5k": MNIST5K,
+    "digits": {**MNIST5K, "data.mean": (0.5,), "data.std": (0.5,)},
+    "tfds:cifar10": {"data.labels": "40"},
+    "tfds:cifar100": {"data.labels": "400", "model.width": 8.0, "optim.weight_decay": 1e-3},
+    "tfds:svhn_cropped": {
+        "data.labels": "40",
+        "views.weak.flip": False,
+        "views.contrast.flip": 0.0,
+    },
+    "tfds:stl10": {"data.labels": "40", "model.groups": 4, "model.first_stride": 2},
+}
+TORCHSSL_SCALE = {
+    "tfds:cifar10": CIFAR10,
+    "tfds:cifar100": CIFAR100,
+    "tfds:svhn_cropped": SVHN,
+    "tfds:stl10": STL10,
+}
+USB_SCALE = {**TORCHSSL_SCALE, "tfds:cifar10": IMAGENET}
+
+
+def preset_values(preset: str, data: str) -> dict[str, Any]:
+    """What a preset sets for a data set, whatever the method (README, "Presets")."""
+    values: dict[str, Any] = {}
+    if preset == "google":
+        values["views.strong.table"] = "google"
+        if data == "tfds:stl10":
+            values["model.first_stride"] = 1
+    if preset in ("torchssl", "usb"):
+        scale = TORCHSSL_SCALE if preset == "torchssl" else USB_SCALE
+        values |= USB_NETWORK
+        if data in scale:
+            values["data.mean"], values["data.std"] = scale[data]
+        if data == "tfds:svhn_cropped":
+            values |= {"data.extra": True, "views.weak.flip": True}
+    if preset == "torchssl":
+        values |= {"model.conv_bias": "all", "model.bn_eps": 1e-3}
+        values |= {"views.strong.order": "ops_first", "views.weak.pad": 4}
+    if preset == "usb":
+        values["views.weak.order"] = "crop_flip"
+        if data == "tfds:cifar100":
+            values["model.width"] = 2.0
+    return values

@@ -1,0 +1,49 @@
+"""Runs one after another, each starting from the encoder of the one before (SelfMatch)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxmatch import build
+from jaxmatch.config import stage_folders
+from jaxmatch.transfer import check_encoder, encoder
+
+
+def run_folder(path: str | Path) -> Path:
+    """The folder of the run at ``path``: its last stage if it has stages."""
+    path = Path(path)
+    try:
+        values = json.loads((path / "config.json").read_text())
+        return path / list(stage_folders(values))[-1] if "order" in values else path
+    except (OSError, ValueError, KeyError, TypeError):
+        return path
+
+
+def check(config: ConfigDict) -> None:
+    """Meet in a moment what would stop a later stage after the hours of the ones before.
+
+    Raises InputError for anything in any stage that cannot work.
+    """
+    before = None
+    for folder, stage in stage_folders(config).items():
+        parts = build.build_parts(stage, build.load_data(stage).facts())
+        optimizer = parts.optim.build(stage.steps, parts.model.layers)
+        shapes = jax.eval_shape(lambda s=stage, p=parts, o=optimizer: build.build_state(s, p, o))
+        trunk = encoder(shapes.student(), parts.algorithm)
+        if before is not None:
+            check_encoder(before[1], trunk, before[0])
+        before = (folder, trunk)
+
+
+def summarise(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The last stage's summary with what all stages together cost, and each stage's own."""
+    stages = list(summaries.values())
+    seen = {
+        kind: sum(stage["images_seen"][kind] for stage in stages)
+        for kind in ("labeled", "unlabeled")
+    }
+    totals = {key: sum(stage[key] for stage in stages) for key in ("forward_images", "seconds")}
+    return {**stages[-1], **totals, "images_seen": seen, "stages": summaries}

@@ -1,0 +1,101 @@
+"""Heads: sizes of the spec, values against NumPy, and what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import quick_jit
+
+from jaxmatch.errors import InputError
+from jaxmatch.models.heads import Linear, Projection
+from jaxmatch.models.resnet import ResNet
+from jaxmatch.models.wide_resnet import WideResNet
+
+FEATURES = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+
+
+def count(model):
+    """The number of parameters, without computing anything."""
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+# Spec of the similarity family, section 1.1.
+WIDE = {"classes": 10, "conv_bias": "none"}
+COUNTS = [
+    (WideResNet(**WIDE), Projection(128), 1_500_634),
+    (WideResNet(**WIDE), Projection(64, activation="leaky_relu"), 1_492_378),
+    (WideResNet(classes=10), Projection(128), 1_502_666),
+    (WideResNet(classes=10), Projection(64), 1_494_410),
+    (WideResNet(classes=100, width=8, conv_bias="none"), Projection(128), 23_729_332),
+    (ResNet(classes=1000), Projection(128), 30_015_656),
+    (ResNet(classes=1000), Projection(128, norm=True), 30_017_704),
+]
+
+
+@pytest.mark.parametrize(("model", "head", "parameters"), COUNTS)
+def test_parameter_counts_of_the_spec(model, head, parameters):
+    assert count(model.clone(heads={"projection": head})) == parameters
+
+
+def init(head, features=FEATURES):
+    return jax.device_get(quick_jit(lambda: head.init(jax.random.key(0), features, False))())
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def leaky(x):
+    return np.where(x > 0, x, 0.1 * x)
+
+
+@pytest.mark.parametrize(("activation", "function"), [("relu", relu), ("leaky_relu", leaky)])
+def test_a_projection_is_two_dense_layers(activation, function):
+    head = Projection(3, activation=activation)
+    params = init(head)["params"]
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # so that the biases count
+    hidden, output = params["hidden"], params["output"]
+    inner = function(FEATURES @ hidden["kernel"] + hidden["bias"])
+    expected = inner @ output["kernel"] + output["bias"]
+    ours = head.apply({"params": params}, FEATURES, train=False)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_projection_with_norms_standardises_each_layer():
+    head = Projection(3, norm=True)
+    variables = init(head)
+    assert set(variables["params"]["output_norm"]) == {"scale"}
+    assert set(variables["params"]["hidden"]) == {"kernel"}
+
+    def standardised(x):
+        return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+
+    hidden = relu(standardised(FEATURES @ variables["params"]["hidden"]["kernel"]))
+    expected = standardised(hidden @ variables["params"]["output"]["kernel"])
+    ours, _ = head.apply(variables, FEATURES, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_initial_weights_are_uniform_within_the_inverse_root_of_the_inputs():
+    features = np.zeros((1, 400), np.float32)
+    params = init(Projection(300), features)["params"]
+    for layer in params.values():
+        kernel = layer["kernel"]
+        assert np.abs(kernel).max() <= 1 / 20
+        np.testing.assert_allclose(kernel.std(), 1 / 20 / np.sqrt(3), rtol=0.02)
+        assert not np.any(layer["bias"])
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(InputError, match=r"'leaky'.*leaky_relu"):
+        init(Projection(3, activation="leaky"))
+
+
+def test_a_linear_head_is_one_dense_layer():
+    head = Linear(4)
+    params = init(head)["params"]
+    expected = FEATURES @ params["dense"]["kernel"]
+    ours = head.apply({"params": params}, FEATURES, train=True)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,101 @@
+"""The overrides of the parity replay do what the references' quirks are described to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments.parity import memories, official, overrides
+from experiments.parity.official_algorithms import SIMMATCH_V2, ema_decay
+from experiments.parity.recording import skip_unreached
+
+
+def test_a_push_without_wrap_drops_what_overruns():
+    size, batches = 7, (2, 1)
+    queue = memories.full_queue(0, row=np.zeros((size, 1)))
+    push = overrides.push_without_wrap(len(batches)).function
+    expected, pointer, value = np.zeros((size, 1)), 0, 0
+    for _ in range(9):
+        rows = np.arange(value, value + sum(batches), dtype=float)[:, None] + 1
+        value += sum(batches)
+        fitting = rows[: size - pointer]
+        expected[pointer : pointer + len(fitting)] = fitting
+        pointer = (pointer + len(rows)) % size
+        queue = push(queue, {"row": jnp.asarray(rows[: batches[0]])})
+        queue = push(queue, {"row": jnp.asarray(rows[batches[0] :])})
+        assert int(queue.pointer) % size == pointer
+        np.testing.assert_array_equal(queue.rows["row"], expected)
+
+
+def test_normalizing_across_the_batch_gives_unit_features():
+    rows = overrides.normalize_across_batch().function(jnp.asarray([[3.0, 1.0], [4.0, 0.0]]))
+    np.testing.assert_allclose(rows, [[0.6, 1.0], [0.8, 0.0]], rtol=1e-6)
+
+
+def test_two_temperatures_alternate():
+    similar = overrides.two_temperatures(1.0, 0.5).function
+    queries, keys, valid = jnp.ones((1, 1)), jnp.asarray([[0.0], [1.0]]), jnp.ones(2, bool)
+    gaps = [np.diff(np.asarray(similar(queries, keys, 9.0, valid)))[0, 0] for _ in range(4)]
+    np.testing.assert_allclose(gaps, [1.0, 2.0, 1.0, 2.0], rtol=1e-6)
+
+
+def test_unreached_parameters_are_skipped_until_they_have_a_gradient():
+    optimizer = optax.chain(optax.add_decayed_weights(0.1), optax.trace(0.9), optax.scale(-1.0))
+    params = {"reached": jnp.ones(2), "unreached": jnp.ones(2)}
+    skipping = skip_unreached(optimizer, {"reached": jnp.zeros(2), "unreached": jnp.ones(2)})
+    state = skipping.init(params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    change, state = skipping.update(zeros, state, params)
+    np.testing.assert_allclose(change["reached"], -0.1, rtol=1e-6)
+    np.testing.assert_array_equal(change["unreached"], 0)
+    change, state = skipping.update(jax.tree.map(jnp.ones_like, params), state, params)
+    np.testing.assert_allclose(change["unreached"], -1.1, rtol=1e-6)
+    change, state = skipping.update(zeros, state, params)
+    np.testing.assert_allclose(state[1].trace["unreached"], 1.1, rtol=1e-6)
+
+
+def epochs(lengths, **given):
+    return {
+        "epoch_of_step": [epoch for epoch, length in enumerate(lengths) for _ in range(length)],
+        "steps_per_epoch": lengths,
+        "steps": sum(lengths),
+        "hyperparameters": {
+            "epochs": 4,
+            "warmup_epoch": 2,
+            "lr": 0.4,
+            "momentum": 0.9,
+            "weight_decay": 1e-3,
+            "nesterov": True,
+            "cos": True,
+            **given,
+        },
+        "optimiser": "SGD, nesterov, weight decay on EVERY student parameter (BN and biases too)",
+    }
+
+
+@pytest.mark.parametrize("lengths", [[2, 2, 3, 3], [3, 3], [2]])
+def test_the_librarys_schedule_is_that_of_whole_epochs(lengths):
+    meta = epochs(lengths)
+    optim, steps = official.read_optim(meta)
+    assert not isinstance(optim, official.TabledOptim)
+    rate = optim.rate(steps)
+    for step in range(meta["steps"]):
+        expected = 0.4 * official.cosine_of_epoch(meta, step)
+        assert float(rate(jnp.asarray(step))) == pytest.approx(expected, rel=1e-6)
+
+
+def test_epochs_of_different_lengths_need_a_table():
+    meta = epochs([2, 3, 1, 2])
+    optim, steps = official.read_optim(meta)
+    rates = [float(optim.rate(steps)(jnp.asarray(step))) for step in range(meta["steps"])]
+    warmup = [1 / 4, 2 / 4, 4 / 6, 5 / 6, 6 / 6]
+    np.testing.assert_allclose(rates, 0.4 * np.array([*warmup, 1, 0.5, 0.5]), rtol=1e-6)
+
+
+def test_a_small_ema_decay_of_simmatch_v2_grows():
+    meta = {**epochs([2, 2], ema_m=0.9), "source": {"repo": SIMMATCH_V2}}
+    expected = [1 - 0.05 * (np.cos(np.pi * done / 8) + 1) for done in (1, 2, 3, 4)]
+    np.testing.assert_allclose([ema_decay(meta, step) for step in range(4)], expected)
+    meta["hyperparameters"]["ema_m"] = 0.998
+    assert ema_decay(meta, 3) == 0.998

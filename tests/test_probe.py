@@ -1,0 +1,243 @@
+"""k-NN and the linear probe against plain NumPy and scikit-learn, and on trained runs."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from helpers import assert_close
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from tiny_runs import STEPS, arguments, compiler_cache, train_tiny, write_data
+
+import jaxmatch
+from jaxmatch import probe as probing
+from jaxmatch.config import from_flags
+from jaxmatch.data.sources import Source
+from jaxmatch.errors import InputError
+from jaxmatch.probe import features, knn_accuracy, linear_accuracy, measure, probe, probe_sets
+
+
+def clusters(seed, train=300, test=120, width=6, classes=3, noise=1.0):
+    """Train and test features and labels of overlapping clusters, off the origin."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(0, 1.5, (classes, width))
+    label = random.integers(0, classes, train + test).astype(np.int32)
+    x = 2 + centres[label] + random.normal(0, noise, (train + test, width))
+    x = (x * random.uniform(0.1, 10, width)).astype(np.float32)
+    return x[:train], label[:train], x[train:], label[train:]
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def knn_in_numpy(train, labels, test, neighbours):
+    """The elected class of each row of ``test``, one at a time."""
+    train, test, found = unit(train), unit(test), []
+    for row in test:
+        similarity = train @ row
+        nearest = np.argsort(-similarity, kind="stable")[:neighbours]
+        ballot = [(0, 0.0)] * (labels.max() + 1)
+        for i in nearest:
+            votes, total = ballot[labels[i]]
+            ballot[labels[i]] = (votes + 1, total + similarity[i])
+        found.append(max(range(len(ballot)), key=lambda c: (*ballot[c], -c)))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("neighbours", [1, 2, 6, 20, 1000])
+def test_knn_is_that_of_a_plain_loop(neighbours):
+    train, labels, test, _ = clusters(0)
+    expected = knn_in_numpy(train, labels, test, neighbours)
+    assert knn_accuracy(train, labels, test, expected, neighbours) == 1
+    wrong = np.where(np.arange(len(expected)) % 4 == 0, expected + 1, expected)
+    assert knn_accuracy(train, labels, test, wrong, neighbours) == 0.75
+
+
+def test_knn_is_that_of_scikit_learn():
+    train, labels, test, test_labels = clusters(1)
+    # An odd number of neighbours of two classes never ties.
+    labels, test_labels = np.minimum(labels, 1), np.minimum(test_labels, 1)
+    theirs = KNeighborsClassifier(21, metric="cosine").fit(train, labels)
+    accuracy = theirs.score(test, test_labels)
+    assert 0.6 < accuracy < 1
+    assert knn_accuracy(train, labels, test, test_labels, 21) == pytest.approx(accuracy)
+
+
+def test_knn_ties_go_to_the_more_similar_class():
+    degrees = np.deg2rad([0, 40, 50, 20.0])
+    train = np.stack([np.cos(degrees), np.sin(degrees)], 1)
+    labels = np.array([0, 0, 1, 1])
+    for angle, elected in ((10, 0), (30, 1)):  # sums of cosines: 1.851, 1.751 and 1.851, 1.925
+        query = np.array([[np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))]])
+        assert knn_accuracy(train, labels, query, np.array([elected]), 4) == 1
+
+
+def test_knn_queries_in_several_batches(monkeypatch):
+    train, labels, test, test_labels = clusters(2)
+    whole = knn_accuracy(train, labels, test, test_labels)
+    monkeypatch.setattr(probing, "QUERIES", 50)
+    assert knn_accuracy(train, labels, test, test_labels) == whole
+
+
+def test_knn_of_features_that_are_zero_or_in_one_class():
+    train, labels, test, test_labels = clusters(3)
+    assert knn_accuracy(0 * train, labels, 0 * test, test_labels) > 0
+    assert knn_accuracy(train, 0 * labels, test, 0 * test_labels) == 1
+
+
+def test_linear_is_that_of_scikit_learn():
+    train, labels, test, test_labels = clusters(4, noise=2.0)
+    mean, deviation = train.mean(0), train.std(0)
+    for penalty in (probing.PENALTY, 0.1):
+        theirs = LogisticRegression(C=1 / (len(train) * penalty), tol=1e-8, max_iter=1000)
+        theirs.fit((train - mean) / deviation, labels)
+        weights, bias = probing._fit((train - mean) / deviation, labels, 3, penalty)
+        np.testing.assert_allclose(weights, theirs.coef_.T, atol=0.02 * np.abs(theirs.coef_).max())
+        np.testing.assert_allclose(bias - bias.mean(), theirs.intercept_, atol=0.02)
+        accuracy = theirs.score((test - mean) / deviation, test_labels)
+        assert 0.5 < accuracy < 1
+        found = linear_accuracy(train, labels, test, test_labels, penalty)
+        assert found == pytest.approx(accuracy, abs=1.5 / len(test))
+
+
+def test_linear_converges_on_few_separable_examples():
+    train, labels, test, test_labels = clusters(5, train=12, width=40, noise=0.1)
+    first, again = (linear_accuracy(train, labels, test, test_labels) for _ in range(2))
+    assert first == again > 0.95
+    inputs = (train - train.mean(0)) / train.std(0)
+    weights, bias = (leaf.astype(float) for leaf in probing._fit(inputs, labels, 3, 1e-3))
+    powers = np.exp(inputs @ weights + bias)
+    errors = (powers / powers.sum(1, keepdims=True) - np.eye(3)[labels]) / len(labels)
+    slopes = inputs.T @ errors + 1e-3 * weights, errors.sum(0)
+    assert np.sqrt(sum((slope**2).sum() for slope in slopes)) < 2 * probing.TOLERANCE
+
+
+def test_linear_of_features_that_never_change():
+    train, labels, test, test_labels = clusters(6)
+    train[:, 2], test[:, 2] = 5, 7
+    assert linear_accuracy(train, labels, test, test_labels) > 0.5
+    same = np.ones_like(train)
+    most = np.bincount(labels).argmax()
+    found = linear_accuracy(same, labels, np.ones_like(test), test_labels)
+    assert found == pytest.approx(np.mean(test_labels == most))
+
+
+def source(**changed):
+    values = {
+        "name": "npz:x.npz",
+        "classes": ("0", "1"),
+        "images": np.arange(10, dtype=np.uint8)[:, None, None, None],
+        "labels": np.array([0, -1] * 5, np.int32),
+        "rows": np.arange(10),
+        "test_images": np.arange(3, dtype=np.uint8)[:, None, None, None],
+        "test_labels": np.array([1, 0, 1], np.int32),
+    }
+    return Source(**(values | changed))
+
+
+def test_sets_hold_what_has_a_label():
+    sets = probe_sets(source())
+    np.testing.assert_array_equal(sets.train.images.ravel(), [0, 2, 4, 6, 8])
+    np.testing.assert_array_equal(sets.train.labels, 0)
+    np.testing.assert_array_equal(sets.test.labels, [1, 0, 1])
+    few, same = (probe_sets(source(), train=3, test=2) for _ in range(2))
+    assert (len(few.train.images), len(few.test.labels)) == (3, 2)
+    assert set(few.train.images.ravel()) < {0, 2, 4, 6, 8}
+    np.testing.assert_array_equal(few.test.labels, source().test_labels[few.test.images.ravel()])
+    np.testing.assert_array_equal(few.train.images, same.train.images)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"labels": np.full(10, -1)}, "training images with known labels.* npz:x.npz has none"),
+        (
+            {"test_images": np.zeros((0, 1, 1, 1), np.uint8), "test_labels": np.zeros(0, np.int32)},
+            "k-NN .*test images",
+        ),
+    ],
+)
+def test_sources_that_cannot_be_probed(changed, message):
+    with pytest.raises(InputError, match=message):
+        probe_sets(source(**changed))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of FixMatch, one of SimCLR and their data."""
+    folder = tmp_path_factory.mktemp("probe")
+    data = write_data(folder / "x.npz")
+    with compiler_cache():
+        train_tiny(data, folder / "fixmatch")
+        config, *overrides = arguments(data, method="simclr", chosen="")
+        overrides = [flag for flag in overrides if "threshold" not in flag]
+        overrides += ["--config.optim.warmup_steps=2", "--config.optim.learning_rate=0.1"]
+        jaxmatch.train(
+            from_flags(config.removeprefix("--config="), overrides)[0], folder / "simclr"
+        )
+        yield folder, np.load(data)
+
+
+def test_features_are_those_of_the_network_that_is_reported(runs):
+    folder, arrays = runs
+    images = arrays["x_test"][:7]
+    for name, network in (("fixmatch", "teacher"), ("simclr", "student")):
+        found = jaxmatch.load(folder / name)
+        inputs = (images / 255 - np.float32(found.parts.mean)) / np.float32(found.parts.std)
+        outputs, _ = jax.jit(found.parts.model.apply, static_argnames=("train", "mutable"))(
+            found.variables(network), inputs.astype(np.float32), train=False, mutable=()
+        )
+        ours = features(found, images)
+        assert ours.shape == outputs.features.shape
+        assert_close(ours, outputs.features, 1e-4)
+
+
+@pytest.mark.parametrize(("name", "evaluated"), [("fixmatch", "teacher"), ("simclr", "student")])
+def test_a_run_is_probed(runs, name, evaluated):
+    folder, arrays = runs
+    found = probe(folder / name)
+    assert (found["step"], found["evaluated"]) == (STEPS, evaluated)
+    classifier = jaxmatch.load(folder / name)
+    train, test = (features(classifier, arrays[f"x_{part}"]) for part in ("train", "test"))
+    expected = knn_in_numpy(train, arrays["y_train"], test, 20)
+    assert found["knn"] == np.mean(expected == arrays["y_test"])
+    assert found["linear"] == linear_accuracy(train, arrays["y_train"], test, arrays["y_test"])
+    assert min(found["knn"], found["linear"]) > 0.5
+    assert probe(folder / name, step=5, linear=False).keys() == {"step", "evaluated", "knn"}
+    assert probe(folder / name, knn=False).keys() == {"step", "evaluated", "linear"}
+
+
+def test_a_run_whose_data_has_no_labels_is_refused(runs, tmp_path):
+    folder, arrays = runs
+    config = (folder / "simclr" / "config.json").read_text()
+    nothing = {"x_test": arrays["x_test"][:0], "y_test": arrays["y_test"][:0]}
+    write_data(tmp_path / "x.npz", y_train=np.full_like(arrays["y_train"], -1), **nothing)
+    shutil.copytree(folder / "simclr", tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(config.replace(str(folder), str(tmp_path)))
+    with pytest.raises(InputError, match=r"k-NN .*training images with known labels"):
+        probe(tmp_path / "run")
+
+
+def test_measure_computes_what_is_asked(runs):
+    folder, arrays = runs
+    found = jaxmatch.load(folder / "simclr")
+    sets = probe_sets(
+        source(
+            images=arrays["x_train"],
+            labels=arrays["y_train"],
+            test_images=arrays["x_test"],
+            test_labels=arrays["y_test"],
+        ),
+        train=30,
+        test=10,
+    )
+    counted = []
+
+    def compute(variables, images):
+        counted.append(len(images))
+        return features(found, images)
+
+    assert measure(compute, found.variables(), sets, linear=False).keys() == {"knn"}
+    assert counted == [30, 10]

@@ -1,0 +1,301 @@
+"""Results and report: groups, figures over seeds, what the page holds and what is refused."""
+
+import base64
+import io
+import json
+from html.parser import HTMLParser
+from statistics import fmean, stdev
+
+import pytest
+from PIL import Image
+
+from jaxmatch.config import from_flags, make_stages, to_json
+from jaxmatch.errors import DiskError, InputError
+from jaxmatch.metrics import summarise
+from jaxmatch.report import report
+from jaxmatch.results import group, read, table, table_text
+
+STEPS = 300
+
+
+def metrics(accuracy, steps=STEPS):
+    """Lines whose teacher ends at ``accuracy``, and whose student is one point below."""
+    return [
+        {
+            "step": step,
+            "loss/total": 1 / step,
+            "pseudo/accuracy": accuracy,
+            "pseudo/coverage": step / STEPS,
+            "unlabeled/weak_accuracy": accuracy,
+            "unlabeled/strong_accuracy": accuracy - 0.1,
+            "test/teacher/accuracy": accuracy * step / steps,
+            "test/student/accuracy": accuracy * step / steps - 0.01,
+            "time/seconds": step / 10,
+        }
+        for step in range(75, steps + 1, 75)
+    ]
+
+
+def write(folder, config, lines=(), finished=True, **summary):
+    """A run folder; keywords change its summary."""
+    folder.mkdir(parents=True)
+    facts = {"classes": ["a", "b"], "labels": [0, 1], "unlabeled": 4000}
+    (folder / "config.json").write_text(json.dumps({**to_json(config), "facts": facts}))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text)
+    if finished:
+        found = summarise(
+            lines,
+            algorithm=config.algorithm.name,
+            evaluated="teacher",
+            steps=STEPS,
+            images_seen={"labeled": 1000, "unlabeled": 7000},
+            forward_images=15000,
+            seconds=30.0,
+        )
+        (folder / "summary.json").write_text(json.dumps({**found, **summary}))
+    return folder
+
+
+def configuration(config, *overrides):
+    return from_flags(config, [f"--config.{override}" for override in overrides])[0]
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """Writes runs of ``config``, one for each accuracy, and reads them."""
+
+    def seeds(name, config, accuracies, *overrides):
+        runs = []
+        for seed, accuracy in enumerate(accuracies):
+            chosen = configuration(f"{config},seed={seed}", *overrides)
+            runs.append(read(write(tmp_path / f"{name}-s{seed}", chosen, metrics(accuracy))))
+        return runs
+
+    return seeds
+
+
+def test_figures_are_mean_and_sample_deviation_over_seeds(seeds):
+    accuracies = (0.9, 0.95, 0.97)
+    runs = seeds("fixmatch", "fixmatch:mnist5k,labels=40", accuracies)
+    (found,) = group(reversed(runs))
+    assert found.label == "fixmatch"
+    assert [run.settings["seed"] for run in found.runs] == [0, 1, 2]
+    (row,) = table([found])
+    percent = [100 * accuracy for accuracy in accuracies]
+    assert row["last"] == f"{fmean(percent):.1f} ± {stdev(percent):.1f}" == "94.0 ± 3.6"
+    assert row["last"] == row["best"] == row["teacher last"]
+    assert row["student last"] == "93.0 ± 3.6"
+    assert row["mean_20"] == row["median_20"] == "58.8 ± 2.3"
+    assert row["seeds"] == "3 (0, 1, 2)"
+    assert (row["labeled seen"], row["unlabeled seen"]) == ("1,000", "7,000")
+    assert "k-NN" not in row
+    assert "differs in" not in row
+    (single,) = table(group(runs[:1]))
+    assert single["last"] == "90.0"
+    text = table_text([found])
+    assert len({line.index("94.0 ± 3.6") for line in text.splitlines()[2:]}) == 1
+
+
+def test_groups_are_told_apart_by_what_differs(seeds):
+    runs = [
+        *seeds("few", "fixmatch:mnist5k,labels=10", (0.5, 0.6)),
+        *seeds("high", "fixmatch:mnist5k,labels=10", (0.5,), "algorithm.threshold=0.99"),
+        *seeds("many", "supervised:mnist5k,labels=40", (0.8,)),
+    ]
+    groups = group(runs)
+    assert [one.label for one in groups] == [
+        "fixmatch, 10 labels, threshold=0.95",
+        "fixmatch, 10 labels, threshold=0.99",
+        "supervised, 40 labels",
+    ]
+    assert [len(one.runs) for one in groups] == [2, 1, 1]
+    assert groups[0].differs == {"algorithm.threshold": 0.95, "data.ratio": 7}
+    assert groups[2].differs == {"data.ratio": 0}
+
+
+def test_the_seed_in_a_file_name_makes_no_group(tmp_path):
+    runs = []
+    for seed in (0, 1):
+        config = configuration(
+            f"fixmatch:mnist5k,seed={seed},split=labels_seed{seed}.json",
+            f"init_from=runs/simclr-mnist5k-none-s{seed}-0123456{seed}",
+            f"devices={seed}",
+        )
+        runs.append(read(write(tmp_path / str(seed), config, metrics(0.9))))
+    assert len(group(runs)) == 1
+    other = configuration("fixmatch:mnist5k,seed=1,split=labels_seed0.json")
+    runs.append(read(write(tmp_path / "other", other, metrics(0.9))))
+    assert len(group(runs)) == 2
+
+
+def test_a_run_older_than_a_setting_has_its_default(seeds, tmp_path):
+    (new,) = seeds("new", "fixmatch:mnist5k", (0.9,))
+    old = write(tmp_path / "old", configuration("fixmatch:mnist5k,seed=1"), metrics(0.8))
+    config = json.loads((old / "config.json").read_text())
+    del config["init_from"], config["algorithm"]["temperature"]
+    (old / "config.json").write_text(json.dumps(config))
+    assert len(group([new, read(old)])) == 1
+
+
+def test_unfinished_runs_are_marked_and_left_out_of_the_mean(seeds, tmp_path):
+    finished = seeds("done", "fixmatch:mnist5k", (0.9, 0.92))
+    config = configuration("fixmatch:mnist5k,seed=2")
+    folder = write(tmp_path / "running", config, metrics(0.3, steps=150), finished=False)
+    running = read(folder)
+    (found,) = group([*finished, running])
+    (row,) = table([found])
+    assert row["seeds"] == "2 (0, 1), 1 more running"
+    assert row["last"] == "91.0 ± 1.4"
+    (alone,) = table(group([running]))
+    assert (alone["seeds"], alone["last"], alone["steps"]) == ("1 (2), running", "30.0", "150")
+    page = report([folder], tmp_path / "report.html")[0].read_text()
+    assert "<td>running</td>" in page
+    assert "Some runs have no summary yet" in page
+
+
+def test_label_free_runs_show_their_probes(tmp_path):
+    lines = [{"step": step, "loss/contrastive": 4.0, "probe/knn": 0.8} for step in (75, 150)]
+    config = configuration("simclr:mnist5k")
+    probe = {"knn": 0.875, "linear": 0.9}
+    run = read(write(tmp_path / "done", config, lines, probe=probe, teacher=None, student=None))
+    (row,) = table(group([run]))
+    assert (row["k-NN"], row["linear probe"]) == ("87.5", "90.0")
+    assert "last" not in row
+    running = read(write(tmp_path / "running", config, lines, finished=False))
+    assert table(group([running]))[0]["k-NN"] == "80.0"
+
+
+@pytest.fixture
+def staged(tmp_path):
+    """Writes a run in stages, of which so many have begun."""
+
+    def staged(name, begun):
+        first = configuration("simclr:mnist5k,seed=3")
+        last = configuration("fixmatch:mnist5k,labels=40,seed=3")
+        config = make_stages("selfmatch", {"simclr": first, "fixmatch": last})
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(to_json(config)))
+        probe = {"probe": {"knn": 0.7, "linear": 0.8}, "teacher": None, "student": None}
+        for number, stage, more in ((1, "simclr", probe), (2, "fixmatch", {}))[:begun]:
+            write(folder / f"{number}_{stage}", config.stages[stage], metrics(0.9), **more)
+        return folder
+
+    return staged
+
+
+def test_a_staged_run_is_its_last_stage_with_the_cost_of_all(staged, tmp_path):
+    run = read(staged("selfmatch", 2))
+    (row,) = table(group([run]))
+    assert (row["method"], row["last"]) == ("selfmatch", "90.0")
+    assert (row["steps"], row["unlabeled seen"], row["seconds"]) == ("600", "14,000", "60")
+    page = report([run.folder], tmp_path / "report.html")[0].read_text()
+    assert "1_simclr (steps=300, knn=70.0, linear=80.0)" in page
+    half = read(staged("half", 1))
+    assert not half.finished
+    (found,) = group([run, half])  # one configuration
+    assert table([found])[0]["seeds"] == "1 (3), 1 more running"
+    with pytest.raises(InputError, match="no metrics yet"):
+        read(staged("planned", 0))
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order, and collects tables and images."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.rows, self.scripts = [], [], [], 0
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        assert not {"href", "onload", "srcset"} & attributes.keys()
+        self.scripts += tag in ("script", "link", "iframe")
+        if tag == "img":
+            self.images.append(attributes["src"])
+        elif tag != "meta":
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1].append(data)
+
+
+def test_the_page_is_whole_and_needs_nothing_else(seeds, tmp_path):
+    runs = [
+        *seeds("fixmatch", "fixmatch:mnist5k", (0.9, 0.95)),
+        *seeds("supervised", "supervised:mnist5k", (0.8,)),
+    ]
+    folders = [run.folder for run in runs]
+    files = report([*folders, folders[0]], tmp_path / "page" / "mine.html")  # one of them twice
+    names = ["mine.html", "mine_comparison.png", "mine_losses.png"]
+    assert [path.name for path in files] == names
+    assert sorted(path.name for path in (tmp_path / "page").iterdir()) == names
+    text = files[0].read_text()
+    page = Page(text)
+    assert not page.scripts
+    assert "http" not in text
+    for source, path in zip(page.images, files[1:], strict=True):
+        start, _, content = source.partition(",")
+        assert start == "data:image/png;base64"
+        assert base64.b64decode(content) == path.read_bytes()
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            assert min(image.size) > 400
+    methods = [row[0] for row in page.rows]
+    assert methods[:3] == ["method", "fixmatch", "supervised"]
+    assert methods.count("fixmatch") == 3  # the group and both seeds
+    assert "best is selected on the test set" in text
+    assert "The groups are of different seeds" in text
+    assert ["optim.learning_rate", "0.03"] in page.rows
+
+
+def test_notes_of_what_does_not_compare(seeds, tmp_path):
+    runs = [
+        *seeds("mnist", "fixmatch:mnist5k", (0.9,)),
+        *seeds("digits", "fixmatch:digits", (0.9,)),
+        *seeds("again", "fixmatch:digits", (0.8,)),
+    ]
+    page = report([run.folder for run in runs], tmp_path / "report.html")[0].read_text()
+    assert "different data sets" in page
+    assert "fixmatch, digits has a seed more than once" in page
+    assert "different seeds" not in page
+
+
+def test_names_are_escaped(seeds, tmp_path):
+    (run,) = seeds("<b>", "fixmatch:mnist5k", (0.9,), "recipe=a<b&c")
+    text = report([run.folder], tmp_path / "report.html")[0].read_text()
+    Page(text)
+    assert "a&lt;b&amp;c" in text
+
+
+def test_what_cannot_be_reported(seeds, tmp_path):
+    config = configuration("fixmatch:mnist5k")
+    empty = write(tmp_path / "empty", config, finished=False)
+    damaged = write(tmp_path / "damaged", config, metrics(0.9))
+    (damaged / "summary.json").write_text("{")
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "config.json").write_text("[]")
+    for folder, expected in (
+        (tmp_path / "nowhere", "nowhere is no run folder"),
+        (tmp_path, "is no run folder"),
+        (tmp_path / "list", "is no run folder"),
+        (empty, "has no metrics yet"),
+        (damaged, r"summary\.json is damaged"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            report([folder], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+    (run,) = seeds("run", "fixmatch:mnist5k", (0.9,))
+    with pytest.raises(DiskError, match=r"could not be written \(Is a directory\)"):
+        report([run.folder], tmp_path)
+    (tmp_path / "full.html").symlink_to("/dev/full")
+    with pytest.raises(DiskError, match="No space left"):
+        report([run.folder], tmp_path / "full.html")

@@ -1,0 +1,139 @@
+"""Runs in stages: one command, each stage resumes, and no stage starts that a later one forbids."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers import assert_bitwise, on_host
+from tiny_runs import OVERRIDES, PERIOD, STEPS, compiler_cache, snapshot, state_of, write_data
+
+from jaxmatch import load, train
+from jaxmatch.config import from_flags, run_name
+from jaxmatch.errors import InputError
+from jaxmatch.metrics import read
+from jaxmatch.stages import run_folder
+
+STAGES = ("1_simclr", "2_fixmatch")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cached():
+    with compiler_cache():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
+
+
+def configuration(data, chosen=",labels=16", **overrides):
+    """SelfMatch; keywords write ``stage__section__key``."""
+    values = {}
+    for name in ("simclr", "fixmatch"):
+        values |= {f"stages.{name}.{key}": value for key, value in OVERRIDES.items()}
+    values.pop("stages.simclr.algorithm.threshold")
+    values |= {
+        f"stages.{key.replace('__', '.')}" if "__" in key else key: value
+        for key, value in overrides.items()
+    }
+    flags = [f"--config.{key}={value}" for key, value in values.items()]
+    return from_flags(f"selfmatch:npz:{data}{chosen}", flags)[0]
+
+
+@pytest.fixture(scope="module")
+def reference(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "reference"
+    train(configuration(data), workdir)
+    return workdir
+
+
+def test_one_command_runs_all_stages(reference):
+    present = {path.name for path in reference.iterdir()}
+    assert present == {"config.json", "summary.json", *STAGES}
+    assert {line["step"] for line in read(reference / STAGES[0])} == {5, 10, 15, 20}
+    assert all("probe/knn" in line for line in read(reference / STAGES[0]))
+    summary = json.loads((reference / "summary.json").read_text())
+    first, second = (summary["stages"][name] for name in STAGES)
+    assert summary["teacher"] == second["teacher"]
+    assert set(first["probe"]) == {"knn", "linear"}
+    assert first["teacher"] is None
+    assert summary["images_seen"] == {"labeled": 8 * STEPS, "unlabeled": (16 + 16) * STEPS}
+    assert summary["forward_images"] == first["forward_images"] + second["forward_images"]
+    assert summary["seconds"] == pytest.approx(first["seconds"] + second["seconds"])
+
+
+def test_the_second_stage_starts_from_the_first_ones_encoder(data, reference, tmp_path):
+    config = configuration(data, fixmatch__optim__learning_rate=0, fixmatch__model__bn_decay=1)
+    shutil.copytree(reference / STAGES[0], tmp_path / "run" / STAGES[0])
+    train(config, tmp_path / "run")
+    first, second = (on_host(load(tmp_path / "run" / name).state) for name in STAGES)
+    assert_bitwise(second.params["stem"], first.params["stem"])
+    assert_bitwise(second.stats, first.stats)
+    assert set(second.params) == {*first.params} - {"projection"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_resumes(stage, data, reference, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    (run / "summary.json").unlink()
+    for name in STAGES[STAGES.index(stage) + 1 :]:
+        shutil.rmtree(run / name)
+    (run / stage / "summary.json").unlink()
+    for step in (STEPS, STEPS - PERIOD):
+        shutil.rmtree(run / stage / "checkpoints" / str(step))
+    train(configuration(data), run)
+    for name in STAGES:
+        assert_bitwise(state_of(run / name), state_of(reference / name))
+
+
+def test_a_finished_run_is_not_touched(data, reference):
+    before = {path: value for path, value in snapshot(reference).items() if "_" in str(path.parent)}
+    assert train(configuration(data), reference)["algorithm"] == "fixmatch"
+    after = snapshot(reference)
+    inside = [path for path in before if path.parent != reference]
+    assert all(after[path] == before[path] for path in inside)
+
+
+def test_a_run_folder_is_either_level(reference):
+    assert run_folder(reference) == reference / STAGES[1]
+    assert run_folder(reference / STAGES[0]) == reference / STAGES[0]
+    assert_bitwise(state_of(reference), state_of(reference / STAGES[1]))
+
+
+def test_a_network_without_classifier_does_not_predict(reference):
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    with pytest.raises(InputError, match="trained without labels"):
+        load(reference / STAGES[0]).predict(images)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"fixmatch__model__depth": 10}, "another encoder"),
+        ({"fixmatch__data__labels": "6"}, "cannot be shared equally"),
+        ({"chosen": ",labels=400"}, "asks for 100 images"),
+        ({"simclr__data__labels": "8"}, "reads no labels"),
+        ({"fixmatch__algorithm__threshold": "x"}, "cannot read an override"),
+    ],
+)
+def test_what_a_later_stage_forbids_stops_the_first(options, expected, data, tmp_path):
+    with pytest.raises(InputError, match=expected):
+        train(configuration(data, **options), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_another_configuration_is_refused(data, reference):
+    with pytest.raises(InputError, match=r"2_fixmatch.*threshold: 0.4 -> 0.5"):
+        train(configuration(data, fixmatch__algorithm__threshold=0.5), reference)
+
+
+def test_stages_share_seed_and_devices(data):
+    config = configuration(data, seed=5, devices=2)
+    assert {stage.seed for stage in config.stages.values()} == {5}
+    assert {stage.devices for stage in config.stages.values()} == {2}
+    assert run_name(config).startswith("selfmatch-npz-colours-16-s5-")
+    assert run_name(config) != run_name(configuration(data))
+    assert run_name(configuration(data, seed=5)) == run_name(config)

@@ -1,0 +1,137 @@
+"""What a run takes over from another run's encoder, and what it refuses."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from helpers import assert_bitwise
+from tiny_runs import (
+    PERIOD,
+    arguments,
+    compiler_cache,
+    configuration,
+    state_of,
+    train_tiny,
+    write_data,
+)
+
+from jaxmatch import load
+from jaxmatch.algorithms.simclr import SimCLR
+from jaxmatch.cli import main
+from jaxmatch.errors import InputError
+from jaxmatch.transfer import check_encoder, encoder
+
+SHORT = {"steps": PERIOD, "model__conv_bias": "none"}
+FROZEN = {**SHORT, "optim__learning_rate": 0.0, "model__bn_decay": 1.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cached():
+    with compiler_cache():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
+
+
+@pytest.fixture(scope="module")
+def source(data, tmp_path_factory):
+    """A FixMatch run of another seed, whose teacher is what it reports."""
+    workdir = tmp_path_factory.mktemp("runs") / "source"
+    train_tiny(data, workdir, chosen=",labels=16,seed=7", **SHORT)
+    return workdir
+
+
+def test_an_encoder_is_what_is_neither_classifier_nor_head():
+    tree = {"stem": 1, "group1": 2, "classifier": 3, "projection": 4}
+    found = encoder({"params": tree, "batch_stats": {"norm": 5}}, SimCLR())
+    assert found == {"params": {"stem": 1, "group1": 2}, "batch_stats": {"norm": 5}}
+
+
+def test_encoders_of_other_shapes_are_refused_by_their_first_tensors():
+    ours = {"params": {"a": np.zeros(3), "b": np.zeros(2), "d": np.zeros(1)}}
+    theirs = {"params": {"a": np.zeros(3), "b": np.zeros(4), "c": np.zeros(1)}}
+    check_encoder(ours, ours, "x")
+    with pytest.raises(InputError) as caught:
+        check_encoder(theirs, ours, "runs/x")
+    text = str(caught.value)
+    assert "init_from=runs/x" in text
+    assert "params/b is (4,) there and (2,) here" in text
+    assert "params/c is (1,) there and missing here" in text
+    assert "params/d is missing there and (1,) here" in text
+
+
+def test_the_run_starts_from_the_reported_network_of_the_source(data, source, tmp_path):
+    train_tiny(data, tmp_path / "run", init_from=str(source), **FROZEN)
+    run, before = load(tmp_path / "run"), load(source)
+    trunk = encoder(jax.device_get(before.variables()), before.parts.algorithm)
+    # Neither the rate of zero nor the decay of one lets the step change anything.
+    for variables in (run.state.student(), run.state.teacher):
+        found = encoder(jax.device_get(variables), run.parts.algorithm)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, trunk)
+    fresh = train_and_load(data, tmp_path / "fresh")
+    assert_bitwise(run.state.params["classifier"], fresh.state.params["classifier"])
+    ours, theirs = (np.asarray(each.state.params["stem"]["kernel"]) for each in (run, fresh))
+    assert not np.array_equal(ours, theirs)
+
+
+def train_and_load(data, workdir):
+    train_tiny(data, workdir, **FROZEN)
+    return load(workdir)
+
+
+def test_a_label_free_run_can_start_from_any_run_and_any_run_from_it(data, source, tmp_path):
+    options = {"method": "simclr", "chosen": "", "data__ratio": 1, **SHORT}
+    train_tiny(data, tmp_path / "free", init_from=str(source), **options)
+    train_tiny(data, tmp_path / "then", init_from=str(tmp_path / "free"), **SHORT)
+    assert (tmp_path / "then" / "summary.json").exists()
+
+
+def test_a_resumed_run_does_not_need_the_source_again(data, source, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(source, copied)
+    options = {**SHORT, "steps": 2 * PERIOD, "init_from": str(copied)}
+    train_tiny(data, tmp_path / "run", **options)
+    whole = state_of(tmp_path / "run")
+    shutil.rmtree(copied)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / str(2 * PERIOD))
+    (tmp_path / "run" / "summary.json").unlink()
+    train_tiny(data, tmp_path / "run", **options)
+    assert_bitwise(state_of(tmp_path / "run"), whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"model__bn_decay": 0.9, "model__conv_bias": "all"}, "stem/bias is missing there"),
+        ({"model__depth": 10, "model__width": 0.25}, "has another encoder"),
+        ({"init_from": "nowhere"}, "nowhere is no run folder"),
+    ],
+)
+def test_what_cannot_be_taken_over_is_refused_before_anything_is_written(
+    options, expected, data, source, tmp_path
+):
+    options = {"init_from": str(source), **SHORT, **options}
+    with pytest.raises(InputError, match=expected):
+        train_tiny(data, tmp_path / "run", **options)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_another_source_is_another_run(data, source, tmp_path):
+    first = configuration(data, init_from=str(source))
+    assert json.loads(first.to_json_best_effort())["init_from"] == str(source)
+    train_tiny(data, tmp_path / "run", **SHORT)
+    with pytest.raises(InputError, match="init_from"):
+        train_tiny(data, tmp_path / "run", init_from=str(source), **SHORT)
+
+
+def test_the_command_line_says_which_tensors_differ(data, source, tmp_path, capsys):
+    words = arguments(data, init_from=source, model__depth=10)
+    with pytest.raises(SystemExit) as caught:
+        main(["train", *words, f"--workdir={tmp_path / 'run'}"])
+    assert caught.value.code == 2
+    assert "group1/block1" in capsys.readouterr().err
