@@ -222,9 +222,7 @@ class _Run:
         plot({self.folder.name: lines}, self.folder / "curves.png")
         probe = None
         if self.probed is not None:
-            networks = {"teacher": state.teacher, "student": state.student()}
-            network = networks[self.parts.algorithm.evaluated]
-            probe = measure(self.features, network, probe_sets(self.source))
+            probe = self.probe(state, probe_sets(self.source), linear=True)
         summary = self.summary(lines, probe, earlier + time.monotonic() - self.started)
         write_json(self.folder / "summary.json", summary)
         return summary
@@ -277,16 +275,18 @@ class _Run:
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Accuracies of teacher and student on the held-out images, or k-NN's without labels."""
-        networks = {"teacher": state.teacher, "student": state.student()}
         if self.probed is not None:
-            network = networks[self.parts.algorithm.evaluated]
-            found = measure(self.features, network, self.probed, linear=False)
-            return {"probe/knn": found["knn"]}
+            return {"probe/knn": self.probe(state, self.probed, linear=False)["knn"]}
         return {
             f"{name}/{network}/accuracy": accuracy(self.predict, variables, images, labels)
             for name, (images, labels) in self.held_out.items()
-            for network, variables in networks.items()
+            for network, variables in _networks(state).items()
         }
+
+    def probe(self, state: TrainState, sets: Sets, *, linear: bool) -> dict[str, float]:
+        """What the features of the network that the method reports are worth."""
+        network = _networks(state)[self.parts.algorithm.evaluated]
+        return measure(self.features, network, sets, linear=linear)
 
     def summary(
         self, lines: list[dict[str, Any]], probe: dict[str, float] | None, seconds: float
@@ -309,6 +309,10 @@ class _Run:
             seconds=seconds,
         )
         return summary if algorithm.labeled else {**summary, "probe": probe}
+
+
+def _networks(state: TrainState) -> dict[str, PyTree]:
+    return {"teacher": state.teacher, "student": state.student()}
 
 
 @jax.jit

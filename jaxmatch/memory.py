@@ -67,7 +67,12 @@ class Queue(NamedTuple):
 
 
 def make_queue(size: int, **widths: int) -> Queue:
-    """An empty ring of ``size`` rows: a vector of the given width for each name."""
+    """An empty ring of ``size`` rows: a vector of the given width for each name.
+
+    Raises InputError where 32-bit positions do not reach.
+    """
+    if size >= 2**31:
+        raise InputError(f"a queue of {size} rows is longer than 2**31 - 1; make it shorter.")
     return Queue(
         {name: jnp.zeros((size, width), float) for name, width in widths.items()},
         jnp.zeros((), jnp.int32),

@@ -16,7 +16,8 @@ from tiny_runs import (
     write_data,
 )
 
-from jaxmatch import load, loop
+from jaxmatch import load, loop, train
+from jaxmatch.config import from_flags
 from jaxmatch.data import splits
 from jaxmatch.errors import DiskError, InputError, NonFiniteError
 from jaxmatch.metrics import read
@@ -208,6 +209,22 @@ def test_what_cannot_work_is_found_before_anything_is_written(data, tmp_path):
         with pytest.raises(InputError):
             train_tiny(data, tmp_path / "run", **changed)
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("batches", "expected"),
+    [
+        (0, "cannot enter a queue of 0"),
+        (4 * 10**6, "the run needs more on each: memory"),
+        (10**7, r"longer than 2\*\*31"),
+    ],
+)
+def test_a_memory_of_the_wrong_size_is_refused(batches, expected, data, tmp_path):
+    flags = [f"--config.algorithm.queue_batches={batches}", "--config.model.depth=4"]
+    config, _ = from_flags(f"comatch:npz:{data},labels=16", flags)
+    with pytest.raises(InputError, match=expected):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_default_folder_is_named_after_the_configuration(data, tmp_path, monkeypatch):

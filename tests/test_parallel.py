@@ -12,7 +12,15 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxmatch.errors import InputError
-from jaxmatch.parallel import make_mesh, over_batch, replicated, shard_batch, use_all_cores
+from jaxmatch.parallel import (
+    check_memory,
+    make_mesh,
+    over_batch,
+    replicated,
+    shard_batch,
+    tree_bytes,
+    use_all_cores,
+)
 
 
 def test_takes_all_devices_when_the_batches_divide(caplog):
@@ -81,3 +89,17 @@ def test_one_cpu_device_a_core_unless_the_user_says_otherwise():
         for environment in (plain, chosen)
     ]
     assert [run.wait() for run in runs] == [len(os.sched_getaffinity(0)), 3]
+
+
+def test_arrays_that_no_device_has_room_for_are_refused():
+    mesh = make_mesh(4)
+    small = {"bank": jax.ShapeDtypeStruct((10, 128), jnp.float32), "key": jax.random.key(0)}
+    check_memory(mesh, {"state": small})
+    large = {"bank": jax.ShapeDtypeStruct((2**31 - 1, 4096), jnp.float32)}
+    with pytest.raises(InputError, match=r"memory 35,184,372,072,448 bytes.*smaller"):
+        check_memory(mesh, {"memory": large, "state": {**small, **large}})
+
+
+def test_bytes_of_a_tree():
+    tree = {"a": np.zeros((2, 3), np.float64), "b": jax.ShapeDtypeStruct((5,), jnp.int8)}
+    assert tree_bytes({**tree, "key": jax.random.key(0)}) == 48 + 5

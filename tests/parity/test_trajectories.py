@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from experiments.parity.__main__ import main
-from jaxmatch import similarity
-from jaxmatch.algorithms import comatch, fixmatch_eman, simmatch
+from jaxmatch import propagation, similarity
+from jaxmatch.algorithms import comatch, fixmatch_eman, simmatch, simmatch_v2
 from jaxmatch.losses import cross_entropy
 from jaxmatch.optim import Ema
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SOURCES = {
     "off_simmatch_eman": "override: Optim.build",
+    "off_simmatchv2": "override: Ema.decay",
     "off_comatch_cifar": "library",
     "off_fixmatch_eman": "library",
     "simmatch": "override: alignment.align, memory.normalize",
@@ -50,6 +51,17 @@ def test_a_wrong_simmatch_fails(monkeypatch, capsys):
     failed = failures("off_simmatch_eman", capsys)
     assert {"out/in_loss", "out/total_loss", "final/main/parameters", "state/bank"} <= failed
     assert not failed & {"grad/0", "out/mask", "state/labels", "out/lr"}
+
+
+def test_a_wrong_simmatch_v2_fails(monkeypatch, capsys):
+    def wrong(embeddings, prediction, bank, **options):
+        options["share"] *= 1.0001
+        return propagation.propagate(embeddings, prediction, bank, **options)
+
+    monkeypatch.setattr(simmatch_v2, "propagate", wrong)
+    failed = failures("off_simmatchv2", capsys)
+    assert {"out/total_loss", "grad/0"} <= failed
+    assert not failed & {"out/sup_loss", "out/mask", "out/lr"}
 
 
 def test_a_wrong_comatch_fails(monkeypatch, capsys):
