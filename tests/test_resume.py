@@ -108,6 +108,24 @@ def test_a_crashed_run_continues_bitwise(reference, data, tmp_path):
     assert_same_end(tmp_path / "run", reference)
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("simmatch", {"algorithm__instance_start_step": PERIOD}),
+        ("comatch", {"algorithm__queue_batches": 3}),  # so the ring wraps on either side
+    ],
+)
+def test_banks_queues_and_histories_continue_bitwise(method, options, data, tmp_path):
+    options = {"method": method, "algorithm__alignment_length": 8, **options}
+    train_tiny(data, tmp_path / "whole", **options)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    (tmp_path / "cut" / "summary.json").unlink()
+    for step in (STEPS, STEPS - PERIOD):
+        shutil.rmtree(tmp_path / "cut" / "checkpoints" / str(step))
+    train_tiny(data, tmp_path / "cut", **options)
+    assert_same_end(tmp_path / "cut", tmp_path / "whole")
+
+
 def test_sigterm_saves_and_the_same_command_continues(reference, data, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     terminate = partial(os.kill, os.getpid(), signal.SIGTERM)
