@@ -1,5 +1,6 @@
 """The grammar of configurations: arguments, layers, overrides, names and differences."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,8 +13,8 @@ from ml_collections import ConfigDict
 
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.config import (
-    DATASETS,
     build_dataclass,
+    complete,
     differences,
     flatten,
     from_flags,
@@ -24,6 +25,7 @@ from jaxmatch.config import (
     to_json,
 )
 from jaxmatch.errors import InputError
+from jaxmatch.presets import DATASETS
 
 ROOT = Path(__file__).parents[1]
 
@@ -277,3 +279,50 @@ print(c.__file__, c.from_flags('fixmatch:mnist5k', [])[0].steps)"""
         check=True,
     )
     assert found.stdout.split() == [str(tmp_path / "site" / "jaxmatch" / "config.py"), "1500"]
+
+
+def test_a_network_brings_its_own_settings():
+    flags = ["--config.model.stem=cifar", "--config.model.name=resnet18"]
+    config, _ = from_flags("fixmatch:mnist5k", flags)
+    assert (config.model.name, config.model.stem, config.model.width) == ("resnet18", "cifar", 64)
+    assert "depth" not in config.model
+    with pytest.raises(InputError, match=r"model\.depth"):
+        from_flags("fixmatch:mnist5k", ["--config.model.name=resnet18", "--config.model.depth=10"])
+    with pytest.raises(InputError, match="resnet18"):
+        from_flags("fixmatch:mnist5k", ["--config.model.name=resnet81"])
+
+
+def test_data_sets_and_presets_leave_another_network_alone():
+    settings = {"model.name": "resnet50", "model.zero_gamma": True}
+    algorithm = {"name": "fixmatch"}
+    config = make("x", "tfds:stl10,preset=usb", algorithm=algorithm, settings=settings)
+    assert dict(config.model) == {
+        "name": "resnet50",
+        "width": 64,
+        "stem": "imagenet",
+        "zero_gamma": True,
+        "feature_norm": "",
+        "bn_decay": 0.9,
+        "bn_eps": 1e-5,
+    }
+
+
+@pytest.mark.parametrize("chosen", ["labels=40", "split=x.json"])
+def test_a_label_free_method_takes_no_labels(chosen):
+    with pytest.raises(InputError, match="reads no labels"):
+        from_flags(f"simclr:mnist5k,{chosen}", [])
+
+
+def test_the_last_of_two_overrides_counts():
+    flags = ["--config.steps=30", "--config.steps=45"]
+    assert from_flags("fixmatch:mnist5k", flags)[0].steps == 45
+
+
+def test_an_older_run_has_its_data_sets_defaults():
+    new = to_json(from_flags("fixmatch:mnist5k", [])[0])
+    old = json.loads(json.dumps(new))
+    del old["views"]["contrast"], old["init_from"], old["optim"]["drops"]
+    assert differences(old, new) == []
+    assert complete(old).views.contrast.flip == 0
+    old["ema"]["decay"] = 0.5
+    assert differences(old, new) == ["ema.decay: 0.5 -> 0.99"]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from jaxmatch import build
-from jaxmatch.config import DATASETS, PRESETS, from_flags, stages_of
+from jaxmatch.config import from_flags, stages_of
 from jaxmatch.data.resident import Resident
+from jaxmatch.presets import DATASETS, PRESETS
 from jaxmatch.types import Ratio
 
 FOLDER = Path(__file__).parents[1] / "configs"

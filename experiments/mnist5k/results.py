@@ -26,10 +26,9 @@ def main() -> None:
     file = HERE / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     for summary in sorted(arguments.runs.glob("*/summary.json")):
-        config = json.loads((run_folder(summary.parent) / "config.json").read_text())
-        recipe = json.loads((summary.parent / "config.json").read_text())["recipe"]
-        methods = results.setdefault(config["data"]["labels"], {})
-        methods.setdefault(recipe, {})[str(config["seed"])] = entry(summary.parent)
+        method, labels, seed = summary.parent.name.rsplit("-", 2)  # as the sweep names them
+        methods = results.setdefault(labels, {})
+        methods.setdefault(method, {})[seed.removeprefix("s")] = entry(summary.parent)
     write_json(file, results)
     print(table(results))
 

@@ -1,4 +1,4 @@
-"""The runs of the README beside this file: every method at 40 and at 10 labels, seeds 0 to 2.
+"""The runs of the README beside this file: the methods at 40 and at 10 labels, seeds 0 to 2.
 
 jaxmatch sweep --config=experiments/mnist5k/sweep.py --workdir=runs/mnist5k --run
 """
