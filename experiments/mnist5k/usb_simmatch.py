@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--heads", action="store_true", help="average three heads as USB does")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--labels", type=int, default=10)
-    parser.add_argument("--runs", type=Path, default=Path("runs/mnist5k"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/mnist5k_usb"))
     arguments = parser.parse_args()
     names = [name for name in ("bank", "heads") if getattr(arguments, name)]
     folder = f"{'_'.join(['simmatch', *names])}-{arguments.labels}-s{arguments.seed}"
