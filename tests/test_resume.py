@@ -112,7 +112,11 @@ def test_a_crashed_run_continues_bitwise(reference, data, tmp_path):
     ("method", "options"),
     [
         ("simmatch", {"algorithm__instance_start_step": PERIOD}),
-        ("comatch", {"algorithm__queue_batches": 3}),  # so the ring wraps on either side
+        pytest.param(
+            "comatch",
+            {"algorithm__queue_batches": 3},  # so the ring wraps on either side
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_banks_queues_and_histories_continue_bitwise(method, options, data, tmp_path):

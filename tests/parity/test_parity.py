@@ -20,7 +20,6 @@ QUICK = (
     "fixmatch_hard_nocat",
     "fixmatch_soft_T05_sharpened",
     "net_wrn_28_2",
-    "net_comatch_wrn_28_2",
     "fn_cosine_7_16",
     "fn_ema_hook",
 )
@@ -30,6 +29,7 @@ SLOW = (
     "fullysupervised_warmup_lr",
     "fixmatch_hard",
     "net_wrn_28_8",
+    "net_comatch_wrn_28_2",
     "net_simmatch_resnet50",
 )
 
