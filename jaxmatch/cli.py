@@ -7,6 +7,7 @@ import argparse
 import csv
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.run(arguments)
     except JaxmatchError as error:
         sys.exit(_fail(error))
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for Python's own flush at the end
     except OSError as error:
         sys.exit(_fail(DiskError(f"{error.filename or 'a file'}: {error.strerror or error}.")))
     except KeyboardInterrupt:

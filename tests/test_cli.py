@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+import sys
 import time
 from types import SimpleNamespace
 
@@ -380,3 +381,13 @@ def test_show_augment_writes_a_sheet(data, call, tmp_path):
     assert str(output) in printed
     with Image.open(output) as image:
         assert min(image.size) > 100
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch):
+    class Closed:
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    cli.main(["sweep", "--config=fixmatch:mnist5k", "--seeds", "0"])
+    sys.stdout.close()
