@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.memory import Bank
-from jaxmatch.similarity import NEVER
+from jaxmatch.similarity import NEVER, inner_products
 from jaxmatch.types import Array
 
 
@@ -42,7 +42,7 @@ def propagate(
         [b C], rows summing to 1.
     """
     count = min(neighbors, len(bank.labels))
-    scores = jnp.where(bank.filled, embeddings @ bank.embeddings.T, NEVER)  # [b n]
+    scores = jnp.where(bank.filled, inner_products(embeddings, bank.embeddings), NEVER)  # [b n]
     nearest = jax.lax.top_k(scores, count)[1]  # [b k]
     valid = bank.filled[nearest]  # [b k]
     nodes = jnp.concatenate([embeddings[:, None], bank.embeddings[nearest]], axis=1)  # [b 1+k d]

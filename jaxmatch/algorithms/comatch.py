@@ -266,8 +266,8 @@ def graph_with_past(label: Array, queue: Queue, threshold: float) -> Array:
     Returns:
         [b b+n], rows summing to 1.
     """
-    present = jnp.where(jnp.eye(len(label), dtype=bool), 1.0, label @ label.T)
-    weights = jnp.concatenate([present, label @ queue.rows["probabilities"].T], 1)
+    present = jnp.where(jnp.eye(len(label), dtype=bool), 1.0, inner_products(label, label))
+    weights = jnp.concatenate([present, inner_products(label, queue.rows["probabilities"])], 1)
     weights = jnp.where(weights >= threshold, weights, 0.0)
     return weights / weights.sum(1, keepdims=True)
 
