@@ -47,15 +47,23 @@ def write(bank: Bank, index: Array, embeddings: Array, label: Array, momentum: f
     old = bank.embeddings[index]
     mixed = normalize(momentum * old + (1 - momentum) * embeddings)
     new = jnp.where(bank.filled[index][:, None], mixed, embeddings)
-    # A scatter with repeated indices has no defined winner: all but the last go out of bounds.
-    position = jnp.arange(len(index))
-    again = (index[:, None] == index) & (position[:, None] < position)
-    row = jnp.where(again.any(1), len(bank.labels), index)
+    row = last_of_each(index, len(bank.labels))
     return Bank(
         bank.embeddings.at[row].set(new.astype(bank.embeddings.dtype), mode="drop"),
         bank.labels.at[row].set(label.astype(bank.labels.dtype), mode="drop"),
         bank.filled.at[row].set(True, mode="drop"),
     )
+
+
+def last_of_each(index: Array, nowhere: int) -> Array:
+    """``index`` [b], but ``nowhere`` at positions whose index comes again later in the batch.
+
+    A scatter with repeated indices has no defined winner; with ``nowhere`` out of bounds and
+    ``mode="drop"`` the last one wins.
+    """
+    position = jnp.arange(len(index))
+    again = (index[:, None] == index) & (position[:, None] < position)
+    return jnp.where(again.any(1), nowhere, index)
 
 
 class Queue(NamedTuple):

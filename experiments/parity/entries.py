@@ -74,6 +74,7 @@ class Replay:
         quantities: where to find ``out/<step>/<name>`` other than the common ones: a metric of the
             step, or an argument or result of a function inside the loss.
         settings: what the case records of a step by ``out/<step>/<name>`` that is a setting.
+        draws: the recorded randomness of a step's loss, as the algorithm's ``draw`` gives it.
         memory: the algorithm's memory before the first step; by default its own start.
         states: a memory by the names of ``state/<step>/<name>``.
         overrides: what of the library the reference's quirks replace; each line of the case names
@@ -84,6 +85,7 @@ class Replay:
     views: Callable[[Case], tuple[str, ...]] = lambda case: ()
     quantities: Callable[[Case], Quantities] = lambda case: {}
     settings: Callable[[Case, int], Mapping[str, Any]] = lambda case, step: {}
+    draws: Callable[[Case, int], PyTree] = lambda case, step: ()
     memory: Callable[[Case], PyTree] | None = None
     states: Callable[[Case, PyTree], Mapping[str, Array]] = lambda case, memory: {}
     overrides: Callable[[Case], Sequence[Override]] = lambda case: ()

@@ -53,9 +53,15 @@ class RecordingAlgorithm:
     passes: list[Outputs]
     wanted: Mapping[str, Argument | Result]
     overrides: Sequence[Override] = ()
+    draws: PyTree = ()
+
+    def draw(self, key: Array, batch: Batch) -> PyTree:
+        """The recorded randomness."""
+        del key, batch
+        return self.draws
 
     def __getattr__(self, name: str) -> Any:
-        """All but the loss is the algorithm's own."""
+        """All but the loss and its randomness is the algorithm's own."""
         return getattr(self.algorithm, name)
 
     def loss(self, *arguments: Any) -> tuple[Array, Update]:

@@ -100,7 +100,7 @@ def run(case: Case, setup: Setup, tolerance: float) -> Comparison:
     names = Names(find_naming(tensors, shapes), setup.student.removeprefix("init/"))
     state, step = build(case, setup, quantities, overrides, shapes, names)
     for number, batch in enumerate(batches):
-        state, metrics = step(state, batch, setup.decays[number])
+        state, metrics = step(state, batch, setup.decays[number], entry.draws(case, number))
         if number == 0:
             compare_gradient(comparison, case, names, state.optimizer[0])
         metrics = {**metrics, **entry.settings(case, number)}
@@ -125,8 +125,11 @@ def build(
     overrides: Sequence[Override],
     shapes: PyTree,
     names: Names,
-) -> tuple[TrainState, Callable[[TrainState, Batch, float], tuple[TrainState, dict[str, Any]]]]:
-    """The state before the first step, and the compiled step, which takes the EMA's decay."""
+) -> tuple[TrainState, Callable[..., tuple[TrainState, dict[str, Any]]]]:
+    """The state before the first step, and the compiled step.
+
+    The step takes the state, the batch, the EMA's decay and the draws of the loss.
+    """
     student, teacher = (
         read_variables(case, key, shapes, names) for key in (setup.student, setup.teacher)
     )
@@ -144,7 +147,6 @@ def build(
         name: value for name, value in quantities.items() if isinstance(value, Argument | Result)
     }
     method = setup.entry.build(case)
-    algorithm: Any = RecordingAlgorithm(method, passes, wanted, overrides)
     given = setup.entry.memory
     state = TrainState(
         step=jnp.asarray(setup.start, jnp.int32),
@@ -159,8 +161,11 @@ def build(
     network = make_network(RecordingModel(setup.model, passes), forward=setup.forward)
     rate = setup.optim.rate(setup.steps)
 
-    def step(state: TrainState, batch: Batch, decay: Any) -> tuple[TrainState, dict[str, Any]]:
+    def step(
+        state: TrainState, batch: Batch, decay: Any, draws: PyTree
+    ) -> tuple[TrainState, dict[str, Any]]:
         ema = replace(setup.ema, decay=decay)
+        algorithm: Any = RecordingAlgorithm(method, passes, wanted, overrides, draws)
         train = make_train_step(
             algorithm, network, RecordedViews(), optimizer, rate, ema, setup.spec
         )
