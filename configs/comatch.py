@@ -30,4 +30,10 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
         "views.contrast.area": (0.2, 1.0),
         **DATASETS.get(data, CIFAR),
     }
-    return make("comatch", argument, algorithm={"name": "comatch"}, settings=settings)
+    return make(
+        "comatch",
+        argument,
+        algorithm={"name": "comatch"},
+        settings=settings,
+        presets={"usb": {}},
+    )

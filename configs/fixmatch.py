@@ -11,4 +11,10 @@ from jaxmatch.config import make
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
-    return make("fixmatch", argument, algorithm={"name": "fixmatch"}, settings={"data.ratio": 7})
+    return make(
+        "fixmatch",
+        argument,
+        algorithm={"name": "fixmatch"},
+        settings={"data.ratio": 7},
+        presets={"google": {}, "torchssl": {}, "usb": {}},
+    )

@@ -11,5 +11,9 @@ from jaxmatch.config import make
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
     return make(
-        "pseudo_label", argument, algorithm={"name": "pseudo_label"}, settings={"data.ratio": 1}
+        "pseudo_label",
+        argument,
+        algorithm={"name": "pseudo_label"},
+        settings={"data.ratio": 1},
+        presets={"google": {}, "torchssl": {}, "usb": {}},
     )

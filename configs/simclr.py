@@ -67,4 +67,11 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,seed=S][,preset=P]``."""
     data, _ = parse_argument(argument)
     settings = SETTINGS.get(data, CIFAR)
-    return make("simclr", argument, algorithm={"name": "simclr"}, settings=settings)
+    return make(
+        "simclr",
+        argument,
+        algorithm={"name": "simclr"},
+        settings=settings,
+        # For the network and scale of the method that starts from this encoder.
+        presets={"google": {}, "torchssl": {}, "usb": {}},
+    )

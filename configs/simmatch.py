@@ -16,4 +16,10 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
     data, _ = parse_argument(argument)
     algorithm = {"name": "simmatch", **DATASETS.get(data, {})}
-    return make("simmatch", argument, algorithm=algorithm, settings={"data.ratio": 7})
+    return make(
+        "simmatch",
+        argument,
+        algorithm=algorithm,
+        settings={"data.ratio": 7},
+        presets={"usb": {}},
+    )

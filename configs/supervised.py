@@ -13,5 +13,9 @@ from jaxmatch.config import make
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
     return make(
-        "supervised", argument, algorithm={"name": "supervised"}, settings={"data.ratio": 0}
+        "supervised",
+        argument,
+        algorithm={"name": "supervised"},
+        settings={"data.ratio": 0},
+        presets={"google": {}, "torchssl": {}, "usb": {}},
     )

@@ -14,7 +14,7 @@ from jaxmatch.checkpoint import Checkpoints
 from jaxmatch.config import complete
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluate import make_predict
-from jaxmatch.parallel import replicated, use_all_cores
+from jaxmatch.parallel import state_shardings, use_all_cores
 from jaxmatch.stages import run_folder
 from jaxmatch.types import TrainState
 
@@ -103,9 +103,11 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
     parts = build.build_parts(config, facts)
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     shapes = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
-    sharding = replicated(parts.mesh)
+    places = state_shardings(shapes, parts.mesh)
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        places,
     )
     with Checkpoints(folder / "checkpoints") as checkpoints:
         restored = checkpoints.restore(abstract, step)

@@ -83,6 +83,7 @@ def make(
     *,
     algorithm: Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ConfigDict:
     """The configuration of one method.
 
@@ -91,6 +92,9 @@ def make(
         argument: ``DATA[,key=value]*``, keys labels (total number or "all"), seed, preset, split.
         algorithm: ``name`` and the fields that differ from the dataclass's defaults.
         settings: values by dotted key that this method changes whatever the data set.
+        presets: the presets that exist for this method beside "jaxmatch", each with the values by
+            dotted key that it sets for the method, beyond those of every method
+            (:func:`jaxmatch.presets.preset_values`).
 
     Raises:
         InputError: on an unknown key, preset or malformed value, with the nearest known one.
@@ -99,6 +103,9 @@ def make(
     preset = chosen.get("preset", "jaxmatch")
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; {suggest(preset, PRESETS)}")
+    presets = {"jaxmatch": {}, **(presets or {})}
+    if preset not in presets:
+        raise InputError(f"{recipe} has no preset {preset!r}; it has {', '.join(presets)}.")
     name = algorithm["name"]
     if name not in ALGORITHMS:
         raise InputError(f"unknown algorithm {name!r}; {suggest(name, ALGORITHMS)}")
@@ -123,6 +130,7 @@ def make(
         {"data.labels": "none"} if label_free else {},
         settings,
         fitting(preset_values(preset, data)),
+        presets[preset],
         {"recipe": recipe, "preset": preset, "data.name": data},
         {"seed": int(chosen["seed"])} if "seed" in chosen else {},
         {f"data.{key}": chosen[key] for key in ("labels", "split") if key in chosen},
@@ -246,17 +254,27 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     except (flags.Error, TypeError, ValueError) as error:
         raise InputError(f"cannot read an override: {' '.join(str(error).split())}") from error
     chosen = config_flags.get_override_values(values["config"])
-    default = {}
-    for name, part in stages_of(result).items():
-        prefix = f"stages.{name}." if name else ""
-        values_there = preset_values(part.preset, part.data.name)
-        default |= {f"{prefix}{key}": value for key, value in values_there.items()}
+    default = _preset_of(module, argument, result)
     notes = [
         f"--config.{key}={value} contradicts preset {result.preset!r}, which has {default[key]}."
         for key, value in chosen.items()
         if key in default and default[key] != value
     ]
     return result, notes
+
+
+def _preset_of(module: Any, argument: str, chosen: ConfigDict) -> dict[str, Any]:
+    """What the argument's preset sets, by dotted key, before any override."""
+    values = {}
+    for name, part in stages_of(chosen).items():
+        prefix = f"stages.{name}." if name else ""
+        general = preset_values(part.preset, part.data.name)
+        values |= {f"{prefix}{key}": value for key, value in general.items()}
+    plain = ",".join(part for part in argument.split(",") if not part.startswith("preset="))
+    if plain != argument:
+        usual, own = flatten(module.get_config(plain)), flatten(module.get_config(argument))
+        values |= {key: value for key, value in own.items() if value != usual.get(key)}
+    return values
 
 
 def _choose_models(config: ConfigDict, overrides: Sequence[str]) -> None:

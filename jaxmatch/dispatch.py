@@ -74,9 +74,16 @@ def merge(meter: Meter, new: Meter) -> Meter:
 
 
 def compile_call(
-    step: Step, examples_of: Callable[[PyTree, TrainState], Batch], steps_per_call: int, mesh: Mesh
+    step: Step,
+    examples_of: Callable[[PyTree, TrainState], Batch],
+    steps_per_call: int,
+    mesh: Mesh,
+    places: PyTree,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Meter]]:
-    """:func:`make_call` jitted over ``mesh``, everything replicated and the state donated.
+    """:func:`make_call` jitted over ``mesh`` and the state donated.
+
+    ``places`` are the shardings of the state (:func:`~jaxmatch.parallel.state_shardings`); all else
+    is on every device.
 
     On a CPU the host dispatches every step: XLA computes convolutions inside a loop there by a
     path that is over ten times slower (jax-ml/jax#12868).
@@ -85,8 +92,8 @@ def compile_call(
     scanned = 1 if mesh.devices.flat[0].platform == "cpu" else steps_per_call
     call = jax.jit(
         make_call(step, examples_of, scanned),
-        in_shardings=everywhere,
-        out_shardings=everywhere,
+        in_shardings=(places, everywhere),
+        out_shardings=(places, everywhere),
         donate_argnums=0,
     )
     add = jax.jit(merge, out_shardings=everywhere, donate_argnums=0)

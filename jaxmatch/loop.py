@@ -24,7 +24,7 @@ from jaxmatch.dispatch import Meter, compile_call, means, watched
 from jaxmatch.errors import InputError, NonFiniteError, Terminated
 from jaxmatch.evaluate import accuracy, make_features, make_predict
 from jaxmatch.metrics import MetricsLog, open_wandb, summarise, write_json
-from jaxmatch.parallel import check_memory, replicated, use_all_cores
+from jaxmatch.parallel import check_memory, replicated, state_shardings, use_all_cores
 from jaxmatch.probe import Sets, measure, probe_sets
 from jaxmatch.progress import Progress
 from jaxmatch.transfer import check_encoder, encoder, source_folder, transfer
@@ -126,14 +126,18 @@ class _Run:
         self.checkpoints, self.started = checkpoints, started
         everywhere = replicated(parts.mesh)
         optimizer = parts.optim.build(config.steps, parts.model.layers)
-        self.init = jax.jit(
-            lambda: build.build_state(config, parts, optimizer), out_shardings=everywhere
-        )
+
+        def init() -> TrainState:
+            return build.build_state(config, parts, optimizer)
+
+        self.places = state_shardings(jax.eval_shape(init), parts.mesh)
+        self.init = jax.jit(init, out_shardings=self.places)
         self.call = compile_call(
             build.build_step(config, parts, optimizer),
             build.examples_of(parts),
             config.steps_per_call,
             parts.mesh,
+            self.places,
         )
         self.data = jax.device_put(
             resident(data.source, data.split, config.data.include_labeled), everywhere
@@ -229,10 +233,10 @@ class _Run:
 
     def begin(self) -> tuple[TrainState, int]:
         """The newest checkpoint's state and step, or the initial state and 0."""
-        sharding = replicated(self.parts.mesh)
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             self.shapes,
+            self.places,
         )
         restored = self.checkpoints.restore(abstract)
         if restored is not None:

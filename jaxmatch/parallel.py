@@ -12,11 +12,14 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmatch.errors import InputError
+from jaxmatch.per_example import PerExample
 from jaxmatch.types import PyTree
 
 log = logging.getLogger(__name__)
 
 THREADS_A_CORE = 8
+# Per-example memories up to this size are cheaper to keep on every device than to exchange.
+SPREAD_BYTES = 64 * 2**20
 
 
 def use_all_cores() -> None:
@@ -68,15 +71,16 @@ def make_mesh(devices: int, *batches: int) -> Mesh:
 def check_memory(mesh: Mesh, trees: Mapping[str, PyTree]) -> None:
     """Refuse arrays that no device has room for, before any is made.
 
-    ``trees`` are shapes by name, each a part of the last one; the replicated sizes count. Where a
-    device does not tell its memory, nothing is refused. Raises InputError with the sizes in bytes.
+    ``trees`` are shapes by name, each a part of the last one; what :func:`state_shardings` puts on
+    each device counts. Where a device does not tell its memory, nothing is refused. Raises
+    InputError with the sizes in bytes.
     """
     device = mesh.devices.flat[0]
     if device.platform == "cpu":
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
     else:
         limit = (device.memory_stats() or {}).get("bytes_limit")
-    sizes = {name: tree_bytes(tree) for name, tree in trees.items()}
+    sizes = {name: device_bytes(tree, mesh) for name, tree in trees.items()}
     if limit is not None and max(sizes.values()) > limit:
         listed = ", ".join(f"{name} {size:,} bytes" for name, size in sizes.items())
         raise InputError(
@@ -92,6 +96,40 @@ def tree_bytes(tree: PyTree) -> int:
         for leaf in jax.tree.leaves(tree)
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     )
+
+
+def device_bytes(shapes: PyTree, mesh: Mesh) -> int:
+    """Bytes of a state, or a part of one, on each device."""
+    shardings = state_shardings(shapes, mesh)
+    local = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(leaf.shape), leaf.dtype),
+        shapes,
+        shardings,
+    )
+    return tree_bytes(local)
+
+
+def state_shardings(shapes: PyTree, mesh: Mesh) -> PyTree:
+    """Where each array of a state lives: on every device, or spread over them.
+
+    Spread are only the rows of a :class:`~jaxmatch.per_example.PerExample` memory of more than
+    ``SPREAD_BYTES`` that the devices divide; steps read and write them by index with exchanges of
+    the size of a batch. ``shapes`` is a tree of arrays or their shapes.
+    """
+
+    def sharding(node: PyTree) -> PyTree:
+        spread = (
+            isinstance(node, PerExample)
+            and tree_bytes(node) > SPREAD_BYTES
+            and all(
+                len(leaf.shape) > 0 and leaf.shape[0] % mesh.size == 0
+                for leaf in jax.tree.leaves(node)
+            )
+        )
+        one = over_batch(mesh) if spread else replicated(mesh)
+        return jax.tree.map(lambda _: one, node)
+
+    return jax.tree.map(sharding, shapes, is_leaf=lambda node: isinstance(node, PerExample))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

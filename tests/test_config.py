@@ -171,8 +171,20 @@ def test_a_preset_stands_over_a_method_and_a_method_over_the_data_set():
             f"tfds:cifar100,preset={preset}",
             algorithm={"name": "fixmatch"},
             settings=settings,
+            presets={"usb": {"algorithm.threshold": 0.8}},
         )
         assert (found.data.ratio, found.model.width) == (2, width)
+        assert found.algorithm.threshold == (0.8 if preset == "usb" else 0.95)
+
+
+def test_a_preset_that_a_method_lacks_is_refused():
+    with pytest.raises(InputError, match="mine has no preset 'google'; it has jaxmatch, usb"):
+        make(
+            "mine",
+            "mnist5k,preset=google",
+            algorithm={"name": "fixmatch"},
+            presets={"usb": {}},
+        )
 
 
 def test_a_method_cannot_misspell():
@@ -295,7 +307,13 @@ def test_a_network_brings_its_own_settings():
 def test_data_sets_and_presets_leave_another_network_alone():
     settings = {"model.name": "resnet50", "model.zero_gamma": True}
     algorithm = {"name": "fixmatch"}
-    config = make("x", "tfds:stl10,preset=usb", algorithm=algorithm, settings=settings)
+    config = make(
+        "x",
+        "tfds:stl10,preset=usb",
+        algorithm=algorithm,
+        settings=settings,
+        presets={"usb": {}},
+    )
     assert dict(config.model) == {
         "name": "resnet50",
         "width": 64,

@@ -49,7 +49,7 @@ def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> 
     images = jax.device_put(resident(data.source, data.split), everywhere)
     examples_of = build.examples_of(parts)
     step = build.build_step(config, parts, optimizer)
-    call = compile_call(step, examples_of, config.steps_per_call, parts.mesh)
+    call = compile_call(step, examples_of, config.steps_per_call, parts.mesh, everywhere)
 
     start = time.perf_counter()
     state, _ = jax.block_until_ready(call(state, images))
