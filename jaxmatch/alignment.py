@@ -3,6 +3,8 @@
 Berthelot et al., "ReMixMatch", ICLR 2020, section 3.1, https://arxiv.org/abs/1911.09785.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -65,3 +67,39 @@ def align_by_average(
     batch = jax.lax.stop_gradient(jnp.exp(log_probabilities).mean(0))
     aligned = align(log_probabilities, average, prior)
     return aligned, (momentum * average + (1 - momentum) * batch).astype(average.dtype)
+
+
+class Marginal(NamedTuple):
+    """A moving average of the average predictions of batches."""
+
+    average: Array  # [C]
+    started: Array  # [] bool; until then the next batch becomes the average
+
+
+def make_marginal(classes: int, start: Array | None = None) -> Marginal:
+    """An average that begins at ``start`` [C], by default at the first batch's."""
+    begins = jnp.zeros(classes, float) if start is None else start
+    return Marginal(begins, jnp.full((), start is not None))
+
+
+def update_marginal(marginal: Marginal, probabilities: Array, momentum: float) -> Marginal:
+    """Let the average of ``probabilities`` [b C] enter; no gradient passes into it."""
+    batch = jax.lax.stop_gradient(probabilities.mean(0))
+    kept = jnp.where(marginal.started, momentum, 0.0)
+    average = kept * marginal.average + (1 - kept) * batch
+    return Marginal(average.astype(marginal.average.dtype), jnp.ones_like(marginal.started))
+
+
+def sharpen(log_probabilities: Array, temperature: float) -> Array:
+    """log of p_c^(1/T), with rows normalised to sum to 1; no normalisation is asked of ``p``.
+
+    MixMatch: Berthelot et al., NeurIPS 2019, eq. 7, https://arxiv.org/abs/1905.02249.
+
+    Args:
+        log_probabilities: log p [b C].
+        temperature: T, positive; 1 changes nothing, towards 0 rows become one-hot.
+
+    Returns:
+        [b C].
+    """
+    return jax.nn.log_softmax(log_probabilities / temperature)

@@ -24,6 +24,48 @@ def cross_entropy(logits: Array, target: Array) -> Array:
     return -jnp.sum(target * log_probabilities, axis=-1)
 
 
+def entropy(logits: Array) -> Array:
+    """Entropy -sum_c p_c log p_c of p = softmax(logits), in log space.
+
+    Args:
+        logits: [b C], at least float32. Gradients reach both factors.
+
+    Returns:
+        [b] nats, in [0, log C].
+    """
+    log_probabilities = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1)
+
+
+def kl_divergence(target_logits: Array, logits: Array) -> Array:
+    """Kullback-Leibler divergence KL(softmax(target_logits) || softmax(logits)), in log space.
+
+    Args:
+        target_logits: [b C], at least float32 (no gradient is stopped here).
+        logits: [b C].
+
+    Returns:
+        [b] nats, not negative but for rounding.
+    """
+    log_target, log_probabilities = jax.nn.log_softmax(target_logits), jax.nn.log_softmax(logits)
+    return jnp.sum(jnp.exp(log_target) * (log_target - log_probabilities), axis=-1)
+
+
+def squared_difference(logits: Array, target: Array) -> Array:
+    """Squared difference of softmax(logits) and target, averaged over the classes.
+
+    The consistency cost of Laine & Aila, "Temporal Ensembling", ICLR 2017, algorithms 1 and 2.
+
+    Args:
+        logits: [b C], at least float32.
+        target: [b C] probabilities (no gradient is stopped here).
+
+    Returns:
+        [b], in [0, 2 / C].
+    """
+    return jnp.mean(jnp.square(jax.nn.softmax(logits) - target), axis=-1)
+
+
 def nt_xent(first: Array, second: Array, temperature: float) -> Array:
     """SimCLR's normalised temperature-scaled cross-entropy, averaged over both views as anchors.
 

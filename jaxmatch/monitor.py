@@ -1,4 +1,4 @@
-"""Metrics that every pseudo-labeling method reports of its unlabeled batch."""
+"""Metrics that methods report of their unlabeled batch."""
 
 from jaxmatch.types import Array, Ratio
 
@@ -10,7 +10,7 @@ def pseudo_label_metrics(
 
     Args:
         weak: [b C] logits or probabilities that the pseudo-labels are the argmax of.
-        confident: [b] bool, which of them are used.
+        confident: [b] bool, which of them are used, or how much they count, in [0, 1].
         label: [b] true labels, -1 = unknown; read by metrics only.
         strong: [b C] logits of the strong views, if the method has them.
     """
@@ -19,9 +19,21 @@ def pseudo_label_metrics(
         return metrics
     known = label >= 0
     right = (weak.argmax(-1) == label) & known
-    metrics["pseudo/accuracy"] = Ratio((right & confident).sum(), (known & confident).sum())
-    metrics["unlabeled/weak_accuracy"] = Ratio(right.sum(), known.sum())
-    if strong is not None:
-        right_strong = (strong.argmax(-1) == label) & known
-        metrics["unlabeled/strong_accuracy"] = Ratio(right_strong.sum(), known.sum())
-    return metrics
+    metrics["pseudo/accuracy"] = Ratio((right * confident).sum(), (known * confident).sum())
+    return {**metrics, **unlabeled_accuracy(weak, label, strong)}
+
+
+def unlabeled_accuracy(
+    weak: Array, label: Array | None, strong: Array | None = None
+) -> dict[str, Array | Ratio]:
+    """Accuracies of predictions [b C], as :func:`pseudo_label_metrics`, of any method."""
+    if label is None:
+        return {}
+    views = {"weak": weak} if strong is None else {"weak": weak, "strong": strong}
+    known = label >= 0
+    return {
+        f"unlabeled/{name}_accuracy": Ratio(
+            ((prediction.argmax(-1) == label) & known).sum(), known.sum()
+        )
+        for name, prediction in views.items()
+    }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmatch import curves
+from jaxmatch.bins import heat_map
 from jaxmatch.errors import DiskError
 from jaxmatch.results import Group, Run, group, read, runs_table, table
 
@@ -27,7 +28,8 @@ def report(folders: Iterable[str | Path], output: str | Path) -> list[Path]:
     """Write ``output``, an HTML page that needs nothing else, and its plots as PNGs beside it.
 
     The plots are also ``<output's stem>_comparison.png`` (pseudo-label accuracy and coverage,
-    unlabeled and test accuracy) and ``<stem>_losses.png``.
+    unlabeled and test accuracy), ``<stem>_losses.png`` and, where a run has learned its
+    augmentation, ``<stem>_ctaugment.png``.
 
     Returns:
         The files written, the page first.
@@ -40,12 +42,12 @@ def report(folders: Iterable[str | Path], output: str | Path) -> list[Path]:
     unique = {Path(folder).resolve(): Path(folder) for folder in folders}
     groups = group(read(folder) for folder in unique.values())
     lines = {group.label: [_reported(run) for run in group.runs] for group in groups}
+    named = {"comparison": curves.comparison(lines), "losses": curves.losses(lines)}
+    learned = {one.label: one.bins for one in groups if one.bins}
+    if learned:
+        named["ctaugment"] = heat_map(learned)
     pictures = {
-        output.with_name(f"{output.stem}_{name}.png"): picture
-        for name, picture in (
-            ("comparison", curves.comparison(lines)),
-            ("losses", curves.losses(lines)),
-        )
+        output.with_name(f"{output.stem}_{name}.png"): picture for name, picture in named.items()
     }
     page = _page(groups, {path.stem: picture for path, picture in pictures.items()})
     for path, content in {output: page.encode(), **pictures}.items():
@@ -84,6 +86,13 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         notes.append(
             "Some runs have no summary yet and are marked running: they count in a group's figures "
             "only where none of it has finished, and show what they have reached so far."
+        )
+    if any(one.bins for one in groups):
+        notes.append(
+            "The last picture shows CTAugment's weights at the end, means over the seeds: a moving "
+            "average of the probability that the teacher gives to the true class of a labeled "
+            "image under an op at this level, 1 at the start. Bins far below the best of their row "
+            "are drawn no longer."
         )
     seeds = [[run.settings["seed"] for run in group.counted] for group in groups]
     if any(set(other) != set(seeds[0]) for other in seeds):

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxmatch.build import build_algorithm
 from jaxmatch.config import NOT_IDENTITY, complete, flatten, stage_folders, to_json
 from jaxmatch.errors import InputError
@@ -100,6 +102,13 @@ class Group:
     def counted(self) -> tuple[Run, ...]:
         """The runs that the group's figures are taken over: the finished ones, if any is."""
         return tuple(run for run in self.runs if run.finished) or self.runs
+
+    @property
+    def bins(self) -> dict[str, dict[str, list[float]]]:
+        """CTAugment's weights by op and parameter, the mean over the runs; empty without it."""
+        every = [run.stages[-1].summary.get("ctaugment") for run in self.counted]
+        learned = [bins for bins in every if bins]
+        return jax.tree.map(lambda *weights: statistics.fmean(weights), *learned) if learned else {}
 
 
 def read(folder: str | Path) -> Run:

@@ -8,6 +8,7 @@ from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array
 
 SCHEDULES = ("cosine_7_16", "cosine", "steps", "constant")
+SIGNALS = ("none", "linear", "exp", "log")
 
 
 def cosine_7_16(step: Array, steps: int, warmup_steps: int = 0) -> Array:
@@ -98,5 +99,39 @@ def learning_rate(
 
 
 def linear_ramp(step: Array, steps: int, share: float) -> Array:
-    """Weight of an unsupervised term: from 0 to 1 over the first ``share`` of ``steps``."""
+    """Weight of an unsupervised term: from 0 to 1 over the first ``share`` of ``steps``.
+
+    A share of 0 gives 1 from the start; one outside [0, 1] raises InputError.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"a ramp of {share} is no share of the run; give one between 0 and 1.")
     return jnp.clip(jnp.asarray(step, float) / (share * steps), 0, 1) if share > 0 else jnp.ones(())
+
+
+def training_signal(name: str, step: Array, steps: int, classes: int) -> Array:
+    """UDA's threshold that releases labeled examples: from 1 / C up to 1 over K = ``steps``.
+
+    eta = a (1 - 1 / C) + 1 / C with a = k / K ("linear"), exp(5 (k / K - 1)) ("exp") or
+    1 - exp(-5 k / K) ("log"); "none" is 1 throughout. Training signal annealing of Xie et al.,
+    "Unsupervised Data Augmentation for Consistency Training", NeurIPS 2020,
+    https://arxiv.org/abs/1904.12848.
+
+    Args:
+        name: one of :data:`SIGNALS`.
+        step: k, of any shape.
+        steps: K; from then on the signal stays as it is.
+        classes: C.
+
+    Raises:
+        InputError: on an unknown name.
+    """
+    if name not in SIGNALS:
+        raise InputError(f"unknown training signal {name!r}; {suggest(name, SIGNALS)}")
+    progress = jnp.clip(jnp.asarray(step, float) / steps, 0, 1)
+    shares = {
+        "none": jnp.ones_like(progress),
+        "linear": progress,
+        "exp": jnp.exp(5 * (progress - 1)),
+        "log": 1 - jnp.exp(-5 * progress),
+    }
+    return shares[name] * (1 - 1 / classes) + 1 / classes

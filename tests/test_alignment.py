@@ -9,11 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_devices import assert_same_on_four
 
-from jaxmatch.alignment import align, align_by_average, align_by_history, make_history
+from jaxmatch.alignment import (
+    align,
+    align_by_average,
+    align_by_history,
+    make_history,
+    make_marginal,
+    sharpen,
+    update_marginal,
+)
 
 BATCH, CLASSES, LENGTH = 8, 4, 3
 SEEDS = st.integers(0, 2**32 - 1)
 jit_by_history, jit_by_average = quick_jit(align_by_history), quick_jit(align_by_average)
+jit_marginal = quick_jit(update_marginal)
 
 
 def batch_of(random):
@@ -133,3 +142,55 @@ def test_device_count():
         )
 
     assert_same_on_four(aligned, batch_of(random), (history, average))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=SEEDS, momentum=st.sampled_from((0.0, 0.9, 0.999)), started=st.booleans())
+def test_a_marginal_begins_where_it_is_told_or_with_the_first_batch(seed, momentum, started):
+    random = np.random.default_rng(seed)
+    uniform = jnp.full(CLASSES, 1 / CLASSES)
+    marginal = make_marginal(CLASSES, uniform if started else None)
+    expected = np.asarray(uniform) if started else None
+    for _ in range(3):
+        probabilities = np.exp(batch_of(random))
+        marginal = jit_marginal(marginal, probabilities, momentum)
+        mean = probabilities.mean(0)
+        expected = mean if expected is None else momentum * expected + (1 - momentum) * mean
+        np.testing.assert_allclose(marginal.average, expected, rtol=1e-5)
+        assert marginal.started
+
+
+def test_a_marginal_stops_gradients_and_is_the_same_on_four_devices():
+    probabilities = np.exp(batch_of(np.random.default_rng(0)))
+    empty = make_marginal(CLASSES)
+    moved = lambda rows: (update_marginal(empty, rows, 0.9).average ** 2).sum()  # noqa: E731
+    assert not quick_jit(jax.grad(moved))(probabilities).any()
+    assert_same_on_four(
+        lambda rows, marginal: update_marginal(marginal, rows, 0.9).average, probabilities, empty
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, temperature=st.sampled_from((0.1, 0.5, 0.9)), scale=st.floats(-5, 5))
+def test_sharpening_raises_to_a_power(seed, temperature, scale):
+    log_probabilities = batch_of(np.random.default_rng(seed))
+    powers = np.exp(np.float64(log_probabilities)) ** (1 / temperature)
+    sharp = np.exp(sharpen(log_probabilities + scale, temperature))
+    np.testing.assert_allclose(sharp, powers / powers.sum(1, keepdims=True), atol=1e-5)
+    np.testing.assert_array_equal(sharp.argmax(1), log_probabilities.argmax(1))
+    entropies = [
+        -np.sum(np.exp(q) * q, 1)
+        for q in (sharpen(log_probabilities, temperature), log_probabilities)
+    ]
+    assert (entropies[0] <= entropies[1] + 1e-5).all()
+    np.testing.assert_allclose(sharpen(log_probabilities, 1.0), log_probabilities, atol=1e-5)
+
+
+def test_sharpening_certain_rows_stays_finite():
+    def total(logits):
+        return (jnp.exp(sharpen(jax.nn.log_softmax(logits), 0.01)) ** 2).sum()
+
+    logits = jnp.array([[1e4, 0.0, -1e4], [0.0, 0.0, 0.0]])
+    value, gradient = quick_jit(jax.value_and_grad(total))(logits)
+    np.testing.assert_allclose(value, 1 + 1 / 3, rtol=1e-5)
+    assert np.isfinite(gradient).all()

@@ -7,7 +7,7 @@ import pytest
 from helpers import numpy_cross_entropy, numpy_softmax, quick_jit
 from on_devices import assert_same_on_four
 
-from jaxmatch.losses import cross_entropy, nt_xent
+from jaxmatch.losses import cross_entropy, entropy, kl_divergence, nt_xent, squared_difference
 from jaxmatch.similarity import normalize
 
 
@@ -45,6 +45,83 @@ def test_gradient_is_probabilities_minus_target():
     target = numpy_softmax(other)
     gradient = jax.grad(lambda z: cross_entropy(z, jnp.asarray(target)).sum())(logits)
     np.testing.assert_allclose(gradient, numpy_softmax(logits) - target, atol=1e-6)
+
+
+def pairs_of_logits(scale, dtype=np.float64):
+    return np.random.default_rng(0).normal(0, scale, (2, 7, 5)).astype(dtype)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_entropy_and_divergence_equal_their_sums(scale):
+    target_logits, logits = pairs_of_logits(scale)
+    p, q = numpy_softmax(target_logits), numpy_softmax(logits)
+    with jax.enable_x64(True):
+        entropies, divergences = entropy(target_logits), kl_divergence(target_logits, logits)
+        assert entropies.dtype == divergences.dtype == np.float64
+    np.testing.assert_allclose(entropies, -(p * np.log(p)).sum(1), rtol=1e-9)
+    np.testing.assert_allclose(divergences, (p * np.log(p / q)).sum(1), rtol=1e-9, atol=1e-15)
+
+
+def test_divergence_is_cross_entropy_less_entropy():
+    target_logits, logits = jnp.asarray(pairs_of_logits(2.0, np.float32))
+    crossed = cross_entropy(logits, jax.nn.softmax(target_logits))
+    divergences = kl_divergence(target_logits, logits)
+    np.testing.assert_allclose(divergences, crossed - entropy(target_logits), atol=1e-5)
+    assert np.all(divergences > 0)
+
+
+def test_bounds_of_entropy_and_divergence():
+    uniform, certain = jnp.zeros((1, 4)), jnp.array([[1e4, 0.0, -1e4, 0.0]])
+    np.testing.assert_allclose(entropy(uniform), [np.log(4)], rtol=1e-6)
+    assert entropy(certain)[0] == 0
+    np.testing.assert_allclose(kl_divergence(uniform, uniform + 7), [0], atol=1e-6)
+    np.testing.assert_allclose(kl_divergence(uniform, certain), [1e4 - np.log(4)], rtol=1e-6)
+    np.testing.assert_allclose(kl_divergence(certain, uniform), [np.log(4)], rtol=1e-6)
+    for gradient in (
+        jax.grad(lambda logits: entropy(logits).sum())(certain),
+        *jax.grad(lambda *pair: kl_divergence(*pair).sum(), (0, 1))(certain, uniform),
+    ):
+        assert np.isfinite(gradient).all()
+
+
+def test_gradients_of_entropy_and_divergence():
+    target_logits, logits = pairs_of_logits(1.0)
+    p, q = numpy_softmax(target_logits), numpy_softmax(logits)
+    with jax.enable_x64(True):
+        of_entropy = jax.grad(lambda logits: entropy(logits).sum())(target_logits)
+        of_target, of_logits = jax.grad(lambda *pair: kl_divergence(*pair).sum(), (0, 1))(
+            target_logits, logits
+        )
+    entropies = -(p * np.log(p)).sum(1, keepdims=True)
+    divergences = (p * np.log(p / q)).sum(1, keepdims=True)
+    np.testing.assert_allclose(of_entropy, -p * (np.log(p) + entropies), atol=1e-12)
+    np.testing.assert_allclose(of_target, p * (np.log(p / q) - divergences), atol=1e-12)
+    np.testing.assert_allclose(of_logits, q - p, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_squared_difference_equals_its_sum(scale):
+    logits, other = np.random.default_rng(0).normal(0, scale, (2, 7, 5))
+    p, target = numpy_softmax(logits), numpy_softmax(other)
+    with jax.enable_x64(True):
+        found = squared_difference(jnp.asarray(logits), jnp.asarray(target))
+        of_logits, of_target = jax.grad(lambda *pair: squared_difference(*pair).sum(), (0, 1))(
+            jnp.asarray(logits), jnp.asarray(target)
+        )
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, ((p - target) ** 2).sum(1) / 5, rtol=1e-12)
+    slope = 2 / 5 * (p - target)
+    np.testing.assert_allclose(of_target, -slope, atol=1e-14)
+    expected = p * (slope - (p * slope).sum(1, keepdims=True))
+    np.testing.assert_allclose(of_logits, expected, atol=1e-14)
+
+
+def test_bounds_of_the_squared_difference():
+    certain = jnp.array([[1e4, 0.0, -1e4, 0.0]])
+    target = jnp.eye(4)[:2]
+    np.testing.assert_array_equal(squared_difference(certain, target), [0, 2 / 4])
+    gradient = jax.grad(lambda logits: squared_difference(logits, target).sum())(certain)
+    assert np.isfinite(gradient).all()
 
 
 jit_nt_xent = quick_jit(nt_xent)

@@ -1,9 +1,9 @@
-"""Pseudo-label metrics counted by hand."""
+"""Metrics of unlabeled batches counted by hand."""
 
 import jax.numpy as jnp
 
 from jaxmatch.dispatch import means
-from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.monitor import pseudo_label_metrics, unlabeled_accuracy
 
 WEAK = jnp.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 3.0]])  # says 0, 1, 0, 1
 STRONG = jnp.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])  # says 1, 1, 0, 0
@@ -30,3 +30,22 @@ def test_unknown_labels_leave_no_metric_behind():
     sums = {name: value for name, value in metrics.items() if name != "pseudo/coverage"}
     assert len(sums) == 3
     assert means(sums) == {}
+
+
+def test_accuracy_of_methods_without_pseudo_labels():
+    label = jnp.array([0, 1, 1, -1])
+    metrics = unlabeled_accuracy(WEAK, label, STRONG)
+    both = pseudo_label_metrics(WEAK, CONFIDENT, label, STRONG)
+    assert {name: tuple(value) for name, value in metrics.items()} == {
+        name: tuple(both[name]) for name in both if name.startswith("unlabeled/")
+    }
+    assert set(unlabeled_accuracy(WEAK, label)) == {"unlabeled/weak_accuracy"}
+    assert unlabeled_accuracy(WEAK, None) == {}
+
+
+def test_weights_count_as_shares():
+    label, weight = jnp.array([0, 0, 1, -1]), jnp.array([1.0, 0.5, 0.25, 1.0])
+    metrics = pseudo_label_metrics(WEAK, weight, label)
+    assert metrics["pseudo/coverage"] == 0.6875
+    assert tuple(metrics["pseudo/accuracy"]) == (1, 1.75)
+    assert tuple(metrics["unlabeled/weak_accuracy"]) == (1, 3)

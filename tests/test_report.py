@@ -6,6 +6,7 @@ import json
 from html.parser import HTMLParser
 from statistics import fmean, stdev
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -267,6 +268,30 @@ def test_notes_of_what_does_not_compare(seeds, tmp_path):
     assert "different data sets" in page
     assert "fixmatch, digits has a seed more than once" in page
     assert "different seeds" not in page
+
+
+def test_learned_bins_are_drawn_as_means_over_finished_runs(seeds, tmp_path):
+    def run(name, seed, weight, finished=True):
+        bins = {"rotate": {"degrees": [1.0, weight]}, "rescale": {"crop": [1.0], "method": [0.5]}}
+        config = configuration(f"fixmatch:mnist5k,seed={seed}")
+        return read(write(tmp_path / name, config, metrics(0.9), finished, ctaugment=bins))
+
+    runs = [run("a", 0, 0.8), run("b", 1, 0.6), run("c", 2, 0.0, finished=False)]
+    without = seeds("plain", "supervised:mnist5k", (0.8,))
+    learned, plain = group([*runs, *without])
+    assert plain.bins == {}
+    assert learned.bins["rescale"] == {"crop": [1.0], "method": [0.5]}
+    assert learned.bins["rotate"]["degrees"] == pytest.approx([1.0, 0.7])
+    folders = [run.folder for run in (*runs, *without)]
+    page, *pictures = report(folders, tmp_path / "page" / "mine.html")
+    assert pictures[-1].name == "mine_ctaugment.png"
+    assert len(Page(page.read_text()).images) == 3
+    assert "weights at the end, means over the seeds" in page.read_text()
+    with Image.open(pictures[-1]) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    for color in ([253, 231, 37], [68, 1, 84]):  # viridis' ends: weight 1 and the least
+        assert (np.abs(pixels.astype(int) - color).max(-1) <= 2).sum() > 100
+    assert len(report([without[0].folder], tmp_path / "plain.html")) == 3
 
 
 def test_names_are_escaped(seeds, tmp_path):

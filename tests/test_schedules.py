@@ -1,15 +1,18 @@
 """Schedules at the values that the papers and the spec give."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import quick_jit
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxmatch.errors import InputError
-from jaxmatch.schedules import cosine, cosine_7_16, learning_rate, linear_ramp
+from jaxmatch.schedules import cosine, cosine_7_16, learning_rate, linear_ramp, training_signal
 
 
 def test_cosine_starts_at_one_and_ends_at_0195():
@@ -49,6 +52,9 @@ def test_linear_ramp():
     steps = jnp.array([0, 10, 40, 41, 100])
     np.testing.assert_allclose(linear_ramp(steps, 100, 0.4), [0, 0.25, 1, 1, 1], rtol=1e-6)
     assert linear_ramp(jnp.int32(0), 100, 0.0) == 1
+    for share in (-0.1, 40):
+        with pytest.raises(InputError, match=f"ramp of {share} is no share"):
+            linear_ramp(steps, 100, share)
 
 
 @pytest.mark.parametrize("warmup", [0, 7])
@@ -115,3 +121,39 @@ def test_one_step_at_a_time_is_all_at_once(name):
 def test_settings_that_a_schedule_cannot_have(name, settings, message):
     with pytest.raises(InputError, match=message):
         learning_rate(name, 0.1, 100, **settings)
+
+
+def test_training_signals():
+    steps = np.array([0, 30, 100, 130])
+    done = np.minimum(steps / 100, 1)
+    shares = {
+        "none": np.ones(4),
+        "linear": done,
+        "exp": np.exp(5 * (done - 1)),
+        "log": 1 - np.exp(-5 * done),
+    }
+    for name, share in shares.items():
+        with jax.enable_x64(True):
+            signal = quick_jit(partial(training_signal, name, steps=100, classes=10))(steps)
+        np.testing.assert_allclose(signal, 0.1 + 0.9 * share, rtol=1e-14)
+
+
+@settings(deadline=None, max_examples=30)
+@given(step=st.integers(0, 2**20), steps=st.integers(1, 2**20), classes=st.integers(2, 1000))
+def test_training_signals_rise_from_a_guess_in_their_order(step, steps, classes):
+    values = np.array(
+        [
+            [training_signal(name, jnp.int32(now), steps, classes) for now in (step, step + 1)]
+            for name in ("exp", "linear", "log")
+        ]
+    )
+    assert (1 / classes - 1e-6 <= values).all()
+    assert (values <= 1 + 1e-6).all()
+    assert (values[:, 0] <= values[:, 1] + 1e-6).all()
+    # exp(-5) is not quite 0, where "exp" starts and "log" falls short.
+    assert (values[:-1] <= values[1:] + 0.007).all()
+
+
+def test_an_unknown_training_signal():
+    with pytest.raises(InputError, match="unknown training signal 'lin'; did you mean 'linear'"):
+        training_signal("lin", jnp.int32(0), 10, 2)

@@ -3,7 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from experiments.parity import memories, overrides
+from experiments.parity import (
+    consistency_mix,
+    consistency_regression,
+    consistency_thresholds,
+    consistency_uda_dash,
+    consistency_vat,
+    memories,
+    overrides,
+)
 from experiments.parity.entries import (
     Argument,
     Override,
@@ -150,16 +158,27 @@ def _refuse_three_projections(case: Case) -> None:
 
 REPLAYS = {
     "fullysupervised": Replay(build=lambda case: Supervised()),
+    "pimodel": consistency_regression.PI_MODEL,
+    "meanteacher": consistency_regression.MEAN_TEACHER,
     "pseudolabel": Replay(
         build=_pseudo_label,
         views=lambda case: ("x_ulb_w",),
         quantities=_pseudo_label_quantities,
     ),
+    "vat": consistency_vat.VAT_REPLAY,
+    "mixmatch": consistency_mix.MIXMATCH,
+    "remixmatch": consistency_mix.REMIXMATCH,
+    "uda": consistency_uda_dash.UDA,
+    "dash": consistency_uda_dash.DASH,
     "fixmatch": Replay(
         build=_fixmatch,
         views=lambda case: ("x_ulb_w", "x_ulb_s"),
         quantities=_fixmatch_quantities,
     ),
+    "flexmatch": consistency_thresholds.FLEXMATCH,
+    "freematch": consistency_thresholds.FREEMATCH,
+    "softmatch": consistency_thresholds.SOFTMATCH,
+    "adamatch": consistency_thresholds.ADAMATCH,
     "simmatch": Replay(
         build=_simmatch,
         views=lambda case: ("x_ulb_w", "x_ulb_s"),

@@ -20,9 +20,11 @@ from experiments.parity.augment_rows import (
     compare,
 )
 from jaxmatch.augment import geometry, tone
+from jaxmatch.augment.ctaugment import NAMES as CTA_NAMES
+from jaxmatch.augment.ctaugment import CTAugment
+from jaxmatch.augment.ctaugment import Draws as CTADraws
 from jaxmatch.augment.ops import OPS, apply_chosen
 from jaxmatch.augment.randaugment import NAMES, TORCHSSL, Draws, RandAugment, google_value
-from jaxmatch.augment.resize import resize
 from jaxmatch.augment.weak import Draws as WeakDraws
 from jaxmatch.augment.weak import Weak
 
@@ -56,6 +58,7 @@ def _apply(images: jax.Array, op: jax.Array, value: jax.Array) -> jax.Array:
 
 _TORCHSSL_VIEW = jax.jit(RandAugment(table="torchssl").apply)
 _GOOGLE_VIEW = jax.jit(RandAugment(table="google").apply)
+_CTA_VIEW = jax.jit(CTAugment().apply)
 
 
 def replay(path: Path | str) -> list[Row]:
@@ -113,22 +116,6 @@ def _cut(images: np.ndarray, boxes: jax.Array, fill: tuple[int, ...]) -> np.ndar
     return np.asarray(out).reshape(m, *images.shape)
 
 
-def cta_value(name: str, level: np.ndarray) -> np.ndarray:
-    """The value of a CTAugment op at levels 0..1."""
-    if name in ("brightness", "color", "contrast", "sharpness"):
-        return 0.1 + 1.9 * level
-    values = {
-        "posterize": 1 + np.floor(7.999 * level),
-        "rotate": np.round((2 * level - 1) * 45),
-        "shear_x": (2 * level - 1) * 0.3,
-        "shear_y": (2 * level - 1) * 0.3,
-        "solarize": np.floor(255.999 * level),
-        "translate_x": (2 * level - 1) * 0.3,
-        "translate_y": (2 * level - 1) * 0.3,
-    }
-    return values.get(name, level)
-
-
 def _cta_ops(file: Arrays, inputs: Arrays) -> list[Row]:
     rows = []
     for key in file:
@@ -136,36 +123,47 @@ def _cta_ops(file: Arrays, inputs: Arrays) -> list[Row]:
         if what not in ("y32", "y96") or name in ("cutout", "rescale"):
             continue
         level = file["level"] if what == "y32" else file["level"][3:4]
-        ours = _each(name, cta_value(name, level), inputs[what.replace("y", "x")])
+        ours = _cta_each(name, inputs[what.replace("y", "x")], level)
         limits = _CTA_LIMITS.get(name, _LIMITS.get(name, EXACT))
         theirs = file[key].reshape(ours.shape)
         rows.append(compare("cta_ops", f"{name} {what[1:]}", ours, theirs, limits))
-    images = inputs["x32"]
-    height, width = images.shape[1:3]
-    half = (1 + (file["level"] * min(height, width) * 0.499).astype(int)) // 2
-    centre = jnp.asarray(file["cutout__centre_ij"][:, ::-1].copy())
-    box = geometry.clipped_box(centre, jnp.asarray(half), height, width)
-    ours = _cut(images, box, (127, 127, 127))
+    images, centre = inputs["x32"], file["cutout__centre_ij"][:, ::-1]
+    ours = _cta_each("cutout", images, file["level"], centre=centre)
     rows.append(compare("cta_ops", "cutout 32", ours, file["cutout__y32"], EXACT))
-    return rows + _cta_rescale(file, images)
-
-
-def _cta_rescale(file: Arrays, images: np.ndarray) -> list[Row]:
-    images = images[file["rescale__image_index"]]
-    height, width = images.shape[1:3]
-    rows = []
-    for m, method in enumerate(file["rescale__method_name"]):
-        ours = []
-        for scale in file["rescale__scale"]:
-            share = 0.25 * scale
-            left, top = round(share * width), round(share * height)
-            right, bottom = round(width * (1 - share)), round(height * (1 - share))
-            box = np.tile([top, left, bottom - top, right - left], (len(images), 1))
-            ours.append(resize(jnp.asarray(images), jnp.asarray(box), (height, width), str(method)))
+    images, scale = images[file["rescale__image_index"]], file["rescale__scale"]
+    method_levels = file["rescale__method_level"]
+    for m, (method, level) in enumerate(
+        zip(file["rescale__method_name"], method_levels, strict=True)
+    ):
+        ours = _cta_each("rescale", images, scale, np.full_like(scale, level))
         limits = EXACT if method == "nearest" else PIL_RESIZE
         theirs = file["rescale__y32"][:, m]
-        rows.append(compare("cta_ops", f"rescale {method}", np.stack(ours), theirs, limits))
+        rows.append(compare("cta_ops", f"rescale {method}", ours, theirs, limits))
     return rows
+
+
+def _cta_each(
+    name: str,
+    images: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray | None = None,
+    centre: np.ndarray | None = None,
+) -> np.ndarray:
+    """One CTAugment op at each of the levels [m] on each image [n h w 3]: [m n h w 3].
+
+    ``second`` [m] is the level of its second parameter, ``centre`` [m 2] that of a cutout.
+    """
+    m, n = len(first), len(images)
+    level = np.stack([first, np.zeros(m) if second is None else second], -1)
+    centre = np.zeros((m, 2)) if centre is None else centre
+    draws = CTADraws(
+        op=jnp.full((m * n, 1), CTA_NAMES.index(name), jnp.int32),
+        level=jnp.asarray(np.repeat(level, n, 0)[:, None], jnp.float32),
+        centre=jnp.asarray(np.repeat(centre, n, 0)[:, None], jnp.int32),
+        box=jnp.zeros((m * n, 4), jnp.int32),
+    )
+    out = _CTA_VIEW(jnp.asarray(np.tile(images, (m, 1, 1, 1))), draws)
+    return np.asarray(out).reshape(m, *images.shape)
 
 
 def _fixmatch_ra_ops(file: Arrays, inputs: Arrays) -> list[Row]:

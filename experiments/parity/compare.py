@@ -46,9 +46,11 @@ def compare_step(
         known = quantities.get(name)
         key = known if isinstance(known, str) else name
         if key in metrics:
-            ours = metrics[key]
+            ours, theirs = metrics[key], case[f"out/{step}/{name}"]
             ours = ours.total / ours.count if isinstance(ours, Ratio) else ours
-            comparison.add(f"out/{name}", str(step), ours, case[f"out/{step}/{name}"])
+            if np.issubdtype(theirs.dtype, np.integer) and np.ndim(ours) == theirs.ndim + 1:
+                ours = ours.argmax(-1)  # classes, which here are probabilities of 0 and 1
+            comparison.add(f"out/{name}", str(step), ours, theirs)
 
 
 def compare_states(

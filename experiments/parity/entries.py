@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from experiments.parity.rows import Case
-from jaxmatch.types import Array, PyTree
+from jaxmatch.types import Array, PyTree, TrainState
 
 
 class Call(NamedTuple):
@@ -79,6 +79,9 @@ class Replay:
         states: a memory by the names of ``state/<step>/<name>``.
         overrides: what of the library the reference's quirks replace; each line of the case names
             them.
+        begin: what a reference does before the recorded steps. It takes the case, the comparison,
+            the setup, the shapes and names of the network's tensors, and the state before the first
+            step, and returns that state after it.
     """
 
     build: Callable[[Case], Any]
@@ -89,6 +92,7 @@ class Replay:
     memory: Callable[[Case], PyTree] | None = None
     states: Callable[[Case, PyTree], Mapping[str, Array]] = lambda case, memory: {}
     overrides: Callable[[Case], Sequence[Override]] = lambda case: ()
+    begin: Callable[..., TrainState] | None = None
 
 
 COMMON_QUANTITIES: Quantities = {

@@ -5,7 +5,15 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from experiments.parity import functions_alignment, functions_contrastive, functions_schedules
+from experiments.parity import (
+    consistency_uda_dash,
+    functions_alignment,
+    functions_contrastive,
+    functions_schedules,
+    functions_thresholds,
+)
+from experiments.parity.consistency_regression import mean_squared_difference
+from experiments.parity.consistency_vat import mean_divergence, mean_entropy
 from experiments.parity.functions_common import REFERENCE_ONLY, tags
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
 from jaxmatch.losses import cross_entropy
@@ -98,6 +106,10 @@ LOSSES: dict[str, tuple[Callable[..., Array], str]] = {
     "ce_hard_mean": (_mean_cross_entropy, "library"),
     "consistency_ce_hard_mask": (_masked_cross_entropy, "library"),
     "consistency_ce_soft_mask": (_masked_cross_entropy, "library"),
+    "consistency_mse": (mean_squared_difference, "library"),
+    "consistency_mse_mask": (mean_squared_difference, "library"),
+    "vat_kl": (mean_divergence, "library"),
+    "entropy_min": (mean_entropy, "library"),
     "consistency_kl_mask": (_inverted_mask_divergence, REFERENCE_ONLY),
     "comatch_contrastive": (functions_contrastive.comatch, "override: pseudo_label_graph"),
 }
@@ -108,5 +120,8 @@ REPLAYS: dict[str, Callable[[Case, Comparison], None]] = {
     "fn_ema_hook": _ema,
     "fn_dist_align": functions_alignment.replay,
     "fn_losses": _losses,
+    "fn_uda_tsa": consistency_uda_dash.training_signal,
+    "fn_dash_rho": consistency_uda_dash.dash_rho,
+    **functions_thresholds.REPLAYS,
     "solo_simclr": functions_contrastive.simclr,
 }

@@ -99,6 +99,8 @@ def run(case: Case, setup: Setup, tolerance: float) -> Comparison:
     tensors = case.under(setup.student)
     names = Names(find_naming(tensors, shapes), setup.student.removeprefix("init/"))
     state, step = build(case, setup, quantities, overrides, shapes, names)
+    if entry.begin is not None:
+        state = entry.begin(case, comparison, setup, shapes, names, state)
     for number, batch in enumerate(batches):
         state, metrics = step(state, batch, setup.decays[number], entry.draws(case, number))
         if number == 0:

@@ -1,18 +1,44 @@
 """The methods by the name that ``config.algorithm.name`` takes."""
 
+from jaxmatch.algorithms.adamatch import AdaMatch
 from jaxmatch.algorithms.comatch import CoMatch
+from jaxmatch.algorithms.dash import Dash
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.algorithms.fixmatch_eman import FixMatchEMAN
+from jaxmatch.algorithms.flexmatch import FlexMatch
+from jaxmatch.algorithms.freematch import FreeMatch
+from jaxmatch.algorithms.mean_teacher import MeanTeacher
+from jaxmatch.algorithms.mixmatch import MixMatch
+from jaxmatch.algorithms.pi_model import PiModel
 from jaxmatch.algorithms.pseudo_label import PseudoLabel
+from jaxmatch.algorithms.remixmatch import ReMixMatch
+from jaxmatch.algorithms.s4l_rotation import S4LRotation
 from jaxmatch.algorithms.simclr import SimCLR
 from jaxmatch.algorithms.simmatch import SimMatch
 from jaxmatch.algorithms.simmatch_v2 import SimMatchV2
+from jaxmatch.algorithms.softmatch import SoftMatch
 from jaxmatch.algorithms.supervised import Supervised
+from jaxmatch.algorithms.temporal_ensembling import TemporalEnsembling
+from jaxmatch.algorithms.uda import UDA
+from jaxmatch.algorithms.vat import VAT
 
 ALGORITHMS = {
     "supervised": Supervised,
+    "pi_model": PiModel,
+    "temporal_ensembling": TemporalEnsembling,
+    "mean_teacher": MeanTeacher,
     "pseudo_label": PseudoLabel,
+    "vat": VAT,
+    "uda": UDA,
+    "s4l_rotation": S4LRotation,
+    "mixmatch": MixMatch,
+    "remixmatch": ReMixMatch,
     "fixmatch": FixMatch,
+    "dash": Dash,
+    "flexmatch": FlexMatch,
+    "freematch": FreeMatch,
+    "softmatch": SoftMatch,
+    "adamatch": AdaMatch,
     "fixmatch_eman": FixMatchEMAN,
     "simmatch": SimMatch,
     "simmatch_v2": SimMatchV2,

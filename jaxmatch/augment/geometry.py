@@ -82,8 +82,13 @@ def clipped_box(centre: Array, half: Array | int, height: int, width: int) -> Ar
 
 def fill_box(images: Array, box: Array, fill: Array) -> Array:
     """Paint ``fill`` (a level, or one a channel) over the box [b 4] of each image."""
-    row = jnp.arange(images.shape[1], dtype=jnp.int32)[None, :, None, None]
-    column = jnp.arange(images.shape[2], dtype=jnp.int32)[None, None, :, None]
-    top, left, bottom, right = (box[:, i, None, None, None] for i in range(4))
-    inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
-    return jnp.where(inside, fill, images)
+    height, width = images.shape[1:3]
+    return jnp.where(inside_box(box, height, width)[..., None], fill, images)
+
+
+def inside_box(box: Array, height: int, width: int) -> Array:
+    """Which pixels lie in the box [b 4] of each image: bool [b h w]."""
+    row = jnp.arange(height, dtype=jnp.int32)[:, None]
+    column = jnp.arange(width, dtype=jnp.int32)
+    top, left, bottom, right = (box[:, i, None, None] for i in range(4))
+    return (row >= top) & (row < bottom) & (column >= left) & (column < right)

@@ -153,6 +153,35 @@ def resize_columns_first(
     return _levels(rows, images, "nboh,bhwc->nbowc")
 
 
+def zoom(levels: Array, margin: Array, method: Array, names: tuple[str, ...]) -> Array:
+    """Cut ``margin`` off every side and resize back as Pillow does, each image by its own method.
+
+    Only the small weight matrices are computed for every method. Margin 0 changes nothing.
+
+    Args:
+        levels: planes, int32 0..255 [c b h w].
+        margin: int32 [b 2], pixels off the top and the bottom, and off the left and the right.
+        method: [b] integers, the position of each image's method in ``names``.
+        names: the methods to choose from, of :data:`METHODS`.
+
+    Returns:
+        Planes, int32 [c b h w].
+    """
+    height, width = levels.shape[2:]
+
+    def chosen(start: Array, side: int) -> Array:
+        weights = jnp.zeros((len(start), side, side), jnp.float32)
+        for position, name in enumerate(names):
+            matrix = _taps if name == "nearest" else _filtered
+            own = (method == position)[:, None, None]
+            weights = jnp.where(own, matrix(start, side - 2 * start, side, side, name), weights)
+        return weights
+
+    means = levels.astype(jnp.float32)
+    means = _levels(chosen(margin[:, 1], width), means, "nbow,cbhw->ncbho")
+    return _levels(chosen(margin[:, 0], height), means, "nboh,cbhw->ncbow").astype(jnp.int32)
+
+
 def resize_smooth(
     images: Array,
     box: Array,

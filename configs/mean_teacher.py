@@ -1,0 +1,24 @@
+"""Mean Teacher (Tarvainen & Valpola, NeurIPS 2017, https://arxiv.org/abs/1703.01780).
+
+jaxmatch train --config=configs/mean_teacher.py:mnist5k,labels=40,seed=0
+jaxmatch train --config=configs/mean_teacher.py:tfds:cifar10,labels=250,seed=1
+
+Weight 50 after a ramp over 0.4 of the run, ratio 1: FixMatch's baseline, TorchSSL and USB alike, so
+that their presets add nothing for this method. USB's unsupervised loss, which its code leaves at 0,
+works here.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxmatch.config import make
+
+
+def get_config(argument: str = "mnist5k") -> ConfigDict:
+    """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
+    return make(
+        "mean_teacher",
+        argument,
+        algorithm={"name": "mean_teacher"},
+        settings={"data.ratio": 1},
+        presets={"google": {}, "torchssl": {}, "usb": {}},
+    )

@@ -1,0 +1,39 @@
+"""MixMatch (Berthelot et al., NeurIPS 2019, https://arxiv.org/abs/1905.02249).
+
+jaxmatch train --config=configs/mixmatch.py:mnist5k,labels=40,seed=0
+jaxmatch train --config=configs/mixmatch.py:tfds:cifar10,labels=250,seed=1
+
+The weight of the unlabeled loss by data set, alpha 0.75 and a ramp of 2^14 of 2^20 steps are those
+of the authors' scripts (google-research/mixmatch), with FixMatch's optimizer in place of Adam.
+MNIST-5k has CIFAR-10's values and the same share of its run as ramp; USB's alpha 0.5, weight 100
+and ramp of 0.4 of the run are preset=usb. Of TorchSSL and USB the presets do not reproduce the one
+weight of MixUp for a whole batch, of USB nor the separate passes over labeled and unlabeled images.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxmatch.config import make, parse_argument
+
+WEIGHTS = {"tfds:cifar100": 150.0, "tfds:svhn_cropped": 250.0, "tfds:stl10": 50.0}
+USB_WEIGHTS = {"tfds:cifar100": 150.0}
+
+
+def get_config(argument: str = "mnist5k") -> ConfigDict:
+    """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
+    data, _ = parse_argument(argument)
+    flags = {"algorithm.alpha": 0.5, "algorithm.unlabeled_weight": 100.0}
+    return make(
+        "mixmatch",
+        argument,
+        algorithm={"name": "mixmatch", "unlabeled_weight": WEIGHTS.get(data, 75.0)},
+        settings={"data.ratio": 1},
+        presets={
+            "google": {**flags, "algorithm.batch_norm": "interleave"},
+            "torchssl": {**flags, "algorithm.ramp": 0.4, "algorithm.batch_norm": "interleave"},
+            "usb": {
+                **flags,
+                "algorithm.unlabeled_weight": USB_WEIGHTS.get(data, 100.0),
+                "algorithm.ramp": 0.4,
+            },
+        },
+    )

@@ -1,0 +1,204 @@
+"""The runs behind one published table.
+
+jaxmatch sweep --config=experiments/tables/sweep.py:cifar10 --workdir=runs/tables/cifar10
+
+The argument is TABLE and any of ``methods=NAME+NAME``, ``labels=N+N``, ``seeds=S+S``, ``preset=P``,
+with commas between. Seed 0 of everything comes first.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxmatch.config import load_module
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.presets import PRESETS
+
+SEEDS = ("0", "1", "2")
+ALL = "all"  # of a run that reads every label, which is beside every number of labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A row of the tables: a config and what it overrides."""
+
+    config: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    labels: str = ""  # if not the column's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A published table: its columns, and the rows that we can fill."""
+
+    title: str
+    data: str  # of the config argument; "" while there are no recipes for it
+    labels: tuple[str, ...]
+    methods: tuple[str, ...]
+    percent: tuple[str, ...] = ()  # the numbers of labels as the literature calls them
+    protocol: str = ""  # of our runs, where preset jaxmatch differs from a source
+
+
+def _plain(*names: str) -> dict[str, Method]:
+    return {name: Method(config=name) for name in names}
+
+
+PRETRAINED = _plain("simclr", "simclr_v2", "moco_v2", "byol", "swav", "pcl", "wcl")
+METHODS = {
+    "fully_supervised": Method(config="supervised", labels=ALL),
+    **_plain("supervised", "pseudo_label", "pi_model", "temporal_ensembling", "mean_teacher"),
+    "vat": Method(config="vat", settings={"algorithm.entropy_weight": 0.0}),
+    "vat_entmin": Method(config="vat", settings={"algorithm.entropy_weight": 0.06}),
+    **_plain("mixmatch", "remixmatch", "uda", "s4l_rotation"),
+    "fixmatch": Method(config="fixmatch", settings={"augment": "randaugment"}),
+    "fixmatch_ctaugment": Method(config="fixmatch", settings={"augment": "ctaugment"}),
+    **_plain("fixmatch_eman", "dash", "flexmatch", "freematch", "softmatch", "adamatch"),
+    **_plain("comatch", "simmatch", "simmatch_v2", "selfmatch"),
+    **PRETRAINED,
+}
+SMALL = tuple(name for name in METHODS if name not in PRETRAINED)
+BEST = "An evaluation every 1,024 steps, so the best of ours is chosen among more than theirs."
+TABLES = {
+    "cifar10": Table(
+        title="CIFAR-10",
+        data="tfds:cifar10",
+        labels=("40", "250", "4000"),
+        methods=SMALL,
+        protocol=BEST,
+    ),
+    "cifar100": Table(
+        title="CIFAR-100",
+        data="tfds:cifar100",
+        labels=("400", "2500", "10000"),
+        methods=SMALL,
+        protocol=f"WRN-28-8, with preset usb WRN-28-2. {BEST}",
+    ),
+    "svhn": Table(
+        title="SVHN",
+        data="tfds:svhn_cropped",
+        labels=("40", "250", "1000"),
+        methods=SMALL,
+        protocol=(
+            "As many labels of each class, 73,257 train images, no flips; presets torchssl and usb "
+            f"have the extra images and flips too. {BEST}"
+        ),
+    ),
+    "stl10": Table(
+        title="STL-10",
+        data="tfds:stl10",
+        labels=("40", "250", "1000"),
+        methods=SMALL[1:],  # most of whose images have no label
+        protocol=f"Labels drawn by seed, not the data set's folds; first stride 2. {BEST}",
+    ),
+    "imagenet": Table(
+        title="ImageNet",
+        data="",
+        labels=("12811", "128116"),
+        percent=("1%", "10%"),
+        methods=(
+            *("supervised", "pseudo_label", "vat", "vat_entmin", "s4l_rotation", "uda"),
+            *("fixmatch", "flexmatch", "fixmatch_eman", "comatch", "simmatch", "simmatch_v2"),
+            *PRETRAINED,
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What an argument chooses of a table; a tuple is empty where it does not say."""
+
+    name: str
+    methods: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    seeds: tuple[str, ...] = ()
+    preset: str = "jaxmatch"
+
+    @property
+    def table(self) -> Table:
+        """The table itself."""
+        return TABLES[self.name]
+
+
+def sweep(argument: str) -> Iterator[dict[str, Any]]:
+    """The points of ``TABLE[,methods=..][,labels=..][,seeds=..][,preset=..]``.
+
+    A preset leaves out the methods for which it does not exist, unless they are named.
+
+    Raises:
+        InputError: on an unknown name, or for a table without recipes.
+    """
+    chosen = choose(argument)
+    table = chosen.table
+    if not table.data:
+        raise InputError(
+            f"there are no {table.title} recipes yet; python -m experiments.tables {chosen.name} "
+            "shows the published figures."
+        )
+    methods = chosen.methods or tuple(
+        name for name in table.methods if _has_preset(name, table.data, chosen.preset)
+    )
+    for seed in chosen.seeds or SEEDS:
+        for labels in chosen.labels or (*table.labels, ALL):
+            for name in methods:
+                if (METHODS[name].labels == ALL) == (labels == ALL):
+                    yield point(table, name, labels, seed, chosen.preset)
+
+
+def choose(argument: str) -> Choice:
+    """Read ``TABLE[,methods=..][,labels=..][,seeds=..][,preset=..]``, checked."""
+    name, *pairs = argument.split(",")
+    if name not in TABLES:
+        raise InputError(f"unknown table {name!r}; {suggest(name, TABLES)}")
+    known: dict[str, Sequence[str]] = {
+        "methods": TABLES[name].methods,
+        "labels": (*TABLES[name].labels, ALL),
+        "seeds": (),
+        "preset": PRESETS,
+    }
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if key not in known or not equals:
+            raise InputError(f"cannot read {pair!r} after the table; {suggest(key, known)}")
+        words = tuple(text.split("+"))
+        for word in words:
+            if key == "seeds" and not word.isdecimal():
+                raise InputError(f"{pair}: {word!r} is no seed, which is a whole number.")
+            if key != "seeds" and word not in known[key]:
+                raise InputError(f"{pair}: {word!r} is none of {name}; {suggest(word, known[key])}")
+        values[key] = words
+    if "preset" in values:
+        if len(values["preset"]) > 1:
+            raise InputError("choose one preset at a time.")
+        (values["preset"],) = values["preset"]
+    return Choice(name=name, **values)
+
+
+def point(table: Table, method: str, labels: str, seed: str, preset: str) -> dict[str, Any]:
+    """One run: its config, its overrides and its folder inside the table's."""
+    row = METHODS[method]
+    chosen = f",preset={preset}" if preset != "jaxmatch" else ""
+    return {
+        "config": f"{row.config}:{table.data},labels={row.labels or labels},seed={seed}{chosen}",
+        **row.settings,
+        "workdir": f"{folder(method, labels, preset)}{seed}",
+    }
+
+
+def folder(method: str, labels: str, preset: str) -> str:
+    """What the run folders of a cell are called, up to the seed."""
+    chosen = f"-{preset}" if preset != "jaxmatch" else ""
+    return f"{method}{chosen}-{METHODS[method].labels or labels}-s"
+
+
+def _has_preset(method: str, data: str, preset: str) -> bool:
+    if preset == "jaxmatch":
+        return True
+    get_config = load_module(METHODS[method].config).get_config
+    get_config(data)  # whatever else is wrong with it is an error
+    try:
+        get_config(f"{data},preset={preset}")
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,106 @@
+"""AdaMatch: predictions aligned to those on labeled images count if nearly as confident as these.
+
+Berthelot et al., "AdaMatch: A Unified Approach to Semi-Supervised Learning and Domain Adaptation",
+ICLR 2022, https://arxiv.org/abs/2106.04732.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
+from jaxmatch.alignment import Marginal, align, make_marginal, update_marginal
+from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.thresholds import relative_threshold
+from jaxmatch.types import (
+    NO_HEADS,
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    TrainState,
+    Update,
+    no_draws,
+)
+
+
+class Memory(NamedTuple):
+    """Moving averages of predictions on weak views."""
+
+    labeled: Marginal
+    unlabeled: Marginal
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaMatch:
+    """The loss is supervised + unlabeled_weight * unsupervised.
+
+    USB's form for semi-supervised learning: FixMatch's passes with alignment and the relative
+    threshold, without the authors' interpolation of labeled logits and without ramp.
+
+    Attributes:
+        threshold: tau, as a share of the average confidence on labeled images of the batch.
+        momentum: share of the old average predictions that stays at each step.
+        unlabeled_weight: weight of the unsupervised term.
+        hard_labels: train on the argmax of the aligned prediction; otherwise on the prediction,
+            with its logarithm divided by the temperature.
+        temperature: T of soft labels; 1 leaves them unsharpened.
+    """
+
+    threshold: float = 0.95
+    momentum: float = 0.999
+    unlabeled_weight: float = 1.0
+    hard_labels: bool = True
+    temperature: float = 1.0
+
+    labeled = ("weak",)
+    unlabeled = ("weak", "strong")
+    heads = NO_HEADS
+    evaluated = "teacher"
+    draw = no_draws
+
+    def init(self, key: Array, spec: Spec) -> Memory:
+        """Uniform predictions on labeled images, and none on unlabeled ones."""
+        del key
+        uniform = jnp.full(spec.classes, 1 / spec.classes, float)
+        return Memory(make_marginal(spec.classes, uniform), make_marginal(spec.classes))
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean H(y, p(w(x))) + lambda mean 1[max q' >= tau mean max p(w(x))] H(q', p(s(u))).
+
+        With q' = normalize(p(w(u)) p_l / p_u) and averages p_l and p_u of predictions on labeled
+        and unlabeled images, those of this step included.
+        """
+        del draws, spec
+        on = weak_strong(network, params, state, batch)
+        log_weak, on_labeled = jax.nn.log_softmax(on.weak), jax.nn.softmax(on.labeled)
+        labeled = update_marginal(state.memory.labeled, on_labeled, self.momentum)
+        unlabeled = update_marginal(state.memory.unlabeled, jnp.exp(log_weak), self.momentum)
+        log_aligned = align(log_weak, unlabeled.average, labeled.average)
+
+        threshold = relative_threshold(on_labeled, self.threshold)
+        confident = jnp.exp(log_aligned).max(-1) >= threshold
+        target = pseudo_label(log_aligned, self.hard_labels, self.temperature)
+        unsupervised = weighted_cross_entropy(on.strong, target, confident)
+        loss = on.supervised + self.unlabeled_weight * unsupervised
+        return loss, Update(
+            on.stats,
+            {
+                "loss/supervised": on.supervised,
+                "loss/unsupervised": unsupervised,
+                "pseudo/threshold": threshold,
+                **pseudo_label_metrics(log_aligned, confident, batch.unlabeled.label, on.strong),
+            },
+            Memory(labeled, unlabeled),
+        )

@@ -1,0 +1,182 @@
+"""Dash: unlabeled images train as long as their loss is below a threshold that decays.
+
+Xu et al., "Dash: Semi-Supervised Learning with Dynamic Thresholding", ICML 2021,
+https://arxiv.org/abs/2109.00650.
+"""
+
+from dataclasses import dataclass
+from math import log
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.losses import cross_entropy
+from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.types import (
+    NO_HEADS,
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Ratio,
+    Spec,
+    Target,
+    TrainState,
+    Update,
+    no_draws,
+)
+
+NORMS = ("batch", "selected")
+SELECTED_FACTOR = 0.9  # of the authors' code
+
+
+class Memory(NamedTuple):
+    """What the threshold starts from, and itself."""
+
+    measured: Array  # [] sum of the mean unlabeled losses of the measured batches, nats
+    batches: Array  # [] int32, how many there are
+    rho: Array  # [] nats, not yet held at rho_min; 0 during the warm-up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dash:
+    """The loss is supervised + unlabeled_weight * unsupervised.
+
+    Attributes:
+        rho_initial: the first threshold rho as a multiple of log C, the loss of a guess; 0 takes
+            rho_hat / gamma, where rho_hat is the unlabeled loss at the end of the warm-up.
+        rho_min: the least threshold, nats; once it is reached targets are hard.
+        gamma: rho is divided by this ...
+        rho_period_steps: ... every so many steps after the warm-up.
+        warmup_steps: during these the unlabeled loss counts all images.
+        measure_steps: rho_hat is a mean over the last so many of them; 0 stands for one pass over
+            the unlabeled images, or the whole warm-up where that is shorter.
+        temperature: T of the soft target softmax(z / T).
+        unlabeled_weight: lambda_u.
+        dash_norm: the unlabeled loss is a mean over the "batch", or as in the authors' code 0.9
+            times the mean over the "selected" images.
+    """
+
+    rho_initial: float = 0.0
+    rho_min: float = 0.05
+    gamma: float = 1.27
+    rho_period_steps: int = 9 * 1024
+    warmup_steps: int = 10 * 1024
+    measure_steps: int = 0
+    temperature: float = 0.5
+    unlabeled_weight: float = 1.0
+    dash_norm: str = "batch"
+
+    labeled = ("weak",)
+    unlabeled = ("weak", "strong")
+    heads = NO_HEADS
+    evaluated = "teacher"
+    draw = no_draws
+
+    def __post_init__(self) -> None:
+        """Refuse a clock that measures nothing or does not move, and values without a meaning."""
+        if self.dash_norm not in NORMS:
+            raise InputError(f"unknown dash_norm {self.dash_norm!r}; {suggest('', NORMS)}")
+        least = {"rho_initial": 0, "gamma": 1, "rho_period_steps": 1}
+        for name, value in least.items():
+            given = getattr(self, name)
+            if given < value:
+                raise InputError(f"{name}={given} is too small; give {value} or more.")
+        if self.temperature <= 0:
+            raise InputError(
+                f"a target cannot be sharpened at temperature {self.temperature}; give a positive "
+                "one (1 leaves it unsharpened)."
+            )
+        if self.rho_initial == 0 and self.warmup_steps < 1:
+            raise InputError(
+                "without warm-up Dash has no loss to start its threshold from; give warmup_steps, "
+                "or rho_initial."
+            )
+        if not 0 <= self.measure_steps <= self.warmup_steps:
+            raise InputError(
+                f"the threshold cannot be measured over {self.measure_steps} of the warm-up's "
+                f"{self.warmup_steps} steps; give measure_steps between 0 and that."
+            )
+
+    def init(self, key: Array, spec: Spec) -> Memory:
+        """Nothing measured."""
+        del key, spec
+        return Memory(jnp.zeros((), float), jnp.zeros((), jnp.int32), jnp.zeros((), float))
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean H(y, p(w(x))) + lambda_u mean 1[l < max(rho, rho_min)] H(q, p(s(u))).
+
+        With p = p(w(u)) and its logits z, l = -log max p. The target q is softmax(z / T) as long as
+        rho > rho_min and during the warm-up, afterwards the argmax.
+        """
+        del draws
+        (x,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
+        (on_x, on_weak, on_strong), stats = network(
+            state.student(params), (x, Target(weak), strong)
+        )
+
+        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        weak_logits = jax.lax.stop_gradient(on_weak.logits)  # [b C]
+        warming = state.step < self.warmup_steps
+        rho = self.threshold(state.step, state.memory, spec)
+        soft = jax.nn.softmax(weak_logits / self.temperature)
+        hard = jax.nn.one_hot(weak_logits.argmax(-1), spec.classes, dtype=soft.dtype)
+        target = jnp.where(warming | (rho > self.rho_min), soft, hard)
+        held = jnp.maximum(rho, self.rho_min)
+        selected = warming | below(weak_logits, held)
+        errors = cross_entropy(on_strong.logits, target)
+        total = jnp.where(selected, errors, 0.0).sum()
+        unsupervised = total / len(errors)
+        if self.dash_norm == "selected":
+            unsupervised = SELECTED_FACTOR * total / jnp.maximum(1, selected.sum())
+        loss = supervised + self.unlabeled_weight * unsupervised
+        return loss, Update(
+            stats,
+            {
+                "loss/supervised": supervised,
+                "loss/unsupervised": unsupervised,
+                "pseudo/rho": Ratio(jnp.where(warming, 0.0, held), ~warming),
+                **pseudo_label_metrics(
+                    weak_logits, selected, batch.unlabeled.label, on_strong.logits
+                ),
+            },
+            self.remember(state, errors, rho, spec),
+        )
+
+    def threshold(self, step: Array, memory: Memory, spec: Spec) -> Array:
+        """The threshold rho [] of a step, before rho_min: rho_1 gamma^-floor((k - w) / period).
+
+        In the warm-up of w steps it is 0. The authors' code divides by gamma at once, so its
+        rho_1 = rho_hat / gamma.
+        """
+        if self.rho_initial:
+            first = jnp.asarray(self.rho_initial * log(spec.classes), memory.rho.dtype)
+        else:
+            first = memory.measured / jnp.maximum(1, memory.batches) / self.gamma
+        since = step - self.warmup_steps
+        decayed = jnp.where(since % self.rho_period_steps == 0, memory.rho / self.gamma, memory.rho)
+        return jnp.where(since == 0, first, decayed)
+
+    def remember(self, state: TrainState, errors: Array, rho: Array, spec: Spec) -> Memory:
+        """The memory after a step whose strong views cost ``errors`` [b]."""
+        steps = self.measure_steps or -(-spec.unlabeled // spec.unlabeled_batch)
+        left = self.warmup_steps - state.step
+        measuring = (left > 0) & (left <= steps)
+        error = jax.lax.stop_gradient(errors.mean())
+        measured, batches, _ = state.memory
+        return Memory(measured + jnp.where(measuring, error, 0.0), batches + measuring, rho)
+
+
+def below(logits: Array, rho: Array) -> Array:
+    """Which weak views [b], by their logits [b C], have -log max p < rho."""
+    return -jax.nn.log_softmax(logits).max(-1) < rho

@@ -1,0 +1,111 @@
+"""FreeMatch: thresholds follow the model's average confidence, overall and in each class.
+
+Wang et al., "FreeMatch: Self-adaptive Thresholding for Semi-supervised Learning", ICLR 2023,
+https://arxiv.org/abs/2205.07246.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
+from jaxmatch.errors import InputError
+from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.thresholds import (
+    SelfAdaptive,
+    make_self_adaptive,
+    self_adaptive_fairness,
+    self_adaptive_thresholds,
+    update_self_adaptive,
+)
+from jaxmatch.types import (
+    NO_HEADS,
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    TrainState,
+    Update,
+    no_draws,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreeMatch:
+    """The loss is supervised + unlabeled_weight * unsupervised + fairness_weight * fairness.
+
+    Attributes:
+        momentum: lambda, share of the old averages that stays at each step.
+        clip: the lowest and the highest that the threshold of a class can be.
+        unlabeled_weight: w_u.
+        fairness_weight: w_f.
+        hard_labels: train on the argmax; otherwise on the distribution softmax(z / temperature).
+        temperature: T of soft labels; 1 leaves them unsharpened.
+    """
+
+    momentum: float = 0.999
+    clip: tuple[float, float] = (0.0, 1.0)
+    unlabeled_weight: float = 1.0
+    fairness_weight: float = 0.01
+    hard_labels: bool = True
+    temperature: float = 1.0
+
+    labeled = ("weak",)
+    unlabeled = ("weak", "strong")
+    heads = NO_HEADS
+    evaluated = "teacher"
+    draw = no_draws
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that are none."""
+        if len(self.clip) != 2 or not 0 <= self.clip[0] <= self.clip[1] <= 1:
+            raise InputError(
+                f"FreeMatch's clip={self.clip} does not bound a threshold; give the lowest and the "
+                "highest, such as (0.9, 0.95)."
+            )
+
+    def init(self, key: Array, spec: Spec) -> SelfAdaptive:
+        """Averages of a model that knows nothing, so a threshold of 1 / C for each class."""
+        del key
+        return make_self_adaptive(spec.classes)
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean H(y, p(w(x))) + w_u mean 1[max q >= tau_c] H(c, p(s(u))) + w_f L_f, c = argmax q.
+
+        With q = p(w(u)), tau_c = t p~_c / max p~ of averages that this batch has entered, and L_f
+        the fairness term of the same examples.
+        """
+        del draws, spec
+        on = weak_strong(network, params, state, batch)
+        probabilities = jax.nn.softmax(on.weak)
+        averages = update_self_adaptive(state.memory, probabilities, self.momentum)
+
+        thresholds = jnp.clip(self_adaptive_thresholds(averages), *self.clip)
+        confident = probabilities.max(-1) >= thresholds[probabilities.argmax(-1)]
+        target = pseudo_label(on.weak, self.hard_labels, self.temperature)
+        unsupervised = weighted_cross_entropy(on.strong, target, confident)
+        fairness = self_adaptive_fairness(on.strong, confident, averages)
+        loss = (
+            on.supervised + self.unlabeled_weight * unsupervised + self.fairness_weight * fairness
+        )
+        return loss, Update(
+            on.stats,
+            {
+                "loss/supervised": on.supervised,
+                "loss/unsupervised": unsupervised,
+                "loss/fairness": fairness,
+                "pseudo/threshold": thresholds.mean(),
+                **pseudo_label_metrics(on.weak, confident, batch.unlabeled.label, on.strong),
+            },
+            averages,
+        )

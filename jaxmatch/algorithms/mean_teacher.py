@@ -1,0 +1,85 @@
+"""Mean Teacher: the student follows the predictions of the moving average of its own weights.
+
+Tarvainen & Valpola, "Mean teachers are better role models: Weight-averaged consistency targets
+improve semi-supervised deep learning results", NeurIPS 2017, https://arxiv.org/abs/1703.01780.
+"""
+
+from dataclasses import dataclass
+
+import jax
+
+from jaxmatch.losses import cross_entropy, squared_difference
+from jaxmatch.monitor import unlabeled_accuracy
+from jaxmatch.schedules import linear_ramp
+from jaxmatch.types import (
+    NO_HEADS,
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    TrainState,
+    Update,
+    no_draws,
+    no_memory,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanTeacher:
+    """The loss is supervised + unlabeled_weight * ramp * unsupervised.
+
+    The teacher is the run's own, ``ema.decay``.
+
+    Attributes:
+        unlabeled_weight: weight of the unsupervised term after the ramp.
+        ramp: share of all steps over which that weight rises linearly from 0.
+    """
+
+    unlabeled_weight: float = 50.0
+    ramp: float = 0.4
+
+    labeled = ("weak",)
+    unlabeled = ("weak", "weak")
+    heads = NO_HEADS
+    evaluated = "teacher"
+    init = no_memory
+    draw = no_draws
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean H(y, p(w(x))) + weight ramp mean (p(w'(u)) - q)^2, q = p'(w(u)) of the teacher p'.
+
+        The last mean runs over images and classes. Teacher and student normalise by the batch
+        statistics of their own pass; only the labeled pass updates the student's running ones, as
+        in FixMatch's, TorchSSL's and USB's code. The paper takes labeled images into the
+        unsupervised term, too.
+        """
+        del draws
+        (x,), (first, second) = batch.labeled.views, batch.unlabeled.views
+        (on_x,), stats = network(state.student(params), (x,))
+        (on_first,), teacher_stats = network(jax.lax.stop_gradient(state.teacher), (first,))
+        (on_second,), _ = network(state.student(params), (second,))
+
+        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        target = jax.nn.softmax(on_first.logits)  # [b C]
+        unsupervised = squared_difference(on_second.logits, target).mean()
+        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        loss = supervised + self.unlabeled_weight * ramp * unsupervised
+        return loss, Update(
+            stats,
+            {
+                "loss/supervised": supervised,
+                "loss/unsupervised": unsupervised,
+                "optim/ramp": ramp,
+                **unlabeled_accuracy(target, batch.unlabeled.label),
+            },
+            teacher_stats=teacher_stats if spec.teacher_trains else None,
+        )

@@ -1,0 +1,165 @@
+"""MixMatch: sharpened guesses label the unlabeled images, then all are mixed with each other.
+
+Berthelot et al., "MixMatch: A Holistic Approach to Semi-Supervised Learning", NeurIPS 2019,
+https://arxiv.org/abs/1905.02249.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.alignment import sharpen
+from jaxmatch.augment.mixup import Mixing, draw_mixing, interleave, mix
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.losses import cross_entropy, squared_difference
+from jaxmatch.monitor import unlabeled_accuracy
+from jaxmatch.schedules import linear_ramp
+from jaxmatch.types import (
+    NO_HEADS,
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    TrainState,
+    Update,
+    no_memory,
+)
+
+BATCH_NORMS = ("joint", "interleave")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixMatch:
+    """The loss is supervised + unlabeled_weight * ramp * unsupervised.
+
+    Attributes:
+        alpha: of the Beta distribution that the weights of MixUp come from.
+        temperature: T; guesses are sharpened to q^(1/T).
+        unlabeled_weight: lambda_u; the paper has 75 on CIFAR-10, 150 on CIFAR-100, 250 on SVHN.
+        ramp: share of all steps over which that weight rises linearly from 0.
+        batch_norm: of the mixed images, see :func:`mixed_logits`.
+    """
+
+    alpha: float = 0.75
+    temperature: float = 0.5
+    unlabeled_weight: float = 75.0
+    ramp: float = 1 / 64
+    batch_norm: str = "joint"
+
+    labeled = ("weak",)
+    unlabeled = ("weak", "weak")
+    heads = NO_HEADS
+    evaluated = "teacher"
+    init = no_memory
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no mixing has."""
+        check_mixing(self.alpha, self.temperature, self.batch_norm)
+
+    def draw(self, key: Array, batch: Batch) -> Mixing:
+        """Weights and partners in the pool of labeled images and both views of unlabeled ones."""
+        views = (*batch.labeled.views, *batch.unlabeled.views)
+        return draw_mixing(key, [len(view) for view in views], self.alpha)
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: Mixing,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean H(y', p(x')) + lambda_u ramp mean (p(u') - q')^2 over images, both views, classes.
+
+        x', y', u', q' are mixed; q is the sharpened mean of p(u) over both views (eq. 2 to 5, 7).
+        """
+        variables = state.student(params)
+        target = self.guess(network, variables, batch)  # [b C]
+        label = jax.nn.one_hot(batch.labeled.label, spec.classes, dtype=target.dtype)
+        mixed_label, *mixed_targets = mix([label, target, target], draws)
+        (on_x, *on_u), stats = self.forward(network, variables, batch, draws)
+
+        supervised = cross_entropy(on_x, mixed_label).mean()
+        errors = [squared_difference(*pair) for pair in zip(on_u, mixed_targets, strict=True)]
+        unsupervised = jnp.mean(jnp.stack(errors))
+        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        loss = supervised + self.unlabeled_weight * ramp * unsupervised
+        return loss, Update(
+            stats,
+            {
+                "loss/supervised": supervised,
+                "loss/unsupervised": unsupervised,
+                "optim/ramp": ramp,
+                **unlabeled_accuracy(target, batch.unlabeled.label),
+            },
+        )
+
+    def guess(self, network: Network, variables: PyTree, batch: Batch) -> Array:
+        """q [b C]: each view is normalised by its own batch statistics and updates no running ones.
+
+        No gradient passes.
+        """
+        constant = jax.lax.stop_gradient(variables)
+        first, second = (
+            jax.nn.log_softmax(network(constant, (view,))[0][0].logits)
+            for view in batch.unlabeled.views
+        )
+        # Of the mean only the logarithm up to a constant is needed.
+        return jnp.exp(sharpen(jnp.logaddexp(first, second), self.temperature))
+
+    def forward(
+        self, network: Network, variables: PyTree, batch: Batch, mixing: Mixing
+    ) -> tuple[list[Array], PyTree]:
+        """Logits of the mixed labeled images and of both mixed views, and the new statistics."""
+        views = mix((*batch.labeled.views, *batch.unlabeled.views), mixing)
+        return mixed_logits(network, variables, views, self.batch_norm)
+
+
+def check_mixing(alpha: float, temperature: float, batch_norm: str) -> None:
+    """Raise InputError on settings of MixMatch or ReMixMatch that would run to nonsense."""
+    for name, value in (("alpha", alpha), ("temperature", temperature)):
+        if value <= 0:
+            raise InputError(f"algorithm.{name}={value} must be above 0.")
+    if batch_norm not in BATCH_NORMS:
+        raise InputError(f"unknown batch_norm {batch_norm!r}; {suggest(batch_norm, BATCH_NORMS)}")
+
+
+def mixed_logits(
+    network: Network, variables: PyTree, views: Sequence[Array], batch_norm: str
+) -> tuple[list[Array], PyTree]:
+    """Logits [b C] of each mixed view, and the new BatchNorm statistics.
+
+    Args:
+        network: the network.
+        variables: its variables.
+        views: mixed labeled images [b h w c], then unlabeled ones, each a multiple of b.
+        batch_norm: "joint": one pass over all. "interleave": passes of b images that each hold a
+            share of the labeled ones, of which the first alone updates the running statistics, as
+            in the authors' code. After mixing and interleaving all passes are alike, so the
+            statistics of one joint pass are those of the others, but for noise.
+    """
+    if batch_norm == "joint":
+        outputs, stats = network(variables, tuple(views))
+        return [output.logits for output in outputs], stats
+    size = len(views[0])
+    counts = [len(view) // size for view in views]
+    # Every count-th row, as contiguous rows of a view would go from device to device.
+    chunks = interleave(
+        [
+            view.reshape(size, count, *view.shape[1:])[:, number]
+            for view, count in zip(views, counts, strict=True)
+            for number in range(count)
+        ]
+    )
+    passes = [network(variables, (chunk,)) for chunk in chunks]
+    logits = interleave([on_chunk.logits for (on_chunk,), _ in passes])
+    ends = [sum(counts[: position + 1]) for position in range(len(counts))]
+    joined = [
+        jnp.stack(logits[end - count : end], axis=1).reshape(size * count, -1)
+        for end, count in zip(ends, counts, strict=True)
+    ]
+    return joined, passes[0][1]

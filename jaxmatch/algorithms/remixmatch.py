@@ -1,0 +1,182 @@
+"""ReMixMatch: aligned guesses on weak views label strong views, then all are mixed.
+
+Berthelot et al., "ReMixMatch: Semi-Supervised Learning with Distribution Alignment and Augmentation
+Anchoring", ICLR 2020, https://arxiv.org/abs/1911.09785.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmatch.algorithms.mixmatch import check_mixing, mixed_logits
+from jaxmatch.alignment import Marginal, align, make_marginal, sharpen, update_marginal
+from jaxmatch.augment.mixup import Mixing, draw_mixing, mix
+from jaxmatch.augment.rotation import QUARTER_TURNS, rotate
+from jaxmatch.errors import InputError
+from jaxmatch.losses import cross_entropy
+from jaxmatch.models.heads import Linear
+from jaxmatch.monitor import unlabeled_accuracy
+from jaxmatch.random import stream
+from jaxmatch.schedules import linear_ramp
+from jaxmatch.types import NO_HEADS, Array, Batch, Network, PyTree, Spec, TrainState, Update
+
+# Added to both averages of the alignment, as in the authors' code.
+EPSILON = 1e-6
+
+
+class Memory(NamedTuple):
+    """What the guesses are aligned by."""
+
+    predicted: Marginal  # moving average of the guesses before alignment
+    labeled: Array  # [C] class frequencies of the labeled examples; constant
+
+
+class Draws(NamedTuple):
+    """The randomness of one step."""
+
+    mixing: Mixing  # of the pool of labeled images, weak and all strong views
+    turns: Array  # [b] int32, quarter turns of the first strong view
+
+
+class Forward(NamedTuple):
+    """What a step sees."""
+
+    mixed: list[Array]  # logits [b C] of the mixed labeled images, weak view and strong views
+    strong: Array  # [b C] logits of the first strong view, unmixed
+    rotation: Array | None  # [b 4] logits of its quarter turns
+    stats: PyTree
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReMixMatch:
+    """The loss is supervised + ramp * unlabeled + rotation_weight * rotation.
+
+    unlabeled = unlabeled_weight * unsupervised + unmixed_weight * unmixed.
+
+    Attributes:
+        strong_views: K, of each unlabeled image; the paper has 8, TorchSSL and USB have 2.
+        labeled_view: "weak" or (the paper) "strong", the role of the labeled images.
+        alpha: of the Beta distribution that the weights of MixUp come from.
+        temperature: T; aligned guesses are sharpened to q^(1/T).
+        momentum: share of the old average guess that stays at each step.
+        unlabeled_weight: lambda_U.
+        unmixed_weight: lambda_U1, of the first strong view before mixing.
+        rotation_weight: lambda_r, of telling its quarter turns; 0 leaves the head out.
+        ramp: share of all steps over which the weights but that of rotations rise from 0.
+        batch_norm: of the mixed images, see :func:`jaxmatch.algorithms.mixmatch.mixed_logits`.
+    """
+
+    strong_views: int = 2
+    labeled_view: str = "weak"
+    alpha: float = 0.75
+    temperature: float = 0.5
+    momentum: float = 0.999
+    unlabeled_weight: float = 1.5
+    unmixed_weight: float = 0.5
+    rotation_weight: float = 0.5
+    ramp: float = 1 / 64
+    batch_norm: str = "joint"
+
+    evaluated = "teacher"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no mixing has."""
+        check_mixing(self.alpha, self.temperature, self.batch_norm)
+        if self.strong_views < 1:
+            raise InputError(f"algorithm.strong_views={self.strong_views} must be at least 1.")
+
+    @property
+    def labeled(self) -> tuple[str, ...]:
+        """One view."""
+        return (self.labeled_view,)
+
+    @property
+    def unlabeled(self) -> tuple[str, ...]:
+        """The view of the guess, and K to learn it from."""
+        return ("weak", *["strong"] * self.strong_views)
+
+    @property
+    def heads(self) -> Mapping[str, Any]:
+        """The head that tells quarter turns."""
+        return {"rotation": Linear(features=QUARTER_TURNS)} if self.rotation_weight else NO_HEADS
+
+    def init(self, key: Array, spec: Spec) -> Memory:
+        """No guesses yet, and the frequencies of the labels, uniform where none are known."""
+        del key
+        labels = spec.labels or range(spec.classes)
+        frequencies = np.bincount(labels, minlength=spec.classes) / len(labels)
+        return Memory(make_marginal(spec.classes), jnp.asarray(frequencies, float))
+
+    def draw(self, key: Array, batch: Batch) -> Draws:
+        """Weights, partners, and uniform quarter turns."""
+        views = (*batch.labeled.views, *batch.unlabeled.views)
+        mixing = draw_mixing(stream(key, "mixing"), [len(view) for view in views], self.alpha)
+        shape = (len(batch.unlabeled.views[0]),)
+        turns = jax.random.randint(stream(key, "rotation"), shape, 0, QUARTER_TURNS, jnp.int32)
+        return Draws(mixing, turns)
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: Draws,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """The paper's algorithm 1 and eq. 3 to 6, with one target q for the views of an image.
+
+        mean H(y', p(x')) + ramp (lambda_U mean H(q', p(u')) + lambda_U1 mean H(q, p(s_1)))
+        + lambda_r mean H(r, p_rotation(turned by r s_1)). x', y', u', q' are mixed and u' runs over
+        the weak and all strong views; q is p(w(u)), aligned by averages of this step too.
+        """
+        variables = state.student(params)
+        log_guess = self.guess(network, variables, batch)
+        predicted = update_marginal(state.memory.predicted, jnp.exp(log_guess), self.momentum)
+        prior = state.memory.labeled
+        log_aligned = align(log_guess, predicted.average + EPSILON, prior + EPSILON)
+        target = jnp.exp(sharpen(log_aligned, self.temperature))  # [b C]
+
+        label = jax.nn.one_hot(batch.labeled.label, spec.classes, dtype=target.dtype)
+        mixed_label, *mixed_targets = mix([label, *[target] * len(self.unlabeled)], draws.mixing)
+        on = self.forward(network, variables, batch, draws)
+        on_x, *on_u = on.mixed
+        supervised = cross_entropy(on_x, mixed_label).mean()
+        errors = [cross_entropy(*pair) for pair in zip(on_u, mixed_targets, strict=True)]
+        unsupervised = jnp.mean(jnp.stack(errors))
+        unmixed = cross_entropy(on.strong, target).mean()
+        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        unlabeled = self.unlabeled_weight * unsupervised + self.unmixed_weight * unmixed
+        loss = supervised + ramp * unlabeled
+        metrics = {
+            "loss/supervised": supervised,
+            "loss/unsupervised": unsupervised,
+            "loss/unmixed": unmixed,
+            "optim/ramp": ramp,
+            **unlabeled_accuracy(log_guess, batch.unlabeled.label, on.strong),
+        }
+        if on.rotation is not None:
+            rotation = cross_entropy(on.rotation, draws.turns).mean()
+            metrics["loss/rotation"] = rotation
+            loss += self.rotation_weight * rotation
+        return loss, Update(on.stats, metrics, Memory(predicted, prior))
+
+    def guess(self, network: Network, variables: PyTree, batch: Batch) -> Array:
+        """log p(w(u)) [b C], in a pass of its own without gradient that updates no statistics."""
+        (on_weak,), _ = network(jax.lax.stop_gradient(variables), batch.unlabeled.views[:1])
+        return jax.nn.log_softmax(on_weak.logits)
+
+    def forward(self, network: Network, variables: PyTree, batch: Batch, draws: Draws) -> Forward:
+        """All passes with gradient; those of unmixed images update no running statistics."""
+        views = (*batch.labeled.views, *batch.unlabeled.views)
+        mixed, stats = mixed_logits(network, variables, mix(views, draws.mixing), self.batch_norm)
+        first = batch.unlabeled.views[1]
+        (on_first,), _ = network(variables, (first,))
+        if not self.rotation_weight:
+            return Forward(mixed, on_first.logits, None, stats)
+        (on_turned,), _ = network(variables, (rotate(first, draws.turns),))
+        return Forward(mixed, on_first.logits, on_turned.heads["rotation"], stats)

@@ -1,0 +1,129 @@
+"""SoftMatch: every pseudo-label counts, the less the further its confidence is below the average.
+
+Chen et al., "SoftMatch: Addressing the Quantity-Quality Trade-off in Semi-supervised Learning",
+ICLR 2023, https://arxiv.org/abs/2301.10921.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
+from jaxmatch.alignment import Marginal, align, make_marginal, update_marginal
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.thresholds import (
+    Gaussian,
+    make_gaussian,
+    truncated_gaussian_weight,
+    update_gaussian,
+)
+from jaxmatch.types import (
+    NO_HEADS,
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    TrainState,
+    Update,
+    no_draws,
+)
+
+PRIORS = ("uniform", "labeled")
+
+
+class Memory(NamedTuple):
+    """Moving averages over the steps."""
+
+    gaussian: Gaussian  # of the aligned confidences
+    marginal: Marginal  # of the predictions on weak views
+    prior: Marginal  # of those on labeled images; stays uniform where that is the prior
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftMatch:
+    """The loss is supervised + unlabeled_weight * unsupervised.
+
+    Attributes:
+        deviations: n; the weight of a pseudo-label falls as a Gaussian whose standard deviation is
+            that of the confidences divided by n.
+        momentum: m, share of the old averages that stays at each step.
+        prior: what alignment takes the classes to be: "uniform" or, as predicted on "labeled"
+            images, their moving average.
+        unlabeled_weight: lambda_u.
+        hard_labels: train on the argmax; otherwise on the distribution softmax(z / temperature).
+        temperature: T of soft labels; 1 leaves them unsharpened.
+    """
+
+    deviations: float = 2.0
+    momentum: float = 0.999
+    prior: str = "uniform"
+    unlabeled_weight: float = 1.0
+    hard_labels: bool = True
+    temperature: float = 1.0
+
+    labeled = ("weak",)
+    unlabeled = ("weak", "strong")
+    heads = NO_HEADS
+    evaluated = "teacher"
+    draw = no_draws
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown prior."""
+        if self.prior not in PRIORS:
+            raise InputError(
+                f"SoftMatch has no prior {self.prior!r}; {suggest(self.prior, PRIORS)}"
+            )
+
+    def init(self, key: Array, spec: Spec) -> Memory:
+        """The average confidence of a guess, a wide Gaussian, and no predictions yet."""
+        del key
+        uniform = jnp.full(spec.classes, 1 / spec.classes, float)
+        return Memory(
+            make_gaussian(spec.classes),
+            make_marginal(spec.classes),
+            make_marginal(spec.classes, uniform),
+        )
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean H(y, p(w(x))) + lambda_u mean weight(max q') H(c, p(s(u))), c = argmax q.
+
+        With q = p(w(u)) and q' its alignment: only the weight is of aligned predictions. All
+        averages are of this step too.
+        """
+        del draws, spec
+        gaussian, marginal, prior = state.memory
+        on = weak_strong(network, params, state, batch)
+        log_weak = jax.nn.log_softmax(on.weak)
+        marginal = update_marginal(marginal, jnp.exp(log_weak), self.momentum)
+        if self.prior == "labeled":
+            prior = update_marginal(prior, jax.nn.softmax(on.labeled), self.momentum)
+        log_aligned = align(log_weak, marginal.average, prior.average)
+
+        confidence = jnp.exp(log_aligned).max(-1)
+        gaussian = update_gaussian(gaussian, confidence, self.momentum)
+        weight = truncated_gaussian_weight(confidence, gaussian, self.deviations)
+        target = pseudo_label(on.weak, self.hard_labels, self.temperature)
+        unsupervised = weighted_cross_entropy(on.strong, target, weight)
+        loss = on.supervised + self.unlabeled_weight * unsupervised
+        return loss, Update(
+            on.stats,
+            {
+                "loss/supervised": on.supervised,
+                "loss/unsupervised": unsupervised,
+                "pseudo/threshold": gaussian.mean,
+                **pseudo_label_metrics(on.weak, weight, batch.unlabeled.label, on.strong),
+            },
+            Memory(gaussian, marginal, prior),
+        )

@@ -1,0 +1,111 @@
+"""Temporal Ensembling: an image's past predictions, averaged, are the target of its next one.
+
+Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017,
+https://arxiv.org/abs/1610.02242.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch import per_example
+from jaxmatch.errors import InputError
+from jaxmatch.losses import cross_entropy, squared_difference
+from jaxmatch.monitor import unlabeled_accuracy
+from jaxmatch.schedules import linear_ramp
+from jaxmatch.types import (
+    NO_HEADS,
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    TrainState,
+    Update,
+    no_draws,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalEnsembling:
+    """The loss is supervised + unlabeled_weight * ramp * unsupervised.
+
+    The paper counts epochs of one pool of labeled and unlabeled images; here labeled images have a
+    batch of their own, as for the other methods, and every unlabeled image counts its own visits.
+
+    Attributes:
+        unlabeled_weight: weight of the unsupervised term after the ramp.
+        ramp: share of all steps over which that weight rises linearly from 0.
+        momentum: alpha, the share of the old average that stays at a visit.
+    """
+
+    unlabeled_weight: float = 10.0
+    ramp: float = 0.4
+    momentum: float = 0.6
+
+    labeled = ("weak",)
+    unlabeled = ("weak",)
+    heads = NO_HEADS
+    evaluated = "teacher"
+    draw = no_draws
+
+    def __post_init__(self) -> None:
+        """Refuse averages that never learn, or grow."""
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"algorithm.momentum={self.momentum} must lie in [0, 1).")
+
+    def init(self, key: Array, spec: Spec) -> PyTree:
+        """Z [N C] and the visits [N] of every unlabeled image, zeros."""
+        del key
+        return per_example.make_rows(
+            spec.unlabeled, average=jnp.zeros(spec.classes, float), visits=jnp.zeros((), jnp.int32)
+        )
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean H(y, p(w(x))) + weight ramp mean 1[n > 0] (p(w(u)) - Z / (1 - alpha^n))^2.
+
+        n is the number of the image's visits before this one; afterwards Z becomes
+        alpha Z + (1 - alpha) p(w(u)), from which the division takes the bias of its start at zero
+        (algorithm 2). The last mean runs over all images of the batch and over classes. Each part
+        is normalised by its own batch statistics; only the labeled pass updates the running ones.
+        """
+        del draws
+        (x,), (u,) = batch.labeled.views, batch.unlabeled.views
+        (on_x,), stats = network(state.student(params), (x,))
+        (on_u,), _ = network(state.student(params), (u,))
+
+        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        remembered = per_example.read(state.memory, batch.unlabeled.index)
+        average, visits = remembered["average"], remembered["visits"]  # [b C], [b]
+        seen = visits > 0
+        gathered = jnp.where(seen, 1 - self.momentum**visits, 1.0)  # [b] sum of Z's weights
+        target = average / gathered[:, None]  # [b C]
+        errors = squared_difference(on_u.logits, target)
+        unsupervised = jnp.where(seen, errors, 0.0).mean()
+
+        prediction = jax.nn.softmax(on_u.logits)
+        visited = {
+            "average": self.momentum * average + (1 - self.momentum) * prediction,
+            "visits": visits + 1,
+        }
+        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        loss = supervised + self.unlabeled_weight * ramp * unsupervised
+        return loss, Update(
+            stats,
+            {
+                "loss/supervised": supervised,
+                "loss/unsupervised": unsupervised,
+                "optim/ramp": ramp,
+                **unlabeled_accuracy(prediction, batch.unlabeled.label),
+            },
+            per_example.write(state.memory, batch.unlabeled.index, visited),
+        )

@@ -1,0 +1,122 @@
+"""UDA: the sharpened prediction of a weak view is the target of a strong view, if it is confident.
+
+Xie et al., "Unsupervised Data Augmentation for Consistency Training", NeurIPS 2020,
+https://arxiv.org/abs/1904.12848.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.losses import cross_entropy, kl_divergence
+from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.schedules import SIGNALS, training_signal
+from jaxmatch.types import (
+    NO_HEADS,
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    Target,
+    TrainState,
+    Update,
+    no_draws,
+    no_memory,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UDA:
+    """The loss is supervised + unlabeled_weight * unsupervised.
+
+    Attributes:
+        threshold: tau; a weak view is a target if its largest probability, before sharpening, is
+            at least this.
+        temperature: T of the target softmax(z / T); 1 leaves it unsharpened.
+        unlabeled_weight: lambda.
+        signal: training signal annealing, see :func:`jaxmatch.schedules.training_signal`; labeled
+            examples that the network already knows better than the signal are left out.
+    """
+
+    threshold: float = 0.8
+    temperature: float = 0.4
+    unlabeled_weight: float = 1.0
+    signal: str = "none"
+
+    labeled = ("weak",)
+    unlabeled = ("weak", "strong")
+    heads = NO_HEADS
+    evaluated = "teacher"
+    init = no_memory
+    draw = no_draws
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown signal and a temperature that is not positive."""
+        if self.signal not in SIGNALS:
+            raise InputError(
+                f"unknown training signal {self.signal!r}; {suggest(self.signal, SIGNALS)}"
+            )
+        if self.temperature <= 0:
+            raise InputError(
+                f"a target cannot be sharpened at temperature {self.temperature}; give a positive "
+                "one (1 leaves it unsharpened)."
+            )
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """L_x + lambda mean 1[max p(w(u)) >= tau] KL(q || p(s(u))), q = softmax(z(w(u)) / T).
+
+        The mean runs over the whole batch. L_x is the mean of H(y, p(w(x))) over the examples that
+        the training signal lets through.
+        """
+        del draws
+        (x,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
+        (on_x, on_weak, on_strong), stats = network(
+            state.student(params), (x, Target(weak), strong)
+        )
+
+        signal = training_signal(self.signal, state.step, spec.steps, spec.classes)
+        supervised = annealed_cross_entropy(on_x.logits, batch.labeled.label, signal)
+        weak_logits = jax.lax.stop_gradient(on_weak.logits)  # [b C]
+        confident = jax.nn.softmax(weak_logits).max(-1) >= self.threshold
+        divergences = kl_divergence(weak_logits / self.temperature, on_strong.logits)
+        unsupervised = jnp.where(confident, divergences, 0.0).mean()
+        loss = supervised + self.unlabeled_weight * unsupervised
+        return loss, Update(
+            stats,
+            {
+                "loss/supervised": supervised,
+                "loss/unsupervised": unsupervised,
+                "optim/training_signal": signal,
+                **pseudo_label_metrics(
+                    weak_logits, confident, batch.unlabeled.label, on_strong.logits
+                ),
+            },
+        )
+
+
+def annealed_cross_entropy(logits: Array, label: Array, signal: Array) -> Array:
+    """Mean cross-entropy over the examples with p_y <= signal; 0 if there is none.
+
+    Args:
+        logits: [b C], at least float32.
+        label: [b] integer classes.
+        signal: [] largest probability of the true class that is still trained on.
+
+    Returns:
+        [] nats.
+    """
+    truth = jnp.take_along_axis(jax.nn.softmax(logits), label[:, None], axis=-1)[:, 0]
+    kept = truth <= signal
+    errors = jnp.where(kept, cross_entropy(logits, label), 0.0)
+    return errors.sum() / jnp.maximum(1, kept.sum())
