@@ -2,6 +2,8 @@
 
 jaxmatch train --config=configs/fixmatch.py:mnist5k,labels=40,seed=0
 jaxmatch train --config=configs/fixmatch.py:tfds:cifar10,labels=250,seed=1
+
+With --config.augment=ctaugment, as preset=google has it, strong views follow CTAugment's policy.
 """
 
 from ml_collections import ConfigDict
@@ -16,5 +18,5 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
         argument,
         algorithm={"name": "fixmatch"},
         settings={"data.ratio": 7},
-        presets={"google": {}, "torchssl": {}, "usb": {}},
+        presets={"google": {"augment": "ctaugment"}, "torchssl": {}, "usb": {}},
     )

@@ -27,7 +27,11 @@ GOOGLE_40_LABELS: dict[str, dict[str, Any]] = {
 
 def google(data: str, labels: str) -> dict[str, Any]:
     """What the authors' scripts set for a data set and a number of labels."""
-    values = {"algorithm.labeled_view": "strong", "algorithm.batch_norm": "interleave"}
+    values = {
+        "augment": "ctaugment",
+        "algorithm.labeled_view": "strong",
+        "algorithm.batch_norm": "interleave",
+    }
     if labels == "40":
         return {**values, "algorithm.strong_views": 1, **GOOGLE_40_LABELS.get(data, {})}
     return {**values, "algorithm.strong_views": 4 if data == "tfds:stl10" else 8}

@@ -12,7 +12,11 @@ from ml_collections import ConfigDict
 
 from jaxmatch.config import make
 
-GOOGLE = {"algorithm.threshold": 0.95, "algorithm.temperature": 1.0}
+GOOGLE = {
+    "algorithm.threshold": 0.95,
+    "algorithm.temperature": 1.0,
+    "augment": "ctaugment",
+}
 
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:

@@ -1,7 +1,7 @@
 """From a configuration to the objects of a run, with every check that needs no compilation."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.contrast import Contrast
+from jaxmatch.augment.ctaugment import CTAugment
+from jaxmatch.augment.ctaugment_views import CTAugmentOps, CTAugmentViews
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.views import Views
 from jaxmatch.augment.weak import Weak
@@ -30,7 +32,16 @@ from jaxmatch.optim import Ema, Optim
 from jaxmatch.parallel import make_mesh, shard_batch
 from jaxmatch.random import stream
 from jaxmatch.step import Step, init_state, make_train_step
-from jaxmatch.types import Algorithm, Augment, Batch, Network, Spec, TrainState, Transform
+from jaxmatch.types import (
+    Algorithm,
+    Augment,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    TrainState,
+    Transform,
+)
 
 DTYPES = ("float32", "bfloat16")
 MODEL_CHOICES = {
@@ -40,7 +51,7 @@ MODEL_CHOICES = {
     "feature_norm": FEATURE_NORMS,
 }
 MODEL_LEAST = {"width": 1 / 16, "groups": 1, "first_stride": 1}
-STRONG = ("randaugment", "contrast")
+STRONG = ("randaugment", "ctaugment", "contrast")
 ORDERS = ("weak_first", "ops_first")
 
 
@@ -179,13 +190,7 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
         algorithm=algorithm,
         model=model,
         network=make_network(model, mesh.size, config.forward),
-        augment=Views(
-            transforms=build_transforms(config),
-            labeled=algorithm.labeled,
-            unlabeled=algorithm.unlabeled,
-            mean=mean,
-            std=std,
-        ),
+        augment=build_augment(config, algorithm, mean, std),
         optim=build_dataclass(Optim, dict(config.optim), "optim"),
         ema=build_dataclass(Ema, dict(config.ema), "ema"),
         spec=Spec(
@@ -222,6 +227,23 @@ def build_step(config: ConfigDict, parts: Parts, optimizer: Any) -> Step:
     return make_train_step(
         parts.algorithm, parts.network, parts.augment, optimizer, rate, parts.ema, parts.spec
     )
+
+
+def forward_images(
+    config: ConfigDict, parts: Parts, optimizer: Any, shapes: TrainState, data: Any
+) -> int:
+    """How many images a step passes through the network, those of targets and probes included."""
+    count = 0
+
+    def network(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
+        nonlocal count
+        count += sum(len(images) for images in jax.tree.leaves(views))
+        return parts.network(variables, views, train)
+
+    step = build_step(config, replace(parts, network=network), optimizer)
+    examples = examples_of(parts)
+    jax.eval_shape(lambda state, data: step(state, examples(data, state)), shapes, data)
+    return count
 
 
 def examples_of(parts: Parts) -> Callable[[Resident, TrainState], Batch]:
@@ -289,8 +311,36 @@ def build_model(config: ConfigDict, classes: int, algorithm: Algorithm) -> Any:
     )
 
 
+def build_augment(
+    config: ConfigDict, algorithm: Algorithm, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Augment:
+    """The augmentation of ``config.augment`` for the view roles of ``algorithm``."""
+    views = Views(
+        transforms=build_transforms(config),
+        labeled=algorithm.labeled,
+        unlabeled=algorithm.unlabeled,
+        mean=mean,
+        std=std,
+    )
+    if config.augment != "ctaugment":
+        return views
+    return CTAugmentViews(
+        views=views,
+        ctaugment=build_ctaugment(config),
+        ops_first=config.views.strong.order == "ops_first",
+    )
+
+
+def build_ctaugment(config: ConfigDict) -> CTAugment:
+    """CTAugment with the settings of ``config.views.ctaugment``."""
+    return build_dataclass(CTAugment, dict(config.views.ctaugment), "views.ctaugment")
+
+
 def build_transforms(config: ConfigDict) -> dict[str, Transform]:
-    """The transform of each view role from ``config.views`` and ``config.augment``."""
+    """The transform of each view role from ``config.views`` and ``config.augment``.
+
+    Under CTAugment the strong one is that of its first policy.
+    """
     if config.augment not in STRONG:
         raise InputError(f"unknown augment {config.augment!r}; {suggest(config.augment, STRONG)}")
     weak = build_dataclass(Weak, dict(config.views.weak), "views.weak")
@@ -299,7 +349,9 @@ def build_transforms(config: ConfigDict) -> dict[str, Transform]:
     order = values.pop("order")
     if order not in ORDERS:
         raise InputError(f"unknown views.strong.order {order!r}; {suggest(order, ORDERS)}")
-    ops = build_dataclass(RandAugment, values, "views.strong")
+    ops: Transform = build_dataclass(RandAugment, values, "views.strong")
+    if config.augment == "ctaugment":
+        ops = CTAugmentOps(ctaugment=build_ctaugment(config))
     chain = Chain(transforms=(weak, ops) if order == "weak_first" else (ops, weak))
     strong = contrast if config.augment == "contrast" else chain
     return {"weak": weak, "strong": strong, "contrast": contrast}

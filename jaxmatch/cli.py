@@ -124,7 +124,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from jaxmatch.loop import train
 
     summary = train(_config(arguments), arguments.workdir)
-    print(json.dumps(summary))
+    print(json.dumps({key: value for key, value in summary.items() if key != "ctaugment"}))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

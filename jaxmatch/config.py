@@ -20,6 +20,7 @@ from ml_collections.config_flags import config_flags
 
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.augment.contrast import Contrast
+from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.errors import InputError, suggest
@@ -71,6 +72,7 @@ def defaults() -> dict[str, Any]:
             "weak": {**_fields(Weak), "pad": placeholder(int)},
             "strong": {**_fields(RandAugment), "order": "weak_first"},
             "contrast": _fields(Contrast),
+            "ctaugment": _fields(CTAugment),
         },
         "optim": _fields(Optim),
         "ema": _fields(Ema),

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch import build, stages
 from jaxmatch import config as configuration
+from jaxmatch.augment import ctaugment
 from jaxmatch.checkpoint import Checkpoints
 from jaxmatch.classifier import load
 from jaxmatch.curves import plot
@@ -125,7 +126,7 @@ class _Run:
         self.config, self.folder, self.parts = config, folder, parts
         self.checkpoints, self.started = checkpoints, started
         everywhere = replicated(parts.mesh)
-        optimizer = parts.optim.build(config.steps, parts.model.layers)
+        self.optimizer = optimizer = parts.optim.build(config.steps, parts.model.layers)
 
         def init() -> TrainState:
             return build.build_state(config, parts, optimizer)
@@ -227,7 +228,8 @@ class _Run:
         probe = None
         if self.probed is not None:
             probe = self.probe(state, probe_sets(self.source), linear=True)
-        summary = self.summary(lines, probe, earlier + time.monotonic() - self.started)
+        seconds = earlier + time.monotonic() - self.started
+        summary = self.summary(lines, probe, state.policy, seconds)
         write_json(self.folder / "summary.json", summary)
         return summary
 
@@ -293,12 +295,15 @@ class _Run:
         return measure(self.features, network, sets, linear=linear)
 
     def summary(
-        self, lines: list[dict[str, Any]], probe: dict[str, float] | None, seconds: float
+        self,
+        lines: list[dict[str, Any]],
+        probe: dict[str, float] | None,
+        policy: PyTree,
+        seconds: float,
     ) -> dict[str, Any]:
         spec, steps, algorithm = self.parts.spec, self.config.steps, self.parts.algorithm
-        views = (
-            len(algorithm.labeled) * spec.labeled_batch
-            + len(algorithm.unlabeled) * spec.unlabeled_batch
+        images = build.forward_images(
+            self.config, self.parts, self.optimizer, self.shapes, self.data
         )
         summary = summarise(
             lines,
@@ -309,9 +314,11 @@ class _Run:
                 "labeled": steps * spec.labeled_batch,
                 "unlabeled": steps * spec.unlabeled_batch,
             },
-            forward_images=steps * views,
+            forward_images=steps * images,
             seconds=seconds,
         )
+        if self.config.augment == "ctaugment":
+            summary["ctaugment"] = ctaugment.describe(policy)
         return summary if algorithm.labeled else {**summary, "probe": probe}
 
 

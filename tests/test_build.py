@@ -11,6 +11,8 @@ from tiny_runs import configuration, write_data
 
 from jaxmatch import build
 from jaxmatch.algorithms.fixmatch import FixMatch
+from jaxmatch.augment.ctaugment import CTAugment
+from jaxmatch.augment.ctaugment_views import CTAugmentOps
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.config import from_flags, to_json
@@ -60,6 +62,14 @@ def test_parts_follow_the_configuration():
     assert found.image_shape == (8, 8, 3)
 
 
+def test_ctaugment_takes_the_place_of_the_strong_ops():
+    found = parts(augment="ctaugment", views__ctaugment__depth=3, views__strong__order="ops_first")
+    assert found.augment.ctaugment == CTAugment(depth=3)
+    assert found.augment.ops_first
+    shown = found.augment.views.transforms["strong"].transforms  # for show-augment
+    assert [type(transform) for transform in shown] == [CTAugmentOps, Weak]
+
+
 def test_parts_of_a_saved_configuration_are_the_same():
     config = configuration("x.npz")
     again = ConfigDict(json.loads(json.dumps(to_json(config))))
@@ -105,6 +115,14 @@ def test_the_default_number_of_devices_divides_the_batch(caplog):
         ({"algorithm__name": "fixmtch"}, "unknown algorithm 'fixmtch'; did you mean 'fixmatch'?"),
         ({"algorithm__name": "supervised"}, "algorithm.hard_labels; algorithm has no settings"),
         ({"augment": "randaugmnt"}, "did you mean 'randaugment'?"),
+        (
+            {"augment": "ctaugment", "views__ctaugment__cta_translate": "fractions"},
+            "did you mean 'fraction'?",
+        ),
+        (
+            {"method": "simclr", "chosen": "", "augment": "ctaugment"},
+            "CTAugment learns from labeled images",
+        ),
         ({"forward": "jont"}, "did you mean 'joint'?"),
         ({"dtype": "float31"}, "did you mean 'float32'?"),
         ({"model__name": "wide_rsnet"}, "did you mean 'wide_resnet'?"),

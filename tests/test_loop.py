@@ -129,6 +129,15 @@ def test_metrics_of_other_methods(method, data, tmp_path):
     assert summary["images_seen"]["unlabeled"] == (160 if method == "pseudo_label" else 0)
 
 
+def test_the_summary_tells_what_ctaugment_learned_and_counts_its_probes(data, tmp_path):
+    options = {"augment": "ctaugment", "steps": 10}
+    summary = train_tiny(data, tmp_path / "run", **options)
+    assert summary["forward_images"] == 10 * (8 + 2 * 16 + 8)
+    bins = summary["ctaugment"]
+    assert len(bins["rotate"]["degrees"]) == 17
+    assert any(weight != 1 for op in bins.values() for bins in op.values() for weight in bins)
+
+
 def test_metrics_of_fixmatch(reference):
     for line in read(reference):
         assert set(line) == KEYS["fixmatch"]

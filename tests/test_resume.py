@@ -108,19 +108,29 @@ def test_a_crashed_run_continues_bitwise(reference, data, tmp_path):
     assert_same_end(tmp_path / "run", reference)
 
 
+HISTORY = {"algorithm__alignment_length": 8}
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("simmatch", {"algorithm__instance_start_step": PERIOD}),
+        ("simmatch", {"algorithm__instance_start_step": PERIOD, **HISTORY}),
         pytest.param(
             "comatch",
-            {"algorithm__queue_batches": 3},  # so the ring wraps on either side
+            {"algorithm__queue_batches": 3, **HISTORY},  # so the ring wraps on either side
             marks=pytest.mark.slow,
         ),
+        ("flexmatch", {"augment": "ctaugment"}),
+        pytest.param("temporal_ensembling", {}, marks=pytest.mark.slow),
+        pytest.param("remixmatch", {}, marks=pytest.mark.slow),
+        pytest.param("freematch", {}, marks=pytest.mark.slow),
+        pytest.param("softmatch", {}, marks=pytest.mark.slow),
+        pytest.param("adamatch", {}, marks=pytest.mark.slow),
+        pytest.param("dash", {"algorithm__warmup_steps": PERIOD + 2}, marks=pytest.mark.slow),
     ],
 )
-def test_banks_queues_and_histories_continue_bitwise(method, options, data, tmp_path):
-    options = {"method": method, "algorithm__alignment_length": 8, **options}
+def test_memories_and_policies_continue_bitwise(method, options, data, tmp_path):
+    options = {"method": method, **options}
     train_tiny(data, tmp_path / "whole", **options)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     (tmp_path / "cut" / "summary.json").unlink()

@@ -19,6 +19,15 @@ from jaxmatch import load, train
 from jaxmatch.config import from_flags
 
 LABELS = 16
+WITHOUT_THRESHOLD = (
+    "supervised",
+    "simclr",
+    "temporal_ensembling",
+    "remixmatch",
+    "freematch",
+    "softmatch",
+    "dash",
+)
 STEPS, PERIOD = 20, 5
 OVERRIDES = {
     "model.depth": 4,
@@ -48,7 +57,7 @@ def write_data(path, **changed):
 def arguments(data, *, method="fixmatch", chosen=f",labels={LABELS}", **overrides):
     """``--config`` and overrides of a run; keywords write the dot as two underscores."""
     values = OVERRIDES | {key.replace("__", "."): value for key, value in overrides.items()}
-    if method in ("supervised", "simclr"):
+    if method in WITHOUT_THRESHOLD:
         values.pop("algorithm.threshold")
     name = data if isinstance(data, str) else f"npz:{data}"
     flags = [f"--config.{key}={value}" for key, value in values.items()]

@@ -75,7 +75,7 @@ class MixMatch:
     ) -> tuple[Array, Update]:
         """mean H(y', p(x')) + lambda_u ramp mean (p(u') - q')^2 over images, both views, classes.
 
-        x', y', u', q' are mixed; q is the sharpened mean of p(u) over both views (eq. 2 to 5, 7).
+        x', y', u', q' are mixed; q is the sharpened mean of p(u) over both views (eq. 2 to 7).
         """
         variables = state.student(params)
         target = self.guess(network, variables, batch)  # [b C]

@@ -58,8 +58,8 @@ class ReMixMatch:
     unlabeled = unlabeled_weight * unsupervised + unmixed_weight * unmixed.
 
     Attributes:
-        strong_views: K, of each unlabeled image; the paper has 8, TorchSSL and USB have 2.
-        labeled_view: "weak" or (the paper) "strong", the role of the labeled images.
+        strong_views: K, of each unlabeled image; the authors have 8, TorchSSL and USB have 2.
+        labeled_view: "weak" or (the authors' code) "strong", the role of the labeled images.
         alpha: of the Beta distribution that the weights of MixUp come from.
         temperature: T; aligned guesses are sharpened to q^(1/T).
         momentum: share of the old average guess that stays at each step.
@@ -128,7 +128,7 @@ class ReMixMatch:
         draws: Draws,
         spec: Spec,
     ) -> tuple[Array, Update]:
-        """The paper's algorithm 1 and eq. 3 to 6, with one target q for the views of an image.
+        """The paper's algorithm 1, with one target q for the weak and strong views of an image.
 
         mean H(y', p(x')) + ramp (lambda_U mean H(q', p(u')) + lambda_U1 mean H(q, p(s_1)))
         + lambda_r mean H(r, p_rotation(turned by r s_1)). x', y', u', q' are mixed and u' runs over

@@ -20,19 +20,11 @@ from helpers import (
     toy_views,
 )
 from on_devices import assert_same_on_four
+from pools import numpy_mix, numpy_mixing
 
 from jaxmatch.algorithms.mixmatch import MixMatch, mixed_logits
-from jaxmatch.augment.mixup import mix
 from jaxmatch.errors import InputError
 from jaxmatch.models.network import make_network
-
-
-def numpy_mix(parts, mixing):
-    """The mixed pool, cut as it was."""
-    pool, weight, partner = map(np.concatenate, (parts, *mixing))
-    own = weight.reshape(-1, *[1] * (pool.ndim - 1))
-    ends = np.cumsum([len(part) for part in parts])[:-1]
-    return np.split(own * pool + (1 - own) * pool[partner], ends)
 
 
 def numpy_joint(params, views):
@@ -86,7 +78,7 @@ def test_value_and_gradient_are_those_of_the_equations(batch_norm, forward, step
     with jax.enable_x64(True):
         algorithm = MixMatch(unlabeled_weight=20.0, ramp=0.2, batch_norm=batch_norm)
         state, batch = toy_state(algorithm, jnp.float64, step), toy_views(algorithm)
-        draws = quick_jit(algorithm.draw)(jax.random.key(1), batch)
+        draws = numpy_mixing(batch)
         network = make_network(TinyNetwork(param_dtype=jnp.float64))
         (loss, update), gradient = quick_jit(
             jax.value_and_grad(
@@ -116,11 +108,11 @@ def test_value_and_gradient_are_those_of_the_equations(batch_norm, forward, step
 def test_running_statistics_are_those_of_the_mixed_images():
     algorithm, network = MixMatch(), make_network(TinyNetwork())
     state, batch = toy_state(algorithm), toy_views(algorithm)
-    draws = quick_jit(algorithm.draw)(jax.random.key(1), batch)
+    draws = numpy_mixing(batch)
     loss = quick_jit(partial(algorithm.loss, network, spec=SPEC))
     stats = loss(state.params, state, batch, draws)[1].stats
-    views = (*batch.labeled.views, *batch.unlabeled.views)
-    _, expected = quick_jit(lambda views: network(state.student(), mix(views, draws)))(views)
+    views = numpy_mix((*batch.labeled.views, *batch.unlabeled.views), draws)
+    _, expected = quick_jit(network)(state.student(), tuple(map(np.float32, views)))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), stats, expected)
 
 
@@ -162,7 +154,7 @@ def test_one_hot_guesses_stay_finite():
     algorithm = MixMatch(temperature=0.01)
     state, batch = toy_state(algorithm, step=90), toy_views(algorithm)
     params = jax.tree.map(lambda leaf: 1e3 * leaf, state.params)
-    draws = quick_jit(algorithm.draw)(jax.random.key(1), batch)
+    draws = numpy_mixing(batch)
     network = make_network(TinyNetwork())
     loss = lambda params: algorithm.loss(network, params, state, batch, draws, SPEC)[0]  # noqa: E731
     value, gradient = quick_jit(jax.value_and_grad(loss))(params)

@@ -20,10 +20,10 @@ from helpers import (
     toy_state,
     toy_views,
 )
+from pools import numpy_mix, numpy_mixing
 
-from jaxmatch.algorithms.remixmatch import Memory, ReMixMatch
+from jaxmatch.algorithms.remixmatch import Draws, Memory, ReMixMatch
 from jaxmatch.alignment import Marginal
-from jaxmatch.augment.mixup import mix
 from jaxmatch.errors import InputError
 from jaxmatch.models.network import make_network
 from jaxmatch.types import Batch, Examples
@@ -32,11 +32,9 @@ AVERAGE = np.array([0.5, 0.3, 0.15, 0.05])
 FREQUENCIES = np.array([0.1, 0.2, 0.3, 0.4])
 
 
-def numpy_mix(parts, mixing):
-    pool, weight, partner = map(np.concatenate, (parts, *mixing))
-    own = weight.reshape(-1, *[1] * (pool.ndim - 1))
-    ends = np.cumsum([len(part) for part in parts])[:-1]
-    return np.split(own * pool + (1 - own) * pool[partner], ends)
+def draws_of(batch):
+    turns = np.random.default_rng(2).integers(0, 4, len(batch.unlabeled.label)).astype(np.int32)
+    return Draws(numpy_mixing(batch), turns)
 
 
 def numpy_target(fixed, weak, average):
@@ -59,10 +57,11 @@ def oracle(params, fixed, batch, draws, *, ramp):
     loss = errors[: len(x)].mean() + ramp * 1.5 * errors[len(x) :].mean()
     loss += ramp * 0.5 * numpy_cross_entropy(numpy_logits(params, strong[0]), q).mean()
     if "rotation" in params:
-        turns = np.asarray(draws.turns)
-        turned = np.stack([np.rot90(*pair) for pair in zip(strong[0], turns, strict=True)])
+        turned = np.stack([np.rot90(*pair) for pair in zip(strong[0], draws.turns, strict=True)])
         heads = {**params, "classifier": params["rotation"]["dense"]}
-        loss += 0.5 * numpy_cross_entropy(numpy_logits(heads, turned), np.eye(4)[turns]).mean()
+        loss += (
+            0.5 * numpy_cross_entropy(numpy_logits(heads, turned), np.eye(4)[draws.turns]).mean()
+        )
     return loss
 
 
@@ -84,7 +83,7 @@ def test_value_and_gradient_are_those_of_the_equations(options, step, ramp):
         algorithm = ReMixMatch(ramp=0.2, **options)
         state, batch = toy_state(algorithm, jnp.float64, step), toy_views(algorithm)
         state = started(state)
-        draws = quick_jit(algorithm.draw)(jax.random.key(1), batch)
+        draws = draws_of(batch)
         network = make_network(TinyNetwork(heads=algorithm.heads, param_dtype=jnp.float64))
         (loss, update), gradient = quick_jit(
             jax.value_and_grad(
@@ -111,7 +110,7 @@ def test_the_first_batch_starts_the_average_and_running_statistics_are_of_mixed_
     algorithm = ReMixMatch()
     network = make_network(TinyNetwork(heads=algorithm.heads))
     state, batch = toy_state(algorithm), toy_views(algorithm)
-    draws = quick_jit(algorithm.draw)(jax.random.key(1), batch)
+    draws = draws_of(batch)
     assert not state.memory.predicted.started
     loss = quick_jit(partial(algorithm.loss, network, spec=SPEC))
     _, update = loss(state.params, state, batch, draws)
@@ -120,8 +119,8 @@ def test_the_first_batch_starts_the_average_and_running_statistics_are_of_mixed_
     np.testing.assert_allclose(update.memory.predicted.average, guess.mean(0), rtol=1e-4)
     assert update.memory.predicted.started
 
-    views = (*batch.labeled.views, *batch.unlabeled.views)
-    _, expected = quick_jit(lambda views: network(state.student(), mix(views, draws.mixing)))(views)
+    views = numpy_mix((*batch.labeled.views, *batch.unlabeled.views), draws.mixing)
+    _, expected = quick_jit(network)(state.student(), tuple(map(np.float32, views)))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), update.stats, expected)
 
 
@@ -140,7 +139,7 @@ def test_a_class_without_labels_or_guesses_stays_finite():
         Marginal(jnp.array([1.0, 0, 0, 0]), jnp.asarray(True)), jnp.array([0.5, 0.5, 0, 0])
     )
     params = jax.tree.map(lambda leaf: 1e3 * leaf, state.params)
-    state, draws = state.replace(memory=memory), quick_jit(algorithm.draw)(jax.random.key(1), batch)
+    state, draws = state.replace(memory=memory), draws_of(batch)
     loss = lambda params: algorithm.loss(network, params, state, batch, draws, SPEC)[0]  # noqa: E731
     value, gradient = quick_jit(jax.value_and_grad(loss))(params)
     assert np.isfinite(value)

@@ -20,7 +20,9 @@ def failures(name, capsys):
     return {line.split()[1] for line in capsys.readouterr().out.splitlines() if "FAIL" in line}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param("mixmatch_late", marks=pytest.mark.slow), "remixmatch"]
+)
 def test_the_library_equals_the_reference(name, capsys):
     assert main([str(GOLDEN / f"{name}.npz")]) == 0, capsys.readouterr().out
     lines = capsys.readouterr().out.splitlines()
