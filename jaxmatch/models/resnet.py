@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxmatch.models.batch_norm import BatchNorm
+from jaxmatch.models.convolution import convolve
 from jaxmatch.models.heads import UNIFORM_FAN_IN
 from jaxmatch.models.wide_resnet import HE_FAN_OUT
 from jaxmatch.types import Array, Outputs
@@ -184,5 +185,6 @@ def _conv(features: int, kernel: int, stride: int, **options: Any) -> nn.Conv:
         padding=((side, side), (side, side)),
         use_bias=False,
         kernel_init=HE_FAN_OUT,
+        conv_general_dilated=convolve,
         **options,
     )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxmatch.models.batch_norm import BatchNorm
+from jaxmatch.models.convolution import convolve
 from jaxmatch.types import Array, Outputs
 
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -161,5 +162,6 @@ def _conv(features: int, kernel: int, stride: int, *, bias: bool, padding: str, 
         padding="SAME" if padding == "same" else ((side, side), (side, side)),
         use_bias=bias,
         kernel_init=HE_FAN_OUT,
+        conv_general_dilated=convolve,
         **options,
     )
