@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import quick_jit
 
 from jaxmatch import build
 from jaxmatch.config import from_flags, stages_of
@@ -50,17 +51,19 @@ def trace(name, data, preset, overrides=(), small=False):
         trace_one(config, data)
 
 
-def trace_one(config, data):
-    side = SIDES.get(data, 32)
-    shape = (side, side, 3)
-    classes = CLASSES.get(data, 10)
-    facts = {
+def facts_of(data):
+    side, classes = SIDES.get(data, 32), CLASSES.get(data, 10)
+    return {
         "classes": [str(number) for number in range(classes)],
-        "image_shape": shape,
+        "image_shape": (side, side, 3),
         "labels": [index % classes for index in range(400)],
         "unlabeled": 1000,
     }
-    parts = build.build_parts(config, facts)
+
+
+def trace_one(config, data):
+    shape = facts_of(data)["image_shape"]
+    parts = build.build_parts(config, facts_of(data))
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
     images = Resident(
@@ -134,6 +137,36 @@ def test_the_step_of_every_preset_can_be_traced(preset):
 )
 def test_the_step_with_options_can_be_traced(overrides):
     trace("fixmatch", "mnist5k", "jaxmatch", [*overrides, "--config.model.depth=4"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", DATASETS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_step_of_every_config_runs(name, data):
+    for config in stages_of(configuration(name, data, "jaxmatch")).values():
+        if config.model.name == "wide_resnet":
+            config.model.update(depth=4, width=1 / 16)
+        config.data.batch_size, config.devices = 8, 1
+        run_one(config, data)
+
+
+def run_one(config, data):
+    """One real step on random images of the data set's shape."""
+    facts, random = facts_of(data), np.random.default_rng(0)
+    parts = build.build_parts(config, facts)
+    optimizer = parts.optim.build(config.steps, parts.model.layers)
+    step, examples = build.build_step(config, parts, optimizer), build.examples_of(parts)
+    images = Resident(
+        labeled_images=random.integers(0, 256, (400, *facts["image_shape"]), np.uint8),
+        labeled_labels=np.asarray(facts["labels"], np.int32),
+        unlabeled_images=random.integers(0, 256, (1000, *facts["image_shape"]), np.uint8),
+        unlabeled_labels=np.full(1000, -1, np.int32),
+    )
+    state = quick_jit(lambda: build.build_state(config, parts, optimizer))()
+    one = quick_jit(lambda state, data: step(state, examples(data, state)))
+    after, metrics = one(state, images)
+    assert after.step == 1
+    assert np.isfinite(metrics["loss/total"])
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> 
         state, _ = jax.block_until_ready(call(state, images))
         times.append((time.perf_counter() - start) / config.steps_per_call)
     examples = jax.jit(examples_of, out_shardings=over_batch(parts.mesh))(images, state)
-    augment = time_augment(parts, examples, calls)
+    augment = time_augment(parts, state.policy, examples, calls)
     median = statistics.median(times)
     drawn = parts.spec.labeled_batch + parts.spec.unlabeled_batch
     device = jax.devices()[0]
@@ -83,10 +83,10 @@ def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> 
     }
 
 
-def time_augment(parts: build.Parts, examples: Any, calls: int) -> float:
+def time_augment(parts: build.Parts, policy: Any, examples: Any, calls: int) -> float:
     """Median seconds of the views of one batch alone."""
     key = jax.random.key(0)
-    apply = jax.jit(lambda key, batch: parts.augment.apply((), key, batch)[0])
+    apply = jax.jit(lambda key, batch: parts.augment.apply(policy, key, batch)[0])
     jax.block_until_ready(apply(key, examples))
     times = []
     for _ in range(max(calls, 10)):
