@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from experiments.mnist5k.sweep import METHODS
 from jaxmatch.build import load_data
 from jaxmatch.classifier import load
 from jaxmatch.data.splits import read as read_split
@@ -94,7 +95,7 @@ def table(results: dict) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for labels, methods in sorted(results.items(), key=lambda item: -int(item[0])):
-        for method, seeds in methods.items():
+        for method, seeds in sorted(methods.items(), key=lambda item: _place(item[0])):
             runs = dict(sorted(seeds.items()))
             ours = {seed: 100 * entry["teacher"] for seed, entry in runs.items()}
             named = " / ".join(f"{100 * entry['renamed']:.1f}" for entry in runs.values())
@@ -102,6 +103,11 @@ def table(results: dict) -> str:
             cells = [labels, method, *_cells(ours), named, *_cells(theirs)]
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _place(method: str) -> int:
+    """The sweep's order; what it does not have comes last."""
+    return METHODS.index(method) if method in METHODS else len(METHODS)
 
 
 def _cells(values: dict[str, float]) -> tuple[str, str]:

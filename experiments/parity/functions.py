@@ -9,6 +9,7 @@ from experiments.parity import (
     consistency_uda_dash,
     functions_alignment,
     functions_contrastive,
+    functions_pretraining,
     functions_schedules,
     functions_thresholds,
 )
@@ -43,7 +44,9 @@ def _ema(case: Case, comparison: Comparison) -> None:
     teacher = variables("in/init/")
     for tag in sorted((tag for tag in tags(case) if tag.isdecimal()), key=int):
         student = variables(f"in/{tag}/")
-        teacher = ema.update(teacher, student["params"], student["batch_stats"])
+        teacher = ema.update(
+            teacher, student["params"], student["batch_stats"], step=int(tag), steps=1
+        )
         theirs = variables(f"out/{tag}/")
         for kind, values in theirs.items():
             named = {f"{tag}/{name}": value for name, value in values.items()}
@@ -124,4 +127,6 @@ REPLAYS: dict[str, Callable[[Case, Comparison], None]] = {
     "fn_dash_rho": consistency_uda_dash.dash_rho,
     **functions_thresholds.REPLAYS,
     "solo_simclr": functions_contrastive.simclr,
+    "solo_mocov2plus": functions_pretraining.momentum_contrast,
+    "solo_byol": functions_pretraining.byol,
 }

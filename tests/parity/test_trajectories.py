@@ -86,8 +86,8 @@ def test_a_wrong_fixmatch_eman_fails(monkeypatch, capsys):
 def test_a_wrong_teacher_fails(monkeypatch, capsys):
     right = Ema.update
 
-    def frozen_statistics(self, teacher, *rest):
-        return {**right(self, teacher, *rest), "batch_stats": teacher["batch_stats"]}
+    def frozen_statistics(self, teacher, *rest, **position):
+        return {**right(self, teacher, *rest, **position), "batch_stats": teacher["batch_stats"]}
 
     monkeypatch.setattr(Ema, "update", frozen_statistics)
     failed = failures("off_fixmatch_eman", capsys)
