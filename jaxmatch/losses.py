@@ -91,3 +91,29 @@ def nt_xent(first: Array, second: Array, temperature: float) -> Array:
         return jnp.logaddexp(logsumexp(across, 1), logsumexp(within, 1)) - positive
 
     return (from_anchors(first, second) + from_anchors(second, first)) / 2
+
+
+def info_nce(
+    query: Array, key: Array, queue: Array, temperature: float, valid: Array | None = None
+) -> Array:
+    """MoCo's InfoNCE: a query finds its own key among the keys of a queue.
+
+    -log exp(q . k / t) / (exp(q . k / t) + sum_n exp(q . k_n / t)), n over the valid rows of the
+    queue (He et al., "MoCo", CVPR 2020, eq. 1, https://arxiv.org/abs/1911.05722); 0 without any.
+
+    Args:
+        query, key: [b d] unit rows; row i of both are views of image i (no gradient is stopped
+            here).
+        queue: [n d] unit rows, keys of other images.
+        temperature: t, positive.
+        valid: [n] bool, which rows of the queue take part; by default all.
+
+    Returns:
+        [b] nats, at least float32.
+    """
+    dtype = jnp.promote_types(jnp.result_type(query, key), jnp.float32)
+    positive = jnp.sum(query.astype(dtype) * key, -1) / temperature
+    negative = inner_products(query, queue) / temperature
+    if valid is not None:
+        negative = jnp.where(valid, negative, NEVER)
+    return jnp.logaddexp(positive, logsumexp(negative, 1)) - positive

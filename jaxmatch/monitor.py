@@ -1,5 +1,9 @@
 """Metrics that methods report of their unlabeled batch."""
 
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.similarity import normalize
 from jaxmatch.types import Array, Ratio
 
 
@@ -37,3 +41,18 @@ def unlabeled_accuracy(
         )
         for name, prediction in views.items()
     }
+
+
+def feature_spread(embeddings: Array) -> dict[str, Array]:
+    """Whether embeddings collapse: ``features/spread``, which falls to 0 when all become equal.
+
+    It is the standard deviation of a coordinate of the unit embeddings over the batch, averaged
+    over the coordinates: about 1 / sqrt(d) where they fill the sphere evenly (Chen & He,
+    "Exploring Simple Siamese Representation Learning", CVPR 2021, section 4.1,
+    https://arxiv.org/abs/2011.10566).
+
+    Args:
+        embeddings: [b d], normalised here.
+    """
+    unit = normalize(jax.lax.stop_gradient(embeddings))
+    return {"features/spread": jnp.std(unit, axis=0).mean()}

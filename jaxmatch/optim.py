@@ -1,7 +1,8 @@
-"""The optimizer of the FixMatch family as an optax chain, and the EMA teacher."""
+"""The optimizers as optax chains, SGD to LARS, and the EMA teacher."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,11 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.schedules import learning_rate
+from jaxmatch.schedules import cosine, learning_rate
 from jaxmatch.types import Array, PyTree
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw", "lars")
 DECAYS = ("kernels", "not_batch_norm", "all")
+TRUST_RATIOS = ("joint", "separate", "clipped")
+EMA_SCHEDULES = ("constant", "cosine")
 EMA_STATISTICS = ("copied", "averaged", "own")
 
 
@@ -22,8 +25,10 @@ class Optim:
     """``config.optim``.
 
     Attributes:
-        name: "sgd" (Nesterov momentum, weight decay as L2 inside the momentum) or "adamw"
-            (decoupled decay).
+        name: "sgd" (Nesterov momentum, weight decay as L2 inside the momentum), "adamw"
+            (decoupled decay) or "lars": sgd whose gradient g + weight_decay w is first multiplied
+            by a ratio for each array w; You, Gitman & Ginsburg, "Large Batch Training of
+            Convolutional Networks", 2017, https://arxiv.org/abs/1708.03888.
         schedule: see :func:`jaxmatch.schedules.learning_rate`.
         period_steps: after warm-up the rate changes only every so many steps (official SimMatch
             and CoMatch step it once an epoch on ImageNet).
@@ -33,6 +38,14 @@ class Optim:
         layer_decay: the learning rate of a layer is multiplied by this once for each layer
             between it and the classifier; 1 turns it off.
         clip_norm: largest global norm of the gradient, before decay; 0 turns it off.
+        rate_inside_momentum: sgd and lars add up steps of the rate that held when they were taken
+            (SimCLR), instead of multiplying the sum by the present rate (BYOL, SwAV, PyTorch).
+        trust_ratio: of lars, with eta = ``trust_coefficient`` and d = ``weight_decay`` or 0:
+            "joint" is eta |w| / |g + d w| (SimCLR, BYOL, WCL), "separate"
+            eta |w| / (|g| + d |w| + 1e-8) (SwAV's LARC) and "clipped" that one divided by the
+            rate, at most 1 (LARC with clipping; solo-learn, eta 0.02).
+        trust_coefficient: positive.
+        adapted: which parameters have a ratio, in the terms of ``decay``; of the others it is 1.
     """
 
     name: str = "sgd"
@@ -47,12 +60,26 @@ class Optim:
     decay: str = "kernels"
     layer_decay: float = 1.0
     clip_norm: float = 0.0
+    rate_inside_momentum: bool = False
+    trust_ratio: str = "joint"
+    trust_coefficient: float = 1e-3
+    adapted: str = "kernels"
 
     def __post_init__(self) -> None:
-        """Refuse unknown names."""
-        for value, known in ((self.name, OPTIMIZERS), (self.decay, DECAYS)):
+        """Refuse unknown names and a coefficient that stops or turns the training."""
+        for value, known in (
+            (self.name, OPTIMIZERS),
+            (self.decay, DECAYS),
+            (self.trust_ratio, TRUST_RATIOS),
+            (self.adapted, DECAYS),
+        ):
             if value not in known:
                 raise InputError(f"unknown optim setting {value!r}; {suggest(value, known)}")
+        if self.trust_coefficient <= 0:
+            raise InputError(
+                f"optim.trust_coefficient={self.trust_coefficient} would not descend; "
+                "give a positive one, such as 0.001."
+            )
 
     def rate(self, steps: int) -> Callable[[Array], Array]:
         """The base learning rate as a function of the optimizer's step count."""
@@ -70,27 +97,91 @@ class Optim:
     ) -> optax.GradientTransformation:
         """The transformation for a run of ``steps``; ``layers`` as ``WideResNet.layers``."""
         rate = self.rate(steps)
-        decay = optax.add_decayed_weights(self.weight_decay, mask=self._decays)
-        if self.name == "sgd":
-            inner = (decay, optax.trace(self.momentum, self.nesterov))
-        else:
-            inner = (optax.scale_by_adam(), decay)
-        return optax.chain(
-            clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
-            *inner,
-            optax.identity() if self.layer_decay == 1 else scale_layers(self.layer_decay, layers),
-            optax.scale_by_learning_rate(rate),
+        decay = optax.add_decayed_weights(self.weight_decay, mask=partial(_mask, self.decay))
+        momentum = optax.trace(self.momentum, self.nesterov)
+        layer = (
+            optax.identity() if self.layer_decay == 1 else scale_layers(self.layer_decay, layers)
         )
+        descend = optax.scale_by_learning_rate(rate)
+        if self.name == "adamw":
+            chained = (optax.scale_by_adam(), decay, layer, descend)
+        elif self.rate_inside_momentum:
+            chained = (*self._direction(decay, rate), layer, descend, momentum)
+        else:
+            chained = (*self._direction(decay, rate), momentum, layer, descend)
+        clip = clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
+        return optax.chain(clip, *chained)
 
-    def _decays(self, params: PyTree) -> PyTree:
-        if self.decay == "kernels":
-            return _map_names(lambda names: names[-1] == "kernel", params)
-        return _all_but_norms(params) if self.decay == "not_batch_norm" else True
+    def _direction(
+        self, decay: optax.GradientTransformation, rate: Callable[[Array], Array]
+    ) -> tuple[optax.GradientTransformation, ...]:
+        """What happens to the gradient before momentum and rate."""
+        if self.name == "sgd":
+            return (decay,)
+        adapted = partial(_mask, self.adapted)
+        if self.trust_ratio == "joint":
+            ratio = optax.scale_by_trust_ratio(trust_coefficient=self.trust_coefficient)
+            return (decay, optax.masked(ratio, adapted))
+        return (
+            scale_by_separate_norms(
+                self.trust_coefficient,
+                self.weight_decay,
+                partial(_mask, self.decay),
+                adapted,
+                rate if self.trust_ratio == "clipped" else None,
+            ),
+        )
 
 
 def steps_taken(state: PyTree) -> Array:
     """The number of steps an optimizer built by :meth:`Optim.build` has taken; sets its rate."""
-    return state[-1].count
+    return next(part for part in state if isinstance(part, optax.ScaleByScheduleState)).count
+
+
+def scale_by_separate_norms(
+    coefficient: float,
+    weight_decay: float,
+    decayed: Callable[[PyTree], PyTree],
+    adapted: Callable[[PyTree], PyTree],
+    rate: Callable[[Array], Array] | None = None,
+) -> optax.GradientTransformation:
+    """Weight decay and LARS's ratio as LARC has them: r (g + d w) for each array w.
+
+    r = coefficient |w| / (|g| + d |w| + 1e-8), d = ``weight_decay`` where w decays, else 0. Where
+    w or g is zero throughout, g stays as it is, so a parameter that the loss does not reach rests.
+    NVIDIA Apex, https://github.com/NVIDIA/apex, ``LARC``.
+
+    Args:
+        coefficient: positive.
+        weight_decay: d.
+        decayed: from parameters to a tree of booleans, or to one for all.
+        adapted: likewise; elsewhere r is 1.
+        rate: the learning rate by steps taken. If given, r is divided by it and then at most 1, so
+            that rate times r is the smaller of the two.
+    """
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        now = None if rate is None else rate(state.count)
+
+        def scale(gradient: Array, weight: Array, decays: bool, adapts: bool) -> Array:
+            amount = weight_decay if decays else 0.0
+            total = gradient + amount * weight
+            if not adapts:
+                return total
+            size, slope = jnp.linalg.norm(weight.ravel()), jnp.linalg.norm(gradient.ravel())
+            ratio = coefficient * size / (slope + amount * size + 1e-8)
+            if now is not None:
+                ratio = jnp.minimum(ratio / jnp.maximum(now, jnp.finfo(now.dtype).tiny), 1.0)
+            moves = (size > 0) & (slope > 0)
+            return jnp.where(moves, ratio.astype(gradient.dtype) * total, gradient)
+
+        masks = (_spread(mask(params), params) for mask in (decayed, adapted))
+        scaled = jax.tree.map(scale, updates, params, *masks)
+        return scaled, optax.ScaleByScheduleState(state.count + 1)
+
+    return optax.GradientTransformation(
+        lambda params: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update
+    )
 
 
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
@@ -123,6 +214,18 @@ def scale_layers(decay: float, layers: Sequence[Sequence[str]]) -> optax.Gradien
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def _mask(which: str, params: PyTree) -> PyTree:
+    """Which parameters are meant by one of :data:`DECAYS`, as optax's masks."""
+    if which == "kernels":
+        return _map_names(lambda names: names[-1] == "kernel", params)
+    return _all_but_norms(params) if which == "not_batch_norm" else True
+
+
+def _spread(mask: PyTree, params: PyTree) -> PyTree:
+    """A mask with a boolean for each parameter."""
+    return jax.tree.map(lambda _: mask, params) if isinstance(mask, bool) else mask
+
+
 def _all_but_norms(params: PyTree) -> PyTree:
     """False for the parameters of modules with a scale, which only normalisation has."""
     if not isinstance(params, Mapping):
@@ -146,6 +249,7 @@ class Ema:
 
     Attributes:
         decay: teacher <- decay * teacher + (1 - decay) * student, after every optimizer step.
+        schedule: the decay stays "constant" or rises to 1 along a "cosine" (:meth:`decay_at`).
         statistics: BatchNorm statistics of the teacher: "copied" from the student, "averaged" like
             the parameters (EMAN; Cai et al., CVPR 2021), or its "own", kept while it labels in
             train mode (MoCo, SimMatch on ImageNet).
@@ -153,21 +257,39 @@ class Ema:
 
     decay: float = 0.999
     statistics: str = "copied"
+    schedule: str = "constant"
 
     def __post_init__(self) -> None:
         """Refuse unknown names."""
-        if self.statistics not in EMA_STATISTICS:
-            raise InputError(
-                f"unknown ema.statistics {self.statistics!r}; "
-                f"{suggest(self.statistics, EMA_STATISTICS)}"
-            )
+        for field, known in (("statistics", EMA_STATISTICS), ("schedule", EMA_SCHEDULES)):
+            value = getattr(self, field)
+            if value not in known:
+                raise InputError(f"unknown ema.{field} {value!r}; {suggest(value, known)}")
+
+    def decay_at(self, step: Array | int, steps: int) -> Array | float:
+        """The decay of the step that follows ``step`` = k others in a run of ``steps`` = K.
+
+        "cosine" is 1 - (1 - decay) (cos(pi k / K) + 1) / 2; Grill et al., "Bootstrap Your Own
+        Latent", NeurIPS 2020, appendix, https://arxiv.org/abs/2006.07733.
+        """
+        if self.schedule == "constant":
+            return self.decay
+        return 1 - (1 - self.decay) * cosine(jnp.asarray(step), steps)
 
     def update(
-        self, teacher: Mapping[str, PyTree], params: PyTree, stats: PyTree, own: PyTree = None
+        self,
+        teacher: Mapping[str, PyTree],
+        params: PyTree,
+        stats: PyTree,
+        own: PyTree = None,
+        *,
+        step: Array | int,
+        steps: int,
     ) -> PyTree:
         """The teacher's variables after a step that led to ``params`` and ``stats``.
 
-        ``own`` are the statistics that the teacher's forward of this step led to.
+        ``own`` are the statistics that the teacher's forward of this step led to; ``step`` others
+        were taken before it in a run of ``steps``.
         """
         if self.statistics == "own" and own is None:
             raise InputError(
@@ -175,13 +297,16 @@ class Ema:
                 '"copied" or "averaged".'
             )
         choices = {"copied": lambda: stats, "own": lambda: own}
-        average = self._average
+        decay = self.decay_at(step, steps)
+
+        def average(old: PyTree, new: PyTree) -> PyTree:
+            return jax.tree.map(
+                lambda a, b: (decay * a + (1 - decay) * b).astype(a.dtype), old, new
+            )
+
         return {
             "params": average(teacher["params"], params),
             "batch_stats": choices.get(
                 self.statistics, lambda: average(teacher["batch_stats"], stats)
             )(),
         }
-
-    def _average(self, old: PyTree, new: PyTree) -> PyTree:
-        return jax.tree.map(lambda a, b: self.decay * a + (1 - self.decay) * b, old, new)

@@ -75,7 +75,14 @@ def make_train_step(
         (loss, update), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         change, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, change)
-        teacher = ema.update(state.teacher, params, update.stats, update.teacher_stats)
+        teacher = ema.update(
+            state.teacher,
+            params,
+            update.stats,
+            update.teacher_stats,
+            step=state.step,
+            steps=spec.steps,
+        )
 
         def predict(views: Array) -> Array:
             return jax.nn.softmax(network(teacher, views, train=False)[0].logits)

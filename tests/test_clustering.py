@@ -30,7 +30,7 @@ def numpy_distances(points, centroids):
     return np.linalg.norm(points[:, None] - centroids, axis=2)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=SEEDS, padding=st.booleans())
 def test_one_move_against_numpy(seed, padding):
     random = np.random.default_rng(seed)
@@ -55,8 +55,8 @@ def test_one_move_against_numpy(seed, padding):
     np.testing.assert_allclose(jit_move(points, valid, found), expected, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=10, deadline=None)
-@given(seed=SEEDS, iterations=st.integers(0, 3))
+@pytest.mark.parametrize("iterations", [0, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_every_move_lowers_the_inertia(seed, iterations):
     points = np.random.default_rng(seed).normal(size=(POINTS, WIDTH)).astype(np.float32)
     fewer = kmeans(jax.random.key(0), points, 2, iterations=iterations)
@@ -71,9 +71,8 @@ def test_plain_groups_are_found_and_the_rest_is_fixed():
     np.testing.assert_array_equal(found.assignment, name[LABELS])
     np.testing.assert_array_equal(found.size, POINTS // CLUSTERS)
     np.testing.assert_allclose(found.centroids[name], means, atol=1e-4)
-    np.testing.assert_array_equal(
-        found.distance, np.linalg.norm(groups() - found.centroids[found.assignment], axis=1)
-    )
+    distances = np.linalg.norm(groups() - found.centroids[found.assignment], axis=1)
+    np.testing.assert_allclose(found.distance, distances, rtol=1e-5)
     again = kmeans(jax.random.key(1), groups(), CLUSTERS, restarts=5)
     jax.tree.map(np.testing.assert_array_equal, found, again)
 
@@ -81,8 +80,8 @@ def test_plain_groups_are_found_and_the_rest_is_fixed():
 def test_more_restarts_are_never_worse():
     points = np.random.default_rng(3).normal(size=(POINTS, WIDTH)).astype(np.float32)
     inertia = [
-        float(kmeans(jax.random.key(2), points, CLUSTERS, iterations=1, restarts=r).inertia)
-        for r in (1, 2, 4)
+        float(kmeans(jax.random.key(2), points, CLUSTERS, iterations=0, restarts=r).inertia)
+        for r in (1, 4, 16)
     ]
     assert inertia == sorted(inertia, reverse=True)
     assert inertia[-1] < inertia[0]

@@ -21,7 +21,7 @@ CONFIGS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 CLASSES = {"tfds:cifar100": 100}
 SIDES = {"tfds:stl10": 96}
 SMALL = {"depth": 10, "width": 1}
-LABEL_FREE = {"simclr"}
+LABEL_FREE = {"byol", "moco_v2", "simclr"}
 # Of methods that not every code base has.
 PRESETS_OF = {
     "adamatch": ("jaxmatch", "google", "usb"),

@@ -7,7 +7,14 @@ import pytest
 from helpers import numpy_cross_entropy, numpy_softmax, quick_jit
 from on_devices import assert_same_on_four
 
-from jaxmatch.losses import cross_entropy, entropy, kl_divergence, nt_xent, squared_difference
+from jaxmatch.losses import (
+    cross_entropy,
+    entropy,
+    info_nce,
+    kl_divergence,
+    nt_xent,
+    squared_difference,
+)
 from jaxmatch.similarity import normalize
 
 
@@ -208,3 +215,74 @@ def test_nt_xent_device_count():
         return jax.value_and_grad(lambda pair: nt_xent(*pair, 0.2).mean())(pair)
 
     assert_same_on_four(both, pair)
+
+
+def queue_of(seed, rows=5, width=4, dtype=np.float64):
+    return unit_pair(seed, rows, width, dtype)[0]
+
+
+def numpy_info_nce(query, key, rows, temperature):
+    losses = []
+    for q, k in zip(query, key, strict=True):
+        powers = [np.exp(q @ k / temperature), *(np.exp(q @ row / temperature) for row in rows)]
+        losses.append(-np.log(powers[0] / sum(powers)))
+    return losses
+
+
+jit_info_nce = quick_jit(info_nce)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_info_nce_equals_a_loop_over_valid_rows(temperature):
+    query, key = unit_pair(0)
+    queue, valid = queue_of(1), np.array([True, False, True, True, False])
+    with jax.enable_x64(True):
+        some = jit_info_nce(query, key, queue, temperature, valid)
+        everyone = jit_info_nce(query, key, queue, temperature)
+    expected = numpy_info_nce(query, key, queue[valid], temperature)
+    np.testing.assert_allclose(some, expected, rtol=1e-10)
+    expected = numpy_info_nce(query, key, queue, temperature)
+    np.testing.assert_allclose(everyone, expected, rtol=1e-10)
+
+
+def test_info_nce_ignores_what_unwritten_rows_hold():
+    (query, key), queue = unit_pair(2, dtype=np.float32), queue_of(3, dtype=np.float32)
+    valid = np.array([True, False, True, False, True])
+    other = np.where(valid[:, None], queue, 1e4)
+    losses = jit_info_nce(query, key, queue, 0.2, valid)
+    np.testing.assert_array_equal(jit_info_nce(query, key, other, 0.2, valid), losses)
+
+
+def test_info_nce_with_no_row_costs_nothing_and_teaches_nothing():
+    (query, key), queue = unit_pair(4, dtype=np.float32), queue_of(5, dtype=np.float32)
+    nobody = np.zeros(len(queue), bool)
+    value, slope = quick_jit(
+        jax.value_and_grad(lambda query: info_nce(query, key, queue, 0.2, nobody).sum())
+    )(query)
+    assert value == 0
+    assert not np.any(slope)
+
+
+def test_info_nce_of_collapsed_embeddings_is_chance():
+    same = jnp.ones((6, 4)) / 2
+    np.testing.assert_allclose(jit_info_nce(same, same, same, 0.1), np.log(7), rtol=1e-5)
+
+
+def test_info_nce_stays_finite_and_wide():
+    query, key = unit_pair(6)
+    value, slope = quick_jit(
+        jax.value_and_grad(lambda query: info_nce(query, -query, query, 1e-3).mean())
+    )(np.float32(query))
+    assert np.isfinite(value)
+    assert np.isfinite(slope).all()
+    half = (jnp.asarray(rows, jnp.bfloat16) for rows in (query, key, queue_of(7)))
+    assert info_nce(*half, 0.1).dtype == np.float32
+
+
+def test_info_nce_device_count():
+    pair = tuple(unit_pair(8, batch=8, dtype=np.float32))
+
+    def both(pair, queue):
+        return jax.value_and_grad(lambda pair: info_nce(*pair, queue, 0.2).mean())(pair)
+
+    assert_same_on_four(both, pair, queue_of(9, dtype=np.float32))

@@ -1,9 +1,10 @@
 """Metrics of unlabeled batches counted by hand."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmatch.dispatch import means
-from jaxmatch.monitor import pseudo_label_metrics, unlabeled_accuracy
+from jaxmatch.monitor import feature_spread, pseudo_label_metrics, unlabeled_accuracy
 
 WEAK = jnp.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 3.0]])  # says 0, 1, 0, 1
 STRONG = jnp.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])  # says 1, 1, 0, 0
@@ -49,3 +50,13 @@ def test_weights_count_as_shares():
     assert metrics["pseudo/coverage"] == 0.6875
     assert tuple(metrics["pseudo/accuracy"]) == (1, 1.75)
     assert tuple(metrics["unlabeled/weak_accuracy"]) == (1, 3)
+
+
+def test_spread_tells_collapse_from_a_full_sphere():
+    same = jnp.tile(jnp.array([[1.0, -2.0, 3.0]]), (50, 1))
+    assert feature_spread(same)["features/spread"] < 1e-6
+    # Only directions count.
+    assert feature_spread(same * jnp.arange(1.0, 51)[:, None])["features/spread"] < 1e-6
+    everywhere = np.random.default_rng(0).normal(size=(4000, 16)).astype(np.float32)
+    spread = feature_spread(jnp.asarray(everywhere))["features/spread"]
+    np.testing.assert_allclose(spread, 1 / 4, rtol=0.02)

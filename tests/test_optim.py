@@ -1,4 +1,4 @@
-"""SGD, AdamW, weight decay, layer-wise rates and EMA against NumPy written from their equations."""
+"""SGD, AdamW, LARS, decay, layer-wise rates and EMA against NumPy written from their equations."""
 
 from functools import lru_cache
 
@@ -14,6 +14,7 @@ from jaxmatch.models.wide_resnet import WideResNet
 from jaxmatch.optim import Ema, Optim, clip_by_global_norm, scale_layers, steps_taken
 
 STEPS, RATE, MOMENTUM, DECAY = 6, 0.1, 0.9, 0.02
+AT = {"step": 3, "steps": 10}
 DECAYED = {
     "kernels": {"stem/kernel", "group1/kernel", "classifier/kernel"},
     "not_batch_norm": {"stem/kernel", "group1/kernel", "classifier/kernel", "classifier/bias"},
@@ -124,6 +125,81 @@ def test_adamw_decays_apart_from_the_moments():
     assert_close(train(optim), numpy_adamw(DECAYED["not_batch_norm"]), 1e-12)
 
 
+def numpy_lars(optim, decayed, adapted):
+    params = flat(tree(0))
+    momentum = dict.fromkeys(params, 0.0)
+    for step in range(STEPS):
+        rate = RATE * cosine(step)
+        for name, gradient in flat(tree(step + 1)).items():
+            decay = DECAY if name in decayed else 0
+            total = gradient + decay * params[name]
+            size, slope = np.linalg.norm(params[name]), np.linalg.norm(gradient)
+            ratio = optim.trust_coefficient * size / (slope + decay * size + 1e-8)
+            if optim.trust_ratio == "joint":
+                ratio = optim.trust_coefficient * size / np.linalg.norm(total)
+            elif optim.trust_ratio == "clipped":
+                ratio = min(ratio / rate, 1)
+            step_taken = (ratio if name in adapted else 1) * total
+            if optim.rate_inside_momentum:
+                momentum[name] = MOMENTUM * momentum[name] + rate * step_taken
+                params[name] = params[name] - momentum[name]
+            else:
+                momentum[name] = MOMENTUM * momentum[name] + step_taken
+                params[name] = params[name] - rate * momentum[name]
+    return params
+
+
+@pytest.mark.parametrize(
+    ("ratio", "inside", "decay", "adapted", "coefficient"),
+    [
+        ("joint", True, "kernels", "kernels", 1e-3),  # SimCLR
+        ("joint", False, "kernels", "kernels", 1e-3),  # BYOL
+        ("separate", False, "all", "all", 1e-3),  # SwAV
+        ("clipped", False, "kernels", "kernels", 0.06),  # of six ratios some are cut
+        ("separate", True, "not_batch_norm", "kernels", 0.5),
+    ],
+)
+def test_lars(ratio, inside, decay, adapted, coefficient):
+    optim = Optim(
+        name="lars",
+        learning_rate=RATE,
+        weight_decay=DECAY,
+        nesterov=False,
+        decay=decay,
+        adapted=adapted,
+        trust_ratio=ratio,
+        trust_coefficient=coefficient,
+        rate_inside_momentum=inside,
+    )
+    assert_close(train(optim), numpy_lars(optim, DECAYED[decay], DECAYED[adapted]), 1e-12)
+
+
+@pytest.mark.parametrize("ratio", ["joint", "separate", "clipped"])
+def test_lars_of_zeros(ratio):
+    optim = Optim(name="lars", trust_ratio=ratio, schedule="constant", warmup_steps=2)
+    optimizer = optim.build(10)
+    params = {
+        "new": {"kernel": jnp.zeros((2, 2))},
+        "unreached": {"kernel": jnp.ones((2, 2))},
+    }
+    gradient = {
+        "new": {"kernel": jnp.ones((2, 2))},
+        "unreached": {"kernel": jnp.zeros((2, 2))},
+    }
+    state = optimizer.init(params)
+    for _ in range(2):  # the rate of the first step is 0
+        change, state = optimizer.update(gradient, state, params)
+    assert jnp.isfinite(change["new"]["kernel"]).all()
+    assert (change["new"]["kernel"] < 0).all()
+    rests = not change["unreached"]["kernel"].any()
+    assert rests == (ratio != "joint")
+
+
+def test_sgd_with_the_rate_inside_the_momentum():
+    optim = Optim(learning_rate=RATE, weight_decay=DECAY, nesterov=False, rate_inside_momentum=True)
+    assert_close(train(optim), numpy_lars(optim, DECAYED["kernels"], set()), 1e-12)
+
+
 def test_layer_decay_scales_rate_and_decay():
     layers = (("stem",), ("group1",), ("norm", "classifier"))
     optim = Optim(name="adamw", learning_rate=RATE, weight_decay=DECAY, layer_decay=0.75)
@@ -178,7 +254,17 @@ def test_clipping_leaves_small_gradients_alone_and_adds_1e_6():
     np.testing.assert_allclose(clipped["a"], [3 / (5 + 1e-6), 0], rtol=1e-14)
 
 
-@pytest.mark.parametrize("setting", [{"name": "sdg"}, {"decay": "kernel"}, {"schedule": "cosnie"}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"name": "sdg"},
+        {"decay": "kernel"},
+        {"schedule": "cosnie"},
+        {"trust_ratio": "joined"},
+        {"adapted": "kernel"},
+        {"trust_coefficient": 0.0},
+    ],
+)
 def test_unknown_settings_are_refused(setting):
     with pytest.raises(InputError):
         Optim(**setting).build(10)
@@ -187,17 +273,41 @@ def test_unknown_settings_are_refused(setting):
 def test_ema_copies_or_averages_the_statistics():
     teacher = {"params": {"w": np.array([1.0])}, "batch_stats": {"m": np.array([10.0])}}
     params, stats = {"w": np.array([2.0])}, {"m": np.array([20.0])}
-    copied = Ema(decay=0.9).update(teacher, params, stats)
+    copied = Ema(decay=0.9).update(teacher, params, stats, **AT)
     np.testing.assert_allclose(copied["params"]["w"], 1.1)
     np.testing.assert_array_equal(copied["batch_stats"]["m"], 20.0)
-    averaged = Ema(decay=0.9, statistics="averaged").update(teacher, params, stats)
+    averaged = Ema(decay=0.9, statistics="averaged").update(teacher, params, stats, **AT)
     np.testing.assert_allclose(averaged["params"]["w"], 1.1)
     np.testing.assert_allclose(averaged["batch_stats"]["m"], 11.0)
     own = Ema(decay=0.9, statistics="own")
-    kept = own.update(teacher, params, stats, {"m": np.array([30.0])})
+    kept = own.update(teacher, params, stats, {"m": np.array([30.0])}, **AT)
     np.testing.assert_allclose(kept["params"]["w"], 1.1)
     np.testing.assert_array_equal(kept["batch_stats"]["m"], 30.0)
     with pytest.raises(InputError, match="labels in train mode"):
-        own.update(teacher, params, stats)
+        own.update(teacher, params, stats, **AT)
     with pytest.raises(InputError, match="averaged"):
         Ema(statistics="average")
+    with pytest.raises(InputError, match="cosine"):
+        Ema(schedule="cosnie")
+
+
+def test_ema_decay_rises_along_a_cosine():
+    with jax.enable_x64(True):
+        ema = Ema(decay=0.96, schedule="cosine")
+        found = [float(ema.decay_at(jnp.int32(step), 8)) for step in range(9)]
+        teacher = {"params": {"w": np.array([1.0])}, "batch_stats": {}}
+        updated = ema.update(teacher, {"w": np.array([2.0])}, {}, step=2, steps=8)
+    expected = 1 - 0.04 * (np.cos(np.pi * np.arange(9) / 8) + 1) / 2
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+    assert found[0] == 0.96
+    assert found[8] == 1
+    np.testing.assert_allclose(updated["params"]["w"], 2 - expected[2], rtol=1e-14)
+    assert Ema(decay=0.9).decay_at(5, 8) == 0.9
+
+
+def test_a_scheduled_ema_keeps_the_precision_of_the_parameters():
+    teacher = {"params": {"w": jnp.ones(2, jnp.float32)}, "batch_stats": {}}
+    with jax.enable_x64(True):
+        ema = Ema(schedule="cosine")
+        updated = ema.update(teacher, {"w": jnp.zeros(2, jnp.float32)}, {}, step=1, steps=4)
+    assert updated["params"]["w"].dtype == jnp.float32

@@ -28,10 +28,11 @@ def momentum_contrast(case: Case, comparison: Comparison) -> None:
     @jax.value_and_grad
     def loss(queries: Pair, keys: Pair, queues: list[Queue]) -> Array:
         sides = zip(queries, keys[::-1], queues[::-1], strict=True)
-        return sum(
-            info_nce(query, key, queue.rows["embedding"], temperature, filled(queue)).mean() / 2
+        losses = [
+            info_nce(query, key, queue.rows["embedding"], temperature, filled(queue)).mean()
             for query, key, queue in sides
-        )
+        ]
+        return jnp.stack(losses).mean()
 
     steps = {int(tag) for tag in tags(case) if tag.isdecimal()}
     for step in sorted(steps):

@@ -1,6 +1,7 @@
 """The methods by the name that ``config.algorithm.name`` takes."""
 
 from jaxmatch.algorithms.adamatch import AdaMatch
+from jaxmatch.algorithms.byol import BYOL
 from jaxmatch.algorithms.comatch import CoMatch
 from jaxmatch.algorithms.dash import Dash
 from jaxmatch.algorithms.fixmatch import FixMatch
@@ -9,6 +10,7 @@ from jaxmatch.algorithms.flexmatch import FlexMatch
 from jaxmatch.algorithms.freematch import FreeMatch
 from jaxmatch.algorithms.mean_teacher import MeanTeacher
 from jaxmatch.algorithms.mixmatch import MixMatch
+from jaxmatch.algorithms.moco_v2 import MoCoV2
 from jaxmatch.algorithms.pi_model import PiModel
 from jaxmatch.algorithms.pseudo_label import PseudoLabel
 from jaxmatch.algorithms.remixmatch import ReMixMatch
@@ -44,4 +46,6 @@ ALGORITHMS = {
     "simmatch_v2": SimMatchV2,
     "comatch": CoMatch,
     "simclr": SimCLR,
+    "moco_v2": MoCoV2,
+    "byol": BYOL,
 }

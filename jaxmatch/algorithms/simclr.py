@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxmatch.losses import nt_xent
 from jaxmatch.models.heads import Projection
+from jaxmatch.monitor import feature_spread
 from jaxmatch.similarity import NEVER, inner_products, normalize
 from jaxmatch.types import (
     Array,
@@ -67,7 +68,14 @@ class SimCLR:
         outputs, stats = network(state.student(params), batch.unlabeled.views)
         first, second = (normalize(output.heads["projection"]) for output in outputs)  # [b d]
         loss = nt_xent(first, second, self.temperature).mean()
-        return loss, Update(stats, {"loss/contrastive": loss, **contrastive_metrics(first, second)})
+        return loss, Update(
+            stats,
+            {
+                "loss/contrastive": loss,
+                **contrastive_metrics(first, second),
+                **feature_spread(first),
+            },
+        )
 
 
 def contrastive_metrics(first: Array, second: Array) -> dict[str, Array]:

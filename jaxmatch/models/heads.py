@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -66,3 +67,46 @@ class Projection(nn.Module):
         if self.norm:
             x = norm(use_bias=False, name="output_norm")(x, train)
         return x
+
+
+class Perceptron(nn.Module):
+    """Dense, BatchNorm, ReLU, dense without bias: BYOL's projector and its predictor.
+
+    Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, section 3.3.
+    """
+
+    hidden: int
+    features: int
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Map ``x`` [b d] to [b features]."""
+        dense = partial(
+            nn.Dense, use_bias=False, kernel_init=UNIFORM_FAN_IN, param_dtype=self.param_dtype
+        )
+        x = dense(self.hidden, name="hidden")(x)
+        # The authors' layer has a bias, which BatchNorm takes out again: its gradient would be
+        # rounding alone, another on each number of devices.
+        bias = self.param("hidden_bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
+        x = x + jax.lax.stop_gradient(bias)
+        norm = BatchNorm(decay=0.9, epsilon=1e-5, param_dtype=self.param_dtype, name="norm")
+        return dense(self.features, name="output")(nn.relu(norm(x, train)))
+
+
+class PredictedProjection(nn.Module):
+    """BYOL's projection z = g(f) of the features f, and from it the prediction q(z).
+
+    One head, since a head reads features only; a teacher's prediction stays unused.
+    """
+
+    hidden: int
+    features: int
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Map pooled features ``x`` [b d] to projection and prediction, [b 2 features]."""
+        mlp = partial(Perceptron, self.hidden, self.features, self.param_dtype)
+        projection = mlp(name="projector")(x, train)
+        return jnp.stack([projection, mlp(name="predictor")(projection, train)], 1)

@@ -7,7 +7,7 @@ import pytest
 from helpers import quick_jit
 
 from jaxmatch.errors import InputError
-from jaxmatch.models.heads import Linear, Projection
+from jaxmatch.models.heads import Linear, PredictedProjection, Projection
 from jaxmatch.models.resnet import ResNet
 from jaxmatch.models.wide_resnet import WideResNet
 
@@ -31,6 +31,7 @@ COUNTS = [
     (WideResNet(classes=100, width=8, conv_bias="none"), Projection(128), 23_729_332),
     (ResNet(classes=1000), Projection(128), 30_015_656),
     (ResNet(classes=1000), Projection(128, norm=True), 30_017_704),
+    (ResNet(classes=1000), PredictedProjection(4096, 256), 37_115_944),
 ]
 
 
@@ -76,6 +77,23 @@ def test_a_projection_with_norms_standardises_each_layer():
     expected = standardised(hidden @ variables["params"]["output"]["kernel"])
     ours, _ = head.apply(variables, FEATURES, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_predicted_projection_is_one_perceptron_after_the_other():
+    head = PredictedProjection(hidden=7, features=3)
+    variables = init(head)
+
+    def perceptron(layers, x):
+        hidden = x @ layers["hidden"]["kernel"] + layers["hidden_bias"]
+        hidden = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5)
+        assert set(layers["norm"]) == {"scale", "bias"}
+        assert set(layers["output"]) == {"kernel"}
+        return relu(hidden) @ layers["output"]["kernel"]
+
+    projection = perceptron(variables["params"]["projector"], FEATURES)
+    prediction = perceptron(variables["params"]["predictor"], projection)
+    ours, _ = head.apply(variables, FEATURES, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(ours, np.stack([projection, prediction], 1), rtol=1e-4, atol=1e-5)
 
 
 def test_initial_weights_are_uniform_within_the_inverse_root_of_the_inputs():

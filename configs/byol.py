@@ -1,0 +1,90 @@
+"""BYOL, without any label (Grill et al., NeurIPS 2020, https://arxiv.org/abs/2006.07733).
+
+jaxmatch train --config=configs/byol.py:mnist5k,seed=0
+jaxmatch train --config=configs/byol.py:tfds:cifar10,seed=0
+
+The result is an encoder: `jaxmatch probe --workdir=RUN` tells what it is worth, and
+`--config.init_from=RUN` starts another method from it.
+
+At CIFAR scale: solo-learn's settings for CIFAR (github.com/vturrisi/solo-learn,
+scripts/pretrain/cifar/byol.yaml), 1,000 passes over the data in batches of 256 with clipped LARS at
+1.0 and a warm-up of ten passes, teacher decay from 0.99 to 1, saturation 0.2 and no blur. As in the
+paper each view is a BatchNorm batch of its own and the teacher runs in train mode. Published views
+differ, only the second being solarized, in a fifth of the images; here both are, in a tenth.
+A step count is a multiple of the evaluation period. Data sets that are not listed take CIFAR's
+steps.
+
+On MNIST-5k views, rate and momentum SGD are those of configs/simclr.py, and the head is narrower,
+as the network is; solarizing would swap ink and paper.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxmatch.config import make, parse_argument
+
+COMMON = {
+    "data.ratio": 1,
+    "forward": "separate",
+    "model.bn_decay": 0.99,
+    "optim.schedule": "cosine",
+    "optim.nesterov": False,
+    "ema.decay": 0.99,
+    "ema.schedule": "cosine",
+    "ema.statistics": "own",
+}
+CIFAR = {
+    **COMMON,
+    "steps": 195_584,  # 1,001 passes over 50,000 images
+    "data.batch_size": 256,
+    "views.contrast.saturation": 0.2,
+    "views.contrast.solarize": 0.1,
+    "optim.name": "lars",
+    "optim.trust_ratio": "clipped",
+    "optim.trust_coefficient": 0.02,
+    "optim.learning_rate": 1.0,
+    "optim.warmup_steps": 1_953,
+    "optim.weight_decay": 1e-5,
+}
+DIGITS = {
+    **COMMON,
+    "steps": 1_500,
+    "data.batch_size": 128,
+    "algorithm.hidden": 1_024,
+    "algorithm.projection": 128,
+    "optim.learning_rate": 0.15,
+    "optim.nesterov": True,
+    "optim.warmup_steps": 150,
+    "optim.weight_decay": 1e-4,
+    "views.contrast.area": (0.35, 1.0),
+    "views.contrast.grayscale": 0.0,
+    "views.contrast.hue": 0.0,
+    "views.contrast.saturation": 0.0,
+}
+SETTINGS = {
+    "mnist5k": DIGITS,
+    "digits": DIGITS,
+    "tfds:svhn_cropped": {
+        **CIFAR,
+        "steps": 286_720,  # 1,002 passes over 73,257 images
+        "optim.warmup_steps": 2_861,
+    },
+    "tfds:stl10": {
+        **CIFAR,
+        "steps": 410_624,  # 1,001 passes over 105,000 images
+        "optim.warmup_steps": 4_101,
+    },
+}
+
+
+def get_config(argument: str = "mnist5k") -> ConfigDict:
+    """The configuration for ``DATA[,seed=S][,preset=P]``."""
+    data, _ = parse_argument(argument)
+    settings = SETTINGS.get(data, CIFAR)
+    return make(
+        "byol",
+        argument,
+        algorithm={"name": "byol"},
+        settings=settings,
+        # For the network and scale of the method that starts from this encoder.
+        presets={"google": {}, "torchssl": {}, "usb": {}},
+    )

@@ -1,0 +1,82 @@
+"""MoCo v2, without any label (Chen et al., 2020, https://arxiv.org/abs/2003.04297).
+
+jaxmatch train --config=configs/moco_v2.py:mnist5k,seed=0
+jaxmatch train --config=configs/moco_v2.py:tfds:cifar10,seed=0
+
+The result is an encoder: `jaxmatch probe --workdir=RUN` tells what it is worth, and
+`--config.init_from=RUN` starts another method from it.
+
+At CIFAR scale: solo-learn's settings for CIFAR (github.com/vturrisi/solo-learn,
+scripts/pretrain/cifar/mocov2plus.yaml) with a blur in half of the views, 1,000 passes over the data
+in batches of 256 at 0.3, a warm-up of ten passes and a queue of 32,768; its loss goes both ways
+with two queues, ours one way as published. Teacher decay 0.999 and embeddings of 128 are the
+paper's. Temperature and plain momentum are those of both. A step count is a multiple of the
+evaluation period. Data sets that are not listed take CIFAR's steps.
+
+The paper's keys come from BatchNorm batches shuffled among eight devices, lest the statistics of
+the batch give the positive away. Here the teacher runs in eval mode with averaged statistics
+instead, which needs no shuffle (EMAN; Cai et al., CVPR 2021, https://arxiv.org/abs/2101.08482).
+
+On MNIST-5k views and rate are those of configs/simclr.py, the queue is a fourth of the images, so
+that few negatives are earlier views of the image itself, and the teacher's decay is MNIST-5k's.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxmatch.config import make, parse_argument
+
+CIFAR = {
+    "steps": 195_584,  # 1,001 passes over 50,000 images
+    "data.batch_size": 256,
+    "data.ratio": 1,
+    "algorithm.queue": 32_768,
+    "model.bn_decay": 0.99,
+    "views.contrast.blur": 0.5,
+    "optim.learning_rate": 0.3,
+    "optim.schedule": "cosine",
+    "optim.warmup_steps": 1_953,
+    "optim.nesterov": False,
+    "optim.weight_decay": 1e-4,
+    "ema.statistics": "averaged",
+}
+DIGITS = {
+    **CIFAR,
+    "steps": 1_500,
+    "data.batch_size": 128,
+    "algorithm.queue": 1_024,
+    "optim.learning_rate": 0.15,
+    "optim.warmup_steps": 150,
+    "views.contrast.area": (0.35, 1.0),
+    "views.contrast.blur": 0.0,
+    "views.contrast.grayscale": 0.0,
+    "views.contrast.hue": 0.0,
+    "views.contrast.saturation": 0.0,
+}
+SETTINGS = {
+    "mnist5k": DIGITS,
+    "digits": DIGITS,
+    "tfds:svhn_cropped": {
+        **CIFAR,
+        "steps": 286_720,  # 1,002 passes over 73,257 images
+        "optim.warmup_steps": 2_861,
+    },
+    "tfds:stl10": {
+        **CIFAR,
+        "steps": 410_624,  # 1,001 passes over 105,000 images
+        "optim.warmup_steps": 4_101,
+    },
+}
+
+
+def get_config(argument: str = "mnist5k") -> ConfigDict:
+    """The configuration for ``DATA[,seed=S][,preset=P]``."""
+    data, _ = parse_argument(argument)
+    settings = SETTINGS.get(data, CIFAR)
+    return make(
+        "moco_v2",
+        argument,
+        algorithm={"name": "moco_v2"},
+        settings=settings,
+        # For the network and scale of the method that starts from this encoder.
+        presets={"google": {}, "torchssl": {}, "usb": {}},
+    )

@@ -1,0 +1,95 @@
+"""BYOL: the student predicts the teacher's embedding of the other view; nothing is pushed apart.
+
+Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", NeurIPS 2020,
+https://arxiv.org/abs/2006.07733.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.models.heads import PredictedProjection
+from jaxmatch.monitor import feature_spread
+from jaxmatch.similarity import normalize
+from jaxmatch.types import (
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    TrainState,
+    Update,
+    no_draws,
+    no_memory,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BYOL:
+    """The loss is the mean distance of both views' predictions from the teacher's projections.
+
+    No label is read. The teacher starts as a copy of the student, where the authors' starts from
+    weights of its own; they let it run in train mode (``ema.statistics="own"``).
+
+    Attributes:
+        projection: width of the projections and predictions.
+        hidden: width of the layer within the projector and within the predictor.
+    """
+
+    projection: int = 256
+    hidden: int = 4096
+
+    labeled = ()
+    unlabeled = ("contrast", "contrast")
+    evaluated = "student"
+    init = no_memory
+    draw = no_draws
+
+    @property
+    def heads(self) -> Mapping[str, Any]:
+        """g and q after the pooled features; dropped after training."""
+        return {"projection": PredictedProjection(self.hidden, self.projection)}
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean |n(q(z_1)) - n(z'_2)|^2 + |n(q(z_2)) - n(z'_1)|^2, n(x) = x / |x| (eqs. 2, 3).
+
+        z_v and z'_v are the student's and the teacher's projection of view v.
+        """
+        del draws
+        student, stats = network(state.student(params), batch.unlabeled.views)
+        teacher, teacher_stats = jax.lax.stop_gradient(
+            network(state.teacher, batch.unlabeled.views, train=spec.teacher_trains)
+        )
+        first, second = (outputs.heads["projection"] for outputs in student)  # [b 2 d]
+        target_first, target_second = (outputs.heads["projection"][:, 0] for outputs in teacher)
+        errors = regression(first[:, 1], target_second) + regression(second[:, 1], target_first)
+        loss = errors.mean()
+        return loss, Update(
+            stats,
+            {"loss/regression": loss, **feature_spread(first[:, 0])},
+            (),
+            teacher_stats if spec.teacher_trains else None,
+        )
+
+
+def regression(prediction: Array, target: Array) -> Array:
+    """Squared distance of the directions, 2 - 2 cos(prediction, target) (eq. 2).
+
+    Args:
+        prediction, target: [b d], not normalised (no gradient is stopped here).
+
+    Returns:
+        [b], in [0, 4], at least float32.
+    """
+    return jnp.square(normalize(prediction) - normalize(target)).sum(-1)

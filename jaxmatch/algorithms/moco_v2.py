@@ -1,0 +1,115 @@
+"""MoCo v2: a view finds the teacher's embedding of its other view among those of earlier images.
+
+He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020,
+https://arxiv.org/abs/1911.05722; Chen et al., "Improved Baselines with Momentum Contrastive
+Learning", 2020, https://arxiv.org/abs/2003.04297.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.errors import InputError
+from jaxmatch.losses import info_nce
+from jaxmatch.memory import Queue, filled, make_queue, push
+from jaxmatch.models.heads import Projection
+from jaxmatch.monitor import feature_spread
+from jaxmatch.similarity import NEVER, inner_products, normalize
+from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update, no_draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoV2:
+    """The loss is InfoNCE from the student's queries to the teacher's keys; no label is read.
+
+    The authors move the teacher before it makes the keys, by the weights that the step before
+    ended with; here it moves at the end of that step, which is the same. A teacher that normalises
+    by the statistics of the batch (``ema.statistics="own"``) marks its keys as those of this batch,
+    which alone gives the positive away; a teacher in eval mode does not (EMAN; Cai et al., CVPR
+    2021, https://arxiv.org/abs/2101.08482).
+
+    Attributes:
+        temperature: tau of the similarities.
+        queue: length of the queue in keys, at least the batch.
+        projection: width of the embeddings.
+    """
+
+    temperature: float = 0.2
+    queue: int = 65536
+    projection: int = 128
+
+    labeled = ()
+    unlabeled = ("contrast", "contrast")
+    evaluated = "student"
+    draw = no_draws
+
+    def __post_init__(self) -> None:
+        """Refuse temperatures that would divide by zero or turn the loss around."""
+        if self.temperature <= 0:
+            raise InputError(f"algorithm.temperature={self.temperature} must be above 0.")
+
+    @property
+    def heads(self) -> Mapping[str, Any]:
+        """g, from pooled features to what is compared; dropped after training."""
+        return {"projection": Projection(features=self.projection)}
+
+    def init(self, key: Array, spec: Spec) -> Queue:
+        """An empty queue; the authors' starts with random unit vectors instead."""
+        del key
+        if spec.unlabeled_batch > self.queue:
+            raise InputError(
+                f"a batch of {spec.unlabeled_batch} keys does not fit into algorithm.queue="
+                f"{self.queue}; make the queue longer or the batch smaller."
+            )
+        return make_queue(self.queue, embedding=self.projection)
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean -log exp(q . k / tau) / (exp(q . k / tau) + sum_n exp(q . k_n / tau)).
+
+        q is the student's embedding of one view, k the teacher's of the other (MoCo eq. 1), and
+        k_n are the keys of earlier batches, read before those of this one are written.
+        """
+        del draws
+        first, second = batch.unlabeled.views
+        on_first, stats = network(state.student(params), first)
+        on_second, teacher_stats = network(state.teacher, second, train=spec.teacher_trains)
+        query = normalize(on_first.heads["projection"])  # [b d]
+        key = jax.lax.stop_gradient(normalize(on_second.heads["projection"]))  # [b d]
+        past, valid = state.memory.rows["embedding"], filled(state.memory)
+        loss = info_nce(query, key, past, self.temperature, valid).mean()
+        return loss, Update(
+            stats,
+            {
+                "loss/contrastive": loss,
+                "contrastive/accuracy": found(query, key, past, valid).mean(),
+                **feature_spread(query),
+            },
+            push(state.memory, {"embedding": key}),
+            teacher_stats if spec.teacher_trains else None,
+        )
+
+
+def found(query: Array, key: Array, queue: Array, valid: Array) -> Array:
+    """Which queries are nearer to their own key than to any valid row of the queue.
+
+    Args:
+        query, key: [b d] unit rows.
+        queue: [n d] unit rows.
+        valid: [n] bool.
+
+    Returns:
+        [b] bool; where all embeddings are equal, false.
+    """
+    others = jnp.where(valid, inner_products(query, queue), NEVER)
+    return jnp.sum(query * key, -1) > others.max(1)
