@@ -127,6 +127,7 @@ REPLAYS: dict[str, Callable[[Case, Comparison], None]] = {
     "fn_dash_rho": consistency_uda_dash.dash_rho,
     **functions_thresholds.REPLAYS,
     "solo_simclr": functions_contrastive.simclr,
+    "solo_swav": functions_pretraining.swapped_prediction,
     "solo_mocov2plus": functions_pretraining.momentum_contrast,
     "solo_byol": functions_pretraining.byol,
 }

@@ -1,4 +1,4 @@
-"""Replays losses of pre-training: solo-learn's InfoNCE with two queues, BYOL and SimSiam."""
+"""Replays losses of pre-training: solo-learn's InfoNCE with two queues, BYOL, SimSiam and SwAV."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from experiments.parity.functions_common import REFERENCE_ONLY, tags
 from experiments.parity.rows import Case, Comparison
 from jaxmatch.algorithms.byol import regression
-from jaxmatch.losses import info_nce
+from jaxmatch.losses import cross_entropy, info_nce
 from jaxmatch.memory import Queue, filled, push
 from jaxmatch.similarity import normalize
+from jaxmatch.sinkhorn import sinkhorn
 from jaxmatch.types import Array
 
 Pair = tuple[Array, Array]
@@ -67,3 +68,35 @@ def _regression(prediction: Array, target: Array) -> Array:
 
 def _negative_cosine(prediction: Array, target: Array) -> Array:
     return -jnp.sum(normalize(prediction) * normalize(target), -1).mean()
+
+
+def swapped_prediction(case: Case, comparison: Comparison) -> None:
+    """Sinkhorn's assignments, and SwAV's loss of all views but the one an assignment is of."""
+    for name, assignment in case.under("out/sinkhorn/").items():
+        number = name.partition("/")[0]
+        given = case.under(f"in/sinkhorn/{number}/")
+        ours = sinkhorn(
+            jnp.asarray(given["scores"]),
+            epsilon=float(given["epsilon"]),
+            iterations=int(given["num_iters"]),
+        )
+        comparison.add("out/sinkhorn", number, ours, assignment)
+    for name, theirs in case.under("out/swav/").items():
+        number = name.partition("/")[0]
+        given = {key: jnp.asarray(each) for key, each in case.under(f"in/swav/{number}/").items()}
+        names = sorted(key for key in given if key.startswith("preds_"))
+        codes = [given[key] for key in sorted(given) if key.startswith("assignment_")]
+
+        def loss(views: list[Array], codes=codes, temperature=given["temperature"]) -> Array:
+            pairs = [
+                cross_entropy(view / temperature, code).mean()
+                for one, code in enumerate(codes)
+                for other, view in enumerate(views)
+                if other != one
+            ]
+            return jnp.stack(pairs).mean()
+
+        value, gradients = jax.jit(jax.value_and_grad(loss))([given[key] for key in names])
+        comparison.add("out/loss", number, value, theirs)
+        ours = dict(zip(names, gradients, strict=True))
+        comparison.add_each(f"grad/swav/{number}", ours, case.under(f"grad/swav/{number}/"))

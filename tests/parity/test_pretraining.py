@@ -1,4 +1,4 @@
-"""The losses of MoCo v2 and BYOL equal the recorded ones, and a wrong library fails its case."""
+"""The losses of MoCo v2, BYOL and SwAV equal the recorded ones; a wrong library fails its case."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from experiments.parity.rows import TOLERANCE, Case, Unknown
 from jaxmatch.algorithms import byol
 from jaxmatch.losses import info_nce
 from jaxmatch.memory import push
+from jaxmatch.sinkhorn import sinkhorn
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SOURCES = {
@@ -22,6 +23,9 @@ SOURCES = {
         "out/loss (SimSiam)": "reference only",
         "grad/p (SimSiam)": "reference only",
     },
+    "solo_swav": dict.fromkeys(
+        ("out/sinkhorn", "out/loss", "grad/swav/0", "grad/swav/1"), "library"
+    ),
 }
 
 
@@ -48,6 +52,14 @@ def test_a_wrong_contrast_fails(monkeypatch):
 
     monkeypatch.setattr(functions_pretraining, "info_nce", warmer)
     assert failed("solo_mocov2plus") == {"out/loss", "grad/q1", "grad/q2"}
+
+
+def test_wrong_assignments_fail(monkeypatch):
+    def warmer(scores, *, epsilon, iterations):
+        return sinkhorn(scores, epsilon=1.0001 * epsilon, iterations=iterations)
+
+    monkeypatch.setattr(functions_pretraining, "sinkhorn", warmer)
+    assert failed("solo_swav") == {"out/sinkhorn"}
 
 
 def test_a_wrong_queue_fails(monkeypatch):
