@@ -53,6 +53,7 @@ class Weaker(CTAugment):
         return super()._layer(levels, op, 0.9 * level, centre)
 
 
+@pytest.mark.slow
 def test_the_recorded_comparison_notices_a_change(monkeypatch):
     monkeypatch.setattr(parity, "_CTA_VIEW", quick_jit(Weaker().apply))
     rows = parity.replay(GOLDEN / "cta_ops.npz")

@@ -37,6 +37,7 @@ def examples(size=12):
     return Batch(half, half)
 
 
+@pytest.mark.slow
 def test_only_strong_views_follow_the_policy():
     batch, record = VIEWS(AUGMENT.init(), KEY, examples())
     plain, _ = quick_jit(AUGMENT.views.apply)((), KEY, examples())
@@ -64,6 +65,7 @@ class White:
         return jnp.full(images.shape, 255.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ops_first", [False, True])
 def test_ops_come_after_the_weak_view_or_before(ops_first):
     roles = {"labeled": ("weak",), "unlabeled": ("strong",)}
@@ -114,6 +116,7 @@ def learned(devices, steps=3):
     return jax.device_get((views_now, policy)), compiled.as_text()
 
 
+@pytest.mark.slow
 def test_four_devices_learn_what_one_does():
     with jax.enable_x64(True):
         (one, _), (four, text) = learned(1), learned(4)

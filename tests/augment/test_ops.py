@@ -202,6 +202,7 @@ def test_moves_by_hand():
     np.testing.assert_array_equal(shear[1], [7, 8, 0, 0])
 
 
+@pytest.mark.slow
 def test_jit_eager_and_vmap_agree():
     images, value = natural(len(NAMES)), np.full(len(NAMES), 0.3, np.float32)
     op = np.arange(len(NAMES))

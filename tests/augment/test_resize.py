@@ -52,6 +52,7 @@ def test_equals_pil(method):
     assert difference.max() <= 1
 
 
+@pytest.mark.slow
 def test_much_taller_boxes_are_resized_rows_first():
     images, boxes = random_images(60, 48), random_boxes(60, 48)
     ours = np.asarray(resize(jnp.asarray(images), jnp.asarray(boxes), (16, 16), "bilinear"))

@@ -47,6 +47,7 @@ def test_adamatch_equals_the_reference(capsys):
     assert last.endswith("failed 0, unknown 0 quantities")
 
 
+@pytest.mark.slow
 def test_a_wrong_adamatch_fails(monkeypatch, capsys):
     right = adamatch.update_marginal
 

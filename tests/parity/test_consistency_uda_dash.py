@@ -29,6 +29,7 @@ def test_dash_equals_the_reference(capsys):
     assert lines[-1].endswith("failed 0, unknown 0 quantities")
 
 
+@pytest.mark.slow
 def test_a_wrong_dash_fails(monkeypatch, capsys):
     wrong = lambda logits, target: 1.0001 * cross_entropy(logits, target)  # noqa: E731
     right = dash.Dash.threshold

@@ -27,6 +27,7 @@ def test_the_library_equals_the_reference(capsys):
     assert lines[-1].endswith("failed 0, unknown 0 quantities")
 
 
+@pytest.mark.slow
 def test_a_wrong_direction_fails(monkeypatch, capsys):
     right = adversarial.virtual_adversarial_direction
 

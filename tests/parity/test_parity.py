@@ -15,19 +15,19 @@ from jaxmatch.algorithms import fixmatch, pseudo_label
 GOLDEN = Path(__file__).parents[1] / "golden"
 QUICK = (
     "fullysupervised_adamw_layerdecay",
-    "fullysupervised_wrnvar",
     "pseudolabel",
-    "fixmatch_hard_nocat",
-    "fixmatch_soft_T05_sharpened",
     "net_wrn_28_2",
     "fn_cosine_7_16",
     "fn_ema_hook",
 )
 SLOW = (
     "fullysupervised",
+    "fullysupervised_wrnvar",
     "fullysupervised_clip",
     "fullysupervised_warmup_lr",
     "fixmatch_hard",
+    "fixmatch_hard_nocat",
+    "fixmatch_soft_T05_sharpened",
     "net_wrn_28_8",
     "net_comatch_wrn_28_2",
     "net_simmatch_resnet50",
@@ -77,6 +77,7 @@ def test_a_wrong_supervised_loss_fails(monkeypatch, capsys):
     assert "out/mask" not in failed
 
 
+@pytest.mark.slow
 def test_a_wrong_ramp_fails(monkeypatch, capsys):
     monkeypatch.setattr(pseudo_label, "linear_ramp", lambda step, steps, share: jnp.ones(()))
     assert command(golden("pseudolabel")) == 1

@@ -53,6 +53,7 @@ def test_a_wrong_simmatch_fails(monkeypatch, capsys):
     assert not failed & {"grad/0", "out/mask", "state/labels", "out/lr"}
 
 
+@pytest.mark.slow
 def test_a_wrong_simmatch_v2_fails(monkeypatch, capsys):
     def wrong(embeddings, prediction, bank, **options):
         options["share"] *= 1.0001
@@ -64,6 +65,7 @@ def test_a_wrong_simmatch_v2_fails(monkeypatch, capsys):
     assert "out/lr" not in failed
 
 
+@pytest.mark.slow
 def test_a_wrong_comatch_fails(monkeypatch, capsys):
     def wrong(probabilities, threshold):
         return similarity.pseudo_label_graph(1.0001 * probabilities, threshold)
@@ -74,6 +76,7 @@ def test_a_wrong_comatch_fails(monkeypatch, capsys):
     assert not failed & {"out/mask", "out/smoothing_on", "out/lr"}
 
 
+@pytest.mark.slow
 def test_a_wrong_fixmatch_eman_fails(monkeypatch, capsys):
     wrong = lambda logits, target: 1.0001 * cross_entropy(logits, target)  # noqa: E731
     monkeypatch.setattr(fixmatch_eman, "cross_entropy", wrong)
