@@ -12,32 +12,31 @@ from jax import lax
 from jaxmatch.models.convolution import convolve
 from jaxmatch.parallel import make_mesh, over_batch, replicated
 
-OPTIONS = {"padding": ((1, 1), (1, 1)), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-
-
-def arrays(batch, dtype=np.float64):
+def arrays(batch, dtype=np.float64, side=3):
     random = np.random.default_rng(0)
     return (
-        random.normal(size=(batch, 6, 6, 3)).astype(dtype),
-        random.normal(size=(3, 3, 3, 5)).astype(dtype),
+        random.normal(size=(batch, 7, 6, 3)).astype(dtype),
+        random.normal(size=(side, side, 3, 5)).astype(dtype),
     )
 
 
-def pair(stride):
-    strides = (stride, stride)
-    return (
-        partial(convolve, window_strides=strides, **OPTIONS),
-        partial(lax.conv_general_dilated, window_strides=strides, **OPTIONS),
-    )
+def pair(stride, padding="SAME"):
+    options = {
+        "window_strides": (stride, stride),
+        "padding": padding,
+        "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+    }
+    return partial(convolve, **options), partial(lax.conv_general_dilated, **options)
 
 
 @pytest.mark.parametrize("batch", [5, 16, 48, 60])  # whole, whole, in three parts, whole
 @pytest.mark.parametrize("stride", [1, 2])
-def test_value_and_derivatives_are_those_of_the_convolution(batch, stride):
+@pytest.mark.parametrize(("side", "padding"), [(3, ((1, 1), (1, 1))), (1, "SAME")])
+def test_value_and_derivatives_are_those_of_the_convolution(batch, stride, side, padding):
     with jax.enable_x64(True):
-        images, kernel = arrays(batch)
-        ours, theirs = pair(stride)
-        np.testing.assert_array_equal(ours(images, kernel), theirs(images, kernel))
+        images, kernel = arrays(batch, side=side)
+        ours, theirs = pair(stride, padding)
+        np.testing.assert_allclose(ours(images, kernel), theirs(images, kernel), rtol=1e-12)
         directions = (np.cos(images), np.sin(kernel))
         for which in ((0,), (1,), (0, 1)):
 
