@@ -8,11 +8,13 @@ The result is an encoder: `jaxmatch probe --workdir=RUN` tells what it is worth,
 
 At CIFAR scale: solo-learn's settings for CIFAR (github.com/vturrisi/solo-learn,
 scripts/pretrain/cifar/byol.yaml), 1,000 passes over the data in batches of 256 with clipped LARS at
-1.0 and a warm-up of ten passes, teacher decay from 0.99 to 1, saturation 0.2 and no blur. As in the
-paper each view is a BatchNorm batch of its own and the teacher runs in train mode. Published views
-differ, only the second being solarized, in a fifth of the images; here both are, in a tenth.
-A step count is a multiple of the evaluation period. Data sets that are not listed take CIFAR's
-steps.
+1.0 and a warm-up of ten passes, teacher decay from 0.99 to 1, saturation 0.2, no blur, and a fifth
+of the second views solarized. As in the paper each view is a BatchNorm batch of its own and the
+teacher runs in train mode. A step count is a multiple of the evaluation period. Data sets that are
+not listed take CIFAR's steps.
+
+On ImageNet: the authors' 1,000 passes in batches of 4,096 (github.com/google-deepmind/
+deepmind-research, byol), LARS at 0.2 * 4,096 / 256, and their two pipelines.
 
 On MNIST-5k views, rate and momentum SGD are those of configs/simclr.py, and the head is narrower,
 as the network is; solarizing would swap ink and paper.
@@ -21,6 +23,8 @@ as the network is; solarizing would swap ink and paper.
 from ml_collections import ConfigDict
 
 from jaxmatch.config import make, parse_argument
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 COMMON = {
     "data.ratio": 1,
@@ -37,7 +41,8 @@ CIFAR = {
     "steps": 195_584,  # 1,001 passes over 50,000 images
     "data.batch_size": 256,
     "views.contrast.saturation": 0.2,
-    "views.contrast.solarize": 0.1,
+    "views.second.saturation": 0.2,
+    "views.second.solarize": 0.2,
     "optim.name": "lars",
     "optim.trust_ratio": "clipped",
     "optim.trust_coefficient": 0.02,
@@ -59,6 +64,32 @@ DIGITS = {
     "views.contrast.grayscale": 0.0,
     "views.contrast.hue": 0.0,
     "views.contrast.saturation": 0.0,
+    "views.second.area": (0.35, 1.0),
+    "views.second.grayscale": 0.0,
+    "views.second.hue": 0.0,
+    "views.second.saturation": 0.0,
+}
+IMAGENET = {
+    **COMMON,
+    "steps": 312_000,  # 1,000 passes over 1,281,167 images
+    "data.batch_size": 4_096,
+    "data.image_size": 224,
+    "data.mean": MEAN,
+    "data.std": STD,
+    "model.name": "resnet50",
+    "model.bn_decay": 0.9,
+    "views.contrast.method": "bicubic",
+    "views.contrast.saturation": 0.2,
+    "views.contrast.blur": 1.0,
+    "views.second.method": "bicubic",
+    "views.second.saturation": 0.2,
+    "views.second.blur": 0.1,
+    "views.second.solarize": 0.2,
+    "optim.name": "lars",
+    "optim.learning_rate": 3.2,
+    "optim.warmup_steps": 3_120,
+    "optim.weight_decay": 1.5e-6,
+    "ema.decay": 0.996,
 }
 SETTINGS = {
     "mnist5k": DIGITS,
@@ -73,6 +104,7 @@ SETTINGS = {
         "steps": 410_624,  # 1,001 passes over 105,000 images
         "optim.warmup_steps": 4_101,
     },
+    "tfds:imagenet2012": IMAGENET,
 }
 
 

@@ -14,8 +14,12 @@ paper's. Temperature and plain momentum are those of both. A step count is a mul
 evaluation period. Data sets that are not listed take CIFAR's steps.
 
 The paper's keys come from BatchNorm batches shuffled among eight devices, lest the statistics of
-the batch give the positive away. Here the teacher runs in eval mode with averaged statistics
-instead, which needs no shuffle (EMAN; Cai et al., CVPR 2021, https://arxiv.org/abs/2101.08482).
+the batch give the positive away. At CIFAR scale and below the teacher runs in eval mode with
+averaged statistics instead, which needs no shuffle (EMAN; Cai et al., CVPR 2021,
+https://arxiv.org/abs/2101.08482).
+
+On ImageNet: the published settings, of 200 epochs; the shuffled BatchNorm batches of eight devices
+are groups of the batch, on any number of devices.
 
 On MNIST-5k views and rate are those of configs/simclr.py, the queue is a fourth of the images, so
 that few negatives are earlier views of the image itself, and the teacher's decay is MNIST-5k's.
@@ -24,6 +28,7 @@ that few negatives are earlier views of the image itself, and the teacher's deca
 from ml_collections import ConfigDict
 
 from jaxmatch.config import make, parse_argument
+from jaxmatch.presets import IMAGENET as SCALE
 
 CIFAR = {
     "steps": 195_584,  # 1,001 passes over 50,000 images
@@ -52,6 +57,26 @@ DIGITS = {
     "views.contrast.hue": 0.0,
     "views.contrast.saturation": 0.0,
 }
+IMAGENET = {
+    "steps": 1_000_448,  # 200 epochs of 5,004 steps
+    "data.batch_size": 256,
+    "data.ratio": 1,
+    "data.image_size": 224,
+    "data.mean": SCALE[0],
+    "data.std": SCALE[1],
+    "algorithm.shuffle": True,
+    "model.name": "resnet50",
+    "model.bn_groups": 8,
+    "views.contrast.area": (0.2, 1.0),
+    "views.contrast.blur": 0.5,
+    "optim.learning_rate": 0.03,
+    "optim.schedule": "cosine",
+    "optim.period_steps": 5_004,
+    "optim.nesterov": False,
+    "optim.weight_decay": 1e-4,
+    "optim.decay": "all",
+    "ema.statistics": "own",
+}
 SETTINGS = {
     "mnist5k": DIGITS,
     "digits": DIGITS,
@@ -65,6 +90,7 @@ SETTINGS = {
         "steps": 410_624,  # 1,001 passes over 105,000 images
         "optim.warmup_steps": 4_101,
     },
+    "tfds:imagenet2012": IMAGENET,
 }
 
 

@@ -1,6 +1,6 @@
 """From a configuration to the objects of a run, with every check that needs no compilation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -19,7 +19,7 @@ from jaxmatch.augment.ctaugment_views import CTAugmentOps, CTAugmentViews
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.views import Views
 from jaxmatch.augment.weak import Weak
-from jaxmatch.config import build_dataclass
+from jaxmatch.config import CONTRASTS, build_dataclass
 from jaxmatch.data import sources, splits
 from jaxmatch.data.resident import Resident, batch
 from jaxmatch.data.sources import Source
@@ -50,7 +50,7 @@ MODEL_CHOICES = {
     "stem": STEMS,
     "feature_norm": FEATURE_NORMS,
 }
-MODEL_LEAST = {"width": 1 / 16, "groups": 1, "first_stride": 1}
+MODEL_LEAST = {"width": 1 / 16, "groups": 1, "first_stride": 1, "head_layers": 0, "bn_groups": 1}
 STRONG = ("randaugment", "ctaugment", "contrast")
 ORDERS = ("weak_first", "ops_first")
 
@@ -88,6 +88,7 @@ class Parts:
     algorithm: Algorithm
     model: Any
     network: Network
+    frozen: Mapping[str, Network]  # by role; the student's own until others are loaded
     augment: Augment
     optim: Optim
     ema: Ema
@@ -175,8 +176,16 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
         raise InputError("no image is labeled; name some in the split file.")
     if algorithm.unlabeled and not facts["unlabeled"]:
         raise InputError("no unlabeled images are left; set data.include_labeled=True.")
+    check_crops(config, algorithm, facts["image_shape"])
     mesh = make_mesh(config.devices, labeled_batch, unlabeled_batch)
     model = build_model(config, len(facts["classes"]), algorithm)
+    groups = model.bn_groups
+    if labeled_batch % groups or unlabeled_batch % groups:
+        raise InputError(
+            f"batch sizes {labeled_batch}, {unlabeled_batch} do not divide into model.bn_groups="
+            f"{groups}; change data.batch_size or model.bn_groups."
+        )
+    network = make_network(model, mesh.size, config.forward)
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     channels = facts["image_shape"][-1]
     numbers = all(isinstance(value, int | float) for value in mean + std)
@@ -189,7 +198,8 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
         mesh=mesh,
         algorithm=algorithm,
         model=model,
-        network=make_network(model, mesh.size, config.forward),
+        network=network,
+        frozen=dict.fromkeys(getattr(algorithm, "frozen", ()), network),
         augment=build_augment(config, algorithm, mean, std),
         optim=build_dataclass(Optim, dict(config.optim), "optim"),
         ema=build_dataclass(Ema, dict(config.ema), "ema"),
@@ -225,22 +235,39 @@ def build_step(config: ConfigDict, parts: Parts, optimizer: Any) -> Step:
     """The pure step of the run."""
     rate = parts.optim.rate(config.steps)
     return make_train_step(
-        parts.algorithm, parts.network, parts.augment, optimizer, rate, parts.ema, parts.spec
+        parts.algorithm,
+        parts.network,
+        parts.augment,
+        optimizer,
+        rate,
+        parts.ema,
+        parts.spec,
+        parts.frozen,
     )
+
+
+def stand_ins(parts: Parts, state: TrainState) -> dict[str, PyTree] | None:
+    """The student's variables for those of frozen networks, where only their size matters."""
+    return dict.fromkeys(parts.frozen, state.student()) or None
 
 
 def forward_images(
     config: ConfigDict, parts: Parts, optimizer: Any, shapes: TrainState, data: Any
 ) -> int:
-    """How many images a step passes through the network, those of targets and probes included."""
+    """How many images a step passes through the networks, those of targets and probes included."""
     count = 0
 
-    def network(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
-        nonlocal count
-        count += sum(len(images) for images in jax.tree.leaves(views))
-        return parts.network(variables, views, train)
+    def counted(network: Network) -> Network:
+        def call(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
+            nonlocal count
+            count += sum(len(images) for images in jax.tree.leaves(views))
+            return network(variables, views, train)
 
-    step = build_step(config, replace(parts, network=network), optimizer)
+        return call
+
+    frozen = {role: counted(network) for role, network in parts.frozen.items()}
+    parts = replace(parts, network=counted(parts.network), frozen=frozen)
+    step = build_step(config, parts, optimizer)
     examples = examples_of(parts)
     jax.eval_shape(lambda state, data: step(state, examples(data, state)), shapes, data)
     return count
@@ -253,7 +280,7 @@ def examples_of(parts: Parts) -> Callable[[Resident, TrainState], Batch]:
         order = stream(state.key, "order")
         spec = parts.spec
         drawn = batch(data, order, state.step, spec.labeled_batch, spec.unlabeled_batch)
-        return shard_batch(drawn, parts.mesh)
+        return shard_batch(drawn, parts.mesh)._replace(frozen=data.frozen)
 
     return examples
 
@@ -271,11 +298,30 @@ def check_numbers(config: ConfigDict) -> None:
     for key in ("steps", "steps_per_call", "log_every", "eval_every", "save_every", "keep"):
         if config[key] < 1:
             raise InputError(f"{key}={config[key]} must be at least 1.")
-    for key in ("steps", "log_every", "eval_every", "save_every"):
-        if config[key] % config.steps_per_call:
+    periods = {key: config[key] for key in ("steps", "log_every", "eval_every", "save_every")}
+    if "refresh_steps" in config.algorithm:
+        periods["algorithm.refresh_steps"] = config.algorithm.refresh_steps
+    for key, period in periods.items():
+        if period % config.steps_per_call:
             raise InputError(
-                f"{key}={config[key]} is not a multiple of steps_per_call={config.steps_per_call}; "
+                f"{key}={period} is not a multiple of steps_per_call={config.steps_per_call}; "
                 "change one of them."
+            )
+
+
+def check_crops(config: ConfigDict, algorithm: Algorithm, image_shape: Sequence[int]) -> None:
+    """Refuse views that would be larger than the images [h w c] they are cropped from."""
+    roles = {
+        "contrast" if role == "strong" and config.augment == "contrast" else role
+        for role in (*algorithm.labeled, *algorithm.unlabeled)
+    }
+    side = min(image_shape[:2])
+    for role in CONTRASTS:
+        size = config.views[role].size
+        if role in roles and size is not None and size > side:
+            raise InputError(
+                f"views.{role}.size={size} is larger than the images, whose shorter side is "
+                f"{side}; give at most {side}, or larger images by data.image_size."
             )
 
 
@@ -343,8 +389,15 @@ def build_transforms(config: ConfigDict) -> dict[str, Transform]:
     """
     if config.augment not in STRONG:
         raise InputError(f"unknown augment {config.augment!r}; {suggest(config.augment, STRONG)}")
-    weak = build_dataclass(Weak, dict(config.views.weak), "views.weak")
-    contrast = build_dataclass(Contrast, dict(config.views.contrast), "views.contrast")
+    values = dict(config.views.weak)
+    area = values.pop("area")
+    weak: Transform = build_dataclass(Weak, values, "views.weak")
+    if area:  # ImageNet's: a resized crop of such a share of the image, for the padded one
+        weak = Contrast(area=tuple(area), flip=0.5 * values["flip"], jitter=0.0, grayscale=0.0)
+    contrasts = {
+        role: build_dataclass(Contrast, dict(config.views[role]), f"views.{role}")
+        for role in CONTRASTS
+    }
     values = dict(config.views.strong)
     order = values.pop("order")
     if order not in ORDERS:
@@ -353,5 +406,5 @@ def build_transforms(config: ConfigDict) -> dict[str, Transform]:
     if config.augment == "ctaugment":
         ops = CTAugmentOps(ctaugment=build_ctaugment(config))
     chain = Chain(transforms=(weak, ops) if order == "weak_first" else (ops, weak))
-    strong = contrast if config.augment == "contrast" else chain
-    return {"weak": weak, "strong": strong, "contrast": contrast}
+    strong = contrasts["contrast"] if config.augment == "contrast" else chain
+    return {"weak": weak, "strong": strong, **contrasts}

@@ -10,7 +10,9 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from absl import flags
@@ -32,6 +34,8 @@ from jaxmatch.presets import DATASETS, PRESETS, preset_values
 # What a run computes does not depend on these, so another value continues the same run.
 NOT_IDENTITY = {"devices", "wandb"}
 ARGUMENT_KEYS = ("labels", "seed", "preset", "split")
+# View roles with a contrastive pipeline each: the usual one, BYOL's other and SwAV's small crops.
+CONTRASTS = ("contrast", "second", "small")
 
 
 def defaults() -> dict[str, Any]:
@@ -49,6 +53,7 @@ def defaults() -> dict[str, Any]:
         "devices": 0,
         "wandb": "",
         "init_from": "",
+        "init_heads": (),
         "dtype": "float32",
         "forward": "joint",
         "augment": "randaugment",
@@ -69,13 +74,14 @@ def defaults() -> dict[str, Any]:
         },
         "model": {"name": "wide_resnet", **model_settings("wide_resnet")},
         "views": {
-            "weak": {**_fields(Weak), "pad": placeholder(int)},
+            "weak": {**_fields(Weak), "pad": placeholder(int), "area": ()},
             "strong": {**_fields(RandAugment), "order": "weak_first"},
-            "contrast": _fields(Contrast),
+            **{role: {**_fields(Contrast), "size": placeholder(int)} for role in CONTRASTS},
             "ctaugment": _fields(CTAugment),
         },
         "optim": _fields(Optim),
         "ema": _fields(Ema),
+        "frozen": {},
     }
 
 
@@ -103,9 +109,9 @@ def make(
     """
     data, chosen = parse_argument(argument)
     preset = chosen.get("preset", "jaxmatch")
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}; {suggest(preset, PRESETS)}")
     presets = {"jaxmatch": {}, **(presets or {})}
+    if preset not in (known := {*PRESETS, *presets}):
+        raise InputError(f"unknown preset {preset!r}; {suggest(preset, known)}")
     if preset not in presets:
         raise InputError(f"{recipe} has no preset {preset!r}; it has {', '.join(presets)}.")
     name = algorithm["name"]
@@ -113,6 +119,7 @@ def make(
         raise InputError(f"unknown algorithm {name!r}; {suggest(name, ALGORITHMS)}")
     fields = _fields(ALGORITHMS[name])
     config = ConfigDict({**defaults(), "algorithm": {"name": name, **fields}})
+    config.frozen = dict.fromkeys(getattr(ALGORITHMS[name], "frozen", ()), "")
     label_free = not ALGORITHMS[name].labeled
     if label_free and ("labels" in chosen or "split" in chosen):
         raise InputError(f"{recipe} reads no labels; leave labels and split out of its argument.")
@@ -289,7 +296,12 @@ def _choose_models(config: ConfigDict, overrides: Sequence[str]) -> None:
 
 
 def load_module(path: str) -> Any:
-    """Execute a config file: a path, or the name of one that comes with the package."""
+    """Execute a config file: a path, or the name of one that comes with the package.
+
+    ``A+B`` are both as stages, B starting from the encoder of A, and so on.
+    """
+    if "+" in path:
+        return SimpleNamespace(get_config=partial(_chain, path))
     file = Path(path)
     if file.suffix != ".py":
         folders = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
@@ -307,6 +319,37 @@ def load_module(path: str) -> Any:
     if not hasattr(module, "get_config"):
         raise InputError(f"{path} defines no get_config(argument).")
     return module
+
+
+def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
+    """The stages ``A+B+...``; labels and split are for those that read labels, the rest for all.
+
+    A preset is for the stages that have it, of which there must be one.
+    """
+    data, chosen = parse_argument(argument)
+    seed = [f"seed={chosen['seed']}"] if "seed" in chosen else []
+    preset = [f"preset={chosen['preset']}"] if "preset" in chosen else []
+    labels = [f"{key}={chosen[key]}" for key in ("labels", "split") if key in chosen]
+    stages, refusals = {}, []
+    for part in path.split("+"):
+        module = load_module(part)
+        stage = module.get_config(",".join([data, *seed]))
+        if "order" in stage:
+            raise InputError(f"{part} consists of stages itself; name those instead, with a +.")
+        if Path(part).stem in stages:
+            raise InputError(f"{path} names {part} twice; a stage has a name of its own.")
+        reads = labels if ALGORITHMS[stage.algorithm.name].labeled else []
+        try:
+            stage = module.get_config(",".join([data, *seed, *reads, *preset]))
+        except InputError as refusal:
+            if not preset:
+                raise
+            refusals.append(refusal)
+            stage = module.get_config(",".join([data, *seed, *reads]))
+        stages[Path(part).stem] = stage
+    if len(refusals) == len(stages):
+        raise refusals[-1]
+    return make_stages("+".join(stages), stages)
 
 
 def build_dataclass(kind: type, values: Mapping[str, Any], where: str) -> Any:

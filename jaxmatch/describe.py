@@ -16,7 +16,8 @@ from jaxmatch.parallel import tree_bytes, use_all_cores
 def describe(config: ConfigDict) -> dict[str, Any]:
     """Shapes, parameter count, bytes a device holds, and arithmetic of one step; by stage if any.
 
-    ``operations_per_step`` counts floating-point operations as XLA does before optimization.
+    ``operations_per_step`` counts floating-point operations as XLA does before optimization, a
+    frozen network's as if it were like the one that is trained.
     """
     use_all_cores()
     if "order" in config:
@@ -27,7 +28,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
     images = resident(data.source, data.split, config.data.include_labeled)
     call = make_call(build.build_step(config, parts, optimizer), build.examples_of(parts), 1)
-    lowered = jax.jit(call).lower(state, images)
+    lowered = jax.jit(call).lower(state, images._replace(frozen=build.stand_ins(parts, state)))
     cost: Any = lowered.cost_analysis() or {}
     return {
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params)),

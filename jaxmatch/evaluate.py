@@ -1,6 +1,7 @@
-"""Predictions and features of given variables on uint8 images, in equal batches over the mesh."""
+"""What given variables say of uint8 images: predictions, features, heads, in equal batches."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ BATCH = 500
 
 
 Evaluate = Callable[[PyTree, Array | np.ndarray], np.ndarray]
+Embed = Callable[[PyTree, Array | np.ndarray], dict[str, np.ndarray]]
 
 
 def make_predict(
@@ -31,32 +33,39 @@ def make_features(
     return _make(lambda outputs: outputs.features, network, mean, std, mesh, batch)
 
 
+def make_embed(
+    network: Network, mean: Sequence[float], std: Sequence[float], mesh: Mesh, batch: int = BATCH
+) -> Embed:
+    """A function (variables, images [n h w c] uint8) -> heads [n ...] by name, in eval mode."""
+    return _make(lambda outputs: dict(outputs.heads), network, mean, std, mesh, batch)
+
+
 def _make(
-    read: Callable[[Outputs], Array],
+    read: Callable[[Outputs], PyTree],
     network: Network,
     mean: Sequence[float],
     std: Sequence[float],
     mesh: Mesh,
     batch: int,
-) -> Evaluate:
+) -> Callable[[PyTree, Array | np.ndarray], Any]:
     """What ``read`` takes from the outputs of all images, in their order.
 
     The last batch is filled up with the first images, whose second answer is dropped.
     """
 
     @jax.jit
-    def one(variables: PyTree, images: Array, start: Array) -> Array:
+    def one(variables: PyTree, images: Array, start: Array) -> PyTree:
         width = _width(images.shape[0], batch, mesh.size)
         index = shard_batch((start + jnp.arange(width)) % images.shape[0], mesh)
         inputs = normalize(images[index], mean, std)
         return read(network(variables, inputs, train=False)[0])
 
-    def run(variables: PyTree, images: Array | np.ndarray) -> np.ndarray:
+    def run(variables: PyTree, images: Array | np.ndarray) -> PyTree:
         images = jax.device_put(images, replicated(mesh))
         count = images.shape[0]
         starts = range(0, count, _width(count, batch, mesh.size))
         parts = [one(variables, images, jnp.asarray(start)) for start in starts]
-        return np.concatenate(jax.device_get(parts))[:count]
+        return jax.tree.map(lambda *rows: np.concatenate(rows)[:count], *jax.device_get(parts))
 
     return run
 

@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from jaxmatch.data import splits
 from jaxmatch.data.resident import resident
 from jaxmatch.dispatch import Meter, compile_call, means, watched
 from jaxmatch.errors import InputError, NonFiniteError, Terminated
-from jaxmatch.evaluate import accuracy, make_features, make_predict
+from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
+from jaxmatch.frozen import frozen_runs, load_frozen
 from jaxmatch.metrics import MetricsLog, open_wandb, summarise, write_json
+from jaxmatch.monitor import collapsed
 from jaxmatch.parallel import check_memory, replicated, state_shardings, use_all_cores
 from jaxmatch.probe import Sets, measure, probe_sets
 from jaxmatch.progress import Progress
-from jaxmatch.transfer import check_encoder, encoder, source_folder, transfer
+from jaxmatch.transfer import check_encoder, given, source_folder, transfer, wanted
 from jaxmatch.types import PyTree, TrainState
 
 log = logging.getLogger(__name__)
@@ -66,11 +69,15 @@ def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, An
     data = build.load_data(config, splits.read(split_file) if split_file.exists() else None)
     facts = data.facts()
     parts = build.build_parts(config, facts)
+    frozen = load_frozen(config, folder, parts)
+    if frozen.digests:
+        facts["frozen"] = frozen.digests
+    parts = replace(parts, frozen=frozen.networks)
     with (
         Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints,
         _sigterm_noted() as terminated,
     ):
-        run = _Run(config, folder, data, parts, checkpoints, started)
+        run = _Run(config, folder, data, parts, frozen.variables, checkpoints, started)
         write_json(folder / "config.json", {**configuration.to_json(config), "facts": facts})
         splits.write(split_file, data.split)
         return run.go(terminated)
@@ -80,6 +87,7 @@ def _train_stages(config: ConfigDict, folder: Path) -> dict[str, Any]:
     parts = configuration.stage_folders(config)
     for name, stage in parts.items():
         finished(stage, folder / name)  # refuses a folder of another configuration
+        frozen_runs(stage, folder / name)
     stages.check(config)
     write_json(folder / "config.json", configuration.to_json(config))
     summaries = {name: train(stage, folder / name) for name, stage in parts.items()}
@@ -120,6 +128,7 @@ class _Run:
         folder: Path,
         data: build.Data,
         parts: build.Parts,
+        frozen: PyTree,
         checkpoints: Checkpoints,
         started: float,
     ):
@@ -140,11 +149,11 @@ class _Run:
             parts.mesh,
             self.places,
         )
-        self.data = jax.device_put(
-            resident(data.source, data.split, config.data.include_labeled), everywhere
-        )
+        images = resident(data.source, data.split, config.data.include_labeled)
+        self.data = jax.device_put(images._replace(frozen=frozen or None), everywhere)
         self.predict = make_predict(parts.network, parts.mean, parts.std, parts.mesh)
         self.features = make_features(parts.network, parts.mean, parts.std, parts.mesh)
+        self.embed = make_embed(parts.network, parts.mean, parts.std, parts.mesh)
         self.source = data.source
         self.held_out: dict[str, Any] = {}
         self.probed: Sets | None = None
@@ -172,6 +181,8 @@ class _Run:
         if config.wandb:
             wandb = open_wandb(config.wandb, self.folder, configuration.to_json(config))
         state, first = self.begin()
+        if first == 0:
+            state = self.refreshed(state, first)
         with (
             MetricsLog(self.folder, resume_step=first, wandb=wandb) as record,
             Progress(config.steps, first, self.folder, self.folder.name) as progress,
@@ -186,6 +197,7 @@ class _Run:
             stride = config.steps_per_call
             for step in range(first + stride, config.steps + 1, stride):
                 state, meter = self.call(state, self.data)
+                state = self.refreshed(state, step)
                 if pending is not None:
                     self.collect(pending, interval)
                 pending = meter
@@ -203,6 +215,11 @@ class _Run:
                 if due["log"]:
                     values |= means({name: (total, n) for name, (total, n) in interval.items()})
                     interval.clear()
+                    if collapsed(values):
+                        progress.message(
+                            f"step {step}: the features have collapsed, they are the same for all "
+                            "images (features/spread in metrics.jsonl)"
+                        )
                 if due["eval"]:
                     values |= self.evaluate(state)
                 if values:
@@ -248,12 +265,29 @@ class _Run:
             state, self.trunk = transfer(state, self.trunk), None
         return state, 0
 
+    def due_refresh(self, step: int) -> bool:
+        """Whether the method looks at all images after ``step`` steps."""
+        algorithm: Any = self.parts.algorithm
+        if not hasattr(algorithm, "refresh"):
+            return False
+        due = step % algorithm.refresh_steps == 0 and step >= algorithm.start_step
+        return due and step < self.config.steps
+
+    def refreshed(self, state: TrainState, step: int) -> TrainState:
+        """``state`` after ``step`` steps with its memory refreshed, if that is due."""
+        if not self.due_refresh(step):
+            return state
+        algorithm: Any = self.parts.algorithm
+        images = self.data.unlabeled_images
+        memory = algorithm.refresh(state, lambda net: self.embed(net, images))
+        return state.replace(memory=jax.device_put(memory, self.places.memory))
+
     def read_trunk(self) -> PyTree:
         """The encoder of the run that ``config.init_from`` names; InputError where it differs."""
         name = self.config.init_from
         source = load(source_folder(name, self.folder))
-        trunk = encoder(source.variables(), source.parts.algorithm)
-        check_encoder(trunk, encoder(self.shapes.student(), self.parts.algorithm), name)
+        trunk = given(source.variables(), source.parts.algorithm, self.config)
+        check_encoder(trunk, wanted(self.shapes.student(), self.parts.algorithm, self.config), name)
         return trunk
 
     @property
@@ -305,6 +339,7 @@ class _Run:
         images = build.forward_images(
             self.config, self.parts, self.optimizer, self.shapes, self.data
         )
+        refreshes = sum(map(self.due_refresh, range(0, steps, self.config.steps_per_call)))
         summary = summarise(
             lines,
             algorithm=self.config.algorithm.name,
@@ -314,12 +349,14 @@ class _Run:
                 "labeled": steps * spec.labeled_batch,
                 "unlabeled": steps * spec.unlabeled_batch,
             },
-            forward_images=steps * images,
+            forward_images=steps * images + refreshes * spec.unlabeled,
             seconds=seconds,
         )
         if self.config.augment == "ctaugment":
             summary["ctaugment"] = ctaugment.describe(policy)
-        return summary if algorithm.labeled else {**summary, "probe": probe}
+        if algorithm.labeled:
+            return summary
+        return {**summary, "probe": probe, "collapsed": collapsed(lines[-1])}
 
 
 def _networks(state: TrainState) -> dict[str, PyTree]:

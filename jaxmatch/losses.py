@@ -117,3 +117,27 @@ def info_nce(
     if valid is not None:
         negative = jnp.where(valid, negative, NEVER)
     return jnp.logaddexp(positive, logsumexp(negative, 1)) - positive
+
+
+def supervised_contrastive(embeddings: Array, labels: Array, temperature: float) -> Array:
+    """An anchor finds all others of its label among all others.
+
+    The mean over the other rows p of the label of row i of
+    -log exp(z_i . z_p / t) / sum_{k != i} exp(z_i . z_k / t) (Khosla et al., "Supervised
+    Contrastive Learning", NeurIPS 2020, eq. 2, https://arxiv.org/abs/2004.11362); 0 where there
+    is no other row of the label.
+
+    Args:
+        embeddings: z [b d] unit rows.
+        labels: [b] integers.
+        temperature: t, positive.
+
+    Returns:
+        [b] nats, at least float32.
+    """
+    itself = jnp.eye(len(embeddings), dtype=bool)
+    scores = inner_products(embeddings, embeddings) / temperature  # [b b]
+    everyone = logsumexp(jnp.where(itself, NEVER, scores), 1, keepdims=True)
+    positive = (labels[:, None] == labels) & ~itself
+    total = jnp.sum(jnp.where(positive, everyone - scores, 0.0), 1)
+    return total / jnp.maximum(positive.sum(1), 1)

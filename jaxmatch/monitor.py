@@ -1,10 +1,14 @@
 """Metrics that methods report of their unlabeled batch."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
 from jaxmatch.similarity import normalize
 from jaxmatch.types import Array, Ratio
+
+COLLAPSED = 0.05  # of feature_spread: the mean embedding has a length of 0.999
 
 
 def pseudo_label_metrics(
@@ -47,7 +51,7 @@ def feature_spread(embeddings: Array) -> dict[str, Array]:
     """Whether embeddings collapse: ``features/spread``, which falls to 0 when all become equal.
 
     It is the standard deviation of a coordinate of the unit embeddings over the batch, averaged
-    over the coordinates: about 1 / sqrt(d) where they fill the sphere evenly (Chen & He,
+    over the coordinates, times sqrt(d): about 1 where they fill the sphere evenly (Chen & He,
     "Exploring Simple Siamese Representation Learning", CVPR 2021, section 4.1,
     https://arxiv.org/abs/2011.10566).
 
@@ -55,4 +59,9 @@ def feature_spread(embeddings: Array) -> dict[str, Array]:
         embeddings: [b d], normalised here.
     """
     unit = normalize(jax.lax.stop_gradient(embeddings))
-    return {"features/spread": jnp.std(unit, axis=0).mean()}
+    return {"features/spread": jnp.std(unit, axis=0).mean() * unit.shape[1] ** 0.5}
+
+
+def collapsed(metrics: Mapping[str, float]) -> bool:
+    """Whether the embeddings of an interval are all but equal, by its :func:`feature_spread`."""
+    return metrics.get("features/spread", 1.0) < COLLAPSED

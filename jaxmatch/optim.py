@@ -32,9 +32,12 @@ class Optim:
         schedule: see :func:`jaxmatch.schedules.learning_rate`.
         period_steps: after warm-up the rate changes only every so many steps (official SimMatch
             and CoMatch step it once an epoch on ImageNet).
-        drops: shares of the run after which the "steps" schedule divides the rate by 10.
+        drops: shares of the run after which the "steps" schedule lowers the rate.
+        drop_factor: what it multiplies the rate by.
         decay: which parameters decay: "kernels" of convolutions and dense layers,
             "not_batch_norm" (biases too) or "all".
+        classifier_rate: the learning rate of the classifier as a multiple of the others'
+            (fine-tuning).
         layer_decay: the learning rate of a layer is multiplied by this once for each layer
             between it and the classifier; 1 turns it off.
         clip_norm: largest global norm of the gradient, before decay; 0 turns it off.
@@ -54,10 +57,12 @@ class Optim:
     warmup_steps: int = 0
     period_steps: int = 1
     drops: tuple[float, ...] = ()
+    drop_factor: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
     decay: str = "kernels"
+    classifier_rate: float = 1.0
     layer_decay: float = 1.0
     clip_norm: float = 0.0
     rate_inside_momentum: bool = False
@@ -90,6 +95,7 @@ class Optim:
             self.warmup_steps,
             period=self.period_steps,
             drops=self.drops,
+            drop_factor=self.drop_factor,
         )
 
     def build(
@@ -102,6 +108,8 @@ class Optim:
         layer = (
             optax.identity() if self.layer_decay == 1 else scale_layers(self.layer_decay, layers)
         )
+        if self.classifier_rate != 1:
+            layer = optax.chain(layer, scale_classifier(self.classifier_rate))
         descend = optax.scale_by_learning_rate(rate)
         if self.name == "adamw":
             chained = (optax.scale_by_adam(), decay, layer, descend)
@@ -214,6 +222,13 @@ def scale_layers(decay: float, layers: Sequence[Sequence[str]]) -> optax.Gradien
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def scale_classifier(factor: float) -> optax.GradientTransformation:
+    """Multiply the updates of the module "classifier"."""
+    return optax.masked(
+        optax.scale(factor), partial(_map_names, lambda names: names[0] == "classifier")
+    )
+
+
 def _mask(which: str, params: PyTree) -> PyTree:
     """Which parameters are meant by one of :data:`DECAYS`, as optax's masks."""
     if which == "kernels":
@@ -252,7 +267,8 @@ class Ema:
         schedule: the decay stays "constant" or rises to 1 along a "cosine" (:meth:`decay_at`).
         statistics: BatchNorm statistics of the teacher: "copied" from the student, "averaged" like
             the parameters (EMAN; Cai et al., CVPR 2021), or its "own", kept while it labels in
-            train mode (MoCo, SimMatch on ImageNet).
+            train mode (MoCo, SimMatch on ImageNet). :mod:`jaxmatch.models.batch_norm` names the
+            modes that these make.
     """
 
     decay: float = 0.999

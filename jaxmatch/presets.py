@@ -32,6 +32,8 @@ MNIST5K = {
     "model.bn_decay": 0.99,
     "views.weak.flip": False,
     "views.contrast.flip": 0.0,
+    "views.second.flip": 0.0,
+    "views.small.flip": 0.0,
     "ema.decay": 0.99,
 }
 DATASETS: dict[str, dict[str, Any]] = {
@@ -43,6 +45,8 @@ DATASETS: dict[str, dict[str, Any]] = {
         "data.labels": "40",
         "views.weak.flip": False,
         "views.contrast.flip": 0.0,
+        "views.second.flip": 0.0,
+        "views.small.flip": 0.0,
     },
     "tfds:stl10": {"data.labels": "40", "model.groups": 4, "model.first_stride": 2},
 }

@@ -38,15 +38,21 @@ def cosine(step: Array, steps: int, warmup_steps: int = 0) -> Array:
     return jnp.where(step < warmup_steps, warmup, half)
 
 
-def drop(step: Array, steps: int, drops: Sequence[float], warmup_steps: int = 0) -> Array:
-    """A factor that falls to a tenth at each of the given shares of ``steps``.
+def drop(
+    step: Array,
+    steps: int,
+    drops: Sequence[float],
+    warmup_steps: int = 0,
+    factor: float = 0.1,
+) -> Array:
+    """What is left of a rate that is multiplied by ``factor`` at each given share of ``steps``.
 
     With warm-up over w steps: (k + 1) / w times it. FixMatch-EMAN: Cai et al., CVPR 2021,
     https://arxiv.org/abs/2101.08482, with shares 0.6 and 0.8.
     """
     step = jnp.asarray(step, float)
     passed = sum((step >= round(share * steps) for share in drops), jnp.zeros(step.shape, int))
-    return jnp.minimum(1.0, (step + 1) / max(1, warmup_steps)) * 0.1**passed
+    return jnp.minimum(1.0, (step + 1) / max(1, warmup_steps)) * factor**passed
 
 
 def learning_rate(
@@ -57,17 +63,19 @@ def learning_rate(
     *,
     period: int = 1,
     drops: Sequence[float] = (),
+    drop_factor: float = 0.1,
 ) -> Callable[[Array], Array]:
     """The learning rate as a function of the number of steps taken.
 
     Args:
-        name: "cosine_7_16", "cosine", "steps" (a tenth at each of ``drops``) or "constant".
+        name: "cosine_7_16", "cosine", "steps" (lower at each of ``drops``) or "constant".
         base: the rate after the warm-up.
         steps: of the whole run, where the schedule ends.
         warmup_steps: linear warm-up, step by step; it counts among ``steps``.
         period: after the warm-up the rate changes only every ``period`` steps (the authors of
             SimMatch, CoMatch and MoCo change it once an epoch).
         drops: shares of the run in (0, 1); for "steps" only.
+        drop_factor: what the rate is multiplied by at each of them.
 
     Raises:
         InputError: on an unknown name, or a setting that the schedule cannot have.
@@ -91,7 +99,7 @@ def learning_rate(
         if name == "cosine":
             return base * cosine(step, steps, warmup_steps)
         if name == "steps":
-            return base * drop(step, steps, drops, warmup_steps)
+            return base * drop(step, steps, drops, warmup_steps, drop_factor)
         warmup = jnp.asarray(step, float) / max(1, warmup_steps)
         return base * jnp.where(step < warmup_steps, warmup, 1.0)
 

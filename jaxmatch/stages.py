@@ -8,8 +8,8 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxmatch import build
-from jaxmatch.config import stage_folders
-from jaxmatch.transfer import check_encoder, encoder
+from jaxmatch.config import stage_folders, stages_of
+from jaxmatch.transfer import check_encoder, given, wanted
 
 
 def run_folder(path: str | Path) -> Path:
@@ -28,14 +28,15 @@ def check(config: ConfigDict) -> None:
     Raises InputError for anything in any stage that cannot work.
     """
     before = None
-    for folder, stage in stage_folders(config).items():
+    for stage in stages_of(config).values():
         parts = build.build_parts(stage, build.load_data(stage).facts())
         optimizer = parts.optim.build(stage.steps, parts.model.layers)
         shapes = jax.eval_shape(lambda s=stage, p=parts, o=optimizer: build.build_state(s, p, o))
-        trunk = encoder(shapes.student(), parts.algorithm)
+        network = shapes.student()
         if before is not None:
-            check_encoder(before[1], trunk, before[0])
-        before = (folder, trunk)
+            mine = wanted(network, parts.algorithm, stage)
+            check_encoder(given(*before, stage), mine, stage.init_from)
+        before = (network, parts.algorithm)
 
 
 def summarise(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:

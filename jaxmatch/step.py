@@ -1,6 +1,7 @@
 """The whole train step, pure: augment, differentiate, optimize, average, learn the augmentation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -58,15 +59,28 @@ def make_train_step(
     rate: Callable[[Array], Array],
     ema: Ema,
     spec: Spec,
+    frozen: Mapping[str, Network] = MappingProxyType({}),
 ) -> Step:
     """The pure step (state, raw examples) -> (state, metrics).
 
-    ``rate`` tells the learning rate that ``optimizer`` uses at its own step count.
+    ``rate`` tells the learning rate that ``optimizer`` uses at its own step count; ``frozen`` are
+    the networks of the variables in ``examples.frozen``.
     """
+
+    project = getattr(algorithm, "project", lambda params: params)
 
     def step(state: TrainState, examples: Batch) -> tuple[TrainState, dict[str, Array | Ratio]]:
         key = jax.random.fold_in(state.key, state.step)
         batch, record = augment.apply(state.policy, stream(key, "augment"), examples)
+        if frozen:
+            outputs = {
+                role: tuple(
+                    other(examples.frozen[role], view, train=False)[0]
+                    for view in batch.unlabeled.views
+                )
+                for role, other in frozen.items()
+            }
+            batch = batch._replace(frozen=outputs)
         draws = algorithm.draw(stream(key, "loss"), batch)
 
         def objective(params: PyTree) -> tuple[Array, Any]:
@@ -74,7 +88,7 @@ def make_train_step(
 
         (loss, update), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         change, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, change)
+        params = project(optax.apply_updates(state.params, change))
         teacher = ema.update(
             state.teacher,
             params,

@@ -1,6 +1,6 @@
-"""Starting a run from the encoder of another: its trunk, without classifier and heads."""
+"""Starting a run from the encoder of another: its trunk, and heads where both have them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +8,76 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.errors import InputError
+from jaxmatch.models.heads import KEPT, hidden_layers
 from jaxmatch.types import Algorithm, PyTree, TrainState
 
 PREVIOUS = "stage:"  # begins an ``init_from`` that names a stage in the same run folder
 
 
-def encoder(variables: Mapping[str, PyTree], algorithm: Algorithm) -> dict[str, PyTree]:
-    """The variables of a network without its classifier and the algorithm's heads."""
-    heads = {"classifier", *algorithm.heads}
+def encoder(
+    variables: Mapping[str, PyTree], algorithm: Algorithm, heads: Iterable[str] = ()
+) -> dict[str, PyTree]:
+    """The variables of a network without classifier, and without heads other than ``heads``."""
+    left_out = {"classifier", *algorithm.heads} - set(heads)
     return {
-        kind: {name: value for name, value in tree.items() if name not in heads}
+        kind: {name: value for name, value in tree.items() if name not in left_out}
         for kind, tree in variables.items()
     }
+
+
+def given(
+    variables: Mapping[str, PyTree],
+    algorithm: Algorithm,
+    config: Mapping[str, Any],
+) -> dict[str, PyTree]:
+    """What a trained network gives to a new run of ``config``.
+
+    Its encoder, the heads that ``config.init_heads`` names, and the first
+    ``config.model.head_layers`` layers of its projection head (SimCLR v2's fine-tuning "from the
+    middle of the head"; Chen et al., NeurIPS 2020, section 2, https://arxiv.org/abs/2006.10029).
+
+    Args:
+        variables: of the trained network.
+        algorithm: of the trained run.
+        config: of the new run.
+
+    Raises:
+        InputError: if the network lacks one of these.
+    """
+    name, heads, layers = config["init_from"], config["init_heads"], config["model"]["head_layers"]
+    check_heads(heads, algorithm, f"init_from={name}")
+    trunk = encoder(variables, algorithm, heads)
+    if not layers or KEPT in trunk["params"]:
+        return trunk
+    names = hidden_layers(layers)
+    projection = {kind: tree.get("projection", {}) for kind, tree in variables.items()}
+    if missing := [layer for layer in names if layer not in projection["params"]]:
+        raise InputError(
+            f"init_from={name} has no layer {missing[0]!r} in its projection head, of which "
+            f"model.head_layers={layers} are to be kept; keep fewer."
+        )
+    for kind, tree in projection.items():
+        if kept := {layer: tree[layer] for layer in tree if layer in names}:
+            trunk[kind] = {**trunk[kind], KEPT: kept}
+    return trunk
+
+
+def wanted(
+    variables: Mapping[str, PyTree], algorithm: Algorithm, config: Mapping[str, Any]
+) -> dict[str, PyTree]:
+    """What a new run of ``config`` takes from a trained network; as :func:`given`."""
+    check_heads(config["init_heads"], algorithm, f"algorithm {config['algorithm']['name']}")
+    return encoder(variables, algorithm, config["init_heads"])
+
+
+def check_heads(heads: Iterable[str], algorithm: Algorithm, where: str) -> None:
+    """InputError unless ``algorithm`` has all of ``heads``."""
+    for head in heads:
+        if head not in algorithm.heads:
+            has = ", ".join(algorithm.heads) or "none"
+            raise InputError(
+                f"init_heads names {head!r}, but {where} has another set of heads: {has}."
+            )
 
 
 def source_folder(init_from: str, folder: Path) -> Path:

@@ -29,6 +29,9 @@ class Batch(NamedTuple):
     # Typed loosely, since an algorithm knows which of the two it asked for.
     labeled: Any  # Examples | None
     unlabeled: Any  # Examples | None
+    # Of the trained networks that the algorithm declares, by role: their variables before
+    # augmentation, after it the Outputs on each unlabeled view, in eval mode.
+    frozen: Any = None  # Mapping[str, PyTree] | Mapping[str, tuple[Outputs, ...]] | None
 
 
 class TrainState(struct.PyTreeNode):
@@ -127,7 +130,19 @@ def no_draws(self: Any, key: Array, batch: Batch) -> PyTree:
 
 
 class Algorithm(Protocol):
-    """One method. Implementations are frozen dataclasses; their fields are ``config.algorithm``."""
+    """One method. Implementations are frozen dataclasses; their fields are ``config.algorithm``.
+
+    A method may also have ``project(params) -> params``, which every step applies to what the
+    optimizer made, before the teacher follows (SwAV keeps its prototypes at length 1).
+    And it may have ``frozen``, the roles of trained networks that ``config.frozen`` names runs for
+    and whose outputs it finds in ``batch.frozen`` (distillation).
+
+    A method that looks at all images between steps (PCL's clusters) has the fields
+    ``refresh_steps`` and ``start_step``, and ``refresh(state, embed) -> memory``, called outside
+    ``jax.jit`` wherever from ``start_step`` on a multiple of ``refresh_steps`` steps are done and
+    others follow. ``embed(variables)`` gives what each head says of each unlabeled image, not
+    augmented and in index order, in eval mode: arrays [n ...] by name.
+    """
 
     @property
     def labeled(self) -> tuple[str, ...]:

@@ -116,6 +116,22 @@ def toy_images(count, seed):
     return np.clip(images, 0, 255).astype(np.uint8), label
 
 
+def color_network(variables, views, train=False):
+    """A frozen Network that knows the classes of the toy problem by their mean colour."""
+    del train
+    color = views.mean((1, 2)) + 1
+    color = color / jnp.linalg.norm(color, axis=1, keepdims=True)
+    return Outputs(color @ variables["kernel"], color, {}), {}
+
+
+def color_variables():
+    return {"kernel": (100 * COLORS / np.linalg.norm(COLORS, axis=1, keepdims=True)).T}
+
+
+def frozen_roles(algorithm):
+    return getattr(algorithm, "frozen", ())
+
+
 def toy_data(algorithm, seed=0):
     """All examples of the toy problem as a Batch; unlabeled ones carry their true labels."""
 
@@ -128,6 +144,7 @@ def toy_data(algorithm, seed=0):
     return Batch(
         examples(algorithm.labeled, LABELED, 2 * seed),
         examples(algorithm.unlabeled, UNLABELED, 2 * seed + 1),
+        {role: color_variables() for role in frozen_roles(algorithm)} or None,
     )
 
 
@@ -143,10 +160,13 @@ def toy_views(algorithm, seed=0):
         return Examples(noisy, examples.label[:size], examples.index[:size])
 
     data = toy_data(algorithm, seed)
-    return Batch(
-        views(data.labeled, algorithm.labeled, LABELED_BATCH),
-        views(data.unlabeled, algorithm.unlabeled, UNLABELED_BATCH),
-    )
+    unlabeled = views(data.unlabeled, algorithm.unlabeled, UNLABELED_BATCH)
+    frozen = {
+        role: tuple(color_network(data.frozen[role], view)[0] for view in unlabeled.views)
+        for role in frozen_roles(algorithm)
+    }
+    labeled = views(data.labeled, algorithm.labeled, LABELED_BATCH)
+    return Batch(labeled, unlabeled, jax.device_get(frozen) or None)
 
 
 def randomized(tree, seed=0, scale=0.5):
@@ -165,7 +185,15 @@ def initial_state(algorithm, dtype=jnp.float32, seed=0):
         optimizer = Optim().build(SPEC.steps)
         return init_state(key, model, images, algorithm, views_of(algorithm), optimizer, SPEC)
 
-    return quick_jit(init)(jax.random.key(seed))
+    state = quick_jit(init)(jax.random.key(seed))
+    if not hasattr(algorithm, "refresh"):
+        return state
+
+    def embed(variables):
+        inputs = jnp.asarray(toy_data(algorithm).unlabeled.views[0] / 127.5 - 1, dtype)
+        return model.apply(variables, inputs, False).heads
+
+    return state.replace(memory=algorithm.refresh(state, embed))
 
 
 def toy_state(algorithm, dtype=jnp.float32, step=0, seed=0):
@@ -189,7 +217,7 @@ def linear_network(variables, views, train=True):
     return outputs, variables["batch_stats"]
 
 
-def linear_loss(algorithm, kernel, labeled, unlabeled, step=0):
+def linear_loss(algorithm, kernel, labeled, unlabeled, step=0, frozen=None):
     """``algorithm.loss`` on flat views with :func:`linear_network`: (value, update)."""
     state = TrainState(
         step=jnp.int32(step),
@@ -202,7 +230,7 @@ def linear_loss(algorithm, kernel, labeled, unlabeled, step=0):
         policy=(),
     )
     loss = partial(algorithm.loss, linear_network, spec=SPEC)
-    return jax.jit(loss)({"kernel": kernel}, state, Batch(labeled, unlabeled), ())
+    return jax.jit(loss)({"kernel": kernel}, state, Batch(labeled, unlabeled, frozen), ())
 
 
 @dataclass(frozen=True)
@@ -233,7 +261,10 @@ def build(
     optim = Optim(learning_rate=0.1)
     optimizer = optim.build(SPEC.steps)
     rate = optim.rate(SPEC.steps)
-    step = make_train_step(algorithm, network, augment, optimizer, rate, Ema(decay=0.9), SPEC)
+    frozen = dict.fromkeys(frozen_roles(algorithm), color_network)
+    step = make_train_step(
+        algorithm, network, augment, optimizer, rate, Ema(decay=0.9), SPEC, frozen
+    )
     traces = []
 
     def examples_of(data, state):
@@ -247,6 +278,7 @@ def build(
         return Batch(
             data.labeled and take(data.labeled, LABELED_BATCH),
             data.unlabeled and take(data.unlabeled, UNLABELED_BATCH),
+            data.frozen,
         )
 
     everywhere = replicated(mesh)

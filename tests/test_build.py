@@ -100,6 +100,10 @@ def test_the_default_number_of_devices_divides_the_batch(caplog):
         ({"log_every": 7}, "log_every=7 is not a multiple"),
         ({"eval_every": 7}, "eval_every=7 is not a multiple"),
         ({"save_every": 7}, "save_every=7 is not a multiple"),
+        (
+            {"method": "pcl", "chosen": "", "algorithm__refresh_steps": 7},
+            "algorithm.refresh_steps=7 is not a multiple of steps_per_call=5",
+        ),
         ({"keep": 0}, "keep=0"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**32}, "seed="),

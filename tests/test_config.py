@@ -322,6 +322,9 @@ def test_data_sets_and_presets_leave_another_network_alone():
         "feature_norm": "",
         "bn_decay": 0.9,
         "bn_eps": 1e-5,
+        "bn_groups": 1,
+        "head_layers": 0,
+        "zero_classifier": False,
     }
 
 

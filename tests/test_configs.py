@@ -21,7 +21,7 @@ CONFIGS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 CLASSES = {"tfds:cifar100": 100}
 SIDES = {"tfds:stl10": 96}
 SMALL = {"depth": 10, "width": 1}
-LABEL_FREE = {"byol", "moco_v2", "simclr"}
+LABEL_FREE = {"byol", "moco_v2", "pcl", "simclr", "simclr_v2", "swav", "wcl"}
 # Of methods that not every code base has.
 PRESETS_OF = {
     "adamatch": ("jaxmatch", "google", "usb"),
@@ -57,7 +57,7 @@ def facts_of(data):
         "classes": [str(number) for number in range(classes)],
         "image_shape": (side, side, 3),
         "labels": [index % classes for index in range(400)],
-        "unlabeled": 1000,
+        "unlabeled": 120_000,  # as many as PCL has clusters on ImageNet
     }
 
 
@@ -71,6 +71,7 @@ def trace_one(config, data):
         labeled_labels=jax.ShapeDtypeStruct((400,), np.int32),
         unlabeled_images=jax.ShapeDtypeStruct((1000, *shape), np.uint8),
         unlabeled_labels=jax.ShapeDtypeStruct((1000,), np.int32),
+        frozen=build.stand_ins(parts, state),
     )
     step = build.build_step(config, parts, optimizer)
     examples = build.examples_of(parts)
@@ -102,7 +103,7 @@ def test_a_preset_exists_only_where_its_code_base_has_the_method():
 @pytest.mark.parametrize("data", DATASETS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_builds_for_every_data_set_and_preset(name, data):
-    facts = {"classes": ["x"] * 10, "image_shape": (32, 32, 3), "labels": [0], "unlabeled": 9}
+    facts = facts_of(data)
     for preset in PRESETS_OF.get(name, PRESETS):
         for config in stages_of(configuration(name, data, preset)).values():
             parts = build.build_parts(config, facts)
@@ -147,6 +148,8 @@ def test_one_step_of_every_config_runs(name, data):
         if config.model.name == "wide_resnet":
             config.model.update(depth=4, width=1 / 16)
         config.data.batch_size, config.devices = 8, 1
+        if config.algorithm.name == "swav":  # no more than the images of a batch
+            config.algorithm.prototypes = 8
         run_one(config, data)
 
 
@@ -163,6 +166,7 @@ def run_one(config, data):
         unlabeled_labels=np.full(1000, -1, np.int32),
     )
     state = quick_jit(lambda: build.build_state(config, parts, optimizer))()
+    images = images._replace(frozen=build.stand_ins(parts, state))
     one = quick_jit(lambda state, data: step(state, examples(data, state)))
     after, metrics = one(state, images)
     assert after.step == 1

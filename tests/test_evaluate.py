@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from helpers import SIDE, TinyNetwork, quick_jit, randomized, toy_images
 
-from jaxmatch.evaluate import accuracy, make_predict
+from jaxmatch.evaluate import accuracy, make_embed, make_predict
+from jaxmatch.models.heads import Linear
 from jaxmatch.models.network import make_network
 from jaxmatch.parallel import make_mesh
 
@@ -55,3 +56,22 @@ def test_accuracy_counts_each_image_once(variables):
     wrong = right.copy()
     wrong[[0, 4, 9]] += 1  # the first image fills up the last batch, and counts once
     assert accuracy(predict, variables, images, wrong) == 0.7
+
+
+@pytest.mark.parametrize(("devices", "count"), [(1, 10), (4, 10), (4, 8), (4, 3)])
+def test_heads_of_every_image_once_in_order(devices, count):
+    model = TinyNetwork(heads={"projection": Linear(5), "other": Linear(2)})
+    variables = quick_jit(lambda key: model.init(key, jnp.zeros((1, SIDE, SIDE, 3)), False))(
+        jax.random.key(0)
+    )
+    images = toy_images(count, 3)[0]
+    embed = make_embed(make_network(model, devices), MEAN, STD, make_mesh(devices), 4)
+    inputs = ((images / 255 - np.array(MEAN)) / np.array(STD)).astype(np.float32)
+    heads = model.apply(variables, inputs, False).heads
+    found = embed(variables, images)
+    assert {name: rows.shape for name, rows in found.items()} == {
+        "projection": (count, 5),
+        "other": (count, 2),
+    }
+    for name, rows in found.items():
+        np.testing.assert_allclose(rows, heads[name], atol=1e-5)

@@ -14,6 +14,7 @@ from jaxmatch.losses import (
     kl_divergence,
     nt_xent,
     squared_difference,
+    supervised_contrastive,
 )
 from jaxmatch.similarity import normalize
 
@@ -286,3 +287,44 @@ def test_info_nce_device_count():
         return jax.value_and_grad(lambda pair: info_nce(*pair, queue, 0.2).mean())(pair)
 
     assert_same_on_four(both, pair, queue_of(9, dtype=np.float32))
+
+
+def numpy_supervised_contrastive(rows, labels, temperature):
+    losses = []
+    for i, anchor in enumerate(rows):
+        others = [k for k in range(len(rows)) if k != i]
+        scores = {k: anchor @ rows[k] / temperature for k in others}
+        everyone = np.log(sum(np.exp(score) for score in scores.values()))
+        terms = [everyone - scores[k] for k in others if labels[k] == labels[i]]
+        losses.append(np.mean(terms) if terms else 0.0)
+    return losses
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_supervised_contrastive_is_its_double_loop(temperature):
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(9, 4))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    labels = np.array([0, 1, 0, 2, 1, 0, 3, 1, 0])  # 2 and 3 are alone
+    with jax.enable_x64(True):
+        losses = supervised_contrastive(rows, jnp.asarray(labels), temperature)
+        assert losses.dtype == np.float64
+        step = random.normal(0, 1e-6, rows.shape)
+        slope = jax.grad(
+            lambda rows: supervised_contrastive(rows, jnp.asarray(labels), temperature).sum()
+        )(rows)
+    expected = numpy_supervised_contrastive(rows, labels, temperature)
+    np.testing.assert_allclose(losses, expected, rtol=1e-12)
+    ahead, behind = (
+        numpy_supervised_contrastive(rows + sign * step, labels, temperature) for sign in (1, -1)
+    )
+    difference = (np.sum(ahead) - np.sum(behind)) / 2
+    np.testing.assert_allclose(np.vdot(slope, step), difference, rtol=1e-5)
+
+
+def test_pairs_that_are_alone_with_their_label_cost_nothing():
+    value, slope = jax.value_and_grad(
+        lambda rows: supervised_contrastive(rows, jnp.zeros(2, int), 0.01).sum()
+    )(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
+    assert value == 0
+    np.testing.assert_array_equal(slope, 0)

@@ -1,10 +1,11 @@
 """Metrics of unlabeled batches counted by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmatch.dispatch import means
-from jaxmatch.monitor import feature_spread, pseudo_label_metrics, unlabeled_accuracy
+from jaxmatch.monitor import collapsed, feature_spread, pseudo_label_metrics, unlabeled_accuracy
 
 WEAK = jnp.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 3.0]])  # says 0, 1, 0, 1
 STRONG = jnp.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])  # says 1, 1, 0, 0
@@ -59,4 +60,11 @@ def test_spread_tells_collapse_from_a_full_sphere():
     assert feature_spread(same * jnp.arange(1.0, 51)[:, None])["features/spread"] < 1e-6
     everywhere = np.random.default_rng(0).normal(size=(4000, 16)).astype(np.float32)
     spread = feature_spread(jnp.asarray(everywhere))["features/spread"]
-    np.testing.assert_allclose(spread, 1 / 4, rtol=0.02)
+    np.testing.assert_allclose(spread, 1, rtol=0.02)
+
+
+def test_almost_equal_embeddings_are_a_collapse():
+    assert not collapsed({})
+    assert not collapsed({"features/spread": 0.1})
+    near = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32) * 0.01 + 1
+    assert collapsed(jax.device_get(feature_spread(jnp.asarray(near))))

@@ -200,6 +200,22 @@ def test_sgd_with_the_rate_inside_the_momentum():
     assert_close(train(optim), numpy_lars(optim, DECAYED["kernels"], set()), 1e-12)
 
 
+def test_the_classifier_has_a_rate_of_its_own():
+    plain, faster = Optim(learning_rate=RATE), Optim(learning_rate=RATE, classifier_rate=10.0)
+    params = {"stem": jnp.array([1.0]), "classifier": {"kernel": jnp.array([2.0])}}
+    gradient = {"stem": jnp.array([3.0]), "classifier": {"kernel": jnp.array([4.0])}}
+
+    def change(optim):
+        optimizer = optim.build(10)
+        return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+    slow, fast = change(plain), change(faster)
+    assert fast["stem"] == slow["stem"]
+    np.testing.assert_allclose(
+        fast["classifier"]["kernel"], 10 * slow["classifier"]["kernel"], rtol=1e-6
+    )
+
+
 def test_layer_decay_scales_rate_and_decay():
     layers = (("stem",), ("group1",), ("norm", "classifier"))
     optim = Optim(name="adamw", learning_rate=RATE, weight_decay=DECAY, layer_decay=0.75)

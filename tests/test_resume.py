@@ -121,6 +121,16 @@ HISTORY = {"algorithm__alignment_length": 8}
             marks=pytest.mark.slow,
         ),
         ("flexmatch", {"augment": "ctaugment"}),
+        (
+            "pcl",
+            {
+                "chosen": "",
+                "algorithm__queue": 40,
+                "algorithm__clusters": "(5,9)",
+                "algorithm__refresh_steps": PERIOD,
+                "algorithm__start_step": 2 * PERIOD,
+            },
+        ),
         pytest.param("temporal_ensembling", {}, marks=pytest.mark.slow),
         pytest.param("remixmatch", {}, marks=pytest.mark.slow),
         pytest.param("freematch", {}, marks=pytest.mark.slow),

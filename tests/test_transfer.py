@@ -104,6 +104,50 @@ def test_a_resumed_run_does_not_need_the_source_again(data, source, tmp_path):
     assert_bitwise(state_of(tmp_path / "run"), whole)
 
 
+@pytest.fixture(scope="module")
+def contrastive(data, tmp_path_factory):
+    """A SimCLR v2 run, whose head has layers to keep."""
+    workdir = tmp_path_factory.mktemp("runs") / "contrastive"
+    train_tiny(data, workdir, method="simclr_v2", chosen="", data__ratio=1, **SHORT)
+    return workdir
+
+
+def test_heads_come_along_where_both_runs_have_them(data, contrastive, tmp_path):
+    options = {"method": "simclr_v2", "chosen": "", "data__ratio": 1, **FROZEN}
+    run = tmp_path / "run"
+    train_tiny(data, run, init_from=str(contrastive), init_heads=("projection",), **options)
+    theirs = jax.device_get(load(contrastive).state.params["projection"])
+    ours = jax.device_get(load(run).state.params["projection"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+
+
+def test_fine_tuning_keeps_the_first_layers_of_the_head(data, contrastive, tmp_path):
+    options = {"model__head_layers": 2, "model__zero_classifier": True, **FROZEN}
+    options |= {"method": "supervised", "data__ratio": 0, "init_from": str(contrastive)}
+    train_tiny(data, tmp_path / "run", **options)
+    theirs = jax.device_get(load(contrastive).state.params["projection"])
+    ours = load(tmp_path / "run").state
+    kept = jax.device_get(ours.params["kept_head"])
+    assert set(kept) == {"hidden1", "hidden1_norm", "hidden2", "hidden2_norm"}
+    for name, layer in kept.items():
+        assert_bitwise(layer, theirs[name])
+    assert not np.any(ours.params["classifier"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"init_heads": ("prediction",)}, "init_heads names 'prediction', but init_from="),
+        ({"model__head_layers": 3}, "has no layer 'hidden3' in its projection head"),
+    ],
+)
+def test_heads_that_are_not_there_are_refused(options, expected, data, contrastive, tmp_path):
+    options = {"init_from": str(contrastive), **SHORT, **options}
+    with pytest.raises(InputError, match=expected):
+        train_tiny(data, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("*.json"))
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

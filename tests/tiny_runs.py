@@ -22,6 +22,9 @@ LABELS = 16
 WITHOUT_THRESHOLD = (
     "supervised",
     "simclr",
+    "pcl",
+    "distillation",
+    "simclr_v2",
     "temporal_ensembling",
     "remixmatch",
     "freematch",

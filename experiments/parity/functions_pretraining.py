@@ -5,8 +5,9 @@ import jax.numpy as jnp
 
 from experiments.parity.functions_common import REFERENCE_ONLY, tags
 from experiments.parity.rows import Case, Comparison
+from jaxmatch.algorithms import swav
 from jaxmatch.algorithms.byol import regression
-from jaxmatch.losses import cross_entropy, info_nce
+from jaxmatch.losses import info_nce
 from jaxmatch.memory import Queue, filled, push
 from jaxmatch.similarity import normalize
 from jaxmatch.sinkhorn import sinkhorn
@@ -87,14 +88,8 @@ def swapped_prediction(case: Case, comparison: Comparison) -> None:
         names = sorted(key for key in given if key.startswith("preds_"))
         codes = [given[key] for key in sorted(given) if key.startswith("assignment_")]
 
-        def loss(views: list[Array], codes=codes, temperature=given["temperature"]) -> Array:
-            pairs = [
-                cross_entropy(view / temperature, code).mean()
-                for one, code in enumerate(codes)
-                for other, view in enumerate(views)
-                if other != one
-            ]
-            return jnp.stack(pairs).mean()
+        def loss(views: list[Array], codes=codes, temperature=float(given["temperature"])) -> Array:
+            return swav.swapped_prediction(views, codes, temperature).mean()
 
         value, gradients = jax.jit(jax.value_and_grad(loss))([given[key] for key in names])
         comparison.add("out/loss", number, value, theirs)

@@ -4,6 +4,7 @@ from jaxmatch.algorithms.adamatch import AdaMatch
 from jaxmatch.algorithms.byol import BYOL
 from jaxmatch.algorithms.comatch import CoMatch
 from jaxmatch.algorithms.dash import Dash
+from jaxmatch.algorithms.distillation import Distillation
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.algorithms.fixmatch_eman import FixMatchEMAN
 from jaxmatch.algorithms.flexmatch import FlexMatch
@@ -11,18 +12,22 @@ from jaxmatch.algorithms.freematch import FreeMatch
 from jaxmatch.algorithms.mean_teacher import MeanTeacher
 from jaxmatch.algorithms.mixmatch import MixMatch
 from jaxmatch.algorithms.moco_v2 import MoCoV2
+from jaxmatch.algorithms.pcl import PCL
 from jaxmatch.algorithms.pi_model import PiModel
 from jaxmatch.algorithms.pseudo_label import PseudoLabel
 from jaxmatch.algorithms.remixmatch import ReMixMatch
 from jaxmatch.algorithms.s4l_rotation import S4LRotation
 from jaxmatch.algorithms.simclr import SimCLR
+from jaxmatch.algorithms.simclr_v2 import SimCLRv2
 from jaxmatch.algorithms.simmatch import SimMatch
 from jaxmatch.algorithms.simmatch_v2 import SimMatchV2
 from jaxmatch.algorithms.softmatch import SoftMatch
 from jaxmatch.algorithms.supervised import Supervised
+from jaxmatch.algorithms.swav import SwAV
 from jaxmatch.algorithms.temporal_ensembling import TemporalEnsembling
 from jaxmatch.algorithms.uda import UDA
 from jaxmatch.algorithms.vat import VAT
+from jaxmatch.algorithms.wcl import WCL
 
 ALGORITHMS = {
     "supervised": Supervised,
@@ -46,6 +51,11 @@ ALGORITHMS = {
     "simmatch_v2": SimMatchV2,
     "comatch": CoMatch,
     "simclr": SimCLR,
+    "simclr_v2": SimCLRv2,
     "moco_v2": MoCoV2,
     "byol": BYOL,
+    "pcl": PCL,
+    "wcl": WCL,
+    "swav": SwAV,
+    "distillation": Distillation,
 }

@@ -43,7 +43,7 @@ class BYOL:
     hidden: int = 4096
 
     labeled = ()
-    unlabeled = ("contrast", "contrast")
+    unlabeled = ("contrast", "second")
     evaluated = "student"
     init = no_memory
     draw = no_draws

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 
 from jaxmatch.errors import InputError
 from jaxmatch.losses import info_nce
@@ -18,7 +19,7 @@ from jaxmatch.memory import Queue, filled, make_queue, push
 from jaxmatch.models.heads import Projection
 from jaxmatch.monitor import feature_spread
 from jaxmatch.similarity import NEVER, inner_products, normalize
-from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update, no_draws
+from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,23 +29,27 @@ class MoCoV2:
     The authors move the teacher before it makes the keys, by the weights that the step before
     ended with; here it moves at the end of that step, which is the same. A teacher that normalises
     by the statistics of the batch (``ema.statistics="own"``) marks its keys as those of this batch,
-    which alone gives the positive away; a teacher in eval mode does not (EMAN; Cai et al., CVPR
-    2021, https://arxiv.org/abs/2101.08482).
+    which alone gives the positive away. The authors permute the teacher's images among devices that
+    each normalise alone (MoCo, section 3.3): ``shuffle`` and ``model.bn_groups`` above 1. A teacher
+    in eval mode needs neither (EMAN; Cai et al., CVPR 2021, https://arxiv.org/abs/2101.08482).
 
     Attributes:
         temperature: tau of the similarities.
         queue: length of the queue in keys, at least the batch.
         projection: width of the embeddings.
+        shuffle: permute the teacher's images over the global batch, and put its embeddings back.
+            Devices exchange these images; it changes nothing unless the teacher trains
+            (``ema.statistics="own"``) in ``model.bn_groups`` above 1.
     """
 
     temperature: float = 0.2
     queue: int = 65536
     projection: int = 128
+    shuffle: bool = False
 
     labeled = ()
     unlabeled = ("contrast", "contrast")
     evaluated = "student"
-    draw = no_draws
 
     def __post_init__(self) -> None:
         """Refuse temperatures that would divide by zero or turn the loss around."""
@@ -66,6 +71,12 @@ class MoCoV2:
             )
         return make_queue(self.queue, embedding=self.projection)
 
+    def draw(self, key: Array, batch: Batch) -> PyTree:
+        """With ``shuffle``, which image is at each place of the teacher's batch: int32 [b]."""
+        if not self.shuffle:
+            return ()
+        return jax.random.permutation(key, len(batch.unlabeled.views[1]))
+
     def loss(
         self,
         network: Network,
@@ -80,12 +91,16 @@ class MoCoV2:
         q is the student's embedding of one view, k the teacher's of the other (MoCo eq. 1), and
         k_n are the keys of earlier batches, read before those of this one are written.
         """
-        del draws
         first, second = batch.unlabeled.views
         on_first, stats = network(state.student(params), first)
+        if self.shuffle:
+            # The gather alone would leave every device the whole batch to run the teacher on.
+            second = shard_alike(second, second[draws])[1]
         on_second, teacher_stats = network(state.teacher, second, train=spec.teacher_trains)
         query = normalize(on_first.heads["projection"])  # [b d]
         key = jax.lax.stop_gradient(normalize(on_second.heads["projection"]))  # [b d]
+        if self.shuffle:
+            key = key[jnp.argsort(draws)]
         past, valid = state.memory.rows["embedding"], filled(state.memory)
         loss = info_nce(query, key, past, self.temperature, valid).mean()
         return loss, Update(

@@ -35,10 +35,12 @@ class SimCLR:
     Attributes:
         temperature: tau of the similarities.
         projection: width of the embeddings.
+        norm: put a BatchNorm after each layer of the head, as published for ImageNet.
     """
 
     temperature: float = 0.5
     projection: int = 128
+    norm: bool = False
 
     labeled = ()
     unlabeled = ("contrast", "contrast")
@@ -49,7 +51,7 @@ class SimCLR:
     @property
     def heads(self) -> Mapping[str, Any]:
         """g, from pooled features to what is compared; dropped after training."""
-        return {"projection": Projection(features=self.projection)}
+        return {"projection": Projection(features=self.projection, norm=self.norm)}
 
     def loss(
         self,
@@ -60,33 +62,40 @@ class SimCLR:
         draws: PyTree,
         spec: Spec,
     ) -> tuple[Array, Update]:
-        """mean -log exp(z_i . z_i' / tau) / sum_{k != i} exp(z_i . z_k / tau), z = g(f) / |g(f)|.
-
-        k runs over both views of all images, and the mean over both views as anchors i (eq. 1).
-        """
+        """See :func:`contrastive_loss`."""
         del draws, spec
-        outputs, stats = network(state.student(params), batch.unlabeled.views)
-        first, second = (normalize(output.heads["projection"]) for output in outputs)  # [b d]
-        loss = nt_xent(first, second, self.temperature).mean()
-        return loss, Update(
-            stats,
-            {
-                "loss/contrastive": loss,
-                **contrastive_metrics(first, second),
-                **feature_spread(first),
-            },
-        )
+        return contrastive_loss(network, params, state, batch, self.temperature)
 
 
-def contrastive_metrics(first: Array, second: Array) -> dict[str, Array]:
-    """How far the views of an image are found again, and whether the embeddings collapse.
+def contrastive_loss(
+    network: Network, params: PyTree, state: TrainState, batch: Batch, temperature: float
+) -> tuple[Array, Update]:
+    """mean -log exp(z_i . z_i' / tau) / sum_{k != i} exp(z_i . z_k / tau), z = g(f) / |g(f)|.
 
-    ``contrastive/accuracy`` is the share of first views that are nearer to their second view than
-    to any view of another image; ``contrastive/spread`` the mean standard deviation of a
-    coordinate times sqrt(d), 0 where all embeddings are equal and 1 where they fill the sphere.
+    k runs over both views of all images, and the mean over both views as anchors i (eq. 1). g is
+    the head "projection", tau the temperature.
+    """
+    outputs, stats = network(state.student(params), batch.unlabeled.views)
+    first, second = (normalize(output.heads["projection"]) for output in outputs)  # [b d]
+    loss = nt_xent(first, second, temperature).mean()
+    return loss, Update(
+        stats,
+        {
+            "loss/contrastive": loss,
+            "contrastive/accuracy": found(first, second).mean(),
+            **feature_spread(first),
+        },
+    )
+
+
+def found(first: Array, second: Array) -> Array:
+    """Which first views are nearer to their second view than to any view of another image.
 
     Args:
         first, second: [b d] unit rows, one a view.
+
+    Returns:
+        [b] bool; where all embeddings are equal, false.
     """
     first, second = jax.lax.stop_gradient((first, second))
     itself = jnp.eye(len(first), dtype=bool)
@@ -96,6 +105,4 @@ def contrastive_metrics(first: Array, second: Array) -> dict[str, Array]:
 
     positive = jnp.sum(first * second, -1)
     # Strictly nearer: collapsed embeddings are all equally near.
-    found = positive > jnp.maximum(nearest_other(first), nearest_other(second))
-    spread = jnp.std(first, axis=0).mean() * first.shape[1] ** 0.5
-    return {"contrastive/accuracy": found.mean(), "contrastive/spread": spread}
+    return positive > jnp.maximum(nearest_other(first), nearest_other(second))

@@ -11,8 +11,8 @@ from jaxmatch.types import Array, PyTree, Transform
 class Chain:
     """A :class:`~jaxmatch.types.Transform` that applies ``transforms`` from first to last.
 
-    A strong view is ``(Weak(), RandAugment())``; TorchSSL puts the ops first. None of them may
-    change the images' shape, except the last.
+    A strong view is ``(Weak(), RandAugment())``; TorchSSL puts the ops first. All draw for the
+    shape of the first one's images: after one that changes it, none may draw by height or width.
     """
 
     transforms: tuple[Transform, ...]

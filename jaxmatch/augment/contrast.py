@@ -238,6 +238,7 @@ class Contrast:
     and no blur.
 
     Attributes:
+        size: side of the view in pixels; None keeps the images' height and width.
         area: least and largest share of the image's area that the crop covers.
         method: how the crop is resized, "bilinear" or "bicubic".
         flip, jitter, grayscale, blur, solarize: the probability of each; at 0 it is left out.
@@ -245,6 +246,7 @@ class Contrast:
         sigma: of the blur, in pixels.
     """
 
+    size: int | None = None
     area: tuple[float, float] = (0.08, 1.0)
     method: str = "bilinear"
     flip: float = 0.5
@@ -259,7 +261,9 @@ class Contrast:
     solarize: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what a part refuses, and probabilities outside 0..1."""
+        """Refuse what a part refuses, views without pixels, and probabilities outside 0..1."""
+        if self.size is not None and self.size < 1:
+            raise InputError(f"a contrastive view of size={self.size}; give a side of 1 or more.")
         for name in ("flip", "jitter", "grayscale", "blur", "solarize"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(
@@ -273,12 +277,12 @@ class Contrast:
         return self._chain().draw(key, shape)
 
     def apply(self, images: Array, draws: PyTree) -> Array:
-        """Levels 0..255 [b h w 3] of any dtype in, float32 levels out."""
+        """Levels 0..255 [b h w 3] of any dtype in, float32 levels [b size size 3] out."""
         return self._chain().apply(images, draws)
 
     def _chain(self) -> Chain:
         parts: list[tuple[float, Transform]] = [
-            (1.0, RandomResizedCrop(area=self.area, method=self.method)),
+            (1.0, RandomResizedCrop(size=self.size, area=self.area, method=self.method)),
             (self.flip, Flip(probability=self.flip)),
             (
                 self.jitter,

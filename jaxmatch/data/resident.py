@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxmatch.data.sources import Source
 from jaxmatch.data.splits import Split, locate
-from jaxmatch.types import Array, Batch, Examples
+from jaxmatch.types import Array, Batch, Examples, PyTree
 
 LARGEST = 2**24  # examples in one resident set, the bound of the arithmetic in `positions`
 ROUNDS = 48  # an element escapes every swap with probability 2**-48
@@ -28,6 +28,7 @@ class Resident(NamedTuple):
     labeled_labels: HostOrDevice  # [n] int32
     unlabeled_images: HostOrDevice  # [u h w c] uint8
     unlabeled_labels: HostOrDevice  # [u] int32, -1 = unknown; only metrics read it
+    frozen: PyTree = None  # variables of the run's frozen networks by role, if it has any
 
 
 def resident(source: Source, split: Split, include_labeled: bool = True) -> Resident:

@@ -1,6 +1,14 @@
 """Batch normalisation over the global batch, with the running statistics that PyTorch keeps.
 
-Ioffe & Szegedy, "Batch Normalization", ICML 2015.
+Ioffe & Szegedy, "Batch Normalization", ICML 2015. What training over several devices calls a mode
+is a matter of settings here, and the same on any number of devices:
+
+- synchronized: ``model.bn_groups=1``.
+- local (a batch a device): ``model.bn_groups=G``, as if there were G devices.
+- shuffled (MoCo): that with ``ema.statistics="own"``, where the method permutes the images of the
+  teacher, which trains along with running statistics of its own (``algorithm.shuffle``).
+- EMAN: ``ema.statistics="averaged"``; the teacher runs in eval mode.
+- copied buffers: ``ema.statistics="copied"``; likewise, with the student's running statistics.
 """
 
 from typing import Any
@@ -14,6 +22,8 @@ from jaxmatch.types import Array
 
 class BatchNorm(nn.Module):
     """Normalise over all axes but the last; under ``jax.jit`` the batch is the global one.
+
+    For groups of a batch :func:`jaxmatch.models.network.make_network` maps over them.
 
     Attributes:
         decay: running <- decay * running + (1 - decay) * batch; PyTorch's momentum is 1 - decay.

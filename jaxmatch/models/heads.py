@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models.batch_norm import BatchNorm
+from jaxmatch.similarity import normalize
 from jaxmatch.types import Array
 
 # PyTorch's default for dense layers: uniform within 1 / sqrt(inputs).
@@ -69,6 +70,45 @@ class Projection(nn.Module):
         return x
 
 
+class DeepProjection(nn.Module):
+    """Dense layers with BatchNorm and ReLU between them: SimCLR v2's and WCL's heads.
+
+    Chen et al., "Big Self-Supervised Models are Strong Semi-Supervised Learners", NeurIPS 2020,
+    section 2.1. The output is not normalised.
+
+    Attributes:
+        layers: number of dense layers, at least 1.
+        features: width of the last one.
+        hidden: width of the others; None takes that of the input.
+        last_norm: also put a BatchNorm, a scale only, after the last layer, in place of its bias.
+        bias: keep the biases of the layers that a BatchNorm follows, as some authors do. It takes
+            them out again, so they stay zero.
+    """
+
+    layers: int
+    features: int
+    hidden: int | None = None
+    last_norm: bool = False
+    bias: bool = False
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Map pooled features ``x`` [b d] to [b features]."""
+        dense = partial(nn.Dense, kernel_init=UNIFORM_FAN_IN, param_dtype=self.param_dtype)
+        norm = partial(BatchNorm, decay=0.9, epsilon=1e-5, param_dtype=self.param_dtype)
+        hidden = x.shape[-1] if self.hidden is None else self.hidden
+        for layer in range(1, self.layers):
+            x = dense(hidden, use_bias=False, name=f"hidden{layer}")(x)
+            if self.bias:
+                x = x + _idle_bias(self, f"hidden{layer}_bias", hidden)
+            x = nn.relu(norm(name=f"hidden{layer}_norm")(x, train))
+        x = dense(self.features, use_bias=not self.last_norm, name="output")(x)
+        if self.last_norm:
+            x = norm(use_bias=False, name="output_norm")(x, train)
+        return x
+
+
 class Perceptron(nn.Module):
     """Dense, BatchNorm, ReLU, dense without bias: BYOL's projector and its predictor.
 
@@ -86,10 +126,7 @@ class Perceptron(nn.Module):
             nn.Dense, use_bias=False, kernel_init=UNIFORM_FAN_IN, param_dtype=self.param_dtype
         )
         x = dense(self.hidden, name="hidden")(x)
-        # The authors' layer has a bias, which BatchNorm takes out again: its gradient would be
-        # rounding alone, another on each number of devices.
-        bias = self.param("hidden_bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
-        x = x + jax.lax.stop_gradient(bias)
+        x = x + _idle_bias(self, "hidden_bias", self.hidden)
         norm = BatchNorm(decay=0.9, epsilon=1e-5, param_dtype=self.param_dtype, name="norm")
         return dense(self.features, name="output")(nn.relu(norm(x, train)))
 
@@ -110,3 +147,99 @@ class PredictedProjection(nn.Module):
         mlp = partial(Perceptron, self.hidden, self.features, self.param_dtype)
         projection = mlp(name="projector")(x, train)
         return jnp.stack([projection, mlp(name="predictor")(projection, train)], 1)
+
+
+class PrototypeProjection(nn.Module):
+    """SwAV's unit embeddings; the prototypes that losses compare them with are parameters here.
+
+    They are ``prototypes/kernel`` [prototypes features], unit rows at first.
+    Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+    NeurIPS 2020, section 3.1.
+    """
+
+    hidden: int
+    features: int
+    prototypes: int
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Map pooled features ``x`` [b d] to unit rows [b features]."""
+        Prototypes(self.prototypes, self.features, self.param_dtype, name="prototypes")()
+        mlp = DeepProjection(
+            2, self.features, self.hidden, bias=True, param_dtype=self.param_dtype, name="projector"
+        )
+        return normalize(mlp(x, train))
+
+
+class Prototypes(nn.Module):
+    """Unit rows, uniform on the sphere; called a kernel, since it decays as one."""
+
+    count: int
+    features: int
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> Array:
+        """The rows [count features]."""
+
+        def unit_rows(key: Array, *shape_and_dtype: Any) -> Array:
+            return normalize(jax.random.normal(key, *shape_and_dtype))
+
+        return self.param("kernel", unit_rows, (self.count, self.features), self.param_dtype)
+
+
+def _idle_bias(head: Any, name: str, width: int) -> Array:
+    """A bias of the authors' layer that a BatchNorm follows."""
+    # BatchNorm takes it out again: its gradient would be rounding alone, another on each number of
+    # devices.
+    bias = head.param(name, nn.initializers.zeros, (width,), head.param_dtype)
+    return jax.lax.stop_gradient(bias)
+
+
+KEPT = "kept_head"  # the module of layers that fine-tuning keeps between features and classifier
+
+
+def hidden_layers(count: int) -> list[str]:
+    """The modules of the first ``count`` layers of a :class:`DeepProjection`."""
+    return [
+        name for layer in range(1, count + 1) for name in (f"hidden{layer}", f"hidden{layer}_norm")
+    ]
+
+
+class KeptHead(nn.Module):
+    """The first layers of a :class:`DeepProjection` as wide as its input, without the others.
+
+    SimCLR v2 fine-tunes from the middle of its head: Chen et al., NeurIPS 2020, section 2.
+    """
+
+    layers: int
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Map pooled features ``x`` [b d] to [b d]."""
+        options = {"param_dtype": self.param_dtype}
+        for dense, norm in zip(*[iter(hidden_layers(self.layers))] * 2, strict=True):
+            x = nn.Dense(
+                x.shape[-1], use_bias=False, kernel_init=UNIFORM_FAN_IN, name=dense, **options
+            )(x)
+            x = nn.relu(BatchNorm(decay=0.9, epsilon=1e-5, name=norm, **options)(x, train))
+        return x
+
+
+def classify(module: nn.Module, features: Array, train: bool, kernel_init: Any) -> Array:
+    """Logits [b C] of pooled features [b d], inside a network with the fields read here.
+
+    ``head_layers`` layers of a projection head come first; ``zero_classifier`` starts the
+    classifier's kernel at zero instead of ``kernel_init``.
+    """
+    options: Any = {"param_dtype": module.param_dtype}
+    if module.head_layers:
+        features = KeptHead(module.head_layers, name=KEPT, parent=module, **options)(
+            features, train
+        )
+    init = nn.initializers.zeros if module.zero_classifier else kernel_init
+    return nn.Dense(module.classes, kernel_init=init, name="classifier", parent=module, **options)(
+        features
+    )

@@ -1,6 +1,8 @@
 """From a model that sees one batch to a network that sees trees of views in one joint pass."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,8 +19,12 @@ def make_network(model: Any, shards: int = 1, forward: str = "joint") -> Network
 
     Args:
         model: has Linen's ``apply``; maps images [b h w c] to :class:`~jaxmatch.types.Outputs`.
+            In train mode a ``model.bn_groups`` of G > 1 makes G BatchNorm batches of a pass, heads
+            included: group g has the g-th of G contiguous parts of every view, whatever the number
+            of devices. Running statistics take the mean over the groups. G must divide each view.
         shards: number of devices the batch axis is split over. Views are concatenated within each
-            device's share, since a plain concatenation would move images between devices.
+            device's share, since a plain concatenation would move images between devices; groups
+            move none either where one of ``shards`` and G divides the other.
         forward: how the views of a training step share BatchNorm statistics. "joint": one pass
             over all; "split": one pass over the views that carry gradient, then one without
             gradient over those marked :class:`~jaxmatch.types.Target`; "separate": a pass for each
@@ -29,6 +35,8 @@ def make_network(model: Any, shards: int = 1, forward: str = "joint") -> Network
     """
     if forward not in FORWARD_MODES:
         raise InputError(f"unknown forward mode {forward!r}; {suggest(forward, FORWARD_MODES)}")
+    groups = getattr(model, "bn_groups", 1)
+    parts = math.lcm(shards, groups)
 
     def network(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
         leaves, tree = jax.tree.flatten(views, is_leaf=lambda leaf: isinstance(leaf, Target))
@@ -40,14 +48,16 @@ def make_network(model: Any, shards: int = 1, forward: str = "joint") -> Network
                 for leaf in (leaves[member] for member in members)
             ]
             used = jax.lax.stop_gradient(params) if constant else params
-            joined, updated = model.apply(
+            apply = partial(
+                model.apply,
                 {"params": used, "batch_stats": stats},
-                _concatenate(images, shards),
                 train=train,
                 mutable=["batch_stats"] if train else [],
             )
+            together = _concatenate(images, parts)
+            joined, updated = _by_groups(apply, together, groups if train else 1)
             stats = updated.get("batch_stats", stats)
-            for member, part in zip(members, _split(joined, images, shards), strict=True):
+            for member, part in zip(members, _split(joined, images, parts), strict=True):
                 outputs[member] = part
         return jax.tree.unflatten(tree, outputs), stats
 
@@ -66,25 +76,36 @@ def _passes(leaves: Sequence[Any], forward: str) -> list[tuple[list[int], bool]]
     return [([member], member in targets) for member in others + targets]
 
 
-def _concatenate(images: Sequence[Array], shards: int) -> Array:
+def _by_groups(
+    apply: Callable[[Array], tuple[PyTree, PyTree]], images: Array, groups: int
+) -> tuple[PyTree, PyTree]:
+    """``apply`` to each contiguous part of the images: outputs in order, mean statistics."""
+    if groups == 1:
+        return apply(images)
+    outputs, updated = jax.vmap(apply)(images.reshape(groups, -1, *images.shape[1:]))
+    joined = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outputs)
+    return joined, jax.tree.map(lambda leaf: leaf.mean(0), updated)
+
+
+def _concatenate(images: Sequence[Array], parts: int) -> Array:
     if len(images) == 1:
         return images[0]
-    local = [image.reshape(shards, -1, *image.shape[1:]) for image in images]
+    local = [image.reshape(parts, -1, *image.shape[1:]) for image in images]
     joined = jnp.concatenate(local, axis=1)
     return joined.reshape(-1, *joined.shape[2:])
 
 
-def _split(joined: PyTree, images: Sequence[Array], shards: int) -> list[PyTree]:
+def _split(joined: PyTree, images: Sequence[Array], parts: int) -> list[PyTree]:
     if len(images) == 1:
         return [joined]
-    sizes = [image.shape[0] // shards for image in images]
+    sizes = [image.shape[0] // parts for image in images]
     ends = [sum(sizes[: position + 1]) for position in range(len(sizes))]
 
-    def part(end: int, size: int) -> PyTree:
+    def view(end: int, size: int) -> PyTree:
         def cut(leaf: Array) -> Array:
-            local = leaf.reshape(shards, -1, *leaf.shape[1:])[:, end - size : end]
+            local = leaf.reshape(parts, -1, *leaf.shape[1:])[:, end - size : end]
             return local.reshape(-1, *leaf.shape[1:])
 
         return jax.tree.map(cut, joined)
 
-    return [part(end, size) for end, size in zip(ends, sizes, strict=True)]
+    return [view(end, size) for end, size in zip(ends, sizes, strict=True)]

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import convolve
-from jaxmatch.models.heads import UNIFORM_FAN_IN
+from jaxmatch.models.heads import UNIFORM_FAN_IN, classify
 from jaxmatch.models.wide_resnet import HE_FAN_OUT
 from jaxmatch.types import Array, Outputs
 
@@ -96,6 +96,9 @@ class ResNet(nn.Module):
         feature_norm: "layer" puts a layer norm between the pooled features and whatever reads
             them (SimMatchV2), "" nothing.
         bn_decay, bn_eps: BatchNorm's running decay and epsilon.
+        bn_groups: parts of a batch that BatchNorm treats as batches of their own in training, where
+            :func:`jaxmatch.models.network.make_network` runs the network.
+        head_layers, zero_classifier: see :func:`jaxmatch.models.heads.classify`.
         heads: extra heads on the pooled features, by name.
         dtype: compute dtype of convolutions and activations; None follows inputs and parameters.
         param_dtype: dtype of the parameters.
@@ -110,6 +113,9 @@ class ResNet(nn.Module):
     feature_norm: str = ""
     bn_decay: float = 0.9
     bn_eps: float = 1e-5
+    bn_groups: int = 1
+    head_layers: int = 0
+    zero_classifier: bool = False
     heads: Mapping[str, Any] = nn.FrozenDict()
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -163,12 +169,7 @@ class ResNet(nn.Module):
                 param_dtype=self.param_dtype,
                 name="feature_norm",
             )(features)
-        logits = nn.Dense(
-            self.classes,
-            kernel_init=UNIFORM_FAN_IN,
-            param_dtype=self.param_dtype,
-            name="classifier",
-        )(features)
+        logits = classify(self, features, train, UNIFORM_FAN_IN)
         heads = {
             name: head.clone(name=name, parent=self, param_dtype=self.param_dtype)(features, train)
             for name, head in self.heads.items()

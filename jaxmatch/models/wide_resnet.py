@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import convolve
+from jaxmatch.models.heads import classify
 from jaxmatch.types import Array, Outputs
 
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -88,6 +89,9 @@ class WideResNet(nn.Module):
         conv_bias: which convolutions have a bias: "all", "stem" or "none".
         bn_decay, bn_eps, bn_eps_final: BatchNorm's running decay, epsilon in the blocks and in
             the last one.
+        bn_groups: parts of a batch that BatchNorm treats as batches of their own in training, where
+            :func:`jaxmatch.models.network.make_network` runs the network.
+        head_layers, zero_classifier: see :func:`jaxmatch.models.heads.classify`.
         heads: extra heads on the pooled features, by name.
         dtype: compute dtype of convolutions and activations; None follows inputs and parameters.
         param_dtype: dtype of the parameters.
@@ -104,6 +108,9 @@ class WideResNet(nn.Module):
     bn_decay: float = 0.999
     bn_eps: float = 1e-3
     bn_eps_final: float = 1e-3
+    bn_groups: int = 1
+    head_layers: int = 0
+    zero_classifier: bool = False
     heads: Mapping[str, Any] = nn.FrozenDict()
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -143,9 +150,7 @@ class WideResNet(nn.Module):
             )(x, train)
         x = _activate(norm(epsilon=self.bn_eps_final, name="norm")(x, train))
         features = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), (1, 2))
-        logits = nn.Dense(
-            self.classes, kernel_init=GLOROT_NORMAL, param_dtype=self.param_dtype, name="classifier"
-        )(features)
+        logits = classify(self, features, train, GLOROT_NORMAL)
         heads = {
             name: head.clone(name=name, parent=self, param_dtype=self.param_dtype)(features, train)
             for name, head in self.heads.items()

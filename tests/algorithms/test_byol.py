@@ -18,6 +18,8 @@ from helpers import (
 )
 
 from jaxmatch.algorithms.byol import BYOL, regression
+from jaxmatch.augment.contrast import Contrast
+from jaxmatch.config import build_dataclass, from_flags
 from jaxmatch.models.network import make_network
 
 ALGORITHM = BYOL(projection=5, hidden=7)
@@ -123,7 +125,20 @@ def test_half_precision_is_widened():
     assert regression(rows, rows).dtype == np.float32
 
 
+def test_the_two_views_of_the_published_settings_differ():
+    for data, solarized in (("tfds:cifar10", 0.2), ("tfds:imagenet2012", 0.2), ("mnist5k", 0.0)):
+        views = from_flags(f"byol:{data}", [])[0].views
+        first, second = (
+            build_dataclass(Contrast, views[role], role) for role in ALGORITHM.unlabeled
+        )
+        blurs = (1.0, 0.1) if "imagenet" in data else (0.0, 0.0)
+        assert (first.blur, second.blur) == blurs
+        assert (first.solarize, second.solarize) == (0.0, solarized)
+        assert replace(second, blur=first.blur, solarize=0.0) == first
+
+
 def test_it_reads_no_labels_and_reports_the_student():
     assert ALGORITHM.labeled == ()
+    assert ALGORITHM.unlabeled == ("contrast", "second")
     assert ALGORITHM.evaluated == "student"
     assert toy_views(ALGORITHM).labeled is None

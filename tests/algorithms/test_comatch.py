@@ -105,7 +105,8 @@ class Oracle:
 
     def loss(self, params, fixed, teacher, batch, step):
         """Value, terms, and what to remember; ``fixed`` parameters give the targets."""
-        a, ((x,), (weak, strong, contrast)) = self.algorithm, (side.views for side in batch)
+        a = self.algorithm
+        (x,), (weak, strong, contrast) = batch.labeled.views, batch.unlabeled.views
         source = teacher if a.teacher else fixed
         z_x, z_weak = (unit(view @ source["projection"]) for view in (x, weak))
         z_strong = unit(strong @ params["projection"])

@@ -25,6 +25,7 @@ from jaxmatch.algorithms.adamatch import AdaMatch
 from jaxmatch.algorithms.byol import BYOL
 from jaxmatch.algorithms.comatch import CoMatch
 from jaxmatch.algorithms.dash import Dash
+from jaxmatch.algorithms.distillation import Distillation
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.algorithms.fixmatch_eman import FixMatchEMAN
 from jaxmatch.algorithms.flexmatch import FlexMatch
@@ -32,18 +33,22 @@ from jaxmatch.algorithms.freematch import FreeMatch
 from jaxmatch.algorithms.mean_teacher import MeanTeacher
 from jaxmatch.algorithms.mixmatch import MixMatch
 from jaxmatch.algorithms.moco_v2 import MoCoV2
+from jaxmatch.algorithms.pcl import PCL
 from jaxmatch.algorithms.pi_model import PiModel
 from jaxmatch.algorithms.pseudo_label import PseudoLabel
 from jaxmatch.algorithms.remixmatch import ReMixMatch
 from jaxmatch.algorithms.s4l_rotation import S4LRotation
 from jaxmatch.algorithms.simclr import SimCLR
+from jaxmatch.algorithms.simclr_v2 import SimCLRv2
 from jaxmatch.algorithms.simmatch import SimMatch
 from jaxmatch.algorithms.simmatch_v2 import SimMatchV2
 from jaxmatch.algorithms.softmatch import SoftMatch
 from jaxmatch.algorithms.supervised import Supervised
+from jaxmatch.algorithms.swav import SwAV
 from jaxmatch.algorithms.temporal_ensembling import TemporalEnsembling
 from jaxmatch.algorithms.uda import UDA
 from jaxmatch.algorithms.vat import VAT
+from jaxmatch.algorithms.wcl import WCL
 from jaxmatch.dispatch import means
 from jaxmatch.models.network import make_network
 
@@ -87,8 +92,13 @@ CASES = {
         threshold=0.5, graph_threshold=0.5, smoothing_start_step=2, queue=80, teacher=True
     ),
     "simclr": SimCLR(projection=8),
+    "simclr_v2": SimCLRv2(temperature=0.2, projection=8),
     "moco_v2": MoCoV2(queue=48, projection=8),
     "byol": BYOL(projection=8, hidden=16),
+    "pcl": PCL(queue=48, projection=8, clusters=(30, 40), negatives=20),
+    "wcl": WCL(projection=8, hidden=16),
+    "swav": SwAV(prototypes=12, projection=8, hidden=16, small_crops=2, queue=48, freeze=0.02),
+    "distillation": Distillation(),
 }
 # Of methods that are tested anyway.
 VARIANTS = {
@@ -156,7 +166,7 @@ def test_loss_falls_and_teacher_learns(algorithm, built):
     # Two views of one image among others never cost nothing.
     share = 0.5 if algorithm.labeled else 0.85
     # While a queue fills the loss rises to that of chance.
-    start = np.log(1 + algorithm.queue) if isinstance(algorithm, MoCoV2) else metrics[0][term]
+    start = np.log(1 + algorithm.queue) if type(algorithm) is MoCoV2 else metrics[0][term]
     assert metrics[-1][term] < share * start
 
     # From the student's own first guess a fourth of the images would be right.
@@ -171,7 +181,7 @@ def test_loss_falls_and_teacher_learns(algorithm, built):
 def test_metrics_are_finite_and_named(algorithm, built):
     _, (metrics,) = run(built, toy_data(algorithm), 1)
     assert all(np.isfinite(value) for value in metrics.values())
-    parts = {"loss", "pseudo", "unlabeled", "contrastive", "features", "optim"}
+    parts = {"loss", "pseudo", "unlabeled", "contrastive", "prototype", "features", "optim"}
     assert {name.split("/")[0] for name in metrics} <= parts
     assert metrics["loss/total"] > 0
     assert metrics["optim/gradient_norm"] > 0

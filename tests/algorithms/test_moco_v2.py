@@ -1,5 +1,6 @@
 """MoCo v2 against its equation in plain NumPy: queries, keys, the queue and what each may move."""
 
+import re
 from dataclasses import replace
 
 import jax
@@ -11,19 +12,24 @@ from helpers import (
     SPEC,
     UNLABELED_BATCH,
     TinyNetwork,
+    assert_close,
     quick_jit,
     randomized,
     toy_state,
     toy_views,
 )
 
+from jaxmatch import build
 from jaxmatch.algorithms.moco_v2 import MoCoV2, found
+from jaxmatch.config import from_flags
 from jaxmatch.errors import InputError
 from jaxmatch.memory import push
 from jaxmatch.models.network import make_network
+from jaxmatch.parallel import make_mesh, over_batch, replicated
 
 ALGORITHM = MoCoV2(temperature=0.3, queue=40, projection=5)
 TRAINING = replace(SPEC, teacher_trains=True)
+SHUFFLED = replace(ALGORITHM, shuffle=True)
 PAST = unit(np.random.default_rng(7).normal(size=(10, 5)))
 
 
@@ -94,6 +100,74 @@ def test_each_network_sees_one_view():
         assert variables is state.teacher
         assert (student_train, teacher_train) == (True, spec.teacher_trains)
         assert (update.teacher_stats is not None) == spec.teacher_trains
+
+
+class Grouped(TinyNetwork):
+    """The tiny network with BatchNorm over ``bn_groups`` parts of a batch."""
+
+    bn_groups: int = 1
+
+
+def step_of(algorithm, groups, devices, key=1):
+    """(loss, keys, the teacher's statistics) of a step on ``devices``, and its program."""
+    state, batch, _ = toy(jnp.float64)
+    mesh = make_mesh(devices, UNLABELED_BATCH)
+    model = Grouped(heads=algorithm.heads, param_dtype=jnp.float64, bn_groups=groups)
+    network = make_network(model, devices)
+    rows = ("params", "teacher", "memory")
+    given = {name: getattr(state, name) for name in rows}
+
+    def run(given, views):
+        now = batch._replace(unlabeled=batch.unlabeled._replace(views=views))
+        draws = algorithm.draw(jax.random.key(key), now)
+        loss, update = algorithm.loss(
+            network, given["params"], state.replace(**given), now, draws, TRAINING
+        )
+        return loss, update.memory.rows["embedding"][10:34], update.teacher_stats
+
+    shardings = (replicated(mesh), over_batch(mesh))
+    views = batch.unlabeled.views
+    compiled = quick_jit(run, in_shardings=shardings).lower(given, views).compile()
+    return jax.device_get(compiled(*jax.device_put((given, views), shardings))), compiled.as_text()
+
+
+def test_a_shuffle_changes_the_groups_of_the_teacher_alone():
+    with jax.enable_x64(True):
+        plain, shuffled = (step_of(each, 1, 1)[0] for each in (ALGORITHM, SHUFFLED))
+        assert_close(shuffled, plain, 1e-10)  # undone: with one group only the order differs
+        apart = [step_of(each, 2, 1)[0] for each in (ALGORITHM, SHUFFLED)]
+        assert np.abs(apart[0][1] - apart[1][1]).mean() > 1e-3
+        other, _ = step_of(SHUFFLED, 2, 1, key=2)
+        assert np.abs(apart[1][1] - other[1]).max() > 1e-3
+
+
+def test_the_keys_of_a_shuffled_batch_are_those_of_the_drawn_groups():
+    with jax.enable_x64(True):
+        state, batch, _ = toy(jnp.float64)
+        order = np.asarray(SHUFFLED.draw(jax.random.key(1), batch))
+        (_, keys, _), _ = step_of(SHUFFLED, 2, 1)
+    assert sorted(order) == list(range(UNLABELED_BATCH))
+    second = batch.unlabeled.views[1]
+    for group in np.split(order, 2):
+        ((_, expected),) = numpy_outputs(state.teacher["params"], second[group])
+        np.testing.assert_allclose(keys[group], expected, rtol=1e-9)
+
+
+def test_a_shuffled_step_is_the_same_on_any_number_of_devices():
+    with jax.enable_x64(True):
+        (one, _), (two, _), (four, text) = (step_of(SHUFFLED, 2, count) for count in (1, 2, 4))
+    assert_close(two, one, 1e-10)
+    assert_close(four, one, 1e-10)
+    # Every device runs the teacher on its share of the exchanged images only.
+    shares = {int(size) for size in re.findall(r"= f64\[(\d+),6,6,6\]\S* convolution", text)}
+    assert shares == {UNLABELED_BATCH // 4}
+
+
+def test_a_batch_that_groups_do_not_divide_is_refused():
+    config, _ = from_flags("moco_v2:mnist5k", ["--config.model.bn_groups=3"])
+    facts = {"classes": ["x"], "image_shape": (32, 32, 3), "labels": [], "unlabeled": 9}
+    with pytest.raises(InputError, match=r"batch sizes 0, 128 .* model.bn_groups=3; change"):
+        build.build_parts(config, facts)
 
 
 def test_found_counts_only_written_rows_and_needs_a_strict_maximum():

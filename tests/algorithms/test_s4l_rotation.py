@@ -22,6 +22,7 @@ from helpers import (
 from jaxmatch.algorithms.s4l_rotation import S4LRotation
 from jaxmatch.errors import InputError
 from jaxmatch.models.network import make_network
+from jaxmatch.types import Batch
 
 
 def numpy_features(params, images):
@@ -102,7 +103,7 @@ def test_images_that_look_the_same_from_all_sides_cannot_be_told():
         whole = sum(np.rot90(images, k, (1, 2)) for k in range(4)) / 4
         return examples._replace(views=(whole,))
 
-    value, metrics = run(batch._replace(**{k: symmetric(v) for k, v in batch._asdict().items()}))
+    value, metrics = run(Batch(symmetric(batch.labeled), symmetric(batch.unlabeled)))
     # The best guess is a quarter each.
     assert metrics["loss/rotation"] > np.log(4) - 1e-6
     assert value > metrics["loss/supervised"]

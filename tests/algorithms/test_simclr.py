@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from helpers import (
     SPEC,
     UNLABELED_BATCH,
@@ -15,7 +14,8 @@ from helpers import (
     toy_views,
 )
 
-from jaxmatch.algorithms.simclr import SimCLR, contrastive_metrics
+from jaxmatch.algorithms.simclr import SimCLR, found
+from jaxmatch.models.heads import Projection
 from jaxmatch.models.network import make_network
 from jaxmatch.types import Batch, Examples, Outputs, TrainState
 
@@ -99,7 +99,7 @@ def test_collapse_costs_the_logarithm_of_the_candidates_and_is_seen():
     loss, update = loss_of(first, first)
     np.testing.assert_allclose(loss, np.log(2 * UNLABELED_BATCH - 1), rtol=1e-5)
     assert update.metrics["contrastive/accuracy"] == 0
-    assert update.metrics["contrastive/spread"] < 1e-3
+    assert update.metrics["features/spread"] < 1e-3
 
 
 def test_separated_images_cost_little_and_are_seen():
@@ -108,28 +108,18 @@ def test_separated_images_cost_little_and_are_seen():
     assert loss < 1e-6
     assert update.metrics["contrastive/accuracy"] == 1
     # Unit vectors that fill the sphere evenly, but for the share of their mean.
-    np.testing.assert_allclose(update.metrics["contrastive/spread"], np.sqrt(7 / 8), rtol=1e-5)
+    np.testing.assert_allclose(update.metrics["features/spread"], np.sqrt(7 / 8), rtol=1e-5)
 
 
 def test_accuracy_counts_views_nearer_to_their_own_than_to_all_others():
     degrees = np.array([[0, 100, 200, 300], [10, 130, 290, 230]])
     first, second = np.stack([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))], -1)
     # 0 and 100 find their own at 10 and 130; 200 is nearer to 230, and 300 to 290.
-    metrics = quick_jit(contrastive_metrics)(first, second)
-    assert metrics["contrastive/accuracy"] == 0.5
+    assert quick_jit(found)(first, second).mean() == 0.5
     # A neighbour among the first views counts as well: now 100 is nearer to 88 than to 130.
     first[0] = np.cos(np.deg2rad(88)), np.sin(np.deg2rad(88))
     second[0] = first[0]
-    metrics = quick_jit(contrastive_metrics)(first, second)
-    assert metrics["contrastive/accuracy"] == 0.25
-
-
-def test_spread_of_a_full_sphere_is_one_in_any_width():
-    for width in (3, 128):
-        z = np.random.default_rng(width).normal(size=(4000, width))
-        z /= np.linalg.norm(z, axis=1, keepdims=True)
-        spread = jax.jit(lambda z: contrastive_metrics(z, z)["contrastive/spread"])(z)
-        assert spread == pytest.approx(1, abs=0.02)
+    assert quick_jit(found)(first, second).mean() == 0.25
 
 
 def test_extreme_projections_stay_finite():
@@ -148,3 +138,8 @@ def test_it_reads_no_labels_and_reports_the_student():
     assert algorithm.unlabeled == ("contrast", "contrast")
     assert algorithm.evaluated == "student"
     assert toy_views(algorithm).labeled is None
+
+
+def test_the_published_head_has_a_norm_after_each_layer():
+    assert SimCLR(norm=True).heads["projection"] == Projection(128, norm=True)
+    assert SimCLR().heads["projection"] == Projection(128)

@@ -232,6 +232,7 @@ def test_jitter_draws():
         (Contrast, {"area": (1.0, 0.2)}, "area"),
         (Contrast, {"grayscale": 1.2}, "grayscale=1.2"),
         (Contrast, {"blur": -0.1}, "blur=-0.1"),
+        (Contrast, {"size": 0}, "size=0; give a side of 1 or more"),
     ],
 )
 def test_bad_settings_are_refused(kind, settings, message):
@@ -258,6 +259,21 @@ def test_a_whole_view_is_its_parts_in_order():
         for chain in (view, parts)
     )
     np.testing.assert_array_equal(one(jax.random.key(4)), other(jax.random.key(4)))
+
+
+def test_a_small_view_is_as_large_as_told():
+    view = Contrast(size=11, blur=0.5, solarize=0.5)
+    images = jnp.asarray(random_images(4, 16))
+    shown = jax.eval_shape(
+        lambda key: view.apply(images, view.draw(key, images.shape)), jax.random.key(0)
+    )
+    assert (shown.shape, shown.dtype) == ((4, 11, 11, 3), jnp.float32)
+    plain = Contrast(size=11, area=(0.3, 0.5), **NEVER)
+    draws = plain.draw(jax.random.key(4), images.shape)
+    crop = RandomResizedCrop(size=11, area=(0.3, 0.5))
+    np.testing.assert_array_equal(
+        quick_jit(plain.apply)(images, draws), quick_jit(crop.apply)(images, *draws)
+    )
 
 
 def test_a_whole_view_leaves_out_what_never_happens():

@@ -123,7 +123,7 @@ def test_four_devices_learn_what_one_does():
     assert_close(four, one, 1e-10)
     batch, policy = one
     assert sum(int(np.sum(leaf != 1)) for leaf in jax.tree.leaves(policy)) > 20
-    assert not np.array_equal(*(each.views[0] for each in batch))
+    assert not np.array_equal(batch.labeled.views[0], batch.unlabeled.views[0])
     assert "all-to-all" not in text
     assert "collective-permute" not in text
     gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)

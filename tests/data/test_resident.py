@@ -93,7 +93,7 @@ def test_impossible_sizes_are_refused(count):
 
 def test_batch_holds_the_examples_of_its_indices():
     data = small_set()
-    labeled, unlabeled = resident.batch(data, KEY, 3, 64, 32)
+    labeled, unlabeled, _ = resident.batch(data, KEY, 3, 64, 32)
     for part, images, labels in (
         (labeled, data.labeled_images, data.labeled_labels),
         (unlabeled, data.unlabeled_images, data.unlabeled_labels),
@@ -107,7 +107,7 @@ def test_batch_holds_the_examples_of_its_indices():
 
 def test_labeled_and_unlabeled_orders_are_independent():
     data = small_set(count=200)
-    labeled, unlabeled = resident.batch(data, KEY, 0, 100, 100)
+    labeled, unlabeled, _ = resident.batch(data, KEY, 0, 100, 100)
     assert np.sum(labeled.index == unlabeled.index) < 10
 
 

@@ -12,6 +12,7 @@ from jax import lax
 from jaxmatch.models.convolution import convolve
 from jaxmatch.parallel import make_mesh, over_batch, replicated
 
+
 def arrays(batch, dtype=np.float64, side=3):
     random = np.random.default_rng(0)
     return (

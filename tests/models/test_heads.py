@@ -7,8 +7,13 @@ import pytest
 from helpers import quick_jit
 
 from jaxmatch.errors import InputError
-from jaxmatch.models.heads import Linear, PredictedProjection, Projection
-from jaxmatch.models.resnet import ResNet
+from jaxmatch.models.heads import (
+    DeepProjection,
+    Linear,
+    PredictedProjection,
+    Projection,
+    PrototypeProjection,
+)
 from jaxmatch.models.wide_resnet import WideResNet
 
 FEATURES = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
@@ -29,9 +34,6 @@ COUNTS = [
     (WideResNet(classes=10), Projection(128), 1_502_666),
     (WideResNet(classes=10), Projection(64), 1_494_410),
     (WideResNet(classes=100, width=8, conv_bias="none"), Projection(128), 23_729_332),
-    (ResNet(classes=1000), Projection(128), 30_015_656),
-    (ResNet(classes=1000), Projection(128, norm=True), 30_017_704),
-    (ResNet(classes=1000), PredictedProjection(4096, 256), 37_115_944),
 ]
 
 
@@ -79,6 +81,52 @@ def test_a_projection_with_norms_standardises_each_layer():
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("last_norm", [False, True])
+def test_a_deep_projection_standardises_each_hidden_layer(bias, last_norm):
+    head = DeepProjection(layers=3, features=4, hidden=7, last_norm=last_norm, bias=bias)
+    variables = init(head)
+    layers = jax.tree.map(lambda leaf: leaf + 0.1, variables["params"])  # so that biases count
+    names = {"hidden1", "hidden1_norm", "hidden2", "hidden2_norm", "output"}
+    names |= {"output_norm"} if last_norm else set()
+    names |= {"hidden1_bias", "hidden2_bias"} if bias else set()
+    assert set(layers) == names
+    x = FEATURES
+    for number in (1, 2):
+        x = x @ layers[f"hidden{number}"]["kernel"] + layers.get(f"hidden{number}_bias", 0)
+        norm = layers[f"hidden{number}_norm"]
+        x = relu((x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * norm["scale"] + norm["bias"])
+    x = x @ layers["output"]["kernel"]
+    if last_norm:
+        assert set(layers["output"]) == {"kernel"}
+        assert set(layers["output_norm"]) == {"scale"}
+        expected = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * layers["output_norm"]["scale"]
+    else:
+        expected = x + layers["output"]["bias"]
+    given = {**variables, "params": layers}
+    ours, _ = head.apply(given, FEATURES, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_deep_projection_is_as_wide_as_its_input_unless_told_otherwise():
+    params = init(DeepProjection(layers=2, features=4))["params"]
+    assert params["hidden1"]["kernel"].shape == (5, 5)
+    assert set(init(DeepProjection(layers=1, features=4))["params"]) == {"output"}
+
+
+def test_a_bias_that_a_norm_takes_out_has_no_gradient():
+    head = DeepProjection(layers=2, features=4, bias=True)
+    variables = init(head)
+
+    def loss(params):
+        given = {**variables, "params": params}
+        return jnp.sin(head.apply(given, FEATURES, True, mutable=["batch_stats"])[0]).sum()
+
+    slope = quick_jit(jax.grad(loss))(variables["params"])
+    assert not np.any(slope["hidden1_bias"])
+    assert np.any(slope["hidden1"]["kernel"])
+
+
 def test_a_predicted_projection_is_one_perceptron_after_the_other():
     head = PredictedProjection(hidden=7, features=3)
     variables = init(head)
@@ -117,3 +165,19 @@ def test_a_linear_head_is_one_dense_layer():
     expected = FEATURES @ params["dense"]["kernel"]
     ours = head.apply({"params": params}, FEATURES, train=True)
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_prototype_projection_gives_unit_rows_beside_unit_prototypes():
+    head = PrototypeProjection(hidden=7, features=3, prototypes=40)
+    variables = init(head)
+    prototypes = variables["params"]["prototypes"]["kernel"]
+    assert prototypes.shape == (40, 3)
+    np.testing.assert_allclose(np.linalg.norm(prototypes, axis=1), np.ones(40), rtol=1e-6)
+    assert np.abs(prototypes.mean(0)).max() < 0.3
+    layers = variables["params"]["projector"]
+    hidden = FEATURES @ layers["hidden1"]["kernel"] + layers["hidden1_bias"]
+    hidden = relu((hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5))
+    expected = hidden @ layers["output"]["kernel"] + layers["output"]["bias"]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    ours, _ = head.apply(variables, FEATURES, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)

@@ -9,11 +9,26 @@ import pytest
 from helpers import SIDE, TinyNetwork, assert_bitwise, assert_close, quick_jit, randomized
 
 from jaxmatch.errors import InputError
-from jaxmatch.models.heads import Linear
+from jaxmatch.models.heads import DeepProjection, Linear
 from jaxmatch.models.network import make_network
 from jaxmatch.parallel import make_mesh, over_batch, replicated
 from jaxmatch.types import Outputs, Target
 
+
+class Grouped(TinyNetwork):
+    """The tiny network with BatchNorm over ``bn_groups`` parts of a batch, one in its head too."""
+
+    bn_groups: int = 1
+
+
+GROUPED = {
+    groups: Grouped(
+        heads={"projection": DeepProjection(layers=2, features=3, last_norm=True)},
+        param_dtype=jnp.float64,
+        bn_groups=groups,
+    )
+    for groups in (1, 2, 4)
+}
 MODEL = TinyNetwork(heads={"rotation": Linear(3)}, param_dtype=jnp.float64)
 
 
@@ -29,9 +44,9 @@ def train_mode(given, images):
     return MODEL.apply(given, images, True, mutable=["batch_stats"])
 
 
-def variables(seed=0):
+def variables(seed=0, model=MODEL):
     images = jnp.zeros((1, SIDE, SIDE, 3))
-    made = quick_jit(lambda key: MODEL.init(key, images, train=False))(jax.random.key(seed))
+    made = quick_jit(lambda key: model.init(key, images, train=False))(jax.random.key(seed))
     return {**made, "params": randomized(made["params"], seed)}
 
 
@@ -180,6 +195,97 @@ def test_a_single_view_needs_no_tree():
     given, (x, *_) = variables(), views()
     outputs, _ = quick_jit(make_network(MODEL, shards=4))(given, x)
     assert_close(outputs, train_mode(given, x)[0], 1e-12)
+
+
+def total(outputs):
+    """A number that weighs every output of every image differently."""
+    leaves = jax.tree.leaves(outputs)
+    return sum(
+        jnp.sum(jnp.sin(leaf) * jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape)))
+        for leaf in leaves
+    )
+
+
+def slope(function, given, images):
+    """((value, (outputs, statistics)), gradient by the parameters) of :func:`total`."""
+
+    def loss(params, images):
+        outputs, stats = function({**given, "params": params}, images)
+        return total(outputs), (outputs, stats)
+
+    return quick_jit(jax.value_and_grad(loss, has_aux=True))(given["params"], images)
+
+
+@pytest.mark.parametrize(("groups", "shards"), [(2, 4), (4, 1)])
+def test_a_group_is_the_same_part_of_every_view_normalised_alone(groups, shards):
+    model, images = GROUPED[groups], views()
+    given = variables(model=model)
+
+    def apart(given, images):
+        slices = [jnp.split(view, groups) for view in images]
+        outputs, stats = zip(
+            *[make_network(GROUPED[1])(given, part) for part in zip(*slices, strict=True)],
+            strict=True,
+        )
+        joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
+        return joined, jax.tree.map(lambda *leaves: sum(leaves) / groups, *stats)
+
+    ours = slope(make_network(model, shards), given, images)
+    assert_close(ours, slope(apart, given, images), 1e-10)
+    together = slope(make_network(GROUPED[1]), given, images)
+    assert abs(ours[0][0] - together[0][0]) > 1e-3
+
+
+def test_each_pass_has_groups_of_its_own():
+    given, (x, weak, strong) = variables(model=GROUPED[2]), views()
+    network = quick_jit(make_network(GROUPED[2], forward="separate"))
+    outputs, _ = network(given, marked(x, weak, strong))
+    other, _ = network(given, marked(x, weak, np.concatenate([strong[:4], strong[4:] ** 2])))
+    kept = [(each["unlabeled"][0], each["unlabeled"][1].logits[:4]) for each in (outputs, other)]
+    assert_close(kept[0], kept[1], 1e-12)
+    assert np.abs(outputs["unlabeled"][1].logits - other["unlabeled"][1].logits)[4:].max() > 1e-3
+
+
+def test_groups_do_not_touch_eval_mode():
+    given, images = variables(model=GROUPED[2]), views()
+
+    def evaluate(groups):
+        return quick_jit(
+            lambda given, images: make_network(GROUPED[groups])(given, images, train=False)
+        )(given, images)
+
+    assert_close(evaluate(2), evaluate(1), 1e-12)
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_groups_are_the_same_on_any_number_of_devices_and_move_no_images(groups):
+    given, images = variables(model=GROUPED[groups]), views()
+    found = []
+    for devices in (1, 2, 4):
+        mesh = make_mesh(devices, 4)
+        network = make_network(GROUPED[groups], devices)
+
+        def loss(params, images, network=network):
+            outputs, stats = network({**given, "params": params}, images)
+            return total(outputs), stats
+
+        compiled = (
+            quick_jit(
+                jax.value_and_grad(loss, has_aux=True),
+                in_shardings=(replicated(mesh), over_batch(mesh)),
+            )
+            .lower(given["params"], images)
+            .compile()
+        )
+        text = compiled.as_text()
+        assert not re.search(r" (?:all-to-all|collective-permute|all-gather)(?:-start)?\(", text)
+        # Where each device has whole groups, only the end needs a sum.
+        sums = len(re.findall(r" all-reduce(?:-start)?\(", text))
+        assert sums == 0 if devices == 1 else (sums == 1) == (devices <= groups)
+        placed = jax.device_put((given["params"], images), (replicated(mesh), over_batch(mesh)))
+        found.append(jax.device_get(compiled(*placed)))
+    for other in found[1:]:
+        assert_close(other, found[0], 1e-10)
 
 
 def test_unknown_forward_mode():

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.parity import functions, functions_pretraining
 from experiments.parity.rows import TOLERANCE, Case, Unknown
-from jaxmatch.algorithms import byol
+from jaxmatch.algorithms import byol, swav
 from jaxmatch.losses import info_nce
 from jaxmatch.memory import push
 from jaxmatch.sinkhorn import sinkhorn
@@ -60,6 +60,16 @@ def test_wrong_assignments_fail(monkeypatch):
 
     monkeypatch.setattr(functions_pretraining, "sinkhorn", warmer)
     assert failed("solo_swav") == {"out/sinkhorn"}
+
+
+def test_a_wrong_swapped_prediction_fails(monkeypatch):
+    original = swav.swapped_prediction
+
+    def warmer(scores, codes, temperature):
+        return original(scores, codes, 1.0001 * temperature)
+
+    monkeypatch.setattr(swav, "swapped_prediction", warmer)
+    assert failed("solo_swav") == {"out/loss", "grad/swav/0", "grad/swav/1"}
 
 
 def test_a_wrong_queue_fails(monkeypatch):

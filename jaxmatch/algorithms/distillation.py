@@ -1,0 +1,95 @@
+"""Distillation: the student learns the softened predictions of a trained network.
+
+Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", 2015,
+https://arxiv.org/abs/1503.02531; on unlabeled images as SimCLR v2's third step: Chen et al., "Big
+Self-Supervised Models are Strong Semi-Supervised Learners", NeurIPS 2020, section 2,
+https://arxiv.org/abs/2006.10029.
+"""
+
+from dataclasses import dataclass
+
+import jax
+
+from jaxmatch.errors import InputError
+from jaxmatch.losses import cross_entropy
+from jaxmatch.monitor import unlabeled_accuracy
+from jaxmatch.types import (
+    NO_HEADS,
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    TrainState,
+    Update,
+    no_draws,
+    no_memory,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """The loss is labeled_weight * supervised + (1 - labeled_weight) * distillation.
+
+    The frozen network is that of ``config.frozen.teacher``, not the run's own moving average.
+
+    Attributes:
+        temperature: tau, by which the logits of both networks are divided.
+        labeled_weight: 1 - alpha; at 0 labels are only measured by, though labeled images share
+            the BatchNorm batch.
+    """
+
+    temperature: float = 1.0
+    labeled_weight: float = 0.0
+
+    labeled = ("weak",)
+    unlabeled = ("weak",)
+    frozen = ("teacher",)
+    heads = NO_HEADS
+    evaluated = "student"
+    init = no_memory
+    draw = no_draws
+
+    def __post_init__(self) -> None:
+        """Refuse a temperature that is not positive, and weights that distil nothing or less."""
+        if self.temperature <= 0:
+            raise InputError(
+                f"predictions cannot be softened at temperature {self.temperature}; give a "
+                "positive one (1 leaves them as they are)."
+            )
+        if not 0 <= self.labeled_weight < 1:
+            raise InputError(
+                f"labeled_weight={self.labeled_weight} leaves no weight between 0 and 1 to "
+                "distillation; give at least 0 and less than 1."
+            )
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """(1 - alpha) mean H(y, p(w(x))) + alpha mean H(p^T(w(u); tau), p(w(u); tau)) (eqs. 2, 3).
+
+        p(x; tau) = softmax(z(x) / tau); p^T is the frozen network's, which sees the same view.
+        """
+        del draws, spec
+        (x,), (u,) = batch.labeled.views, batch.unlabeled.views
+        (on_x, on_u), stats = network(state.student(params), (x, u))
+        (teacher,) = batch.frozen["teacher"]
+
+        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        target = jax.nn.softmax(teacher.logits / self.temperature)  # [b C]
+        distillation = cross_entropy(on_u.logits / self.temperature, target).mean()
+        loss = self.labeled_weight * supervised + (1 - self.labeled_weight) * distillation
+        return loss, Update(
+            stats,
+            {
+                "loss/supervised": supervised,
+                "loss/distillation": distillation,
+                **unlabeled_accuracy(on_u.logits, batch.unlabeled.label),
+            },
+        )

@@ -1,0 +1,228 @@
+"""PCL: MoCo's task, and beside it a view finds the prototype of its image's cluster among others.
+
+Li et al., "Prototypical Contrastive Learning of Unsupervised Representations", ICLR 2021,
+https://arxiv.org/abs/2005.04966. Here with MoCo v2's head and views, as the authors' second
+version.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import logsumexp
+
+from jaxmatch.algorithms.moco_v2 import MoCoV2, found
+from jaxmatch.clustering import kmeans
+from jaxmatch.errors import InputError
+from jaxmatch.losses import info_nce
+from jaxmatch.memory import Queue, filled, push
+from jaxmatch.monitor import feature_spread
+from jaxmatch.random import stream
+from jaxmatch.similarity import NEVER, inner_products, normalize
+from jaxmatch.types import Array, Batch, Network, PyTree, Ratio, Spec, TrainState, Update
+
+# Of k-means, as the authors'.
+ITERATIONS, RESTARTS = 20, 5
+
+
+class Prototypes(NamedTuple):
+    """One clustering of all n images into k clusters."""
+
+    centroids: Array  # [k d] unit rows
+    concentration: Array  # [k] phi, positive: the temperature of each prototype
+    assignment: Array  # [n] int32, the cluster of each image
+
+
+class Memory(NamedTuple):
+    """What PCL carries from step to step."""
+
+    queue: Queue
+    clusterings: tuple[Prototypes, ...]
+    clustered: Array  # [] bool, whether there are clusters yet
+
+
+@dataclass(frozen=True, kw_only=True)
+class PCL(MoCoV2):
+    """The loss is MoCo's InfoNCE plus the mean ProtoNCE over several clusterings; no label is read.
+
+    Every ``refresh_steps`` all images are clustered anew by the teacher's embeddings of them.
+
+    Attributes:
+        queue: length of the queue in keys, at least the batch.
+        clusters: k of each clustering, at most the number of images.
+        negatives: prototypes of no image of the batch that a query is compared with in each
+            clustering; all of them where there are fewer.
+        refresh_steps: steps from one clustering to the next.
+        start_step: there are no clusters, and so no ProtoNCE, before this step.
+    """
+
+    queue: int = 16384
+    clusters: tuple[int, ...] = (25_000, 50_000, 100_000)
+    negatives: int = 16_384
+    refresh_steps: int = 4992
+    start_step: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that leave nothing to compare or no step to cluster at."""
+        super().__post_init__()
+        if not self.clusters or min(self.clusters) < 2 or self.negatives < 1:
+            raise InputError(
+                f"algorithm.clusters={self.clusters} and algorithm.negatives={self.negatives} "
+                "leave nothing to compare; give at least 2 clusters and 1 negative."
+            )
+        if self.refresh_steps < 1 or self.start_step < 0:
+            raise InputError(
+                f"algorithm.refresh_steps={self.refresh_steps} must be at least 1 and "
+                f"algorithm.start_step={self.start_step} at least 0."
+            )
+
+    def init(self, key: Array, spec: Spec) -> PyTree:
+        """A :class:`Memory` of an empty queue and no clusters."""
+        if max(self.clusters) > spec.unlabeled:
+            raise InputError(
+                f"algorithm.clusters={self.clusters} are more than the {spec.unlabeled} images; "
+                "give fewer."
+            )
+        none = tuple(
+            Prototypes(
+                jnp.zeros((count, self.projection), float),
+                jnp.ones(count, float),
+                jnp.zeros(spec.unlabeled, jnp.int32),
+            )
+            for count in self.clusters
+        )
+        return Memory(super().init(key, spec), none, jnp.zeros((), bool))
+
+    def refresh(self, state: TrainState, embed: Callable[[PyTree], Mapping[str, Array]]) -> Memory:
+        """The memory with new clusters of all images; ``embed`` see :class:`Algorithm`."""
+        points = normalize(jnp.asarray(embed(state.teacher)["projection"]))  # [n d]
+        key = stream(jax.random.fold_in(state.key, state.step), "clusters")
+        clusterings = tuple(
+            prototypes(jax.random.fold_in(key, number), points, count, self.temperature)
+            for number, count in enumerate(self.clusters)
+        )
+        return state.memory._replace(clusterings=clusterings, clustered=jnp.ones((), bool))
+
+    def draw(self, key: Array, batch: Batch) -> PyTree:
+        """MoCo's draws and, for each clustering, a rank [k] in which negatives are taken."""
+        ranks = tuple(
+            jax.random.uniform(jax.random.fold_in(key, number), (count,))
+            for number, count in enumerate(self.clusters)
+        )
+        return super().draw(stream(key, "shuffle"), batch), ranks
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """InfoNCE(q, k) + 1/M sum_m ProtoNCE_m(q) (PCL eq. 11), the latter once there are clusters.
+
+        q is the student's embedding of one view, k the teacher's of the other.
+        """
+        memory, (places, ranks) = state.memory, draws
+        first, second = batch.unlabeled.views
+        on_first, stats = network(state.student(params), first)
+        if self.shuffle:
+            second = second[places]
+        on_second, teacher_stats = network(state.teacher, second, train=spec.teacher_trains)
+        query = normalize(on_first.heads["projection"])  # [b d]
+        key = jax.lax.stop_gradient(normalize(on_second.heads["projection"]))  # [b d]
+        if self.shuffle:
+            key = key[jnp.argsort(places)]
+        past, valid = memory.queue.rows["embedding"], filled(memory.queue)
+        contrastive = info_nce(query, key, past, self.temperature, valid).mean()
+        terms = [
+            proto_nce(query, clustering, batch.unlabeled.index, rank, self.negatives)
+            for clustering, rank in zip(memory.clusterings, ranks, strict=True)
+        ]
+        costs, hits = (jnp.stack(term) for term in zip(*terms, strict=True))  # [M b]
+        prototype = jnp.where(memory.clustered, costs.mean(), 0.0)
+        return contrastive + prototype, Update(
+            stats,
+            {
+                "loss/contrastive": contrastive,
+                "loss/prototype": prototype,
+                "contrastive/accuracy": found(query, key, past, valid).mean(),
+                "prototype/accuracy": Ratio(
+                    (hits & memory.clustered).sum(), memory.clustered * hits.size
+                ),
+                **feature_spread(query),
+            },
+            memory._replace(queue=push(memory.queue, {"embedding": key})),
+            teacher_stats if spec.teacher_trains else None,
+        )
+
+
+def proto_nce(
+    query: Array, clustering: Prototypes, index: Array, rank: Array, negatives: int
+) -> tuple[Array, Array]:
+    """-log exp(q . c / phi) / sum_j exp(q . c_j / phi_j), c the prototype of the query's image.
+
+    c_j are the prototypes of all images of the batch, so that one of two images of a cluster is a
+    false negative of the other as in the authors' code, and those of the ``negatives`` clusters of
+    highest ``rank`` [k] that have no image in the batch.
+
+    Args:
+        query: q [b d] unit rows.
+        clustering: of all n images.
+        index: [b] int32, which image each query is of.
+        rank: [k], 0 or more.
+        negatives: at least 1.
+
+    Returns:
+        Nats [b], and bool [b]: the image's own cluster is nearer than all others compared.
+    """
+    own = clustering.assignment[index]  # [b]
+    outside = rank.at[own].set(-1.0)
+    best, others = jax.lax.top_k(outside, min(negatives, len(rank)))  # [r]
+
+    def logits(cluster: Array) -> Array:
+        scores = inner_products(query, clustering.centroids[cluster])
+        return scores / clustering.concentration[cluster]
+
+    of_batch = logits(own)  # [b b]
+    of_others = jnp.where(best >= 0, logits(others), NEVER)  # [b r]
+    positive = jnp.sum(jnp.where(jnp.eye(len(own), dtype=bool), of_batch, 0.0), 1)
+    everyone = jnp.logaddexp(logsumexp(of_batch, 1), logsumexp(of_others, 1))
+    rivals = jnp.where(own[:, None] == own, NEVER, of_batch).max(1)
+    return everyone - positive, positive > jnp.maximum(rivals, of_others.max(1))
+
+
+@partial(jax.jit, static_argnames=("count", "temperature"))
+def prototypes(key: Array, points: Array, count: int, temperature: float) -> Prototypes:
+    """The clusters of unit ``points`` [n d] with unit centroids and their concentrations."""
+    clusters = kmeans(key, points, count, iterations=ITERATIONS, restarts=RESTARTS)
+    total = jax.ops.segment_sum(clusters.distance, clusters.assignment, count)
+    phi = concentration(total, clusters.size, temperature)
+    return Prototypes(
+        normalize(clusters.centroids).astype(float), phi.astype(float), clusters.assignment
+    )
+
+
+def concentration(total: Array, size: Array, temperature: float) -> Array:
+    """phi = mean distance / log(size + 10) of each cluster, scaled to the mean ``temperature``.
+
+    As in the authors' code a cluster without spread takes the largest phi of the others, and all
+    are cut at their 10th and 90th percentiles before they are scaled (PCL section 3.3).
+
+    Args:
+        total: [k] sum of the distances of a cluster's points to its centroid.
+        size: [k] int32, points of each.
+        temperature: tau, positive; also phi where no cluster has a spread.
+
+    Returns:
+        [k], positive.
+    """
+    phi = total / jnp.maximum(size, 1) / jnp.log(size + 10.0)
+    phi = jnp.where((size > 1) & (total > 0), phi, phi.max())
+    phi = jnp.clip(phi, *jnp.percentile(phi, jnp.array([10.0, 90.0])))
+    mean = phi.mean()
+    return jnp.where(mean > 0, temperature * phi / jnp.where(mean > 0, mean, 1.0), temperature)

@@ -1,0 +1,69 @@
+"""SimCLR v2: SimCLR with a deeper head, of which fine-tuning may keep the first layer.
+
+Chen et al., "Big Self-Supervised Models are Strong Semi-Supervised Learners", NeurIPS 2020,
+https://arxiv.org/abs/2006.10029.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxmatch.algorithms.simclr import contrastive_loss
+from jaxmatch.errors import InputError
+from jaxmatch.models.heads import DeepProjection
+from jaxmatch.types import (
+    Array,
+    Batch,
+    Network,
+    PyTree,
+    Spec,
+    TrainState,
+    Update,
+    no_draws,
+    no_memory,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimCLRv2:
+    """The loss is SimCLR's, over the global batch; no label is read.
+
+    The paper's memory of a teacher's embeddings, worth about a point there, is in none of the
+    authors' code and not here.
+
+    Attributes:
+        temperature: tau of the similarities.
+        projection: width of the embeddings.
+    """
+
+    temperature: float = 0.1
+    projection: int = 128
+
+    labeled = ()
+    unlabeled = ("contrast", "contrast")
+    evaluated = "student"
+    init = no_memory
+    draw = no_draws
+
+    def __post_init__(self) -> None:
+        """Refuse temperatures that would divide by zero or turn the loss around."""
+        if self.temperature <= 0:
+            raise InputError(f"algorithm.temperature={self.temperature} must be above 0.")
+
+    @property
+    def heads(self) -> Mapping[str, Any]:
+        """g, three layers with a BatchNorm each; fine-tuning may keep the first."""
+        return {"projection": DeepProjection(layers=3, features=self.projection, last_norm=True)}
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """See :func:`jaxmatch.algorithms.simclr.contrastive_loss`."""
+        del draws, spec
+        return contrastive_loss(network, params, state, batch, self.temperature)

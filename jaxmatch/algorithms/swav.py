@@ -1,0 +1,192 @@
+"""SwAV: each view predicts to which prototypes other views of its image were assigned.
+
+Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", NeurIPS
+2020, https://arxiv.org/abs/2006.09882.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.errors import InputError
+from jaxmatch.losses import cross_entropy
+from jaxmatch.memory import make_queue, push
+from jaxmatch.models.heads import PrototypeProjection
+from jaxmatch.monitor import feature_spread
+from jaxmatch.similarity import inner_products, normalize
+from jaxmatch.sinkhorn import sinkhorn
+from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update, no_draws
+
+LARGE = ("first", "second")  # the queue's names of the views that are assigned to prototypes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwAV:
+    """The loss is the cross-entropy of swapped predictions among two large and some small views.
+
+    No label is read. The two sizes of views pass the network apart, each a BatchNorm batch of its
+    own. Assignments use all prototypes equally, so batch and queue together must have at least as
+    many embeddings as there are prototypes (published: 4,096 for 3,000); until the queue takes part
+    the batch is assigned alone.
+
+    Attributes:
+        temperature: tau of the predictions.
+        epsilon, iterations: of the assignments, see :func:`jaxmatch.sinkhorn.sinkhorn`.
+        prototypes: their number.
+        projection: width of embeddings and prototypes.
+        hidden: width of the layer within the head.
+        small_crops: number of small views, which predict but are not assigned.
+        queue: embeddings of earlier batches that take part in the assignments of each large view,
+            at least a batch; 0 for none.
+        queue_start: share of the run before the queue takes part; it must also be full.
+        freeze: share of the run before the prototypes learn.
+    """
+
+    temperature: float = 0.1
+    epsilon: float = 0.05
+    iterations: int = 3
+    prototypes: int = 3000
+    projection: int = 128
+    hidden: int = 2048
+    small_crops: int = 6
+    queue: int = 0
+    queue_start: float = 0.0
+    freeze: float = 0.0
+
+    labeled = ()
+    evaluated = "student"
+    draw = no_draws
+
+    def __post_init__(self) -> None:
+        """Refuse settings that would stop the training or turn the loss around."""
+        for name in ("temperature", "epsilon"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"algorithm.{name}={getattr(self, name)} must be above 0.")
+        least = {"iterations": 1, "prototypes": 2, "small_crops": 0, "queue": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InputError(
+                    f"algorithm.{name}={getattr(self, name)} must be at least {value}."
+                )
+        for name in ("queue_start", "freeze"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"algorithm.{name}={getattr(self, name)} is a share of the run; give one "
+                    "between 0 and 1."
+                )
+
+    @property
+    def unlabeled(self) -> tuple[str, ...]:
+        """Two large views, then the small ones."""
+        return ("contrast", "contrast") + ("small",) * self.small_crops
+
+    @property
+    def heads(self) -> Mapping[str, Any]:
+        """The unit embeddings and the prototypes C; dropped after training."""
+        return {"projection": PrototypeProjection(self.hidden, self.projection, self.prototypes)}
+
+    def init(self, key: Array, spec: Spec) -> PyTree:
+        """An empty queue of embeddings for each large view, if any is asked for."""
+        del key
+        batch = spec.unlabeled_batch
+        if batch + self.queue < self.prototypes:
+            raise InputError(
+                f"a batch of {batch} with algorithm.queue={self.queue} cannot use "
+                f"algorithm.prototypes={self.prototypes} equally; give at most "
+                f"{batch + self.queue} prototypes, or a larger batch or queue."
+            )
+        if not self.queue:
+            return ()
+        if batch > self.queue:
+            raise InputError(
+                f"a batch of {batch} embeddings does not fit into algorithm.queue={self.queue}; "
+                "make the queue longer or the batch smaller, or set algorithm.queue=0."
+            )
+        return make_queue(self.queue, **dict.fromkeys(LARGE, self.projection))
+
+    def project(self, params: PyTree) -> PyTree:
+        """Bring the prototypes back to length 1."""
+        head = params["projection"]
+        unit = jax.tree.map(normalize, head["prototypes"])
+        return {**params, "projection": {**head, "prototypes": unit}}
+
+    def loss(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        draws: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Update]:
+        """mean H(q_s, softmax(C z_t / tau)) over large views s and other views t (eqs. 1, 2, 6).
+
+        z_t are the embeddings of view t, and q_s the assignment of view s by its scores C z_s.
+        """
+        del draws
+        images = batch.unlabeled.views
+        outputs, stats = network(state.student(params), images[:2])
+        if self.small_crops:
+            small, stats = network({"params": params, "batch_stats": stats}, images[2:])
+            outputs += small
+        embeddings = [output.heads["projection"] for output in outputs]  # [b d] each
+
+        prototypes = params["projection"]["prototypes"]["kernel"]  # [k d]
+        frozen = state.step < self.freeze * spec.steps
+        prototypes = jnp.where(frozen, jax.lax.stop_gradient(prototypes), prototypes)
+        scores = [inner_products(each, prototypes) for each in embeddings]  # [b k]
+
+        codes = [
+            self.assign(name, score, prototypes, state, spec)
+            for name, score in zip(LARGE, scores[:2], strict=True)
+        ]
+        loss = swapped_prediction(scores, codes, self.temperature).mean()
+        new = dict(zip(LARGE, embeddings[:2], strict=True))
+        return loss, Update(
+            stats,
+            {"loss/swapped": loss, **feature_spread(embeddings[0])},
+            push(state.memory, new) if self.queue else (),
+        )
+
+    def assign(
+        self, view: str, scores: Array, prototypes: Array, state: TrainState, spec: Spec
+    ) -> Array:
+        """The assignments [b k] of a large view by its scores [b k]; no gradient (section 3.1).
+
+        With a queue that is full and due they are shared with its embeddings of the same view,
+        scored by the present prototypes.
+        """
+        if not self.queue:
+            return sinkhorn(scores, self.epsilon, self.iterations)
+        past = inner_products(state.memory.rows[view], prototypes)  # [n k]
+        due = state.step >= self.queue_start * spec.steps
+        used = due & (state.memory.filled == self.queue)
+        return sinkhorn(scores, self.epsilon, self.iterations, queue=past, valid=used)
+
+
+def swapped_prediction(
+    scores: Sequence[Array], codes: Sequence[Array], temperature: float
+) -> Array:
+    """SwAV's cost of predicting the assignments of the first views from each other view.
+
+    H(codes_s, softmax(scores_t / temperature)), averaged over all s and t != s (eqs. 1, 2, and 6).
+
+    Args:
+        scores: inner products with the prototypes, [b k] a view.
+        codes: assignments [b k] of the first views, rows summing to 1 (no gradient is stopped
+            here).
+        temperature: positive.
+
+    Returns:
+        [b] nats, at least float32.
+    """
+    costs = [
+        cross_entropy(score / temperature, code)
+        for assigned, code in enumerate(codes)
+        for predicting, score in enumerate(scores)
+        if predicting != assigned
+    ]
+    return jnp.stack(costs).mean(0)

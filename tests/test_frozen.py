@@ -1,0 +1,217 @@
+"""What a run learns from a frozen network: the right one, unchanged, in its own scale."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_bitwise
+from tiny_runs import (
+    PERIOD,
+    STEPS,
+    arguments,
+    compiler_cache,
+    configuration,
+    snapshot,
+    state_of,
+    train_tiny,
+    without_seconds,
+    write_data,
+)
+
+from jaxmatch import build, load
+from jaxmatch import frozen as frozen_module
+from jaxmatch.algorithms.simclr import SimCLR
+from jaxmatch.cli import main
+from jaxmatch.describe import describe
+from jaxmatch.errors import InputError
+from jaxmatch.frozen import digest, load_frozen, rescaled
+from jaxmatch.metrics import read
+from jaxmatch.types import Batch, Examples
+
+SHORT = {"steps": PERIOD}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cached():
+    with compiler_cache():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
+
+
+@pytest.fixture(scope="module")
+def teacher(data, tmp_path_factory):
+    """A supervised run of another network and another input scale than the student's."""
+    workdir = tmp_path_factory.mktemp("runs") / "teacher"
+    changes = {"model__conv_bias": "stem", "data__mean": (0.3,), "data__std": (0.2,)}
+    train_tiny(data, workdir, method="supervised", data__ratio=0, **changes)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def reference(data, teacher, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "student"
+    distil(data, teacher, workdir)
+    return workdir
+
+
+def options(teacher, **overrides):
+    return {"method": "distillation", "frozen__teacher": teacher, **overrides}
+
+
+def distil(data, teacher, workdir, **overrides):
+    return train_tiny(data, workdir, **options(teacher, **overrides))
+
+
+def logits_of(run, images):
+    """Of the network that ``run`` reports, on levels [n h w 3]."""
+    views = (images / 255 - np.asarray(run.parts.mean)) / np.asarray(run.parts.std)
+    views = jnp.asarray(views, jnp.float32)
+    return run.parts.network(run.variables(), views, train=False)[0].logits
+
+
+def test_a_run_distils_another_network(data, teacher, reference):
+    lines = read(reference)
+    assert lines[-1]["step"] == STEPS
+    assert lines[-1]["loss/distillation"] < lines[0]["loss/distillation"]
+    assert lines[-1]["loss/total"] == pytest.approx(lines[-1]["loss/distillation"])
+    summary = json.loads((reference / "summary.json").read_text())
+    assert (summary["algorithm"], summary["evaluated"]) == ("distillation", "student")
+    assert summary["forward_images"] == STEPS * (8 + 16 + 16)  # those of the frozen network, too
+    student, before = load(reference), load(teacher)
+    layers = [set(run.state.params["stem"]) for run in (student, before)]
+    assert layers == [{"kernel"}, {"kernel", "bias"}]
+    recorded = json.loads((reference / "config.json").read_text())["facts"]["frozen"]
+    assert recorded == {"teacher": digest(before.variables())}
+
+
+def test_the_frozen_run_is_not_touched(data, teacher, tmp_path):
+    before = snapshot(teacher)
+    distil(data, teacher, tmp_path / "run", **SHORT)
+    assert snapshot(teacher) == before
+
+
+def test_the_student_may_be_of_any_architecture(data, teacher, tmp_path):
+    config = configuration(data, **options(teacher, model__depth=10, model__width=0.5))
+    parts = build.build_parts(config, build.load_data(config).facts())
+    frozen = load_frozen(config, tmp_path / "run", parts)
+    parts = replace(parts, frozen=frozen.networks)
+    optimizer = parts.optim.build(config.steps, parts.model.layers)
+    step = build.build_step(config, parts, optimizer)
+
+    def one():
+        state = build.build_state(config, parts, optimizer)
+        images = jnp.zeros((16, 8, 8, 3), jnp.uint8)
+        examples = Examples((images,), jnp.zeros(16, jnp.int32), jnp.arange(16))
+        return step(state, Batch(examples, examples, frozen.variables))
+
+    state, metrics = jax.eval_shape(one)
+    assert "group1" in state.params
+    assert metrics["loss/distillation"].shape == ()
+
+
+def test_a_step_sees_the_frozen_networks_own_predictions(data, teacher, tmp_path):
+    config = configuration(data, **options(teacher))
+    parts = build.build_parts(config, build.load_data(config).facts())
+    frozen = load_frozen(config, tmp_path / "run", parts)
+    images = np.load(data)["x_test"]
+    views = jnp.asarray((images / 255 - 0.5) / 0.5, jnp.float32)
+    outputs, _ = frozen.networks["teacher"](frozen.variables["teacher"], views, train=False)
+    np.testing.assert_allclose(outputs.logits, logits_of(load(teacher), images), atol=1e-4)
+
+
+def test_an_equal_scale_costs_nothing(data, reference):
+    student = load(reference)
+    assert rescaled(student, student.parts) is student.parts.network
+    config = configuration(data, data__mean=(0.1, 0.2, 0.3), data__std=(0.4, 0.5, 0.6))
+    parts = build.build_parts(config, build.load_data(config).facts())
+    images = np.load(data)["x_test"]
+    views = jnp.asarray((images / 255 - np.array(parts.mean)) / np.array(parts.std), jnp.float32)
+    outputs, _ = rescaled(student, parts)(student.variables(), views, train=False)
+    np.testing.assert_allclose(outputs.logits, logits_of(student, images), atol=1e-4)
+
+
+def test_an_interrupted_run_continues_bitwise(data, teacher, reference, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    (run / "summary.json").unlink()
+    for step in (STEPS, STEPS - PERIOD):
+        shutil.rmtree(run / "checkpoints" / str(step))
+    distil(data, teacher, run)
+    assert_bitwise(state_of(run), state_of(reference))
+    assert without_seconds(read(run)) == without_seconds(read(reference))
+
+
+def test_an_interrupted_run_does_not_continue_with_another_network(data, teacher, tmp_path):
+    source, run = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(teacher, source)
+    distil(data, source, run, **SHORT)
+    (run / "summary.json").unlink()
+    shutil.rmtree(source / "checkpoints" / str(STEPS))  # the newest is now an earlier one
+    before = snapshot(run)
+    with pytest.raises(InputError, match=r"is not the network that .* began with; put that one"):
+        distil(data, source, run, **SHORT)
+    assert snapshot(run) == before
+    with pytest.raises(InputError, match=r"frozen.teacher: .* -> "):
+        distil(data, teacher, run, **SHORT)
+
+
+def test_the_digest_tells_names_types_and_values_apart():
+    base = {"a": np.arange(4.0), "b": np.ones(2)}
+    others = [
+        {**base, "a": np.arange(4.0) + 1e-12},
+        {**base, "a": np.arange(4.0).reshape(2, 2)},
+        {**base, "a": np.arange(4.0).astype(np.float32)},
+        {"a": base["a"], "c": base["b"]},
+    ]
+    assert digest(base) == digest(jax.tree.map(np.copy, base))
+    assert len({digest(base), *map(digest, others)}) == 5
+
+
+def test_a_finished_run_needs_the_other_no_longer(data, teacher, tmp_path):
+    source, run = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(teacher, source)
+    distil(data, source, run, **SHORT)
+    shutil.rmtree(source)
+    assert load(run).predict(np.load(data)["x_test"]).label.shape == (24,)
+    assert distil(data, source, run, **SHORT)["steps"] == PERIOD
+    shape = describe(configuration(data, **options("")))
+    assert shape["operations_per_step"] > 0
+
+
+def test_a_run_that_is_not_there_is_refused_before_anything_is_written(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    with pytest.raises(InputError, match="nowhere is no run folder"):
+        distil(data, tmp_path / "nowhere", run)
+    with pytest.raises(SystemExit) as caught:
+        main(["train", *arguments(data, **options("")), f"--workdir={run}"])
+    assert caught.value.code == 2
+    assert "give its run folder as --config.frozen.teacher=RUN" in capsys.readouterr().err
+    assert not (run / "config.json").exists()
+    with pytest.raises(InputError, match=r"unknown config key 'frozen.student'"):
+        configuration(data, method="distillation", frozen__student="x")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"classes": ("a", "b")}, "tells 2 classes apart, but the data has 4"),
+        ({"image_shape": (6, 6, 3)}, r"shape \(6, 6, 3\), but these are \(8, 8, 3\)"),
+        ({"algorithm": SimCLR()}, "was trained without labels"),
+    ],
+)
+def test_a_run_that_does_not_fit_is_refused(change, expected, data, teacher, tmp_path, monkeypatch):
+    other = load(teacher)
+    if "algorithm" in change:
+        change = {"parts": replace(other.parts, **change)}
+    monkeypatch.setattr(frozen_module, "load", lambda folder: replace(other, **change))
+    with pytest.raises(InputError, match=expected):
+        distil(data, teacher, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
