@@ -18,8 +18,9 @@ from jaxmatch.types import Ratio
 
 FOLDER = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
-CLASSES = {"tfds:cifar100": 100}
-SIDES = {"tfds:stl10": 96}
+LARGE = "tfds:imagenet2012"
+CLASSES = {"tfds:cifar100": 100, LARGE: 1000}
+SIDES = {"tfds:stl10": 96, LARGE: 224}
 SMALL = {"depth": 10, "width": 1}
 LABEL_FREE = {"byol", "moco_v2", "pcl", "simclr", "simclr_v2", "swav", "wcl"}
 # Of methods that not every code base has.
@@ -118,6 +119,19 @@ def test_every_config_builds_for_every_data_set_and_preset(name, data):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_step_of_every_config_can_be_traced(name, data):
     trace(name, data, "jaxmatch", small=True)
+
+
+@pytest.mark.parametrize("name", sorted(LABEL_FREE | {"distillation", "finetune"}))
+def test_imagenet_has_the_published_network(name):
+    config = configuration(name, LARGE, "jaxmatch")
+    assert (config.model.name, config.data.image_size) == ("resnet50", 224)
+    assert build.build_parts(config, facts_of(LARGE)).spec.classes == 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(LABEL_FREE | {"distillation", "finetune"}))
+def test_the_step_on_imagenet_can_be_traced(name):
+    trace(name, LARGE, "jaxmatch")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
