@@ -86,33 +86,52 @@ class MoCoV2:
         draws: PyTree,
         spec: Spec,
     ) -> tuple[Array, Update]:
+        """See :meth:`contrast`."""
+        loss, _, update = self.contrast(network, params, state, state.memory, batch, draws, spec)
+        return loss, update
+
+    def contrast(
+        self,
+        network: Network,
+        params: PyTree,
+        state: TrainState,
+        queue: Queue,
+        batch: Batch,
+        places: PyTree,
+        spec: Spec,
+    ) -> tuple[Array, Array, Update]:
         """mean -log exp(q . k / tau) / (exp(q . k / tau) + sum_n exp(q . k_n / tau)).
 
         q is the student's embedding of one view, k the teacher's of the other (MoCo eq. 1), and
-        k_n are the keys of earlier batches, read before those of this one are written.
+        k_n are the keys of earlier batches in ``queue``, read before those of this one are written.
+        ``places`` is what :meth:`draw` gives.
+
+        Returns:
+            The loss, q [b d] unit rows, and what the step updates, with the new queue as memory.
         """
         first, second = batch.unlabeled.views
         on_first, stats = network(state.student(params), first)
         if self.shuffle:
             # The gather alone would leave every device the whole batch to run the teacher on.
-            second = shard_alike(second, second[draws])[1]
+            second = shard_alike(second, second[places])[1]
         on_second, teacher_stats = network(state.teacher, second, train=spec.teacher_trains)
         query = normalize(on_first.heads["projection"])  # [b d]
         key = jax.lax.stop_gradient(normalize(on_second.heads["projection"]))  # [b d]
         if self.shuffle:
-            key = key[jnp.argsort(draws)]
-        past, valid = state.memory.rows["embedding"], filled(state.memory)
+            key = key[jnp.argsort(places)]
+        past, valid = queue.rows["embedding"], filled(queue)
         loss = info_nce(query, key, past, self.temperature, valid).mean()
-        return loss, Update(
+        update = Update(
             stats,
             {
                 "loss/contrastive": loss,
                 "contrastive/accuracy": found(query, key, past, valid).mean(),
                 **feature_spread(query),
             },
-            push(state.memory, {"embedding": key}),
+            push(queue, {"embedding": key}),
             teacher_stats if spec.teacher_trains else None,
         )
+        return loss, query, update
 
 
 def found(query: Array, key: Array, queue: Array, valid: Array) -> Array:

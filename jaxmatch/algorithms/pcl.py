@@ -14,12 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
-from jaxmatch.algorithms.moco_v2 import MoCoV2, found
+from jaxmatch.algorithms.moco_v2 import MoCoV2
 from jaxmatch.clustering import kmeans
 from jaxmatch.errors import InputError
-from jaxmatch.losses import info_nce
-from jaxmatch.memory import Queue, filled, push
-from jaxmatch.monitor import feature_spread
+from jaxmatch.memory import Queue
 from jaxmatch.random import stream
 from jaxmatch.similarity import NEVER, inner_products, normalize
 from jaxmatch.types import Array, Batch, Network, PyTree, Ratio, Spec, TrainState, Update
@@ -128,36 +126,24 @@ class PCL(MoCoV2):
         q is the student's embedding of one view, k the teacher's of the other.
         """
         memory, (places, ranks) = state.memory, draws
-        first, second = batch.unlabeled.views
-        on_first, stats = network(state.student(params), first)
-        if self.shuffle:
-            second = second[places]
-        on_second, teacher_stats = network(state.teacher, second, train=spec.teacher_trains)
-        query = normalize(on_first.heads["projection"])  # [b d]
-        key = jax.lax.stop_gradient(normalize(on_second.heads["projection"]))  # [b d]
-        if self.shuffle:
-            key = key[jnp.argsort(places)]
-        past, valid = memory.queue.rows["embedding"], filled(memory.queue)
-        contrastive = info_nce(query, key, past, self.temperature, valid).mean()
+        contrastive, query, update = self.contrast(
+            network, params, state, memory.queue, batch, places, spec
+        )
         terms = [
             proto_nce(query, clustering, batch.unlabeled.index, rank, self.negatives)
             for clustering, rank in zip(memory.clusterings, ranks, strict=True)
         ]
         costs, hits = (jnp.stack(term) for term in zip(*terms, strict=True))  # [M b]
         prototype = jnp.where(memory.clustered, costs.mean(), 0.0)
-        return contrastive + prototype, Update(
-            stats,
-            {
-                "loss/contrastive": contrastive,
-                "loss/prototype": prototype,
-                "contrastive/accuracy": found(query, key, past, valid).mean(),
-                "prototype/accuracy": Ratio(
-                    (hits & memory.clustered).sum(), memory.clustered * hits.size
-                ),
-                **feature_spread(query),
-            },
-            memory._replace(queue=push(memory.queue, {"embedding": key})),
-            teacher_stats if spec.teacher_trains else None,
+        metrics = {
+            **update.metrics,
+            "loss/prototype": prototype,
+            "prototype/accuracy": Ratio(
+                (hits & memory.clustered).sum(), memory.clustered * hits.size
+            ),
+        }
+        return contrastive + prototype, update._replace(
+            metrics=metrics, memory=memory._replace(queue=update.memory)
         )
 
 
