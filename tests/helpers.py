@@ -160,12 +160,12 @@ def toy_views(algorithm, seed=0):
         return Examples(noisy, examples.label[:size], examples.index[:size])
 
     data = toy_data(algorithm, seed)
+    labeled = views(data.labeled, algorithm.labeled, LABELED_BATCH)
     unlabeled = views(data.unlabeled, algorithm.unlabeled, UNLABELED_BATCH)
     frozen = {
         role: tuple(color_network(data.frozen[role], view)[0] for view in unlabeled.views)
         for role in frozen_roles(algorithm)
     }
-    labeled = views(data.labeled, algorithm.labeled, LABELED_BATCH)
     return Batch(labeled, unlabeled, jax.device_get(frozen) or None)
 
 
