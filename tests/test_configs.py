@@ -115,7 +115,7 @@ def test_every_config_builds_for_every_data_set_and_preset(name, data):
                 assert config.steps % config[period] == 0
 
 
-@pytest.mark.parametrize("data", ["mnist5k", "tfds:stl10"])
+@pytest.mark.parametrize("data", ["mnist5k", pytest.param("tfds:stl10", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_step_of_every_config_can_be_traced(name, data):
     trace(name, data, "jaxmatch", small=True)

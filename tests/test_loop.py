@@ -129,6 +129,7 @@ def test_metrics_of_other_methods(method, data, tmp_path):
     assert summary["images_seen"]["unlabeled"] == (160 if method == "pseudo_label" else 0)
 
 
+@pytest.mark.slow
 def test_the_summary_tells_what_ctaugment_learned_and_counts_its_probes(data, tmp_path):
     options = {"augment": "ctaugment", "steps": 10}
     summary = train_tiny(data, tmp_path / "run", **options)

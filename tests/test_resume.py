@@ -120,7 +120,7 @@ HISTORY = {"algorithm__alignment_length": 8}
             {"algorithm__queue_batches": 3, **HISTORY},  # so the ring wraps on either side
             marks=pytest.mark.slow,
         ),
-        ("flexmatch", {"augment": "ctaugment"}),
+        pytest.param("flexmatch", {"augment": "ctaugment"}, marks=pytest.mark.slow),
         (
             "pcl",
             {

@@ -84,6 +84,7 @@ def train_and_load(data, workdir):
     return load(workdir)
 
 
+@pytest.mark.slow
 def test_a_label_free_run_can_start_from_any_run_and_any_run_from_it(data, source, tmp_path):
     options = {"method": "simclr", "chosen": "", "data__ratio": 1, **SHORT}
     train_tiny(data, tmp_path / "free", init_from=str(source), **options)
@@ -112,6 +113,7 @@ def contrastive(data, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_heads_come_along_where_both_runs_have_them(data, contrastive, tmp_path):
     options = {"method": "simclr_v2", "chosen": "", "data__ratio": 1, **FROZEN}
     run = tmp_path / "run"

@@ -102,6 +102,7 @@ CASES = {
 }
 # Of methods that are tested anyway.
 VARIANTS = {
+    "simclr_v2",
     "vat_differences",
     "uda_annealed",
     "dash_selected",
@@ -252,10 +253,11 @@ def test_no_gradient_reaches_the_teacher(algorithm):
 
 def test_order_within_the_batch_does_not_matter(algorithm):
     with jax.enable_x64(True):
-        state, batch = toy_state(algorithm, jnp.float64, step=50), toy_views(algorithm)
+        batch = toy_views(algorithm)
         draws = algorithm.draw(jax.random.key(1), batch)
         if jax.tree.leaves(draws):
             pytest.skip("the draws belong to positions in the batch")
+        state = toy_state(algorithm, jnp.float64, step=50)
         network = make_network(TinyNetwork(heads=algorithm.heads, param_dtype=jnp.float64))
         shuffled = jax.tree.map(
             lambda leaf: leaf[np.random.default_rng(0).permutation(len(leaf))], batch
