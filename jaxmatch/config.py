@@ -25,6 +25,7 @@ from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.weak import Weak
+from jaxmatch.dotted import flatten, put
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models import MODELS
 from jaxmatch.models import settings as model_settings
@@ -212,28 +213,6 @@ def parse_argument(argument: str) -> tuple[str, dict[str, str]]:
     return data, chosen
 
 
-def put(config: ConfigDict, key: str, value: Any) -> None:
-    """Set a dotted ``key`` that must exist; InputError names the nearest known one."""
-    known = list(flatten(config))
-    if key not in known:
-        raise InputError(f"unknown config key {key!r}; {suggest(key, known)}")
-    *parents, last = key.split(".")
-    for parent in parents:
-        config = config[parent]
-    config[last] = value
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a configuration by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping | ConfigDict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:
     """The configuration that ``--config=CONFIG`` and the flags ``--config.key=value`` describe.
 
@@ -322,14 +301,10 @@ def load_module(path: str) -> Any:
 
 
 def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
-    """The stages ``A+B+...``; labels and split are for those that read labels, the rest for all.
-
-    A preset is for the stages that have it, of which there must be one.
-    """
+    """Stages: labels and split for those that read labels, a preset for those that have it."""
     data, chosen = parse_argument(argument)
-    seed = [f"seed={chosen['seed']}"] if "seed" in chosen else []
-    preset = [f"preset={chosen['preset']}"] if "preset" in chosen else []
-    labels = [f"{key}={chosen[key]}" for key in ("labels", "split") if key in chosen]
+    given = {key: [f"{key}={chosen[key]}"] if key in chosen else [] for key in ARGUMENT_KEYS}
+    seed, preset, labels = given["seed"], given["preset"], given["labels"] + given["split"]
     stages, refusals = {}, []
     for part in path.split("+"):
         module = load_module(part)
@@ -338,14 +313,14 @@ def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
             raise InputError(f"{part} consists of stages itself; name those instead, with a +.")
         if Path(part).stem in stages:
             raise InputError(f"{path} names {part} twice; a stage has a name of its own.")
-        reads = labels if ALGORITHMS[stage.algorithm.name].labeled else []
+        words = [data, *seed, *(labels if ALGORITHMS[stage.algorithm.name].labeled else [])]
         try:
-            stage = module.get_config(",".join([data, *seed, *reads, *preset]))
+            stage = module.get_config(",".join([*words, *preset]))
         except InputError as refusal:
             if not preset:
                 raise
             refusals.append(refusal)
-            stage = module.get_config(",".join([data, *seed, *reads]))
+            stage = module.get_config(",".join(words))
         stages[Path(part).stem] = stage
     if len(refusals) == len(stages):
         raise refusals[-1]

@@ -23,7 +23,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.build import build_algorithm, check_numbers
+from jaxmatch.build import build_algorithm
+from jaxmatch.checks import check_numbers
 from jaxmatch.config import from_flags, load_module, run_name, stage_folders, stages_of
 from jaxmatch.errors import InputError, Terminated
 from jaxmatch.loop import finished

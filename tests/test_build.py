@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from tiny_runs import configuration, write_data
 
-from jaxmatch import build
+from jaxmatch import build, checks
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.ctaugment_views import CTAugmentOps
@@ -251,6 +251,6 @@ def test_unknown_data_sets_name_the_nearest():
 
 
 def test_wandb_that_is_not_installed_is_refused_before_anything_starts(monkeypatch, data):
-    monkeypatch.setattr(build, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"jaxmatch\[wandb\]"):
-        build.check_numbers(configuration(data, wandb="project"))
+        checks.check_numbers(configuration(data, wandb="project"))
