@@ -21,11 +21,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config import make, parse_argument
-from jaxmatch.presets import IMAGENET
+from jaxmatch.presets import IMAGENET, TENTH
 
 Settings = dict[str, Any]
 
-TENTH = 128_116  # labels; recipes tell 1% and 10% apart, and here half of the latter does
 PLAIN = {"data.mean": (0.0,), "data.std": (1.0,)}  # SimCLR's input is not standardised
 DROPS = {"optim.schedule": "steps", "optim.drops": (0.6, 0.8), "optim.nesterov": False}
 COSINE = {"optim.schedule": "cosine"}
@@ -101,7 +100,7 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
     if data == "tfds:imagenet2012":
         count = int(labels) if labels.isdecimal() else TENTH
         for name, recipes in RECIPES.items():
-            recipe, passes = recipes[count > TENTH // 2]
+            recipe, passes = recipes[count > TENTH // 2]  # tells 1% and 10% apart
             steps = max(1, round(count * passes / recipe["data.batch_size"]))
             presets[name] = {**recipe, "steps": steps, "log_every": 1, "eval_every": steps}
         settings = {**LARGE, **presets["moco_v2"]}

@@ -2,14 +2,43 @@
 
 jaxmatch train --config=configs/fixmatch_eman.py:mnist5k,labels=40,seed=0
 jaxmatch train --config=configs/fixmatch_eman.py:tfds:cifar10,labels=250,seed=1
+
+On ImageNet (`fixmatch_eman:tfds:imagenet2012,labels=12811,split=1percent.txt`) the settings of the
+authors' README: 100 epochs over the unlabeled images, the rate divided by ten after 60 and 80. With
+1% of the labels they start from MoCo-EMAN: `--config.init_from=RUN` of moco_v2.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make
+from jaxmatch.config import make, parse_argument
+from jaxmatch.presets import imagenet
+
+
+def large(labels: str) -> dict[str, Any]:
+    """The settings on ImageNet."""
+    epochs = 100
+    values = imagenet(epochs, 320, labels)
+    return {
+        **values,
+        "data.batch_size": 64,
+        "data.ratio": 5,
+        "views.weak.area": (0.08, 1.0),
+        "views.strong.table": "eman",
+        "algorithm.threshold": 0.7,
+        "algorithm.unlabeled_weight": 10.0,
+        "optim.schedule": "steps",
+        "optim.drops": (0.6, 0.8),
+        "optim.warmup_steps": 5 * values["steps"] // epochs,
+        "optim.nesterov": False,
+    }
 
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
-    settings = {"data.ratio": 7, "ema.statistics": "averaged"}
+    data, chosen = parse_argument(argument)
+    on_imagenet = data == "tfds:imagenet2012"
+    settings = large(chosen.get("labels", "")) if on_imagenet else {"data.ratio": 7}
+    settings |= {"ema.statistics": "averaged"}
     return make("fixmatch_eman", argument, algorithm={"name": "fixmatch_eman"}, settings=settings)

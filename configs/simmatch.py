@@ -2,24 +2,60 @@
 
 jaxmatch train --config=configs/simmatch.py:mnist5k,labels=40,seed=0
 jaxmatch train --config=configs/simmatch.py:tfds:cifar10,labels=40,seed=1
+
+On ImageNet (`simmatch:tfds:imagenet2012,labels=12811,split=1percent.txt`) the settings of the
+authors' commands, the same for 1% and 10%: 400 epochs over the unlabeled images, MoCo v2's views as
+the strong ones, a teacher whose embeddings fill the bank and which normalises each eighth of a
+shuffled batch by itself.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxmatch.config import make, parse_argument
+from jaxmatch.presets import imagenet
 
 # The instance loss starts after what the reference calls an epoch: 1024 steps, 15 on MNIST-5k.
 DATASETS = {"mnist5k": {"instance_start_step": 15}, "digits": {"instance_start_step": 15}}
 
 
+def large(labels: str) -> dict[str, Any]:
+    """The settings on ImageNet."""
+    epochs = 400
+    values = imagenet(epochs, 320, labels)
+    epoch = values["steps"] // epochs
+    return {
+        **values,
+        "augment": "contrast",
+        "data.batch_size": 64,
+        "data.ratio": 5,
+        "views.weak.area": (0.2, 1.0),
+        "views.contrast.area": (0.2, 1.0),
+        "views.contrast.blur": 0.5,
+        "model.bn_groups": 8,
+        "algorithm.threshold": 0.7,
+        "algorithm.unlabeled_weight": 10.0,
+        "algorithm.instance_weight": 5.0,
+        "algorithm.instance_start_step": epoch,
+        "algorithm.alignment_length": 256,
+        "algorithm.teacher": True,
+        "optim.schedule": "cosine",
+        "optim.period_steps": epoch,
+        "optim.warmup_steps": 5 * epoch,
+        "ema.statistics": "own",
+    }
+
+
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
-    data, _ = parse_argument(argument)
+    data, chosen = parse_argument(argument)
+    on_imagenet = data == "tfds:imagenet2012"
     algorithm = {"name": "simmatch", **DATASETS.get(data, {})}
     return make(
         "simmatch",
         argument,
         algorithm=algorithm,
-        settings={"data.ratio": 7},
+        settings=large(chosen.get("labels", "")) if on_imagenet else {"data.ratio": 7},
         presets={"usb": {}},
     )

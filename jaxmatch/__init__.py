@@ -1,6 +1,19 @@
 """Semi-supervised image classification in functional JAX: FixMatch and after."""
 
-from jaxmatch.classifier import Classifier, Predictions, load
-from jaxmatch.loop import train
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxmatch.classifier import Classifier, Predictions, load
+    from jaxmatch.loop import train
 
 __all__ = ["Classifier", "Predictions", "load", "train"]
+
+_HOMES = {"Classifier": "classifier", "Predictions": "classifier", "load": "classifier"}
+
+
+def __getattr__(name: str) -> Any:
+    # On demand, so that the workers of a data loader import neither networks nor checkpoints.
+    if name not in __all__:
+        raise AttributeError(f"module 'jaxmatch' has no attribute {name!r}")
+    return getattr(import_module(f"jaxmatch.{_HOMES.get(name, 'loop')}"), name)

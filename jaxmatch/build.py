@@ -1,6 +1,6 @@
 """From a configuration to the objects of a run, with every check that needs no compilation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,16 @@ from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.ctaugment_views import CTAugmentOps, CTAugmentViews
+from jaxmatch.augment.on_host import divide
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.views import Views
 from jaxmatch.augment.weak import Weak
 from jaxmatch.checks import check_crops, check_numbers
 from jaxmatch.config import CONTRASTS, build_dataclass
-from jaxmatch.data import sources, splits
+from jaxmatch.data import sources, splits, streaming
+from jaxmatch.data.crops import HostCrop
+from jaxmatch.data.lazy import Images
+from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Resident, batch
 from jaxmatch.data.sources import Source
 from jaxmatch.data.splits import Split
@@ -62,7 +66,7 @@ class Data:
     source: Source
     split: Split  # of no image for a label-free method
     include_labeled: bool = True  # in the unlabeled pool
-    validation_images: np.ndarray | None = None  # [v h w 3] uint8
+    validation_images: Images | None = None  # [v h w 3] uint8
     validation_labels: np.ndarray | None = None  # [v] int32
 
     def facts(self) -> dict[str, Any]:
@@ -90,6 +94,7 @@ class Parts:
     network: Network
     frozen: Mapping[str, Network]  # by role; the student's own until others are loaded
     augment: Augment
+    crops: Mapping[str, tuple[HostCrop, ...]]  # of a streamed set: what the host cuts for each role
     optim: Optim
     ema: Ema
     spec: Spec
@@ -111,6 +116,8 @@ def load_data(config: ConfigDict, split: Split | None = None) -> Data:
         directory=data.directory or None,
         extra=data.extra,
         label_free=not algorithm.labeled,
+        stream=data.stream,
+        share=data.center_crop,
     )
     if algorithm.labeled and not len(source.test_images):
         raise InputError(f"{data.name} has no test images.")
@@ -123,7 +130,7 @@ def load_data(config: ConfigDict, split: Split | None = None) -> Data:
         empty = Split(indices=np.zeros(0, np.int64), source=source.name)
         return Data(source=source, split=empty)
     if split is None and data.split:
-        split = splits.read(data.split)
+        split = splits.read(data.split, source)
     labels = labels_number(data.labels)
     if split is None and labels != "all":
         split = splits.balanced(source, labels, config.seed)
@@ -194,13 +201,15 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
             f"data.mean={mean} and data.std={std} must have one number, or {channels}, and "
             "std must be positive."
         )
+    augment, crops = build_augment(config, algorithm, mean, std, facts["image_shape"])
     return Parts(
         mesh=mesh,
         algorithm=algorithm,
         model=model,
         network=network,
         frozen=dict.fromkeys(getattr(algorithm, "frozen", ()), network),
-        augment=build_augment(config, algorithm, mean, std),
+        augment=augment,
+        crops=crops,
         optim=build_dataclass(Optim, dict(config.optim), "optim"),
         ema=build_dataclass(Ema, dict(config.ema), "ema"),
         spec=Spec(
@@ -273,16 +282,24 @@ def forward_images(
     return count
 
 
-def examples_of(parts: Parts) -> Callable[[Resident, TrainState], Batch]:
-    """The raw examples of a state's step, split over the devices."""
+def examples_of(parts: Parts) -> Callable[[Resident | Batch, TrainState], Batch]:
+    """The raw examples of a state's step, split over the devices; streamed ones as they came."""
 
-    def examples(data: Resident, state: TrainState) -> Batch:
+    def examples(data: Resident | Batch, state: TrainState) -> Batch:
+        if isinstance(data, Batch):
+            return data
         order = stream(state.key, "order")
         spec = parts.spec
         drawn = batch(data, order, state.step, spec.labeled_batch, spec.unlabeled_batch)
         return shard_batch(drawn, parts.mesh)._replace(frozen=data.frozen)
 
     return examples
+
+
+def build_plan(config: ConfigDict, parts: Parts, data: Resident) -> Plan:
+    """What this process reads at each step of a streamed set."""
+    key = stream(jax.random.key(config.seed), "order")
+    return streaming.plan(data, key, parts.spec, parts.crops, config.seed, parts.mesh)
 
 
 def build_model(config: ConfigDict, classes: int, algorithm: Algorithm) -> Any:
@@ -318,9 +335,16 @@ def build_model(config: ConfigDict, classes: int, algorithm: Algorithm) -> Any:
 
 
 def build_augment(
-    config: ConfigDict, algorithm: Algorithm, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Augment:
-    """The augmentation of ``config.augment`` for the view roles of ``algorithm``."""
+    config: ConfigDict,
+    algorithm: Algorithm,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    image_shape: Sequence[int],
+) -> tuple[Augment, Mapping[str, tuple[HostCrop, ...]]]:
+    """The augmentation of ``config.augment`` for the view roles of ``algorithm``.
+
+    Beside it what the host crops of streamed images, empty for others.
+    """
     views = Views(
         transforms=build_transforms(config),
         labeled=algorithm.labeled,
@@ -328,13 +352,16 @@ def build_augment(
         mean=mean,
         std=std,
     )
+    crops: Mapping[str, tuple[HostCrop, ...]] = {}
+    if config.data.stream:
+        crops, views = divide(views, (image_shape[0], image_shape[1]))
     if config.augment != "ctaugment":
-        return views
+        return views, crops
     return CTAugmentViews(
         views=views,
         ctaugment=build_ctaugment(config),
         ops_first=config.views.strong.order == "ops_first",
-    )
+    ), crops
 
 
 def build_ctaugment(config: ConfigDict) -> CTAugment:

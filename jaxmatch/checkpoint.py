@@ -20,17 +20,21 @@ from typing import Self
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from jaxmatch import distributed
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.types import PyTree
 
 _ARRAYS = "arrays"  # what Orbax writes
 _TENSORS = "tensors.json"  # {name: dtype and shape}
+_FORMAT = "format.json"  # the number of the layout of all of these, FORMAT
 _MANIFEST = "manifest.json"  # {file: SHA-256} of all of these
 _SAVING = "saving-"
 _REMOVING = "removing-"
+
+# Checkpoints without a number are of format 1, too.
+FORMAT = 1
 
 _log = logging.getLogger(__name__)
 
@@ -73,11 +77,17 @@ class Checkpoints:
         # Orbax takes no arrays without elements, such as the bank of an empty set.
         filled = {name: leaf for name, leaf in named.items() if leaf.size}
         tensors = {name: _describe(leaf) for name, leaf in named.items()}
-        try:
-            if jax.process_index() == 0:
+        error = None
+        if distributed.leader():
+            try:
                 self._sweep()
                 saving.mkdir(parents=True)
                 (saving / _TENSORS).write_text(json.dumps(tensors, indent=1))
+                (saving / _FORMAT).write_text(json.dumps(FORMAT))
+            except OSError as problem:
+                error = self._disk_error(step, problem)
+        distributed.raise_together(error)
+        try:
             with jax.transfer_guard("allow"):
                 response = ocp.save_async(str(saving / _ARRAYS), filled)
         except OSError as error:
@@ -129,9 +139,10 @@ class Checkpoints:
         saving, self._saving = self._saving, None
         if saving is None:
             return
-        saving.result()
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("checkpoint committed")
+        error = saving.exception()
+        if error is not None and not isinstance(error, DiskError):
+            raise error
+        distributed.raise_together(error)
 
     def close(self) -> None:
         """Wait for the save under way, and accept no more."""
@@ -162,7 +173,7 @@ class Checkpoints:
         """Finish a save: the files, the list of their hashes, the name; then the rotation."""
         try:
             response.result()
-            if jax.process_index() != 0:
+            if not distributed.leader():
                 return
             hashes = {name: _sha256(saving / name) for name in _files(saving)}
             (saving / _MANIFEST).write_text(json.dumps(hashes, indent=1))
@@ -212,23 +223,43 @@ def _describe(leaf: jax.Array) -> str:
 
 
 def _verify(path: Path) -> None:
-    """Raise where a file that was written is missing or has changed."""
-    hashes = json.loads((path / _MANIFEST).read_text())
-    for name, expected in hashes.items():
-        if _sha256(path / name) != expected:
-            raise ValueError(f"{name} has changed since it was written")
+    """Raise, in every process, where a file that was written is missing or has changed."""
+    problem: Exception | None = None
+    if distributed.leader():
+        try:
+            hashes = json.loads((path / _MANIFEST).read_text())
+            present = set(_files(path))
+            for name, expected in hashes.items():
+                # A name may lead elsewhere in a folder that somebody else made.
+                if name not in present:
+                    raise ValueError(f"{name} is missing")
+                if _sha256(path / name) != expected:
+                    raise ValueError(f"{name} has changed since it was written")
+        except Exception as error:  # told to the other processes first
+            problem = error
+    if distributed.leaders(problem is None):
+        return
+    raise problem or ValueError("process 0 cannot read it")
 
 
 def _load(path: Path, abstract_state: PyTree) -> PyTree:
-    """Read the state; InputError where its tensors are not those wanted."""
+    """Read the state; InputError where its format or its tensors are not those wanted."""
+    written = json.loads((path / _FORMAT).read_text()) if (path / _FORMAT).exists() else 1
+    if written != FORMAT:
+        raise InputError(
+            f"The checkpoint {path} has format {written}, but this version of jaxmatch reads "
+            f"{FORMAT}: use the version that wrote it, or choose another folder."
+        )
     wanted = _by_name(abstract_state)
     found = json.loads((path / _TENSORS).read_text())
     expected = {name: _describe(leaf) for name, leaf in wanted.items()}
     for name in [*expected, *found]:
         if expected.get(name) != found.get(name):
             raise InputError(
-                f"The checkpoint {path} is of another configuration: {name} is "
-                f"{found.get(name, 'absent')} there but {expected.get(name, 'absent')} here."
+                f"The checkpoint {path} is of another configuration, or of another version of "
+                f"jaxmatch: {name} is {found.get(name, 'absent')} there but "
+                f"{expected.get(name, 'absent')} here; choose another folder, or continue with "
+                "what wrote it."
             )
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = {
@@ -252,9 +283,9 @@ def _load(path: Path, abstract_state: PyTree) -> PyTree:
 
 
 def _files(directory: Path) -> Iterator[str]:
-    """The files under a folder, relative to it."""
+    """The files under a folder, relative to it, without links."""
     for path in sorted(directory.rglob("*")):
-        if path.is_file():
+        if path.is_file() and not path.is_symlink():
             yield path.relative_to(directory).as_posix()
 
 

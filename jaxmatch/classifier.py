@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from jaxmatch import build
 from jaxmatch.checkpoint import Checkpoints
 from jaxmatch.config import complete
+from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluate import make_predict
 from jaxmatch.parallel import state_shardings, use_all_cores
@@ -60,13 +61,14 @@ class Classifier:
             raise InputError(f"unknown network {network!r}; {suggest(network, NETWORKS)}")
         return self.state.teacher if network == "teacher" else self.state.student()
 
-    def predict(self, images: np.ndarray, network: str = "") -> Predictions:
+    def predict(self, images: Images, network: str = "") -> Predictions:
         """Classify ``images`` [n h w 3] uint8, the size of the training images.
 
         Raises:
             InputError: on images of another shape or dtype, or none.
         """
-        images = np.asarray(images)
+        if not isinstance(images, LazyImages):
+            images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
             raise InputError(
                 f"predict takes uint8 images of shape (n, {', '.join(map(str, self.image_shape))}),"
@@ -99,7 +101,8 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} is no run folder: it has no readable config.json.") from error
     config = complete(values)
-    config.devices = 0 if jax.default_backend() == "cpu" else 1
+    alone = jax.process_count() == 1 and jax.default_backend() != "cpu"
+    config.devices = 1 if alone else 0
     parts = build.build_parts(config, facts)
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     shapes = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))

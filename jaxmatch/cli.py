@@ -1,6 +1,6 @@
 """The command line: ``jaxmatch COMMAND``.
 
-train, evaluate, predict, probe, report, sweep, demo, describe, show-augment.
+train, evaluate, predict, probe, export, report, sweep, demo, describe, show-augment.
 """
 
 import argparse
@@ -71,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     added = command("train", _train, "Train, or continue, a run; --config.key=value overrides.")
     added.add_argument("--config", required=True, help=CONFIG_HELP)
     added.add_argument("--workdir", type=Path, help="the run folder (default: runs/NAME)")
+    added.add_argument("--multihost", action="store_true", help="join the other hosts of a cluster")
+    added.add_argument("--coordinator", metavar="HOST:PORT", help="process 0, where none is found")
+    added.add_argument("--processes", type=int, help="how many there are")
+    added.add_argument("--process", type=int, help="the number of this one, from 0")
+    added.add_argument("--join-seconds", type=int, default=300, help="how long to wait for all")
 
     added = command("evaluate", _evaluate, "Test accuracy of a run's teacher and student, as JSON.")
     added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
@@ -87,6 +92,17 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--knn", action="store_true", help="only k-nearest-neighbor")
     added.add_argument("--linear", action="store_true", help="only a linear classifier")
     added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
+
+    added = command(
+        "export",
+        _export,
+        "Write a run's network, with the heads the naming knows, under PyTorch's tensor names.",
+    )
+    added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
+    added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
+    added.add_argument("--network", default="", help="teacher or student (default: the reported)")
+    added.add_argument("--naming", help="torchvision, simmatch, torchssl, usb, usb_heads, comatch")
+    added.add_argument("-o", "--output", type=Path, required=True, help=".safetensors or .npz, new")
 
     added = command("report", _report, "Compare runs: one HTML page, its plots also as PNGs.")
     added.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=RUN_HELP)
@@ -121,9 +137,18 @@ def _config(arguments: argparse.Namespace):
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from jaxmatch import distributed
     from jaxmatch.loop import train
 
-    summary = train(_config(arguments), arguments.workdir)
+    config = _config(arguments)
+    where = (arguments.coordinator, arguments.processes, arguments.process)
+    if arguments.multihost or any(value is not None for value in where):
+        distributed.join(*where, seconds=arguments.join_seconds)
+        if not distributed.leader():
+            logging.disable(logging.WARNING)
+    summary = train(config, arguments.workdir)
+    if not distributed.leader():
+        return
     print(json.dumps({key: value for key, value in summary.items() if key != "ctaugment"}))
 
 
@@ -149,7 +174,8 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     classifier = load(arguments.workdir, arguments.step)
     files = image_files(arguments.paths)
-    images, readable = read_images(files, classifier.image_shape[:2])
+    share = classifier.config.data.center_crop
+    images, readable = read_images(files, classifier.image_shape[:2], share=share)
     found = classifier.predict(images)
     with arguments.output.open("w", newline="") as output:
         writer = csv.writer(output)
@@ -169,6 +195,27 @@ def _probe(arguments: argparse.Namespace) -> None:
         linear=both or arguments.linear,
     )
     print(json.dumps(found))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    import jax
+
+    from jaxmatch.classifier import load
+    from jaxmatch.models.torch_weights import nameable, to_torch
+    from jaxmatch.models.weight_files import write_weights
+    from jaxmatch.transfer import encoder
+
+    run = load(arguments.workdir, arguments.step)
+    algorithm = run.parts.algorithm
+    variables = run.variables(arguments.network)
+    if not algorithm.labeled:  # its classifier was never trained
+        variables = encoder(variables, algorithm, algorithm.heads)
+    kept, naming = nameable(variables, algorithm.heads, arguments.naming)
+    write_weights(arguments.output, to_torch(jax.device_get(kept), naming=naming))
+    network = arguments.network or algorithm.evaluated
+    left_out = [head for head in algorithm.heads if head not in kept["params"]]
+    without = f", without the head {' and '.join(left_out)}" if left_out else ""
+    print(f"wrote {arguments.output}: {network} of step {run.step}, {naming} names{without}")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -224,6 +271,7 @@ def _describe(arguments: argparse.Namespace) -> None:
 
 def _show_augment(arguments: argparse.Namespace) -> None:
     import jax
+    import numpy as np
 
     from jaxmatch.augment.sheet import contact_sheet
     from jaxmatch.build import build_algorithm, build_transforms, load_data
@@ -234,7 +282,7 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     algorithm = build_algorithm(config)
     views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}
     source = load_data(config).source
-    images = source.images[:: max(1, len(source.images) // 8)][:8]
+    images = np.asarray(source.images[:: max(1, len(source.images) // 8)][:8])
     contact_sheet(images, views, jax.random.key(config.seed)).save(arguments.output)
     print(f"wrote {arguments.output}")
 

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,9 @@ from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 from ml_collections.config_flags import config_flags
 
+from jaxmatch import scaling
 from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.argument import ARGUMENT_KEYS, parse_argument
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.randaugment import RandAugment
@@ -33,8 +36,7 @@ from jaxmatch.optim import Ema, Optim
 from jaxmatch.presets import DATASETS, PRESETS, preset_values
 
 # What a run computes does not depend on these, so another value continues the same run.
-NOT_IDENTITY = {"devices", "wandb"}
-ARGUMENT_KEYS = ("labels", "seed", "preset", "split")
+NOT_IDENTITY = {"devices", "memory_placement", "wandb", "workers"}
 # View roles with a contrastive pipeline each: the usual one, BYOL's other and SwAV's small crops.
 CONTRASTS = ("contrast", "second", "small")
 
@@ -52,6 +54,8 @@ def defaults() -> dict[str, Any]:
         "save_every": 8192,
         "keep": 3,
         "devices": 0,
+        "memory_placement": "auto",
+        "workers": 0,
         "wandb": "",
         "init_from": "",
         "init_heads": (),
@@ -72,6 +76,8 @@ def defaults() -> dict[str, Any]:
             "directory": "",
             "extra": False,
             "strict": False,
+            "stream": False,
+            "center_crop": 1.0,
         },
         "model": {"name": "wide_resnet", **model_settings("wide_resnet")},
         "views": {
@@ -181,7 +187,13 @@ def stages_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 def stage_folders(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-    """The stages by the name of their folder inside the run's."""
+    """The stages by the name of their folder inside the run's.
+
+    Raises InputError on a name that would lead elsewhere.
+    """
+    for name in stages_of(config):
+        if name and not re.fullmatch(r"\w+", name):
+            raise InputError(f"a stage cannot be called {name!r}: use letters, digits and _.")
     return {f"{n}_{name}": stage for n, (name, stage) in enumerate(stages_of(config).items(), 1)}
 
 
@@ -192,39 +204,21 @@ def set_model(config: ConfigDict, name: str) -> None:
     config.model = ConfigDict({"name": name, **model_settings(name)})
 
 
-def parse_argument(argument: str) -> tuple[str, dict[str, str]]:
-    """Split ``DATA[,key=value]*`` into the data set and the values, checked."""
-    data, *pairs = argument.split(",")
-    if not data:
-        raise InputError(f"the config argument needs a data set first: {suggest('', DATASETS)}")
-    chosen = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if key not in ARGUMENT_KEYS or not equals or not value:
-            raise InputError(
-                f"cannot read {pair!r} in the config argument, which is DATA,key=value,...; "
-                f"{suggest(key, ARGUMENT_KEYS)}"
-            )
-        chosen[key] = value
-    for key in ("labels", "seed"):
-        value = chosen.get(key, "0")
-        if not value.isdecimal() and not (key == "labels" and value == "all"):
-            raise InputError(f"{key}={value} is not a whole number{' or all' * (key == 'labels')}.")
-    return data, chosen
-
-
 def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:
     """The configuration that ``--config=CONFIG`` and the flags ``--config.key=value`` describe.
 
     Returns:
-        The configuration, and a note for each override that contradicts its preset.
+        The configuration, and a note for each value that ``scale=`` in CONFIG's argument changed
+        (:mod:`jaxmatch.scaling`) and for each override that contradicts its preset.
 
     Raises:
         InputError: if the file, a key or a value is wrong.
     """
     path, _, argument = config.partition(":")
+    argument, factor, rule = scaling.split_argument(argument)
     module = load_module(path)
     result = module.get_config(argument) if argument else module.get_config()
+    scaled = scaling.scale(result, factor, rule)
     _choose_models(result, overrides)
     known = flatten(result)
     for override in overrides:
@@ -248,7 +242,7 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         for key, value in chosen.items()
         if key in default and default[key] != value
     ]
-    return result, notes
+    return result, [note for note in scaled if note.split(":")[0] not in chosen] + notes
 
 
 def _preset_of(module: Any, argument: str, chosen: ConfigDict) -> dict[str, Any]:
@@ -392,7 +386,8 @@ def run_name(config: ConfigDict) -> str:
     data = last.data.name.removeprefix("tfds:")
     kind, colon, path = data.partition(":")
     data = f"{kind}-{Path(path).stem}" if colon else data
-    return f"{config.recipe}-{data}-{last.data.labels}-s{config.seed}-{digest}"
+    name = f"{config.recipe}-{data}-{last.data.labels}-s{config.seed}-{digest}"
+    return re.sub(r"[^\w.+=-]", "_", name)  # one folder, whatever the values
 
 
 def _fields(kind: type) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 
 from jaxmatch import build
 from jaxmatch.config import stage_folders
+from jaxmatch.data import streaming
 from jaxmatch.data.resident import resident
 from jaxmatch.dispatch import make_call
-from jaxmatch.parallel import tree_bytes, use_all_cores
+from jaxmatch.parallel import device_bytes, tree_bytes, use_all_cores
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:
@@ -27,8 +28,11 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
     images = resident(data.source, data.split, config.data.include_labeled)
+    examples: Any = images
+    if config.data.stream:
+        examples = streaming.shapes(build.build_plan(config, parts, images), parts.mesh)
     call = make_call(build.build_step(config, parts, optimizer), build.examples_of(parts), 1)
-    lowered = jax.jit(call).lower(state, images._replace(frozen=build.stand_ins(parts, state)))
+    lowered = jax.jit(call).lower(state, examples._replace(frozen=build.stand_ins(parts, state)))
     cost: Any = lowered.cost_analysis() or {}
     return {
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params)),
@@ -38,10 +42,10 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         },
         "bytes": {
             **{
-                name: tree_bytes(getattr(state, name))
+                name: device_bytes(getattr(state, name), parts.mesh, config.memory_placement)
                 for name in ("params", "stats", "teacher", "optimizer", "memory", "policy")
             },
-            "images": tree_bytes(images),
+            "images": tree_bytes(examples),
         },
         "operations_per_step": cost.get("flops"),
         "batch": {"labeled": parts.spec.labeled_batch, "unlabeled": parts.spec.unlabeled_batch},

@@ -79,30 +79,33 @@ def compile_call(
     steps_per_call: int,
     mesh: Mesh,
     places: PyTree,
-) -> Callable[[TrainState, PyTree], tuple[TrainState, Meter]]:
-    """:func:`make_call` jitted over ``mesh`` and the state donated.
+    data_places: PyTree | None = None,
+) -> Callable[[TrainState, Callable[[], PyTree]], tuple[TrainState, Meter]]:
+    """:func:`make_call` jitted over ``mesh``, the state donated: (state, feed) -> (state, meter).
 
-    ``places`` are the shardings of the state (:func:`~jaxmatch.parallel.state_shardings`); all else
-    is on every device.
+    ``feed()`` gives the data of the next step. ``places`` are the shardings of the state
+    (:func:`~jaxmatch.parallel.state_shardings`); all else is on every device, but for data that
+    differs from step to step, whose shardings are ``data_places``.
 
-    On a CPU the host dispatches every step: XLA computes convolutions inside a loop there by a
-    path that is over ten times slower (jax-ml/jax#12868).
+    The host dispatches every step of such data, and on a CPU, where XLA computes convolutions
+    inside a loop by a path that is over ten times slower (jax-ml/jax#12868).
     """
     everywhere = replicated(mesh)
-    scanned = 1 if mesh.devices.flat[0].platform == "cpu" else steps_per_call
+    each = data_places is not None or mesh.devices.flat[0].platform == "cpu"
+    scanned = 1 if each else steps_per_call
     call = jax.jit(
         make_call(step, examples_of, scanned),
-        in_shardings=(places, everywhere),
+        in_shardings=(places, everywhere if data_places is None else data_places),
         out_shardings=(places, everywhere),
         donate_argnums=0,
     )
     add = jax.jit(merge, out_shardings=everywhere, donate_argnums=0)
 
-    def run(state: TrainState, data: PyTree) -> tuple[TrainState, Meter]:
+    def run(state: TrainState, feed: Callable[[], PyTree]) -> tuple[TrainState, Meter]:
         with jax.transfer_guard("disallow"):
-            state, meter = call(state, data)
+            state, meter = call(state, feed())
             for _ in range(steps_per_call // scanned - 1):
-                state, new = call(state, data)
+                state, new = call(state, feed())
                 meter = add(meter, new)
         return state, meter
 

@@ -9,14 +9,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmatch.augment.views import normalize
-from jaxmatch.parallel import replicated, shard_batch
+from jaxmatch.data.lazy import Images, LazyImages
+from jaxmatch.parallel import from_processes, process_share, put, replicated, shard_batch
 from jaxmatch.types import Array, Network, Outputs, PyTree
 
 BATCH = 500
 
 
-Evaluate = Callable[[PyTree, Array | np.ndarray], np.ndarray]
-Embed = Callable[[PyTree, Array | np.ndarray], dict[str, np.ndarray]]
+Evaluate = Callable[[PyTree, Array | Images], np.ndarray]
+Embed = Callable[[PyTree, Array | Images], dict[str, np.ndarray]]
 
 
 def make_predict(
@@ -47,24 +48,47 @@ def _make(
     std: Sequence[float],
     mesh: Mesh,
     batch: int,
-) -> Callable[[PyTree, Array | np.ndarray], Any]:
+) -> Callable[[PyTree, Array | Images], Any]:
     """What ``read`` takes from the outputs of all images, in their order.
+
+    Lazy images are decoded here, by each process those of its own devices.
 
     The last batch is filled up with the first images, whose second answer is dropped.
     """
+
+    def answers(variables: PyTree, images: Array) -> PyTree:
+        found = read(network(variables, normalize(images, mean, std), train=False)[0])
+        # Every process needs the answers of all.
+        return jax.lax.with_sharding_constraint(found, replicated(mesh))
 
     @jax.jit
     def one(variables: PyTree, images: Array, start: Array) -> PyTree:
         width = _width(images.shape[0], batch, mesh.size)
         index = shard_batch((start + jnp.arange(width)) % images.shape[0], mesh)
-        inputs = normalize(images[index], mean, std)
-        return read(network(variables, inputs, train=False)[0])
+        return answers(variables, images[index])
 
-    def run(variables: PyTree, images: Array | np.ndarray) -> PyTree:
-        images = jax.device_put(images, replicated(mesh))
+    @jax.jit
+    def decoded(variables: PyTree, images: Array) -> PyTree:
+        return answers(variables, images)
+
+    def run(variables: PyTree, images: Array | Images) -> PyTree:
         count = images.shape[0]
-        starts = range(0, count, _width(count, batch, mesh.size))
-        parts = [one(variables, images, jnp.asarray(start)) for start in starts]
+        width = _width(count, batch, mesh.size)
+        starts = range(0, count, width)
+        if isinstance(images, LazyImages):
+            first, own = process_share(width, mesh)
+
+            def rows(start: int) -> Array:
+                index = (start + first + np.arange(own)) % count
+                return from_processes(np.asarray(images[index]), width, mesh)
+
+            parts = []
+            for start in starts:  # the host decodes the next while the device works on some
+                parts.append(decoded(variables, rows(start)))
+                jax.block_until_ready(parts[-2:][0])
+        else:
+            images = put(images, replicated(mesh))
+            parts = [one(variables, images, np.int32(start)) for start in starts]
         return jax.tree.map(lambda *rows: np.concatenate(rows)[:count], *jax.device_get(parts))
 
     return run

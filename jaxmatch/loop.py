@@ -3,9 +3,8 @@
 import contextlib
 import json
 import logging
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxmatch import build, stages
+from jaxmatch import build, distributed, stages, transfer
 from jaxmatch import config as configuration
 from jaxmatch.augment import ctaugment
 from jaxmatch.checkpoint import Checkpoints
 from jaxmatch.classifier import load
 from jaxmatch.curves import plot
-from jaxmatch.data import splits
+from jaxmatch.data import splits, streaming
+from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import resident
 from jaxmatch.dispatch import Meter, compile_call, means, watched
 from jaxmatch.errors import InputError, NonFiniteError, Terminated
@@ -28,14 +28,15 @@ from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
 from jaxmatch.frozen import frozen_runs, load_frozen
 from jaxmatch.metrics import MetricsLog, open_wandb, summarise, write_json
 from jaxmatch.monitor import collapsed
-from jaxmatch.parallel import check_memory, replicated, state_shardings, use_all_cores
+from jaxmatch.parallel import check_memory, put, replicated, state_shardings, use_all_cores
 from jaxmatch.probe import Sets, measure, probe_sets
-from jaxmatch.progress import Progress
-from jaxmatch.transfer import check_encoder, given, source_folder, transfer, wanted
+from jaxmatch.progress import SILENT, Progress
+from jaxmatch.termination import termination_noted
 from jaxmatch.types import PyTree, TrainState
 
 log = logging.getLogger(__name__)
 
+DUE = ("log", "eval", "save")  # each at its own period
 # While a label-free method trains, k-NN uses at most so many training and test images.
 KNN_MEMORY, KNN_QUERIES = 4000, 1000
 
@@ -75,11 +76,15 @@ def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, An
     parts = replace(parts, frozen=frozen.networks)
     with (
         Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints,
-        _sigterm_noted() as terminated,
+        termination_noted() as terminated,
     ):
         run = _Run(config, folder, data, parts, frozen.variables, checkpoints, started)
-        write_json(folder / "config.json", {**configuration.to_json(config), "facts": facts})
-        splits.write(split_file, data.split)
+        settings = {**configuration.to_json(config), "facts": facts}
+        distributed.check_same("configuration or data", json.dumps(settings) + data.split.hash)
+        distributed.check_shared(folder)
+        if distributed.leader():
+            write_json(folder / "config.json", settings)
+            splits.write(split_file, data.split)
         return run.go(terminated)
 
 
@@ -89,10 +94,13 @@ def _train_stages(config: ConfigDict, folder: Path) -> dict[str, Any]:
         finished(stage, folder / name)  # refuses a folder of another configuration
         frozen_runs(stage, folder / name)
     stages.check(config)
-    write_json(folder / "config.json", configuration.to_json(config))
+    distributed.synchronize("stages checked")
+    if distributed.leader():
+        write_json(folder / "config.json", configuration.to_json(config))
     summaries = {name: train(stage, folder / name) for name, stage in parts.items()}
     summary = stages.summarise(summaries)
-    write_json(folder / "summary.json", summary)
+    if distributed.leader():
+        write_json(folder / "summary.json", summary)
     return summary
 
 
@@ -140,17 +148,26 @@ class _Run:
         def init() -> TrainState:
             return build.build_state(config, parts, optimizer)
 
-        self.places = state_shardings(jax.eval_shape(init), parts.mesh)
+        placement = config.memory_placement
+        self.places = state_shardings(jax.eval_shape(init), parts.mesh, placement)
         self.init = jax.jit(init, out_shardings=self.places)
+        images = resident(data.source, data.split, config.data.include_labeled)
+        images = images._replace(frozen=put(frozen, everywhere) if frozen else None)
+        self.plan: Plan | None = None
+        if config.data.stream:
+            self.plan = build.build_plan(config, parts, images)
+            self.data = streaming.shapes(self.plan, parts.mesh)._replace(frozen=images.frozen)
+        else:
+            self.data = images = put(images, everywhere)
+        self.unlabeled_images = images.unlabeled_images
         self.call = compile_call(
             build.build_step(config, parts, optimizer),
             build.examples_of(parts),
             config.steps_per_call,
             parts.mesh,
             self.places,
+            streaming.places(self.data) if self.plan else None,
         )
-        images = resident(data.source, data.split, config.data.include_labeled)
-        self.data = jax.device_put(images._replace(frozen=frozen or None), everywhere)
         self.predict = make_predict(parts.network, parts.mean, parts.std, parts.mesh)
         self.features = make_features(parts.network, parts.mean, parts.std, parts.mesh)
         self.embed = make_embed(parts.network, parts.mean, parts.std, parts.mesh)
@@ -164,29 +181,34 @@ class _Run:
         if data.validation_images is not None:
             self.held_out["validation"] = (data.validation_images, data.validation_labels)
         self.held_out = {
-            name: (jax.device_put(images, everywhere), labels)
+            name: (images if self.plan else put(images, everywhere), labels)
             for name, (images, labels) in self.held_out.items()
         }
         # Tracing meets what cannot work before anything is written; the compilation reuses it.
         self.shapes = jax.eval_shape(self.init)
-        jax.eval_shape(self.call, self.shapes, self.data)
-        check_memory(parts.mesh, {"memory": self.shapes.memory, "state": self.shapes})
+        jax.eval_shape(lambda state, data: self.call(state, lambda: data), self.shapes, self.data)
+        check_memory(parts.mesh, {"memory": self.shapes.memory, "state": self.shapes}, placement)
         self.trunk = None
         if config.init_from and not checkpoints.steps():
             self.trunk = self.read_trunk()
 
-    def go(self, terminated: list[bool]) -> dict[str, Any]:
+    def go(self, terminated: Callable[[int], bool]) -> dict[str, Any]:
         config = self.config
         wandb = None
-        if config.wandb:
+        if config.wandb and distributed.leader():
             wandb = open_wandb(config.wandb, self.folder, configuration.to_json(config))
         state, first = self.begin()
         if first == 0:
             state = self.refreshed(state, first)
-        with (
-            MetricsLog(self.folder, resume_step=first, wandb=wandb) as record,
-            Progress(config.steps, first, self.folder, self.folder.name) as progress,
-        ):
+        with contextlib.ExitStack() as opened:
+            record = progress = SILENT
+            if distributed.leader():
+                record = opened.enter_context(
+                    MetricsLog(self.folder, resume_step=first, wandb=wandb)
+                )
+                progress = opened.enter_context(
+                    Progress(config.steps, first, self.folder, self.folder.name)
+                )
             if first:
                 progress.message(f"continuing from the checkpoint of step {first}")
             # The losses since the last line before a restart are not in the next line's means.
@@ -195,18 +217,16 @@ class _Run:
             pending: Meter | None = None
             mark, mark_step = time.monotonic(), first
             stride = config.steps_per_call
+            feed = opened.enter_context(self.feed(first))
             for step in range(first + stride, config.steps + 1, stride):
-                state, meter = self.call(state, self.data)
+                state, meter = self.call(state, feed)
                 state = self.refreshed(state, step)
                 if pending is not None:
                     self.collect(pending, interval)
                 pending = meter
                 last = step == config.steps
-                stop = bool(terminated)
-                due = {
-                    name: last or step % config[f"{name}_every"] == 0
-                    for name in ("log", "eval", "save")
-                }
+                stop = terminated(step)
+                due = {kind: last or step % config[f"{kind}_every"] == 0 for kind in DUE}
                 if not (any(due.values()) or stop):
                     continue
                 self.collect(pending, interval)
@@ -241,14 +261,24 @@ class _Run:
                     )
             self.checkpoints.wait()
             lines = record.lines()
-        plot({self.folder.name: lines}, self.folder / "curves.png")
         probe = None
         if self.probed is not None:
             probe = self.probe(state, probe_sets(self.source), linear=True)
-        seconds = earlier + time.monotonic() - self.started
-        summary = self.summary(lines, probe, state.policy, seconds)
-        write_json(self.folder / "summary.json", summary)
-        return summary
+        if distributed.leader():
+            plot({self.folder.name: lines}, self.folder / "curves.png")
+            seconds = earlier + time.monotonic() - self.started
+            summary = self.summary(lines, probe, state.policy, seconds)
+            write_json(self.folder / "summary.json", summary)
+        distributed.synchronize("summary written")
+        return json.loads((self.folder / "summary.json").read_text())
+
+    def feed(self, first: int) -> contextlib.AbstractContextManager[Callable[[], PyTree]]:
+        """What gives the data of step ``first`` and, at each call, of the next."""
+        if self.plan is None:
+            return contextlib.nullcontext(lambda: self.data)
+        config, mesh, frozen = self.config, self.parts.mesh, self.data.frozen
+        options = {"strict": config.data.strict, "frozen": frozen}
+        return streaming.Feed(self.plan, mesh, first, config.steps, config.workers, **options)
 
     def begin(self) -> tuple[TrainState, int]:
         """The newest checkpoint's state and step, or the initial state and 0."""
@@ -262,7 +292,7 @@ class _Run:
             return restored
         state = self.init()
         if self.trunk is not None:
-            state, self.trunk = transfer(state, self.trunk), None
+            state, self.trunk = transfer.transfer(state, self.trunk), None
         return state, 0
 
     def due_refresh(self, step: int) -> bool:
@@ -278,16 +308,18 @@ class _Run:
         if not self.due_refresh(step):
             return state
         algorithm: Any = self.parts.algorithm
-        images = self.data.unlabeled_images
-        memory = algorithm.refresh(state, lambda net: self.embed(net, images))
-        return state.replace(memory=jax.device_put(memory, self.places.memory))
+        memory = algorithm.refresh(state, lambda net: self.embed(net, self.unlabeled_images))
+        return state.replace(memory=put(memory, self.places.memory))
 
     def read_trunk(self) -> PyTree:
-        """The encoder of the run that ``config.init_from`` names; InputError where it differs."""
-        name = self.config.init_from
-        source = load(source_folder(name, self.folder))
-        trunk = given(source.variables(), source.parts.algorithm, self.config)
-        check_encoder(trunk, wanted(self.shapes.student(), self.parts.algorithm, self.config), name)
+        """The encoder that ``config.init_from`` names; InputError where it differs."""
+        config, algorithm = self.config, self.parts.algorithm
+        name, student = config.init_from, self.shapes.student()
+        if transfer.names_weights(name):
+            return transfer.read_encoder(name, transfer.wanted(student, algorithm, config))
+        source = load(transfer.source_folder(name, self.folder))
+        trunk = transfer.given(source.variables(), source.parts.algorithm, config)
+        transfer.check_encoder(trunk, transfer.wanted(student, algorithm, config), name)
         return trunk
 
     @property
@@ -366,18 +398,3 @@ def _networks(state: TrainState) -> dict[str, PyTree]:
 @jax.jit
 def _finite(tree: PyTree) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-
-
-@contextlib.contextmanager
-def _sigterm_noted() -> Iterator[list[bool]]:
-    """A list that is no longer empty once SIGTERM came, while the block runs."""
-    noted: list[bool] = []
-    try:
-        before = signal.signal(signal.SIGTERM, lambda number, frame: noted.append(True))
-    except ValueError:  # not the main thread: signals are the caller's
-        yield noted
-        return
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGTERM, before)

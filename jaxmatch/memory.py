@@ -11,9 +11,21 @@ from jaxmatch.errors import InputError
 from jaxmatch.similarity import normalize
 from jaxmatch.types import Array, PyTree
 
+# Large memories of rows are padded to a multiple of this, so that any usual number of devices
+# divides them.
+MULTIPLE = 1024
+
+
+def padded(count: int) -> int:
+    """The next multiple of :data:`MULTIPLE`."""
+    return -(-count // MULTIPLE) * MULTIPLE
+
 
 class Bank(NamedTuple):
-    """An embedding of each labeled example, with its true label from the start."""
+    """An embedding of each labeled example, with its true label from the start.
+
+    Further rows may pad it, which are never filled.
+    """
 
     embeddings: Array  # [n d] unit rows; zeros where not filled
     labels: Array  # [n] int32
@@ -21,11 +33,16 @@ class Bank(NamedTuple):
 
 
 def make_bank(labels: Sequence[int], width: int) -> Bank:
-    """An empty bank of embeddings of ``width`` for the labeled examples, in index order."""
+    """An empty bank of embeddings of ``width`` for the labeled examples, in index order.
+
+    Padded, with label 0, where that adds less than an eighth.
+    """
+    count = len(labels)
+    rows = padded(count) if count > 8 * MULTIPLE else count
     return Bank(
-        jnp.zeros((len(labels), width), float),
-        jnp.asarray(np.asarray(labels, np.int32)),
-        jnp.zeros(len(labels), bool),
+        jnp.zeros((rows, width), float),
+        jnp.asarray(np.pad(np.asarray(labels, np.int32), (0, rows - count))),
+        jnp.zeros(rows, bool),
     )
 
 

@@ -11,15 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxmatch.errors import InputError
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.memory import Bank
 from jaxmatch.per_example import PerExample
 from jaxmatch.types import PyTree
 
 log = logging.getLogger(__name__)
 
 THREADS_A_CORE = 8
+PLACEMENTS = ("auto", "replicated", "sharded")
 # Per-example memories up to this size are cheaper to keep on every device than to exchange.
 SPREAD_BYTES = 64 * 2**20
+SPREADABLE = (PerExample, Bank)
 
 
 def use_all_cores() -> None:
@@ -50,10 +53,12 @@ def make_mesh(devices: int, *batches: int) -> Mesh:
     Raises:
         InputError: if the devices do not exist or do not divide the batches.
     """
-    present = jax.devices()
+    present, processes = jax.devices(), jax.process_count()
     count = devices or len(present)
     if count > len(present):
         raise InputError(f"devices={count} asked for, but JAX sees {len(present)}; lower it.")
+    if count % processes:
+        raise InputError(f"devices={count} is not a multiple of the {processes} processes.")
     divisor = int(np.gcd.reduce([batch for batch in batches if batch] or [count]))
     if divisor % count:
         if devices or present[0].platform != "cpu":
@@ -61,14 +66,28 @@ def make_mesh(devices: int, *batches: int) -> Mesh:
                 f"batch sizes {', '.join(map(str, batches))} do not divide over {count} devices; "
                 f"change data.batch_size or set devices to a divisor of {divisor}."
             )
-        count = max(n for n in range(1, count + 1) if divisor % n == 0)
+        count = max(
+            (n for n in range(processes, count + 1, processes) if divisor % n == 0), default=0
+        )
+        if not count:
+            raise InputError(
+                f"batch sizes {', '.join(map(str, batches))} do not divide over {processes} "
+                "processes; change data.batch_size or use fewer."
+            )
         log.warning(
             "Using %d of %d CPU devices, as the batch divides by no more.", count, len(present)
         )
+    if processes > 1:  # as many of each
+        each = count // processes
+        present = [
+            device
+            for process in range(processes)
+            for device in [one for one in present if one.process_index == process][:each]
+        ]
     return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=present[:count])
 
 
-def check_memory(mesh: Mesh, trees: Mapping[str, PyTree]) -> None:
+def check_memory(mesh: Mesh, trees: Mapping[str, PyTree], placement: str = "auto") -> None:
     """Refuse arrays that no device has room for, before any is made.
 
     ``trees`` are shapes by name, each a part of the last one; what :func:`state_shardings` puts on
@@ -80,7 +99,7 @@ def check_memory(mesh: Mesh, trees: Mapping[str, PyTree]) -> None:
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
     else:
         limit = (device.memory_stats() or {}).get("bytes_limit")
-    sizes = {name: device_bytes(tree, mesh) for name, tree in trees.items()}
+    sizes = {name: device_bytes(tree, mesh, placement) for name, tree in trees.items()}
     if limit is not None and max(sizes.values()) > limit:
         listed = ", ".join(f"{name} {size:,} bytes" for name, size in sizes.items())
         raise InputError(
@@ -98,9 +117,9 @@ def tree_bytes(tree: PyTree) -> int:
     )
 
 
-def device_bytes(shapes: PyTree, mesh: Mesh) -> int:
+def device_bytes(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> int:
     """Bytes of a state, or a part of one, on each device."""
-    shardings = state_shardings(shapes, mesh)
+    shardings = state_shardings(shapes, mesh, placement)
     local = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(leaf.shape), leaf.dtype),
         shapes,
@@ -109,27 +128,45 @@ def device_bytes(shapes: PyTree, mesh: Mesh) -> int:
     return tree_bytes(local)
 
 
-def state_shardings(shapes: PyTree, mesh: Mesh) -> PyTree:
-    """Where each array of a state lives: on every device, or spread over them.
+def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTree:
+    """Where each array of a state lives: on every device, or its rows spread over them.
 
-    Spread are only the rows of a :class:`~jaxmatch.per_example.PerExample` memory of more than
-    ``SPREAD_BYTES`` that the devices divide; steps read and write them by index with exchanges of
-    the size of a batch. ``shapes`` is a tree of arrays or their shapes.
+    Only a :class:`~jaxmatch.per_example.PerExample` memory and a :class:`~jaxmatch.memory.Bank` are
+    ever spread. Steps read and write rows of the former, and compare a batch with each part of the
+    latter, by exchanges of the size of a batch.
+
+    Args:
+        shapes: a tree of arrays or their shapes.
+        mesh: the devices.
+        placement: ``config.memory_placement``: "replicated", "sharded", or "auto", which spreads
+            per-example memories of more than ``SPREAD_BYTES`` that the devices divide.
+
+    Raises:
+        InputError: on an unknown placement, or if "sharded" rows do not divide.
     """
+    if placement not in PLACEMENTS:
+        hint = suggest(placement, PLACEMENTS)
+        raise InputError(f"unknown memory_placement {placement!r}; {hint}")
+
+    def spread(node: PyTree) -> bool:
+        if placement == "replicated" or not isinstance(node, SPREADABLE):
+            return False
+        rows = {leaf.shape[0] if leaf.shape else 0 for leaf in jax.tree.leaves(node)}
+        uneven = [count for count in rows if count % mesh.size or not count]
+        if placement == "auto":
+            return isinstance(node, PerExample) and tree_bytes(node) > SPREAD_BYTES and not uneven
+        if uneven:
+            raise InputError(
+                f"memory_placement=sharded cannot divide {uneven[0]} rows over {mesh.size} devices;"
+                " use auto, or another number of devices."
+            )
+        return True
 
     def sharding(node: PyTree) -> PyTree:
-        spread = (
-            isinstance(node, PerExample)
-            and tree_bytes(node) > SPREAD_BYTES
-            and all(
-                len(leaf.shape) > 0 and leaf.shape[0] % mesh.size == 0
-                for leaf in jax.tree.leaves(node)
-            )
-        )
-        one = over_batch(mesh) if spread else replicated(mesh)
+        one = over_batch(mesh) if spread(node) else replicated(mesh)
         return jax.tree.map(lambda _: one, node)
 
-    return jax.tree.map(sharding, shapes, is_leaf=lambda node: isinstance(node, PerExample))
+    return jax.tree.map(sharding, shapes, is_leaf=lambda node: isinstance(node, SPREADABLE))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -140,6 +177,47 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """Axis number ``axis`` split over the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def put(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Arrays that every process holds whole, as global arrays of ``shardings``.
+
+    Each process copies its own part; unlike ``jax.device_put``, nothing is compared between them.
+    ``shardings`` is one for all arrays, or a tree of them.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def one(leaf: PyTree, sharding: NamedSharding) -> PyTree:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            words = one(jax.random.key_data(leaf), sharding)
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda leaf: one(leaf, shardings), tree)
+    return jax.tree.map(one, tree, shardings)
+
+
+def process_share(batch: int, mesh: Mesh) -> tuple[int, int]:
+    """The first of this process's examples in a batch that is split over ``mesh``, and how many."""
+    places = [
+        place
+        for place, device in enumerate(mesh.devices.flat)
+        if device.process_index == jax.process_index()
+    ]
+    each = batch // mesh.size
+    return min(places) * each, len(places) * each
+
+
+def from_processes(rows: np.ndarray, size: int, mesh: Mesh) -> jax.Array:
+    """An array [size ...] split over ``mesh``, of which each process has its share of ``rows``."""
+    place, shape = over_batch(mesh), (size, *rows.shape[1:])
+    with jax.transfer_guard("allow"):  # the train step forbids those that nobody asked for
+        return jax.make_array_from_process_local_data(place, rows, shape)
 
 
 def shard_batch(tree: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:

@@ -10,27 +10,23 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmatch.errors import InputError
-from jaxmatch.memory import last_of_each
+from jaxmatch.memory import last_of_each, padded
 from jaxmatch.types import Array, PyTree
-
-# Rows are padded to a multiple of this, so that any usual number of devices divides them.
-MULTIPLE = 1024
 
 
 @struct.dataclass
 class PerExample:
     """A row for each example, in index order, and some that pad them."""
 
-    rows: PyTree  # leaves [n ...], n a multiple of MULTIPLE
+    rows: PyTree  # leaves [n ...], n a multiple of memory.MULTIPLE
 
 
 def make_rows(count: int, **start: Array) -> PerExample:
     """Rows for ``count`` examples by name; ``start`` are the values of one row."""
-    padded = -(-count // MULTIPLE) * MULTIPLE
 
     def repeated(value: Array) -> Array:
         value = jnp.asarray(value)
-        return jnp.broadcast_to(value, (padded, *value.shape))
+        return jnp.broadcast_to(value, (padded(count), *value.shape))
 
     return PerExample({name: repeated(value) for name, value in start.items()})
 

@@ -5,6 +5,9 @@ from typing import Any
 PRESETS = ("jaxmatch", "google", "torchssl", "usb")
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET_IMAGES = 1_281_167
+TENTH = 128_116  # labels of the 10% list; that of 1% has 12,811
+IMAGENET_CALL = 50  # steps between two looks at the metrics
 CIFAR10 = ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255))
 CIFAR100 = ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255))
 SVHN = ((0.4380, 0.4440, 0.4730), (0.1751, 0.1771, 0.1744))
@@ -49,6 +52,11 @@ DATASETS: dict[str, dict[str, Any]] = {
         "views.small.flip": 0.0,
     },
     "tfds:stl10": {"data.labels": "40", "model.groups": 4, "model.first_stride": 2},
+    "tfds:imagenet2012": {
+        "data.stream": True,
+        "data.image_size": 224,
+        "data.center_crop": 0.875,  # of 256 pixels the central 224
+    },
 }
 TORCHSSL_SCALE = {
     "tfds:cifar10": CIFAR10,
@@ -57,6 +65,33 @@ TORCHSSL_SCALE = {
     "tfds:stl10": STL10,
 }
 USB_SCALE = {**TORCHSSL_SCALE, "tfds:cifar10": IMAGENET}
+
+
+def imagenet(epochs: float, unlabeled_batch: int, labels: str = "") -> dict[str, Any]:
+    """A run of ``epochs`` over ImageNet's unlabeled images on a ResNet-50, evaluated at each.
+
+    Args:
+        epochs: passes over the training images without the labeled ones, whole batches only.
+        unlabeled_batch: images of a step.
+        labels: their number in the ``--config`` argument; by default 10% of the images.
+    """
+    labeled = int(labels) if labels.isdecimal() else TENTH
+    epoch = (IMAGENET_IMAGES - labeled) // unlabeled_batch
+    period = max(1, epoch // IMAGENET_CALL) * IMAGENET_CALL
+    return {
+        "steps": max(1, round(epochs * epoch / IMAGENET_CALL)) * IMAGENET_CALL,
+        "steps_per_call": IMAGENET_CALL,
+        "log_every": 2 * IMAGENET_CALL,
+        "eval_every": period,
+        "save_every": period,
+        "data.labels": str(TENTH),
+        "data.include_labeled": False,
+        "data.mean": IMAGENET[0],
+        "data.std": IMAGENET[1],
+        "model.name": "resnet50",
+        "optim.decay": "all",
+        "optim.weight_decay": 1e-4,
+    }
 
 
 def preset_values(preset: str, data: str) -> dict[str, Any]:

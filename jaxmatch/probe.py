@@ -16,6 +16,7 @@ import optax
 
 from jaxmatch.build import load_data
 from jaxmatch.classifier import Classifier, load
+from jaxmatch.data.lazy import Images
 from jaxmatch.data.sources import Source
 from jaxmatch.data.splits import read
 from jaxmatch.errors import InputError
@@ -34,7 +35,7 @@ TOLERANCE = 1e-4  # of the gradient's norm, where the loss is of the order of 1
 class Labeled(NamedTuple):
     """Images with their true classes."""
 
-    images: Array | np.ndarray  # [n h w 3] uint8
+    images: Array | Images  # [n h w 3] uint8
     labels: np.ndarray  # [n] int32, none unknown
 
 

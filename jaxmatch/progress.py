@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from rich import progress as bars
 from rich.console import Console, Group, RenderableType
@@ -149,6 +149,26 @@ def describe(metrics: Mapping[str, float]) -> str:
         losses = f"loss {total:.4g}" + (f" ({losses})" if losses else "")
     shares = [f"{word} {metrics[key]:.1%}" for key, word in _SHARES.items() if key in metrics]
     return ", ".join(filter(None, [losses, *shares]))
+
+
+class Silent:
+    """Stands for the record and the display of a run in processes that write neither."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def update(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+    def lines(self) -> list[dict[str, Any]]:
+        """None: only the process that writes them reads them."""
+        return []
+
+
+SILENT = Silent()
 
 
 class _Messages(logging.Handler):

@@ -7,6 +7,7 @@ Contrastive Graph Regularization", ICCV 2021, https://arxiv.org/abs/2011.11183.
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 
 from jaxmatch.types import Array
 
@@ -68,7 +69,10 @@ def unfold(log_instance: Array, log_semantic: Array, labels: Array) -> Array:
     Returns:
         [b n].
     """
-    return jax.nn.log_softmax(log_instance + log_semantic[:, labels])
+    # Where the bank is spread over the devices, the looked-up values would else move, not the few
+    # that they are looked up from.
+    log_instance, semantic = shard_alike(log_instance, log_semantic[:, labels])
+    return jax.nn.log_softmax(log_instance + semantic)
 
 
 def aggregate(instance: Array, labels: Array, classes: int) -> Array:

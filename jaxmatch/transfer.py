@@ -1,5 +1,10 @@
-"""Starting a run from the encoder of another: its trunk, and heads where both have them."""
+"""Starting a run from the encoder of another: its trunk, and heads where both have them.
 
+Or from a file of PyTorch weights, ``init_from=FILE.safetensors`` or ``FILE.npz``. Where a file
+holds several networks, ``FILE#PREFIX`` tells which, such as ``FILE.safetensors#ema.``.
+"""
+
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +14,14 @@ import jax.numpy as jnp
 
 from jaxmatch.errors import InputError
 from jaxmatch.models.heads import KEPT, hidden_layers
+from jaxmatch.models.torch_weights import find_network, from_torch
+from jaxmatch.models.weight_files import PICKLES, SUFFIXES, read_weights
+from jaxmatch.parallel import put
 from jaxmatch.types import Algorithm, PyTree, TrainState
 
 PREVIOUS = "stage:"  # begins an ``init_from`` that names a stage in the same run folder
+_SUFFIX = "|".join(re.escape(suffix) for suffix in SUFFIXES + PICKLES)
+_FILE = re.compile(rf"(?P<path>.+({_SUFFIX}))(#(?P<prefix>[^/#]*))?")
 
 
 def encoder(
@@ -87,6 +97,41 @@ def source_folder(init_from: str, folder: Path) -> Path:
     return Path(init_from)
 
 
+def names_weights(init_from: str) -> bool:
+    """Whether ``init_from`` names a file of weights rather than a run."""
+    found = _FILE.fullmatch(init_from)
+    return found is not None and not Path(found["path"]).is_dir()
+
+
+def read_encoder(init_from: str, ours: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """What a new run takes from a file of PyTorch weights.
+
+    Other heads, a classifier and other networks in the file stay aside.
+
+    Args:
+        init_from: for which :func:`names_weights` holds.
+        ours: as :func:`wanted` gives it, or its shapes.
+
+    Raises:
+        InputError: if the file cannot be read, lacks a tensor, has one of another shape or one of
+            the encoder too many, or holds several such networks and no prefix is given.
+    """
+    found = _FILE.fullmatch(init_from)
+    if found is None:
+        raise InputError(f"init_from={init_from} names no weights file.")
+    weights = read_weights(found["path"])
+    try:
+        prefix, naming = found["prefix"], None
+        if prefix is None:
+            prefix, naming = find_network(weights, ours)
+        return from_torch(weights, ours, prefix=prefix, naming=naming, spare_heads=True)
+    except InputError as error:
+        raise InputError(
+            f"init_from={init_from}: {error}; give the config.model that the weights were trained "
+            f"with, and init_from={found['path']}#PREFIX for one of several networks."
+        ) from error
+
+
 def check_encoder(theirs: PyTree, ours: PyTree, init_from: str) -> None:
     """InputError naming the first tensors that differ, unless both encoders have equal shapes."""
     there, here = (
@@ -121,7 +166,7 @@ def transfer(state: TrainState, trunk: Mapping[str, PyTree]) -> TrainState:
         return {
             **tree,
             **jax.tree.map(
-                lambda new, old: jax.device_put(jnp.array(new, old.dtype, copy=True), old.sharding),
+                lambda new, old: put(jnp.array(new, old.dtype, copy=True), old.sharding),
                 dict(trunk[kind]),
                 {name: tree[name] for name in trunk[kind]},
             ),

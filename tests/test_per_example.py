@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from jaxmatch import parallel
 from jaxmatch.errors import InputError
+from jaxmatch.memory import MULTIPLE
 from jaxmatch.parallel import check_memory, make_mesh, over_batch, state_shardings
-from jaxmatch.per_example import MULTIPLE, make_rows, read, write
+from jaxmatch.per_example import make_rows, read, write
 
 
 def rows(count=20):

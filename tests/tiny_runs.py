@@ -123,11 +123,14 @@ def compiler_cache():
         jax_cache.reset_cache()
 
 
-def start_program(words):
-    """The command line in a process of its own, with the tests' devices and compiler cache."""
+def start_program(words, devices=None):
+    """The command line in a process of its own, with the tests' compiler cache.
+
+    It sees ``devices`` CPU devices, by default as many as the tests.
+    """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(jax.device_count()),
+        "JAX_NUM_CPU_DEVICES": str(devices or jax.device_count()),
         "JAX_COMPILATION_CACHE_DIR": cache_folder(),
         **{name.upper(): str(value) for name, value in OPTIONS.items()},
     }

@@ -32,10 +32,12 @@ class Table:
     """A published table: its columns, and the rows that we can fill."""
 
     title: str
-    data: str  # of the config argument; "" while there are no recipes for it
+    data: str  # of the config argument
     labels: tuple[str, ...]
     methods: tuple[str, ...]
     percent: tuple[str, ...] = ()  # the numbers of labels as the literature calls them
+    recipes: tuple[str, ...] = ()  # the methods with settings for it, if not all
+    splits: tuple[str, ...] = ()  # a file of labeled images for each number of labels
     protocol: str = ""  # of our runs, where preset jaxmatch differs from a source
 
 
@@ -92,9 +94,12 @@ TABLES = {
     ),
     "imagenet": Table(
         title="ImageNet",
-        data="",
+        data="tfds:imagenet2012",
         labels=("12811", "128116"),
         percent=("1%", "10%"),
+        recipes=("fixmatch", "fixmatch_eman", "comatch", "simmatch"),
+        splits=("1percent.txt", "10percent.txt"),
+        protocol="SimCLR's lists of labeled images, in the folder where a run starts.",
         methods=(
             *("supervised", "pseudo_label", "vat", "vat_entmin", "s4l_rotation", "uda"),
             *("fixmatch", "flexmatch", "fixmatch_eman", "comatch", "simmatch", "simmatch_v2"),
@@ -126,20 +131,22 @@ def sweep(argument: str) -> Iterator[dict[str, Any]]:
     A preset leaves out the methods for which it does not exist, unless they are named.
 
     Raises:
-        InputError: on an unknown name, or for a table without recipes.
+        InputError: on an unknown name, or a method without a recipe for the table.
     """
     chosen = choose(argument)
     table = chosen.table
-    if not table.data:
-        raise InputError(
-            f"there are no {table.title} recipes yet; python -m experiments.tables {chosen.name} "
-            "shows the published figures."
-        )
+    recipes = table.recipes or table.methods
+    for name in chosen.methods:
+        if name not in recipes:
+            raise InputError(
+                f"{name} has no {table.title} recipe; {', '.join(recipes)} have. python -m "
+                f"experiments.tables {chosen.name} shows what is published."
+            )
     methods = chosen.methods or tuple(
-        name for name in table.methods if _has_preset(name, table.data, chosen.preset)
+        name for name in recipes if _has_preset(name, table.data, chosen.preset)
     )
     for seed in chosen.seeds or SEEDS:
-        for labels in chosen.labels or (*table.labels, ALL):
+        for labels in chosen.labels or (*table.labels, *([] if table.splits else [ALL])):
             for name in methods:
                 if (METHODS[name].labels == ALL) == (labels == ALL):
                     yield point(table, name, labels, seed, chosen.preset)
@@ -179,6 +186,8 @@ def point(table: Table, method: str, labels: str, seed: str, preset: str) -> dic
     """One run: its config, its overrides and its folder inside the table's."""
     row = METHODS[method]
     chosen = f",preset={preset}" if preset != "jaxmatch" else ""
+    if table.splits:
+        chosen += f",split={dict(zip(table.labels, table.splits, strict=True))[labels]}"
     return {
         "config": f"{row.config}:{table.data},labels={row.labels or labels},seed={seed}{chosen}",
         **row.settings,

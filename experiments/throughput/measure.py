@@ -52,12 +52,12 @@ def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> 
     call = compile_call(step, examples_of, config.steps_per_call, parts.mesh, everywhere)
 
     start = time.perf_counter()
-    state, _ = jax.block_until_ready(call(state, images))
+    state, _ = jax.block_until_ready(call(state, lambda: images))
     first = time.perf_counter() - start
     times = []
     for _ in range(calls):
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(call(state, images))
+        state, _ = jax.block_until_ready(call(state, lambda: images))
         times.append((time.perf_counter() - start) / config.steps_per_call)
     examples = jax.jit(examples_of, out_shardings=over_batch(parts.mesh))(images, state)
     augment = time_augment(parts, state.policy, examples, calls)

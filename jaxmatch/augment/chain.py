@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 
 from jaxmatch.types import Array, PyTree, Transform
 
@@ -19,6 +20,8 @@ class Chain:
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> PyTree:
         """A tuple of the draws of each transform, from keys of their own."""
+        if not self.transforms:
+            return ()
         keys = jax.random.split(key, len(self.transforms))
         return tuple(
             transform.draw(key, shape) for transform, key in zip(self.transforms, keys, strict=True)
@@ -28,4 +31,4 @@ class Chain:
         """Levels 0..255 [b h w c] of any dtype in, float32 levels out."""
         for transform, drawn in zip(self.transforms, draws, strict=True):
             images = transform.apply(images, drawn)
-        return images
+        return images.astype(jnp.float32)

@@ -281,9 +281,16 @@ class Contrast:
         return self._chain().apply(images, draws)
 
     def _chain(self) -> Chain:
+        crop: tuple[Transform, ...] = (
+            RandomResizedCrop(size=self.size, area=self.area, method=self.method),
+        )
+        if self.flip:
+            crop += (Flip(probability=self.flip),)
+        return Chain(transforms=(*crop, *self.colors().transforms))
+
+    def colors(self) -> Chain:
+        """What follows the crop and the flip, which the host does for streamed images."""
         parts: list[tuple[float, Transform]] = [
-            (1.0, RandomResizedCrop(size=self.size, area=self.area, method=self.method)),
-            (self.flip, Flip(probability=self.flip)),
             (
                 self.jitter,
                 ColorJitter(

@@ -85,7 +85,7 @@ class CTAugmentViews:
         transforms = {**self.views.transforms, "strong": self._strong(ops)}
         batch, _ = replace(self.views, transforms=transforms).apply((), key, examples)
 
-        (images,) = examples.labeled.views
+        images = examples.labeled.views[0]
         weak, uniform = self.views.transforms["weak"], replace(ops, policy=None, cutout=False)
         drawn = weak.draw(stream(key, "probe weak"), images.shape)
         draws = uniform.draw(stream(key, "probe"), images.shape)

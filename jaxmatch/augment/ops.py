@@ -32,6 +32,7 @@ OPS = {
     "shear_y": "ratio, from the left column",
     "smooth": "weight: 0 is the image, 1 the result",
     "solarize": "threshold: levels from here up are inverted",
+    "solarize_add": "levels added to those below 128",
     "translate_x": "pixels, to the nearest whole one",
     "translate_y": "pixels, to the nearest whole one",
 }
@@ -141,10 +142,12 @@ def _tone(
             "posterize": lambda: tone.posterize(levels, value),
             "smooth": smooth,
             "solarize": lambda: tone.solarize(levels, value),
+            "solarize_add": lambda: tone.solarize_add(levels, value),
         },
     )
     one = jnp.ones_like(value)
-    weight = _select(chosen, value, {"posterize": lambda: one, "solarize": lambda: one})
+    whole = ("posterize", "solarize", "solarize_add")
+    weight = _select(chosen, value, {name: lambda: one for name in whole})
     return tone.blend(first, second, weight)
 
 

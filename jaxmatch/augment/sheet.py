@@ -23,6 +23,7 @@ _STRENGTHS = {
     "shear_x": _SHARES,
     "shear_y": _SHARES,
     "solarize": (256.0, 200.0, 128.0, 64.0, 0.0),
+    "solarize_add": (0.0, 28.0, 55.0, 83.0, 110.0),
     "translate_x": _SHARES,
     "translate_y": _SHARES,
 }

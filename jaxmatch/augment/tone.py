@@ -63,6 +63,12 @@ def solarize(levels: Array, threshold: Array) -> Array:
     return jnp.where(levels < threshold, levels, 255 - levels)
 
 
+def solarize_add(levels: Array, added: Array) -> Array:
+    """Levels below 128 raised by ``added``, at most to 255."""
+    raised = jnp.minimum(levels + added.astype(jnp.int32), 255)
+    return jnp.where(levels < 128, raised, levels)
+
+
 def count_below(plane: Array) -> Array:
     """How many pixels of each image are below each level 0..256: [b h*w] to int32 [b 257]."""
 

@@ -58,9 +58,10 @@ class Views:
     ) -> Examples | None:
         if examples is None:
             return None
-        (images,) = examples.views
+        # The host cuts a view of its own for each role of a streamed set.
+        given = examples.views if len(examples.views) > 1 else examples.views * len(roles)
         views = []
-        for position, role in enumerate(roles):
+        for position, (role, images) in enumerate(zip(roles, given, strict=True)):
             transform = self.transforms[role]
             role_key = jax.random.fold_in(key, position)
             levels = transform.apply(images, transform.draw(role_key, images.shape))

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from jaxmatch.data.images import read_images
+from jaxmatch.data.lazy import Files, Images, LazyImages
 from jaxmatch.data.sources import Source
 from jaxmatch.errors import InputError
 
@@ -20,8 +21,18 @@ RESERVED = ("train", "test", "unlabeled")
 UNLABELED = ""
 
 
-def load(directory: str, seed: int, size: int, strict: bool, label_free: bool) -> Source:
+def load(
+    directory: str,
+    seed: int,
+    size: int,
+    strict: bool,
+    label_free: bool,
+    stream: bool = False,
+    share: float = 1.0,
+) -> Source:
     """Read all images of a folder, each scaled and centre cropped to [size size 3] uint8.
+
+    With ``stream`` only their names are read, and unreadable ones are met later.
 
     Training images are DIR/<class>/ or DIR/train/<class>/, or the rows of DIR/labels.csv with
     columns path (relative to DIR) and label (empty = unlabeled); unlabeled ones besides are those
@@ -40,11 +51,17 @@ def load(directory: str, seed: int, size: int, strict: bool, label_free: bool) -
     paths = sorted(classes_of)
     if not paths:
         raise InputError(f"There are no images in {directory}.")
-    path_of = {root / path: path for path in paths}
-    images, readable = read_images(list(path_of), (size, size), strict)
-    found = [path_of[file] for file in readable]
-    row = {path: position for position, path in enumerate(paths)}
-    rows = np.array([row[path] for path in found])
+    images: Images
+    if stream:
+        rows = np.arange(len(paths))
+        files = Files(root=root.resolve(), paths=tuple(paths))
+        images, found = LazyImages(records=files, rows=rows, size=(size, size), share=share), paths
+    else:
+        path_of = {root / path: path for path in paths}
+        images, readable = read_images(list(path_of), (size, size), strict, share)
+        found = [path_of[file] for file in readable]
+        row = {path: position for position, path in enumerate(paths)}
+        rows = np.array([row[path] for path in found])
     number = {name: position for position, name in enumerate(classes)} | {UNLABELED: -1}
     labels = np.array([number[classes_of[path]] for path in found], np.int32)
     if test:
@@ -65,6 +82,7 @@ def load(directory: str, seed: int, size: int, strict: bool, label_free: bool) -
         rows=rows[~held_out],
         test_images=images[held_out],
         test_labels=labels[held_out],
+        names=tuple(paths),
     )
 
 

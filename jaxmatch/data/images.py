@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,29 +20,48 @@ Size = tuple[int, int]  # height, width
 logger = logging.getLogger(__name__)
 
 
-def read(file: Path | bytes, size: Size | None = None) -> np.ndarray:
-    """Decode a file, given by path or content, to [h w 3] uint8, of ``size`` where given.
+def decode(file: Path | bytes) -> Image.Image:
+    """The upright RGB image of a file, given by path or content.
 
-    Raises InputError naming the path where it is not a readable image.
+    Raises InputError naming the path where it is not a readable image, or one of more pixels than
+    Pillow takes for harmless (:data:`PIL.Image.MAX_IMAGE_PIXELS`).
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-            image = ImageOps.exif_transpose(opened)
+            if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise ValueError(f"{opened.width} x {opened.height} pixels are too many")
+            opened.load()
+            ImageOps.exif_transpose(opened, in_place=True)
+            image: Image.Image = opened
         if image.mode.startswith("I;16"):  # Pillow would clip, not scale, its levels
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         elif image.has_transparency_data:  # a palette with transparency has no direct way to RGB
             image = image.convert("RGBA")
-        image = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
+    # What Pillow raises on damaged files is not limited to its documented errors.
+    except Exception as error:
         name = "an encoded image" if isinstance(file, bytes) else file
         raise InputError(f"Cannot read {name} as an image: {error}.") from error
-    return np.asarray(image if size is None else fit(image, size))
 
 
-def fit(image: Image.Image, size: Size) -> Image.Image:
-    """Scale, bicubic, until ``size`` is just covered, and cut what is over, centred."""
+def read(file: Path | bytes, size: Size | None = None, share: float = 1.0) -> np.ndarray:
+    """Decode a file to [h w 3] uint8, scaled and cut to ``size``, if given, by :func:`fit`.
+
+    Raises InputError as :func:`decode` does.
+    """
+    image = decode(file)
+    return np.asarray(image if size is None else fit(image, size, share))
+
+
+def fit(image: Image.Image, size: Size, share: float = 1.0) -> Image.Image:
+    """The largest centred rectangle of the shape of ``size``, scaled, bicubic, to it.
+
+    ``share``: keep only so much of the rectangle's sides; ImageNet networks are tested with 0.875,
+    the 224 central pixels of 256.
+    """
     height, width = size
-    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    border = (1 - share) / 2
+    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC, border)
 
 
 def resize(images: np.ndarray, size: Size) -> np.ndarray:
@@ -72,16 +92,18 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_images(
-    files: Sequence[Path], size: Size, strict: bool = False
+    files: Sequence[Path], size: Size, strict: bool = False, share: float = 1.0
 ) -> tuple[np.ndarray, list[Path]]:
-    """The readable ones of ``files``: images [n h w 3] uint8 of ``size`` and paths.
+    """The readable ones of ``files``: images [n h w 3] uint8 of ``size`` (:func:`fit`) and paths.
 
     Logs the names of the others. Raises InputError where there are others and ``strict``, or no
     readable file at all.
     """
     images, readable, failed = np.empty((len(files), *size, 3), np.uint8), [], []
     with ThreadPoolExecutor() as pool:
-        for file, image in zip(files, pool.map(partial(_try, size=size), files), strict=True):
+        for file, image in zip(
+            files, pool.map(partial(_try, size=size, share=share), files), strict=True
+        ):
             if image is None:
                 failed.append(file)
             else:
@@ -97,8 +119,8 @@ def read_images(
     return images[: len(readable)], readable
 
 
-def _try(file: Path, size: Size) -> np.ndarray | None:
+def _try(file: Path, size: Size, share: float) -> np.ndarray | None:
     try:
-        return read(file, size)
+        return read(file, size, share)
     except InputError:
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxmatch.data import images as image_files
+from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.errors import InputError, suggest
 
 KNOWN = (
@@ -28,11 +29,12 @@ class Source:
 
     name: str  # "mnist5k", "tfds:cifar10", "npz:/p.npz", "folder:/dir"
     classes: tuple[str, ...]
-    images: np.ndarray  # [n h w 3] uint8 training images
+    images: Images  # [n h w 3] uint8 training images
     labels: np.ndarray  # [n] int32, -1 = unknown
     rows: np.ndarray  # [n] int64 position of each training image in the source's storage order
-    test_images: np.ndarray  # [m h w 3] uint8
+    test_images: Images  # [m h w 3] uint8
     test_labels: np.ndarray  # [m] int32
+    names: tuple[str, ...] = ()  # file names in storage order, where they are known
 
 
 def load(
@@ -44,6 +46,8 @@ def load(
     directory: str | None = None,
     extra: bool = False,
     label_free: bool = False,
+    stream: bool = False,
+    share: float = 1.0,
 ) -> Source:
     """Load the source that ``name`` stands for.
 
@@ -51,10 +55,18 @@ def load(
     (folders, TFDS sets of mixed sizes). ``seed`` draws the test set of a folder that has none.
     ``strict`` makes unreadable files of a folder an error. ``directory`` holds the prepared TFDS
     sets. ``extra`` adds SVHN's extra images. ``label_free`` allows fewer than two classes.
+    ``stream`` leaves the images of a folder or a TFDS set on disk. ``share``: of an image's sides
+    that a centre crop keeps (:func:`jaxmatch.data.images.fit`).
     Raises InputError where there is no such source or its content does not fit.
     """
     # The submodules build on Source, and TFDS takes half a second to import.
     kind, _, place = name.partition(":")
+    if stream and kind not in ("folder", "tfds"):
+        raise InputError(
+            f"only folder: and tfds: sets are streamed; set data.stream=False for {name}."
+        )
+    if not 0 < share <= 1:
+        raise InputError(f"data.center_crop={share} must lie in 0..1, without 0.")
     if name == "mnist5k":
         source = mnist5k()
     elif name == "digits":
@@ -65,12 +77,18 @@ def load(
         from jaxmatch.data import folder
 
         source = folder.load(
-            place, seed, image_size or image_files.DEFAULT_SIZE, strict, label_free
+            place,
+            seed,
+            image_size or image_files.DEFAULT_SIZE,
+            strict,
+            label_free,
+            stream=stream,
+            share=share,
         )
     elif kind == "tfds" and place:
         from jaxmatch.data import tfds
 
-        source = tfds.load(place, image_size, directory, extra)
+        source = tfds.load(place, image_size, directory, extra, stream=stream, share=share)
     else:
         raise InputError(f"There is no data set {name!r}: {suggest(name, KNOWN)}")
     if len(source.classes) < 2 and not label_free:
@@ -78,12 +96,13 @@ def load(
             f"{name} has labeled training images of fewer than two classes, and a classifier needs "
             "at least two."
         )
-    if image_size is None:
+    images, test_images = source.images, source.test_images
+    if image_size is None or isinstance(images, LazyImages) or isinstance(test_images, LazyImages):
         return source
     return replace(
         source,
-        images=image_files.resize(source.images, (image_size, image_size)),
-        test_images=image_files.resize(source.test_images, (image_size, image_size)),
+        images=image_files.resize(images, (image_size, image_size)),
+        test_images=image_files.resize(test_images, (image_size, image_size)),
     )
 
 

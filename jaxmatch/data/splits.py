@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxmatch.data.lazy import Images
 from jaxmatch.data.sources import Source
 from jaxmatch.errors import DiskError, InputError
 
@@ -97,11 +98,16 @@ def locate(source: Source, split: Split) -> np.ndarray:
     return positions
 
 
-def read(path: str | os.PathLike) -> Split:
+def read(path: str | os.PathLike, source: Source | None = None) -> Split:
     """Read a split file: JSON with ``indices`` and optionally hash, source, seed and labels.
+
+    For a ``source`` that has names it may be a .txt file of file names, one a line, as the lists of
+    1% and 10% of ImageNet are (github.com/google-research/simclr, imagenet_subsets).
 
     Raises InputError where the file is missing, malformed, or was changed after it was written.
     """
+    if source is not None and Path(path).suffix == ".txt":
+        return _listed(Path(path), source)
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         indices = np.array(content["indices"])
@@ -126,6 +132,28 @@ def read(path: str | os.PathLike) -> Split:
     return split
 
 
+def _listed(path: Path, source: Source) -> Split:
+    """The images that a list names by their path, or by its last part where that is unique."""
+    try:
+        wanted = list(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read the split file {path}: {error}.") from error
+    if not source.names:
+        raise InputError(f"{path} lists names, but the images of {source.name} have none.")
+    rows: dict[str, int] = {}
+    twice: set[str] = set()
+    for row in source.rows.tolist():
+        name = source.names[row]
+        for key in {name, name.rsplit("/", 1)[-1]}:
+            if rows.setdefault(key, row) != row:
+                twice.add(key)
+    for name in wanted:
+        if name not in rows or name in twice:
+            problem = "stands for several images" if name in twice else "is no training image"
+            raise InputError(f"{path} names {name}, which {problem} of {source.name}.")
+    return Split(indices=np.array([rows[name] for name in wanted], np.int64), source=source.name)
+
+
 def write(path: str | os.PathLike, split: Split) -> None:
     """Write ``split`` as JSON, all or nothing. Raises DiskError."""
     content = {
@@ -144,7 +172,7 @@ def write(path: str | os.PathLike, split: Split) -> None:
 
 def validation(
     source: Source, count: int, seed: int, keep: Split | None = None
-) -> tuple[Source, np.ndarray, np.ndarray]:
+) -> tuple[Source, Images, np.ndarray]:
     """Move ``count`` labeled training images, of each class alike, into a validation set.
 
     Returns the source without them, their images [count h w c] uint8 and labels [count] int32.

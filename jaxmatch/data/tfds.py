@@ -3,8 +3,12 @@
 Storage order is that of the TFDS splits, which shuffles the order of the original files.
 """
 
+import hashlib
+import logging
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,23 +16,38 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants, read_only_builder
 
 from jaxmatch.data import images as image_files
+from jaxmatch.data.lazy import LazyImages, TfdsRecords
 from jaxmatch.data.sources import Source
 from jaxmatch.errors import InputError, suggest
 
+log = logging.getLogger(__name__)
+
+# Where it is not "test": the labels of ImageNet's test split are not public.
+TEST_SPLITS = {"imagenet2012": "validation", "imagenet2012_subset": "validation"}
 CHUNK = 1024  # examples that a thread decodes at a time
 
 
-def load(name: str, image_size: int | None, directory: str | None, extra: bool) -> Source:
+def load(
+    name: str,
+    image_size: int | None,
+    directory: str | None,
+    extra: bool,
+    stream: bool = False,
+    share: float = 1.0,
+) -> Source:
     """The splits train, unlabelled (labels -1) and, if asked for, extra; test is the test set.
 
-    Raises InputError where the set is not prepared under ``directory`` or is not labeled images.
+    ImageNet's test set is its validation split. With ``stream`` the images stay on disk, and only
+    labels and file names are read, once: :func:`_index`. Raises InputError where the set is not
+    prepared under ``directory`` or is not labeled images.
     """
     builder = _builder(name, directory)
     splits, features = set(builder.info.splits), dict(builder.info.features)
     image, label = features.get("image"), features.get("label")
     if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
         raise InputError(f"tfds:{name} has no features `image` and `label`, only {list(features)}.")
-    wanted = ["train", "test", *(["extra"] if extra else [])]
+    test = TEST_SPLITS.get(builder.info.name, "test")
+    wanted = ["train", test, *(["extra"] if extra else [])]
     if missing := [split for split in wanted if split not in splits]:
         raise InputError(f"tfds:{name} has no split {missing[0]!r}, only {sorted(splits)}.")
     if None in builder.info.features["image"].shape[:2]:
@@ -36,9 +55,16 @@ def load(name: str, image_size: int | None, directory: str | None, extra: bool) 
     unlabeled = sorted(splits & {"unlabelled", "unlabeled"})
     training = ["train", *(["extra"] if extra else []), *unlabeled]
     size = (image_size, image_size) if image_size else None
-    parts = [_read(builder, split, size) for split in training]
-    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    test_images, test_labels = _read(builder, "test", size)
+    names: tuple[str, ...] = ()
+    if stream:
+        size = size or builder.info.features["image"].shape[:2]
+        (images, labels, names), (test_images, test_labels, _) = (
+            _lazy(builder, chosen, size, share) for chosen in (training, [test])
+        )
+    else:
+        parts = [_read(builder, split, size, share) for split in training]
+        images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        test_images, test_labels = _read(builder, test, size, share)
     return Source(
         name=f"tfds:{name}",
         classes=tuple(features["label"].names),
@@ -47,6 +73,7 @@ def load(name: str, image_size: int | None, directory: str | None, extra: bool) 
         rows=np.arange(len(labels)),
         test_images=test_images,
         test_labels=test_labels,
+        names=names,
     )
 
 
@@ -73,18 +100,82 @@ def _how_to_prepare(name: str, directory: str | None) -> str:
     )
 
 
-def _read(builder: Any, split: str, size: image_files.Size | None) -> tuple[np.ndarray, np.ndarray]:
-    """All images [n h w 3] uint8 and labels [n] int32 of a split."""
+def _examples(builder: Any, split: str) -> Any:
+    """The examples of a split, their images still encoded."""
     skip = {"image": tfds.decode.SkipDecoding()}
-    examples = builder.as_data_source(split=split, decoders=skip)
+    return builder.as_data_source(split=split, decoders=skip)
+
+
+def _read(
+    builder: Any, split: str, size: image_files.Size | None, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """All images [n h w 3] uint8 and labels [n] int32 of a split."""
+    examples = _examples(builder, split)
 
     def decode(chunk: int) -> tuple[np.ndarray, list[int]]:
         numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(examples)))
         records = examples.__getitems__(list(numbers))
-        images = np.stack([image_files.read(record["image"], size) for record in records])
+        images = np.stack([image_files.read(record["image"], size, share) for record in records])
         return images, [record["label"] for record in records]
 
     with ThreadPoolExecutor() as pool:
         parts = list(pool.map(decode, range(math.ceil(len(examples) / CHUNK))))
     images, labels = zip(*parts, strict=True)
     return np.concatenate(images), np.concatenate(labels).astype(np.int32)
+
+
+def _lazy(
+    builder: Any, splits: list[str], size: image_files.Size, share: float
+) -> tuple[LazyImages, np.ndarray, tuple[str, ...]]:
+    """The images of some splits, unread, their labels [n] int32 and their file names, if known."""
+    records = TfdsRecords(
+        name_of_set=builder.info.name, splits=tuple(_examples(builder, split) for split in splits)
+    )
+    found = [_index(builder, split) for split in splits]
+    labels = np.concatenate([labels for labels, _ in found])
+    names = tuple(name for _, names in found for name in names.tolist())
+    images = LazyImages(records=records, rows=np.arange(len(records)), size=size, share=share)
+    return images, labels, names if len(names) == len(labels) else ()
+
+
+def _index(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [n] int32 and file names [n] (or none) of a split.
+
+    They stand inside the records, so the first time all of these are read, 144 GB for ImageNet;
+    what was found is kept beside the prepared files, or else in the user's cache.
+    """
+    shards = [Path(path) for path in builder.info.splits[split].filepaths]
+    written = [(path.name, path.stat().st_size) for path in shards]
+    digest = hashlib.sha256(repr((str(builder.data_dir), written)).encode()).hexdigest()[:16]
+    beside = Path(builder.data_dir) / f"jaxmatch-{split}-{digest}.npz"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxmatch"
+    for file in (beside, cache / beside.name):
+        if file.exists():
+            with np.load(file, allow_pickle=False) as arrays:
+                return arrays["labels"], arrays["names"]
+    examples = _examples(builder, split)
+    log.warning("Reading the labels of %d images of %s, once.", len(examples), builder.info.name)
+
+    def read(chunk: int) -> list[tuple[int, bytes]]:
+        numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(examples)))
+        return [
+            (int(record["label"]), record.get("file_name", b""))
+            for record in map(examples.__getitem__, numbers)
+        ]
+
+    with ThreadPoolExecutor() as pool:
+        parts = pool.map(read, range(math.ceil(len(examples) / CHUNK)))
+        found = [pair for part in parts for pair in part]
+    labels = np.array([label for label, _ in found], np.int32)
+    names = np.array([name.decode() for _, name in found if name])
+    for file in (beside, cache / beside.name):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(f".{os.getpid()}.partial")
+            with partial.open("wb") as opened:
+                np.savez(opened, labels=labels, names=names)
+            partial.replace(file)
+            break
+        except OSError:  # a data folder that others own
+            continue
+    return labels, names

@@ -10,11 +10,12 @@ theirs does:
   (both ``bn_eps_final=1e-3``). For STL-10 both use ``groups=4, first_stride=2``.
 - CoMatch (https://github.com/salesforce/CoMatch): a WideResNet with ``padding="torch"``,
   ``conv_bias="none", bn_eps=1e-5, bn_eps_final=1e-5`` and a leaky ReLU in its projection.
-- torchvision, SimMatch (https://github.com/mingkai-zheng/SimMatch), SimMatchV2 and EMAN: a
-  :class:`~jaxmatch.models.resnet.ResNet`, for SimMatchV2 with ``feature_norm="layer"`` where its
-  weights have a ``norm``.
+- torchvision, SimMatch (https://github.com/mingkai-zheng/SimMatch), SimMatchV2, EMAN and CoMatch
+  on ImageNet: a :class:`~jaxmatch.models.resnet.ResNet`, for SimMatchV2 with
+  ``feature_norm="layer"`` where its weights have a ``norm``.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +91,7 @@ NAMINGS: Mapping[str, Naming] = {
     ),
 }
 HEAD_LAYERS = ("hidden", "output", "dense")
+TRUNK_MODULES = ("stem", "stem_norm", "norm", "feature_norm")
 LEAVES = {
     "kernel": "weight",
     "bias": "bias",
@@ -105,6 +107,7 @@ def from_torch(
     *,
     prefix: str = "",
     naming: str | None = None,
+    spare_heads: bool = False,
 ) -> PyTree:
     """The variables of a network with the values of a PyTorch ``state_dict``.
 
@@ -116,6 +119,7 @@ def from_torch(
         prefix: read only tensors whose name begins so: of SimMatch and EMAN "main." is the student,
             "ema." the teacher.
         naming: a key of :data:`NAMINGS`; None finds it, see :func:`find_naming`.
+        spare_heads: leave aside what the weights hold beside the encoder and ``variables``.
 
     Raises:
         InputError: if a tensor is missing, left over or of another shape.
@@ -142,6 +146,8 @@ def from_torch(
         return value.astype(leaf.dtype)
 
     taken = jax.tree_util.tree_map_with_path(take, dict(variables))
+    if spare_heads:
+        known = {name: value for name, value in known.items() if _in_trunk(name, scheme)}
     if known:
         raise InputError(f"PyTorch tensor {min(known)!r} has no place in the model")
     return taken
@@ -153,15 +159,15 @@ def to_torch(
     """The leaves of ``variables`` (or of only its "params", ...) by PyTorch name and layout.
 
     ``prefix`` is put before every name; ``naming`` is a key of :data:`NAMINGS`, by default the
-    first that knows all modules. InputError if none does.
+    first that knows all modules. InputError if none does, or if two leaves get the same name.
     """
-    scheme = _scheme(naming or find_naming((), variables))
-    leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
+    names = _names(variables, _scheme(naming or find_naming((), variables)))
+    if len(names) != len(set(names)):
+        twice = Counter(names).most_common(1)[0][0]
+        raise InputError(f"two tensors of the model would both be {twice!r} in PyTorch")
     return {
-        prefix + _torch_name(path, scheme): np.asarray(leaf).transpose(
-            np.argsort(_axes_from_torch(leaf.ndim))
-        )
-        for path, leaf in leaves
+        prefix + name: np.asarray(leaf).transpose(np.argsort(_axes_from_torch(leaf.ndim)))
+        for name, leaf in zip(names, jax.tree.leaves(dict(variables)), strict=True)
     }
 
 
@@ -172,17 +178,95 @@ def find_naming(names: Iterable[str], variables: PyTree) -> str:
         InputError: if no naming knows all modules of ``variables``.
     """
     names = set(names)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(dict(variables))]
     found: dict[str, int] = {}
     failure = None
     for key, scheme in NAMINGS.items():
         try:
-            found[key] = len(names & {_torch_name(path, scheme) for path in paths})
+            found[key] = len(names & set(_names(variables, scheme)))
         except InputError as error:
             failure = error
     if not found and failure is not None:
         raise failure
     return max(found, key=lambda key: found[key])
+
+
+def find_network(names: Iterable[str], variables: PyTree) -> tuple[str, str]:
+    """The prefix and the naming of the network in a file of tensors ``names``.
+
+    It is the one that has most of the tensors of ``variables``.
+
+    Raises:
+        InputError: if no naming knows all modules of ``variables``, or if more than one network in
+            the file has all of their tensors.
+    """
+    names = [name.removeprefix("module.") for name in names]
+    default = find_naming(names, variables)
+    # By a tensor's whole name: one network may be read by several pairs of prefix and naming.
+    found: dict[str, tuple[int, int, str, str]] = {}
+    size = 0
+    for key, scheme in NAMINGS.items():
+        if not _knows(scheme, variables):
+            continue
+        ends = _names(variables, scheme)
+        size = len(ends)
+        counts = Counter(
+            name.removesuffix(end) for end in ends for name in names if name.endswith(end)
+        )
+        for prefix, count in counts.items():
+            reading = (count, -len(prefix), prefix, key)
+            found[prefix + ends[0]] = max(reading, found.get(prefix + ends[0], reading))
+    complete = sorted(prefix for count, _, prefix, _ in found.values() if count == size)
+    if len(complete) > 1:
+        raise InputError(f"the PyTorch weights hold several networks, of prefixes {complete}")
+    _, _, prefix, naming = max(found.values(), default=(0, 0, "", default))
+    return prefix, naming
+
+
+def nameable(
+    variables: PyTree, heads: Iterable[str], naming: str | None = None
+) -> tuple[PyTree, str]:
+    """``variables`` without those of ``heads`` that the naming has no names for, and the naming.
+
+    By default it is the first of those that leave out the fewest heads. InputError if none knows
+    the rest of the modules.
+    """
+    heads = tuple(heads)
+    trunk = _without(variables, heads)
+    possible = [naming] if naming else [key for key in NAMINGS if _knows(_scheme(key), trunk)]
+
+    def unknown(key: str) -> list[str]:
+        others = {head: _without(variables, {*trunk["params"], *heads} - {head}) for head in heads}
+        return [head for head, part in others.items() if not _knows(_scheme(key), part)]
+
+    chosen = min(possible or [find_naming((), trunk)], key=lambda key: len(unknown(key)))
+    return _without(variables, unknown(chosen)), chosen
+
+
+def _without(variables: PyTree, modules: Iterable[str]) -> PyTree:
+    return {
+        kind: {name: value for name, value in tree.items() if name not in modules}
+        for kind, tree in variables.items()
+    }
+
+
+def _names(variables: PyTree, naming: Naming) -> list[str]:
+    """The PyTorch name of each leaf; InputError where there is none."""
+    leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
+    return [_torch_name(path, naming) for path, _ in leaves]
+
+
+def _knows(naming: Naming, variables: PyTree) -> bool:
+    try:
+        _names(variables, naming)
+    except InputError:
+        return False
+    return True
+
+
+def _in_trunk(name: str, naming: Naming) -> bool:
+    """Whether a PyTorch tensor belongs to the encoder, even one of another depth or options."""
+    modules = [naming.modules[key] + "." for key in TRUNK_MODULES if key in naming.modules]
+    return name.startswith((naming.block.partition("{")[0], *modules))
 
 
 def _scheme(naming: str) -> Naming:
@@ -199,7 +283,7 @@ def _torch_name(path: Any, naming: Naming) -> str:
             name = naming.modules[module]
         case [_, layer] if layer in naming.modules and layer in HEAD_LAYERS:
             name = naming.modules[layer]
-        case [group, block, part]:
+        case [group, block, part] if group.startswith("group"):
             number = int(block.removeprefix("block")) - 1
             name = naming.block.format(group=group.removeprefix("group"), block=number)
             name += _part_name(part, naming)

@@ -46,6 +46,13 @@ PILLOW = {
         1,
     ),
     "solarize": (lambda image, value: ImageOps.solarize(image, value), 0, 256),
+    "solarize_add": (
+        lambda image, value: image.point(
+            lambda level: level + int(value) if level < 128 else level
+        ),
+        0,
+        110,
+    ),
     "translate_x": (affine([1, 0, "v", 0, 1, 0]), -20, 20),
     "translate_y": (affine([1, 0, 0, 0, 1, "v"]), -20, 20),
 }
@@ -142,7 +149,7 @@ def test_equals_pillow_on_an_oblong_image():
     ("name", "value"),
     [("brightness", 1), ("color", 1), ("contrast", 1), ("sharpness", 1), ("autocontrast", 0),
      ("equalize", 0), ("invert", 0), ("blur", 0), ("smooth", 0), ("posterize", 8),
-     ("solarize", 256), ("identity", 3), *((name, 0) for name in WARPS)],
+     ("solarize", 256), ("solarize_add", 0), ("identity", 3), *((name, 0) for name in WARPS)],
 )  # fmt: skip
 def test_neutral_value_is_the_identity(name, value):
     images = natural(8)
@@ -157,6 +164,8 @@ def test_tone_by_hand():
         ("posterize", 1): [0, 0, 0, 0, 128, 128],
         ("posterize", 5.9): [0, 0, 96, 120, 128, 248],
         ("solarize", 128): [0, 1, 100, 127, 127, 0],
+        ("solarize_add", 110): [110, 111, 210, 237, 128, 255],
+        ("solarize_add", 200): [200, 201, 255, 255, 128, 255],
         ("brightness", 0.5): [0, 0, 50, 63, 64, 127],
         ("brightness", 2): [0, 2, 200, 254, 255, 255],
         ("contrast", 0): [102] * 6,  # the mean is 101.83

@@ -12,13 +12,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from experiments.parity import augment as parity
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.ops import WARPS
-from jaxmatch.augment.randaugment import NAMES, TORCHSSL, Draws, RandAugment, google_value
+from jaxmatch.augment.randaugment import NAMES, TABLES, TORCHSSL, Draws, RandAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.errors import InputError
 from jaxmatch.parallel import make_mesh
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
-TABLES = ("torchssl", "google")
 SHAPE = (8, 16, 16, 3)
 MANY = (4000, 32, 32, 3)
 
@@ -35,14 +34,19 @@ def drawn(table, shape=MANY, seed=0):
     return jax.device_get(DRAW[table](jax.random.key(seed), shape))
 
 
-def google(image, *ops, box=(0, 0, 0, 0)):
-    """The google view of one image [h w 3] after ``ops``, pairs (name, value)."""
+def view(table, image, *ops, box=(0, 0, 0, 0)):
+    """The view of one image [h w 3] after ``ops``, pairs (name, value)."""
     draws = Draws(
-        jnp.array([[NAMES.index(name) for name, _ in ops]]),
+        jnp.array([[TABLES[table].names.index(name) for name, _ in ops]]),
         jnp.array([[value for _, value in ops]], jnp.float32),
         jnp.array([box]),
     )
-    return np.asarray(APPLY["google"](image[None], draws))[0]
+    return np.asarray(APPLY[table](image[None], draws))[0]
+
+
+def level_values(name, table):
+    """The values of the op at the levels 1..9."""
+    return [TABLES[table].value(name, level) for level in range(1, 10)]
 
 
 @pytest.mark.parametrize("file", ["fixmatch_ra_ops.npz", "usb_pipeline.npz"])
@@ -53,14 +57,16 @@ def test_recorded(file):
     assert min(row.equal for row in exact) > 0.9999
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_ops_are_drawn_equally_and_independently(table):
-    op = drawn(table).op
-    assert op.shape == (4000, {"torchssl": 3, "google": 2}[table])
-    share = np.stack([(op == i).mean(0) for i in range(len(NAMES))])  # [ops layers]
-    chance = np.full(len(NAMES), 1 / 14)
-    if table == "google":  # half of the time nothing is applied
-        chance = chance / 2 + 0.5 * (np.array(NAMES) == "identity")
+@pytest.mark.parametrize(
+    ("table", "ops", "layers", "applied"),
+    [("torchssl", 14, 3, 1), ("google", 14, 2, 0.5), ("simmatch", 14, 2, 0.5), ("eman", 16, 2, 1)],
+)
+def test_ops_are_drawn_equally_and_independently(table, ops, layers, applied):
+    op, names = drawn(table).op, np.array(TABLES[table].names)
+    assert op.shape == (4000, layers)
+    assert len(names) == ops
+    share = np.stack([(op == i).mean(0) for i in range(ops)])  # [ops layers]
+    chance = applied / ops + (1 - applied) * (names == "identity")
     assert np.abs(share - chance[:, None]).max() < 5 * np.sqrt(chance.max() / 4000)
     same = (op[:, 0] == op[:, 1]).mean()
     assert abs(same - (chance**2).sum()) < 0.03
@@ -80,23 +86,57 @@ def test_torchssl_values():
     np.testing.assert_allclose(np.bincount(bits)[4:8] / len(bits), 0.25, atol=0.06)
 
 
-def test_google_values():
-    draws = drawn("google")
-    for name in NAMES:
-        value = draws.value[draws.op == NAMES.index(name)]
-        expected = {np.float32(google_value(name, level)) for level in range(1, 10)}
-        assert set(np.abs(value)) == expected
+@pytest.mark.parametrize("table", ["google", "simmatch", "eman"])
+def test_levels_and_signs_are_drawn_equally(table):
+    draws = drawn(table)
+    for i, name in enumerate(TABLES[table].names):
+        value = draws.value[draws.op == i]
+        levels = level_values(name, table)
+        if table == "eman" and name.startswith("translate"):
+            levels = [int(share * 32) for share in levels]
+        expected, times = np.unique(np.float32(levels), return_counts=True)
+        found, count = np.unique(np.abs(value), return_counts=True)
+        np.testing.assert_array_equal(found, expected)
+        chance = times / 9
+        error = np.sqrt(chance * (1 - chance) / len(value))
+        assert (np.abs(count / len(value) - chance) <= 5 * error).all()
         if name in WARPS:
-            assert abs((value > 0).mean() - 0.5) < 0.15
-    # The published table, by hand.
-    assert [google_value("posterize", level) for level in (1, 2, 3, 9)] == [4, 4, 3, 1]
-    assert [google_value("solarize", level) for level in (1, 9)] == [231, 26]
-    assert google_value("rotate", 9) == 27
-    assert google_value("brightness", 9) == pytest.approx(1.72)
-    assert google_value("shear_x", 3) == pytest.approx(0.09)
+            assert abs((value > 0).mean() - 0.5) < 2.5 / np.sqrt(len(value))
+        else:
+            assert (value >= 0).all()
 
 
-@pytest.mark.parametrize(("table", "mean_area"), [("torchssl", 0.083), ("google", 0.191)])
+def test_levels_by_hand():
+    assert level_values("posterize", "google") == [4, 4, 3, 3, 2, 2, 2, 1, 1]
+    assert level_values("solarize", "google")[::8] == [231, 26]
+    assert level_values("rotate", "google")[8] == 27
+    assert level_values("brightness", "google")[8] == pytest.approx(1.72)
+    assert level_values("shear_x", "google")[2] == pytest.approx(0.09)
+    for name in NAMES:
+        if name in ("brightness", "color", "contrast", "sharpness"):
+            expected = [0.14, 0.23, 0.32, 0.41, 0.5, 0.59, 0.68, 0.77, 0.86]
+            assert level_values(name, "simmatch") == pytest.approx(expected)
+            expected = [0.28, 0.46, 0.64, 0.82, 1, 1.18, 1.36, 1.54, 1.72]
+            assert level_values(name, "eman") == pytest.approx(expected)
+        else:
+            assert level_values(name, "simmatch") == level_values(name, "google")
+    assert level_values("posterize", "eman") == [4, 4, 5, 5, 6, 6, 6, 7, 7]
+    assert level_values("solarize", "eman") == level_values("solarize", "google")
+    assert level_values("solarize_add", "eman") == [11, 22, 33, 44, 55, 66, 77, 88, 99]
+    assert level_values("invert", "eman") == [1] * 9
+    moves = drawn("eman", (2000, 224, 112, 3))
+    found = {
+        name: sorted(set(np.abs(moves.value[moves.op == NAMES.index(name)])))
+        for name in ("translate_x", "translate_y")
+    }
+    # Shares .045 to .405 of the width and of the height, cut towards 0.
+    assert found["translate_x"] == [5, 10, 15, 20, 25, 30, 35, 40, 45]
+    assert found["translate_y"] == [10, 20, 30, 40, 50, 60, 70, 80, 90]
+
+
+@pytest.mark.parametrize(
+    ("table", "mean_area"), [("torchssl", 0.083), ("google", 0.191), ("simmatch", 0.191)]
+)
 def test_cutout_lies_in_the_image(table, mean_area):
     top, left, bottom, right = drawn(table).box.T
     assert (top >= 0).all()
@@ -106,30 +146,60 @@ def test_cutout_lies_in_the_image(table, mean_area):
     height, width = bottom - top, right - left
     assert height.min() >= 0
     assert width.min() >= 0
-    assert max(height.max(), width.max()) <= {"torchssl": 18, "google": 16}[table]
+    assert max(height.max(), width.max()) <= (18 if table == "torchssl" else 16)
     # Of TorchSSL's one pixel more on each side the recorded mean knows nothing.
     area = (height * width).mean() / 1024
     assert mean_area - 0.01 < area < mean_area + 0.02
 
 
+def test_simmatch_cuts_out_a_grey_square():
+    image = np.full((16, 16, 3), 200, np.uint8)
+    cut = view("simmatch", image, ("identity", 1.0), ("identity", 1.0), box=(2, 3, 10, 16))
+    expected = image.astype(float)
+    expected[2:10, 3:16] = 127
+    np.testing.assert_array_equal(cut, expected)
+
+
+def test_eman_cuts_nothing_out():
+    assert not drawn("eman").box.any()
+    image = np.full((16, 16, 3), 200, np.uint8)
+    kept = view("eman", image, ("identity", 1.0), ("identity", 1.0), box=(2, 3, 10, 16))
+    np.testing.assert_array_equal(kept, 200)
+
+
+@pytest.mark.parametrize("table", ["torchssl", "simmatch", "eman"])
+def test_what_a_move_uncovers_is_black(table):
+    image = np.full((16, 16, 3), 200, np.uint8)
+    moved = view(table, image, ("translate_x", 3.0), ("identity", 1.0))
+    np.testing.assert_array_equal(moved[:, :13], 200)
+    np.testing.assert_array_equal(moved[:, 13:], 0)
+
+
+def test_eman_has_the_two_ops_more():
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    found = view("eman", image, ("solarize_add", 99.0), ("invert", 1.0))
+    levels = image.astype(int)
+    np.testing.assert_array_equal(found, 255 - np.where(levels < 128, levels + 99, levels))
+
+
 def test_what_a_move_uncovers_is_mid_grey_in_google():
     image = np.full((16, 16, 3), 200, np.uint8)
-    moved = google(image, ("translate_x", 3.0), ("identity", 1.0))
+    moved = view("google", image, ("translate_x", 3.0), ("identity", 1.0))
     np.testing.assert_array_equal(moved[:, :13], 200)
     np.testing.assert_array_equal(moved[:, 13:], 127.5)
     assert (moved[:, 13:] / 127.5 - 1 == 0).all()
     # Enhancements keep the alpha, so the uncovered part stays grey ...
-    brighter = google(image, ("translate_x", 3.0), ("brightness", 1.2))
+    brighter = view("google", image, ("translate_x", 3.0), ("brightness", 1.2))
     np.testing.assert_array_equal(brighter[:, :13], 240)
     np.testing.assert_array_equal(brighter[:, 13:], 127.5)
     # ... and others drop it: black, inverted or not.
-    solarized = google(image, ("translate_x", 3.0), ("solarize", 0.0))
+    solarized = view("google", image, ("translate_x", 3.0), ("solarize", 0.0))
     np.testing.assert_array_equal(solarized[:, :13], 55)
     np.testing.assert_array_equal(solarized[:, 13:], 255)
-    posterized = google(image, ("translate_x", 3.0), ("posterize", 4.0))
+    posterized = view("google", image, ("translate_x", 3.0), ("posterize", 4.0))
     np.testing.assert_array_equal(posterized[:, 13:], 0)
     # What is uncovered afterwards is grey all the same.
-    last = google(image, ("solarize", 256.0), ("translate_y", -2.0), box=(10, 0, 12, 16))
+    last = view("google", image, ("solarize", 256.0), ("translate_y", -2.0), box=(10, 0, 12, 16))
     np.testing.assert_array_equal(last[:2], 127.5)
     np.testing.assert_array_equal(last[10:12], 127.5)
     np.testing.assert_array_equal(last[2:10], 200)
@@ -148,14 +218,16 @@ def test_images_do_not_influence_each_other(table):
 def test_four_devices_equal_one_without_talking(table):
     strong = Chain(transforms=(Weak(), RandAugment(table=table)))
 
-    def view(key, images):
+    def strong_view(key, images):
         return strong.apply(images, strong.draw(key, images.shape))
 
     mesh = make_mesh(4)
     shared = NamedSharding(mesh, PartitionSpec("data"))
     arguments = jax.random.key(5), jax.device_put(images(), shared)
-    sharded = quick_jit(view, out_shardings=shared).lower(*arguments).compile()
-    np.testing.assert_array_equal(sharded(*arguments), quick_jit(view)(arguments[0], images()))
+    sharded = quick_jit(strong_view, out_shardings=shared).lower(*arguments).compile()
+    np.testing.assert_array_equal(
+        sharded(*arguments), quick_jit(strong_view)(arguments[0], images())
+    )
     talk = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
     assert not [word for word in talk if word in sharded.as_text()]
 

@@ -1,4 +1,4 @@
-"""Write tests/golden/tfds.zip: a few real images in the layout of TFDS's own builders.
+"""Write tests/golden/tfds.zip and imagenet.zip: a few real images as TFDS's own builders do.
 
 Run with the ``prepare`` and ``demo`` extras: ``python tests/data/generate_tfds.py``. An ArrayRecord
 file takes at least 128 KiB, nearly all of it padding, hence the archive.
@@ -6,6 +6,7 @@ The builders are TFDS's, so feature specification, class names and versions are 
 only the examples are replaced, by scikit-learn's photographs and digits.
 """
 
+import io
 import shutil
 import tempfile
 from pathlib import Path
@@ -49,7 +50,8 @@ class Tiny:
 
 
 ORIGINALS = {
-    name: tfds.builder_cls(name) for name in ("cifar10", "cifar100", "svhn_cropped", "stl10")
+    name: tfds.builder_cls(name)
+    for name in ("cifar10", "cifar100", "svhn_cropped", "stl10", "imagenet2012")
 }
 
 with tfds.core.registered.skip_registration():
@@ -87,11 +89,31 @@ with tfds.core.registered.skip_registration():
             for number, (image, _) in enumerate(digits(20 * seed, size, 96)):
                 yield number, {"image": image, "label": -1 if size == 5 else number}
 
+    class Imagenet2012(Tiny, ORIGINALS["imagenet2012"]):
+        sizes = (("train", 40), ("validation", 8))
+
+        def _generate_examples(self, seed, size):
+            names = self.info.features["label"].names
+            random = np.random.RandomState(seed)
+            for number, image in enumerate(crops(size, 96, seed)):
+                wide, high = random.randint(48, 97, 2)  # of many sizes, as the real ones
+                file = io.BytesIO()
+                Image.fromarray(image[:high, :wide]).save(file, "JPEG", quality=90)
+                file.seek(0)
+                label = names[number % 4]
+                name = f"{label}_{number + 1}.JPEG" if seed == 0 else f"val_{number + 1:08d}.JPEG"
+                yield name, {"image": file, "label": label, "file_name": name}
+
+
+def write(archive, *builders):
+    with tempfile.TemporaryDirectory() as directory:
+        for builder in builders:
+            builder(data_dir=directory, file_format="array_record").download_and_prepare()
+        shutil.rmtree(Path(directory) / "downloads", ignore_errors=True)
+        golden = Path(__file__).parents[1] / "golden"
+        shutil.make_archive(str(golden / archive), "zip", directory)
+
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as directory:
-        for builder in (Cifar10, Cifar100, SvhnCropped, Stl10):
-            builder(data_dir=directory, file_format="array_record").download_and_prepare()
-        shutil.rmtree(Path(directory) / "downloads")
-        archive = Path(__file__).parents[1] / "golden" / "tfds"
-        shutil.make_archive(str(archive), "zip", directory)
+    write("tfds", Cifar10, Cifar100, SvhnCropped, Stl10)
+    write("imagenet", Imagenet2012)

@@ -105,7 +105,7 @@ def test_a_preset_has_folders_of_its_own_and_the_methods_of_its_code_base():
         ("cifar10,preset=torch", "did you mean 'torchssl'?"),
         ("cifar10,preset=usb+google", "one preset"),
         ("stl10,methods=fully_supervised", "is none of stl10"),
-        ("imagenet", "there are no ImageNet recipes yet"),
+        ("imagenet,methods=vat", "vat has no ImageNet recipe"),
     ],
 )
 def test_a_wrong_choice_is_one_sentence(argument, expected, monkeypatch, capfd):
@@ -116,7 +116,7 @@ def test_a_wrong_choice_is_one_sentence(argument, expected, monkeypatch, capfd):
     if table == "cifar10" and "seed=1" not in pairs:
         code, output, error = call(monkeypatch, capfd, table, *itertools.chain(*words))
         assert (code, output, error.count("\n")) == (2, "", 1)
-    code, output, error = call(monkeypatch, capfd, "imagenet", "--run")
+    code, output, error = call(monkeypatch, capfd, "imagenet", "--methods=vat", "--run")
     assert (code, output, error.count("\n")) == (2, "", 1)
 
 
@@ -303,6 +303,19 @@ def test_sources_without_a_table_have_no_column(tmp_path):
     ]
     assert not any(line.startswith("USB 2023") for line in found.legend)
     assert rows_of(found, "40 labels. Best")["fully_supervised"]["ours"] == "-"
+
+
+def test_imagenet_runs_read_the_published_lists():
+    found = points("imagenet,seeds=0")
+    assert len(found) == 8
+    assert all(point.config.data.name == "tfds:imagenet2012" for point in found)
+    first, last = found[0].config, found[-1].config
+    assert (first.recipe, first.data.split, first.steps) == ("fixmatch", "1percent.txt", 37_550)
+    assert (last.recipe, last.data.split, last.data.labels) == (
+        "simmatch",
+        "10percent.txt",
+        "128116",
+    )
 
 
 def test_imagenet_shows_what_is_published(tmp_path):

@@ -1,0 +1,88 @@
+"""A PyTorch checkpoint as safetensors: ``python -m experiments.weights.from_pth IN.pth OUT``.
+
+Needs torch and safetensors, and nothing of JAX. Only tensors and plain containers are unpickled.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+KEYS = ("state_dict", "model", "ema_model", "model_state_dict")
+
+
+def find_tensors(content: Any, key: str = "") -> tuple[dict[str, Any], str]:
+    """The state dict in what ``torch.load`` returned, and the key it was found under.
+
+    Args:
+        content: a state dict, or a dict that holds one.
+        key: where it is; by default the first of :data:`KEYS` that is there.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not isinstance(content, Mapping):
+        raise ValueError("it holds no dict")
+    if not key and not _tensors(content):
+        key = next((known for known in KEYS if _tensors(content.get(known))), "")
+    found = _tensors(content.get(key) if key else content)
+    if not found:
+        where = f"key {key!r}" if key else "the usual keys"
+        raise ValueError(f"no tensors under {where}; its keys: {_keys(content)}")
+    return found, key
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path, metavar="IN.pth")
+    parser.add_argument("output", type=Path, metavar="OUT.safetensors")
+    parser.add_argument("--key", default="", help=f"of the state dict (default: of {KEYS})")
+    given = parser.parse_args(arguments)
+    if given.output.suffix != ".safetensors":
+        parser.error(f"{given.output} does not end in .safetensors.")
+    if given.output.exists():
+        parser.error(f"{given.output} exists; remove it or choose another name.")
+
+    import torch  # pyright: ignore[reportMissingImports]
+    from safetensors.torch import save_file
+
+    try:
+        content = torch.load(given.source, map_location="cpu", weights_only=True)
+        tensors, key = find_tensors(content, given.key)
+    except UnpicklingError:
+        parser.error(
+            f"{given.source} holds more than tensors, or is damaged, and reading the rest would "
+            "run code; where you trust it, save its state dict alone with torch.save."
+        )
+    except Exception as error:  # of whatever kind: unreadable is unreadable
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        parser.error(f"{given.source} is not read as plain tensors: {reason}")
+    # Copies, since safetensors takes no two names for one memory.
+    tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
+    temporary = given.output.with_name(f".{given.output.name}.{os.getpid()}")
+    save_file(tensors, temporary)
+    temporary.replace(given.output)
+    others = [other for other in KEYS if other != key and key and _tensors(content.get(other))]
+    also = f"; --key also finds {', '.join(others)}" if others else ""
+    print(f"wrote {given.output}: {len(tensors)} tensors of {key or 'the whole file'}{also}")
+
+
+def _tensors(content: Any) -> dict[str, Any]:
+    """The tensors of a dict by name, but for BatchNorm's counts of batches."""
+    if not isinstance(content, Mapping):
+        return {}
+    return {
+        str(name): value
+        for name, value in content.items()
+        if hasattr(value, "shape") and not str(name).endswith("num_batches_tracked")
+    }
+
+
+def _keys(content: Mapping[Any, Any]) -> str:
+    return ", ".join(map(str, list(content)[:10])) or "none"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The division of a streamed set's views: the host crops and flips, the device does the colours."""
+
+from dataclasses import replace
+
+from jaxmatch.augment.chain import Chain
+from jaxmatch.augment.contrast import Contrast
+from jaxmatch.augment.views import Views
+from jaxmatch.data.crops import HostCrop
+from jaxmatch.data.images import Size
+from jaxmatch.errors import InputError
+from jaxmatch.types import Transform
+
+
+def divide(views: Views, size: Size) -> tuple[dict[str, tuple[HostCrop, ...]], Views]:
+    """What the host cuts for each role of "labeled" and "unlabeled", and the views of that.
+
+    ``size`` is that of the images a network sees. A view without a resized crop of its own, such as
+    the padded one of small images, stays whole on the device, and the host cuts the centre.
+
+    Raises:
+        InputError: if a resized crop follows operations of the device.
+    """
+    parts = {role: _divide(transform, size) for role, transform in views.transforms.items()}
+    crops = {
+        kind: tuple(parts[role][0] for role in roles)
+        for kind, roles in (("labeled", views.labeled), ("unlabeled", views.unlabeled))
+    }
+    return crops, replace(views, transforms={role: rest for role, (_, rest) in parts.items()})
+
+
+def _divide(transform: Transform, size: Size) -> tuple[HostCrop, Transform]:
+    if isinstance(transform, Contrast):
+        crop = HostCrop(
+            size=size if transform.size is None else (transform.size, transform.size),
+            area=transform.area,
+            method=transform.method,
+            flip=transform.flip,
+        )
+        return crop, transform.colors()
+    if isinstance(transform, Chain):
+        first, *others = transform.transforms
+        if any(isinstance(other, Contrast) for other in others):
+            raise InputError(
+                "streamed images are cropped before all else; set views.strong.order=weak_first or "
+                "data.stream=False."
+            )
+        crop, rest = _divide(first, size)
+        return crop, Chain(transforms=(rest, *others))
+    return HostCrop(size=size), transform

@@ -1,0 +1,65 @@
+"""Random resized crops and flips on the host, the only part of a view that needs the whole image.
+
+The distribution is that of :class:`~jaxmatch.augment.contrast.RandomResizedCrop` and
+:class:`~jaxmatch.augment.contrast.Flip`, which crop on the device.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from jaxmatch.data.images import Size, fit
+
+METHODS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+TRIES = 10  # as in torchvision
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostCrop:
+    """One view of an image of any size: [height width 3] uint8.
+
+    Attributes:
+        size: height and width of the view.
+        area: least and largest share of the image that the crop covers; None takes the largest
+            centred rectangle of the view's shape, for transforms that crop on the device.
+        aspect: least and largest width by height of the crop.
+        method: how the crop is resized, "bilinear" or "bicubic".
+        flip: the probability of a mirror image.
+    """
+
+    size: Size
+    area: tuple[float, float] | None = None
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    method: str = "bilinear"
+    flip: float = 0.0
+
+    def apply(self, image: Image.Image, random: np.random.Generator) -> np.ndarray:
+        """The view that ``random`` draws of an RGB image."""
+        if self.area is None:
+            return np.asarray(fit(image, self.size))
+        height, width = self.size
+        view = image.crop(self.box(image.width, image.height, random))
+        view = view.resize((width, height), METHODS[self.method])
+        if random.random() < self.flip:
+            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(view)
+
+    def box(
+        self, width: int, height: int, random: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom: a share of the area in a random shape, else the centre."""
+        assert self.area is not None
+        least, largest = self.aspect
+        for _ in range(TRIES):
+            pixels = width * height * random.uniform(*self.area)
+            aspect = math.exp(random.uniform(math.log(least), math.log(largest)))
+            across, down = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+            if 0 < across <= width and 0 < down <= height:
+                left = int(random.integers(width - across + 1))
+                top = int(random.integers(height - down + 1))
+                return left, top, left + across, top + down
+        across, down = min(width, round(height * largest)), min(height, round(width / least))
+        left, top = (width - across) // 2, (height - down) // 2
+        return left, top, left + across, top + down

@@ -1,0 +1,197 @@
+"""Data sets that do not fit a device: loader processes decode and crop, the device does the rest.
+
+A :class:`Feed` gives the examples of one step after another. Since :class:`~.loading.Plan` says
+what a step reads, nothing but the step is needed to go on, on whatever processes and workers; so a
+checkpoint holds no state of the loader, and a loader that lost a worker is started anew.
+"""
+
+import gc
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh
+
+from jaxmatch.data import order
+from jaxmatch.data.crops import HostCrop
+from jaxmatch.data.lazy import LazyImages
+from jaxmatch.data.loading import Plan, Pool
+from jaxmatch.data.resident import Resident
+from jaxmatch.errors import InputError, JaxmatchError
+from jaxmatch.parallel import from_processes, over_batch, process_share
+from jaxmatch.types import Array, Batch, Examples, PyTree, Spec
+
+log = logging.getLogger(__name__)
+
+MOST_WORKERS = 32  # each holds a few hundred megabytes
+AHEAD = 2  # steps whose examples are on the device, or on their way, before they are needed
+RESTARTS = 3  # of the loader at one step before the run gives up
+
+Crops = Mapping[str, tuple[HostCrop, ...]]
+
+
+def plan(data: Resident, key: Array, spec: Spec, crops: Crops, seed: int, mesh: Mesh) -> Plan:
+    """What this process loads at each step.
+
+    Args:
+        data: the pools, as LazyImages.
+        key: what the order is drawn from, the same as for resident sets.
+        spec: has the batch sizes.
+        crops: of the view roles of "labeled" and "unlabeled".
+        seed: the run's.
+        mesh: over which the batch is split.
+    """
+    sizes = {"labeled": spec.labeled_batch, "unlabeled": spec.unlabeled_batch}
+    pools = {}
+    for number, (name, batch) in enumerate(sizes.items()):
+        images, labels = getattr(data, f"{name}_images"), getattr(data, f"{name}_labels")
+        if not batch:
+            continue
+        first, count = process_share(batch, mesh)
+        pools[name] = Pool(
+            records=images.records,
+            rows=images.rows,
+            labels=labels,
+            words=np.asarray(order.words(jax.random.fold_in(key, number))),
+            crops=crops[name],
+            batch=batch,
+            first=first,
+            count=count,
+            seeds=(seed, number),
+        )
+    return Plan(pools=pools)
+
+
+class Feed:
+    """The examples of step ``first``, then of the next at each call, as arrays over the mesh."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        mesh: Mesh,
+        first: int,
+        steps: int,
+        workers: int,
+        strict: bool = False,
+        frozen: PyTree = None,
+    ):
+        """Start the loader; ``workers`` processes, 0 for one a core.
+
+        ``strict`` makes an unreadable image an error, as ``data.strict`` says. ``frozen`` is what
+        each batch has beside its examples.
+        """
+        self.plan, self.mesh, self.steps, self.strict = plan, mesh, steps, strict
+        self.frozen = frozen
+        self.workers = workers or min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+        self.next_step = first  # the next one to be loaded
+        self.ready: list[Batch] = []
+        self.named: set[int] = set()
+        self.loader = self._start()
+
+    def __call__(self) -> Batch:
+        """The next step's examples; InputError where ``strict`` and an image is unreadable."""
+        while len(self.ready) <= AHEAD and self.next_step < self.steps:
+            self.ready.append(self._on_device(self._load()))
+            self.next_step += 1
+        return self.ready.pop(0)
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the workers."""
+        self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        loader: Any = self.loader
+        self.loader = iter(())
+        loader.close()
+        del loader
+        gc.collect()  # grain's cycles hold the shared memory of its last elements
+
+    def _start(self) -> Iterator[Any]:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain hands them to its workers
+        steps = grain.MapDataset.range(self.next_step, self.steps).map(self.plan.load)
+        # A worker's element is a whole step, so that it crosses to this process as one block.
+        each = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+        workers = grain.MultiprocessingOptions(num_workers=self.workers)
+        return iter(each.mp_prefetch(workers))
+
+    def _load(self) -> Mapping[str, Any]:
+        for attempt in range(RESTARTS + 1):
+            try:
+                # Copied, so that the shared memory they came in is free at once.
+                return jax.tree.map(np.array, next(self.loader))
+            except InputError:
+                raise
+            # A worker that died shows as one of several errors of grain and multiprocessing.
+            except Exception as error:
+                self.close()
+                if attempt == RESTARTS:
+                    raise JaxmatchError(
+                        f"the loader failed {attempt + 1} times at step {self.next_step}: {error}; "
+                        "the same command continues from the last checkpoint."
+                    ) from error
+                log.warning("The loader failed at step %d and starts anew.", self.next_step)
+                self.loader = self._start()
+        raise AssertionError
+
+    def _on_device(self, loaded: Mapping[str, Any]) -> Batch:
+        parts = {}
+        for name, pool in self.plan.pools.items():
+            found = loaded[name]
+            self._tell(pool, found["unreadable"])
+
+            def spread(rows: np.ndarray, size: int = pool.batch) -> Array:
+                return from_processes(rows, size, self.mesh)
+
+            parts[name] = Examples(
+                views=tuple(spread(view) for view in found["views"]),
+                label=spread(found["label"]),
+                index=spread(found["index"]),
+            )
+        return Batch(parts.get("labeled"), parts.get("unlabeled"), self.frozen)
+
+    def _tell(self, pool: Pool, unreadable: np.ndarray) -> None:
+        new = {int(row): None for row in unreadable if row not in self.named}
+        self.named.update(new)
+        names = [pool.records.name(row) for row in new]
+        if names and self.strict:
+            raise InputError(f"Not readable as images: {', '.join(names)}.")
+        if names:
+            log.warning("Replaced by the next ones, not readable as images: %s", ", ".join(names))
+
+
+def shapes(plan: Plan, mesh: Mesh) -> Batch:
+    """The examples of a step as shapes, dtypes and places."""
+
+    def one(name: str) -> Examples | None:
+        if name not in plan.pools:
+            return None
+        pool = plan.pools[name]
+
+        def like(shape: tuple[int, ...], dtype: Any) -> Any:
+            return jax.ShapeDtypeStruct((pool.batch, *shape), dtype, sharding=over_batch(mesh))
+
+        views: Any = tuple(like((*crop.size, 3), np.uint8) for crop in pool.crops)
+        return Examples(views=views, label=like((), np.int32), index=like((), np.int32))
+
+    return Batch(one("labeled"), one("unlabeled"))
+
+
+def is_streamed(images: Any) -> bool:
+    """Whether a set's images are read step by step."""
+    return isinstance(images, LazyImages)
+
+
+def places(data: PyTree) -> PyTree:
+    """The sharding of each leaf."""
+    return jax.tree.map(lambda leaf: leaf.sharding, data)

@@ -1,0 +1,145 @@
+"""Several processes as one run: how they join, agree on what they do, and which one writes."""
+
+import hashlib
+import os
+import sys
+import threading
+import uuid
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxmatch.errors import DiskError, InputError, JaxmatchError
+
+
+def join(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    seconds: int = 300,
+) -> None:
+    """Join the processes of a run; to be called before JAX sees its devices.
+
+    On TPU pods, under Slurm, Open MPI and Kubernetes JAX finds the arguments itself
+    (https://docs.jax.dev/en/latest/multi_process.html).
+
+    Args:
+        coordinator: "HOST:PORT" of process 0.
+        processes: how many there are.
+        process: the number of this one, from 0.
+        seconds: how long to wait for the others.
+
+    Ends the program with exit code 2 and a sentence where not all came in time: JAX would abort it
+    from C++, with a stack trace that no exception handler sees.
+
+    Raises:
+        InputError: if arguments are missing or contradict each other.
+    """
+    given = [value is not None for value in (coordinator, processes, process)]
+    if any(given) and not all(given):
+        raise InputError("give --coordinator=HOST:PORT, --processes=N and --process=I together.")
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise InputError(f"--process={process} must be one of 0 to {processes - 1}.")
+    late = threading.Timer(seconds, _give_up, [coordinator, processes, seconds])
+    late.daemon = True
+    late.start()
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, process, initialization_timeout=seconds + 60
+        )
+    except ValueError as error:
+        raise InputError(
+            "no cluster was found in the environment; give --coordinator=HOST:PORT, --processes=N "
+            "and --process=I."
+        ) from error
+    except RuntimeError as error:
+        raise InputError(f"the processes could not be joined: {error}.") from error
+    finally:
+        late.cancel()
+
+
+def _give_up(coordinator: str | None, processes: int | None, seconds: int) -> None:
+    print(
+        f"jaxmatch: not all {processes or ''} processes joined at "
+        f"{coordinator or 'the coordinator'} within {seconds} s; start the same command on every "
+        "host, each with its own --process.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(InputError.exit_code)
+
+
+def leader() -> bool:
+    """Whether this process is the one that writes logs and results."""
+    return jax.process_index() == 0
+
+
+def synchronize(name: str) -> None:
+    """Wait until every process is here; ``name`` must be the same for all."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def raise_together(error: JaxmatchError | None) -> None:
+    """Raise ``error`` here if there is one, and DiskError if another process has one.
+
+    A process that raises alone would leave the others waiting for it.
+    """
+    failed = [error is not None]
+    if jax.process_count() > 1:
+        failed = np.ravel(multihost_utils.process_allgather(np.asarray(error is not None))).tolist()
+    if error is not None:
+        raise error
+    if any(failed):
+        raise DiskError(f"process {failed.index(True)} could not go on; its message tells why.")
+
+
+def leaders(value: bool) -> bool:
+    """What process 0 says."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def check_same(what: str, text: str) -> None:
+    """InputError, in every process, unless all of them have the same ``text``."""
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8).astype(np.int32)
+    digests = np.asarray(multihost_utils.process_allgather(digest))
+    if different := np.flatnonzero((digests != digests[0]).any(1)).tolist():
+        raise InputError(
+            f"processes {', '.join(map(str, different))} have another {what} than process 0; "
+            "start the same command, with the same files, on every host."
+        )
+
+
+def check_shared(folder: Path) -> None:
+    """InputError, in every process, unless all of them see the files that process 0 writes.
+
+    The file it tries with is gone afterwards. DiskError where ``folder`` cannot be written.
+    """
+    if jax.process_count() == 1:
+        return
+    word = np.frombuffer(uuid.uuid4().bytes, np.uint8).astype(np.int32)
+    word = np.asarray(multihost_utils.broadcast_one_to_all(word)).astype(np.uint8).tobytes().hex()
+    file, error = folder / f".shared-{word}", None
+    if leader():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        except OSError as problem:
+            error = DiskError(f"{folder} cannot be written ({problem.strerror}).")
+    raise_together(error)
+    if folder.is_dir():
+        os.listdir(folder)  # asks a network file system anew
+    seen = np.ravel(multihost_utils.process_allgather(np.asarray(file.exists())))
+    if leader():
+        file.unlink(missing_ok=True)
+    if not seen.all():
+        raise InputError(
+            f"processes {', '.join(map(str, np.flatnonzero(~seen)))} do not see {folder} of "
+            "process 0; give a --workdir on a file system that all hosts share."
+        )

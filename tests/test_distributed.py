@@ -1,0 +1,26 @@
+"""What a single process does where several could be, and what it says to wrong arguments."""
+
+import pytest
+
+from jaxmatch import distributed
+from jaxmatch.errors import DiskError, InputError
+
+
+def test_alone_it_leads_and_agrees_with_itself(tmp_path):
+    assert distributed.leader()
+    assert distributed.leaders(True)
+    assert not distributed.leaders(False)
+    distributed.synchronize("nobody else")
+    distributed.check_same("configuration", "{}")
+    distributed.check_shared(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    distributed.raise_together(None)
+    with pytest.raises(DiskError, match="full"):
+        distributed.raise_together(DiskError("full"))
+
+
+def test_arguments_come_together():
+    with pytest.raises(InputError, match="--processes=N and --process=I together"):
+        distributed.join("localhost:1234", 2)
+    with pytest.raises(InputError, match="--process=2 must be one of 0 to 1"):
+        distributed.join("localhost:1234", 2, 2)

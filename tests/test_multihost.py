@@ -1,0 +1,164 @@
+"""Several real processes of localhost are one run: same state, one record, one resume."""
+
+import json
+import os
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+from helpers import assert_close, on_host
+from tiny_runs import arguments, start_program, state_of, train_tiny, write_data
+
+from jaxmatch.metrics import read
+
+pytestmark = pytest.mark.slow
+
+METHODS = {
+    "fixmatch": {},
+    "simmatch": {},
+    "comatch": {},
+    "mixmatch": {},
+    "ctaugment": {"method": "fixmatch", "augment": "ctaugment"},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data") / "colors.npz")
+
+
+def start(processes, devices, *words):
+    """Every process of a run, each with ``devices`` CPU devices and its own words, if given."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    where = [f"--coordinator=localhost:{port}", f"--processes={processes}"]
+    return [
+        start_program([*words[number % len(words)], *where, f"--process={number}"], devices)
+        for number in range(processes)
+    ]
+
+
+def finish(programs, code=0):
+    """Wait for all; what each wrote to stdout and stderr, but for what Gloo itself prints."""
+    said = [program.communicate(timeout=500) for program in programs]
+    assert [program.returncode for program in programs] == [code] * len(programs), said
+    return [
+        ("\n".join(line for line in out.splitlines() if not line.startswith("[Gloo]")), errors)
+        for out, errors in said
+    ]
+
+
+def words(data, workdir, *, method, **options):
+    options = METHODS.get(method, {}) | options
+    options.setdefault("method", method)
+    if options["method"] == "mixmatch":
+        options["data__ratio"] = 1
+    found = arguments(data, **options)
+    if options["method"] == "mixmatch":
+        found = [word for word in found if "threshold" not in word]
+    return ["train", *found, f"--workdir={workdir}"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_run_on_one_two_and_four_processes(method, data, tmp_path):
+    folders = {count: tmp_path / str(count) for count in (1, 2, 4)}
+    options = {"method": method, "steps": 8, "steps_per_call": 4, "log_every": 4, "eval_every": 4}
+    options |= {"save_every": 8, "devices": 4}
+    for count, folder in folders.items():
+        said = finish(start(count, 4 // count, words(data, folder, **options)))
+        assert [bool(out) for out, _ in said] == [True] + [False] * (count - 1)
+    states = {count: on_host(state_of(folder)) for count, folder in folders.items()}
+    lines = {count: read(folder) for count, folder in folders.items()}
+    for count in (2, 4):
+        assert_close(states[count], states[1], 2e-5)
+        assert (folders[count] / "split.json").read_text() == (
+            folders[1] / "split.json"
+        ).read_text()
+        assert len(lines[count]) == len(lines[1]) == 2
+        for ours, theirs in zip(lines[count], lines[1], strict=True):
+            assert ours.keys() == theirs.keys()
+            for name in ours.keys() - {"time/seconds"}:
+                np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-4, atol=2e-5)
+
+
+def test_a_run_goes_on_with_other_processes_and_devices(data, tmp_path):
+    whole = tmp_path / "whole"
+    train_tiny(data, whole, devices=4)
+    folder = tmp_path / "moved"
+    options = {"method": "fixmatch", "devices": 0}
+    programs = start(2, 2, words(data, folder, **options))
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text()):
+        assert all(program.poll() is None for program in programs), programs[0].communicate()
+        time.sleep(0.05)
+    programs[1].send_signal(signal.SIGTERM)  # one is told, both stop
+    codes = {program.wait(timeout=300) for program in programs}
+    for program in programs:
+        program.communicate()
+    assert codes <= {0, 143}
+    assert len(codes) == 1
+    finish(start(4, 1, words(data, folder, **options)))
+    assert_close(state_of(folder), state_of(whole), 1e-4)
+    steps = [line["step"] for line in read(folder)]
+    assert steps == [line["step"] for line in read(whole)]
+
+
+def test_a_host_that_never_joins_is_told_of(data, tmp_path):
+    program = start(2, 1, [*words(data, tmp_path / "run", method="fixmatch"), "--join-seconds=5"])
+    program[1].kill()
+    program[1].communicate()
+    _, said = program[0].communicate(timeout=120)
+    assert program[0].returncode == 2, said
+    assert "not all 2 processes joined" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_not_shared_is_refused(data, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    both = [words(data, folder, method="fixmatch") for folder in (first, second)]
+    programs = start(2, 1, *both)
+    for _, said in finish(programs, code=2):
+        assert "processes 1 do not see" in said
+    assert not second.exists()
+    assert not any(first.iterdir())
+
+
+def test_processes_of_different_seeds_are_refused(data, tmp_path):
+    both = [words(data, tmp_path / "run", method="fixmatch", seed=seed) for seed in (0, 1)]
+    programs = start(2, 1, *both)
+    for _, said in finish(programs, code=2):
+        assert "processes 1 have another configuration or data than process 0" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_summary_is_one_and_whole(data, tmp_path):
+    (out, _), (nothing, _) = finish(start(2, 1, words(data, tmp_path / "run", method="fixmatch")))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert json.loads(out) == summary
+    assert nothing == ""
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(data, tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    options = {"method": "fixmatch", "devices": 2, "steps": 400, "keep": 2}
+    options |= {"steps_per_call": 20, "log_every": 20, "eval_every": 100, "save_every": 20}
+    command = words(data, folder, **options)
+    programs = start(2, 1, command)
+    checkpoints = folder / "checkpoints"
+    while not (checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())):
+        assert all(program.poll() is None for program in programs), programs[0].communicate()
+        time.sleep(0.05)
+    programs[1].kill()
+    started = time.monotonic()
+    programs[1].communicate()
+    programs[0].communicate(timeout=240)  # does not wait for ever
+    print("the other ended after", time.monotonic() - started, "s with", programs[0].returncode)
+    assert programs[0].returncode != 0
+    finish(start(2, 1, command))
+    finish(start(2, 1, words(data, whole, **options)))
+    assert_close(state_of(folder), state_of(whole), 1e-4)
+    assert [line["step"] for line in read(folder)] == [line["step"] for line in read(whole)]
