@@ -19,7 +19,7 @@ from jaxmatch.augment.on_host import divide
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.views import Views
 from jaxmatch.augment.weak import Weak
-from jaxmatch.checks import check_crops, check_numbers
+from jaxmatch.checks import check_crops, check_microbatches, check_numbers
 from jaxmatch.config import CONTRASTS, build_dataclass
 from jaxmatch.data import sources, splits, streaming
 from jaxmatch.data.crops import HostCrop
@@ -192,7 +192,8 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
             f"batch sizes {labeled_batch}, {unlabeled_batch} do not divide into model.bn_groups="
             f"{groups}; change data.batch_size or model.bn_groups."
         )
-    network = make_network(model, mesh.size, config.forward)
+    check_microbatches(config, groups, mesh.size, (labeled_batch, unlabeled_batch))
+    network = make_network(model, mesh.size, config.forward, config.microbatches)
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     channels = facts["image_shape"][-1]
     numbers = all(isinstance(value, int | float) for value in mean + std)
@@ -291,7 +292,9 @@ def examples_of(parts: Parts) -> Callable[[Resident | Batch, TrainState], Batch]
         order = stream(state.key, "order")
         spec = parts.spec
         drawn = batch(data, order, state.step, spec.labeled_batch, spec.unlabeled_batch)
-        return shard_batch(drawn, parts.mesh)._replace(frozen=data.frozen)
+        if parts.mesh.size > 1:  # one device's program may be a part of that of several
+            drawn = shard_batch(drawn, parts.mesh)
+        return drawn._replace(frozen=data.frozen)
 
     return examples
 
@@ -329,6 +332,7 @@ def build_model(config: ConfigDict, classes: int, algorithm: Algorithm) -> Any:
         classes=max(1, classes),  # images without any label still pass a classifier
         heads=algorithm.heads,
         dtype=jnp.bfloat16 if config.dtype == "bfloat16" else None,
+        remat=config.remat,
         **fixed,
         **values,
     )

@@ -20,7 +20,15 @@ def check_numbers(config: ConfigDict) -> None:
         raise InputError(f"devices={config.devices} must be a number of devices, or 0 for all.")
     if config.data.image_size is not None and config.data.image_size < 1:
         raise InputError(f"data.image_size={config.data.image_size} must be at least 1.")
-    for key in ("steps", "steps_per_call", "log_every", "eval_every", "save_every", "keep"):
+    for key in (
+        "steps",
+        "steps_per_call",
+        "log_every",
+        "eval_every",
+        "save_every",
+        "keep",
+        "microbatches",
+    ):
         if config[key] < 1:
             raise InputError(f"{key}={config[key]} must be at least 1.")
     periods = {key: config[key] for key in ("steps", "log_every", "eval_every", "save_every")}
@@ -48,3 +56,19 @@ def check_crops(config: ConfigDict, algorithm: Algorithm, image_shape: Sequence[
                 f"views.{role}.size={size} is larger than the images, whose shorter side is "
                 f"{side}; give at most {side}, or larger images by data.image_size."
             )
+
+
+def check_microbatches(
+    config: ConfigDict, groups: int, devices: int, batches: Sequence[int]
+) -> None:
+    """Refuse microbatches that divide neither BatchNorm's groups nor each device's images."""
+    parts = config.microbatches
+    if groups > 1 and groups % parts:
+        raise InputError(
+            f"microbatches={parts} does not divide model.bn_groups={groups}; change one of them."
+        )
+    if groups == 1 and any(batch % (devices * parts) for batch in batches):
+        raise InputError(
+            f"batch sizes {', '.join(map(str, batches))} do not divide into {devices} devices x "
+            f"microbatches={parts}; change data.batch_size or microbatches."
+        )

@@ -11,11 +11,12 @@ from ml_collections import ConfigDict
 
 from jaxmatch import build
 from jaxmatch.checkpoint import Checkpoints
+from jaxmatch.compilation import prepare_process
 from jaxmatch.config import complete
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluate import make_predict
-from jaxmatch.parallel import state_shardings, use_all_cores
+from jaxmatch.parallel import state_shardings
 from jaxmatch.stages import run_folder
 from jaxmatch.types import TrainState
 
@@ -93,7 +94,7 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
     Raises:
         InputError: if ``workdir`` is no run folder or has no such checkpoint.
     """
-    use_all_cores()
+    prepare_process()
     folder = run_folder(workdir)
     try:
         values = json.loads((folder / "config.json").read_text())

@@ -9,12 +9,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
 
 RUN_HELP = "a run folder, as train writes it"
+AND = "--and"  # between the runs that one ``train`` trains together
 CONFIG_HELP = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
 
 
@@ -24,11 +26,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     for handler in logging.getLogger().handlers:  # an imported library may have set one up
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("jaxmatch: %(message)s"))
-    arguments, rest = _parser().parse_known_args(argv)
+    words, *others = _runs(sys.argv[1:] if argv is None else argv)
+    arguments, rest = _parser().parse_known_args(words)
     try:
         if rest and not hasattr(arguments, "config"):
             raise InputError(f"unknown argument {rest[0]!r}; see jaxmatch {arguments.command} -h.")
         arguments.overrides = _overrides(rest)
+        arguments.others = []
+        for words in others:
+            if arguments.command != "train":
+                raise InputError(f"{AND} joins runs of jaxmatch train, not {arguments.command}.")
+            other, rest = _parser().parse_known_args(["train", *words])
+            other.overrides = _overrides(rest)
+            arguments.others.append(other)
         arguments.run(arguments)
     except JaxmatchError as error:
         sys.exit(_fail(error))
@@ -44,6 +54,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _fail(error: JaxmatchError) -> int:
     print(f"jaxmatch: {error}", file=sys.stderr)
     return error.exit_code
+
+
+def _runs(argv: Sequence[str]) -> list[list[str]]:
+    """The words of each run that ``--and`` joins."""
+    runs: list[list[str]] = [[]]
+    for word in argv:
+        if word == AND:
+            runs.append([])
+        else:
+            runs[-1].append(word)
+    return runs
 
 
 def _overrides(rest: Sequence[str]) -> list[str]:
@@ -76,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--processes", type=int, help="how many there are")
     added.add_argument("--process", type=int, help="the number of this one, from 0")
     added.add_argument("--join-seconds", type=int, default=300, help="how long to wait for all")
+    added.epilog = (
+        f"RUN {AND} RUN {AND} ... trains runs that are equal but for their seed in one program; "
+        "each RUN is a --config, overrides and a --workdir."
+    )
 
     added = command("evaluate", _evaluate, "Test accuracy of a run's teacher and student, as JSON.")
     added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
@@ -112,6 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--config", required=True, help="FILE_OR_NAME[:ARGUMENT] with a sweep()")
     added.add_argument("--seeds", type=int, nargs="+", default=(), help="repeat all points for")
     added.add_argument("--run", dest="here", action="store_true", help="run what is not finished")
+    added.add_argument(
+        "--vmap-seeds", type=int, default=1, metavar="N", help="train up to N seeds in one program"
+    )
     added.add_argument("--workdir", type=Path, default=Path("runs"), help="where the runs go")
 
     added = command("demo", _demo, "Supervised, then FixMatch, on 40 labels of MNIST-5k: a table.")
@@ -140,6 +168,9 @@ def _train(arguments: argparse.Namespace) -> None:
     from jaxmatch import distributed
     from jaxmatch.loop import train
 
+    if arguments.others:
+        _train_together([arguments, *arguments.others])
+        return
     config = _config(arguments)
     where = (arguments.coordinator, arguments.processes, arguments.process)
     if arguments.multihost or any(value is not None for value in where):
@@ -147,8 +178,21 @@ def _train(arguments: argparse.Namespace) -> None:
         if not distributed.leader():
             logging.disable(logging.WARNING)
     summary = train(config, arguments.workdir)
-    if not distributed.leader():
-        return
+    if distributed.leader():
+        _print_summary(summary)
+
+
+def _train_together(runs: Sequence[argparse.Namespace]) -> None:
+    from jaxmatch import together
+
+    for run in runs:
+        if run.multihost or run.coordinator or run.processes or run.process:
+            raise InputError(f"several processes train one run at a time; leave {AND} out.")
+    for summary in together.train([(_config(run), run.workdir) for run in runs]):
+        _print_summary(summary)
+
+
+def _print_summary(summary: Mapping[str, Any]) -> None:
     print(json.dumps({key: value for key, value in summary.items() if key != "ctaugment"}))
 
 
@@ -233,9 +277,14 @@ def _sweep(arguments: argparse.Namespace) -> None:
         arguments.config, arguments.overrides, seeds=arguments.seeds, base=arguments.workdir
     )
     if not arguments.here:
-        print("\n".join(point.command() for point in points))
+        groups = sweep.grouped(points, arguments.vmap_seeds)
+        print("\n".join(sweep.command(group) for group in groups))
         return
-    failed = sweep.run(points, lambda text: print(f"jaxmatch: {text}", file=sys.stderr))
+
+    def say(text: str) -> None:
+        print(f"jaxmatch: {text}", file=sys.stderr)
+
+    failed = sweep.run(points, say, arguments.vmap_seeds)
     done = [read(point.workdir) for point in points if point.workdir not in failed]
     if done:
         print(table_text(group(done)))

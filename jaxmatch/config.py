@@ -36,7 +36,7 @@ from jaxmatch.optim import Ema, Optim
 from jaxmatch.presets import DATASETS, PRESETS, preset_values
 
 # What a run computes does not depend on these, so another value continues the same run.
-NOT_IDENTITY = {"devices", "memory_placement", "wandb", "workers"}
+NOT_IDENTITY = {"devices", "memory_placement", "remat", "wandb", "workers"}
 # View roles with a contrastive pipeline each: the usual one, BYOL's other and SwAV's small crops.
 CONTRASTS = ("contrast", "second", "small")
 
@@ -61,6 +61,8 @@ def defaults() -> dict[str, Any]:
         "init_heads": (),
         "dtype": "float32",
         "forward": "joint",
+        "microbatches": 1,
+        "remat": False,
         "augment": "randaugment",
         "data": {
             "name": "",

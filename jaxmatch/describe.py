@@ -7,11 +7,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmatch import build
+from jaxmatch.compilation import prepare_process
 from jaxmatch.config import stage_folders
 from jaxmatch.data import streaming
 from jaxmatch.data.resident import resident
 from jaxmatch.dispatch import make_call
-from jaxmatch.parallel import device_bytes, tree_bytes, use_all_cores
+from jaxmatch.parallel import device_bytes, tree_bytes
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     ``operations_per_step`` counts floating-point operations as XLA does before optimization, a
     frozen network's as if it were like the one that is trained.
     """
-    use_all_cores()
+    prepare_process()
     if "order" in config:
         return {folder: describe(stage) for folder, stage in stage_folders(config).items()}
     data = build.load_data(config)

@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from jaxmatch.compilation import jit
 from jaxmatch.parallel import replicated
 from jaxmatch.step import Step
 from jaxmatch.types import Array, Batch, PyTree, Ratio, TrainState
+
+Feed = Callable[[], PyTree]  # the data of the next step
 
 
 class Meter(NamedTuple):
@@ -19,6 +22,9 @@ class Meter(NamedTuple):
     sums: dict[str, Ratio]
     bad_step: Array  # [] int32; -1: none so far
     bad_term: Array  # [] int32, position in watched(sums)
+
+
+Call = Callable[[TrainState, Feed], tuple[TrainState, Meter]]
 
 
 def watched(names: Any) -> list[str]:
@@ -80,28 +86,31 @@ def compile_call(
     mesh: Mesh,
     places: PyTree,
     data_places: PyTree | None = None,
-) -> Callable[[TrainState, Callable[[], PyTree]], tuple[TrainState, Meter]]:
+    traced: tuple[TrainState, PyTree] | None = None,
+) -> Call:
     """:func:`make_call` jitted over ``mesh``, the state donated: (state, feed) -> (state, meter).
 
     ``feed()`` gives the data of the next step. ``places`` are the shardings of the state
     (:func:`~jaxmatch.parallel.state_shardings`); all else is on every device, but for data that
-    differs from step to step, whose shardings are ``data_places``.
+    differs from step to step, whose shardings are ``data_places``. With the shapes of (state, data)
+    in ``traced`` the steps are traced at once, so that what cannot work is met before the first.
 
     The host dispatches every step of such data, and on a CPU, where XLA computes convolutions
     inside a loop by a path that is over ten times slower (jax-ml/jax#12868).
     """
     everywhere = replicated(mesh)
-    each = data_places is not None or mesh.devices.flat[0].platform == "cpu"
-    scanned = 1 if each else steps_per_call
-    call = jax.jit(
+    scanned = 1 if data_places is not None or on_cpu(mesh) else steps_per_call
+    call = jit(
         make_call(step, examples_of, scanned),
         in_shardings=(places, everywhere if data_places is None else data_places),
         out_shardings=(places, everywhere),
         donate_argnums=0,
     )
+    if traced is not None:
+        jax.eval_shape(call, *traced)
     add = jax.jit(merge, out_shardings=everywhere, donate_argnums=0)
 
-    def run(state: TrainState, feed: Callable[[], PyTree]) -> tuple[TrainState, Meter]:
+    def run(state: TrainState, feed: Feed) -> tuple[TrainState, Meter]:
         with jax.transfer_guard("disallow"):
             state, meter = call(state, feed())
             for _ in range(steps_per_call // scanned - 1):
@@ -110,6 +119,11 @@ def compile_call(
         return state, meter
 
     return run
+
+
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether the devices are a CPU's, where the host dispatches every step by itself."""
+    return mesh.devices.flat[0].platform == "cpu"
 
 
 def means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The host's side of training: dispatch, log, evaluate, save, resume."""
+"""Training from a configuration to its summary: one run, or stages one after another."""
 
 import contextlib
 import json
@@ -9,36 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxmatch import build, distributed, stages, transfer
+from jaxmatch import build, distributed, stages
 from jaxmatch import config as configuration
-from jaxmatch.augment import ctaugment
 from jaxmatch.checkpoint import Checkpoints
-from jaxmatch.classifier import load
-from jaxmatch.curves import plot
-from jaxmatch.data import splits, streaming
-from jaxmatch.data.loading import Plan
-from jaxmatch.data.resident import resident
-from jaxmatch.dispatch import Meter, compile_call, means, watched
-from jaxmatch.errors import InputError, NonFiniteError, Terminated
-from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
+from jaxmatch.compilation import prepare_process
+from jaxmatch.data import splits
+from jaxmatch.data.shared import Shared
+from jaxmatch.dispatch import Call
+from jaxmatch.errors import InputError
 from jaxmatch.frozen import frozen_runs, load_frozen
-from jaxmatch.metrics import MetricsLog, open_wandb, summarise, write_json
-from jaxmatch.monitor import collapsed
-from jaxmatch.parallel import check_memory, put, replicated, state_shardings, use_all_cores
-from jaxmatch.probe import Sets, measure, probe_sets
-from jaxmatch.progress import SILENT, Progress
+from jaxmatch.metrics import write_json
+from jaxmatch.run import Run
 from jaxmatch.termination import termination_noted
-from jaxmatch.types import PyTree, TrainState
 
 log = logging.getLogger(__name__)
-
-DUE = ("log", "eval", "save")  # each at its own period
-# While a label-free method trains, k-NN uses at most so many training and test images.
-KNN_MEMORY, KNN_QUERIES = 4000, 1000
 
 
 def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, Any]:
@@ -59,33 +45,72 @@ def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, An
         Terminated: after a SIGTERM, once the state is saved.
     """
     started = time.monotonic()
-    use_all_cores()
+    prepare_process()
     folder = Path(workdir or Path("runs") / configuration.run_name(config))
     if "order" in config:
         return _train_stages(config, folder)
     if (done := finished(config, folder)) is not None:
         log.warning("%s is already complete.", folder)
         return done
-    split_file = folder / "split.json"
-    data = build.load_data(config, splits.read(split_file) if split_file.exists() else None)
-    facts = data.facts()
-    parts = build.build_parts(config, facts)
-    frozen = load_frozen(config, folder, parts)
-    if frozen.digests:
-        facts["frozen"] = frozen.digests
-    parts = replace(parts, frozen=frozen.networks)
     with (
         Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints,
         termination_noted() as terminated,
     ):
-        run = _Run(config, folder, data, parts, frozen.variables, checkpoints, started)
-        settings = {**configuration.to_json(config), "facts": facts}
-        distributed.check_same("configuration or data", json.dumps(settings) + data.split.hash)
-        distributed.check_shared(folder)
-        if distributed.leader():
-            write_json(folder / "config.json", settings)
-            splits.write(split_file, data.split)
-        return run.go(terminated)
+        run = prepare(config, folder, checkpoints, started)
+        call = run.compile()
+        run.record()
+        return _drive(run, call, terminated)
+
+
+def prepare(
+    config: ConfigDict,
+    folder: Path,
+    checkpoints: Checkpoints,
+    started: float,
+    shared: Shared | None = None,
+    devices: int | None = None,
+) -> Run:
+    """The run of ``config`` in ``folder``, its data loaded; nothing is written.
+
+    Args:
+        config: the configuration.
+        folder: with the split and the frozen networks' hashes of an interrupted run, if any.
+        checkpoints: of the run.
+        started: when that was, by ``time.monotonic``.
+        shared: what several runs of this process have in common.
+        devices: in place of ``config.devices``.
+
+    Raises:
+        InputError: if anything cannot work that needs no step to be traced.
+    """
+    split_file = folder / "split.json"
+    data = build.load_data(config, splits.read(split_file) if split_file.exists() else None)
+    if shared is not None:
+        data = replace(data, source=shared.source(data.source))
+    facts = data.facts()
+    placed = config
+    if devices is not None:
+        placed = config.copy_and_resolve_references()
+        placed.devices = devices
+    parts = build.build_parts(placed, facts)
+    frozen = load_frozen(config, folder, parts)
+    if frozen.digests:
+        facts["frozen"] = frozen.digests
+    parts = replace(parts, frozen=frozen.networks)
+    run = (config, folder, data, facts, parts, frozen.variables, checkpoints, started)
+    return Run(*run) if shared is None else Run(*run, put=shared.put, alone=False)
+
+
+def _drive(run: Run, call: Call, terminated: Callable[[int], bool]) -> dict[str, Any]:
+    """Take the steps that the run asks for, to its end."""
+    with contextlib.closing(run.go(terminated)) as flow:
+        reply: Any = None
+        while True:
+            try:
+                state, feed = flow.send(reply)
+            except StopIteration as end:
+                return end.value
+            reply = call(state, feed)
 
 
 def _train_stages(config: ConfigDict, folder: Path) -> dict[str, Any]:
@@ -125,276 +150,3 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
         )
     summary = folder / "summary.json"
     return json.loads(summary.read_text()) if summary.exists() else None
-
-
-class _Run:
-    """One training run on this process: the state of the host, no more."""
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        folder: Path,
-        data: build.Data,
-        parts: build.Parts,
-        frozen: PyTree,
-        checkpoints: Checkpoints,
-        started: float,
-    ):
-        self.config, self.folder, self.parts = config, folder, parts
-        self.checkpoints, self.started = checkpoints, started
-        everywhere = replicated(parts.mesh)
-        self.optimizer = optimizer = parts.optim.build(config.steps, parts.model.layers)
-
-        def init() -> TrainState:
-            return build.build_state(config, parts, optimizer)
-
-        placement = config.memory_placement
-        self.places = state_shardings(jax.eval_shape(init), parts.mesh, placement)
-        self.init = jax.jit(init, out_shardings=self.places)
-        images = resident(data.source, data.split, config.data.include_labeled)
-        images = images._replace(frozen=put(frozen, everywhere) if frozen else None)
-        self.plan: Plan | None = None
-        if config.data.stream:
-            self.plan = build.build_plan(config, parts, images)
-            self.data = streaming.shapes(self.plan, parts.mesh)._replace(frozen=images.frozen)
-        else:
-            self.data = images = put(images, everywhere)
-        self.unlabeled_images = images.unlabeled_images
-        self.call = compile_call(
-            build.build_step(config, parts, optimizer),
-            build.examples_of(parts),
-            config.steps_per_call,
-            parts.mesh,
-            self.places,
-            streaming.places(self.data) if self.plan else None,
-        )
-        self.predict = make_predict(parts.network, parts.mean, parts.std, parts.mesh)
-        self.features = make_features(parts.network, parts.mean, parts.std, parts.mesh)
-        self.embed = make_embed(parts.network, parts.mean, parts.std, parts.mesh)
-        self.source = data.source
-        self.held_out: dict[str, Any] = {}
-        self.probed: Sets | None = None
-        if parts.algorithm.labeled:
-            self.held_out["test"] = (data.source.test_images, data.source.test_labels)
-        elif (data.source.labels >= 0).any() and (data.source.test_labels >= 0).any():
-            self.probed = probe_sets(data.source, KNN_MEMORY, KNN_QUERIES)
-        if data.validation_images is not None:
-            self.held_out["validation"] = (data.validation_images, data.validation_labels)
-        self.held_out = {
-            name: (images if self.plan else put(images, everywhere), labels)
-            for name, (images, labels) in self.held_out.items()
-        }
-        # Tracing meets what cannot work before anything is written; the compilation reuses it.
-        self.shapes = jax.eval_shape(self.init)
-        jax.eval_shape(lambda state, data: self.call(state, lambda: data), self.shapes, self.data)
-        check_memory(parts.mesh, {"memory": self.shapes.memory, "state": self.shapes}, placement)
-        self.trunk = None
-        if config.init_from and not checkpoints.steps():
-            self.trunk = self.read_trunk()
-
-    def go(self, terminated: Callable[[int], bool]) -> dict[str, Any]:
-        config = self.config
-        wandb = None
-        if config.wandb and distributed.leader():
-            wandb = open_wandb(config.wandb, self.folder, configuration.to_json(config))
-        state, first = self.begin()
-        if first == 0:
-            state = self.refreshed(state, first)
-        with contextlib.ExitStack() as opened:
-            record = progress = SILENT
-            if distributed.leader():
-                record = opened.enter_context(
-                    MetricsLog(self.folder, resume_step=first, wandb=wandb)
-                )
-                progress = opened.enter_context(
-                    Progress(config.steps, first, self.folder, self.folder.name)
-                )
-            if first:
-                progress.message(f"continuing from the checkpoint of step {first}")
-            # The losses since the last line before a restart are not in the next line's means.
-            earlier = max((line.get("time/seconds", 0.0) for line in record.lines()), default=0.0)
-            interval: dict[str, list[float]] = {}
-            pending: Meter | None = None
-            mark, mark_step = time.monotonic(), first
-            stride = config.steps_per_call
-            feed = opened.enter_context(self.feed(first))
-            for step in range(first + stride, config.steps + 1, stride):
-                state, meter = self.call(state, feed)
-                state = self.refreshed(state, step)
-                if pending is not None:
-                    self.collect(pending, interval)
-                pending = meter
-                last = step == config.steps
-                stop = terminated(step)
-                due = {kind: last or step % config[f"{kind}_every"] == 0 for kind in DUE}
-                if not (any(due.values()) or stop):
-                    continue
-                self.collect(pending, interval)
-                pending = None
-                values: dict[str, float] = {}
-                if due["log"]:
-                    values |= means({name: (total, n) for name, (total, n) in interval.items()})
-                    interval.clear()
-                    if collapsed(values):
-                        progress.message(
-                            f"step {step}: the features have collapsed, they are the same for all "
-                            "images (features/spread in metrics.jsonl)"
-                        )
-                if due["eval"]:
-                    values |= self.evaluate(state)
-                if values:
-                    now = time.monotonic()
-                    values["time/seconds"] = earlier + now - self.started
-                    record.write(step, values)
-                    rate = (step - mark_step) * self.images_per_step / (now - mark)
-                    progress.update(step, values, rate)
-                    mark, mark_step = now, step
-                if due["save"] or stop:
-                    if not _finite((state.params, state.stats, state.teacher)):
-                        raise self.diverged("a parameter", step - 1)
-                    self.checkpoints.save(step, state)
-                if stop and not last:
-                    self.checkpoints.wait()
-                    raise Terminated(
-                        f"stopped by SIGTERM at step {step} after saving; "
-                        "the same command continues."
-                    )
-            self.checkpoints.wait()
-            lines = record.lines()
-        probe = None
-        if self.probed is not None:
-            probe = self.probe(state, probe_sets(self.source), linear=True)
-        if distributed.leader():
-            plot({self.folder.name: lines}, self.folder / "curves.png")
-            seconds = earlier + time.monotonic() - self.started
-            summary = self.summary(lines, probe, state.policy, seconds)
-            write_json(self.folder / "summary.json", summary)
-        distributed.synchronize("summary written")
-        return json.loads((self.folder / "summary.json").read_text())
-
-    def feed(self, first: int) -> contextlib.AbstractContextManager[Callable[[], PyTree]]:
-        """What gives the data of step ``first`` and, at each call, of the next."""
-        if self.plan is None:
-            return contextlib.nullcontext(lambda: self.data)
-        config, mesh, frozen = self.config, self.parts.mesh, self.data.frozen
-        options = {"strict": config.data.strict, "frozen": frozen}
-        return streaming.Feed(self.plan, mesh, first, config.steps, config.workers, **options)
-
-    def begin(self) -> tuple[TrainState, int]:
-        """The newest checkpoint's state and step, or the initial state and 0."""
-        abstract = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            self.shapes,
-            self.places,
-        )
-        restored = self.checkpoints.restore(abstract)
-        if restored is not None:
-            return restored
-        state = self.init()
-        if self.trunk is not None:
-            state, self.trunk = transfer.transfer(state, self.trunk), None
-        return state, 0
-
-    def due_refresh(self, step: int) -> bool:
-        """Whether the method looks at all images after ``step`` steps."""
-        algorithm: Any = self.parts.algorithm
-        if not hasattr(algorithm, "refresh"):
-            return False
-        due = step % algorithm.refresh_steps == 0 and step >= algorithm.start_step
-        return due and step < self.config.steps
-
-    def refreshed(self, state: TrainState, step: int) -> TrainState:
-        """``state`` after ``step`` steps with its memory refreshed, if that is due."""
-        if not self.due_refresh(step):
-            return state
-        algorithm: Any = self.parts.algorithm
-        memory = algorithm.refresh(state, lambda net: self.embed(net, self.unlabeled_images))
-        return state.replace(memory=put(memory, self.places.memory))
-
-    def read_trunk(self) -> PyTree:
-        """The encoder that ``config.init_from`` names; InputError where it differs."""
-        config, algorithm = self.config, self.parts.algorithm
-        name, student = config.init_from, self.shapes.student()
-        if transfer.names_weights(name):
-            return transfer.read_encoder(name, transfer.wanted(student, algorithm, config))
-        source = load(transfer.source_folder(name, self.folder))
-        trunk = transfer.given(source.variables(), source.parts.algorithm, config)
-        transfer.check_encoder(trunk, transfer.wanted(student, algorithm, config), name)
-        return trunk
-
-    @property
-    def images_per_step(self) -> int:
-        return self.parts.spec.labeled_batch + self.parts.spec.unlabeled_batch
-
-    def collect(self, meter: Meter, interval: dict[str, list[float]]) -> None:
-        """Fetch a call's metrics and add them up; NonFiniteError where a loss is not finite."""
-        sums, bad_step, bad_term = jax.device_get(meter)
-        if bad_step >= 0:
-            raise self.diverged(watched(sums)[bad_term], bad_step)
-        for name, (total, count) in sums.items():
-            have = interval.setdefault(name, [0.0, 0.0])
-            have[0] += float(total)
-            have[1] += float(count)
-
-    def diverged(self, term: str, step: int) -> NonFiniteError:
-        self.checkpoints.wait()
-        saved = self.checkpoints.steps()
-        last = f"the last good checkpoint is that of step {saved[-1]}" if saved else "none is saved"
-        return NonFiniteError(
-            f"{term} became NaN or Inf at step {step}; {last}. "
-            "Lower optim.learning_rate or set optim.clip_norm."
-        )
-
-    def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Accuracies of teacher and student on the held-out images, or k-NN's without labels."""
-        if self.probed is not None:
-            return {"probe/knn": self.probe(state, self.probed, linear=False)["knn"]}
-        return {
-            f"{name}/{network}/accuracy": accuracy(self.predict, variables, images, labels)
-            for name, (images, labels) in self.held_out.items()
-            for network, variables in _networks(state).items()
-        }
-
-    def probe(self, state: TrainState, sets: Sets, *, linear: bool) -> dict[str, float]:
-        """What the features of the network that the method reports are worth."""
-        network = _networks(state)[self.parts.algorithm.evaluated]
-        return measure(self.features, network, sets, linear=linear)
-
-    def summary(
-        self,
-        lines: list[dict[str, Any]],
-        probe: dict[str, float] | None,
-        policy: PyTree,
-        seconds: float,
-    ) -> dict[str, Any]:
-        spec, steps, algorithm = self.parts.spec, self.config.steps, self.parts.algorithm
-        images = build.forward_images(
-            self.config, self.parts, self.optimizer, self.shapes, self.data
-        )
-        refreshes = sum(map(self.due_refresh, range(0, steps, self.config.steps_per_call)))
-        summary = summarise(
-            lines,
-            algorithm=self.config.algorithm.name,
-            evaluated=algorithm.evaluated,
-            steps=steps,
-            images_seen={
-                "labeled": steps * spec.labeled_batch,
-                "unlabeled": steps * spec.unlabeled_batch,
-            },
-            forward_images=steps * images + refreshes * spec.unlabeled,
-            seconds=seconds,
-        )
-        if self.config.augment == "ctaugment":
-            summary["ctaugment"] = ctaugment.describe(policy)
-        if algorithm.labeled:
-            return summary
-        return {**summary, "probe": probe, "collapsed": collapsed(lines[-1])}
-
-
-def _networks(state: TrainState) -> dict[str, PyTree]:
-    return {"teacher": state.teacher, "student": state.student()}
-
-
-@jax.jit
-def _finite(tree: PyTree) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

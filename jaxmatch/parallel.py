@@ -1,6 +1,5 @@
 """One program for one device or many: the mesh, the shardings and the choice of device count."""
 
-import contextlib
 import logging
 import math
 import os
@@ -18,28 +17,10 @@ from jaxmatch.types import PyTree
 
 log = logging.getLogger(__name__)
 
-THREADS_A_CORE = 8
 PLACEMENTS = ("auto", "replicated", "sharded")
 # Per-example memories up to this size are cheaper to keep on every device than to exchange.
 SPREAD_BYTES = 64 * 2**20
 SPREADABLE = (PerExample, Bank)
-
-
-def use_all_cores() -> None:
-    """Make one CPU device a core, unless JAX already runs or the user chose a number.
-
-    XLA's CPU convolutions run on one thread a device, so one device would leave cores idle.
-    """
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    # A device that waits for another in a reduction keeps a thread of XLA's pool, by default one a
-    # core. With a few such waits the other device finds no thread, and the program stands still.
-    os.environ.setdefault("NPROC", str(THREADS_A_CORE * cores))
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    if jax.config.jax_num_cpu_devices == -1:  # pyright: ignore[reportAttributeAccessIssue]
-        with contextlib.suppress(RuntimeError):  # JAX already runs: keep what it has
-            jax.config.update("jax_num_cpu_devices", cores)
 
 
 def make_mesh(devices: int, *batches: int) -> Mesh:

@@ -37,10 +37,21 @@ class Progress:
     break the display nor miss the log.
     """
 
-    def __init__(self, total_steps: int, start_step: int, workdir: str | Path, title: str):
-        """Describe the run; nothing is shown or written before the context is entered."""
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int,
+        workdir: str | Path,
+        title: str,
+        alone: bool = True,
+    ):
+        """Describe the run; nothing is shown or written before the context is entered.
+
+        Of runs that are not ``alone`` plain lines are shown, which begin with ``title``.
+        """
         self._total, self._start = total_steps, start_step
         self._path, self._title = Path(workdir) / FILE, title
+        self._alone, self._prefix = alone, "" if alone else f"{title}: "
         self._latest: dict[str, float] = {}
         self._text = Text("compiling the first step")
 
@@ -65,14 +76,14 @@ class Progress:
         )
         self._task = self._bar.add_task("", total=self._total, completed=self._start, speed="")
         self._live = Live(get_renderable=self._render, console=self._console)
-        self._terminal = self._console.is_terminal
-        handler = _Messages(self, shown=self._terminal or not self._handlers)
+        self._terminal = self._console.is_terminal and self._alone
+        self._handler = handler = _Messages(self, shown=self._terminal or not self._handlers)
         if self._terminal:
             # Other handlers write to the terminal behind the display's back.
             self._root.handlers = [handler]
             self._live.start(refresh=True)
         else:
-            self._root.handlers = [*self._handlers, handler]
+            self._root.addHandler(handler)
         return self
 
     def __exit__(
@@ -82,9 +93,11 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         """Leave the last state on the screen and give the loggers back."""
-        self._root.handlers = self._handlers
         if self._terminal:
+            self._root.handlers = self._handlers
             self._live.stop()
+        else:  # others, of runs that ended earlier or end later, are theirs to remove
+            self._root.removeHandler(self._handler)
         try:
             self._file.close()
         except OSError as disk_error:
@@ -105,12 +118,12 @@ class Progress:
         if self._terminal:
             self._live.refresh()
         else:
-            self._console.print(Text(line), soft_wrap=True)
+            self._console.print(Text(self._prefix + line), soft_wrap=True)
 
     def message(self, text: str) -> None:
         """Show a line of text above the display and write it to the log."""
         self._write(text)
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(self._prefix + text), soft_wrap=True)
 
     def _time_left(self, step: int) -> timedelta:
         """By the speed since the first update, which leaves out the time of compilation."""

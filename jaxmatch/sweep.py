@@ -23,8 +23,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxmatch import together
 from jaxmatch.build import build_algorithm
 from jaxmatch.checks import check_numbers
+from jaxmatch.cli import AND
 from jaxmatch.config import from_flags, load_module, run_name, stage_folders, stages_of
 from jaxmatch.errors import InputError, Terminated
 from jaxmatch.loop import finished
@@ -39,10 +41,6 @@ class Point:
     words: tuple[str, ...]  # of ``jaxmatch train``
     workdir: Path
     config: ConfigDict
-
-    def command(self) -> str:
-        """The shell command that trains or continues this run."""
-        return shlex.join(("jaxmatch", "train", *self.words))
 
 
 def points(
@@ -88,34 +86,80 @@ def points(
     return found
 
 
-def run(points: Iterable[Point], say: Callable[[str], None] = lambda text: None) -> dict[Path, str]:
-    """Train the points one after the other, continuing interrupted ones and skipping finished ones.
+def grouped(points: Iterable[Point], seeds: int = 1) -> list[list[Point]]:
+    """The points that one process trains, by ``seeds`` at most: equal ones but for their seed.
 
-    Each is a process of its own, so that neither a crash nor a device that stays full of one run
-    reaches the next. ``say`` is given a line of text about each.
+    Groups have the order of their first points. Raises InputError where ``seeds`` is less than 1,
+    or more and a point cannot be trained along with others (:mod:`jaxmatch.together`).
+    """
+    if seeds < 1:
+        raise InputError(f"--vmap-seeds={seeds} must be at least 1.")
+    groups: list[list[Point]] = []
+    open_groups: dict[str, list[Point]] = {}
+    for point in points:
+        if seeds > 1:
+            together.check_one(point.config)
+        key = together.key(point.config)
+        group = open_groups.get(key)
+        if group is None or len(group) == seeds:
+            group = open_groups[key] = []
+            groups.append(group)
+        group.append(point)
+    return groups
+
+
+def command(group: Sequence[Point]) -> str:
+    """The shell command that trains or continues the runs of a group."""
+    return shlex.join(("jaxmatch", "train", *_words(group)))
+
+
+def run(
+    points: Iterable[Point], say: Callable[[str], None] = lambda text: None, seeds: int = 1
+) -> dict[Path, str]:
+    """Train the points in order, continuing interrupted ones and skipping finished ones.
+
+    Each group of up to ``seeds`` of them (:func:`grouped`) is a process of its own, so that neither
+    a crash nor a device that stays full of one reaches the next. ``say`` is given a line of text
+    about each point.
 
     Returns:
         Why a point did not finish, for each that did not, by its folder.
 
     Raises:
-        Terminated: after a SIGTERM, once the point that ran has saved its state.
+        InputError: as :func:`grouped`.
+        Terminated: after a SIGTERM, once the points that ran have saved their state.
     """
     failed: dict[Path, str] = {}
     points = list(points)
-    for number, point in enumerate(points, 1):
-        title = f"[{number}/{len(points)}] {point.workdir}"
+    grouped(points, seeds)  # refuses before anything is trained
+    titles = {
+        point.workdir: f"[{number}/{len(points)}] {point.workdir}"
+        for number, point in enumerate(points, 1)
+    }
+    left = []
+    for point in points:
         try:
-            if _complete(point):
-                say(f"{title}: already complete")
+            if not _complete(point):
+                left.append(point)
                 continue
+            say(f"{titles[point.workdir]}: already complete")
         except InputError as error:
-            say(f"{title}: {error}")
+            say(f"{titles[point.workdir]}: {error}")
             failed[point.workdir] = MEANING[error.exit_code]
-            continue
-        say(title)
-        if code := _train(point.words):
-            failed[point.workdir] = MEANING.get(code, f"exit code {code}")
+    for group in grouped(left, seeds):
+        for point in group:
+            say(titles[point.workdir])
+        if code := _train(_words(group)):
+            # Of runs trained together one may fail alone.
+            for point in group if len(group) == 1 else [p for p in group if not _complete(p)]:
+                failed[point.workdir] = MEANING.get(code, f"exit code {code}")
     return failed
+
+
+def _words(group: Sequence[Point]) -> tuple[str, ...]:
+    """Of ``jaxmatch train``."""
+    first, *others = group
+    return first.words + tuple(word for point in others for word in (AND, *point.words))
 
 
 def _listed(path: str, argument: str, alone: bool) -> list[Mapping[str, Any]]:

@@ -3,7 +3,8 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["NPROC"] = "32"  # threads to wait in reductions, as parallel.use_all_cores explains
+os.environ["NPROC"] = "32"  # threads to wait in reductions, as jaxmatch/compilation.py explains
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # tests leave nothing in the user's folders
 
 import jax
 

@@ -44,6 +44,7 @@ def test_parts_follow_the_configuration():
         data__batch_size=4,
         data__ratio=3,
         dtype="bfloat16",
+        remat=True,
         views__weak__flip=False,
         views__strong__table="google",
         views__strong__order="ops_first",
@@ -58,6 +59,7 @@ def test_parts_follow_the_configuration():
     assert weak == Weak(flip=False)
     assert strong.transforms == (RandAugment(table="google"), weak)
     assert (found.model.dtype, found.model.depth, found.model.classes) == (jnp.bfloat16, 4, 4)
+    assert found.model.remat
     assert (found.ema.decay, found.optim.momentum) == (0.5, 0.1)
     assert found.image_shape == (8, 8, 3)
 
@@ -128,6 +130,12 @@ def test_the_default_number_of_devices_divides_the_batch(caplog):
             "CTAugment learns from labeled images",
         ),
         ({"forward": "jont"}, "did you mean 'joint'?"),
+        ({"microbatches": 0}, "microbatches=0 must be at least 1"),
+        ({"microbatches": 4}, "8, 16 do not divide into 4 devices x microbatches=4"),
+        (
+            {"microbatches": 8, "model__bn_groups": 4},
+            "microbatches=8 does not divide model.bn_groups=4",
+        ),
         ({"dtype": "float31"}, "did you mean 'float32'?"),
         ({"model__name": "wide_rsnet"}, "did you mean 'wide_resnet'?"),
         ({"model__padding": "torchy"}, "did you mean 'torch'?"),

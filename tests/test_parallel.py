@@ -1,8 +1,5 @@
 """How many devices a run takes, and what it says when the batch does not fit them."""
 
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import jax
@@ -19,7 +16,6 @@ from jaxmatch.parallel import (
     replicated,
     shard_batch,
     tree_bytes,
-    use_all_cores,
 )
 
 
@@ -70,25 +66,6 @@ def test_shardings():
         np.testing.assert_array_equal(leaf, tree[name])
     turned = jax.jit(lambda x: shard_batch(x, mesh, axis=1))(jnp.ones((3, 8)))
     assert turned.sharding.shard_shape(turned.shape) == (3, 2)
-
-
-def test_a_running_jax_keeps_its_devices():
-    use_all_cores()
-    assert len(jax.devices()) == jax.config.jax_num_cpu_devices == 4
-
-
-def test_one_cpu_device_a_core_unless_the_user_says_otherwise():
-    code = (
-        "import jax, sys; from jaxmatch.parallel import use_all_cores; use_all_cores();"
-        "sys.exit(len(jax.devices()))"
-    )
-    plain = {**os.environ, "JAX_PLATFORMS": "cpu"} | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "-1"}
-    chosen = {**plain, "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
-    runs = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment)
-        for environment in (plain, chosen)
-    ]
-    assert [run.wait() for run in runs] == [len(os.sched_getaffinity(0)), 3]
 
 
 def test_arrays_that_no_device_has_room_for_are_refused():

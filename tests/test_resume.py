@@ -24,7 +24,7 @@ from tiny_runs import (
     write_data,
 )
 
-from jaxmatch import build, loop
+from jaxmatch import build, run
 from jaxmatch.data import splits
 from jaxmatch.errors import InputError, Terminated
 from jaxmatch.metrics import read
@@ -56,7 +56,7 @@ class Crash(Exception):
 @contextlib.contextmanager
 def interrupted(evaluation, action):
     """Do ``action`` at the start of evaluation number ``evaluation``."""
-    evaluate, seen = loop._Run.evaluate, []
+    evaluate, seen = run.Run.evaluate, []
 
     def evaluate_and_act(self, state):
         seen.append(None)
@@ -65,7 +65,7 @@ def interrupted(evaluation, action):
         return evaluate(self, state)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Run, "evaluate", evaluate_and_act)
+        patch.setattr(run.Run, "evaluate", evaluate_and_act)
         yield
 
 

@@ -156,6 +156,73 @@ def test_seeds_do_not_meet_other_seeds(file):
         sweep.points("nowhere.py")
 
 
+def test_points_equal_but_for_their_seed_are_grouped(file, call):
+    found = sweep.points(file(TWO) + ":mnist5k", seeds=[0, 1, 2])
+    groups = sweep.grouped(found, 2)
+    assert [
+        [(point.config.seed, point.config.algorithm.threshold) for point in group]
+        for group in groups
+    ] == [[(0, 0.9), (1, 0.9)], [(0, 0.95), (1, 0.95)], [(2, 0.9)], [(2, 0.95)]]
+    assert [len(group) for group in sweep.grouped(found)] == [1] * 6
+    words = ["sweep", f"--config={file(TWO)}:mnist5k", "--seeds", 0, 1, 2, "--vmap-seeds", 8]
+    code, output, _ = call(*words)
+    assert code == 0
+    lines = [shlex.split(line) for line in output.splitlines()]
+    assert len(lines) == 2
+    for line in lines:
+        assert line[:2] == ["jaxmatch", "train"]
+        assert line.count("--and") == 2
+        assert [word[-6:] for word in line if word.startswith("--config=")] == [
+            "seed=0",
+            "seed=1",
+            "seed=2",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["fixmatch:mnist5k", "--vmap-seeds=0"], "--vmap-seeds=0 must be at least 1"),
+        (["selfmatch:mnist5k,labels=40", "--vmap-seeds=2"], "runs in stages"),
+        (["fixmatch:mnist5k", "--vmap-seeds=2", "--config.wandb=x"], "wandb"),
+        (["fixmatch:folder:x", "--vmap-seeds=2", "--config.data.stream=True"], "streamed"),
+    ],
+)
+@pytest.mark.parametrize("here", [[], ["--run"]])
+def test_seeds_that_cannot_be_trained_together_are_refused(words, expected, here, call, tmp_path):
+    config, *rest = words
+    rest += [*here, f"--workdir={tmp_path}"]
+    code, output, error = call("sweep", f"--config={config}", "--seeds", 0, 1, *rest)
+    assert (code, output) == (2, "")
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_one_process_a_group_of_what_is_not_complete(tmp_path, monkeypatch):
+    trained, said = [], []
+    found = sweep.points("supervised:mnist5k,labels=40", seeds=range(5), base=tmp_path)
+
+    def finish(point):
+        point.workdir.mkdir()
+        (point.workdir / "config.json").write_text(point.config.to_json())
+        (point.workdir / "summary.json").write_text("{}")
+
+    def train(words):
+        trained.append([word for word in words if "seed=" in word or word == "--and"])
+        if len(trained) == 1:  # one of the two fails
+            finish(found[0])
+            return 3
+        return 0
+
+    monkeypatch.setattr(sweep, "_train", train)
+    finish(found[1])
+    assert sweep.run(found, said.append, 2) == {found[2].workdir: "NaN or Inf"}
+    config = "--config=supervised:mnist5k,labels=40,seed="
+    assert trained == [[f"{config}0", "--and", f"{config}2"], [f"{config}3", "--and", f"{config}4"]]
+    assert [text.partition("]")[0] for text in said] == ["[2/5", "[1/5", "[3/5", "[4/5", "[5/5"]
+    assert "already complete" in said[0]
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
@@ -243,6 +310,19 @@ def test_a_run_in_stages_is_complete_once_all_are(tmp_path, monkeypatch):
     assert sweep.run([point], said.append) == {}
     assert len(trained) == 3
     assert "already complete" in said[0]
+
+
+@pytest.mark.slow
+def test_running_several_seeds_in_one_program(data, tmp_path, run_here):
+    path = tiny_sweep(tmp_path / "sweep.py", data, [{}])
+    words = ["sweep", f"--config={path}", f"--workdir={tmp_path / 'runs'}", "--vmap-seeds=2"]
+    code, output, error = run_here(*words, "--seeds", 0, 1, 2)
+    assert code == 0, error
+    assert "3 (0, 1, 2)" in output
+    assert len(list((tmp_path / "runs").glob("*/summary.json"))) == 3
+    code, again, error = run_here(*words, "--seeds", 0, 1, 2)
+    assert (code, again) == (0, output)
+    assert error.count("already complete") == 3
 
 
 @pytest.mark.slow

@@ -22,7 +22,6 @@ import jax
 from experiments.scaling.program import KINDS, collectives, facts, lower_step
 from experiments.throughput.measure import measure as throughput
 from jaxmatch.config import from_flags
-from jaxmatch.models import convolution
 from jaxmatch.parallel import tree_bytes
 from jaxmatch.presets import IMAGENET_IMAGES, TENTH
 
@@ -47,12 +46,7 @@ SMALL_NETWORK = (
 
 
 def exchanges(recipe: str, devices: int) -> dict[str, Any]:
-    """Operations and bytes by kind of a compiled step, with sizes that the plan needs.
-
-    Convolutions are those of accelerators: on a CPU the gradient of a kernel is a sum over parts of
-    the batch, and XLA reduces each part by itself.
-    """
-    convolution.MOST_PARTS = 0
+    """Operations and bytes by kind of a compiled step, with sizes that the plan needs."""
     config, _ = from_flags(recipe, [f"--config.devices={devices}"])
     program = lower_step(config, RECIPES[recipe][0])
     cost: Any = program.lowered.cost_analysis()

@@ -16,16 +16,21 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmatch import build
+from jaxmatch.compilation import prepare_process
 from jaxmatch.config import from_flags
 from jaxmatch.data.resident import resident
 from jaxmatch.data.sources import Source
 from jaxmatch.data.splits import balanced
 from jaxmatch.dispatch import compile_call
-from jaxmatch.parallel import over_batch, replicated, use_all_cores
+from jaxmatch.parallel import over_batch, replicated
+from jaxmatch.types import TrainState
+
+WATCHED = ("loss/total", "optim/gradient_norm")  # metrics that every step has
 
 
 def main() -> None:
@@ -40,7 +45,8 @@ def main() -> None:
 
 def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> dict[str, Any]:
     """Median seconds of a step, with the spread, and what goes into it."""
-    use_all_cores()
+    prepare_process()
+    jax.config.update("jax_enable_compilation_cache", False)  # so that the compilation is timed
     data = random_data(config, *random_images) if random_images else build.load_data(config)
     parts = build.build_parts(config, data.facts())
     everywhere = replicated(parts.mesh)
@@ -61,6 +67,7 @@ def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> 
         times.append((time.perf_counter() - start) / config.steps_per_call)
     examples = jax.jit(examples_of, out_shardings=over_batch(parts.mesh))(images, state)
     augment = time_augment(parts, state.policy, examples, calls)
+    dispatch = time_dispatch(config, parts, state, images)
     median = statistics.median(times)
     drawn = parts.spec.labeled_batch + parts.spec.unlabeled_batch
     device = jax.devices()[0]
@@ -76,6 +83,7 @@ def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> 
         "images_per_second": drawn / median,
         "compile_seconds": first - median * config.steps_per_call,
         "augment_share": augment / median,
+        "dispatch_share": dispatch / median,
         "peak_bytes": memory["peak_bytes_in_use"]
         if memory
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -96,10 +104,30 @@ def time_augment(parts: build.Parts, policy: Any, examples: Any, calls: int) -> 
     return statistics.median(times)
 
 
-def random_data(config: ConfigDict, side: int, classes: int) -> build.Data:
-    """A pool of 10,000 random images under the config's data name."""
+def time_dispatch(config: ConfigDict, parts: build.Parts, state: TrainState, images: Any) -> float:
+    """Median seconds a step of calls whose steps count and do nothing else."""
+
+    def idle(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        del batch
+        return state.replace(step=state.step + 1), dict.fromkeys(WATCHED, jnp.zeros(()))
+
+    def nothing(data: Any, state: TrainState) -> Any:
+        del data, state
+
+    everywhere = replicated(parts.mesh)
+    call = compile_call(idle, nothing, config.steps_per_call, parts.mesh, everywhere)
+    state, _ = jax.block_until_ready(call(state, lambda: images))
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(call(state, lambda: images))
+        times.append((time.perf_counter() - start) / config.steps_per_call)
+    return statistics.median(times)
+
+
+def random_data(config: ConfigDict, side: int, classes: int, count: int = 10_000) -> build.Data:
+    """A pool of ``count`` random images under the config's data name."""
     random = np.random.default_rng(0)
-    count = 10_000
     source = Source(
         name=config.data.name,
         classes=tuple(map(str, range(classes))),

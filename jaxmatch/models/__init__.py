@@ -12,7 +12,7 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "resnet50": (ResNet, {"blocks": (3, 4, 6, 3), "block": "bottleneck"}),
 }
 # Fields of every model that follow from the rest of the configuration.
-DERIVED = ("parent", "name", "classes", "heads", "dtype", "param_dtype")
+DERIVED = ("parent", "name", "classes", "heads", "dtype", "param_dtype", "remat")
 
 
 def settings(name: str) -> dict[str, Any]:

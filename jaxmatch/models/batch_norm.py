@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxmatch.models.channels import channel_sums, spread
 from jaxmatch.types import Array
 
 
@@ -56,20 +57,22 @@ class BatchNorm(nn.Module):
         origin = jax.lax.stop_gradient(mean.value)
         centred = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - origin
         if train:
-            axes = tuple(range(x.ndim - 1))
-            offset = jnp.mean(centred, axes)
-            batch_var = jnp.maximum(jnp.mean(jnp.square(centred), axes) - jnp.square(offset), 0.0)
+            count = x.size // channels
+            offset = channel_sums(centred) / count
+            squares = channel_sums(jnp.square(centred)) / count
+            batch_var = jnp.maximum(squares - jnp.square(offset), 0.0)
             if not self.is_initializing():
-                count = x.size // channels
                 correction = count / max(count - 1, 1) if self.unbiased else 1.0
                 mean.value = self._running(origin, origin + offset)
                 var.value = self._running(var.value, batch_var * correction)
-            centred = centred - offset
+            centred = centred - spread(offset, x.shape)
         else:
             batch_var = var.value
-        y = centred * (scale * jax.lax.rsqrt(batch_var + self.epsilon))
+        factor = scale * jax.lax.rsqrt(batch_var + self.epsilon)
+        y = centred * spread(factor, x.shape)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+            bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+            y = y + spread(bias, x.shape)
         return y.astype(self.dtype or x.dtype)
 
     def _running(self, old: Array, new: Array) -> Array:

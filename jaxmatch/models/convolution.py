@@ -1,79 +1,71 @@
-"""Convolutions whose weight gradients are as fast as the rest on a CPU.
-
-XLA:CPU takes the gradient of a kernel as one convolution whose window is the whole feature map and
-whose channels are the whole batch; on small images it runs at a fifth of the speed of the forward
-pass. The same gradient as a sum over parts of the batch does not.
-"""
+"""Two-dimensional convolutions, with what XLA is slow at on a CPU put in other words."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-from jax import lax
-from jax.custom_derivatives import SymbolicZero
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax import default_backend, lax
 
+from jaxmatch.models.channels import spread
 from jaxmatch.types import Array
 
-# Parts of so many images (of all devices together), and at most so many of them.
-PART = 16
-MOST_PARTS = 16
 
+class Conv(nn.Module):
+    """``flax.linen.Conv`` with square kernels: the same parameters, values and derivatives.
 
-def convolve(
-    images: Array, kernel: Array, window_strides: Sequence[int], *arguments: Any, **options: Any
-) -> Array:
-    """``lax.conv_general_dilated``, for the ``conv_general_dilated`` of a Flax convolution.
-
-    ``images`` [b h w c] meet a kernel [. . c d] without dilation or groups. On a CPU the derivative
-    by the kernel is a sum over parts of the batch, and that of a 1x1 kernel, which is never padded,
-    a matrix product; both are equal but for rounding.
+    Attributes:
+        features: channels of the result.
+        side: height and width of the kernel.
+        stride: in both directions.
+        padding: "same", as TensorFlow pads, or "torch", half a kernel on every side.
+        use_bias: whether to add a learned bias.
+        kernel_init: initial kernel.
+        dtype: compute dtype; None follows inputs and parameters.
+        param_dtype: dtype of the parameters.
     """
 
-    def plain(images: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(images, kernel, window_strides, *arguments, **options)
+    features: int
+    side: int
+    stride: int = 1
+    padding: str = "torch"
+    use_bias: bool = False
+    kernel_init: Any = nn.initializers.lecun_normal()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
 
-    if jax.default_backend() != "cpu":
-        return plain(images, kernel)
-    if kernel.shape[:2] == (1, 1):
-        return pointwise(images, kernel[0, 0], window_strides)
-    parts = _parts(images.shape[0])
-    if parts == 1:
-        return plain(images, kernel)
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Map ``x`` [b h w c] to [b h/stride w/stride features]."""
+        shape = (self.side, self.side, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        half = self.side // 2
+        around = "SAME" if self.padding == "same" else ((half, half), (half, half))
+        y = convolve(x, kernel, self.stride, around)
+        return y if bias is None else y + spread(bias, y.shape)
 
-    def by_parts(images: Array, kernel: Array) -> Array:
-        # Every part takes its share of every device's images: the first axis stays split.
-        split = images.reshape(-1, parts, *images.shape[1:])
-        outputs = [plain(split[:, part], kernel) for part in range(parts)]
-        joined = jax.numpy.stack(outputs, 1)
-        return joined.reshape(-1, *joined.shape[2:])
 
-    differentiable = jax.custom_jvp(plain)
+def convolve(images: Array, kernel: Array, stride: int, padding: Any) -> Array:
+    """``images`` [b h w c] with ``kernel`` [k k c d], padded as ``lax.conv_general_dilated`` does.
 
-    def tangent(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
-        (images, kernel), (by_images, by_kernel) = primals, tangents
-        output = plain(images, kernel)
-        terms = []
-        if not isinstance(by_images, SymbolicZero):
-            terms.append(plain(by_images, kernel))
-        if not isinstance(by_kernel, SymbolicZero):
-            terms.append(by_parts(images, by_kernel))
-        return output, sum(terms[1:], start=terms[0]) if terms else SymbolicZero(output.aval)
-
-    differentiable.defjvp(tangent, symbolic_zeros=True)
-    return differentiable(images, kernel)
+    On a CPU 1x1 kernels, which are never padded, are matrix products, whose derivatives are up to
+    four times as fast there.
+    """
+    if kernel.shape[:2] == (1, 1) and default_backend() == "cpu":
+        return pointwise(images, kernel[0, 0], (stride, stride))
+    return lax.conv_general_dilated(
+        images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def pointwise(images: Array, kernel: Array, strides: Sequence[int]) -> Array:
     """Every ``strides``-th pixel of ``images`` [b h w c] times ``kernel`` [c d]."""
     seen = images[:, :: strides[0], :: strides[1]]
     # As one matrix: with axes of its own XLA turns the derivative back into a convolution.
-    product = jax.numpy.matmul(seen.reshape(-1, seen.shape[-1]), kernel)
+    product = jnp.matmul(seen.reshape(-1, seen.shape[-1]), kernel)
     return product.reshape(*seen.shape[:-1], -1)
-
-
-def _parts(batch: int) -> int:
-    """How many equal parts of a multiple of PART images, or 1 where the batch has no such parts."""
-    sizes = range(PART, batch + 1, PART)
-    return next(
-        (batch // size for size in sizes if batch <= MOST_PARTS * size and not batch % size), 1
-    )

@@ -14,7 +14,9 @@ from jaxmatch.types import Array, Network, PyTree, Target
 FORWARD_MODES = ("joint", "split", "separate")
 
 
-def make_network(model: Any, shards: int = 1, forward: str = "joint") -> Network:
+def make_network(
+    model: Any, shards: int = 1, forward: str = "joint", microbatches: int = 1
+) -> Network:
     """Wrap a Linen module, or what :func:`jaxmatch.models.from_nnx.from_nnx` returns.
 
     Args:
@@ -29,6 +31,12 @@ def make_network(model: Any, shards: int = 1, forward: str = "joint") -> Network
             over all; "split": one pass over the views that carry gradient, then one without
             gradient over those marked :class:`~jaxmatch.types.Target`; "separate": a pass for each
             view, targets last. Running statistics are updated once a pass.
+        microbatches: N > 1 runs a training pass in N parts one after the other and computes each
+            again for its gradient, so that only one part's activations are kept. The loss still
+            sees the whole batch, whatever its queues, averages and comparisons. Part m has
+            examples m, m + N, m + 2N, ... of every view, or such groups of them. Without groups
+            each part is a BatchNorm batch, and running statistics take the mean over the parts.
+            N must divide the groups, or without them each device's share of each view.
 
     Raises:
         InputError: on an unknown ``forward``.
@@ -55,7 +63,10 @@ def make_network(model: Any, shards: int = 1, forward: str = "joint") -> Network
                 mutable=["batch_stats"] if train else [],
             )
             together = _concatenate(images, parts)
-            joined, updated = _by_groups(apply, together, groups if train else 1)
+            if train:
+                joined, updated = _in_parts(apply, together, groups, microbatches)
+            else:
+                joined, updated = apply(together)
             stats = updated.get("batch_stats", stats)
             for member, part in zip(members, _split(joined, images, parts), strict=True):
                 outputs[member] = part
@@ -74,6 +85,35 @@ def _passes(leaves: Sequence[Any], forward: str) -> list[tuple[list[int], bool]]
     if forward == "split":
         return [(group, group is targets) for group in (others, targets) if group]
     return [([member], member in targets) for member in others + targets]
+
+
+def _in_parts(
+    apply: Callable[[Array], tuple[PyTree, PyTree]], images: Array, groups: int, parts: int
+) -> tuple[PyTree, PyTree]:
+    """``apply`` to the groups of images, ``parts`` of them one after the other: as _by_groups."""
+    if parts == 1:
+        return _by_groups(apply, images, groups)
+    # Every part takes its share of every device's images (or groups), so none of them move.
+    units = groups if groups > 1 else len(images)
+
+    def divide(images: Array) -> Array:
+        split = images.reshape(units // parts, parts, -1, *images.shape[1:])
+        return split.swapaxes(0, 1).reshape(parts, -1, *images.shape[1:])
+
+    def join(leaf: Array) -> Array:
+        split = leaf.reshape(parts, units // parts, -1, *leaf.shape[2:])
+        return split.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])
+
+    @jax.checkpoint
+    def one(images: Array) -> tuple[PyTree, PyTree]:
+        return _by_groups(apply, images, max(1, groups // parts))
+
+    # XLA:CPU computes convolutions inside a loop by a path that is over ten times slower.
+    unroll = parts if jax.default_backend() == "cpu" else 1
+    _, (outputs, updated) = jax.lax.scan(
+        lambda _, images: ((), one(images)), (), divide(images), unroll=unroll
+    )
+    return jax.tree.map(join, outputs), jax.tree.map(lambda leaf: leaf.mean(0), updated)
 
 
 def _by_groups(

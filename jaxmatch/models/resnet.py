@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxmatch.models.batch_norm import BatchNorm
-from jaxmatch.models.convolution import convolve
+from jaxmatch.models.convolution import Conv
 from jaxmatch.models.heads import UNIFORM_FAN_IN, classify
 from jaxmatch.models.wide_resnet import HE_FAN_OUT
 from jaxmatch.types import Array, Outputs
@@ -100,6 +100,7 @@ class ResNet(nn.Module):
             :func:`jaxmatch.models.network.make_network` runs the network.
         head_layers, zero_classifier: see :func:`jaxmatch.models.heads.classify`.
         heads: extra heads on the pooled features, by name.
+        remat: keep only the inputs of the blocks for the gradient and compute the rest again.
         dtype: compute dtype of convolutions and activations; None follows inputs and parameters.
         param_dtype: dtype of the parameters.
     """
@@ -117,6 +118,7 @@ class ResNet(nn.Module):
     head_layers: int = 0
     zero_classifier: bool = False
     heads: Mapping[str, Any] = nn.FrozenDict()
+    remat: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -137,11 +139,11 @@ class ResNet(nn.Module):
         The features are those that the classifier and the heads read, after ``feature_norm``.
         """
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(_conv, **options)
+        conv = partial(Conv, kernel_init=HE_FAN_OUT, **options)
         norm = partial(BatchNorm, decay=self.bn_decay, epsilon=self.bn_eps, **options)
         last_scale = nn.initializers.zeros if self.zero_gamma else nn.initializers.ones
         block = partial(
-            ResidualBlock,
+            nn.remat(ResidualBlock, static_argnums=(2,)) if self.remat else ResidualBlock,
             kind=self.block,
             conv=conv,
             norm=norm,
@@ -175,17 +177,3 @@ class ResNet(nn.Module):
             for name, head in self.heads.items()
         }
         return Outputs(logits, features, heads)
-
-
-def _conv(features: int, kernel: int, stride: int, **options: Any) -> nn.Conv:
-    side = kernel // 2
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        (stride, stride),
-        padding=((side, side), (side, side)),
-        use_bias=False,
-        kernel_init=HE_FAN_OUT,
-        conv_general_dilated=convolve,
-        **options,
-    )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxmatch.models.batch_norm import BatchNorm
-from jaxmatch.models.convolution import convolve
+from jaxmatch.models.convolution import Conv
 from jaxmatch.models.heads import classify
 from jaxmatch.types import Array, Outputs
 
@@ -93,6 +93,7 @@ class WideResNet(nn.Module):
             :func:`jaxmatch.models.network.make_network` runs the network.
         head_layers, zero_classifier: see :func:`jaxmatch.models.heads.classify`.
         heads: extra heads on the pooled features, by name.
+        remat: keep only the inputs of the blocks for the gradient and compute the rest again.
         dtype: compute dtype of convolutions and activations; None follows inputs and parameters.
         param_dtype: dtype of the parameters.
     """
@@ -112,6 +113,7 @@ class WideResNet(nn.Module):
     head_layers: int = 0
     zero_classifier: bool = False
     heads: Mapping[str, Any] = nn.FrozenDict()
+    remat: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -128,17 +130,23 @@ class WideResNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Outputs:
         """Map images ``x`` [b h w c] to logits [b C], features [b d] and the heads' outputs."""
-        conv = partial(_conv, padding=self.padding, dtype=self.dtype, param_dtype=self.param_dtype)
+        conv = partial(
+            Conv,
+            padding=self.padding,
+            kernel_init=HE_FAN_OUT,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
         norm = partial(
             BatchNorm, decay=self.bn_decay, dtype=self.dtype, param_dtype=self.param_dtype
         )
         block = partial(
-            Block,
+            nn.remat(Block, static_argnums=(2,)) if self.remat else Block,
             legacy_transition=self.legacy_transition,
-            conv=partial(conv, bias=self.conv_bias == "all"),
+            conv=partial(conv, use_bias=self.conv_bias == "all"),
             norm=partial(norm, epsilon=self.bn_eps),
         )
-        x = conv(STEM_CHANNELS, 3, 1, bias=self.conv_bias != "none", name="stem")(x)
+        x = conv(STEM_CHANNELS, 3, 1, use_bias=self.conv_bias != "none", name="stem")(x)
         for group in range(self.groups):
             x = Group(
                 blocks=(self.depth - 4) // 6,
@@ -156,17 +164,3 @@ class WideResNet(nn.Module):
             for name, head in self.heads.items()
         }
         return Outputs(logits, features, heads)
-
-
-def _conv(features: int, kernel: int, stride: int, *, bias: bool, padding: str, **options) -> Any:
-    side = kernel // 2
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        (stride, stride),
-        padding="SAME" if padding == "same" else ((side, side), (side, side)),
-        use_bias=bias,
-        kernel_init=HE_FAN_OUT,
-        conv_general_dilated=convolve,
-        **options,
-    )

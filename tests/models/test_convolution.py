@@ -1,78 +1,76 @@
-"""The CPU's convolution is Flax's: value, both derivatives, in both modes, on any devices."""
-
-import re
-from functools import partial
+"""The library's convolution is Flax's: parameters, value and both derivatives, on any devices."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from flax import linen as nn
 
-from jaxmatch.models.convolution import convolve
+from jaxmatch.models.convolution import Conv
 from jaxmatch.parallel import make_mesh, over_batch, replicated
 
 
-def arrays(batch, dtype=np.float64, side=3):
-    random = np.random.default_rng(0)
-    return (
-        random.normal(size=(batch, 7, 6, 3)).astype(dtype),
-        random.normal(size=(side, side, 3, 5)).astype(dtype),
-    )
+def pair(side, stride, padding):
+    options = {"use_bias": True, "param_dtype": jnp.float64}
+    around = "SAME" if padding == "same" else ((side // 2, side // 2),) * 2
+    flax = nn.Conv(5, (side, side), (stride, stride), padding=around, **options)
+    return Conv(5, side, stride, padding, **options), flax
 
 
-def pair(stride, padding="SAME"):
-    options = {
-        "window_strides": (stride, stride),
-        "padding": padding,
-        "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
-    }
-    return partial(convolve, **options), partial(lax.conv_general_dilated, **options)
-
-
-@pytest.mark.parametrize("batch", [5, 16, 48, 60])  # whole, whole, in three parts, whole
+@pytest.mark.parametrize("height", [8, 7])  # sums over pixels in stages, and at once
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("side", "padding"), [(3, ((1, 1), (1, 1))), (1, "SAME")])
-def test_value_and_derivatives_are_those_of_the_convolution(batch, stride, side, padding):
+@pytest.mark.parametrize(("side", "padding"), [(3, "torch"), (3, "same"), (1, "same")])
+def test_parameters_value_and_derivatives_are_those_of_flax(height, stride, side, padding):
     with jax.enable_x64(True):
-        images, kernel = arrays(batch, side=side)
-        ours, theirs = pair(stride, padding)
-        np.testing.assert_allclose(ours(images, kernel), theirs(images, kernel), rtol=1e-12)
-        directions = (np.cos(images), np.sin(kernel))
-        for which in ((0,), (1,), (0, 1)):
+        images = np.random.default_rng(0).normal(size=(4, height, height - 1, 3))
+        ours, flax = pair(side, stride, padding)
+        key = jax.random.key(0)
+        variables = flax.init(key, images)
+        jax.tree.map(np.testing.assert_array_equal, ours.init(key, images), variables)
+        variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)  # a bias too
+        direction = jax.tree.map(jnp.cos, (variables, images))
 
-            def value(function, *varied, which=which):
-                given = [images, kernel]
-                for position, array in zip(which, varied, strict=True):
-                    given[position] = array
-                return jnp.sum(jnp.tanh(function(*given)))
+        def value(module, variables, images):
+            return jnp.sum(jnp.tanh(module.apply(variables, images)))
 
-            varied = [(images, kernel)[position] for position in which]
-            tangents = [directions[position] for position in which]
-            for derive in (
-                lambda f, varied=varied: jax.grad(f, tuple(range(len(varied))))(*varied),
-                lambda f, varied=varied, tangents=tangents: jax.jvp(f, varied, tangents)[1],
-            ):
-                mine, reference = (derive(partial(value, f)) for f in (ours, theirs))
-                for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(reference), strict=True):
-                    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+        for derive in (
+            lambda f: f(variables, images),
+            lambda f: jax.grad(f, (0, 1))(variables, images),
+            lambda f: jax.jvp(f, (variables, images), direction)[1],
+        ):
+            mine, reference = (
+                derive(lambda *given, m=module: value(m, *given)) for module in (ours, flax)
+            )
+            for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(reference), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_the_gradient_is_taken_in_parts_that_stay_on_their_devices():
-    images, kernel = arrays(64, np.float32)
-    ours, _ = pair(1)
+def test_the_compute_dtype_is_the_one_asked_for():
+    images = jnp.ones((2, 4, 4, 3))
+    module = Conv(5, 3, use_bias=True, dtype=jnp.bfloat16)
+    variables = module.init(jax.random.key(0), images)
+    assert variables["params"]["kernel"].dtype == jnp.float32
+    assert module.apply(variables, images).dtype == jnp.bfloat16
 
-    def gradient(images, kernel):
-        return jax.grad(lambda kernel: jnp.sum(jnp.sin(ours(images, kernel))))(kernel)
 
-    mesh = make_mesh(4, 64)
-    places = (over_batch(mesh), replicated(mesh))
-    compiled = jax.jit(gradient, in_shardings=places).lower(images, kernel).compile()
+def test_no_image_moves_between_devices():
+    images = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype(np.float32)
+    module = Conv(5, 3, use_bias=True)
+    variables = module.init(jax.random.key(0), images)
+
+    def gradient(variables, images):
+        return jax.grad(lambda v: jnp.sum(jnp.sin(module.apply(v, images))))(variables)
+
+    mesh = make_mesh(4, 8)
+    places = (replicated(mesh), over_batch(mesh))
+    compiled = jax.jit(gradient, in_shardings=places).lower(variables, images).compile()
     text = compiled.as_text()
-    assert len(re.findall(r"= \S+ convolution\(", text)) == 1 + 64 // 16
     for moved in ("all-to-all", "collective-permute", "all-gather"):
         assert moved not in text
-    alone = jax.jit(gradient)(images, kernel)
-    np.testing.assert_allclose(
-        compiled(*jax.device_put((images, kernel), places)), alone, rtol=1e-4, atol=1e-4
-    )
+    alone = jax.jit(gradient)(variables, images)
+    for a, b in zip(
+        jax.tree.leaves(compiled(*jax.device_put((variables, images), places))),
+        jax.tree.leaves(alone),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

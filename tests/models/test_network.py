@@ -11,6 +11,7 @@ from helpers import SIDE, TinyNetwork, assert_bitwise, assert_close, quick_jit, 
 from jaxmatch.errors import InputError
 from jaxmatch.models.heads import DeepProjection, Linear
 from jaxmatch.models.network import make_network
+from jaxmatch.models.wide_resnet import WideResNet
 from jaxmatch.parallel import make_mesh, over_batch, replicated
 from jaxmatch.types import Outputs, Target
 
@@ -286,6 +287,77 @@ def test_groups_are_the_same_on_any_number_of_devices_and_move_no_images(groups)
         found.append(jax.device_get(compiled(*placed)))
     for other in found[1:]:
         assert_close(other, found[0], 1e-10)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_microbatches_are_batches_of_every_nth_example(shards):
+    given, images = variables(model=GROUPED[1]), views()
+
+    def apart(given, images):
+        outputs, stats = zip(
+            *[make_network(GROUPED[1])(given, [view[m::2] for view in images]) for m in range(2)],
+            strict=True,
+        )
+        joined = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:]), *outputs
+        )
+        return tuple(joined), jax.tree.map(lambda *leaves: sum(leaves) / 2, *stats)
+
+    network = make_network(GROUPED[1], shards, microbatches=2)
+    assert_close(slope(network, given, images), slope(apart, given, images), 1e-10)
+
+
+def test_microbatches_of_whole_groups_change_nothing():
+    given, images = variables(model=GROUPED[4]), views()
+    whole = slope(make_network(GROUPED[4]), given, images)
+    for parts in (2, 4):
+        assert_close(
+            slope(make_network(GROUPED[4], 1, "joint", parts), given, images), whole, 1e-10
+        )
+    evaluate = quick_jit(
+        lambda given, images: make_network(GROUPED[1], microbatches=2)(given, images, train=False)
+    )
+    assert_close(evaluate(given, images), make_network(GROUPED[1])(given, images, False), 1e-12)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_microbatches_move_no_images(groups):
+    given, images = variables(model=GROUPED[groups]), views()
+    mesh = make_mesh(2, 4)
+    network = make_network(GROUPED[groups], 2, microbatches=2)
+    compiled = (
+        quick_jit(
+            jax.grad(lambda params, images: total(network({**given, "params": params}, images)[0])),
+            in_shardings=(replicated(mesh), over_batch(mesh)),
+        )
+        .lower(given["params"], images)
+        .compile()
+    )
+    moves = r" (?:all-to-all|collective-permute|all-gather)(?:-start)?\("
+    assert not re.search(moves, compiled.as_text())
+
+
+def kept(model, microbatches=1):
+    """Bytes that the backward pass of 64 images reads, without the parameters and the images."""
+    images = jnp.zeros((64, SIDE, SIDE, 3))
+    given = jax.eval_shape(lambda: model.init(jax.random.key(0), images[:1], train=False))
+    network = make_network(model, microbatches=microbatches)
+
+    def pull_back(given, images):
+        return jax.vjp(
+            lambda params: network({**given, "params": params}, images)[0].logits, given["params"]
+        )[1]
+
+    size = sum(leaf.size * 8 for leaf in jax.tree.leaves((given["params"], images)))
+    found = jax.eval_shape(pull_back, given, images)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(found)) - size
+
+
+def test_microbatches_and_remat_keep_less():
+    model = WideResNet(classes=4, depth=10, width=1)
+    everything = kept(model)
+    assert kept(model.clone(remat=True)) < 0.4 * everything
+    assert kept(model, microbatches=4) < 0.01 * everything
 
 
 def test_unknown_forward_mode():

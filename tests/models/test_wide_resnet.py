@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from helpers import quick_jit
 
+from jaxmatch.models.convolution import Conv
 from jaxmatch.models.heads import Linear
-from jaxmatch.models.wide_resnet import WideResNet, _conv
+from jaxmatch.models.wide_resnet import WideResNet
 
 # (options, parameters): spec of the consistency family, section 1.2, and the MNIST-5k anchors.
 COUNTS = [
@@ -99,7 +100,7 @@ def test_paddings_give_the_same_shapes(side):
 @pytest.mark.parametrize(("padding", "before"), [("same", 0), ("torch", 1)])
 def test_where_a_strided_window_begins(padding, before):
     image = np.arange(64, dtype=np.float32).reshape(1, 8, 8, 1)
-    conv = _conv(1, 3, 2, bias=False, padding=padding, dtype=None, param_dtype=jnp.float32)
+    conv = Conv(1, 3, 2, padding)
     sums = conv.apply({"params": {"kernel": np.ones((3, 3, 1, 1), np.float32)}}, image)
     padded = np.pad(image[0, :, :, 0], ((before, 1), (before, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))[::2, ::2]
@@ -151,6 +152,24 @@ def test_legacy_transition_leaves_norm1_without_use(legacy, expected):
         if not np.any(leaf)
     ]
     assert dead == expected
+
+
+def test_remat_changes_no_value():
+    def run(remat):
+        model = WideResNet(classes=3, depth=10, width=1, groups=2, remat=remat)
+        variables = model.init(jax.random.key(0), IMAGES, train=False)
+
+        def loss(params):
+            given = {**variables, "params": params}
+            outputs, stats = model.apply(given, IMAGES, train=True, mutable=["batch_stats"])
+            return jnp.square(outputs.logits).sum(), stats
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    plain, again = (quick_jit(lambda remat=remat: run(remat))() for remat in (False, True))
+    assert jax.tree.structure(plain) == jax.tree.structure(again)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_initial_values():

@@ -1,0 +1,81 @@
+"""How the library's programs are compiled, and what a process does before it runs them."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# XLA:CPU hands convolutions and matrix products to a library (YNNPACK) that takes several times as
+# long as the older path for the gradients of kernels, and runs on one thread a device.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# A CPU device that waits for another in a reduction keeps a thread of XLA's pool, by default one a
+# core. With a few such waits the other device finds no thread, and the program stands still.
+THREADS_A_CORE = 8
+# glibc's malloc.h: one heap for all threads, no blocks with pages of their own, nothing given back.
+HEAPS = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Any:
+    """``jax.jit(function, **options)`` with what the library asks of the platform's compiler."""
+    return jax.jit(function, compiler_options=compiler_options(), **options)
+
+
+@lru_cache
+def compiler_options() -> dict[str, str]:
+    """The options for the default platform, as far as its compiler knows them."""
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
+    except jax.errors.JaxRuntimeError:  # a version of XLA without it
+        return {}
+    return CPU_OPTIONS
+
+
+def prepare_process() -> None:
+    """Keep freed memory for the next step, and compiled programs for the next process.
+
+    This holds for the whole process, and all but the programs only if JAX has computed nothing in
+    it yet. Programs are kept in ``~/.cache/jaxmatch``, unless the user gave JAX a place
+    (``JAX_COMPILATION_CACHE_DIR``) or wants none (``JAX_ENABLE_COMPILATION_CACHE=false``).
+    """
+    keep_memory()
+    devices = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    if devices > 1 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        os.environ.setdefault("NPROC", str(THREADS_A_CORE * (os.cpu_count() or 1)))
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+
+
+def keep_memory() -> None:
+    """Let the C library reuse what a step frees, where it can be told so (glibc).
+
+    XLA:CPU allocates a step's activations anew each time. By default large blocks are pages fresh
+    from the system, which clears them: a fifth of the time of a FixMatch step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for parameter, value in HEAPS.values():
+            mallopt(parameter, value)
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept: a folder for each kind of processor.
+
+    Home folders are shared by machines, and a program for one CPU may not run on another.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    features = sorted({line for line in lines if line.startswith(("flags", "Features", "model"))})
+    kind = hashlib.sha256("\n".join([platform.machine(), *features]).encode()).hexdigest()[:12]
+    return base / "jaxmatch" / "programs" / kind
