@@ -19,7 +19,7 @@ from jaxmatch.augment.on_host import divide
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.views import Views
 from jaxmatch.augment.weak import Weak
-from jaxmatch.checks import check_crops, check_microbatches, check_numbers
+from jaxmatch.checks import check_batches, check_crops, check_numbers
 from jaxmatch.config import CONTRASTS, build_dataclass
 from jaxmatch.data import sources, splits, streaming
 from jaxmatch.data.crops import HostCrop
@@ -186,13 +186,7 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
     check_crops(config, algorithm, facts["image_shape"])
     mesh = make_mesh(config.devices, labeled_batch, unlabeled_batch)
     model = build_model(config, len(facts["classes"]), algorithm)
-    groups = model.bn_groups
-    if labeled_batch % groups or unlabeled_batch % groups:
-        raise InputError(
-            f"batch sizes {labeled_batch}, {unlabeled_batch} do not divide into model.bn_groups="
-            f"{groups}; change data.batch_size or model.bn_groups."
-        )
-    check_microbatches(config, groups, mesh.size, (labeled_batch, unlabeled_batch))
+    check_batches(config, model.bn_groups, mesh.size, (labeled_batch, unlabeled_batch))
     network = make_network(model, mesh.size, config.forward, config.microbatches)
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     channels = facts["image_shape"][-1]

@@ -58,17 +58,20 @@ def check_crops(config: ConfigDict, algorithm: Algorithm, image_shape: Sequence[
             )
 
 
-def check_microbatches(
-    config: ConfigDict, groups: int, devices: int, batches: Sequence[int]
-) -> None:
-    """Refuse microbatches that divide neither BatchNorm's groups nor each device's images."""
-    parts = config.microbatches
+def check_batches(config: ConfigDict, groups: int, devices: int, batches: Sequence[int]) -> None:
+    """Refuse batches that do not divide into BatchNorm's groups, or either into microbatches."""
+    parts, listed = config.microbatches, ", ".join(map(str, batches))
+    if any(batch % groups for batch in batches):
+        raise InputError(
+            f"batch sizes {listed} do not divide into model.bn_groups={groups}; "
+            "change data.batch_size or model.bn_groups."
+        )
     if groups > 1 and groups % parts:
         raise InputError(
             f"microbatches={parts} does not divide model.bn_groups={groups}; change one of them."
         )
     if groups == 1 and any(batch % (devices * parts) for batch in batches):
         raise InputError(
-            f"batch sizes {', '.join(map(str, batches))} do not divide into {devices} devices x "
-            f"microbatches={parts}; change data.batch_size or microbatches."
+            f"batch sizes {listed} do not divide into {devices} devices x microbatches={parts}; "
+            "change data.batch_size or microbatches."
         )

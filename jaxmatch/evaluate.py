@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmatch.augment.views import normalize
+from jaxmatch.compilation import jit
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.parallel import from_processes, process_share, put, replicated, shard_batch
 from jaxmatch.types import Array, Network, Outputs, PyTree
@@ -61,13 +62,13 @@ def _make(
         # Every process needs the answers of all.
         return jax.lax.with_sharding_constraint(found, replicated(mesh))
 
-    @jax.jit
+    @jit
     def one(variables: PyTree, images: Array, start: Array) -> PyTree:
         width = _width(images.shape[0], batch, mesh.size)
         index = shard_batch((start + jnp.arange(width)) % images.shape[0], mesh)
         return answers(variables, images[index])
 
-    @jax.jit
+    @jit
     def decoded(variables: PyTree, images: Array) -> PyTree:
         return answers(variables, images)
 

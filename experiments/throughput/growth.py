@@ -17,12 +17,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -144,7 +143,7 @@ def plot(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bytes:
     """A PNG: seconds (with least and largest) above, memory below, a column for each quantity."""
     figure = Figure(figsize=(3.2 * len(results), 5.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    panels: Sequence[Sequence[Axes]] = figure.subplots(2, len(results), squeeze=False)
+    panels: Any = figure.subplots(2, len(results), squeeze=False)
     for column, (name, points) in enumerate(results.items()):
         at = [float(value) for value in points]
         found = list(points.values())
