@@ -112,6 +112,7 @@ def as_on_accelerators(monkeypatch):
     monkeypatch.setattr(together, "on_cpu", lambda mesh: False)
 
 
+@pytest.mark.slow
 def test_vmap_of_seeds_with_labels_of_their_own(data, tmp_path, as_on_accelerators):
     options = {"method": "simmatch", "algorithm__instance_start_step": 2, "steps": PERIOD}
     options |= {"chosen": "", "devices": 1, "algorithm__alignment_length": 8}
@@ -137,6 +138,7 @@ def test_methods_that_look_at_all_images_between_calls(data, tmp_path, as_on_acc
     assert_same_run(tmp_path / "1", tmp_path / "alone", steps=(PERIOD,))
 
 
+@pytest.mark.slow
 def test_ordinary_training_continues_and_is_continued(data, three, tmp_path):
     def cut(seed):
         for step in (2 * PERIOD, 3 * PERIOD):
