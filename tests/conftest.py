@@ -8,8 +8,16 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # tests leave nothing in t
 
 import hypothesis
 import jax
+import pytest
+from tiny_runs import write_data
 
 jax.config.update("jax_num_cpu_devices", 4)
 # The first example of a test compiles, which may take a slow machine longer than a deadline.
 hypothesis.settings.register_profile("jaxmatch", deadline=None)
 hypothesis.settings.load_profile("jaxmatch")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A file of images that tiny runs are trained on; the modules of tests do not share it."""
+    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")

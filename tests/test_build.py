@@ -28,11 +28,6 @@ FACTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
-
-
 def parts(**options):
     facts = FACTS | options.pop("facts", {})
     return build.build_parts(configuration("x.npz", **options), facts)

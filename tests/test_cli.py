@@ -20,7 +20,6 @@ from tiny_runs import (
     snapshot,
     start_program,
     state_of,
-    write_data,
 )
 
 from jaxmatch import build, classifier, cli, loop, probe
@@ -34,11 +33,6 @@ PICTURES = ("comparison", "losses")
 def cached():
     with compiler_cache():
         yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
 
 
 @pytest.fixture

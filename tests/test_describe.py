@@ -3,16 +3,11 @@
 import jax
 import numpy as np
 import pytest
-from tiny_runs import configuration, write_data
+from tiny_runs import configuration
 
 from jaxmatch import build
 from jaxmatch.describe import describe
 from jaxmatch.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
 
 
 def test_counts_match_a_real_state(data):

@@ -19,7 +19,6 @@ from tiny_runs import (
     state_of,
     train_tiny,
     without_seconds,
-    write_data,
 )
 
 from jaxmatch import build, load
@@ -39,11 +38,6 @@ SHORT = {"steps": PERIOD}
 def cached():
     with compiler_cache():
         yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
 
 
 @pytest.fixture(scope="module")

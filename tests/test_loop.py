@@ -49,11 +49,6 @@ def cached():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
-
-
-@pytest.fixture(scope="module")
 def reference(data, tmp_path_factory):
     """A FixMatch run that nothing interrupted; to be read, not changed."""
     workdir = tmp_path_factory.mktemp("reference") / "run"

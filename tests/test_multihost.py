@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from helpers import assert_close, on_host
-from tiny_runs import arguments, start_program, state_of, train_tiny, write_data
+from tiny_runs import arguments, start_program, state_of, train_tiny
 
 from jaxmatch.metrics import read
 
@@ -22,11 +22,6 @@ METHODS = {
     "mixmatch": {},
     "ctaugment": {"method": "fixmatch", "augment": "ctaugment"},
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "colors.npz")
 
 
 def start(processes, devices, *words):

@@ -9,7 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from tiny_runs import compiler_cache, configuration, snapshot, train_tiny, write_data
+from tiny_runs import compiler_cache, configuration, snapshot, train_tiny
 
 from jaxmatch import load
 from jaxmatch.config import run_name, stage_folders
@@ -24,11 +24,6 @@ from jaxmatch.results import read
 def cache():
     with compiler_cache():
         yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "colors.npz")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers import assert_bitwise, on_host
-from tiny_runs import OVERRIDES, PERIOD, STEPS, compiler_cache, snapshot, state_of, write_data
+from tiny_runs import OVERRIDES, PERIOD, STEPS, compiler_cache, snapshot, state_of
 
 from jaxmatch import load, train
 from jaxmatch.config import from_flags, run_name
@@ -21,11 +21,6 @@ STAGES = ("1_simclr", "2_fixmatch")
 def cached():
     with compiler_cache():
         yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
 
 
 def configuration(data, chosen=",labels=16", **overrides):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny_runs import OPTIONS, OVERRIDES, cache_folder, snapshot, start_program, write_data
+from tiny_runs import OPTIONS, OVERRIDES, cache_folder, snapshot, start_program
 
 from jaxmatch import cli, sweep
 from jaxmatch.config import from_flags, run_name
@@ -221,11 +221,6 @@ def test_one_process_a_group_of_what_is_not_complete(tmp_path, monkeypatch):
     assert trained == [[f"{config}0", "--and", f"{config}2"], [f"{config}3", "--and", f"{config}4"]]
     assert [text.partition("]")[0] for text in said] == ["[2/5", "[1/5", "[3/5", "[4/5", "[5/5"]
     assert "already complete" in said[0]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
 
 
 def tiny_sweep(path, data, points):

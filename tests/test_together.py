@@ -20,7 +20,6 @@ from tiny_runs import (
     start_program,
     state_of,
     train_tiny,
-    write_data,
 )
 
 from jaxmatch import cli, load, run, together
@@ -34,11 +33,6 @@ SHORT = {"steps": 3 * PERIOD, "devices": 2}
 def cached():
     with compiler_cache():
         yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
 
 
 def train_seeds(data, folder, seeds, **options):

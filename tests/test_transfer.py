@@ -14,7 +14,6 @@ from tiny_runs import (
     configuration,
     state_of,
     train_tiny,
-    write_data,
 )
 
 from jaxmatch import load
@@ -31,11 +30,6 @@ FROZEN = {**SHORT, "optim__learning_rate": 0.0, "model__bn_decay": 1.0}
 def cached():
     with compiler_cache():
         yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""How a step's time and memory grow with batch, width, image side, bank and number of devices.
+"""How a step's time and memory grow with batch, width, image side, bank, devices and microbatches.
 
     python -m experiments.throughput.growth            # -> growth.json and growth.png beside it
     python -m experiments.throughput.growth --only batch,width
@@ -45,9 +45,18 @@ QUANTITIES: dict[str, dict[int, Point]] = {
         n: {"recipe": "simmatch", "labels": n} for n in (40, 400, 4_000, 40_000, 128_000)
     },
     "devices": {n: {"devices": n} for n in (1, 2, 4, 8)},
+    "microbatches": {n: {"microbatches": n} for n in (1, 2, 4, 8)},
 }
-# What a step is proportional to; "bank rows" and "devices" should not change it.
-POWERS = {"batch": 1, "width": 2, "image side": 2, "bank rows": 0, "devices": 0}
+# The powers of the quantity that a step's time, of all devices together, and its memory, of one
+# device, are proportional to where convolutions and activations are all that matters.
+POWERS = {
+    "batch": (1, 1),
+    "width": (2, 1),
+    "image side": (2, 2),
+    "bank rows": (0, 0),
+    "devices": (0, -1),
+    "microbatches": (0, -1),
+}
 
 
 def main() -> None:
@@ -125,18 +134,25 @@ def measure(point: Point, calls: int = 5) -> dict[str, float]:
 def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Markdown: each point relative to the first of its quantity, and the power of the growth."""
     rows = [
-        "| quantity | values | step time, relative | power, last two | expected | memory, MB |",
-        "|---|---|---|---|---|---|",
+        "| quantity | values | step time, relative | power, last two | expected | memory, MB "
+        "| power, last two | expected |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, points in results.items():
         first = next(iter(points.values()))
         times = [f"{point['seconds'] / first['seconds']:.2f}" for point in points.values()]
         memory = [f"{point['bytes'] / 1e6:.0f}" for point in points.values()]
-        (x, before), (y, after) = list(points.items())[-2:]
-        power = math.log(after["seconds"] / before["seconds"]) / math.log(float(y) / float(x))
-        columns = (" / ".join(points), " / ".join(times), f"{power:.2f}", f"{POWERS[name]}")
-        rows.append(f"| {name} | {' | '.join(columns)} | {' / '.join(memory)} |")
+        columns = [name, " / ".join(points), " / ".join(times)]
+        columns += [f"{last_power(points, 'seconds'):.2f}", f"{POWERS[name][0]}"]
+        columns += [" / ".join(memory), f"{last_power(points, 'bytes'):.2f}", f"{POWERS[name][1]}"]
+        rows.append(f"| {' | '.join(columns)} |")
     return "\n".join(rows)
+
+
+def last_power(points: Mapping[str, Mapping[str, float]], key: str) -> float:
+    """The power of the quantity by which ``key`` grows between its last two points."""
+    (x, before), (y, after) = list(points.items())[-2:]
+    return math.log(after[key] / before[key]) / math.log(float(y) / float(x))
 
 
 def plot(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bytes:
@@ -151,11 +167,11 @@ def plot(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bytes:
             ("seconds a step", [point["seconds"] for point in found], "#1F6FB2"),
             ("temporary arrays, MB", [point["bytes"] / 1e6 for point in found], "#C2571A"),
         )
-        for axes, (title, values, color) in zip(
-            (panels[0][column], panels[1][column]), lines, strict=True
+        for axes, power, (title, values, color) in zip(
+            (panels[0][column], panels[1][column]), POWERS[name], lines, strict=True
         ):
             axes.loglog(at, values, "o-", color=color, linewidth=2, label="measured")
-            expected = [values[0] * (x / at[0]) ** POWERS[name] for x in at]
+            expected = [values[0] * (x / at[0]) ** power for x in at]
             axes.loglog(at, expected, "--", color="#999999", linewidth=1, label="proportional")
             axes.set_xticks(at, [f"{value:g}" for value in at])
             axes.minorticks_off()

@@ -15,7 +15,9 @@ def made(power):
 
 def test_the_table_tells_the_power_of_the_growth():
     rows = table({"batch": made(1), "width": made(1.5)}).splitlines()
-    assert rows[2] == "| batch | 10 / 20 / 40 | 1.00 / 2.00 / 4.00 | 1.00 | 1 | 10 / 20 / 40 |"
+    assert rows[2] == (
+        "| batch | 10 / 20 / 40 | 1.00 / 2.00 / 4.00 | 1.00 | 1 | 10 / 20 / 40 | 1.00 | 1 |"
+    )
     assert "| 1.50 | 2 |" in rows[3]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import assert_bitwise, quick_jit
 from safetensors.numpy import load_file, save, save_file
-from tiny_runs import PERIOD, compiler_cache, train_tiny, write_data
+from tiny_runs import PERIOD, compiler_cache, train_tiny
 
 from experiments.parity.networks_formula import formula_weights
 from experiments.weights.from_pth import find_tensors
@@ -348,11 +348,6 @@ def test_the_state_dict_of_a_checkpoint_is_found():
 
 SHORT = {"steps": PERIOD, "model__conv_bias": "none"}
 FROZEN = {**SHORT, "optim__learning_rate": 0.0, "model__bn_decay": 1.0}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "colours.npz")
 
 
 @pytest.fixture(scope="module")
