@@ -133,6 +133,20 @@ def test_methods_that_look_at_all_images_between_calls(data, tmp_path, as_on_acc
 
 
 @pytest.mark.slow
+def test_runs_that_read_another_run(data, alone, tmp_path, as_on_accelerators):
+    """An encoder to start from and a network that labels images, the same ones for all seeds."""
+    options = {"devices": 1, "steps": PERIOD}
+    for name, more in (
+        ("started", {"method": "supervised", "init_from": alone / "0"}),
+        ("taught", {"method": "distillation", "frozen__teacher": alone / "0"}),
+    ):
+        folder = tmp_path / name
+        train_seeds(data, folder, (0, 1), **options | more)
+        train_tiny(data, folder / "alone", seed=1, **options | more)
+        assert_same_run(folder / "1", folder / "alone", steps=(PERIOD,))
+
+
+@pytest.mark.slow
 def test_ordinary_training_continues_and_is_continued(data, three, tmp_path):
     def cut(seed):
         for step in (2 * PERIOD, 3 * PERIOD):

@@ -1,4 +1,4 @@
-"""How a step's time and memory grow with batch, width, image side, bank, devices and microbatches.
+"""How a step's time and memory grow with batch, width, image side, bank and number of devices.
 
     python -m experiments.throughput.growth            # -> growth.json and growth.png beside it
     python -m experiments.throughput.growth --only batch,width
@@ -45,7 +45,6 @@ QUANTITIES: dict[str, dict[int, Point]] = {
         n: {"recipe": "simmatch", "labels": n} for n in (40, 400, 4_000, 40_000, 128_000)
     },
     "devices": {n: {"devices": n} for n in (1, 2, 4, 8)},
-    "microbatches": {n: {"microbatches": n} for n in (1, 2, 4, 8)},
 }
 # The powers of the quantity that a step's time, of all devices together, and its memory, of one
 # device, are proportional to where convolutions and activations are all that matters.
@@ -55,7 +54,6 @@ POWERS = {
     "image side": (2, 2),
     "bank rows": (0, 0),
     "devices": (0, -1),
-    "microbatches": (0, -1),
 }
 
 
@@ -70,6 +68,7 @@ def main() -> None:
     chosen = [name for name in arguments.only.split(",") if name] or list(QUANTITIES)
     file = HERE / "growth.json"
     results = json.loads(file.read_text()) if file.exists() else {}
+    results = {name: results[name] for name in QUANTITIES if name in results}
     for name in chosen:
         results[name] = {}
         for value, point in QUANTITIES[name].items():

@@ -12,6 +12,9 @@ from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array, Network, PyTree, Target
 
 FORWARD_MODES = ("joint", "split", "separate")
+# Where microbatches are not a loop: XLA:CPU computes convolutions inside one by a path that is over
+# ten times slower. It then orders them as it likes, so that they save little memory there.
+UNROLLED_ON = ("cpu",)
 
 
 def make_network(
@@ -32,11 +35,12 @@ def make_network(
             gradient over those marked :class:`~jaxmatch.types.Target`; "separate": a pass for each
             view, targets last. Running statistics are updated once a pass.
         microbatches: N > 1 runs a training pass in N parts one after the other and computes each
-            again for its gradient, so that only one part's activations are kept. The loss still
-            sees the whole batch, whatever its queues, averages and comparisons. Part m has
-            examples m, m + N, m + 2N, ... of every view, or such groups of them. Without groups
-            each part is a BatchNorm batch, and running statistics take the mean over the parts.
-            N must divide the groups, or without them each device's share of each view.
+            again for its gradient, so that only one part's activations are kept, but for
+            :data:`UNROLLED_ON`. The loss still sees the whole batch, whatever its queues, averages
+            and comparisons. Part m has examples m, m + N, m + 2N, ... of every view, or such groups
+            of them. Without groups each part is a BatchNorm batch, and running statistics take the
+            mean over the parts. N must divide the groups, or without them each device's share of
+            each view.
 
     Raises:
         InputError: on an unknown ``forward``.
@@ -108,8 +112,7 @@ def _in_parts(
     def one(images: Array) -> tuple[PyTree, PyTree]:
         return _by_groups(apply, images, max(1, groups // parts))
 
-    # XLA:CPU computes convolutions inside a loop by a path that is over ten times slower.
-    unroll = parts if jax.default_backend() == "cpu" else 1
+    unroll = parts if jax.default_backend() in UNROLLED_ON else 1
     _, (outputs, updated) = jax.lax.scan(
         lambda _, images: ((), one(images)), (), divide(images), unroll=unroll
     )

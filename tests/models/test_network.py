@@ -9,6 +9,7 @@ import pytest
 from helpers import SIDE, TinyNetwork, assert_bitwise, assert_close, quick_jit, randomized
 
 from jaxmatch.errors import InputError
+from jaxmatch.models import network as networks
 from jaxmatch.models.heads import DeepProjection, Linear
 from jaxmatch.models.network import make_network
 from jaxmatch.models.wide_resnet import WideResNet
@@ -358,6 +359,21 @@ def test_microbatches_and_remat_keep_less():
     everything = kept(model)
     assert kept(model.clone(remat=True)) < 0.4 * everything
     assert kept(model, microbatches=4) < 0.01 * everything
+
+
+def test_microbatches_in_a_loop_need_one_part_of_the_memory(monkeypatch):
+    """The program of accelerators, as XLA lays out its arrays."""
+    monkeypatch.setattr(networks, "UNROLLED_ON", ())
+    model = WideResNet(classes=4, depth=10, width=1)
+    images = jnp.zeros((64, SIDE, SIDE, 3))
+    given = model.init(jax.random.key(0), images[:1], train=False)
+
+    def plan(parts):
+        network = make_network(model, microbatches=parts)
+        slope = jax.grad(lambda given: jnp.sum(network(given, images)[0].logits))
+        return jax.jit(slope).lower(given).compile().memory_analysis().temp_size_in_bytes
+
+    assert plan(4) < 0.4 * plan(1)
 
 
 def test_unknown_forward_mode():

@@ -1,0 +1,95 @@
+"""What a FixMatch step of WRN-28-2 keeps in memory, whole, in microbatches and with remat.
+
+    python -m experiments.throughput.memory [--batch 64] [--config.key=value ...]
+
+Only compiled, not run. "kept" are the bytes that the network's backward pass reads, besides
+parameters and images, for each image that it passes with gradient; it does not depend on the
+device, and XLA keeps less, as it computes cheap things again. "plan" are the temporary arrays of
+the whole step, besides state and images, as XLA lays them out for the device at hand. Microbatches
+are a loop here, as accelerators have it; a CPU's programs do not, for speed.
+"""
+
+import argparse
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from experiments.throughput.measure import random_data
+from jaxmatch import build
+from jaxmatch.compilation import jit
+from jaxmatch.config import from_flags
+from jaxmatch.data.resident import resident
+from jaxmatch.models import network as networks
+from jaxmatch.types import Array, PyTree, TrainState
+
+SIDE, CLASSES = 32, 10
+SETTINGS = (
+    {},
+    {"forward": "split"},
+    {"remat": True},
+    {"microbatches": 2},
+    {"microbatches": 4},
+    {"microbatches": 8},
+    {"microbatches": 8, "remat": True},
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--batch", type=int, default=64, help="labeled images of a step")
+    arguments, flags = parser.parse_known_args()
+    networks.UNROLLED_ON = ()
+    jax.config.update("jax_enable_compilation_cache", False)
+    print("| setting | images passed | kept for each, MB | plan, GB |\n|---|---|---|---|")
+    for setting in SETTINGS:
+        changes = {"data.batch_size": arguments.batch, "devices": 1, **setting}
+        changed = [f"--config.{key}={value}" for key, value in changes.items()]
+        passed, kept, plan = measure([*changed, *flags])
+        name = ", ".join(f"{key}={value}" for key, value in setting.items()) or "default"
+        print(f"| {name} | {passed} | {kept / 1e6:.3f} | {plan / 1e9:.2f} |", flush=True)
+
+
+def measure(flags: list[str]) -> tuple[int, float, int]:
+    """Images passed with gradient in a step, bytes kept for each, bytes of the step's plan."""
+    config, _ = from_flags("fixmatch:tfds:cifar10,labels=40", flags)
+    data = random_data(config, SIDE, CLASSES)
+    parts = build.build_parts(config, data.facts())
+    optimizer = parts.optim.build(config.steps, parts.model.layers)
+    state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
+    images = jax.eval_shape(lambda: resident(data.source, data.split))
+    step, examples_of = build.build_step(config, parts, optimizer), build.examples_of(parts)
+    compiled = (
+        jit(
+            lambda state, images: step(state, examples_of(images, state))[0],
+            donate_argnums=0,
+        )
+        .lower(state, images)
+        .compile()
+    )
+    spec = parts.spec
+    passed = spec.labeled_batch + spec.unlabeled_batch * (1 if config.forward == "split" else 2)
+    return passed, kept(parts, state, passed), compiled.memory_analysis().temp_size_in_bytes
+
+
+def kept(parts: build.Parts, state: TrainState, count: int) -> float:
+    """Bytes that the backward pass of ``count`` images reads of each, besides parameters."""
+    views = jax.ShapeDtypeStruct((count, SIDE, SIDE, 3), jnp.float32)
+
+    def pull_back(variables: Mapping[str, PyTree], views: Array) -> PyTree:
+        def logits(params: PyTree) -> Array:
+            return parts.network({**variables, "params": params}, views)[0].logits
+
+        return jax.vjp(logits, variables["params"])[1]
+
+    found = size(jax.eval_shape(pull_back, state.student(), views))
+    return (found - size(state.params) - size(views)) / count
+
+
+def size(tree: PyTree) -> int:
+    """Bytes of all leaves."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+if __name__ == "__main__":
+    main()
