@@ -24,6 +24,7 @@ from typing import Any
 import jax
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from experiments.throughput.measure import random_data
 from jaxmatch import build
@@ -169,16 +170,24 @@ def plot(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bytes:
         for axes, power, (title, values, color) in zip(
             (panels[0][column], panels[1][column]), POWERS[name], lines, strict=True
         ):
-            axes.loglog(at, values, "o-", color=color, linewidth=2, label="measured")
+            axes.plot(at, values, "o-", color=color, linewidth=2, label="measured")
             expected = [values[0] * (x / at[0]) ** power for x in at]
-            axes.loglog(at, expected, "--", color="#999999", linewidth=1, label="proportional")
-            axes.set_xticks(at, [f"{value:g}" for value in at])
+            axes.plot(at, expected, "--", color="#999999", linewidth=1, label="expected")
+            axes.set_xscale("log")
+            axes.set_xticks(at, [f"{x / 1000:g}k" if x >= 1000 else f"{x:g}" for x in at])
+            if power:
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter("{x:g}")
             axes.minorticks_off()
             axes.set_xlabel(name)
             axes.set_ylabel(title if column == 0 else "")
             axes.spines[["top", "right"]].set_visible(False)
         spread = ([point["least"] for point in found], [point["largest"] for point in found])
         panels[0][column].fill_between(at, *spread, color="#1F6FB2", alpha=0.2)
+        for axes in panels[:, column]:
+            if axes.get_yscale() == "linear":
+                axes.set_ylim(bottom=0)
     panels[0][0].legend(frameon=False, fontsize=8)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")

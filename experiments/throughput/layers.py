@@ -1,0 +1,131 @@
+"""How fast single 3x3 convolutions and their gradients are: XLA's two paths, and PyTorch's.
+
+    python -m experiments.throughput.layers jax
+    /path/to/environment/bin/python experiments/throughput/layers.py torch    # needs torch alone
+
+120 images, float32, all cores. Prints for each layer of WRN-28-2 the Gflop/s of the forward pass,
+of the gradient of its input and of that of its kernel: medians of 9, by the clock, and after a "/"
+the share of the processors' time that they used.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+BATCH = 120
+# (side, channels in, channels out, stride)
+LAYERS = (
+    (32, 3, 16, 1),
+    (32, 16, 32, 1),
+    (32, 32, 32, 1),
+    (32, 32, 64, 2),
+    (16, 64, 64, 1),
+    (16, 64, 128, 2),
+    (8, 128, 128, 1),
+)
+Three = list[Callable[[], Any]]  # forward, gradient of the input, gradient of the kernel
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("library", choices=("jax", "torch"))
+    library = parser.parse_args().library
+    paths = {"torch": with_torch} if library == "torch" else jax_paths()
+    print(f"| side, channels, stride | {' | '.join(paths)} |\n|---|{'---|' * len(paths)}")
+    for layer in LAYERS:
+        side, before, after, stride = layer
+        operations = 2 * BATCH * (side // stride) ** 2 * 9 * before * after
+        cells = []
+        for prepare in paths.values():
+            times = [measure(call) for call in prepare(*layer)]
+            cells.append(
+                ", ".join(f"{operations / wall / 1e9:.0f} / {used:.2f}" for wall, used in times)
+            )
+        print(f"| {side}, {before} to {after}, {stride} | {' | '.join(cells)} |", flush=True)
+
+
+def measure(call: Callable[[], Any], calls: int = 9) -> tuple[float, float]:
+    """Median seconds of a call, and which share of all processors' time it used."""
+    call()
+    call()
+    walls, shares = [], []
+    for _ in range(calls):
+        start, used = time.perf_counter(), time.process_time()
+        call()
+        walls.append(time.perf_counter() - start)
+        shares.append((time.process_time() - used) / walls[-1] / (os.cpu_count() or 1))
+    return statistics.median(walls), statistics.median(shares)
+
+
+def jax_paths() -> dict[str, Callable[[int, int, int, int], Three]]:
+    """The path that the library asks for, and XLA's own choice."""
+    from functools import partial
+
+    from jaxmatch.compilation import compiler_options, keep_memory
+
+    keep_memory()
+    return {
+        "the library's": partial(with_jax, options=compiler_options()),
+        "XLA's default": partial(with_jax, options={}),
+    }
+
+
+def with_jax(side: int, before: int, after: int, stride: int, options: dict[str, str]) -> Three:
+    """The three calls, compiled with the options."""
+    import jax
+
+    images = jax.random.normal(jax.random.key(0), (BATCH, side, side, before))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, before, after))
+
+    def forward(images: Any, kernel: Any) -> Any:
+        return jax.lax.conv_general_dilated(
+            images,
+            kernel,
+            (stride, stride),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def to_images(images: Any, kernel: Any, slope: Any) -> Any:
+        return jax.vjp(lambda images: forward(images, kernel), images)[1](slope)
+
+    def to_kernel(images: Any, kernel: Any, slope: Any) -> Any:
+        return jax.vjp(lambda kernel: forward(images, kernel), kernel)[1](slope)
+
+    slope = forward(images, kernel)
+    given = (images, kernel, slope)
+    calls = (
+        (jax.jit(forward, compiler_options=options), given[:2]),
+        (jax.jit(to_images, compiler_options=options), given),
+        (jax.jit(to_kernel, compiler_options=options), given),
+    )
+    return [lambda f=f, values=values: jax.block_until_ready(f(*values)) for f, values in calls]
+
+
+def with_torch(side: int, before: int, after: int, stride: int) -> Three:
+    """The three calls on channels_last tensors."""
+    import torch
+
+    last = {"memory_format": torch.channels_last}
+    images = torch.randn(BATCH, before, side, side).contiguous(**last)
+    kernel = torch.randn(after, before, 3, 3).contiguous(**last)
+    slope = torch.randn_like(torch.nn.functional.conv2d(images, kernel, None, stride, 1))
+
+    def backward(*wanted: bool) -> Any:
+        steps = [stride, stride], [1, 1], [1, 1]
+        return torch.ops.aten.convolution_backward(
+            slope, images, kernel, None, *steps, False, [0, 0], 1, [*wanted, False]
+        )
+
+    return [
+        lambda: torch.nn.functional.conv2d(images, kernel, None, stride, 1),
+        lambda: backward(True, False),
+        lambda: backward(False, True),
+    ]
+
+
+if __name__ == "__main__":
+    main()
