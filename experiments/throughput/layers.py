@@ -107,7 +107,7 @@ def with_jax(side: int, before: int, after: int, stride: int, options: dict[str,
 
 def with_torch(side: int, before: int, after: int, stride: int) -> Three:
     """The three calls on channels_last tensors."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     last = {"memory_format": torch.channels_last}
     images = torch.randn(BATCH, before, side, side).contiguous(**last)
