@@ -15,15 +15,15 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from experiments.throughput.measure import random_data
+from experiments.scaling.program import facts, lower_step
 from jaxmatch import build
-from jaxmatch.compilation import jit
+from jaxmatch.compilation import compiler_options
 from jaxmatch.config import from_flags
-from jaxmatch.data.resident import resident
 from jaxmatch.models import network as networks
+from jaxmatch.parallel import tree_bytes
 from jaxmatch.types import Array, PyTree, TrainState
 
-SIDE, CLASSES = 32, 10
+SIDE = 32
 SETTINGS = (
     {},
     {"forward": "split"},
@@ -53,20 +53,9 @@ def main() -> None:
 def measure(flags: list[str]) -> tuple[int, float, int]:
     """Images passed with gradient in a step, bytes kept for each, bytes of the step's plan."""
     config, _ = from_flags("fixmatch:tfds:cifar10,labels=40", flags)
-    data = random_data(config, SIDE, CLASSES)
-    parts = build.build_parts(config, data.facts())
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
-    images = jax.eval_shape(lambda: resident(data.source, data.split))
-    step, examples_of = build.build_step(config, parts, optimizer), build.examples_of(parts)
-    compiled = (
-        jit(
-            lambda state, images: step(state, examples_of(images, state))[0],
-            donate_argnums=0,
-        )
-        .lower(state, images)
-        .compile()
-    )
+    program = lower_step(config, facts(side=SIDE))
+    compiled = program.lowered.compile(compiler_options=compiler_options())
+    parts, state = program.parts, program.state
     spec = parts.spec
     passed = spec.labeled_batch + spec.unlabeled_batch * (1 if config.forward == "split" else 2)
     return passed, kept(parts, state, passed), compiled.memory_analysis().temp_size_in_bytes
@@ -82,13 +71,8 @@ def kept(parts: build.Parts, state: TrainState, count: int) -> float:
 
         return jax.vjp(logits, variables["params"])[1]
 
-    found = size(jax.eval_shape(pull_back, state.student(), views))
-    return (found - size(state.params) - size(views)) / count
-
-
-def size(tree: PyTree) -> int:
-    """Bytes of all leaves."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    found = tree_bytes(jax.eval_shape(pull_back, state.student(), views))
+    return (found - tree_bytes(state.params) - tree_bytes(views)) / count
 
 
 if __name__ == "__main__":
