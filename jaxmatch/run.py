@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxmatch import build, distributed, parallel, transfer
+from jaxmatch import build, distributed, onednn, parallel, transfer
 from jaxmatch import config as configuration
 from jaxmatch.augment import ctaugment
 from jaxmatch.checkpoint import Checkpoints
@@ -24,7 +24,7 @@ from jaxmatch.curves import plot
 from jaxmatch.data import splits, streaming
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import resident
-from jaxmatch.dispatch import Call, Feed, Meter, compile_call, means, watched
+from jaxmatch.dispatch import Call, Feed, Meter, compile_call, means, on_cpu, watched
 from jaxmatch.errors import NonFiniteError, Terminated
 from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
 from jaxmatch.metrics import MetricsLog, open_wandb, summarise, write_json
@@ -155,6 +155,8 @@ class Run:
                 progress = opened.enter_context(
                     Progress(config.steps, first, self.folder, self.folder.name, self.alone)
                 )
+            if self.parts.mesh.size == 1 and on_cpu(self.parts.mesh):
+                progress.message(onednn.library().text)
             if first:
                 progress.message(f"continuing from the checkpoint of step {first}")
             # The losses since the last line before a restart are not in the next line's means.

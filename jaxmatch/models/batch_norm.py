@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxmatch.models.channels import channel_sums, spread
+from jaxmatch.models.channels import moments, scale_and_activate
 from jaxmatch.types import Array
 
 
@@ -33,6 +33,7 @@ class BatchNorm(nn.Module):
             kernel do (n = values per channel); the batch itself is normalised by the biased one.
         scale_init: initial scale; zeros let a residual block start as the identity.
         use_bias: whether to add a learned bias after scaling.
+        slope: of a leaky ReLU that follows; 0 is ReLU, 1 none.
         dtype: dtype of the result; None keeps the input's. Statistics are at least float32.
         param_dtype: dtype of scale, bias and running statistics.
     """
@@ -42,6 +43,7 @@ class BatchNorm(nn.Module):
     unbiased: bool = True
     scale_init: Any = nn.initializers.ones
     use_bias: bool = True
+    slope: float = 1.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -55,25 +57,21 @@ class BatchNorm(nn.Module):
         # Sums are taken around the running mean: one pass, so devices exchange one message, and
         # nothing cancels, unlike in E[x^2] - E[x]^2.
         origin = jax.lax.stop_gradient(mean.value)
-        centred = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - origin
         if train:
             count = x.size // channels
-            offset = channel_sums(centred) / count
-            squares = channel_sums(jnp.square(centred)) / count
+            offset, squares = (total / count for total in moments(x, origin))
             batch_var = jnp.maximum(squares - jnp.square(offset), 0.0)
             if not self.is_initializing():
                 correction = count / max(count - 1, 1) if self.unbiased else 1.0
                 mean.value = self._running(origin, origin + offset)
                 var.value = self._running(var.value, batch_var * correction)
-            centred = centred - spread(offset, x.shape)
         else:
-            batch_var = var.value
+            offset, batch_var = jnp.zeros_like(origin), var.value
         factor = scale * jax.lax.rsqrt(batch_var + self.epsilon)
-        y = centred * spread(factor, x.shape)
+        shift = -offset * factor
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
-            y = y + spread(bias, x.shape)
-        return y.astype(self.dtype or x.dtype)
+            shift += self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+        return scale_and_activate(x, origin, factor, shift, self.slope, self.dtype)
 
     def _running(self, old: Array, new: Array) -> Array:
         return self.decay * old + (1 - self.decay) * jax.lax.stop_gradient(new).astype(old.dtype)

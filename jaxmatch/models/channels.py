@@ -1,43 +1,255 @@
-"""Sums of each channel over a batch, and their transpose, in an order that a CPU is fast at.
+"""Operations on the channels of a batch: sums, and a scale, shift and leaky ReLU with their sums.
 
-XLA:CPU rewrites a long sum as a tree of windows, of which it computes each by itself: up to seven
-times slower than reading the values once. A sum of a few rows first, then one over what is left,
-is neither rewritten nor less exact.
+The backward pass of a normalisation takes two sums over the batch for each channel: of the incoming
+gradient, and of it times the centred input. XLA reads the batch once for each, and computes anew
+what leads to it. So the pair of sums is one primitive of JAX, and the scaling whose transpose it is
+another; together they have derivatives of every order and kind. Where a program is compiled for one
+CPU device, oneDNN's threads take the sums (:mod:`jaxmatch.onednn`); elsewhere XLA does.
 """
 
-import jax.numpy as jnp
-from jax import default_backend, lax
+from functools import lru_cache, partial
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jaxmatch import onednn
 from jaxmatch.types import Array
 
 ROWS = 16  # pixels of the first sum; XLA leaves sums of up to 32 terms as they are
 
+scale_p = Primitive("channel_scale")
+sums_p = Primitive("channel_sums")
+sums_p.multiple_results = True
+spread_p = Primitive("channel_spread")
+
 
 def channel_sums(x: Array) -> Array:
-    """The sum over all axes but the last: x [b ... c] -> [c]."""
-    stages = _stages(x.shape)
-    if not stages:
-        return jnp.sum(x, tuple(range(x.ndim - 1)))
-    # Without the barrier XLA makes one sum of the two again.
-    parts = lax.optimization_barrier(jnp.sum(x.reshape(stages), 2))
-    return jnp.sum(parts, (0, 1))
+    """The sum over all axes but the last: x [b ... c] -> [c], in at least float32."""
+    zero = jnp.zeros((1, x.shape[-1]), _wide(x))
+    static = {"slope": 1.0, "centred": False}
+    return sums_p.bind(x[None], lax.stop_gradient(x)[None], zero, zero, zero, **static)[0][0]
 
 
 def spread(values: Array, shape: tuple[int, ...]) -> Array:
     """``values`` [c] for every pixel of ``shape`` [b ... c]; its gradient is channel_sums."""
-    stages = _stages(shape)
-    if not stages:
-        return jnp.broadcast_to(values, shape)
-    parts = jnp.broadcast_to(values, (*stages[:2], stages[-1]))
-    parts = lax.optimization_barrier(parts)
-    return jnp.broadcast_to(parts[:, :, None], stages).reshape(shape)
+    return spread_p.bind(values[None], shape=tuple(shape))[0]
 
 
-def _stages(shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
-    """``shape`` [b h w c] as [b groups rows c], where a first sum over the rows pays."""
-    if default_backend() != "cpu" or len(shape) != 4:
-        return None
-    batch, height, width, channels = shape
-    pixels = height * width
+def moments(x: Array, origin: Array) -> tuple[Array, Array]:
+    """The sums of d and of d^2 over a batch, d = ``x`` [b ... c] - ``origin`` [c]: twice [c].
+
+    ``origin`` is a constant; the nearer it is to the mean, the less cancels. Results are at least
+    float32.
+    """
+    rows = (lax.stop_gradient(origin)[None],) * 3
+    first, second = sums_p.bind(x[None], x[None], *rows, slope=1.0, centred=True)
+    return first[0], second[0]
+
+
+def scale_and_activate(
+    x: Array, origin: Array, factor: Array, shift: Array, slope: float = 1.0, dtype: Any = None
+) -> Array:
+    """Leaky ReLU of (``x`` - ``origin``) ``factor`` + ``shift``, computed in at least float32.
+
+    Args:
+        x: [b ... c].
+        origin: [c], a constant.
+        factor: [c].
+        shift: [c].
+        slope: of negative values, and derivative at 0; 0 is ReLU, 1 leaves out the activation.
+        dtype: of the result [b ... c]; None keeps that of ``x``.
+    """
+    rows = (lax.stop_gradient(origin), factor, shift, factor, shift)
+    static = {"slope": slope, "dtype": jnp.dtype(dtype or x.dtype)}
+    return scale_p.bind(x[None], *(row[None] for row in rows), **static)[0]
+
+
+# What follows is what JAX asks of a primitive. Operands have a leading axis v of independent
+# entries: x and g [v b ... c], all others, one row of channels, [v c]. With d = x - origin, and
+# m = 1 where d factor + shift > 0, else the slope:
+#   channel_scale(x, origin, factor, shift, u, w) = m (d u + w), linear in (u, w);
+#   channel_sums(g, x, origin, factor, shift) = sums of m g and m g d over a batch, linear in g;
+#       ``centred`` puts g - origin in the place of g.
+
+
+def _scale_by_xla(
+    x: Array, origin: Array, factor: Array, shift: Array, u: Array, w: Array, *, slope, dtype
+) -> Array:
+    centred = x.astype(_wide(x)) - _rows(origin, x.shape)
+    y = centred * _rows(u, x.shape) + _rows(w, x.shape)
+    return (_mask(centred, factor, shift, slope) * y).astype(dtype)
+
+
+def _sums_by_xla(
+    g: Array, x: Array, origin: Array, factor: Array, shift: Array, *, slope, centred, staged=False
+) -> tuple[Array, Array]:
+    wide = jnp.promote_types(_wide(g), _wide(x))
+    d = x.astype(wide) - _rows(origin, x.shape)
+    g = g.astype(wide) - (_rows(origin, x.shape) if centred else 0)
+    g = _mask(d, factor, shift, slope) * g
+    total = _in_stages if staged else partial(jnp.sum, axis=tuple(range(1, x.ndim - 1)))
+    return total(g), total(g * d)
+
+
+def _mask(centred: Array, factor: Array, shift: Array, slope: float) -> Any:
+    if slope == 1:
+        return 1
+    sign = centred * _rows(factor, centred.shape) + _rows(shift, centred.shape)
+    return jnp.where(sign > 0, jnp.ones((), centred.dtype), jnp.asarray(slope, centred.dtype))
+
+
+def _rows(values: Array, shape: tuple[int, ...]) -> Array:
+    return lax.broadcast_in_dim(values, shape, (0, len(shape) - 1))
+
+
+def _in_stages(x: Array) -> Array:
+    """The sum of x [v b ... c] -> [v c] as XLA:CPU is fast at it.
+
+    It rewrites a long sum as a tree of windows, of which it computes each by itself: up to seven
+    times slower than reading the values once. A sum of a few rows first, then one over what is
+    left, is neither rewritten nor less exact.
+    """
+    pixels = int(np.prod(x.shape[2:-1]))
     rows = next(rows for rows in range(ROWS, 0, -1) if pixels % rows == 0)
-    return (batch, pixels // rows, rows, channels) if rows > 1 else None
+    # Without the barrier XLA makes one sum of the two again.
+    parts = lax.optimization_barrier(
+        jnp.sum(x.reshape(*x.shape[:2], pixels // rows, rows, x.shape[-1]), 3)
+    )
+    return jnp.sum(parts, (1, 2))
+
+
+def _wide(x: Any) -> Any:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _scale_jvp(primals: Any, tangents: Any, **static: Any) -> tuple[Array, Array]:
+    x, origin, factor, shift, u, _ = primals
+    dx, _, _, _, du, dw = tangents
+    out = scale_p.bind(*primals, **static)
+    tangent = jnp.zeros_like(out)
+    if type(du) is not ad.Zero or type(dw) is not ad.Zero:
+        du, dw = map(ad.instantiate_zeros, (du, dw))
+        tangent = scale_p.bind(x, origin, factor, shift, du, dw, **static)
+    if type(dx) is not ad.Zero:
+        zero = jnp.zeros_like(origin)
+        slope = scale_p.bind(x, origin, factor, shift, zero, u, **{**static, "dtype": _wide(x)})
+        tangent += (slope * dx).astype(out.dtype)
+    return out, tangent
+
+
+def _scale_transpose(
+    cotangent: Any, x: Array, origin: Array, factor: Array, shift: Array, u: Any, w: Any, **static
+) -> tuple[Any, ...]:
+    slope = static["slope"]
+    first, second = sums_p.bind(cotangent, x, origin, factor, shift, slope=slope, centred=False)
+    return (
+        *(None,) * 4,
+        second.astype(u.aval.dtype) if ad.is_undefined_primal(u) else None,
+        first.astype(w.aval.dtype) if ad.is_undefined_primal(w) else None,
+    )
+
+
+def _sums_jvp(primals: Any, tangents: Any, *, slope, centred) -> tuple[Any, Any]:
+    g, x, origin, factor, shift = primals
+    dg, dx, *_ = tangents
+    rows, static = (origin, factor, shift), {"slope": slope, "centred": False}
+    out = sums_p.bind(*primals, slope=slope, centred=centred)
+    first, second = map(jnp.zeros_like, out)
+    if type(dg) is not ad.Zero:
+        first, second = sums_p.bind(dg, x, *rows, **static)
+    if type(dx) is not ad.Zero:
+        wide = g.astype(out[0].dtype) - (_rows(origin, g.shape) if centred else 0)
+        second += sums_p.bind(wide * dx, x, *rows, **static)[0]
+    return out, [first, second]
+
+
+def _sums_transpose(
+    cotangents: Any, g: Any, x: Array, origin: Array, factor: Array, shift: Array, *, slope, centred
+) -> tuple[Any, ...]:
+    del centred  # then the primitive is not linear
+    second, first = map(ad.instantiate_zeros, reversed(cotangents))
+    dtype = g.aval.dtype
+    back = scale_p.bind(x, origin, factor, shift, second, first, slope=slope, dtype=dtype)
+    return (back, *(None,) * 4)
+
+
+def _batched(primitive: Primitive, operands: Any, axes: Any, **static: Any) -> tuple[Any, Any]:
+    """Mapped entries join the independent ones."""
+    size = next(o.shape[axis] for o, axis in zip(operands, axes, strict=True) if axis is not None)
+
+    def join(operand: Array, axis: int | None) -> Array:
+        if axis is None:
+            operand = jnp.broadcast_to(operand, (size, *operand.shape))
+        else:
+            operand = jnp.moveaxis(operand, axis, 0)
+        return operand.reshape(-1, *operand.shape[2:])
+
+    out = primitive.bind(*map(join, operands, axes), **static)
+    out = jax.tree.map(lambda leaf: leaf.reshape(size, -1, *leaf.shape[1:]), out)
+    return out, jax.tree.map(lambda _: 0, out)
+
+
+def _sums_on_cpu(ctx: Any, *operands: Any, slope: float, centred: bool) -> Any:
+    """Lower to a call where one device computes in float32, else to sums of XLA in stages."""
+    narrow = any(row.dtype != jnp.float32 for row in ctx.avals_in[2:])
+    if narrow or not onednn.suits(ctx):
+        staged = partial(_sums_by_xla, staged=ctx.avals_in[0].ndim == 5)
+        by_xla = mlir.lower_fun(staged, multiple_results=True)
+        return by_xla(ctx, *operands, slope=slope, centred=centred)
+    attributes = {"slope": np.float32(slope), "centred": np.int64(centred)}
+    return onednn.call(ctx, "jaxmatch_sums", *operands, **attributes)
+
+
+def _define(primitive: Primitive, by_xla: Any, shapes: Any) -> None:
+    """Give ``primitive`` the result shapes, and the lowering and eager values of ``by_xla``."""
+
+    @lru_cache
+    def compiled(static: tuple[tuple[str, Any], ...]) -> Any:
+        return jax.jit(partial(primitive.bind, **dict(static)))
+
+    def eager(*operands: Any, **static: Any) -> Any:
+        return compiled(tuple(static.items()))(*operands)
+
+    primitive.def_impl(eager)
+    primitive.def_abstract_eval(shapes)
+    batching.primitive_batchers[primitive] = partial(_batched, primitive)
+    lowering = mlir.lower_fun(by_xla, multiple_results=primitive.multiple_results)
+    mlir.register_lowering(primitive, lowering)
+
+
+def _scale_shape(x: Any, *_: Any, dtype: Any, **__: Any) -> ShapedArray:
+    return ShapedArray(x.shape, dtype)
+
+
+def _sums_shapes(g: Any, x: Any, *_: Any, **__: Any) -> list[ShapedArray]:
+    row = ShapedArray((x.shape[0], x.shape[-1]), jnp.promote_types(_wide(g), _wide(x)))
+    return [row, row]
+
+
+def _spread_shape(values: Any, *, shape: tuple[int, ...]) -> ShapedArray:
+    return ShapedArray((values.shape[0], *shape), values.dtype)
+
+
+def _spread_by_xla(values: Array, *, shape: tuple[int, ...]) -> Array:
+    return _rows(values, (values.shape[0], *shape))
+
+
+def _spread_transpose(cotangent: Array, values: Any, **_: Any) -> list[Array]:
+    return [jax.vmap(channel_sums)(cotangent).astype(values.aval.dtype)]
+
+
+_define(scale_p, _scale_by_xla, _scale_shape)
+_define(sums_p, _sums_by_xla, _sums_shapes)
+_define(spread_p, _spread_by_xla, _spread_shape)
+ad.primitive_jvps[scale_p] = _scale_jvp
+ad.primitive_transposes[scale_p] = _scale_transpose
+ad.primitive_jvps[sums_p] = _sums_jvp
+ad.primitive_transposes[sums_p] = _sums_transpose
+ad.deflinear2(spread_p, _spread_transpose)
+mlir.register_lowering(sums_p, _sums_on_cpu, platform="cpu")

@@ -1,14 +1,13 @@
-"""Two-dimensional convolutions, with what XLA is slow at on a CPU put in other words."""
+"""The layer of a two-dimensional convolution."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
-from jax import default_backend, lax
 
 from jaxmatch.models.channels import spread
+from jaxmatch.models.contraction import convolve
 from jaxmatch.types import Array
 
 
@@ -48,24 +47,3 @@ class Conv(nn.Module):
         around = "SAME" if self.padding == "same" else ((half, half), (half, half))
         y = convolve(x, kernel, self.stride, around)
         return y if bias is None else y + spread(bias, y.shape)
-
-
-def convolve(images: Array, kernel: Array, stride: int, padding: Any) -> Array:
-    """``images`` [b h w c] with ``kernel`` [k k c d], padded as ``lax.conv_general_dilated`` does.
-
-    On a CPU 1x1 kernels, which are never padded, are matrix products, whose derivatives are up to
-    four times as fast there.
-    """
-    if kernel.shape[:2] == (1, 1) and default_backend() == "cpu":
-        return pointwise(images, kernel[0, 0], (stride, stride))
-    return lax.conv_general_dilated(
-        images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def pointwise(images: Array, kernel: Array, strides: Sequence[int]) -> Array:
-    """Every ``strides``-th pixel of ``images`` [b h w c] times ``kernel`` [c d]."""
-    seen = images[:, :: strides[0], :: strides[1]]
-    # As one matrix: with axes of its own XLA turns the derivative back into a convolution.
-    product = jnp.matmul(seen.reshape(-1, seen.shape[-1]), kernel)
-    return product.reshape(*seen.shape[:-1], -1)

@@ -55,7 +55,7 @@ class ResidualBlock(nn.Module):
         for number, layer in enumerate(layers, start=1):
             y = self.conv(*layer, name=f"conv{number}")(y)
             if number < len(layers):
-                y = nn.relu(self.norm(name=f"norm{number}")(y, train))
+                y = self.norm(slope=0.0, name=f"norm{number}")(y, train)
         y = self.last_norm(name=f"norm{len(layers)}")(y, train)
         if x.shape[-1] != width or self.stride != 1:
             x = self.conv(width, 1, self.stride, name="shortcut")(x)
@@ -151,7 +151,7 @@ class ResNet(nn.Module):
         )
         large = self.stem == "imagenet"
         x = conv(self.width, 7 if large else 3, 2 if large else 1, name="stem")(x)
-        x = nn.relu(norm(name="stem_norm")(x, train))
+        x = norm(slope=0.0, name="stem_norm")(x, train)
         if large:
             x = nn.max_pool(x, (3, 3), (2, 2), POOL_PADDING)
         for group, count in enumerate(self.blocks):

@@ -19,10 +19,7 @@ from jaxmatch.types import Array, Outputs
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 GLOROT_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 STEM_CHANNELS = 16
-
-
-def _activate(x: Array) -> Array:
-    return nn.leaky_relu(x, 0.1)
+SLOPE = 0.1  # of the leaky ReLU after every BatchNorm
 
 
 class Block(nn.Module):
@@ -39,12 +36,12 @@ class Block(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         """Map ``x`` [b h w c] to [b h/stride w/stride features]."""
         changes = x.shape[-1] != self.features or self.stride != 1
-        activated = _activate(self.norm(name="norm1")(x, train))
+        activated = self.norm(name="norm1")(x, train)
         transition = changes and not self.activate_before_residual
         residual = activated if changes and self.activate_before_residual else x
         inner = x if transition and self.legacy_transition else activated
         inner = self.conv(self.features, 3, self.stride, name="conv1")(inner)
-        inner = _activate(self.norm(name="norm2")(inner, train))
+        inner = self.norm(name="norm2")(inner, train)
         inner = self.conv(self.features, 3, 1, name="conv2")(inner)
         if changes:
             residual = self.conv(self.features, 1, self.stride, name="shortcut")(residual)
@@ -138,7 +135,11 @@ class WideResNet(nn.Module):
             param_dtype=self.param_dtype,
         )
         norm = partial(
-            BatchNorm, decay=self.bn_decay, dtype=self.dtype, param_dtype=self.param_dtype
+            BatchNorm,
+            decay=self.bn_decay,
+            slope=SLOPE,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
         )
         block = partial(
             nn.remat(Block, static_argnums=(2,)) if self.remat else Block,
@@ -156,7 +157,7 @@ class WideResNet(nn.Module):
                 block=block,
                 name=f"group{group + 1}",
             )(x, train)
-        x = _activate(norm(epsilon=self.bn_eps_final, name="norm")(x, train))
+        x = norm(epsilon=self.bn_eps_final, name="norm")(x, train)
         features = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), (1, 2))
         logits = classify(self, features, train, GLOROT_NORMAL)
         heads = {

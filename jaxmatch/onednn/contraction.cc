@@ -1,0 +1,261 @@
+// Convolutions and their gradients by oneDNN, as a call that XLA's compiled programs make.
+//
+// A convolution sum(images * kernel * results) over two of its three arrays gives the third:
+// the results, the gradient of the images, or the gradient of the kernel. Arrays are dense,
+// images [v b h w c], kernel [v k k c d], results [v b h' w' d]; entries of v are independent.
+//
+// oneDNN's kernels are made for one shape. The most recent are kept. They hold no memory of a
+// call, so that threads may share one.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <sstream>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "oneapi/dnnl/dnnl.hpp"
+#include "threads.h"
+#include "xla/ffi/api/ffi.h"
+
+#if DNNL_VERSION_MAJOR != 3
+#error "oneDNN 3 is needed"
+#endif
+#if DNNL_CPU_RUNTIME != DNNL_RUNTIME_OMP
+#error "a oneDNN that uses OpenMP is needed"
+#endif
+
+namespace {
+
+namespace ffi = xla::ffi;
+using dnnl::memory;
+
+enum Role : int64_t { kImages, kKernel, kResults };
+
+// All that a primitive of oneDNN depends on.
+struct Problem {
+  int64_t wanted;
+  memory::data_type type;
+  memory::dims images, kernel, results;  // [b c h w], [d c k k], [b d h w]
+  memory::dims strides, before, after;   // before and after: padding
+  int threads;
+
+  auto All() const {
+    return std::tie(wanted, type, images, kernel, results, strides, before, after, threads);
+  }
+  bool operator<(const Problem& other) const { return All() < other.All(); }
+};
+
+dnnl::engine& Engine() {
+  static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+dnnl::stream& Stream() {
+  thread_local dnnl::stream stream(Engine());
+  return stream;
+}
+
+struct Free {
+  void operator()(void* block) const { std::free(block); }
+};
+using Block = std::unique_ptr<void, Free>;
+
+Block Allocate(size_t bytes) {
+  if (bytes == 0) return nullptr;
+  constexpr size_t kLine = 64;
+  Block block(std::aligned_alloc(kLine, (bytes + kLine - 1) / kLine * kLine));
+  if (!block) throw std::bad_alloc();
+  return block;
+}
+
+// One problem, ready to be computed. It is constant once made.
+class Plan {
+ public:
+  explicit Plan(const Problem& p) {
+    using tag = memory::format_tag;
+    const memory::desc images(p.images, p.type, tag::nhwc), results(p.results, p.type, tag::nhwc);
+    const memory::desc any(p.kernel, p.type, tag::any);
+    kernel_ = memory::desc(p.kernel, p.type, tag::hwio);
+    dnnl::primitive_attr attr;
+    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+#if DNNL_VERSION_MINOR >= 4
+    attr.set_deterministic(true);
+#endif
+    const auto algorithm = dnnl::algorithm::convolution_direct;
+    const dnnl::convolution_forward::primitive_desc forward(
+        Engine(), dnnl::prop_kind::forward_training, algorithm, images, any, results, p.strides,
+        p.before, p.after, attr);
+    if (p.wanted == kResults) {
+      first_ = {DNNL_ARG_SRC, images};
+      out_ = {DNNL_ARG_DST, results};
+      kernel_argument_ = DNNL_ARG_WEIGHTS;
+      Take(dnnl::convolution_forward(forward), forward, forward.weights_desc());
+    } else if (p.wanted == kImages) {
+      const dnnl::convolution_backward_data::primitive_desc backward(
+          Engine(), algorithm, images, any, results, p.strides, p.before, p.after, forward, attr);
+      first_ = {DNNL_ARG_DIFF_DST, results};
+      out_ = {DNNL_ARG_DIFF_SRC, images};
+      kernel_argument_ = DNNL_ARG_WEIGHTS;
+      Take(dnnl::convolution_backward_data(backward), backward, backward.weights_desc());
+    } else {
+      const dnnl::convolution_backward_weights::primitive_desc backward(
+          Engine(), algorithm, images, any, results, p.strides, p.before, p.after, forward, attr);
+      first_ = {DNNL_ARG_SRC, images};
+      out_ = {DNNL_ARG_DIFF_DST, results};
+      kernel_argument_ = DNNL_ARG_DIFF_WEIGHTS;
+      Take(dnnl::convolution_backward_weights(backward), backward, backward.diff_weights_desc());
+    }
+  }
+
+  // ``first`` and ``other`` are images or results; ``kernel`` is read or written.
+  void Run(void* first, void* other, void* kernel) const {
+    const Block scratch = Allocate(scratch_.get_size());
+    const Block own = Allocate(reorder_ ? inner_.get_size() : 0);
+    memory given(kernel_, Engine(), kernel);
+    memory inner = reorder_ ? memory(inner_, Engine(), own.get()) : given;
+    const bool written = kernel_argument_ == DNNL_ARG_DIFF_WEIGHTS;
+    if (reorder_ && !written) reorder_.execute(Stream(), given, inner);
+    primitive_.execute(Stream(), {{first_.first, memory(first_.second, Engine(), first)},
+                                  {out_.first, memory(out_.second, Engine(), other)},
+                                  {kernel_argument_, inner},
+                                  {DNNL_ARG_SCRATCHPAD, memory(scratch_, Engine(), scratch.get())}});
+    if (reorder_ && written) reorder_.execute(Stream(), inner, given);
+    Stream().wait();
+  }
+
+ private:
+  template <typename Descriptor>
+  void Take(dnnl::primitive primitive, const Descriptor& made, memory::desc inner) {
+    primitive_ = std::move(primitive);
+    scratch_ = made.scratchpad_desc();
+    inner_ = inner;
+    if (inner_ == kernel_) return;
+    const bool written = kernel_argument_ == DNNL_ARG_DIFF_WEIGHTS;
+    reorder_ = dnnl::reorder(dnnl::reorder::primitive_desc(
+        Engine(), written ? inner_ : kernel_, Engine(), written ? kernel_ : inner_));
+  }
+
+  dnnl::primitive primitive_;
+  dnnl::reorder reorder_;  // empty where oneDNN reads the kernel as it is
+  memory::desc kernel_, inner_, scratch_;
+  std::pair<int, memory::desc> first_, out_;
+  int kernel_argument_;
+};
+
+// The plans of the most recent problems.
+class Plans {
+ public:
+  std::shared_ptr<const Plan> Get(const Problem& problem) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      const auto found = plans_.find(problem);
+      if (found != plans_.end()) {
+        found->second.used = ++clock_;
+        return found->second.plan;
+      }
+    }
+    auto made = std::make_shared<const Plan>(problem);  // takes milliseconds: others go on
+    std::lock_guard<std::mutex> lock(mutex_);
+    plans_[problem] = {made, ++clock_};
+    if (plans_.size() > kMost) {
+      plans_.erase(std::min_element(plans_.begin(), plans_.end(), [](auto& one, auto& other) {
+        return one.second.used < other.second.used;
+      }));
+    }
+    return made;
+  }
+
+ private:
+  struct Entry {
+    std::shared_ptr<const Plan> plan;
+    uint64_t used;
+  };
+  static constexpr size_t kMost = 512;  // ResNet-50's step has some 90
+  std::mutex mutex_;
+  std::map<Problem, Entry> plans_;
+  uint64_t clock_ = 0;
+};
+
+Plans& AllPlans() {
+  static Plans& plans = *new Plans;  // never destroyed: a thread may be computing at exit
+  return plans;
+}
+
+std::string Text(ffi::Span<const int64_t> shape) {
+  std::ostringstream text;
+  text << "[";
+  for (size_t axis = 0; axis < shape.size(); ++axis) text << (axis ? " " : "") << shape[axis];
+  text << "]";
+  return text.str();
+}
+
+ffi::Error Contract(ffi::AnyBuffer left, ffi::AnyBuffer right, ffi::Result<ffi::AnyBuffer> out,
+                    int64_t wanted, ffi::Span<const int64_t> strides,
+                    ffi::Span<const int64_t> padding, int64_t devices) {
+  // Operands come in the order images, kernel, results, without the one that is wanted.
+  ffi::AnyBuffer images = wanted == kImages ? *out : left;
+  ffi::AnyBuffer kernel = wanted == kKernel ? *out : wanted == kImages ? left : right;
+  ffi::AnyBuffer results = wanted == kResults ? *out : right;
+  const auto i = images.dimensions(), k = kernel.dimensions(), r = results.dimensions();
+  try {
+    Problem problem{wanted,
+                    left.element_type() == ffi::BF16 ? memory::data_type::bf16
+                                                     : memory::data_type::f32,
+                    {i[1], i[4], i[2], i[3]},
+                    {k[4], k[3], k[1], k[2]},
+                    {r[1], r[4], r[2], r[3]},
+                    {strides[0], strides[1]},
+                    {padding[0], padding[2]},
+                    {padding[1], padding[3]},
+                    Threads(devices)};
+    const Turn turn(devices);
+    const auto plan = AllPlans().Get(problem);
+    const auto at = [](ffi::AnyBuffer& array, int64_t entry) -> void* {
+      return static_cast<char*>(array.untyped_data()) +
+             array.size_bytes() / array.dimensions()[0] * entry;
+    };
+    for (int64_t entry = 0; entry < i[0]; ++entry) {
+      void* first = wanted == kImages ? at(results, entry) : at(images, entry);
+      void* other = wanted == kImages ? at(images, entry) : at(results, entry);
+      plan->Run(first, other, at(kernel, entry));
+    }
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("oneDNN: ") + error.what() + " (images " + Text(i) +
+                                ", kernel " + Text(k) + ", results " + Text(r) + ", strides " +
+                                Text(strides) + ", padding " + Text(padding) + ")");
+  }
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxmatch_contract, Contract,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("wanted")
+                                  .Attr<ffi::Span<const int64_t>>("strides")
+                                  .Attr<ffi::Span<const int64_t>>("padding")
+                                  .Attr<int64_t>("devices"));
+
+// "oneDNN 3.2.0, 2 threads", or "error: " and what is wrong with the library that was loaded.
+extern "C" const char* jaxmatch_onednn() {
+  static const std::string text = [] {
+    const dnnl_version_t& found = *dnnl_version();
+    std::ostringstream version;
+    version << "oneDNN " << found.major << "." << found.minor << "." << found.patch;
+    if (found.major != DNNL_VERSION_MAJOR || found.minor < DNNL_VERSION_MINOR) {
+      return "error: " + version.str() + " is older than its headers";
+    }
+    if (found.cpu_runtime != DNNL_RUNTIME_OMP) return "error: " + version.str() + " has no OpenMP";
+    return version.str() + ", " + std::to_string(Cores()) + (Cores() > 1 ? " threads" : " thread");
+  }();
+  return text.c_str();
+}

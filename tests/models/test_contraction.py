@@ -1,0 +1,248 @@
+"""The convolution is XLA's: value and every derivative, under every transformation of JAX."""
+
+import threading
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from jax import lax
+from on_devices import assert_same_on_four
+
+from jaxmatch import onednn
+from jaxmatch.models.contraction import convolve
+
+PADDINGS = ("SAME", "VALID", ((0, 0), (0, 0)), ((1, 1), (1, 1)), ((0, 1), (0, 1)), ((3, 3), (3, 3)))
+# The relative rounding of a sum of a thousand terms; bfloat16 keeps 8 bits of each result.
+TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 2e-2, jnp.float64: 1e-12}
+
+
+def by_xla(images, kernel, stride, padding):
+    return lax.conv_general_dilated(
+        images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def arrays(batch, height, width, before, after, side, dtype=jnp.float32, seed=0):
+    random = np.random.default_rng(seed)
+    images = random.normal(size=(batch, height, width, before))
+    kernel = random.normal(size=(side, side, before, after)) / side
+    return jnp.asarray(images, dtype), jnp.asarray(kernel, dtype)
+
+
+def curved(convolution, stride, padding):
+    """Something that is not linear in images and kernel."""
+    return lambda x, k: jnp.sum(jnp.sin(convolution(x, k, stride, padding).astype(jnp.float32)))
+
+
+def assert_close(found, expected, dtype=jnp.float32):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        scale = max(np.abs(b).max(initial=0), 1e-3)
+        np.testing.assert_allclose(a / scale, b / scale, rtol=0, atol=TOLERANCE[dtype])
+
+
+shapes = st.tuples(
+    st.integers(1, 5),
+    st.integers(1, 17),
+    st.integers(1, 17),
+    st.integers(1, 35),
+    st.integers(1, 35),
+)
+
+
+@settings(max_examples=30)
+@given(shapes, st.sampled_from([1, 2, 3, 5, 7]), st.integers(1, 3), st.sampled_from(PADDINGS))
+@example((2, 32, 32, 3, 16), 3, 1, ((1, 1), (1, 1)))  # stems
+@example((2, 33, 32, 3, 64), 7, 2, ((3, 3), (3, 3)))
+@example((2, 16, 16, 64, 256), 1, 1, "VALID")  # ResNet-50
+@example((2, 16, 16, 256, 512), 1, 2, "VALID")
+@example((2, 14, 14, 128, 128), 3, 2, ((1, 1), (1, 1)))
+@example((1, 2, 2, 3, 4), 5, 1, "VALID")  # no result at all
+def test_value_and_gradients_are_those_of_xla(shape, side, stride, padding):
+    images, kernel = arrays(*shape, side)
+    if padding == "VALID" and side > min(shape[1:3]):
+        assert convolve(images, kernel, stride, padding).size == 0
+        return
+    if not isinstance(padding, str) and side > min(shape[1:3]) + 2 * min(padding[0]):
+        return
+    both = partial(jax.value_and_grad, argnums=(0, 1))
+    found = jax.jit(both(curved(convolve, stride, padding)))(images, kernel)
+    expected = jax.jit(both(curved(by_xla, stride, padding)))(images, kernel)
+    assert_close(found[1], expected[1])
+    assert_close(convolve(images, kernel, stride, padding), by_xla(images, kernel, stride, padding))
+
+
+def derivative(name, function):
+    """Derivatives of all kinds as functions of (images, kernel)."""
+    gradient = jax.grad(function, (0, 1))
+
+    def forward(f):
+        return lambda x, k: jax.jvp(f, (x, k), (jnp.cos(x), jnp.cos(k)))[1]
+
+    return {
+        "jvp": forward(function),
+        "gradient": gradient,
+        "jvp of gradient": forward(gradient),
+        "gradient of jvp": jax.grad(forward(function), (0, 1)),
+        "gradient of gradient": jax.grad(
+            lambda x, k: sum(jnp.sum(jnp.sin(leaf)) for leaf in gradient(x, k)), (0, 1)
+        ),
+        "remat": jax.grad(jax.checkpoint(function), (0, 1)),
+        "images": jax.vmap(gradient, (0, None)),
+        "kernels": jax.vmap(gradient, (None, 0)),
+        "seeds": jax.vmap(gradient),
+        "axes": jax.vmap(function, (-2, -2)),
+        "jvp of seeds": jax.vmap(forward(gradient)),
+    }[name]
+
+
+ONCE = ("jvp", "gradient", "remat", "images", "kernels", "seeds", "axes")
+TWICE = ("jvp of gradient", "gradient of jvp", "gradient of gradient", "jvp of seeds")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, dtype) for name in ONCE + TWICE for dtype in (jnp.float32, jnp.float64)),
+        *(
+            (name, jnp.bfloat16) for name in ONCE
+        ),  # one rounding to 8 bits upon another says nothing
+    ],
+)
+def test_every_derivative_and_map_is_that_of_xla(name, dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        images, kernel = arrays(3, 7, 6, 4, 5, 3, dtype)
+        if name == "axes":
+            images, kernel = (jnp.stack([one, 2 * one], -2) for one in (images, kernel))
+        images, kernel = (
+            jnp.stack([one, 2 * one])
+            if name in ("seeds", "jvp of seeds") or name == mapped
+            else one
+            for one, mapped in ((images, "images"), (kernel, "kernels"))
+        )
+        found, expected = (
+            jax.jit(derivative(name, curved(f, 2, "SAME")))(images, kernel)
+            for f in (convolve, by_xla)
+        )
+        assert_close(found, expected, dtype)
+
+
+def test_nested_maps_keep_their_order():
+    images, kernel = arrays(2, 5, 5, 3, 4, 3)
+    many = jnp.stack([jnp.stack([images, 2 * images]), jnp.stack([3 * images, 4 * images])])
+    kernels = jnp.stack([kernel, -kernel])
+
+    def twice(function):
+        inner = jax.vmap(jax.grad(curved(function, 1, "SAME"), (0, 1)), (0, None))
+        return jax.jit(jax.vmap(inner))(many, kernels)
+
+    assert_close(twice(convolve), twice(by_xla))
+
+
+def test_a_scan_over_steps_and_a_loop_over_kernels():
+    images, kernel = arrays(2, 6, 6, 3, 3, 3)
+
+    def steps(function):
+        def step(x, scale):
+            return jnp.tanh(function(x, scale * kernel, 1, "SAME")), x.sum()
+
+        return jax.jit(jax.grad(lambda x: lax.scan(step, x, jnp.arange(1.0, 4))[1].sum()))(images)
+
+    assert_close(steps(convolve), steps(by_xla))
+
+
+@pytest.mark.parametrize("offset", [1, 3, 7, 13])
+def test_arrays_that_begin_anywhere_in_memory(offset):
+    images, kernel = arrays(3, 6, 6, 3, 4, 3)
+    flat = np.zeros(images.size + offset + 16, np.float32)
+    flat[offset : offset + images.size] = np.asarray(images).reshape(-1)
+    view = flat[offset : offset + images.size].reshape(images.shape)
+    found = jax.jit(lambda x, k: convolve(x, k, 1, "SAME"))(view, kernel)
+    assert_close(found, by_xla(images, kernel, 1, "SAME"))
+
+
+@pytest.mark.parametrize(("batch", "before", "after"), [(0, 3, 4), (2, 0, 4), (2, 3, 0)])
+def test_nothing_gives_nothing_or_zeros(batch, before, after):
+    images, kernel = arrays(batch, 6, 6, before, after, 3)
+    for function in (convolve, by_xla):
+        value = jax.jit(lambda x, k, f=function: f(x, k, 1, "SAME"))(images, kernel)
+        assert value.shape == (batch, 6, 6, after)
+        assert not np.any(value)
+        slopes = jax.jit(jax.grad(curved(function, 1, "SAME"), (0, 1)))(images, kernel)
+        assert [slope.shape for slope in slopes] == [images.shape, kernel.shape]
+        assert not np.any(slopes[1])
+
+
+def test_ten_threads_at_once():
+    works = [arrays(2, 8, 8, 4 + n, 8, 3, seed=n) for n in range(10)]
+    alone = [np.asarray(by_xla(*work, 1, "SAME")) for work in works]
+    function = jax.jit(lambda x, k: convolve(x, k, 1, "SAME"))
+    wrong = []
+
+    def repeat(number):
+        for _ in range(20):
+            found = np.asarray(function(*works[number]))
+            if not np.allclose(found, alone[number], atol=1e-4):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=repeat, args=(number,)) for number in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_more_shapes_than_are_kept():
+    function = jax.jit(lambda x, k: convolve(x, k, 1, "SAME"))
+    for width in range(1, 600, 7):
+        images, kernel = arrays(1, 1, width, 1, 1, 1)
+        assert_close(function(images, kernel), images * kernel[0, 0, 0, 0])
+
+
+def test_wrong_shapes_are_refused_before_anything_runs():
+    images, kernel = arrays(2, 6, 6, 3, 4, 3)
+    with pytest.raises(TypeError, match="last axis"):
+        convolve(images[..., :2], kernel, 1, "SAME")
+
+
+def lowered(*, devices=1, dtype=jnp.float32):
+    images, kernel = arrays(4, 6, 6, 3, 4, 3, dtype)
+    mesh = jax.make_mesh((devices,), ("data",), (jax.sharding.AxisType.Auto,))
+    places = jax.NamedSharding(mesh, jax.P("data")), jax.NamedSharding(mesh, jax.P())
+    gradient = jax.grad(curved(convolve, 1, "SAME"), (0, 1))
+    return jax.jit(gradient, in_shardings=places).lower(images, kernel)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_library_computes_on_one_device_where_it_is_there(dtype):
+    calls = lowered(dtype=dtype).as_text().count("jaxmatch_contract")
+    assert (calls >= 3) == onednn.library().present
+
+
+def test_xla_computes_on_several_devices_and_in_float64():
+    assert "jaxmatch_contract" not in lowered(devices=4).as_text()
+    with jax.enable_x64(True):
+        assert "jaxmatch_contract" not in lowered(dtype=jnp.float64).as_text()
+
+
+def test_a_program_for_another_platform_has_no_call():
+    images, kernel = arrays(4, 6, 6, 3, 4, 1)
+    traced = jax.jit(lambda x, k: convolve(x, k, 1, "SAME")).trace(images, kernel)
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert "jaxmatch_contract" not in text
+    assert "stablehlo.convolution" in text
+
+
+def test_four_devices_agree_with_one():
+    images, kernel = arrays(8, 6, 6, 3, 4, 3)
+
+    def gradient(x, _):
+        return jax.grad(curved(convolve, 1, "SAME"), (0, 1))(x, kernel)
+
+    assert_same_on_four(gradient, np.asarray(images), tolerance=1e-5)
