@@ -39,6 +39,16 @@ def compiler_options() -> dict[str, str]:
     return CPU_OPTIONS
 
 
+def operations(traced: Any) -> float | None:
+    """Floating-point operations of ``jax.jit(f).trace(...)``, as XLA counts them, unoptimized.
+
+    The count is that of the program for a TPU, which calls no other library: XLA does not see into
+    calls. None where XLA gives none.
+    """
+    cost: Any = traced.lower(lowering_platforms=("tpu",)).cost_analysis() or {}
+    return cost.get("flops")
+
+
 def prepare_process() -> None:
     """Keep freed memory for the next step, and compiled programs for the next process.
 

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmatch import build
-from jaxmatch.compilation import prepare_process
+from jaxmatch.compilation import operations, prepare_process
 from jaxmatch.config import stage_folders
 from jaxmatch.data import streaming
 from jaxmatch.data.resident import resident
@@ -33,8 +33,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     if config.data.stream:
         examples = streaming.shapes(build.build_plan(config, parts, images), parts.mesh)
     call = make_call(build.build_step(config, parts, optimizer), build.examples_of(parts), 1)
-    lowered = jax.jit(call).lower(state, examples._replace(frozen=build.stand_ins(parts, state)))
-    cost: Any = lowered.cost_analysis() or {}
+    traced = jax.jit(call).trace(state, examples._replace(frozen=build.stand_ins(parts, state)))
     return {
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params)),
         "shapes": {
@@ -48,7 +47,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
             },
             "images": tree_bytes(examples),
         },
-        "operations_per_step": cost.get("flops"),
+        "operations_per_step": operations(traced),
         "batch": {"labeled": parts.spec.labeled_batch, "unlabeled": parts.spec.unlabeled_batch},
         "devices": parts.mesh.size,
     }

@@ -21,6 +21,7 @@ import jax
 
 from experiments.scaling.program import KINDS, collectives, facts, lower_step
 from experiments.throughput.measure import measure as throughput
+from jaxmatch.compilation import operations
 from jaxmatch.config import from_flags
 from jaxmatch.parallel import tree_bytes
 from jaxmatch.presets import IMAGENET_IMAGES, TENTH
@@ -49,14 +50,13 @@ def exchanges(recipe: str, devices: int) -> dict[str, Any]:
     """Operations and bytes by kind of a compiled step, with sizes that the plan needs."""
     config, _ = from_flags(recipe, [f"--config.devices={devices}"])
     program = lower_step(config, RECIPES[recipe][0])
-    cost: Any = program.lowered.cost_analysis()
     found = collectives(program.compile(quick=True).as_text())
     spec, state = program.parts.spec, program.state
     return {
         "recipe": recipe,
         "devices": devices,
         "batch": [spec.labeled_batch, spec.unlabeled_batch],
-        "operations_per_step": cost["flops"],
+        "operations_per_step": operations(program.traced),
         "groups": getattr(program.parts.model, "bn_groups", 1),
         "parameter_bytes": tree_bytes(state.params),
         "batch_norms": len(jax.tree.leaves(state.stats)) // 2,

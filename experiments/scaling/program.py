@@ -75,12 +75,12 @@ class Program:
     parts: build.Parts
     state: TrainState
     places: PyTree
-    lowered: Any
+    traced: Any
 
     def compile(self, quick: bool = False) -> Any:
         """For the devices at hand; ``quick`` leaves out LLVM's optimisations, not XLA's."""
         options = {"xla_backend_optimization_level": 0} if quick else {}
-        return self.lowered.compile(compiler_options=options)
+        return self.traced.lower().compile(compiler_options=options)
 
 
 def facts(
@@ -126,4 +126,4 @@ def lower_step(config: ConfigDict, facts: Mapping[str, Any]) -> Program:
         out_shardings=(places, everywhere),
         donate_argnums=0,
     )
-    return Program(parts=parts, state=state, places=places, lowered=call.lower(state, data))
+    return Program(parts=parts, state=state, places=places, traced=call.trace(state, data))

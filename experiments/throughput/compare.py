@@ -10,9 +10,9 @@
 
 Contestants: "ours", "plain" and "tuned" PyTorch (:mod:`experiments.throughput.torch_fixmatch`), and
 with "_split" the same where weak views have a pass of their own without gradient, which computes
-less and something else. "step" is the train step on views that are ready on the device; "loop" also
-draws the images and augments them, ours on the device as training does, PyTorch's with Pillow in
-``--workers`` loader processes.
+less and something else. "ours_xla" is "ours" without oneDNN on a CPU. "step" is the train step on
+views that are ready on the device; "loop" also draws the images and augments them, ours on the
+device as training does, PyTorch's with Pillow in ``--workers`` loader processes.
 
 All start from the same weights and views, and those of one kind of pass must agree on the first
 step: the loss, and how far parameters, BatchNorm statistics and teacher move. Else nothing is
@@ -72,11 +72,14 @@ class Contestant:
     torch: bool
     tuned: bool = False
     forward: str = "joint"
+    onednn: bool = True  # of ours on a CPU; False leaves convolutions and sums to XLA
 
 
 CONTESTANTS = {
     "ours": Contestant(torch=False),
     "ours_split": Contestant(torch=False, forward="split"),
+    "ours_xla": Contestant(torch=False, onednn=False),
+    "ours_split_xla": Contestant(torch=False, forward="split", onednn=False),
     "plain": Contestant(torch=True),
     "plain_split": Contestant(torch=True, forward="split"),
     "tuned": Contestant(torch=True, tuned=True),
@@ -218,6 +221,8 @@ def start(name: str, arguments: argparse.Namespace) -> Worker:
         return Worker(name, [arguments.torch_python, str(file)], environment)
     # Several processes share the memory of a GPU.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if not CONTESTANTS[name].onednn:
+        environment["JAXMATCH_ONEDNN"] = "off"
     if arguments.device != "auto":
         environment["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[arguments.device]
     return Worker(name, [sys.executable, "-m", "experiments.throughput.ours"], environment)

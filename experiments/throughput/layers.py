@@ -1,9 +1,9 @@
-"""How fast single 3x3 convolutions and their gradients are: XLA's two paths, and PyTorch's.
+"""How fast single 3x3 convolutions and their gradients are: oneDNN's, XLA's two paths, PyTorch's.
 
-    python -m experiments.throughput.layers jax
+    python -m experiments.throughput.layers jax [--dtype bfloat16]
     /path/to/environment/bin/python experiments/throughput/layers.py torch    # needs torch alone
 
-120 images, float32, all cores. Prints for each layer of WRN-28-2 the Gflop/s of the forward pass,
+120 images, all cores. Prints for each layer of WRN-28-2 the Gflop/s of the forward pass,
 of the gradient of its input and of that of its kernel: medians of 9, by the clock, and after a "/"
 the share of the processors' time that they used.
 """
@@ -32,15 +32,17 @@ Three = list[Callable[[], Any]]  # forward, gradient of the input, gradient of t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("library", choices=("jax", "torch"))
-    library = parser.parse_args().library
-    paths = {"torch": with_torch} if library == "torch" else jax_paths()
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    arguments = parser.parse_args()
+    jax = arguments.library == "jax"
+    paths = jax_paths() if jax else {"torch": with_torch}
     print(f"| side, channels, stride | {' | '.join(paths)} |\n|---|{'---|' * len(paths)}")
     for layer in LAYERS:
         side, before, after, stride = layer
         operations = 2 * BATCH * (side // stride) ** 2 * 9 * before * after
         cells = []
         for prepare in paths.values():
-            times = [measure(call) for call in prepare(*layer)]
+            times = [measure(call) for call in prepare(*layer, arguments.dtype)]
             cells.append(
                 ", ".join(f"{operations / wall / 1e9:.0f} / {used:.2f}" for wall, used in times)
             )
@@ -60,33 +62,45 @@ def measure(call: Callable[[], Any], calls: int = 9) -> tuple[float, float]:
     return statistics.median(walls), statistics.median(shares)
 
 
-def jax_paths() -> dict[str, Callable[[int, int, int, int], Three]]:
-    """The path that the library asks for, and XLA's own choice."""
+def jax_paths() -> dict[str, Callable[[int, int, int, int, str], Three]]:
+    """The library's path, and those of XLA: with the options that the library asks for, without."""
     from functools import partial
 
+    from jaxmatch import onednn
     from jaxmatch.compilation import compiler_options, keep_memory
+    from jaxmatch.models.contraction import convolve
 
     keep_memory()
+    ours = partial(with_jax, convolution=convolve, options=compiler_options())
     return {
-        "the library's": partial(with_jax, options=compiler_options()),
+        onednn.library().text.removeprefix("convolutions by "): ours,
+        "XLA's older path": partial(with_jax, options=compiler_options()),
         "XLA's default": partial(with_jax, options={}),
     }
 
 
-def with_jax(side: int, before: int, after: int, stride: int, options: dict[str, str]) -> Three:
-    """The three calls, compiled with the options."""
+def with_jax(
+    side: int,
+    before: int,
+    after: int,
+    stride: int,
+    dtype: str,
+    options: dict[str, str],
+    convolution: Callable[..., Any] | None = None,
+) -> Three:
+    """The three calls of ``convolution``, or of XLA's, compiled with the options."""
     import jax
 
-    images = jax.random.normal(jax.random.key(0), (BATCH, side, side, before))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, before, after))
+    images = jax.random.normal(jax.random.key(0), (BATCH, side, side, before), dtype)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, before, after), dtype)
+    around = ((1, 1), (1, 1))
 
     def forward(images: Any, kernel: Any) -> Any:
+        if convolution is not None:
+            return convolution(images, kernel, stride, around)
+        form = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(
-            images,
-            kernel,
-            (stride, stride),
-            ((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            images, kernel, (stride, stride), around, dimension_numbers=form
         )
 
     def to_images(images: Any, kernel: Any, slope: Any) -> Any:
@@ -105,13 +119,13 @@ def with_jax(side: int, before: int, after: int, stride: int, options: dict[str,
     return [lambda f=f, values=values: jax.block_until_ready(f(*values)) for f, values in calls]
 
 
-def with_torch(side: int, before: int, after: int, stride: int) -> Three:
+def with_torch(side: int, before: int, after: int, stride: int, dtype: str) -> Three:
     """The three calls on channels_last tensors."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    last = {"memory_format": torch.channels_last}
-    images = torch.randn(BATCH, before, side, side).contiguous(**last)
-    kernel = torch.randn(after, before, 3, 3).contiguous(**last)
+    last = {"memory_format": torch.channels_last, "dtype": getattr(torch, dtype)}
+    images = torch.randn(BATCH, before, side, side).to(**last)
+    kernel = torch.randn(after, before, 3, 3).to(**last)
     slope = torch.randn_like(torch.nn.functional.conv2d(images, kernel, None, stride, 1))
 
     def backward(*wanted: bool) -> Any:

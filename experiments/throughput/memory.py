@@ -54,7 +54,7 @@ def measure(flags: list[str]) -> tuple[int, float, int]:
     """Images passed with gradient in a step, bytes kept for each, bytes of the step's plan."""
     config, _ = from_flags("fixmatch:tfds:cifar10,labels=40", flags)
     program = lower_step(config, facts(side=SIDE))
-    compiled = program.lowered.compile(compiler_options=compiler_options())
+    compiled = program.traced.lower().compile(compiler_options=compiler_options())
     parts, state = program.parts, program.state
     spec = parts.spec
     passed = spec.labeled_batch + spec.unlabeled_batch * (1 if config.forward == "split" else 2)

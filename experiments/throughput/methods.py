@@ -14,7 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from experiments.mnist5k.sweep import METHODS, VARIANTS
 from experiments.mnist5k_pretraining.sweep import METHODS as PRETRAININGS
 from jaxmatch import build
-from jaxmatch.compilation import jit, prepare_process
+from jaxmatch.compilation import jit, operations, prepare_process
 from jaxmatch.config import from_flags, stages_of
 from jaxmatch.data.resident import resident
 
@@ -93,9 +93,8 @@ def prepare(name: str) -> Prepared:
 
     start = time.perf_counter()
     call = jit(lambda state, images: step(state, examples_of(images, state))[0], donate_argnums=0)
-    lowered = call.lower(state, images)
-    operations: Any = lowered.cost_analysis()
-    compiled = lowered.compile()
+    traced = call.trace(state, images)
+    compiled = traced.lower().compile()
     compilation = time.perf_counter() - start
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
 
@@ -105,7 +104,7 @@ def prepare(name: str) -> Prepared:
         state = jax.block_until_ready(compiled(state, images))
         return clock() - start
 
-    return Prepared(forwarded, operations["flops"], compilation, advance)
+    return Prepared(forwarded, operations(traced) or 0.0, compilation, advance)
 
 
 if __name__ == "__main__":

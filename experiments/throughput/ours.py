@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.parity.recording import RecordedViews
 from experiments.throughput.measure import random_data
-from jaxmatch import build
+from jaxmatch import build, onednn
 from jaxmatch.compilation import prepare_process
 from jaxmatch.config import complete, from_flags, to_json
 from jaxmatch.data.resident import Resident, resident
@@ -201,7 +201,7 @@ class Worker:
             "platform": "cpu" if platform == "cpu" else "gpu",
             "device": f"{parts.mesh.size} x {self.device.device_kind}",
             "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
-            "notes": [],
+            "notes": [onednn.library().text] if platform == "cpu" else [],
         }
 
     def turn(self, measure: str, steps: int) -> float:

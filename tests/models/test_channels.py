@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from on_devices import assert_same_on_four
 
-from jaxmatch.models.channels import channel_sums, spread
+from jaxmatch import onednn
+from jaxmatch.models.channels import channel_sums, moments, scale_and_activate, spread
 
 SHAPES = [(6, 8, 4, 3), (6, 7, 3, 3), (4, 1, 1, 3), (5, 3)]
 
@@ -52,3 +53,109 @@ def test_a_long_sum_keeps_its_digits():
 def test_four_devices_agree_with_one():
     x = np.random.default_rng(2).normal(size=(8, 8, 4, 3)).astype(np.float32)
     assert_same_on_four(lambda x, _: (channel_sums(x), channel_sums(x * x)), x, tolerance=1e-5)
+
+
+def plain_scale(x, origin, factor, shift, slope):
+    y = (x - origin) * factor + shift
+    return jnp.where(y > 0, y, slope * y)
+
+
+def batch(dtype=np.float64, shape=(4, 8, 4, 3)):
+    random = np.random.default_rng(4)
+    x = jnp.asarray(random.normal(0.5, 2, shape), dtype)
+    return x, *(jnp.asarray(random.normal(size=shape[-1]), np.float64) for _ in range(3))
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.1, 0.0])
+def test_scaling_has_the_derivatives_of_its_formula(slope):
+    def curve(function):
+        return lambda x, factor, shift: jnp.sum(jnp.sin(function(x, factor, shift)))
+
+    with jax.enable_x64(True):
+        x, origin, factor, shift = batch()
+        given = (x, factor, shift)
+        ours, plain = (
+            curve(lambda x, factor, shift, f=f: f(x, origin, factor, shift, slope))
+            for f in (scale_and_activate, plain_scale)
+        )
+
+        def along(f):
+            return lambda *given: jax.jvp(f, given, tuple(map(jnp.cos, given)))[1]
+
+        everything = (0, 1, 2)
+        for derive in (
+            lambda f: f,
+            lambda f: jax.grad(f, everything),
+            lambda f: along(jax.grad(f, everything)),
+            lambda f: jax.grad(along(f), everything),
+        ):
+            for a, b in zip(
+                jax.tree.leaves(jax.jit(derive(ours))(*given)),
+                jax.tree.leaves(jax.jit(derive(plain))(*given)),
+                strict=True,
+            ):
+                np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+        many = tuple(jnp.stack([one, 2 * one, -one]) for one in given)
+        np.testing.assert_allclose(
+            jax.vmap(jax.grad(ours, 1))(*many), jax.vmap(jax.grad(plain, 1))(*many), atol=1e-11
+        )
+        np.testing.assert_allclose(
+            jax.vmap(jax.grad(ours), (0, None, None))(many[0], factor, shift),
+            jax.vmap(jax.grad(plain), (0, None, None))(many[0], factor, shift),
+            atol=1e-11,
+        )
+
+
+def test_moments_have_the_derivatives_of_their_formula():
+    def ours(x):
+        first, second = moments(x, origin)
+        return jnp.sum(jnp.sin(first) + second**2)
+
+    def plain(x):
+        centred = x - origin
+        return jnp.sum(jnp.sin(centred.sum((0, 1, 2))) + jnp.square(centred).sum((0, 1, 2)) ** 2)
+
+    with jax.enable_x64(True):
+        x, origin, *_ = batch()
+        for derive in (
+            lambda f: f,
+            jax.grad,
+            lambda f: jax.grad(lambda x: jax.jvp(f, (x,), (jnp.cos(x),))[1]),
+            lambda f: lambda x: jax.vmap(jax.grad(f), -1)(jnp.stack([x, -x], -1)),
+        ):
+            np.testing.assert_allclose(derive(ours)(x), derive(plain)(x), rtol=1e-10)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 33, 130])
+@pytest.mark.parametrize("dtypes", [(np.float32, np.float32), (jnp.bfloat16, np.float32)])
+def test_sums_on_one_device_are_exact_whatever_the_shape(channels, dtypes):
+    """In the order of the library or of XLA, a sum of float32 keeps six digits."""
+    random = np.random.default_rng(channels)
+    shape = (7, 9, 5, channels)
+    x, slope_of = (jnp.asarray(random.normal(size=shape), dtype) for dtype in dtypes)
+    origin, factor, shift = (
+        jnp.asarray(random.normal(size=channels), np.float32) for _ in range(3)
+    )
+
+    @jax.jit
+    def pulled(x, ct):
+        run = lambda *rows: scale_and_activate(x, origin, *rows, 0.1, np.float32)  # noqa: E731
+        return jax.vjp(run, factor, shift)[1](ct)
+
+    wide, ct = np.asarray(x, np.float64) - np.asarray(origin), np.asarray(slope_of, np.float64)
+    ct = np.where(wide * np.asarray(factor) + np.asarray(shift) > 0, ct, 0.1 * ct)
+    exact = ((ct * wide).sum((0, 1, 2)), ct.sum((0, 1, 2)))
+    for a, b in zip(pulled(x, slope_of), exact, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-4)
+    first, second = jax.jit(moments)(x, origin)
+    np.testing.assert_allclose(first, wide.sum((0, 1, 2)), rtol=2e-5, atol=2e-4)
+    np.testing.assert_allclose(second, (wide**2).sum((0, 1, 2)), rtol=2e-5)
+    assert {a.dtype for a in (first, second)} == {np.dtype(np.float32)}
+
+
+def test_the_library_sums_on_one_device_where_it_is_there():
+    x = np.ones((4, 8, 4, 3), np.float32)
+    text = jax.jit(channel_sums).lower(x).as_text()
+    assert ("jaxmatch_sums" in text) == onednn.library().present
+    with jax.enable_x64(True):
+        assert "jaxmatch_sums" not in jax.jit(channel_sums).lower(x.astype(float)).as_text()
