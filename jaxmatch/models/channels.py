@@ -7,7 +7,7 @@ another; together they have derivatives of every order and kind. Where a program
 CPU device, oneDNN's threads take the sums (:mod:`jaxmatch.onednn`); elsewhere XLA does.
 """
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,9 +16,10 @@ import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad
 
 from jaxmatch import onednn
+from jaxmatch.models.primitives import define, lowering
 from jaxmatch.types import Array
 
 ROWS = 16  # pixels of the first sum; XLA leaves sums of up to 32 terms as they are
@@ -179,48 +180,14 @@ def _sums_transpose(
     return (back, *(None,) * 4)
 
 
-def _batched(primitive: Primitive, operands: Any, axes: Any, **static: Any) -> tuple[Any, Any]:
-    """Mapped entries join the independent ones."""
-    size = next(o.shape[axis] for o, axis in zip(operands, axes, strict=True) if axis is not None)
-
-    def join(operand: Array, axis: int | None) -> Array:
-        if axis is None:
-            operand = jnp.broadcast_to(operand, (size, *operand.shape))
-        else:
-            operand = jnp.moveaxis(operand, axis, 0)
-        return operand.reshape(-1, *operand.shape[2:])
-
-    out = primitive.bind(*map(join, operands, axes), **static)
-    out = jax.tree.map(lambda leaf: leaf.reshape(size, -1, *leaf.shape[1:]), out)
-    return out, jax.tree.map(lambda _: 0, out)
-
-
 def _sums_on_cpu(ctx: Any, *operands: Any, slope: float, centred: bool) -> Any:
     """Lower to a call where one device computes in float32, else to sums of XLA in stages."""
     narrow = any(row.dtype != jnp.float32 for row in ctx.avals_in[2:])
     if narrow or not onednn.suits(ctx):
         staged = partial(_sums_by_xla, staged=ctx.avals_in[0].ndim == 5)
-        by_xla = mlir.lower_fun(staged, multiple_results=True)
-        return by_xla(ctx, *operands, slope=slope, centred=centred)
+        return lowering(sums_p, staged)(ctx, *operands, slope=slope, centred=centred)
     attributes = {"slope": np.float32(slope), "centred": np.int64(centred)}
     return onednn.call(ctx, "jaxmatch_sums", *operands, **attributes)
-
-
-def _define(primitive: Primitive, by_xla: Any, shapes: Any) -> None:
-    """Give ``primitive`` the result shapes, and the lowering and eager values of ``by_xla``."""
-
-    @lru_cache
-    def compiled(static: tuple[tuple[str, Any], ...]) -> Any:
-        return jax.jit(partial(primitive.bind, **dict(static)))
-
-    def eager(*operands: Any, **static: Any) -> Any:
-        return compiled(tuple(static.items()))(*operands)
-
-    primitive.def_impl(eager)
-    primitive.def_abstract_eval(shapes)
-    batching.primitive_batchers[primitive] = partial(_batched, primitive)
-    lowering = mlir.lower_fun(by_xla, multiple_results=primitive.multiple_results)
-    mlir.register_lowering(primitive, lowering)
 
 
 def _scale_shape(x: Any, *_: Any, dtype: Any, **__: Any) -> ShapedArray:
@@ -244,12 +211,11 @@ def _spread_transpose(cotangent: Array, values: Any, **_: Any) -> list[Array]:
     return [jax.vmap(channel_sums)(cotangent).astype(values.aval.dtype)]
 
 
-_define(scale_p, _scale_by_xla, _scale_shape)
-_define(sums_p, _sums_by_xla, _sums_shapes)
-_define(spread_p, _spread_by_xla, _spread_shape)
+define(scale_p, _scale_shape, _scale_by_xla)
+define(sums_p, _sums_shapes, _sums_by_xla, _sums_on_cpu)
+define(spread_p, _spread_shape, _spread_by_xla)
 ad.primitive_jvps[scale_p] = _scale_jvp
 ad.primitive_transposes[scale_p] = _scale_transpose
 ad.primitive_jvps[sums_p] = _sums_jvp
 ad.primitive_transposes[sums_p] = _sums_transpose
 ad.deflinear2(spread_p, _spread_transpose)
-mlir.register_lowering(sums_p, _sums_on_cpu, platform="cpu")

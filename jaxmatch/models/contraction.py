@@ -1,15 +1,16 @@
-"""The convolution as one bilinear operation of JAX, which oneDNN computes on a CPU.
+"""The convolution as primitives of JAX, which oneDNN computes on a CPU.
 
 Images x, a kernel k and results y of a convolution make one sum, of x k y over all that meets; its
 derivatives by two of the three are the convolution and its two gradients. So each of them is the
-others' transpose, and one primitive with three variants has derivatives of every order and kind.
+others' transpose, and one primitive with three variants has derivatives of every order and kind. A
+second one adds a bias to the results, which then need not be read again; its derivatives are made
+of the first.
 
-How it is computed is decided where a program is compiled for a platform: by oneDNN
+How they are computed is decided where a program is compiled for a platform: by oneDNN
 (:mod:`jaxmatch.onednn`) for float32 and bfloat16 on one CPU device where it is there, else as XLA
 does.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,9 +20,11 @@ import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
 from jaxmatch import onednn
+from jaxmatch.models.channels import spread
+from jaxmatch.models.primitives import define, join_batch, join_entries, lowering
 from jaxmatch.types import Array
 
 # The roles of the three arrays, as in onednn/contraction.cc.
@@ -29,13 +32,30 @@ IMAGES, KERNEL, RESULTS = ROLES = range(3)
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 contract_p = Primitive("contract")
+affine_p = Primitive("convolve_and_add")
 
 
-def convolve(images: Array, kernel: Array, stride: int, padding: str | Padding) -> Array:
-    """``images`` [b h w c] with ``kernel`` [k l c d] as ``lax.conv_general_dilated``: [b h' w' d].
+def convolve(
+    images: Array,
+    kernel: Array,
+    stride: int,
+    padding: str | Padding,
+    bias: Array | None = None,
+) -> Array:
+    """A convolution as ``lax.conv_general_dilated`` computes it.
 
-    ``padding`` is "SAME", "VALID", or pixels before and after in both directions. TypeError where
-    channels or dtypes differ.
+    Args:
+        images: [b h w c].
+        kernel: [k l c d], of the same dtype.
+        stride: in both directions.
+        padding: "SAME", "VALID", or pixels before and after in both directions.
+        bias: [d], of the same dtype; added to the results.
+
+    Returns:
+        [b h' w' d].
+
+    Raises:
+        TypeError: where channels or dtypes differ.
     """
     if images.shape[-1] != kernel.shape[2] or images.dtype != kernel.dtype:
         raise TypeError(
@@ -47,16 +67,20 @@ def convolve(images: Array, kernel: Array, stride: int, padding: str | Padding) 
     if isinstance(padding, str):
         around = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
     around = tuple((int(before), int(after)) for before, after in around)
-    static = {"wanted": RESULTS, "strides": strides, "padding": around, "spatial": ()}
-    return contract_p.bind(images[None], kernel[None], **static)[0]
+    static = {"strides": strides, "padding": around}
+    if bias is None:
+        static = {**static, "wanted": RESULTS, "spatial": ()}
+        return contract_p.bind(images[None], kernel[None], **static)[0]
+    return affine_p.bind(images[None], kernel[None], bias[None], **static)[0]
 
 
-# What follows is what JAX asks of a primitive. Its operands are images [v b h w c], kernel
-# [v k l c d] and results [v b h' w' d], without the ``wanted`` one; entries of v are independent.
-# ``spatial`` is the height and width of wanted images or of a wanted kernel.
+# What follows is what JAX asks of a primitive. Arrays are images [v b h w c], kernel [v k l c d],
+# bias [v d] and results [v b h' w' d]; entries of v are independent. Operands of "contract" are
+# the first, second and last of these without the ``wanted`` one; ``spatial`` is the height and
+# width of wanted images or of a wanted kernel.
 
 
-def _by_xla(
+def _contract_by_xla(
     left: Array,
     right: Array,
     *,
@@ -86,16 +110,12 @@ def _by_xla(
     if wanted == RESULTS:
         return every(left, right)
     static = {"wanted": wanted, "strides": strides, "padding": padding, "spatial": spatial}
-    absent = jax.ShapeDtypeStruct(_shape(left, right, **static).shape, left.dtype)
-    linear = partial(every, left) if wanted == KERNEL else partial(_swapped, every, left)
+    absent = jax.ShapeDtypeStruct(_contract_shape(left, right, **static).shape, left.dtype)
+    linear = partial(every, left) if wanted == KERNEL else lambda images: every(images, left)
     return jax.linear_transpose(linear, absent)(right)[0]
 
 
-def _swapped(function: Callable[[Array, Array], Array], right: Array, left: Array) -> Array:
-    return function(left, right)
-
-
-def _shape(
+def _contract_shape(
     left: Any,
     right: Any,
     *,
@@ -118,7 +138,7 @@ def _shape(
     return ShapedArray(shape, left.dtype)
 
 
-def _transpose(
+def _contract_transpose(
     position: int, cotangent: Array, left: Any, right: Any, *, wanted: int, **static: Any
 ) -> Array:
     """The cotangent of the operand at ``position``, an ``UndefinedPrimal``."""
@@ -131,59 +151,62 @@ def _transpose(
     return contract_p.bind(first, second, wanted=absent, **static)
 
 
-def _batch(
-    operands: tuple[Array, Array], axes: tuple[Any, Any], *, wanted: int, **static: Any
-) -> tuple[Array, int]:
-    """Mapped images join b where the kernel is one for all; anything else joins v."""
-    mapped = [axis is not None for axis in axes]
-    roles = [role for role in ROLES if role != wanted]
-    size = next(
-        operand.shape[axis]
-        for operand, axis, one in zip(operands, axes, mapped, strict=True)
-        if one
-    )
-    joins_b = wanted != KERNEL and mapped == [role != KERNEL for role in roles]
-    place = 1 if joins_b else 0
-
-    def join(operand: Array, axis: Any, is_mapped: bool) -> Array:
-        if is_mapped:
-            moved = jnp.moveaxis(operand, axis, place)
-        elif joins_b:
-            return operand
-        else:
-            moved = jnp.broadcast_to(operand, (size, *operand.shape))
-        shape = moved.shape
-        return moved.reshape(*shape[:place], -1, *shape[place + 2 :])
-
-    joined = contract_p.bind(*map(join, operands, axes, mapped), wanted=wanted, **static)
-    shape = joined.shape
-    return joined.reshape(*shape[:place], size, -1, *shape[place + 1 :]), place
+def _contract_batch(operands: Any, axes: Any, *, wanted: int, **static: Any) -> tuple[Any, Any]:
+    if wanted == KERNEL:
+        return join_entries(contract_p, operands, axes, wanted=wanted, **static)
+    batched = 0 if wanted == RESULTS else 1  # the operand that is not a kernel
+    return join_batch(contract_p, batched, operands, axes, wanted=wanted, **static)
 
 
-def _on_cpu(ctx: Any, left: Any, right: Any, **static: Any) -> Any:
-    """Lower to oneDNN where it can compute this, else to operations of XLA."""
+def _affine_by_xla(images: Array, kernel: Array, bias: Array, **static: Any) -> Array:
+    out = contract_p.bind(images, kernel, wanted=RESULTS, spatial=(), **static)
+    return out + bias[:, None, None, None]
+
+
+def _affine_shape(images: Any, kernel: Any, _: Any, **static: Any) -> ShapedArray:
+    return _contract_shape(images, kernel, wanted=RESULTS, spatial=(), **static)
+
+
+def _affine_jvp(primals: Any, tangents: Any, **static: Any) -> tuple[Array, Array]:
+    images, kernel, _ = primals
+    of_images, of_kernel, of_bias = tangents
+    out = affine_p.bind(*primals, **static)
+    whole = partial(contract_p.bind, wanted=RESULTS, spatial=(), **static)
+    terms = []
+    if type(of_images) is not ad.Zero:
+        terms.append(whole(of_images, kernel))
+    if type(of_kernel) is not ad.Zero:
+        terms.append(whole(images, of_kernel))
+    if type(of_bias) is not ad.Zero:
+        terms.append(jax.vmap(partial(spread, shape=out.shape[1:]))(of_bias))
+    return out, sum(terms[1:], terms[0])
+
+
+def _on_cpu(primitive: Primitive, name: str, by_xla: Any, ctx: Any, *given: Any, **static: Any):
+    """Lower to oneDNN's function ``name`` where it can compute this, else to operations of XLA."""
     if not (onednn.suits(ctx) and all(min(around) >= 0 for around in static["padding"])):
-        by_xla = mlir.lower_fun(partial(_by_xla, products=True), multiple_results=False)
-        return by_xla(ctx, left, right, **static)
-    return onednn.call(
-        ctx,
+        return lowering(primitive, by_xla)(ctx, *given, **static)
+    attributes = {
+        "strides": np.array(static["strides"], np.int64),
+        "padding": np.array(static["padding"], np.int64).reshape(-1),
+    }
+    if primitive is contract_p:
+        attributes["wanted"] = np.int64(static["wanted"])
+    return onednn.call(ctx, name, *given, **attributes)
+
+
+for _primitive, _shapes, _by_xla, _of_cpu, _name in (
+    (
+        contract_p,
+        _contract_shape,
+        _contract_by_xla,
+        partial(_contract_by_xla, products=True),
         "jaxmatch_contract",
-        left,
-        right,
-        wanted=np.int64(static["wanted"]),
-        strides=np.array(static["strides"], np.int64),
-        padding=np.array(static["padding"], np.int64).reshape(-1),
-    )
-
-
-@partial(jax.jit, static_argnames=("wanted", "strides", "padding", "spatial"))
-def _alone(left: Array, right: Array, **static: Any) -> Array:
-    return contract_p.bind(left, right, **static)
-
-
-contract_p.def_impl(_alone)
-contract_p.def_abstract_eval(_shape)
-ad.defbilinear(contract_p, partial(_transpose, 0), partial(_transpose, 1))
-batching.primitive_batchers[contract_p] = _batch
-mlir.register_lowering(contract_p, mlir.lower_fun(_by_xla, multiple_results=False))
-mlir.register_lowering(contract_p, _on_cpu, platform="cpu")
+    ),
+    (affine_p, _affine_shape, _affine_by_xla, _affine_by_xla, "jaxmatch_convolve"),
+):
+    define(_primitive, _shapes, _by_xla, partial(_on_cpu, _primitive, _name, _of_cpu))
+ad.defbilinear(contract_p, partial(_contract_transpose, 0), partial(_contract_transpose, 1))
+batching.primitive_batchers[contract_p] = _contract_batch
+ad.primitive_jvps[affine_p] = _affine_jvp
+batching.primitive_batchers[affine_p] = partial(join_batch, affine_p, 0)

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from jaxmatch.models.channels import spread
 from jaxmatch.models.contraction import convolve
 from jaxmatch.types import Array
 
@@ -45,5 +44,4 @@ class Conv(nn.Module):
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         half = self.side // 2
         around = "SAME" if self.padding == "same" else ((half, half), (half, half))
-        y = convolve(x, kernel, self.stride, around)
-        return y if bias is None else y + spread(bias, y.shape)
+        return convolve(x, kernel, self.stride, around, bias)

@@ -1,13 +1,15 @@
 // Convolutions and their gradients by oneDNN, as a call that XLA's compiled programs make.
 //
 // A convolution sum(images * kernel * results) over two of its three arrays gives the third:
-// the results, the gradient of the images, or the gradient of the kernel. Arrays are dense,
-// images [v b h w c], kernel [v k k c d], results [v b h' w' d]; entries of v are independent.
+// the results, the gradient of the images, or the gradient of the kernel. A bias may be
+// added to the results. Arrays are dense, images [v b h w c], kernel [v k k c d], bias
+// [v d], results [v b h' w' d]; entries of v are independent.
 //
 // oneDNN's kernels are made for one shape. The most recent are kept. They hold no memory of a
 // call, so that threads may share one.
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
@@ -17,7 +19,7 @@
 #include <sstream>
 #include <string>
 #include <tuple>
-#include <vector>
+#include <unordered_map>
 
 #include "oneapi/dnnl/dnnl.hpp"
 #include "threads.h"
@@ -43,10 +45,11 @@ struct Problem {
   memory::data_type type;
   memory::dims images, kernel, results;  // [b c h w], [d c k k], [b d h w]
   memory::dims strides, before, after;   // before and after: padding
+  bool bias;
   int threads;
 
   auto All() const {
-    return std::tie(wanted, type, images, kernel, results, strides, before, after, threads);
+    return std::tie(wanted, type, images, kernel, results, strides, before, after, bias, threads);
   }
   bool operator<(const Problem& other) const { return All() < other.All(); }
 };
@@ -74,14 +77,21 @@ Block Allocate(size_t bytes) {
   return block;
 }
 
+// Where the arrays of one entry are; ``bias`` is null where there is none.
+struct Arrays {
+  void *images, *kernel, *results, *bias;
+};
+
 // One problem, ready to be computed. It is constant once made.
 class Plan {
  public:
-  explicit Plan(const Problem& p) {
+  explicit Plan(const Problem& p) : written_(p.wanted == kKernel) {
     using tag = memory::format_tag;
-    const memory::desc images(p.images, p.type, tag::nhwc), results(p.results, p.type, tag::nhwc);
-    const memory::desc any(p.kernel, p.type, tag::any);
+    images_ = memory::desc(p.images, p.type, tag::nhwc);
+    results_ = memory::desc(p.results, p.type, tag::nhwc);
     kernel_ = memory::desc(p.kernel, p.type, tag::hwio);
+    bias_ = p.bias ? memory::desc({p.kernel[0]}, p.type, tag::x) : memory::desc();
+    const memory::desc any(p.kernel, p.type, tag::any);
     dnnl::primitive_attr attr;
     attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
 #if DNNL_VERSION_MINOR >= 4
@@ -89,43 +99,38 @@ class Plan {
 #endif
     const auto algorithm = dnnl::algorithm::convolution_direct;
     const dnnl::convolution_forward::primitive_desc forward(
-        Engine(), dnnl::prop_kind::forward_training, algorithm, images, any, results, p.strides,
-        p.before, p.after, attr);
+        Engine(), dnnl::prop_kind::forward_training, algorithm, images_, any, bias_, results_,
+        p.strides, p.before, p.after, attr);
     if (p.wanted == kResults) {
-      first_ = {DNNL_ARG_SRC, images};
-      out_ = {DNNL_ARG_DST, results};
-      kernel_argument_ = DNNL_ARG_WEIGHTS;
+      arguments_ = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS};
       Take(dnnl::convolution_forward(forward), forward, forward.weights_desc());
     } else if (p.wanted == kImages) {
+      arguments_ = {DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST, 0};
       const dnnl::convolution_backward_data::primitive_desc backward(
-          Engine(), algorithm, images, any, results, p.strides, p.before, p.after, forward, attr);
-      first_ = {DNNL_ARG_DIFF_DST, results};
-      out_ = {DNNL_ARG_DIFF_SRC, images};
-      kernel_argument_ = DNNL_ARG_WEIGHTS;
+          Engine(), algorithm, images_, any, results_, p.strides, p.before, p.after, forward, attr);
       Take(dnnl::convolution_backward_data(backward), backward, backward.weights_desc());
     } else {
+      arguments_ = {DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST, 0};
       const dnnl::convolution_backward_weights::primitive_desc backward(
-          Engine(), algorithm, images, any, results, p.strides, p.before, p.after, forward, attr);
-      first_ = {DNNL_ARG_SRC, images};
-      out_ = {DNNL_ARG_DIFF_DST, results};
-      kernel_argument_ = DNNL_ARG_DIFF_WEIGHTS;
+          Engine(), algorithm, images_, any, results_, p.strides, p.before, p.after, forward, attr);
       Take(dnnl::convolution_backward_weights(backward), backward, backward.diff_weights_desc());
     }
   }
 
-  // ``first`` and ``other`` are images or results; ``kernel`` is read or written.
-  void Run(void* first, void* other, void* kernel) const {
+  void Run(const Arrays& arrays) const {
     const Block scratch = Allocate(scratch_.get_size());
     const Block own = Allocate(reorder_ ? inner_.get_size() : 0);
-    memory given(kernel_, Engine(), kernel);
-    memory inner = reorder_ ? memory(inner_, Engine(), own.get()) : given;
-    const bool written = kernel_argument_ == DNNL_ARG_DIFF_WEIGHTS;
-    if (reorder_ && !written) reorder_.execute(Stream(), given, inner);
-    primitive_.execute(Stream(), {{first_.first, memory(first_.second, Engine(), first)},
-                                  {out_.first, memory(out_.second, Engine(), other)},
-                                  {kernel_argument_, inner},
-                                  {DNNL_ARG_SCRATCHPAD, memory(scratch_, Engine(), scratch.get())}});
-    if (reorder_ && written) reorder_.execute(Stream(), inner, given);
+    memory kernel(kernel_, Engine(), arrays.kernel);
+    memory inner = reorder_ ? memory(inner_, Engine(), own.get()) : kernel;
+    if (reorder_ && !written_) reorder_.execute(Stream(), kernel, inner);
+    std::unordered_map<int, memory> given = {
+        {arguments_[0], memory(images_, Engine(), arrays.images)},
+        {arguments_[1], inner},
+        {arguments_[2], memory(results_, Engine(), arrays.results)},
+        {DNNL_ARG_SCRATCHPAD, memory(scratch_, Engine(), scratch.get())}};
+    if (arrays.bias) given.emplace(arguments_[3], memory(bias_, Engine(), arrays.bias));
+    primitive_.execute(Stream(), given);
+    if (reorder_ && written_) reorder_.execute(Stream(), inner, kernel);
     Stream().wait();
   }
 
@@ -136,16 +141,15 @@ class Plan {
     scratch_ = made.scratchpad_desc();
     inner_ = inner;
     if (inner_ == kernel_) return;
-    const bool written = kernel_argument_ == DNNL_ARG_DIFF_WEIGHTS;
     reorder_ = dnnl::reorder(dnnl::reorder::primitive_desc(
-        Engine(), written ? inner_ : kernel_, Engine(), written ? kernel_ : inner_));
+        Engine(), written_ ? inner_ : kernel_, Engine(), written_ ? kernel_ : inner_));
   }
 
+  bool written_;  // the kernel
   dnnl::primitive primitive_;
-  dnnl::reorder reorder_;  // empty where oneDNN reads the kernel as it is
-  memory::desc kernel_, inner_, scratch_;
-  std::pair<int, memory::desc> first_, out_;
-  int kernel_argument_;
+  dnnl::reorder reorder_;  // empty where oneDNN has the kernel as it is
+  memory::desc images_, kernel_, results_, bias_, inner_, scratch_;
+  std::array<int, 4> arguments_;  // oneDNN's names for those of Arrays
 };
 
 // The plans of the most recent problems.
@@ -195,35 +199,31 @@ std::string Text(ffi::Span<const int64_t> shape) {
   return text.str();
 }
 
-ffi::Error Contract(ffi::AnyBuffer left, ffi::AnyBuffer right, ffi::Result<ffi::AnyBuffer> out,
-                    int64_t wanted, ffi::Span<const int64_t> strides,
-                    ffi::Span<const int64_t> padding, int64_t devices) {
-  // Operands come in the order images, kernel, results, without the one that is wanted.
-  ffi::AnyBuffer images = wanted == kImages ? *out : left;
-  ffi::AnyBuffer kernel = wanted == kKernel ? *out : wanted == kImages ? left : right;
-  ffi::AnyBuffer results = wanted == kResults ? *out : right;
+using Integers = ffi::Span<const int64_t>;
+
+ffi::Error Compute(Role wanted, ffi::AnyBuffer images, ffi::AnyBuffer kernel,
+                   ffi::AnyBuffer results, ffi::AnyBuffer* bias, Integers strides,
+                   Integers padding, int64_t devices) {
   const auto i = images.dimensions(), k = kernel.dimensions(), r = results.dimensions();
   try {
-    Problem problem{wanted,
-                    left.element_type() == ffi::BF16 ? memory::data_type::bf16
-                                                     : memory::data_type::f32,
-                    {i[1], i[4], i[2], i[3]},
-                    {k[4], k[3], k[1], k[2]},
-                    {r[1], r[4], r[2], r[3]},
-                    {strides[0], strides[1]},
-                    {padding[0], padding[2]},
-                    {padding[1], padding[3]},
-                    Threads(devices)};
+    const Problem problem{wanted,
+                          images.element_type() == ffi::BF16 ? memory::data_type::bf16
+                                                             : memory::data_type::f32,
+                          {i[1], i[4], i[2], i[3]},
+                          {k[4], k[3], k[1], k[2]},
+                          {r[1], r[4], r[2], r[3]},
+                          {strides[0], strides[1]},
+                          {padding[0], padding[2]},
+                          {padding[1], padding[3]},
+                          bias != nullptr,
+                          Threads(devices)};
     const Turn turn(devices);
     const auto plan = AllPlans().Get(problem);
-    const auto at = [](ffi::AnyBuffer& array, int64_t entry) -> void* {
-      return static_cast<char*>(array.untyped_data()) +
-             array.size_bytes() / array.dimensions()[0] * entry;
-    };
     for (int64_t entry = 0; entry < i[0]; ++entry) {
-      void* first = wanted == kImages ? at(results, entry) : at(images, entry);
-      void* other = wanted == kImages ? at(images, entry) : at(results, entry);
-      plan->Run(first, other, at(kernel, entry));
+      const auto at = [&](ffi::AnyBuffer& array) -> void* {
+        return static_cast<char*>(array.untyped_data()) + array.size_bytes() / i[0] * entry;
+      };
+      plan->Run({at(images), at(kernel), at(results), bias ? at(*bias) : nullptr});
     }
   } catch (const std::exception& error) {
     return ffi::Error::Internal(std::string("oneDNN: ") + error.what() + " (images " + Text(i) +
@@ -231,6 +231,25 @@ ffi::Error Contract(ffi::AnyBuffer left, ffi::AnyBuffer right, ffi::Result<ffi::
                                 Text(strides) + ", padding " + Text(padding) + ")");
   }
   return ffi::Error::Success();
+}
+
+// Operands come in the order images, kernel, results, without the one that is wanted.
+ffi::Error Contract(ffi::AnyBuffer left, ffi::AnyBuffer right, ffi::Result<ffi::AnyBuffer> out,
+                    int64_t wanted, Integers strides, Integers padding, int64_t devices) {
+  switch (wanted) {
+    case kImages:
+      return Compute(kImages, *out, left, right, nullptr, strides, padding, devices);
+    case kKernel:
+      return Compute(kKernel, left, *out, right, nullptr, strides, padding, devices);
+    default:
+      return Compute(kResults, left, right, *out, nullptr, strides, padding, devices);
+  }
+}
+
+ffi::Error Convolve(ffi::AnyBuffer images, ffi::AnyBuffer kernel, ffi::AnyBuffer bias,
+                  ffi::Result<ffi::AnyBuffer> results, Integers strides, Integers padding,
+                  int64_t devices) {
+  return Compute(kResults, images, kernel, *results, &bias, strides, padding, devices);
 }
 
 }  // namespace
@@ -241,8 +260,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxmatch_contract, Contract,
                                   .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("wanted")
-                                  .Attr<ffi::Span<const int64_t>>("strides")
-                                  .Attr<ffi::Span<const int64_t>>("padding")
+                                  .Attr<Integers>("strides")
+                                  .Attr<Integers>("padding")
+                                  .Attr<int64_t>("devices"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxmatch_convolve, Convolve,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<Integers>("strides")
+                                  .Attr<Integers>("padding")
                                   .Attr<int64_t>("devices"));
 
 // "oneDNN 3.2.0, 2 threads", or "error: " and what is wrong with the library that was loaded.

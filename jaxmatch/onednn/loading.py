@@ -33,7 +33,7 @@ VARIABLE = "JAXMATCH_ONEDNN"
 OFF = ("0", "off", "false", "no")
 PACKAGES = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")
 HEADER, LIBRARY = "oneapi/dnnl/dnnl.hpp", "libdnnl.so.3"
-FUNCTIONS = ("jaxmatch_contract", "jaxmatch_sums")
+FUNCTIONS = ("jaxmatch_contract", "jaxmatch_convolve", "jaxmatch_sums")
 COMPILERS = ("g++", "c++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-DNDEBUG")
 SECONDS = 300  # for the compiler, which takes some 5
