@@ -15,6 +15,7 @@ import ctypes
 import hashlib
 import importlib.metadata
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -126,7 +127,13 @@ def _built() -> Path:
 def _onednn() -> tuple[Path, Path]:
     """The folders of oneDNN's headers and of its library."""
     if given := os.environ.get(VARIABLE):
-        found = Path(given) / "include", Path(given) / "lib"
+        prefix = Path(given).resolve()
+        places = ("lib", "lib64", f"lib/{platform.machine()}-linux-gnu")  # the last one Debian's
+        libraries = next(
+            (prefix / place for place in places if (prefix / place / LIBRARY).is_file()),
+            prefix / "lib",
+        )
+        found = prefix / "include", libraries
     else:
         try:
             found = tuple(

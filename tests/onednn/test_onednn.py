@@ -1,6 +1,7 @@
 """The library compiles once, where it can; elsewhere XLA computes, and one line says why."""
 
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -66,8 +67,9 @@ def test_another_compiler_or_oneDNN_compiles_anew(tmp_path):
     other = tmp_path / "prefix"
     (other / "include").mkdir(parents=True)
     (other / "include" / "oneapi").symlink_to(include / "oneapi")
-    (other / "lib").mkdir()
-    (other / "lib" / module.LIBRARY).symlink_to(libraries / module.LIBRARY)
+    folder = other / "lib" / f"{platform.machine()}-linux-gnu"
+    folder.mkdir(parents=True)
+    (folder / module.LIBRARY).symlink_to(libraries / module.LIBRARY)
     start(tmp_path)
     assert start(tmp_path, JAXMATCH_ONEDNN=other) == library().text
     assert len(kept(tmp_path)) == 2
