@@ -115,7 +115,7 @@ HISTORY = {"algorithm__alignment_length": 8}
             marks=pytest.mark.slow,
         ),
         pytest.param("flexmatch", {"augment": "ctaugment"}, marks=pytest.mark.slow),
-        (
+        pytest.param(
             "pcl",
             {
                 "chosen": "",
@@ -124,6 +124,7 @@ HISTORY = {"algorithm__alignment_length": 8}
                 "algorithm__refresh_steps": PERIOD,
                 "algorithm__start_step": 2 * PERIOD,
             },
+            marks=pytest.mark.slow,
         ),
         pytest.param("temporal_ensembling", {}, marks=pytest.mark.slow),
         pytest.param("remixmatch", {}, marks=pytest.mark.slow),

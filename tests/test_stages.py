@@ -69,7 +69,7 @@ def test_the_second_stage_starts_from_the_first_ones_encoder(data, reference, tm
     assert set(second.params) == {*first.params} - {"projection"}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [pytest.param(STAGES[0], marks=pytest.mark.slow), *STAGES[1:]])
 def test_each_stage_resumes(stage, data, reference, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(reference, run)

@@ -242,6 +242,7 @@ def run_here(call, monkeypatch):
     return lambda *words: call(*words, "--run")
 
 
+@pytest.mark.slow
 def test_running_skips_continues_and_survives_a_failure(data, tmp_path, run_here):
     points = [{"seed": 0}, {"optim.learning_rate": 1e30}, {"seed": 1}]
     path = tiny_sweep(tmp_path / "sweep.py", data, points)

@@ -32,6 +32,10 @@
 #error "a oneDNN that uses OpenMP is needed"
 #endif
 
+#ifndef JAXMATCH_PLANS
+#define JAXMATCH_PLANS 512  // ResNet-50's step has some 90
+#endif
+
 namespace {
 
 namespace ffi = xla::ffi;
@@ -55,7 +59,7 @@ struct Problem {
 };
 
 dnnl::engine& Engine() {
-  static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  static auto& engine = *new dnnl::engine(dnnl::engine::kind::cpu, 0);  // outlives its threads
   return engine;
 }
 
@@ -180,7 +184,7 @@ class Plans {
     std::shared_ptr<const Plan> plan;
     uint64_t used;
   };
-  static constexpr size_t kMost = 512;  // ResNet-50's step has some 90
+  static constexpr size_t kMost = JAXMATCH_PLANS;
   std::mutex mutex_;
   std::map<Problem, Entry> plans_;
   uint64_t clock_ = 0;
@@ -217,14 +221,15 @@ ffi::Error Compute(Role wanted, ffi::AnyBuffer images, ffi::AnyBuffer kernel,
                           {padding[1], padding[3]},
                           bias != nullptr,
                           Threads(devices)};
-    const Turn turn(devices);
-    const auto plan = AllPlans().Get(problem);
-    for (int64_t entry = 0; entry < i[0]; ++entry) {
-      const auto at = [&](ffi::AnyBuffer& array) -> void* {
-        return static_cast<char*>(array.untyped_data()) + array.size_bytes() / i[0] * entry;
-      };
-      plan->Run({at(images), at(kernel), at(results), bias ? at(*bias) : nullptr});
-    }
+    Turns::Run(devices, [&] {
+      const auto plan = AllPlans().Get(problem);
+      for (int64_t entry = 0; entry < i[0]; ++entry) {
+        const auto at = [&](ffi::AnyBuffer& array) -> void* {
+          return static_cast<char*>(array.untyped_data()) + array.size_bytes() / i[0] * entry;
+        };
+        plan->Run({at(images), at(kernel), at(results), bias ? at(*bias) : nullptr});
+      }
+    });
   } catch (const std::exception& error) {
     return ffi::Error::Internal(std::string("oneDNN: ") + error.what() + " (images " + Text(i) +
                                 ", kernel " + Text(k) + ", results " + Text(r) + ", strides " +

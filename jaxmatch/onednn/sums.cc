@@ -147,24 +147,26 @@ ffi::Error Sums(ffi::AnyBuffer g, ffi::AnyBuffer x, Floats origin, Floats factor
                          ? x.element_type() == ffi::F32 ? Sum<float, float> : Sum<float, uint16_t>
                      : x.element_type() == ffi::F32 ? Sum<uint16_t, float>
                                                     : Sum<uint16_t, uint16_t>;
-    const Turn turn(devices);
-    for (int64_t entry = 0; entry < entries; ++entry) {
-      const auto at = [&](ffi::AnyBuffer& array) {
-        return static_cast<char*>(array.untyped_data()) + array.size_bytes() / entries * entry;
-      };
-      const int64_t row = entry * channels;
-      const Rows rows{origin.typed_data() + row,
-                      factor.typed_data() + row,
-                      shift.typed_data() + row,
-                      slope,
-                      centred != 0,
-                      channels};
-      // A thread is worth waking for some ten thousand values.
-      const int64_t useful = 1 + count * channels / 16384;
-      const int threads = static_cast<int>(std::min<int64_t>(Threads(devices), useful));
-      sum(at(g), at(x), rows, count, threads, first->typed_data() + row,
-          second->typed_data() + row);
-    }
+    // A thread is worth waking for some ten thousand values.
+    const int64_t useful = 1 + count * channels / 16384;
+    const int threads = static_cast<int>(std::min<int64_t>(Threads(devices), useful));
+    const auto job = [&] {
+      for (int64_t entry = 0; entry < entries; ++entry) {
+        const auto at = [&](ffi::AnyBuffer& array) {
+          return static_cast<char*>(array.untyped_data()) + array.size_bytes() / entries * entry;
+        };
+        const int64_t row = entry * channels;
+        const Rows rows{origin.typed_data() + row,
+                        factor.typed_data() + row,
+                        shift.typed_data() + row,
+                        slope,
+                        centred != 0,
+                        channels};
+        sum(at(g), at(x), rows, count, threads, first->typed_data() + row,
+            second->typed_data() + row);
+      }
+    };
+    threads > 1 ? Turns::Run(devices, job) : job();
   } catch (const std::exception& error) {
     return ffi::Error::Internal(std::string("sums of channels: ") + error.what());
   }

@@ -1,4 +1,4 @@
-// How many threads a call has: those of OpenMP, which oneDNN uses.
+// Which threads compute: those of OpenMP, which oneDNN uses.
 
 #ifndef JAXMATCH_THREADS_H_
 #define JAXMATCH_THREADS_H_
@@ -6,8 +6,12 @@
 #include <algorithm>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <mutex>
+#include <thread>
 #include <utility>
+#include <vector>
 
 // Declared here, so that the compiler needs no OpenMP of its own: oneDNN brings the library.
 extern "C" {
@@ -27,29 +31,89 @@ inline int Cores() {
 // Those of one of the ``devices`` that share them.
 inline int Threads(int64_t devices) { return std::max<int>(1, Cores() / devices); }
 
-// While it lives, this thread computes with the threads of one device. As many calls as there are
-// devices compute at a time: more would only take cores from each other.
-class Turn {
+// OpenMP keeps the threads of a parallel region for the thread that began it. As XLA may call from
+// any of its threads, a machine of n cores would have n * n of them; from so many cores on, leaders
+// begin the regions. It costs a step some 5%.
+#ifndef JAXMATCH_MANY_CORES
+#define JAXMATCH_MANY_CORES 17
+#endif
+
+// A thread that does the jobs of others.
+class Leader {
  public:
-  explicit Turn(int64_t devices) {
-    std::unique_lock<std::mutex> lock(mutex);
-    left.wait(lock, [&] { return inside < devices; });
-    ++inside;
-    omp_set_num_threads(Threads(devices));  // of this thread's parallel regions
+  explicit Leader(int threads) {
+    std::thread([this, threads] {
+      omp_set_num_threads(threads);
+      std::unique_lock<std::mutex> lock(mutex_);
+      for (;;) {
+        changed_.wait(lock, [&] { return job_ != nullptr; });
+        try {
+          (*job_)();
+        } catch (...) {
+          error_ = std::current_exception();
+        }
+        job_ = nullptr;
+        changed_.notify_all();
+      }
+    }).detach();
   }
-  ~Turn() {
-    {
-      std::lock_guard<std::mutex> lock(mutex);
-      --inside;
-    }
-    left.notify_one();
+
+  void Run(const std::function<void()>& job) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    job_ = &job;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return job_ == nullptr; });
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
-  Turn(const Turn&) = delete;
 
  private:
-  static inline std::mutex mutex;
-  static inline std::condition_variable left;
-  static inline int64_t inside = 0;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  const std::function<void()>* job_ = nullptr;
+  std::exception_ptr error_;
+};
+
+// Lets as many jobs compute at a time as there are devices; more would only take each other's cores.
+class Turns {
+ public:
+  // Does the job with the threads of one device, and throws what it throws.
+  static void Run(int64_t devices, const std::function<void()>& job) {
+    static Turns& turns = *new Turns;  // never destroyed: threads may compute at exit
+    const Turn turn(turns, devices);
+    if (turn.leader) return turn.leader->Run(job);
+    omp_set_num_threads(Threads(devices));  // of the regions that this thread begins
+    job();
+  }
+
+ private:
+  struct Turn {
+    Turn(Turns& turns, int64_t devices) : turns(turns) {
+      std::unique_lock<std::mutex> lock(turns.mutex_);
+      turns.ended_.wait(lock, [&] { return turns.running_ < devices; });
+      ++turns.running_;
+      if (Cores() < JAXMATCH_MANY_CORES) return;
+      if (turns.idle_.empty()) turns.idle_.push_back(new Leader(Threads(devices)));
+      leader = turns.idle_.back();
+      turns.idle_.pop_back();
+    }
+    ~Turn() {
+      {
+        std::lock_guard<std::mutex> lock(turns.mutex_);
+        --turns.running_;
+        if (leader) turns.idle_.push_back(leader);
+      }
+      turns.ended_.notify_one();
+    }
+    Turn(const Turn&) = delete;
+
+    Turns& turns;
+    Leader* leader = nullptr;
+  };
+
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  int64_t running_ = 0;
+  std::vector<Leader*> idle_;
 };
 
 // body(part, parts) on each of ``threads`` threads; it must not throw.

@@ -121,6 +121,14 @@ def test_no_algorithm_is_left_out():
 PARAMETERS = [
     pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in CASES
 ]
+# Where a test takes seconds a method, one of each kind of memory and of loss; -m slow has all.
+KINDS = ("fixmatch", "flexmatch", "simmatch", "comatch", "vat", "remixmatch", "swav", "byol")
+of_each_kind = pytest.mark.parametrize(
+    "algorithm",
+    [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in CASES],
+    indirect=True,
+    scope="module",
+)
 
 
 @pytest.fixture(scope="module", params=PARAMETERS)
@@ -149,6 +157,7 @@ def test_device_count_in_float32(algorithm, built):
     assert_close(four, one, 1e-4)
 
 
+@of_each_kind
 def test_device_count_in_float64(algorithm):
     with jax.enable_x64(True):
         data = toy_data(algorithm)
@@ -161,6 +170,7 @@ def test_device_count_in_float64(algorithm):
     assert_close(four, one, 1e-10)
 
 
+@of_each_kind
 def test_loss_falls_and_teacher_learns(algorithm, built):
     state, metrics = run(built, toy_data(algorithm), 12)
     term = "loss/supervised" if "loss/supervised" in metrics[0] else "loss/total"

@@ -361,6 +361,7 @@ def test_microbatches_and_remat_keep_less():
     assert kept(model, microbatches=4) < 0.01 * everything
 
 
+@pytest.mark.slow
 def test_microbatches_in_a_loop_need_one_part_of_the_memory(monkeypatch):
     """The program of accelerators, as XLA lays out its arrays."""
     monkeypatch.setattr(networks, "UNROLLED_ON", ())

@@ -23,6 +23,30 @@ value = jax.jit(lambda x, k: convolve(x, k, 1, "SAME"))(images, kernel)
 print(onednn.library().text)
 print(float(value.sum()))
 """
+# Many shapes on many threads, computed by a library that keeps three.
+MANY = """
+import threading
+import jax, jax.numpy as jnp, numpy as np
+from jax import lax
+from jaxmatch import onednn
+from jaxmatch.models.contraction import convolve
+assert onednn.library().present
+function = jax.jit(lambda x, k: convolve(x, k, 1, "SAME"))
+images = [jnp.asarray(np.random.default_rng(n).normal(size=(2, n, 5, 3)), jnp.float32)
+          for n in range(1, 9)]
+kernel = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 3, 4)), jnp.float32)
+right = [lax.conv_general_dilated(x, kernel, (1, 1), "SAME",
+                                  dimension_numbers=("NHWC", "HWIO", "NHWC")) for x in images]
+wrong = []
+def repeat(first):
+    for n in list(range(first, 8)) * 5:
+        if not np.allclose(function(images[n], kernel), right[n], atol=1e-4):
+            wrong.append(n)
+threads = [threading.Thread(target=repeat, args=(n % 4,)) for n in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(wrong)
+"""
 needs_library = pytest.mark.skipif(
     not library().present, reason=f"this machine has no compiler or no oneDNN: {library().text}"
 )
@@ -40,16 +64,27 @@ def start(cache, **variables):
     return text
 
 
+def compiler(folder, text):
+    """A compiler that is a shell script."""
+    path = folder / f"compiler{len(list(folder.glob('compiler*')))}"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def quick(folder, *flags):
+    """The machine's compiler without optimisation: half of the time."""
+    return compiler(folder, f'exec {module._compiler()} "$@" -O0 {" ".join(flags)}')
+
+
 def kept(cache):
     return sorted(cache.rglob("*.so"))
 
 
 @needs_library
 def test_ten_processes_compile_once_and_later_ones_never(tmp_path):
-    wrapper = tmp_path / "c++"
     count = f'[ "$1" = --version ] || echo >> {tmp_path}/count'
-    wrapper.write_text(f'#!/bin/sh\n{count}\nexec {module._compiler()} "$@"\n')
-    wrapper.chmod(0o755)
+    wrapper = compiler(tmp_path, f'{count}\nexec {module._compiler()} "$@"')
     with ThreadPoolExecutor(10) as pool:
         texts = set(pool.map(lambda _: start(tmp_path / "cache", CXX=wrapper), range(10)))
     assert len(texts) == 1
@@ -61,96 +96,104 @@ def test_ten_processes_compile_once_and_later_ones_never(tmp_path):
     assert not list(built.parent.glob("tmp*"))
 
 
-@needs_library
-def test_another_compiler_or_oneDNN_compiles_anew(tmp_path):
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache for the user, and a quick compiler."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", str(quick(tmp_path)))
+    monkeypatch.delenv(module.VARIABLE, raising=False)
+    return tmp_path / "cache"
+
+
+def prefix(folder, library_folder="lib"):
+    """Another oneDNN, with headers of its own."""
     include, libraries = module._onednn()
-    other = tmp_path / "prefix"
-    (other / "include").mkdir(parents=True)
-    (other / "include" / "oneapi").symlink_to(include / "oneapi")
-    folder = other / "lib" / f"{platform.machine()}-linux-gnu"
-    folder.mkdir(parents=True)
-    (folder / module.LIBRARY).symlink_to(libraries / module.LIBRARY)
-    start(tmp_path)
-    assert start(tmp_path, JAXMATCH_ONEDNN=other) == library().text
-    assert len(kept(tmp_path)) == 2
+    shutil.copytree(include / "oneapi", folder / "include" / "oneapi")
+    (folder / library_folder).mkdir(parents=True)
+    (folder / library_folder / module.LIBRARY).symlink_to(libraries / module.LIBRARY)
+    return folder
 
 
 @needs_library
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("in the way")
-    assert start(blocked) == library().text
+def test_another_compiler_or_oneDNN_compiles_anew(cache, tmp_path, monkeypatch):
+    first = module._built()
+    assert kept(cache) == [first]
+    assert module._built() == first
+    other = prefix(tmp_path / "prefix", f"lib/{platform.machine()}-linux-gnu")
+    monkeypatch.setenv(module.VARIABLE, str(other))
+    second = module._built()
+    monkeypatch.setenv("CXX", str(quick(tmp_path, "-DANOTHER")))
+    third = module._built()
+    assert kept(cache) == sorted({first, second, third})
 
 
 @needs_library
-def test_a_library_that_others_may_write_is_not_loaded(tmp_path):
-    start(tmp_path)
-    (built,) = kept(tmp_path)
-    built.chmod(built.stat().st_mode | stat.S_IWOTH)
-    assert "delete it" in start(tmp_path)
+def test_a_cache_that_cannot_be_written_is_done_without(cache):
+    cache.write_text("in the way")
+    built = module._built()
+    assert built.is_file()
+    assert cache not in built.parents
 
 
 @needs_library
-@pytest.mark.parametrize("damage", ["empty", "cut"])
-def test_a_damaged_library_is_compiled_anew(tmp_path, damage):
-    start(tmp_path)
-    (built,) = kept(tmp_path)
+def test_a_damaged_library_is_compiled_anew_and_a_foreign_one_refused(cache):
+    built = module._built()
     content = built.read_bytes()
-    built.write_bytes(b"" if damage == "empty" else content[:1000])
-    assert start(tmp_path) == library().text
+    built.write_bytes(content[:1000])
+    assert module._built() == built
     assert len(built.read_bytes()) == len(content)
+    built.chmod(built.stat().st_mode | stat.S_IWOTH)
+    with pytest.raises(module._UnavailableError, match="delete it"):
+        module._built()
 
 
 @needs_library
-def test_threads_follow_the_affinity_and_the_variable(tmp_path):
+def test_threads_follow_the_affinity_and_the_variable(cache, monkeypatch):
+    monkeypatch.undo()  # the library that is there
+    folder = os.environ["XDG_CACHE_HOME"]
     threads = len(os.sched_getaffinity(0))
-    plural = "threads" if threads > 1 else "thread"
-    assert start(tmp_path).endswith(f", {threads} {plural}")
-    assert start(tmp_path, OMP_NUM_THREADS=1).endswith(", 1 thread")
-    first, *_ = sorted(os.sched_getaffinity(0))
+    assert start(folder).endswith(f", {threads} {'threads' if threads > 1 else 'thread'}")
+    assert start(folder, OMP_NUM_THREADS=1).endswith(", 1 thread")
     if shutil.which("taskset"):
-        pinned = subprocess.run(
-            ["taskset", "-c", str(first), sys.executable, "-c", PROGRAM],
-            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        core = str(min(os.sched_getaffinity(0)))
+        command = ["taskset", "-c", core, sys.executable, "-c", PROGRAM]
+        pinned = subprocess.run(command, capture_output=True, text=True, check=True)
         assert ", 1 thread\n" in pinned.stdout
 
 
-def compiler(folder, text):
-    path = folder / "compiler"
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return path
-
-
 @needs_library
-def test_what_is_missing_or_fails_is_named(tmp_path):
-    assert (
-        start(tmp_path, CXX="absent") == f"{module.SLOWER}: no C++ compiler (absent); install g++"
-    )
+def test_what_is_missing_or_fails_is_named(cache, tmp_path, monkeypatch):
+    def text(name, value):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, str(value))
+            found = module._load()
+        assert not found.present
+        return found.text
+
+    absent = f"{module.SLOWER}: no C++ compiler (absent); install g++"
+    assert text("CXX", "absent") == absent
     failing = compiler(tmp_path, 'echo "x.cc:1: error: no such thing" >&2; exit 1')
-    assert "error: no such thing" in start(tmp_path, CXX=failing)
-    lying = compiler(tmp_path, "exit 0")
-    assert start(tmp_path, CXX=lying).startswith(module.SLOWER)
-    assert not kept(tmp_path)
-    old = tmp_path / "old"
-    shutil.copytree(module._onednn()[0] / "oneapi", old / "include" / "oneapi")
-    (old / "lib").mkdir()
-    (old / "lib" / module.LIBRARY).symlink_to(module._onednn()[1] / module.LIBRARY)
-    assert start(tmp_path, JAXMATCH_ONEDNN=old).startswith("convolutions by oneDNN")
+    assert "error: no such thing" in text("CXX", failing)
+    assert "wrote nothing" in text("CXX", compiler(tmp_path, "exit 0"))
+    assert "file too short" in text("CXX", compiler(tmp_path, 'for last; do :; done; : > "$last"'))
+    nowhere = tmp_path / "nowhere"
+    missing = f"{module.SLOWER}: there is no {module.HEADER} in {nowhere / 'include'}"
+    assert text(module.VARIABLE, nowhere) == missing
+
+    old = prefix(tmp_path / "old")
     version = old / "include" / "oneapi" / "dnnl" / "dnnl_version.h"
-    version.write_text(version.read_text().replace("VERSION_MAJOR 3", "VERSION_MAJOR 2"))
-    assert "oneDNN 3 is needed" in start(tmp_path, JAXMATCH_ONEDNN=old)
-    newer = version.read_text().replace("VERSION_MAJOR 2", "VERSION_MAJOR 3")
-    version.write_text(newer.replace("VERSION_MINOR 2", "VERSION_MINOR 3"))
-    assert "older than its headers" in start(tmp_path, JAXMATCH_ONEDNN=old)
-    missing = start(tmp_path, JAXMATCH_ONEDNN=tmp_path / "nowhere")
-    assert (
-        missing == f"{module.SLOWER}: there is no {module.HEADER} in {tmp_path / 'nowhere/include'}"
+    there = version.read_text()
+    version.write_text(there.replace("VERSION_MAJOR 3", "VERSION_MAJOR 2"))
+    assert "oneDNN 3 is needed" in text(module.VARIABLE, old)
+    version.write_text(there.replace("VERSION_MINOR 2", "VERSION_MINOR 3"))
+    assert "older than its headers" in text(module.VARIABLE, old)
+    settings = version.with_name("dnnl_config.h")
+    changed = settings.read_text().replace(
+        "#define DNNL_CPU_RUNTIME DNNL_RUNTIME_OMP", "#define DNNL_CPU_RUNTIME DNNL_RUNTIME_TBB"
     )
+    settings.write_text(changed)
+    version.write_text(there)
+    assert "uses OpenMP is needed" in text(module.VARIABLE, old)
 
 
 def test_it_can_be_turned_off(tmp_path):
@@ -170,3 +213,15 @@ def test_without_the_packages_the_extra_is_named(monkeypatch):
 def test_the_sources_ship_with_the_package():
     names = {path.name for path in Path(module.__file__).parent.iterdir()}
     assert {"contraction.cc", "sums.cc", "threads.h"} <= names
+
+
+@needs_library
+@pytest.mark.parametrize("many_cores", [1, 1000])  # threads of the library's own begin, or XLA's
+def test_more_shapes_than_are_kept_on_many_threads(many_cores, tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "JAX_NUM_CPU_DEVICES": "1"}
+    environment["CXX"] = str(
+        quick(tmp_path, "-DJAXMATCH_PLANS=3", f"-DJAXMATCH_MANY_CORES={many_cores}")
+    )
+    command = [sys.executable, "-c", MANY]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
