@@ -195,17 +195,11 @@ def _on_cpu(primitive: Primitive, name: str, by_xla: Any, ctx: Any, *given: Any,
     return onednn.call(ctx, name, *given, **attributes)
 
 
-for _primitive, _shapes, _by_xla, _of_cpu, _name in (
-    (
-        contract_p,
-        _contract_shape,
-        _contract_by_xla,
-        partial(_contract_by_xla, products=True),
-        "jaxmatch_contract",
-    ),
-    (affine_p, _affine_shape, _affine_by_xla, _affine_by_xla, "jaxmatch_convolve"),
-):
-    define(_primitive, _shapes, _by_xla, partial(_on_cpu, _primitive, _name, _of_cpu))
+_products = partial(_contract_by_xla, products=True)
+_contract_on_cpu = partial(_on_cpu, contract_p, "jaxmatch_contract", _products)
+_affine_on_cpu = partial(_on_cpu, affine_p, "jaxmatch_convolve", _affine_by_xla)
+define(contract_p, _contract_shape, _contract_by_xla, _contract_on_cpu)
+define(affine_p, _affine_shape, _affine_by_xla, _affine_on_cpu)
 ad.defbilinear(contract_p, partial(_contract_transpose, 0), partial(_contract_transpose, 1))
 batching.primitive_batchers[contract_p] = _contract_batch
 ad.primitive_jvps[affine_p] = _affine_jvp

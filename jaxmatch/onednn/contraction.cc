@@ -279,6 +279,20 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxmatch_convolve, Convolve,
                                   .Attr<Integers>("padding")
                                   .Attr<int64_t>("devices"));
 
+// Whether this processor's oneDNN convolves in bfloat16.
+extern "C" bool jaxmatch_has_bfloat16() {
+  try {
+    for (const Role wanted : {kImages, kKernel, kResults}) {
+      const auto type = memory::data_type::bf16;
+      Plan({wanted, type, {1, 16, 4, 4}, {16, 16, 3, 3}, {1, 16, 4, 4}, {1, 1}, {1, 1}, {1, 1},
+            wanted == kResults, Cores()});
+    }
+  } catch (const dnnl::error&) {
+    return false;
+  }
+  return true;
+}
+
 // "oneDNN 3.2.0, 2 threads", or "error: " and what is wrong with the library that was loaded.
 extern "C" const char* jaxmatch_onednn() {
   static const std::string text = [] {

@@ -46,10 +46,18 @@ _library: "Library | None" = None
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """What computes convolutions on a CPU: ``text`` says it, or why it is XLA, in one line."""
+    """What computes convolutions on a CPU: ``text`` says it, or why it is XLA, in one line.
 
-    present: bool
+    ``dtypes`` are those it computes in: none where it is absent.
+    """
+
     text: str
+    dtypes: tuple[str, ...] = ()
+
+    @property
+    def present(self) -> bool:
+        """Whether there is one."""
+        return bool(self.dtypes)
 
 
 class _UnavailableError(Exception):
@@ -67,10 +75,11 @@ def library() -> Library:
 
 def _load() -> Library:
     if os.environ.get(VARIABLE, "").lower() in OFF:
-        return Library(present=False, text=f"convolutions by XLA ({VARIABLE} is off)")
+        return Library(text=f"convolutions by XLA ({VARIABLE} is off)")
     try:
         loaded = _open(_built())
         loaded.jaxmatch_onednn.restype = ctypes.c_char_p
+        loaded.jaxmatch_has_bfloat16.restype = ctypes.c_bool
         version = loaded.jaxmatch_onednn().decode()
         if version.startswith("error: "):
             raise _UnavailableError(version.removeprefix("error: "))
@@ -78,10 +87,11 @@ def _load() -> Library:
             capsule = jax.ffi.pycapsule(getattr(loaded, name))
             jax.ffi.register_ffi_target(name, capsule, platform="cpu")
     except _UnavailableError as error:
-        return Library(present=False, text=f"{SLOWER}: {error}")
+        return Library(text=f"{SLOWER}: {error}")
     except Exception as error:  # whatever it is, XLA still computes
-        return Library(present=False, text=f"{SLOWER}: {type(error).__name__}: {error}")
-    return Library(present=True, text=f"convolutions by {version}")
+        return Library(text=f"{SLOWER}: {type(error).__name__}: {error}")
+    dtypes = ("float32", "bfloat16") if loaded.jaxmatch_has_bfloat16() else ("float32",)
+    return Library(text=f"convolutions by {version}", dtypes=dtypes)
 
 
 def _open(path: Path) -> ctypes.CDLL:

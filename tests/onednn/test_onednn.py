@@ -196,6 +196,26 @@ def test_what_is_missing_or_fails_is_named(cache, tmp_path, monkeypatch):
     assert "uses OpenMP is needed" in text(module.VARIABLE, old)
 
 
+@needs_library
+@pytest.mark.parametrize("processor", ["AVX2", "SSE41"])
+def test_a_processor_without_bfloat16_leaves_that_to_xla(processor, monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", processor)
+    program = """
+import jax, jax.numpy as jnp
+from jaxmatch import onednn
+from jaxmatch.models.contraction import convolve
+for dtype in (jnp.bfloat16, jnp.float32):
+    images, kernel = jnp.ones((2, 4, 4, 3), dtype), jnp.ones((3, 3, 3, 2), dtype)
+    slope = jax.jit(jax.grad(lambda k: convolve(images, k, 1, "SAME").sum()))(kernel)
+    print(float(slope.sum()))
+print(*onednn.library().dtypes)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1200.0", "1200.0", "float32"]
+
+
 def test_it_can_be_turned_off(tmp_path):
     for word in ("off", "0"):
         text = start(tmp_path, JAXMATCH_ONEDNN=word)

@@ -12,6 +12,7 @@ from jaxmatch import onednn
 from jaxmatch.metrics import read
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+DTYPES = ("float32", "bfloat16")
 needs_library = pytest.mark.skipif(
     not onednn.library().present,
     reason=f"this machine has no compiler or no oneDNN: {onednn.library().text}",
@@ -94,7 +95,7 @@ def test_parity_in_float64_is_the_same_with_and_without(setting, monkeypatch):
     """In float64 XLA computes: what the library could break is where a program calls it."""
     monkeypatch.setattr(
         "jaxmatch.onednn.lowering.library",
-        lambda: onednn.Library(present=setting == "on", text=setting),
+        lambda: onednn.Library(text=setting, dtypes=DTYPES if setting == "on" else ()),
     )
     cases = [GOLDEN / f"{name}.npz" for name in ("fixmatch_hard_nocat", "net_wrn_28_2", "vat")]
     assert parity([str(case) for case in cases]) == 0
