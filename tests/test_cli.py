@@ -24,6 +24,7 @@ from tiny_runs import (
 
 from jaxmatch import build, classifier, cli, loop, probe
 from jaxmatch import config as configuration
+from jaxmatch.compilation import compiler_options
 from jaxmatch.metrics import read
 
 PICTURES = ("comparison", "losses")
@@ -209,6 +210,7 @@ BAD = {
 @pytest.fixture(scope="module")
 def compilations():
     """Grows with every compilation of this process."""
+    compiler_options()  # asks the compiler once a process, by compiling a constant
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
