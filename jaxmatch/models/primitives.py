@@ -49,7 +49,7 @@ def lowering(primitive: Primitive, function: Callable[..., Any]) -> Callable[...
 
 def join_entries(primitive: Primitive, operands: Any, axes: Any, **static: Any) -> tuple[Any, Any]:
     """The rule of ``jax.vmap``: mapped entries join the independent ones."""
-    size = mapped_size(operands, axes)
+    size = next(o.shape[axis] for o, axis in zip(operands, axes, strict=True) if axis is not None)
 
     def join(operand: Array, axis: int | None) -> Array:
         if axis is None:
@@ -77,8 +77,3 @@ def join_batch(
     operands[batched] = moved.reshape(moved.shape[0], -1, *moved.shape[3:])
     out = primitive.bind(*operands, **static)
     return out.reshape(out.shape[0], moved.shape[1], -1, *out.shape[2:]), 1
-
-
-def mapped_size(operands: Any, axes: Any) -> int:
-    """How many entries ``jax.vmap`` maps over."""
-    return next(o.shape[axis] for o, axis in zip(operands, axes, strict=True) if axis is not None)

@@ -216,6 +216,29 @@ print(*onednn.library().dtypes)
     assert done.stdout.split() == ["1200.0", "1200.0", "float32"]
 
 
+@needs_library
+def test_what_onednn_refuses_is_an_exception_with_the_shapes(monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # knows no bfloat16
+    program = """
+import jax, jax.numpy as jnp
+from jaxmatch import onednn
+from jaxmatch.models.contraction import convolve
+from jaxmatch.onednn import lowering
+found = onednn.library()
+lowering.library = lambda: onednn.Library(text=found.text, dtypes=("bfloat16",))
+images, kernel = jnp.ones((2, 4, 5, 3), jnp.bfloat16), jnp.ones((3, 3, 3, 6), jnp.bfloat16)
+try:
+    jax.block_until_ready(jax.jit(lambda x, k: convolve(x, k, 1, "SAME"))(images, kernel))
+except jax.errors.JaxRuntimeError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "oneDNN: " in done.stdout
+    assert "images [1 2 4 5 3], kernel [1 3 3 3 6], results [1 2 4 5 6]" in done.stdout
+
+
 def test_it_can_be_turned_off(tmp_path):
     for word in ("off", "0"):
         text = start(tmp_path, JAXMATCH_ONEDNN=word)
