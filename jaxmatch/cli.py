@@ -16,6 +16,7 @@ from typing import Any
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
 
 RUN_HELP = "a run folder, as train writes it"
+DATA_HELP = "where the run's folder, npz file or TFDS directory is now, if it has moved"
 AND = "--and"  # between the runs that one ``train`` trains together
 CONFIG_HELP = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
 
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command("train", _train, "Train, or continue, a run; --config.key=value overrides.")
     added.add_argument("--config", required=True, help=CONFIG_HELP)
     added.add_argument("--workdir", type=Path, help="the run folder (default: runs/NAME)")
+    added.add_argument("--data", default="", metavar="DIR", help=DATA_HELP)
     added.add_argument("--multihost", action="store_true", help="join the other hosts of a cluster")
     added.add_argument("--coordinator", metavar="HOST:PORT", help="process 0, where none is found")
     added.add_argument("--processes", type=int, help="how many there are")
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command("evaluate", _evaluate, "Test accuracy of a run's teacher and student, as JSON.")
     added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
     added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
+    added.add_argument("--data", default="", metavar="DIR", help=DATA_HELP)
 
     added = command("predict", _predict, "Classify image files into a CSV: path,class,confidence.")
     added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
@@ -117,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--knn", action="store_true", help="only k-nearest-neighbor")
     added.add_argument("--linear", action="store_true", help="only a linear classifier")
     added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
+    added.add_argument("--data", default="", metavar="DIR", help=DATA_HELP)
 
     added = command(
         "export",
@@ -177,7 +181,7 @@ def _train(arguments: argparse.Namespace) -> None:
         distributed.join(*where, seconds=arguments.join_seconds)
         if not distributed.leader():
             logging.disable(logging.WARNING)
-    summary = train(config, arguments.workdir)
+    summary = train(config, arguments.workdir, arguments.data)
     if distributed.leader():
         _print_summary(summary)
 
@@ -188,6 +192,8 @@ def _train_together(runs: Sequence[argparse.Namespace]) -> None:
     for run in runs:
         if run.multihost or run.coordinator or run.processes or run.process:
             raise InputError(f"several processes train one run at a time; leave {AND} out.")
+        if run.data:
+            raise InputError(f"--data is for one run at a time; leave {AND} out.")
     for summary in together.train([(_config(run), run.workdir) for run in runs]):
         _print_summary(summary)
 
@@ -197,14 +203,15 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from jaxmatch.build import load_data
+    from jaxmatch.build import load_run_data
     from jaxmatch.classifier import load
-    from jaxmatch.data.splits import read
 
     classifier = load(arguments.workdir, arguments.step)
     if not classifier.parts.algorithm.labeled:
         raise InputError(f"{arguments.workdir} is a label-free run: use jaxmatch probe.")
-    source = load_data(classifier.config, read(classifier.folder / "split.json")).source
+    source = load_run_data(
+        classifier.config, classifier.folder, place=arguments.data, needed="held"
+    ).source
     result = {"step": classifier.step, "evaluated": classifier.parts.algorithm.evaluated}
     for network in ("teacher", "student"):
         found = classifier.predict(source.test_images, network).label
@@ -237,6 +244,7 @@ def _probe(arguments: argparse.Namespace) -> None:
         arguments.step,
         knn=both or arguments.knn,
         linear=both or arguments.linear,
+        place=arguments.data,
     )
     print(json.dumps(found))
 

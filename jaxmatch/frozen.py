@@ -115,6 +115,14 @@ def _check(other: Classifier, parts: Parts, where: str) -> None:
             f"{where} tells {len(other.classes)} classes apart, but the data has "
             f"{parts.spec.classes}; give a run on the same classes."
         )
+    if other.classes != parts.classes:
+        theirs, ours = next(
+            pair for pair in zip(other.classes, parts.classes, strict=True) if pair[0] != pair[1]
+        )
+        raise InputError(
+            f"{where} was trained on other classes: {theirs!r} stands where the data has {ours!r}; "
+            "give a run on the same classes."
+        )
     if other.image_shape != parts.image_shape:
         raise InputError(
             f"{where} was trained on images of shape {other.image_shape}, but these are "

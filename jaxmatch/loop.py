@@ -15,7 +15,7 @@ from jaxmatch import build, distributed, stages
 from jaxmatch import config as configuration
 from jaxmatch.checkpoint import Checkpoints
 from jaxmatch.compilation import prepare_process
-from jaxmatch.data import splits
+from jaxmatch.data import record as records
 from jaxmatch.data.shared import Shared
 from jaxmatch.dispatch import Call
 from jaxmatch.errors import InputError
@@ -23,17 +23,19 @@ from jaxmatch.frozen import frozen_runs, load_frozen
 from jaxmatch.metrics import write_json
 from jaxmatch.run import Run
 from jaxmatch.termination import termination_noted
+from jaxmatch.transfer import names_weights, source_folder
 
 log = logging.getLogger(__name__)
 
 
-def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: str | Path | None = None, place: str = "") -> dict[str, Any]:
     """Train, or continue, the run that ``config`` describes; stages one after another.
 
     Args:
         config: as ``jaxmatch.config.from_flags`` or a config file's ``get_config`` returns it.
         workdir: the run folder; by default ``runs/<config>-<data>-<labels>-s<seed>-<hash>``.
             A folder that holds an interrupted run of the same configuration is continued.
+        place: where the data of an interrupted run is now, if it has moved.
 
     Returns:
         The content of ``summary.json``.
@@ -44,11 +46,20 @@ def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, An
         DiskError: if the run folder cannot be written.
         Terminated: after a SIGTERM, once the state is saved.
     """
+    folder = Path(workdir or Path("runs") / configuration.run_name(config))
+    if place and not (folder / "config.json").exists():
+        raise InputError(
+            f"{folder} holds no run whose data could have moved; name the data of a new run in "
+            "--config, without --data."
+        )
+    if "order" in config:
+        return _train_stages(config, folder, place)
+    return _train_one(config, folder, place)
+
+
+def _train_one(config: ConfigDict, folder: Path, place: str) -> dict[str, Any]:
     started = time.monotonic()
     prepare_process()
-    folder = Path(workdir or Path("runs") / configuration.run_name(config))
-    if "order" in config:
-        return _train_stages(config, folder)
     if (done := finished(config, folder)) is not None:
         log.warning("%s is already complete.", folder)
         return done
@@ -56,7 +67,7 @@ def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, An
         Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints,
         termination_noted() as terminated,
     ):
-        run = prepare(config, folder, checkpoints, started)
+        run = prepare(config, folder, checkpoints, started, place)
         call = run.compile()
         run.record()
         return _drive(run, call, terminated)
@@ -67,6 +78,7 @@ def prepare(
     folder: Path,
     checkpoints: Checkpoints,
     started: float,
+    place: str = "",
     shared: Shared | None = None,
     devices: int | None = None,
 ) -> Run:
@@ -74,17 +86,20 @@ def prepare(
 
     Args:
         config: the configuration.
-        folder: with the split and the frozen networks' hashes of an interrupted run, if any.
+        folder: with the records of data and frozen networks of an interrupted run, if any.
         checkpoints: of the run.
         started: when that was, by ``time.monotonic``.
+        place: where the data of an interrupted run is now, if it has moved.
         shared: what several runs of this process have in common.
         devices: in place of ``config.devices``.
 
     Raises:
         InputError: if anything cannot work that needs no step to be traced.
     """
-    split_file = folder / "split.json"
-    data = build.load_data(config, splits.read(split_file) if split_file.exists() else None)
+    data, earlier = load_data(config, folder, place)
+    if data.known is None:
+        for text in (*data.copies(), *data.seen_by(earlier)):
+            log.warning("%s", text)
     if shared is not None:
         data = replace(data, source=shared.source(data.source))
     facts = data.facts()
@@ -101,6 +116,40 @@ def prepare(
     return Run(*run) if shared is None else Run(*run, put=shared.put, alone=False)
 
 
+def load_data(
+    config: ConfigDict, folder: Path, place: str = ""
+) -> tuple[build.Data, tuple[records.Record, ...]]:
+    """The data of the run in ``folder`` if it has begun, else that of a new one.
+
+    A new run takes over the test set that a run it starts from, or learns from, drew from the same
+    folder.
+
+    Returns:
+        The data, and the records of the data of those other runs if the run is new.
+
+    Raises:
+        InputError: as :func:`jaxmatch.build.load_data` and :func:`jaxmatch.build.load_run_data`.
+    """
+    if (folder / "split.json").exists():
+        return build.load_run_data(config, folder, place=place), ()
+    earlier = _records_of_earlier_runs(config, folder)
+    here = build.location(config, place)
+    drawn = [
+        record
+        for record in earlier
+        if record.location == here and record.listed and record.listed.drawn
+    ]
+    return build.load_data(config, place=place, test_of=drawn[0] if drawn else None), earlier
+
+
+def _records_of_earlier_runs(config: ConfigDict, folder: Path) -> tuple[records.Record, ...]:
+    """The records of data of the runs that a new run starts from or learns from."""
+    names = [name for name in (config.init_from, *config.frozen.values()) if name]
+    runs = [source_folder(name, folder) for name in names if not names_weights(name)]
+    found = [records.read(stages.run_folder(run)) for run in runs]
+    return tuple(record for record in found if record is not None)
+
+
 def _drive(run: Run, call: Call, terminated: Callable[[int], bool]) -> dict[str, Any]:
     """Take the steps that the run asks for, to its end."""
     with contextlib.closing(run.go(terminated)) as flow:
@@ -113,16 +162,20 @@ def _drive(run: Run, call: Call, terminated: Callable[[int], bool]) -> dict[str,
             reply = call(state, feed)
 
 
-def _train_stages(config: ConfigDict, folder: Path) -> dict[str, Any]:
+def _train_stages(config: ConfigDict, folder: Path, place: str) -> dict[str, Any]:
+    prepare_process()
     parts = configuration.stage_folders(config)
     for name, stage in parts.items():
         finished(stage, folder / name)  # refuses a folder of another configuration
         frozen_runs(stage, folder / name)
-    stages.check(config)
+    stages.check(
+        config,
+        [load_data(stage, folder / name, place)[0].facts() for name, stage in parts.items()],
+    )
     distributed.synchronize("stages checked")
     if distributed.leader():
         write_json(folder / "config.json", configuration.to_json(config))
-    summaries = {name: train(stage, folder / name) for name, stage in parts.items()}
+    summaries = {name: _train_one(stage, folder / name, place) for name, stage in parts.items()}
     summary = stages.summarise(summaries)
     if distributed.leader():
         write_json(folder / "summary.json", summary)

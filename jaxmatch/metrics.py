@@ -166,12 +166,12 @@ def accuracies(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any] |
     }
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
     """Write a JSON file whole or not at all; DiskError where it cannot be written."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, (json.dumps(value, indent=2) + "\n").encode())
+        _replace(path, (json.dumps(value, indent=indent) + "\n").encode())
     except OSError as error:
         raise _disk_error(path, error) from error
 

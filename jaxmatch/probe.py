@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmatch.build import load_data
+from jaxmatch.build import load_run_data
 from jaxmatch.classifier import Classifier, load
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.sources import Source
-from jaxmatch.data.splits import read
 from jaxmatch.errors import InputError
 from jaxmatch.evaluate import Evaluate, make_features
 from jaxmatch.losses import cross_entropy
@@ -47,7 +46,11 @@ class Sets(NamedTuple):
 
 
 def probe(
-    workdir: str | Path, step: int | None = None, knn: bool = True, linear: bool = True
+    workdir: str | Path,
+    step: int | None = None,
+    knn: bool = True,
+    linear: bool = True,
+    place: str = "",
 ) -> dict[str, Any]:
     """Probe the network that a run reports, of its newest checkpoint or that of ``step``.
 
@@ -61,7 +64,7 @@ def probe(
         InputError: if ``workdir`` is no run folder, or its data has no test images or no labels.
     """
     classifier = load(workdir, step)
-    data = load_data(classifier.config, read(classifier.folder / "split.json"))
+    data = load_run_data(classifier.config, classifier.folder, place=place, needed="known")
     sets = probe_sets(data.source)
     compute = _features_of(classifier)
     return {

@@ -21,6 +21,7 @@ from jaxmatch.augment import ctaugment
 from jaxmatch.checkpoint import Checkpoints
 from jaxmatch.classifier import load
 from jaxmatch.curves import plot
+from jaxmatch.data import record as records
 from jaxmatch.data import splits, streaming
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import resident
@@ -68,7 +69,7 @@ class Run:
             InputError: if the state does not fit into memory, or ``config.init_from`` not the run.
         """
         self.config, self.folder, self.parts = config, folder, parts
-        self.split, self.facts = data.split, facts
+        self.split, self.facts, self.record_of_data = data.split, facts, data.record()
         self.checkpoints, self.started, self.alone = checkpoints, started, alone
         everywhere = replicated(parts.mesh)
         self.optimizer = optimizer = parts.optim.build(config.steps, parts.model.layers)
@@ -125,10 +126,14 @@ class Run:
     def record(self) -> None:
         """Write what the run is to its folder; InputError where other processes have another."""
         settings = {**configuration.to_json(self.config), "facts": self.facts}
-        distributed.check_same("configuration or data", json.dumps(settings) + self.split.hash)
+        digest = self.record_of_data.digest
+        distributed.check_same(
+            "configuration or data", json.dumps(settings) + self.split.hash + digest
+        )
         distributed.check_shared(self.folder)
         if distributed.leader():
             write_json(self.folder / "config.json", settings)
+            records.write(self.folder, self.record_of_data)
             splits.write(self.folder / "split.json", self.split)
 
     def go(self, terminated: Callable[[int], bool]) -> Flow:

@@ -1,6 +1,7 @@
 """Runs one after another, each starting from the encoder of the one before (SelfMatch)."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ def run_folder(path: str | Path) -> Path:
         return path
 
 
-def check(config: ConfigDict) -> None:
-    """Meet in a moment what would stop a later stage after the hours of the ones before.
+def check(config: ConfigDict, facts: Sequence[Mapping[str, Any]]) -> None:
+    """Check every stage before the first one trains; ``facts`` are those of each stage's data.
 
     Raises InputError for anything in any stage that cannot work.
     """
     before = None
-    for stage in stages_of(config).values():
-        parts = build.build_parts(stage, build.load_data(stage).facts())
+    for stage, known in zip(stages_of(config).values(), facts, strict=True):
+        parts = build.build_parts(stage, known)
         optimizer = parts.optim.build(stage.steps, parts.model.layers)
         shapes = jax.eval_shape(lambda s=stage, p=parts, o=optimizer: build.build_state(s, p, o))
         network = shapes.student()

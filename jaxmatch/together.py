@@ -79,7 +79,9 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
             opened.enter_context(checkpoints)
             if devices is None:
                 devices = seed_devices(config, len(todo))
-            prepared[position] = prepare(config, folder, checkpoints, started, shared, devices)
+            prepared[position] = prepare(
+                config, folder, checkpoints, started, shared=shared, devices=devices
+            )
         group = Group(list(prepared.values()))
         for run in prepared.values():
             run.record()

@@ -86,7 +86,9 @@ def test_both_spellings_of_an_override_are_the_same(run, data, call):
 
 
 def test_a_note_tells_of_an_override_that_contradicts_the_preset(data, call, monkeypatch):
-    monkeypatch.setattr(loop, "train", lambda config, workdir: {"bias": config.model.conv_bias})
+    monkeypatch.setattr(
+        loop, "train", lambda config, workdir, place: {"bias": config.model.conv_bias}
+    )
     chosen = f",labels={LABELS},preset=usb"
     code, output, error = call("train", *arguments(data, chosen=chosen, model__conv_bias="none"))
     assert (code, json.loads(output)) == (0, {"bias": "none"})
@@ -325,13 +327,15 @@ def test_describe_prints_json(data, call):
     [((), True, True), (("--knn",), True, False), (("--linear",), False, True)],
 )
 def test_probe_prints_json(call, monkeypatch, words, knn, linear):
-    def found(workdir, step, *, knn, linear):
-        return {"workdir": str(workdir), "step": step, "knn": knn, "linear": linear}
+    def found(workdir, step, *, knn, linear, place):
+        return {"workdir": str(workdir), "step": step, "knn": knn, "linear": linear, "at": place}
 
     monkeypatch.setattr(probe, "probe", found)
-    code, output, _ = call("probe", "--workdir", "run", "--step", 5, *words)
+    code, output, _ = call("probe", "--workdir", "run", "--step", 5, "--data=there", *words)
     assert code == 0
-    assert json.loads(output) == {"workdir": "run", "step": 5, "knn": knn, "linear": linear}
+    assert json.loads(output) == {
+        "workdir": "run", "step": 5, "knn": knn, "linear": linear, "at": "there"
+    }  # fmt: skip
 
 
 def test_evaluate_of_a_label_free_run_names_probe(call, monkeypatch):

@@ -16,9 +16,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from experiments.mnist5k.sweep import METHODS
-from jaxmatch.build import load_data
+from jaxmatch.build import load_run_data
 from jaxmatch.classifier import load
-from jaxmatch.data.splits import read as read_split
 from jaxmatch.metrics import read, write_json
 from jaxmatch.stages import run_folder
 
@@ -75,7 +74,7 @@ def renamed(folder: Path) -> float:
     Above the plain accuracy where groups of images are held together under each other's names.
     """
     classifier = load(folder)
-    source = load_data(classifier.config, read_split(classifier.folder / "split.json")).source
+    source = load_run_data(classifier.config, classifier.folder, needed="held").source
     found = classifier.predict(source.test_images, "teacher").label
     confusion = np.zeros((len(classifier.classes),) * 2)
     np.add.at(confusion, (source.test_labels, found), 1)

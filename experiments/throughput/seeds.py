@@ -129,7 +129,8 @@ def runs_of(
         config, _ = from_flags(name, [*overrides, f"--config.seed={seed}"])
         devices = None if shared is None else together.seed_devices(config, count)
         checkpoints = Checkpoints(folder / str(seed))
-        runs.append(prepare(config, folder / "run", checkpoints, 0.0, shared, devices))
+        options = {"shared": shared, "devices": devices}
+        runs.append(prepare(config, folder / "run", checkpoints, 0.0, **options))
     return runs
 
 

@@ -1,18 +1,25 @@
 """A folder of image files: class sub-folders, or a table of labels, and images without labels.
 
 Storage order is that of the sorted relative paths of all files, so it depends on no file system.
+A file that is there under several names, by links or spellings, is one image.
 """
 
 import csv
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
 
-from jaxmatch.data.images import read_images
+from jaxmatch.data import record as records
+from jaxmatch.data import splits
+from jaxmatch.data.images import read_files
 from jaxmatch.data.lazy import Files, Images, LazyImages
-from jaxmatch.data.sources import Source
+from jaxmatch.data.record import Listed, Record
+from jaxmatch.data.sources import Names, Source
 from jaxmatch.errors import InputError
 
 TABLE = "labels.csv"
@@ -20,77 +27,285 @@ TEST_SHARE = 0.2  # of the labeled images of each class, where there is no test 
 RESERVED = ("train", "test", "unlabeled")
 UNLABELED = ""
 
+log = logging.getLogger(__name__)
 
-def load(
-    directory: str,
-    seed: int,
-    size: int,
-    strict: bool,
-    label_free: bool,
-    stream: bool = False,
-    share: float = 1.0,
-) -> Source:
-    """Read all images of a folder, each scaled and centre cropped to [size size 3] uint8.
 
-    With ``stream`` only their names are read, and unreadable ones are met later.
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The images of a folder, unread.
+
+    Attributes:
+        given: the folder as the user names it.
+        root: its path.
+        classes_of: the class of each image, by its path relative to ``root``; "" = unlabeled.
+        test: those of the folder ``test``.
+        aliases: other names of images, each with the one that they have here.
+    """
+
+    given: str
+    root: Path
+    classes_of: Mapping[str, str]
+    test: frozenset[str]
+    aliases: Mapping[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The images in storage order."""
+        return tuple(sorted(self.classes_of))
+
+    @property
+    def aliased(self) -> dict[str, int]:
+        """The row of each further name."""
+        rows = {name: row for row, name in enumerate(self.names)}
+        return {alias: rows[name] for alias, name in self.aliases.items()}
+
+    def naming(self) -> Names:
+        """What a list of labeled images may say; images of the folder ``test`` are not among it."""
+        rows = {name: row for row, name in enumerate(self.names) if name not in self.test}
+        aliases = {alias: rows[name] for alias, name in self.aliases.items() if name in rows}
+        return Names(source=f"folder:{self.given}", rows=aliases | rows, root=self.root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the images of a folder are read: their square size, and whether they stay on disk."""
+
+    size: int
+    share: float = 1.0  # of an image's sides that a centre crop keeps
+    strict: bool = False  # whether an unreadable file is an error
+    stream: bool = False
+
+
+def listing(directory: str) -> Listing:
+    """Find the images of a folder.
 
     Training images are DIR/<class>/ or DIR/train/<class>/, or the rows of DIR/labels.csv with
-    columns path (relative to DIR) and label (empty = unlabeled); unlabeled ones besides are those
-    of DIR/unlabeled/ and image files beside the class folders. The test set is DIR/test/<class>/,
-    else a fifth of the labeled images of each class, drawn by ``seed``. Unreadable files are
-    logged, or fatal if ``strict``. Raises InputError.
+    columns path (relative to DIR, or absolute) and label (empty = unlabeled); unlabeled ones
+    besides are those of DIR/unlabeled/ and image files beside the class folders. Test images are
+    those of DIR/test/<class>/.
+
+    Of a file under several names the one in the test folder counts, then one with a class, then a
+    file rather than a link, then the first by name.
+
+    Raises:
+        InputError: if there are no images, or one of them has two classes.
     """
     root = Path(directory).expanduser()
     if not root.is_dir():
         raise InputError(f"There is no folder {directory}.")
-    training, test = _training(root), dict(_classes(root, root / "test"))
-    classes = sorted(set(training.values()) - {UNLABELED})
-    if strange := sorted(set(test.values()) - set(classes)):
-        raise InputError(f"Class {strange[0]!r} of {directory} has test but no training images.")
-    classes_of = training | test
-    paths = sorted(classes_of)
-    if not paths:
+    test = dict(_classes(root, root / "test"))
+    classes_of = _training(root) | test
+    if not classes_of:
         raise InputError(f"There are no images in {directory}.")
-    images: Images
-    if stream:
-        rows = np.arange(len(paths))
-        files = Files(root=root.resolve(), paths=tuple(paths))
-        images, found = LazyImages(records=files, rows=rows, size=(size, size), share=share), paths
-    else:
-        path_of = {root / path: path for path in paths}
-        images, readable = read_images(list(path_of), (size, size), strict, share)
-        found = [path_of[file] for file in readable]
-        row = {path: position for position, path in enumerate(paths)}
-        rows = np.array([row[path] for path in found])
+
+    def rank(name: str) -> tuple[bool, bool, bool, str]:
+        return name not in test, not classes_of[name], (root / name).is_symlink(), name
+
+    same: dict[object, list[str]] = {}
+    for name in classes_of:
+        same.setdefault(_file(root / name), []).append(name)
+    aliases: dict[str, str] = {}
+    leaked = 0
+    for group in same.values():
+        if len(group) == 1:
+            continue
+        first, *others = sorted(group, key=rank)
+        for other in others:
+            if classes_of[other] not in (classes_of[first], UNLABELED):
+                raise InputError(
+                    f"{root / first} and {root / other} are one image, but of the classes "
+                    f"{classes_of[first]!r} and {classes_of[other]!r}; remove one of them."
+                )
+        leaked += first in test and any(other not in test for other in others)
+        aliases |= dict.fromkeys(others, first)
+    if leaked:
+        log.warning("%d images of %s are in the test folder and elsewhere; they are test images.",
+                    leaked, directory)  # fmt: skip
+    return Listing(
+        given=directory,
+        root=root,
+        classes_of={name: label for name, label in classes_of.items() if name not in aliases},
+        test=frozenset(test) - frozenset(aliases),
+        aliases=aliases,
+    )
+
+
+def load(
+    found: Listing,
+    reading: Reading,
+    *,
+    seed: int,
+    label_free: bool = False,
+    kept: Collection[int] = (),
+    test: Collection[str] | None = None,
+) -> Source:
+    """Read the images of a folder, each scaled and centre cropped to [size size 3] uint8.
+
+    The test set is the folder ``test``; where there is none, the names ``test``, or a fifth of the
+    labeled images of each class, drawn by ``seed`` from those whose rows are not in ``kept``. With
+    ``reading.stream`` only names are read, and unreadable files are met later; else they are
+    logged, or fatal if ``reading.strict``.
+
+    Raises:
+        InputError: if the content does not fit.
+    """
+    names, directory = found.names, found.given
+    tests = {found.classes_of[name] for name in found.test}
+    classes = sorted(
+        {found.classes_of[name] for name in names if name not in found.test} - {UNLABELED}
+    )
+    if strange := sorted(tests - set(classes)):
+        raise InputError(f"Class {strange[0]!r} of {directory} has test but no training images.")
     number = {name: position for position, name in enumerate(classes)} | {UNLABELED: -1}
-    labels = np.array([number[classes_of[path]] for path in found], np.int32)
-    if test:
-        held_out = np.array([path in test for path in found])
+    labels = np.array([number[found.classes_of[name]] for name in names], np.int32)
+    images, used, sizes, hashes = _read(found.root, names, range(len(names)), reading)
+    free = np.isin(np.arange(len(names)), used)
+    if found.test:
+        held_out = np.array([name in found.test for name in names])
+    elif test is not None:
+        held_out = np.array([name in test for name in names])
     else:
-        held_out = _drawn_test(labels, len(classes), seed)
-    for position in set(range(len(classes))) - set(labels[~held_out]):
+        held_out = _drawn_test(labels, free, np.array(sorted(kept), np.int64), len(classes), seed)
+    listed = Listed(
+        names=names,
+        labels=tuple(labels.tolist()),
+        sizes=sizes,
+        hashes=hashes,
+        unused=tuple(np.flatnonzero(~free).tolist()),
+        test=tuple(np.flatnonzero(held_out & free).tolist()),
+        table=(found.root / TABLE).is_file(),
+        drawn=not found.test,
+        ends=reading.stream,
+    )
+    source = _source(directory, found.root, tuple(classes), listed, images, used, found.aliased)
+    for position in set(range(len(classes))) - set(source.labels.tolist()):
         raise InputError(f"Class {classes[position]!r} of {directory} has no readable image.")
-    if not (label_free or np.any(held_out)):
+    if not (label_free or len(source.test_images)):
         raise InputError(
             f"{directory} has too few labeled images for a test set: add test/<class>/ folders."
         )
+    return source
+
+
+def load_recorded(
+    record: Record, directory: str, reading: Reading, needed: Collection[int] | None, kind: Callable
+) -> Source:
+    """The images of a run again, by their names, whatever else the folder holds by now.
+
+    Args:
+        record: of the run.
+        directory: where the folder is now.
+        reading: how the run read them.
+        needed: rows that must be what they were; None for all, which are then read at once
+            unless streamed. Otherwise the images stay on disk.
+        kind: as :func:`jaxmatch.data.record.check_files` takes it.
+
+    Raises:
+        InputError: naming the first needed image that is missing, changed or relabelled.
+    """
+    root, listed = Path(directory).expanduser(), record.listed
+    assert listed is not None
+    rows = [*listed.training.tolist(), *listed.test] if needed is None else needed
+    records.check_files(record, root, rows, label_now(root), kind)
+    used = sorted({*listed.training.tolist(), *listed.test})
+    lazily = Reading(size=reading.size, share=reading.share, stream=True)
+    images, readable, *_ = _read(
+        root, listed.names, used, reading if needed is None else lazily, known=listed
+    )
+    if len(readable) < len(used):
+        raise InputError(f"Images of {directory} that were readable are so no longer.")
+    return _source(directory, root, record.classes, listed, images, used)
+
+
+def check_test(record: Record, found: Listing) -> list[str]:
+    """The test images that a run drew from a folder, which still has them.
+
+    Raises:
+        InputError: naming the first that is missing, changed or of another class.
+    """
+    listed = record.listed
+    assert listed is not None
+    records.check_files(
+        record,
+        found.root,
+        listed.test,
+        label_now(found.root),
+        lambda row: "a test image of the run that this one builds on",
+    )
+    return [listed.names[row] for row in listed.test]
+
+
+def label_now(root: Path) -> Callable[[str], str | None] | None:
+    """The label that the folder's table has for a name; None where there is no table."""
+    if not (root / TABLE).is_file():
+        return None
+    return dict(_table(root)).get
+
+
+def _source(
+    directory: str,
+    root: Path,
+    classes: tuple[str, ...],
+    listed: Listed,
+    images: Images,
+    used: Sequence[int],
+    aliases: Mapping[str, int] = MappingProxyType({}),
+) -> Source:
+    """A source of ``images``, which are those of the rows ``used``."""
+    rows = np.array(used, np.int64)
+    test = np.isin(rows, np.array(listed.test, np.int64))
+    labels = np.array(listed.labels, np.int32)[rows]
     return Source(
         name=f"folder:{directory}",
-        classes=tuple(classes),
-        images=images[~held_out],
-        labels=labels[~held_out],
-        rows=rows[~held_out],
-        test_images=images[held_out],
-        test_labels=labels[held_out],
-        names=tuple(paths),
+        classes=classes,
+        images=images[~test],
+        labels=labels[~test],
+        rows=rows[~test],
+        test_images=images[test],
+        test_labels=labels[test],
+        names=listed.names,
+        aliases=aliases,
+        location=str(root.resolve()),
+        listed=listed,
     )
+
+
+def _read(
+    root: Path,
+    names: Sequence[str],
+    rows: Sequence[int],
+    reading: Reading,
+    known: Listed | None = None,
+) -> tuple[Images, list[int], tuple[int, ...], tuple[str, ...]]:
+    """Images of the readable ones of ``rows``, these rows, and sizes and hashes of all names.
+
+    The latter are those of ``known``, if given.
+    """
+    size = (reading.size, reading.size)
+    if reading.stream:
+        files = Files(root=root.resolve(), paths=tuple(names))
+        lazy = LazyImages(
+            records=files, rows=np.array(rows, np.int64), size=size, share=reading.share
+        )
+        if known is not None:
+            return lazy, list(rows), known.sizes, known.hashes
+        sizes = tuple((root / name).stat().st_size for name in names)
+        return lazy, list(rows), sizes, ("",) * len(names)
+    found = read_files([root / names[row] for row in rows], size, reading.share)
+    found.complain(reading.strict)
+    used = [row for row, readable in zip(rows, found.readable, strict=True) if readable]
+    return found.images, used, found.sizes, found.hashes
 
 
 def _training(root: Path) -> dict[str, str]:
     """Class of each training file, by its path relative to ``root``."""
     unlabeled = dict.fromkeys(_files(root, root / "unlabeled"), UNLABELED)
     if (root / TABLE).is_file():
-        return unlabeled | dict(_table(root))
+        table = dict(_table(root))
+        for name in table:
+            if not (root / name).is_file():
+                raise InputError(f"{root / TABLE} names {name}, but there is no such file.")
+        return unlabeled | table
     base = root / "train" if (root / "train").is_dir() else root
     known = Image.registered_extensions()
     loose = (path for path in base.iterdir() if path.is_file() and path.suffix.lower() in known)
@@ -118,9 +333,15 @@ def _files(root: Path, folder: Path) -> Iterator[str]:
             yield path.relative_to(root).as_posix()
 
 
+def _file(path: Path) -> object:
+    """The same for all names of one file."""
+    found = path.stat()
+    return (found.st_dev, found.st_ino) if found.st_ino else path.resolve()
+
+
 def _table(root: Path) -> Iterator[tuple[str, str]]:
     """(Relative path, class) of each row of the table of labels."""
-    seen = set()
+    seen: dict[str, str] = {}
     try:
         with open(root / TABLE, encoding="utf-8-sig", newline="") as file:
             table = list(csv.DictReader(file))
@@ -131,20 +352,27 @@ def _table(root: Path) -> Iterator[tuple[str, str]]:
             raise InputError(
                 f"{root / TABLE} must have a first line `path,label` and both in rows."
             )
-        path = Path(row["path"]).as_posix()
-        if not (root / path).is_file():
-            raise InputError(f"{root / TABLE} names {path}, but there is no such file.")
-        if path in seen:
-            raise InputError(f"{root / TABLE} names {path} more than once.")
-        seen.add(path)
-        yield path, row["label"].strip()
+        path, label = splits.relative(root, row["path"].strip()), row["label"].strip()
+        if seen.setdefault(path, label) != label:
+            raise InputError(
+                f"{root / TABLE} names {path} more than once, as {seen[path]!r} and {label!r}."
+            )
+    yield from seen.items()
 
 
-def _drawn_test(labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
-    """A fifth of each class [n] bool, at least one image but never the last one."""
+def _drawn_test(
+    labels: np.ndarray, free: np.ndarray, kept: np.ndarray, classes: int, seed: int
+) -> np.ndarray:
+    """A fifth of each class [n] bool, at least one image but never the last one.
+
+    ``free`` [n] bool are those that may be drawn at all, ``kept`` rows that stay for training.
+    """
     random = np.random.RandomState([seed, 2])  # a stream apart from those of the label splits
     test = np.zeros(len(labels), bool)
     for number in range(classes):
-        members = random.permutation(np.flatnonzero(labels == number))
-        test[members[: min(max(1, round(TEST_SHARE * len(members))), len(members) - 1)]] = True
+        members = np.flatnonzero((labels == number) & free)
+        left = np.setdiff1d(members, kept)
+        left = random.permutation(left)
+        most = len(left) - (len(left) == len(members))
+        test[left[: min(max(1, round(TEST_SHARE * len(left))), most)]] = True
     return test

@@ -1,11 +1,12 @@
 """Image files to uint8 arrays of one size: scaled, centre cropped, three channels."""
 
+import hashlib
 import io
 import logging
 import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -77,18 +78,86 @@ def resize(images: np.ndarray, size: Size) -> np.ndarray:
 def image_files(paths: Iterable[Path]) -> list[Path]:
     """The files among ``paths`` and the image files under the folders among them, each sorted.
 
-    Raises InputError on a path that does not exist.
+    A file that is given in several ways is there once, under its first name. Raises InputError on a
+    path that does not exist.
     """
     known = Image.registered_extensions()
-    files = []
+    files: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in known)
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known)
         elif path.exists():
-            files.append(path)
+            found = [path]
         else:
             raise InputError(f"There is no file or folder {path}.")
-    return files
+        for file in found:
+            files.setdefault(file.resolve(), file)
+    return list(files.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What was found in some files.
+
+    Attributes:
+        files: all of them.
+        images: [n h w 3] uint8 of the readable ones.
+        readable: whether it is an image, of each file.
+        sizes: bytes of each file; 0 where it cannot be read at all.
+        hashes: SHA-256 of each file in hexadecimal.
+    """
+
+    files: Sequence[Path]
+    images: np.ndarray
+    readable: tuple[bool, ...]
+    sizes: tuple[int, ...]
+    hashes: tuple[str, ...]
+
+    def complain(self, strict: bool) -> None:
+        """Log the names of unreadable files; InputError where there are some and ``strict``."""
+        failed = [
+            str(file) for file, good in zip(self.files, self.readable, strict=True) if not good
+        ]
+        names = ", ".join(failed)
+        if failed and strict:
+            raise InputError(f"Not readable as images: {names}.")
+        if failed:
+            logger.warning("Left out, not readable as images: %s", names)
+        if not len(self.images):
+            raise InputError("There are no readable images among the given files.")
+
+
+def read_files(files: Sequence[Path], size: Size, share: float = 1.0) -> Loaded:
+    """Read all of ``files``, each scaled and cut to ``size`` by :func:`fit`."""
+    images = np.empty((len(files), *size, 3), np.uint8)
+
+    def load(file: Path) -> tuple[np.ndarray | None, int, str]:
+        try:
+            content = file.read_bytes()
+        except OSError:
+            return None, 0, ""
+        try:
+            image = read(content, size, share)
+        except InputError:
+            image = None
+        return image, len(content), hashlib.sha256(content).hexdigest()
+
+    readable, sizes, hashes, count = [], [], [], 0
+    with ThreadPoolExecutor() as pool:
+        for image, length, found in pool.map(load, files):
+            readable.append(image is not None)
+            sizes.append(length)
+            hashes.append(found)
+            if image is not None:
+                images[count] = image
+                count += 1
+    return Loaded(
+        files=files,
+        images=images[:count],
+        readable=tuple(readable),
+        sizes=tuple(sizes),
+        hashes=tuple(hashes),
+    )
 
 
 def read_images(
@@ -99,28 +168,6 @@ def read_images(
     Logs the names of the others. Raises InputError where there are others and ``strict``, or no
     readable file at all.
     """
-    images, readable, failed = np.empty((len(files), *size, 3), np.uint8), [], []
-    with ThreadPoolExecutor() as pool:
-        for file, image in zip(
-            files, pool.map(partial(_try, size=size, share=share), files), strict=True
-        ):
-            if image is None:
-                failed.append(file)
-            else:
-                images[len(readable)] = image
-                readable.append(file)
-    names = ", ".join(str(file) for file in failed)
-    if failed and strict:
-        raise InputError(f"Not readable as images: {names}.")
-    if failed:
-        logger.warning("Left out, not readable as images: %s", names)
-    if not readable:
-        raise InputError("There are no readable images among the given files.")
-    return images[: len(readable)], readable
-
-
-def _try(file: Path, size: Size, share: float) -> np.ndarray | None:
-    try:
-        return read(file, size, share)
-    except InputError:
-        return None
+    found = read_files(files, size, share)
+    found.complain(strict)
+    return found.images, [file for file, good in zip(files, found.readable, strict=True) if good]

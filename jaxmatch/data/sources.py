@@ -1,16 +1,19 @@
 """Where images come from: one config string names a source, which is loaded into host memory."""
 
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from jaxmatch.data import images as image_files
 from jaxmatch.data.lazy import Images, LazyImages
+from jaxmatch.data.record import Listed, Record, array_hash, check_parts
 from jaxmatch.errors import InputError, suggest
 
+UNLABELED_PART = "x_unlabeled"
+ARRAYS = ("x_train", "y_train", "x_test", "y_test", UNLABELED_PART)  # of an npz file
 KNOWN = (
     "mnist5k",
     "digits",
@@ -21,6 +24,21 @@ KNOWN = (
     "npz:FILE",
     "folder:DIRECTORY",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """How a list may name the images of a source.
+
+    Attributes:
+        source: what the data set is called.
+        rows: the row of each image in storage order, by each of its names.
+        root: the folder that names are relative to; None where they are no paths.
+    """
+
+    source: str
+    rows: Mapping[str, int]
+    root: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +52,19 @@ class Source:
     rows: np.ndarray  # [n] int64 position of each training image in the source's storage order
     test_images: Images  # [m h w 3] uint8
     test_labels: np.ndarray  # [m] int32
-    names: tuple[str, ...] = ()  # file names in storage order, where they are known
+    names: tuple[str, ...] = ()  # of the images in storage order, where they are known
+    aliases: Mapping[str, int] = field(default_factory=dict)  # further names, each with its row
+    location: str = ""  # the folder or file that was read, resolved
+    parts: Mapping[str, str] = field(default_factory=dict)  # hashes by part, but of a folder
+    listed: Listed | None = None  # of a folder
+
+    @property
+    def naming(self) -> Names:
+        """What a list of labeled images may say."""
+        rows = {self.names[row]: row for row in self.rows.tolist()} if self.names else {}
+        aliases = {name: row for name, row in self.aliases.items() if row in set(rows.values())}
+        root = Path(self.location) if self.listed is not None else None
+        return Names(source=self.name, rows=aliases | rows, root=root)
 
 
 def load(
@@ -48,16 +78,27 @@ def load(
     label_free: bool = False,
     stream: bool = False,
     share: float = 1.0,
+    split: str = "",
+    test_of: Record | None = None,
 ) -> Source:
     """Load the source that ``name`` stands for.
 
-    ``image_size``: side of the square images; by default a source's own, or 32 where it has none
-    (folders, TFDS sets of mixed sizes). ``seed`` draws the test set of a folder that has none.
-    ``strict`` makes unreadable files of a folder an error. ``directory`` holds the prepared TFDS
-    sets. ``extra`` adds SVHN's extra images. ``label_free`` allows fewer than two classes.
-    ``stream`` leaves the images of a folder or a TFDS set on disk. ``share``: of an image's sides
-    that a centre crop keeps (:func:`jaxmatch.data.images.fit`).
-    Raises InputError where there is no such source or its content does not fit.
+    Args:
+        name: as ``config.data.name``.
+        seed: draws the test set of a folder that has none.
+        image_size: side of the square images; by default a source's own, or 32 where it has none
+            (folders, TFDS sets of mixed sizes).
+        strict: make unreadable files of a folder an error.
+        directory: where the prepared TFDS sets are.
+        extra: add SVHN's extra images.
+        label_free: allow fewer than two classes.
+        stream: leave the images of a folder or a TFDS set on disk.
+        share: of an image's sides that a centre crop keeps (:func:`jaxmatch.data.images.fit`).
+        split: the file of labeled images, none of which a folder's test set is drawn from.
+        test_of: an earlier run on the same folder, whose drawn test set is taken over.
+
+    Raises:
+        InputError: if there is no such source or its content does not fit.
     """
     # The submodules build on Source, and TFDS takes half a second to import.
     kind, _, place = name.partition(":")
@@ -74,16 +115,21 @@ def load(
     elif kind == "npz" and place:
         source = npz(place)
     elif kind == "folder" and place:
-        from jaxmatch.data import folder
+        from jaxmatch.data import folder, splits
 
+        found = folder.listing(place)
         source = folder.load(
-            place,
-            seed,
-            image_size or image_files.DEFAULT_SIZE,
-            strict,
-            label_free,
-            stream=stream,
-            share=share,
+            found,
+            folder.Reading(
+                size=image_size or image_files.DEFAULT_SIZE,
+                share=share,
+                strict=strict,
+                stream=stream,
+            ),
+            seed=seed,
+            label_free=label_free,
+            kept=splits.read(split, found.naming()).indices if split else (),
+            test=folder.check_test(test_of, found) if test_of else None,
         )
     elif kind == "tfds" and place:
         from jaxmatch.data import tfds
@@ -96,6 +142,76 @@ def load(
             f"{name} has labeled training images of fewer than two classes, and a classifier needs "
             "at least two."
         )
+    return _resized(source, image_size)
+
+
+def load_recorded(
+    record: Record,
+    name: str,
+    *,
+    needed: Collection[int] | None,
+    kind: Callable[[int], str],
+    image_size: int | None = None,
+    directory: str | None = None,
+    extra: bool = False,
+    stream: bool = False,
+    share: float = 1.0,
+) -> Source:
+    """Load exactly the images of a run again, as :func:`load` loaded them.
+
+    Args:
+        record: of the run.
+        name: as ``config.data.name``, with the place where the data is now.
+        needed: rows of a folder's images that must be what they were; None for all. What is not
+            needed is not read.
+        kind: what a row was to the run, such as "a test image of the run".
+        image_size: as of :func:`load`, like all others.
+        directory: likewise.
+        extra: likewise.
+        stream: likewise.
+        share: likewise.
+
+    Raises:
+        InputError: naming the first part or image that is missing or has changed.
+    """
+    kind_of_set, _, place = name.partition(":")
+    if kind_of_set == "folder":
+        from jaxmatch.data import folder
+
+        reading = folder.Reading(
+            size=image_size or image_files.DEFAULT_SIZE, share=share, stream=stream
+        )
+        return folder.load_recorded(record, place, reading, needed, kind)
+    if kind_of_set == "tfds" and "version" in record.parts:
+        from jaxmatch.data import tfds
+
+        base, colon, version = place.partition(":")
+        place = f"{base}:{version if colon else record.parts['version']}"
+        name = f"tfds:{place}"
+        tfds.check(record, place, directory, stream)
+    source = load(
+        name,
+        seed=0,
+        image_size=image_size,
+        directory=directory,
+        extra=extra,
+        label_free=True,
+        stream=stream,
+        share=share,
+    )
+    if source.classes != record.classes:
+        raise InputError(
+            f"{name} has the classes {', '.join(source.classes)} now, but the run was trained on "
+            f"{', '.join(record.classes)}; put the old data back."
+        )
+    parts = dict(source.parts)
+    if needed is not None:  # what nobody looks at may have changed
+        parts.pop(UNLABELED_PART, None)
+    check_parts(record, parts, source.location or name)
+    return source
+
+
+def _resized(source: Source, image_size: int | None) -> Source:
     images, test_images = source.images, source.test_images
     if image_size is None or isinstance(images, LazyImages) or isinstance(test_images, LazyImages):
         return source
@@ -151,6 +267,7 @@ def _embedded(name: str, grey: np.ndarray, labels: np.ndarray, last: Sequence[in
         rows=np.flatnonzero(~test),
         test_images=images[test],
         test_labels=labels[test],
+        parts={"images": array_hash(grey), "labels": array_hash(labels)},
     )
 
 
@@ -161,7 +278,7 @@ def npz(file: str) -> Source:
     that occurs in y_train. Storage order is x_train, then x_unlabeled. Raises InputError.
     """
     arrays = _read_npz(file)
-    for missing in {"x_train", "y_train", "x_test", "y_test"} - set(arrays):
+    for missing in set(ARRAYS) - {UNLABELED_PART} - set(arrays):
         raise InputError(f"{file} has no array {missing!r}.")
     images = {
         key: _checked_images(file, key, value)
@@ -190,6 +307,8 @@ def npz(file: str) -> Source:
         rows=np.arange(len(labels)),
         test_images=images["x_test"],
         test_labels=np.searchsorted(numbers, test).astype(np.int32),
+        location=str(Path(file).expanduser().resolve()),
+        parts={key: array_hash(arrays[key]) for key in ARRAYS if key in arrays},
     )
 
 

@@ -15,8 +15,10 @@ from typing import Literal
 import numpy as np
 
 from jaxmatch.data.lazy import Images
-from jaxmatch.data.sources import Source
-from jaxmatch.errors import DiskError, InputError
+from jaxmatch.data.sources import Names, Source
+from jaxmatch.errors import DiskError, InputError, suggest
+
+MOST_SUGGESTED = 10_000  # names among which a similar one is looked for
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,51 +73,69 @@ def locate(source: Source, split: Split) -> np.ndarray:
     Raises InputError where the split belongs to another source, repeats an index, or names an
     image that is no training image, has no known label or another label than recorded.
     """
-    if split.source is not None and split.source != source.name:
+    if split.source is not None and not _same_place(split.source, source.name):
         raise InputError(f"The label split was drawn from {split.source}, not from {source.name}.")
+
+    def image(row: int) -> str:
+        known = 0 <= row < len(source.names)
+        return f"image {row} ({source.names[row]})" if known else f"image {row}"
+
     if len(np.unique(split.indices)) < len(split.indices):
         values, counts = np.unique(split.indices, return_counts=True)
-        raise InputError(f"The label split names image {values[counts > 1][0]} more than once.")
+        raise InputError(f"The label split names {image(values[counts > 1][0])} more than once.")
     order = np.argsort(source.rows)
     found = np.searchsorted(source.rows, split.indices, sorter=order)
     positions = order[np.minimum(found, len(order) - 1)]
     if np.any(missing := source.rows[positions] != split.indices):
         raise InputError(
-            f"The label split names image {split.indices[missing][0]}, which is not a training "
+            f"The label split names {image(split.indices[missing][0])}, which is not a training "
             f"image of {source.name}."
         )
     labels = source.labels[positions]
     if np.any(unknown := labels < 0):
         raise InputError(
-            f"The label split names image {split.indices[unknown][0]}, whose label is not known "
+            f"The label split names {image(split.indices[unknown][0])}, whose label is not known "
             f"in {source.name}."
         )
     if split.labels is not None and np.any(wrong := labels != split.labels):
         raise InputError(
-            f"The label split gives image {split.indices[wrong][0]} label "
+            f"The label split gives {image(split.indices[wrong][0])} label "
             f"{split.labels[wrong][0]}, but in {source.name} it has {labels[wrong][0]}."
         )
     return positions
 
 
-def read(path: str | os.PathLike, source: Source | None = None) -> Split:
+def _same_place(one: str, other: str) -> bool:
+    """Whether two names of sources are of the same folder or file, or the same."""
+    (kind, _, place), (other_kind, _, other_place) = one.partition(":"), other.partition(":")
+    if kind in ("folder", "npz") and kind == other_kind:
+        return os.path.realpath(Path(place).expanduser()) == os.path.realpath(
+            Path(other_place).expanduser()
+        )
+    return one == other
+
+
+def read(path: str | os.PathLike, names: Names | None = None) -> Split:
     """Read a split file: JSON with ``indices`` and optionally hash, source, seed and labels.
 
-    For a ``source`` that has names it may be a .txt file of file names, one a line, as the lists of
-    1% and 10% of ImageNet are (github.com/google-research/simclr, imagenet_subsets).
+    Where images have ``names`` it may be a .txt file of these, one a line, as the lists of 1% and
+    10% of ImageNet are (github.com/google-research/simclr, imagenet_subsets).
 
     Raises InputError where the file is missing, malformed, or was changed after it was written.
     """
-    if source is not None and Path(path).suffix == ".txt":
-        return _listed(Path(path), source)
+    path = Path(path)
+    if path.suffix == ".txt":
+        return _listed(path, names)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         indices = np.array(content["indices"])
         labels = np.array(content["labels"]) if content.get("labels") is not None else None
     except OSError as error:
         raise InputError(f"Cannot read the split file {path}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a split file: JSON with a list `indices`.") from error
+        raise InputError(
+            f"{path} is not a split file: JSON with a list `indices`, or a .txt of file names."
+        ) from error
     for numbers in (indices, labels):
         if numbers is not None and (
             numbers.shape != (indices.size,) or (numbers.size and numbers.dtype.kind != "i")
@@ -132,26 +152,57 @@ def read(path: str | os.PathLike, source: Source | None = None) -> Split:
     return split
 
 
-def _listed(path: Path, source: Source) -> Split:
+def _listed(path: Path, names: Names | None) -> Split:
     """The images that a list names by their path, or by its last part where that is unique."""
     try:
-        wanted = list(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read the split file {path}: {error}.") from error
-    if not source.names:
-        raise InputError(f"{path} lists names, but the images of {source.name} have none.")
-    rows: dict[str, int] = {}
+    wanted = [line.strip() for line in text.splitlines() if line.strip()]
+    if names is None:
+        raise InputError(f"{path} is not a split file: JSON with a list `indices`.")
+    if not names.rows:
+        raise InputError(f"{path} lists names, but the images of {names.source} have none.")
+    if not wanted:
+        raise InputError(f"{path} names no image; write the labeled ones, one a line.")
+    last: dict[str, int] = {}
     twice: set[str] = set()
-    for row in source.rows.tolist():
-        name = source.names[row]
-        for key in {name, name.rsplit("/", 1)[-1]}:
-            if rows.setdefault(key, row) != row:
-                twice.add(key)
-    for name in wanted:
-        if name not in rows or name in twice:
-            problem = "stands for several images" if name in twice else "is no training image"
-            raise InputError(f"{path} names {name}, which {problem} of {source.name}.")
-    return Split(indices=np.array([rows[name] for name in wanted], np.int64), source=source.name)
+    for name, row in names.rows.items():
+        key = name.rsplit("/", 1)[-1]
+        if last.setdefault(key, row) != row:
+            twice.add(key)
+    rows: dict[int, None] = {}
+    for text in wanted:
+        name = text if names.root is None else relative(names.root, text)
+        row = names.rows.get(name, last.get(name) if name not in twice else None)
+        if row is None:
+            known = names.rows.keys() | last.keys()
+            problem = (
+                "stands for several images; write its path"
+                if name in twice
+                else f"is no training image of {names.source}; {suggest(name, known)}"
+                if len(known) <= MOST_SUGGESTED
+                else f"is no training image of {names.source}."
+            )
+            raise InputError(f"{path} names {text}, which {problem}")
+        rows[row] = None
+    return Split(indices=np.array(list(rows), np.int64))
+
+
+def relative(root: Path, text: str) -> str:
+    """``text``, a path relative to ``root`` or absolute, in the spelling that names have.
+
+    That is relative to ``root``, without ``.``, ``..`` and links of folders above ``root``; a path
+    outside of ``root`` stays absolute.
+    """
+    above = os.path.abspath(root)
+    path = os.path.normpath(os.path.join(above, text))
+    bases = (above, os.path.realpath(root))
+    for candidate in (path, os.path.realpath(path)):
+        for base in bases:
+            if candidate.startswith(base.rstrip(os.sep) + os.sep):
+                return Path(os.path.relpath(candidate, base)).as_posix()
+    return Path(path).as_posix()
 
 
 def write(path: str | os.PathLike, split: Split) -> None:

@@ -7,7 +7,9 @@ import hashlib
 import logging
 import math
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tensorflow_datasets.core import constants, read_only_builder
 
 from jaxmatch.data import images as image_files
 from jaxmatch.data.lazy import LazyImages, TfdsRecords
+from jaxmatch.data.record import Record, check_parts, file_hash
 from jaxmatch.data.sources import Source
 from jaxmatch.errors import InputError, suggest
 
@@ -74,7 +77,33 @@ def load(
         test_images=test_images,
         test_labels=test_labels,
         names=names,
+        location=str(Path(directory or constants.DATA_DIR).expanduser().resolve()),
+        parts=_parts(builder, [*training, test], stream),
     )
+
+
+def _parts(builder: Any, splits: Iterable[str], ends: bool) -> dict[str, str]:
+    hashes = {split: _split_hash(builder, split, ends) for split in splits}
+    return {"version": str(builder.info.version), **hashes}
+
+
+def check(record: Record, name: str, directory: str | None, stream: bool) -> None:
+    """InputError naming the first split of a prepared set whose files are not those of ``record``.
+
+    Nothing is decoded, as records that changed may not be readable.
+    """
+    builder = _builder(name, directory)
+    splits = [part for part in record.parts if part in builder.info.splits]
+    check_parts(record, _parts(builder, splits, stream), str(builder.data_dir))
+
+
+def _split_hash(builder: Any, split: str, ends: bool) -> str:
+    """SHA-256 over names and hashes of a split's record files (:func:`file_hash`)."""
+    shards = [Path(path) for path in builder.info.splits[split].filepaths]
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(partial(file_hash, ends=ends), shards)
+        listed = [f"{path.name} {found}\n" for path, found in zip(shards, hashes, strict=True)]
+    return hashlib.sha256("".join(listed).encode()).hexdigest()
 
 
 def _builder(name: str, directory: str | None) -> Any:

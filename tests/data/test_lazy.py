@@ -94,24 +94,24 @@ def test_a_split_may_list_file_names(imagenet_directory, tmp_path):
     chosen = [7, 0, 21]
     file = tmp_path / "1percent.txt"
     file.write_text("\n".join(source.names[row] for row in chosen) + "\n\n")
-    split = splits.read(file, source)
+    split = splits.read(file, source.naming)
     assert split.indices.tolist() == chosen
     np.testing.assert_array_equal(splits.locate(source, split), chosen)
     file.write_text("n01440764_0.JPEG\n")
     with pytest.raises(InputError, match=r"n01440764_0\.JPEG, which is no training image"):
-        splits.read(file, source)
+        splits.read(file, source.naming)
 
 
 def test_a_split_may_list_paths_of_a_folder(photographs, tmp_path):
     source = sources.load(f"folder:{photographs}", seed=0, image_size=8)
     file = tmp_path / "labeled.txt"
     file.write_text("train/dog/003.jpg\ntrain/cat/000.jpg\n")
-    rows = splits.read(file, source).indices
+    rows = splits.read(file, source.naming).indices
     assert [source.names[row] for row in rows] == ["train/dog/003.jpg", "train/cat/000.jpg"]
     file.write_text("003.jpg\n")  # of the dogs and of the cats
     with pytest.raises(InputError, match=r"003\.jpg, which stands for several images"):
-        splits.read(file, source)
+        splits.read(file, source.naming)
     with pytest.raises(InputError, match="the images of digits have none"):
-        splits.read(file, sources.load("digits", seed=0))
+        splits.read(file, sources.load("digits", seed=0).naming)
     with pytest.raises(InputError, match="Cannot read the split file"):
-        splits.read(tmp_path / "missing.txt", source)
+        splits.read(tmp_path / "missing.txt", source.naming)

@@ -1,0 +1,249 @@
+"""What the data of a run was, so that a later command uses exactly that or refuses.
+
+A set of arrays or records is known by hashes of its parts. The images of a folder are known one by
+one, by name, size and hash, so that images may be added around them and the folder may move.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmatch.errors import InputError
+from jaxmatch.metrics import write_json
+
+FILE = "data.json"
+FORMAT = 1
+ENDS = 16 * 2**10  # bytes of a streamed file's beginning, and of its end, that its hash covers
+ELSEWHERE = "if the data has moved, name its place now by --data"
+REMEDY = f"put it back ({ELSEWHERE}) or train anew in another --workdir"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """The image files of a folder in storage order, a column for each property.
+
+    Attributes:
+        names: paths relative to the folder.
+        labels: positions in the classes; -1 = unlabeled.
+        sizes: bytes.
+        hashes: SHA-256 in hexadecimal; "" where none was taken.
+        unused: rows that are not readable as images.
+        test: rows of the test set.
+        validation: rows of the validation set.
+        table: whether the labels are those of labels.csv.
+        drawn: whether the test set was drawn from the training images.
+        ends: whether a hash covers size, beginning and end of a file only (:data:`ENDS`).
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    sizes: tuple[int, ...]
+    hashes: tuple[str, ...]
+    unused: tuple[int, ...] = ()
+    test: tuple[int, ...] = ()
+    validation: tuple[int, ...] = ()
+    table: bool = False
+    drawn: bool = False
+    ends: bool = False
+
+    @property
+    def training(self) -> np.ndarray:
+        """Rows [n] int64 of the training images, those of a validation set among them."""
+        used = np.ones(len(self.names), bool)
+        used[[*self.unused, *self.test]] = False
+        return np.flatnonzero(used)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The data of a run.
+
+    Attributes:
+        name: as ``config.data.name`` had it.
+        directory: as ``config.data.directory`` had it.
+        location: the folder or file that this was, resolved; "" for data inside a package.
+        classes: names of the classes.
+        parts: hashes by part of a set that is known as a whole, and its version.
+        listed: the files of a folder.
+    """
+
+    name: str
+    directory: str
+    location: str
+    classes: tuple[str, ...]
+    parts: Mapping[str, str]
+    listed: Listed | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all but the place, in hexadecimal: the same on hosts with the same images."""
+        content = asdict(replace(self, name="", directory="", location=""))
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read(folder: Path) -> Record | None:
+    """The record of the run in ``folder``; None where there is none.
+
+    Raises:
+        InputError: if it is damaged, or of a newer version.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); copy the run folder anew.") from error
+    try:
+        if content.pop("format") != FORMAT:
+            raise InputError(f"{path} is of a newer version of jaxmatch; use that version.")
+        listed = content.pop("listed")
+        return Record(
+            **{**content, "classes": tuple(content["classes"])},
+            listed=None if listed is None else _listed(listed),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); copy the run folder anew.") from error
+
+
+def _listed(columns: Mapping[str, Any]) -> Listed:
+    made = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in columns.items()
+    }
+    listed = Listed(**made)
+    rows = len(listed.names)
+    if {len(listed.labels), len(listed.sizes), len(listed.hashes)} != {rows}:
+        raise ValueError("its columns differ in length")
+    if any(not 0 <= row < rows for row in (*listed.unused, *listed.test, *listed.validation)):
+        raise ValueError("it names rows that it does not have")
+    return listed
+
+
+def _immutable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def write(folder: Path, record: Record) -> None:
+    """Write ``record`` to the run in ``folder``, whole or not at all; DiskError."""
+    write_json(folder / FILE, {"format": FORMAT, **asdict(record)}, indent=None)
+
+
+def array_hash(*arrays: np.ndarray) -> str:
+    """SHA-256 over types, shapes and values, in hexadecimal."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str} {array.shape}\n".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def file_hash(path: Path, ends: bool) -> str:
+    """SHA-256 of a file in hexadecimal; with ``ends`` of its size, first and last bytes.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    if not ends:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        first = file.read(ENDS)
+        file.seek(max(0, size - ENDS))
+        return hashlib.sha256(f"{size}\n".encode() + first + file.read(ENDS)).hexdigest()
+
+
+def file_hashes(root: Path, names: Sequence[str], ends: bool) -> list[str]:
+    """:func:`file_hash` of each of ``names`` under ``root``."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda name: file_hash(root / name, ends), names))
+
+
+def check_parts(record: Record, parts: Mapping[str, str], where: str) -> None:
+    """InputError naming the first part of a set that is not what the record says.
+
+    ``parts`` may leave out parts that the command does not use.
+    """
+    for part, found in parts.items():
+        if record.parts.get(part) != found:
+            raise InputError(
+                f"{part} of {where} is not what the run was trained with: it has changed since. "
+                f"{REMEDY[0].upper()}{REMEDY[1:]}."
+            )
+
+
+def check_files(
+    record: Record,
+    root: Path,
+    rows: Iterable[int],
+    label_now: Callable[[str], str | None] | None,
+    kind: Callable[[int], str],
+) -> None:
+    """Refuse a folder in which a recorded image is missing or changed.
+
+    Args:
+        record: of a folder.
+        root: where the folder is now.
+        rows: of the images that are needed, in any order.
+        label_now: the label that labels.csv has for a name, None where it has none; None where
+            there is no table.
+        kind: what a row is to the run, such as "a test image of the run".
+
+    Raises:
+        InputError: naming the first image that is missing, changed or relabelled.
+    """
+    listed = record.listed
+    assert listed is not None
+    rows = sorted(rows)
+
+    def problem(row: int) -> str:
+        path = root / listed.names[row]
+        try:
+            size = path.stat().st_size
+            if size != listed.sizes[row]:
+                return "has changed"
+            if listed.hashes[row] and file_hash(path, listed.ends) != listed.hashes[row]:
+                return "has changed"
+        except OSError:
+            return "is missing"
+        label = listed.labels[row]
+        if label < 0 or label_now is None or row in tested:
+            return ""
+        now = label_now(listed.names[row])
+        if now is None:
+            return "has no label in labels.csv any more" if listed.table else ""
+        before = record.classes[label]
+        return "" if now == before else f"has the label {now!r} now, not {before!r},"
+
+    tested = set() if listed.drawn else set(listed.test)  # whose class is their folder
+    with ThreadPoolExecutor() as pool:
+        problems = list(pool.map(problem, rows))
+    wrong = [(row, text) for row, text in zip(rows, problems, strict=True) if text]
+    if not wrong:
+        return
+    row, text = wrong[0]
+    others = f", and {len(wrong) - 1} more are not as they were" if len(wrong) > 1 else ""
+    found = _renamed(listed, root, row) if text == "is missing" else None
+    moved = f" ({found} has its content)" if found else ""
+    raise InputError(f"{root / listed.names[row]}, {kind(row)}, {text}{moved}{others}: {REMEDY}.")
+
+
+def _renamed(listed: Listed, root: Path, row: int) -> str | None:
+    """The file of another name that holds the content of a row, if it is easily found."""
+    if not listed.hashes[row]:
+        return None
+    known = set(listed.names)
+    for path in root.rglob("*"):
+        name = path.relative_to(root).as_posix()
+        if name in known or not path.is_file() or path.stat().st_size != listed.sizes[row]:
+            continue
+        if file_hash(path, listed.ends) == listed.hashes[row]:
+            return name
+    return None
