@@ -8,6 +8,7 @@ import csv
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ CONFIG_HELP = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 2 bad input, 3 NaN or Inf, 4 disk, 143 after SIGTERM."""
+    """Run one command and exit: 0 done, 2 bad input, 3 NaN or Inf, 4 disk, 130 and 143 stopped."""
     logging.basicConfig(level=logging.WARNING)
     for handler in logging.getLogger().handlers:  # an imported library may have set one up
         if type(handler) is logging.StreamHandler:
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         sys.exit(_fail(DiskError(f"{error.filename or 'a file'}: {error.strerror or error}.")))
     except KeyboardInterrupt:
-        print("jaxmatch: interrupted; the same command continues.", file=sys.stderr)
+        print("jaxmatch: interrupted.", file=sys.stderr)
         sys.exit(130)
 
 
@@ -181,6 +182,7 @@ def _train(arguments: argparse.Namespace) -> None:
         distributed.join(*where, seconds=arguments.join_seconds)
         if not distributed.leader():
             logging.disable(logging.WARNING)
+    _leave_at_second_interrupt()
     summary = train(config, arguments.workdir, arguments.data)
     if distributed.leader():
         _print_summary(summary)
@@ -194,8 +196,17 @@ def _train_together(runs: Sequence[argparse.Namespace]) -> None:
             raise InputError(f"several processes train one run at a time; leave {AND} out.")
         if run.data:
             raise InputError(f"--data is for one run at a time; leave {AND} out.")
+    _leave_at_second_interrupt()
     for summary in together.train([(_config(run), run.workdir) for run in runs]):
         _print_summary(summary)
+
+
+def _leave_at_second_interrupt() -> None:
+    """While a run trains the first SIGINT saves; let the second one end the process, whatever runs.
+
+    Python's own handler would wait for what the process is computing or writing.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _print_summary(summary: Mapping[str, Any]) -> None:
@@ -312,6 +323,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     from jaxmatch.loop import train
 
     table = Table("method", "test accuracy", "steps", "seconds", title="MNIST-5k, 40 labels")
+    _leave_at_second_interrupt()
     for name in ("supervised", "fixmatch"):
         config, _ = from_flags(f"{name}:mnist5k,labels=40,seed={arguments.seed}", [])
         summary = train(config, arguments.workdir / name)

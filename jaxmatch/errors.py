@@ -28,10 +28,22 @@ class DiskError(JaxmatchError):
     exit_code = 4
 
 
-class Terminated(JaxmatchError):
-    """A SIGTERM came and the state was saved."""
+class Stopped(JaxmatchError):
+    """A signal came and the state was saved."""
 
-    exit_code = 143
+    cause = "a signal"
+
+
+class Terminated(Stopped):
+    """SIGTERM came and the state was saved."""
+
+    exit_code, cause = 143, "SIGTERM"
+
+
+class Interrupted(Stopped):
+    """Ctrl-C (SIGINT) came and the state was saved."""
+
+    exit_code, cause = 130, "Ctrl-C"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

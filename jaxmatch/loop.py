@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.frozen import frozen_runs, load_frozen
 from jaxmatch.metrics import write_json
 from jaxmatch.run import Run
-from jaxmatch.termination import termination_noted
+from jaxmatch.termination import Stop, termination_noted
 from jaxmatch.transfer import names_weights, source_folder
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
         InputError: if anything in the configuration or the folder cannot work.
         NonFiniteError: if a loss becomes NaN or Inf; the last good checkpoint is kept.
         DiskError: if the run folder cannot be written.
-        Terminated: after a SIGTERM, once the state is saved.
+        Stopped: after SIGTERM or Ctrl-C (SIGINT), once the state is saved.
     """
     folder = Path(workdir or Path("runs") / configuration.run_name(config))
     if place and not (folder / "config.json").exists():
@@ -150,7 +149,7 @@ def _records_of_earlier_runs(config: ConfigDict, folder: Path) -> tuple[records.
     return tuple(record for record in found if record is not None)
 
 
-def _drive(run: Run, call: Call, terminated: Callable[[int], bool]) -> dict[str, Any]:
+def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:
     """Take the steps that the run asks for, to its end."""
     with contextlib.closing(run.go(terminated)) as flow:
         reply: Any = None

@@ -26,13 +26,14 @@ from jaxmatch.data import splits, streaming
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import resident
 from jaxmatch.dispatch import Call, Feed, Meter, compile_call, means, on_cpu, watched
-from jaxmatch.errors import NonFiniteError, Terminated
+from jaxmatch.errors import NonFiniteError
 from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
 from jaxmatch.metrics import MetricsLog, open_wandb, summarise, write_json
 from jaxmatch.monitor import collapsed
 from jaxmatch.parallel import check_memory, replicated, state_shardings
 from jaxmatch.probe import Sets, measure, probe_sets
 from jaxmatch.progress import SILENT, Progress
+from jaxmatch.termination import Stop
 from jaxmatch.types import PyTree, TrainState
 
 DUE = ("log", "eval", "save")  # each at its own period
@@ -136,13 +137,13 @@ class Run:
             records.write(self.folder, self.record_of_data)
             splits.write(self.folder / "split.json", self.split)
 
-    def go(self, terminated: Callable[[int], bool]) -> Flow:
+    def go(self, terminated: Stop) -> Flow:
         """The run from its newest checkpoint, or its beginning, to its end.
 
-        ``terminated(step)`` tells whether to save and stop.
+        ``terminated()`` tells whether to save and stop.
 
         Raises:
-            NonFiniteError, DiskError, Terminated: as :func:`jaxmatch.loop.train`.
+            NonFiniteError, DiskError, Stopped: as :func:`jaxmatch.loop.train`.
         """
         config = self.config
         wandb = None
@@ -178,7 +179,7 @@ class Run:
                     self.collect(pending, interval)
                 pending = meter
                 last = step == config.steps
-                stop = terminated(step)
+                stop = terminated()
                 due = {kind: last or step % config[f"{kind}_every"] == 0 for kind in DUE}
                 if not (any(due.values()) or stop):
                     continue
@@ -208,8 +209,8 @@ class Run:
                     self.checkpoints.save(step, state)
                 if stop and not last:
                     self.checkpoints.wait()
-                    raise Terminated(
-                        f"stopped by SIGTERM at step {step} after saving; "
+                    raise stop(
+                        f"stopped by {stop.cause} at step {step} after saving; "
                         "the same command continues."
                     )
             self.checkpoints.wait()

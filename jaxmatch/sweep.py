@@ -31,7 +31,7 @@ from jaxmatch.config import from_flags, load_module, run_name, stage_folders, st
 from jaxmatch.errors import InputError, Terminated
 from jaxmatch.loop import finished
 
-MEANING = {2: "bad input", 3: "NaN or Inf", 4: "disk", 143: "SIGTERM", -9: "killed"}
+MEANING = {2: "bad input", 3: "NaN or Inf", 4: "disk", 130: "Ctrl-C", 143: "SIGTERM", -9: "killed"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,30 +1,67 @@
-"""How a run learns that it is to save and stop."""
+"""How a run learns that it is to save and stop: by SIGTERM, or by Ctrl-C (SIGINT)."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
+
+from jaxmatch.errors import Interrupted, Stopped, Terminated
+
+# Asked once after each call of steps: what to raise once the state is saved, None to go on.
+Stop = Callable[[], type[Stopped] | None]
+
+KINDS: dict[int, type[Stopped]] = {signal.SIGTERM: Terminated, signal.SIGINT: Interrupted}
+NOTE = b"jaxmatch: saving before the end; Ctrl-C again leaves at once.\n"
 
 
 @contextlib.contextmanager
-def termination_noted() -> Iterator[Callable[[int], bool]]:
-    """Whether the run stops at a step since SIGTERM came, as a function, while the block runs.
+def termination_noted() -> Iterator[Stop]:
+    """Whether the run is to stop, as a function, while the block runs.
 
-    Several processes all ask at the same steps and are all told the same, whichever of them was
-    sent the signal: JAX has a handler that lets them agree on a step.
+    Several processes ask equally often and stop after the same call, whichever of them was sent a
+    signal. A second SIGINT is handled as it was before the block.
     """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    noted: list[bool] = []
+    several = jax.process_count() > 1
+    noted: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        del frame
+        noted.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            os.write(2, NOTE)  # print may be what the signal came into
+            if several:  # JAX listens for SIGTERM, and tells the other processes
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def alone() -> type[Stopped] | None:
+        return KINDS[noted[0]] if noted else None
+
+    calls = 0
+
+    def together() -> type[Stopped] | None:
+        # JAX takes the largest number that a process has asked with, and stops all at the next one.
+        nonlocal calls
+        calls += 1
+        if not multihost_utils.reached_preemption_sync_point(calls):
+            return None
+        here = np.asarray(signal.SIGINT in noted)
+        return Interrupted if np.any(multihost_utils.process_allgather(here)) else Terminated
+
+    before: dict[int, Any] = {}
     try:
-        before = signal.signal(signal.SIGTERM, lambda number, frame: noted.append(True))
+        for number in (signal.SIGINT,) if several else KINDS:
+            # None stands for a handler of C's, which Python cannot put back.
+            before[number] = signal.signal(number, note) or signal.SIG_DFL
     except ValueError:  # not the main thread: signals are the caller's
-        yield lambda step: False
+        yield together if several else lambda: None
         return
     try:
-        yield lambda step: bool(noted)
+        yield together if several else alone
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

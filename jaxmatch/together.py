@@ -27,11 +27,11 @@ from jaxmatch.checkpoint import Checkpoints
 from jaxmatch.compilation import jit, prepare_process
 from jaxmatch.data.shared import Shared
 from jaxmatch.dispatch import Meter, make_call, merge, on_cpu
-from jaxmatch.errors import InputError, JaxmatchError, Terminated
+from jaxmatch.errors import InputError, JaxmatchError, Stopped
 from jaxmatch.loop import finished, prepare
 from jaxmatch.parallel import check_memory, over_batch, replicated
 from jaxmatch.run import Flow, Run
-from jaxmatch.termination import termination_noted
+from jaxmatch.termination import Stop, termination_noted
 from jaxmatch.types import PyTree, TrainState
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
 
     Raises:
         InputError: if anything cannot work, before anything is compiled or written.
-        Terminated: after a SIGTERM, once the states of all are saved.
+        Stopped: after SIGTERM or Ctrl-C (SIGINT), once the states of all are saved.
         JaxmatchError: of the first run that failed, once the others are finished.
     """
     started = time.monotonic()
@@ -152,16 +152,14 @@ class Group:
         if runs:
             self._calls(self._runs)
 
-    def go(
-        self, terminated: Callable[[int], bool]
-    ) -> tuple[dict[Run, dict[str, Any]], dict[Run, JaxmatchError]]:
+    def go(self, terminated: Stop) -> tuple[dict[Run, dict[str, Any]], dict[Run, JaxmatchError]]:
         """Train all to their end: the summaries of those that got there, the errors of others."""
         waiting: dict[Run, TrainState] = {}
-        stopping = False
+        stopping: type[Stopped] | None = None
         with contextlib.ExitStack() as opened:
             for run in self._runs:
                 self._flows[run] = opened.enter_context(
-                    contextlib.closing(run.go(lambda step: stopping))
+                    contextlib.closing(run.go(lambda: stopping))
                 )
                 self._advance(run, None, waiting)
             while waiting:
@@ -170,7 +168,7 @@ class Group:
                 replies = self._calls(runs)(states)
                 del states
                 # Asked once for all: a run that went on by itself would need another program.
-                stopping = terminated(0)
+                stopping = terminated()
                 for run in runs:
                     self._advance(run, replies.pop(0), waiting)
         return self._summaries, self._errors
@@ -183,7 +181,7 @@ class Group:
             self._summaries[run] = end.value
         except JaxmatchError as error:
             self._errors[run] = error
-            if not isinstance(error, Terminated):
+            if not isinstance(error, Stopped):
                 log.warning("%s: %s The other runs go on.", run.folder, error)
 
     def _calls(self, runs: tuple[Run, ...]) -> Calls:
@@ -316,9 +314,9 @@ def _on_one_device(config: ConfigDict) -> ConfigDict:
 
 
 def _raise(errors: dict[Run, JaxmatchError], folders: dict[Run, Path]) -> None:
-    """One error that tells those of all runs, of the kind of the first or of Terminated."""
+    """Raise one error that tells those of all runs, of the kind that stopped them or the first."""
     if not errors:
         return
     text = "; ".join(f"{folders[run]}: {error}" for run, error in errors.items())
-    ended = [error for error in errors.values() if isinstance(error, Terminated)]
+    ended = [error for error in errors.values() if isinstance(error, Stopped)]
     raise type([*ended, *errors.values()][0])(text)

@@ -292,22 +292,48 @@ def test_a_folder_that_cannot_be_written_exits_with_4(data, call, tmp_path):
     assert "could not be written" in error
 
 
-def test_sigterm_exits_with_143_and_the_same_command_continues(run, data, tmp_path, call):
+@pytest.mark.parametrize(
+    ("number", "code", "cause"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
+)
+def test_a_signal_saves_and_the_same_command_continues(number, code, cause, data, tmp_path, call):
     workdir = tmp_path / "run"
     long = {"method": "supervised", "steps": 6000, "save_every": 6000}
     words = ["train", f"--workdir={workdir}", *arguments(data, **long)]
-    process = start_program(words)
+    for _ in range(2):
+        lines = len(read(workdir))
+        process = start_program(words)
+        while process.poll() is None and len(read(workdir)) <= lines:
+            time.sleep(0.01)
+        process.send_signal(number)
+        output, error = process.communicate()
+        assert process.returncode == code, error
+        assert output == ""
+        assert f"stopped by {cause} at step" in error
+        step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+        assert f"at step {step} after saving" in error
+    found, output, _ = call("evaluate", f"--workdir={workdir}")
+    assert (found, json.loads(output)["step"]) == (0, step)
+
+
+def test_a_second_interrupt_leaves_at_once(data, tmp_path):
+    workdir = tmp_path / "run"
+    words = ["train", f"--workdir={workdir}", *arguments(data, steps=6000, save_every=6000)]
+    slow_save = (
+        "import time; from jaxmatch import checkpoint, cli; "
+        "checkpoint.Checkpoints.save = lambda *a: (print('saving', flush=True), time.sleep(99)); "
+        "cli.main()"
+    )
+    process = start_program(words, program=slow_save)
     while process.poll() is None and not read(workdir):
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    output, error = process.communicate()
-    assert process.returncode == 143, error
-    assert output == ""
-    assert "stopped by SIGTERM at step" in error
-    (step,) = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
-    assert f"at step {step} after saving" in error
-    code, output, _ = call("evaluate", f"--workdir={workdir}")
-    assert (code, json.loads(output)["step"]) == (0, step)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "saving\n"
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert time.monotonic() - started < 10
+    assert process.returncode == -signal.SIGINT  # 130 to a shell
+    assert "Ctrl-C again leaves at once" in error
 
 
 def test_a_run_in_another_process_is_the_same_run(run, data, call, tmp_path):

@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 import pytest
-from helpers import assert_close, on_host
-from tiny_runs import arguments, start_program, state_of, train_tiny
+from helpers import assert_bitwise, assert_close, on_host
+from tiny_runs import arguments, start_program, state_of, train_tiny, without_seconds
 
 from jaxmatch.metrics import read
 
@@ -77,24 +77,74 @@ def test_same_run_on_one_two_and_four_processes(method, data, tmp_path):
                 np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-4, atol=2e-5)
 
 
-def test_a_run_goes_on_with_other_processes_and_devices(data, tmp_path):
-    whole = tmp_path / "whole"
-    train_tiny(data, whole, devices=4)
-    folder = tmp_path / "moved"
-    options = {"method": "fixmatch", "devices": 0}
-    programs = start(2, 2, words(data, folder, **options))
+def stop(programs, folder, number, which):
+    """Send a signal to one process once the run has logged something; what all of them said."""
     metrics = folder / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text()):
         assert all(program.poll() is None for program in programs), programs[0].communicate()
         time.sleep(0.05)
-    programs[1].send_signal(signal.SIGTERM)  # one is told, both stop
-    codes = {program.wait(timeout=300) for program in programs}
-    for program in programs:
-        program.communicate()
-    assert codes <= {0, 143}
-    assert len(codes) == 1
-    finish(start(4, 1, words(data, folder, **options)))
-    assert_close(state_of(folder), state_of(whole), 1e-4)
+    programs[which].send_signal(number)
+    codes = {signal.SIGTERM: 143, signal.SIGINT: 130}
+    return finish(programs, codes[number])
+
+
+@pytest.fixture(scope="module")
+def long_run(data, tmp_path_factory):
+    """A run on two processes that nothing interrupted, for each number of steps in a call."""
+    made = {}
+
+    def reference(stride):
+        if stride not in made:
+            made[stride] = tmp_path_factory.mktemp("long") / "run"
+            finish(start(2, 1, words(data, made[stride], **long(stride))))
+        return made[stride]
+
+    return reference
+
+
+def long(stride):
+    return {
+        "method": "fixmatch",
+        "devices": 2,
+        "steps": 1280,
+        "steps_per_call": stride,
+        "log_every": stride,
+        "eval_every": 640,
+        "save_every": 640,
+        "keep": 9,
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stride", [1, 5, 64])
+def test_one_signal_stops_all_at_one_step_and_the_run_goes_on_bitwise(
+    stride, number, data, long_run, tmp_path
+):
+    folder = tmp_path / "run"
+    command = words(data, folder, **long(stride))
+    which = int(number == signal.SIGTERM)  # the leader is interrupted, the other one preempted
+    for _ in range(2):
+        said = stop(start(2, 1, command), folder, number, which)
+        (step,) = {
+            int(errors.partition("after saving")[0].split()[-1])
+            for _, errors in said
+            if "at step" in errors
+        }
+        saved = [int(path.name) for path in (folder / "checkpoints").iterdir()]
+        assert max(saved) == step
+        assert step % stride == 0
+        assert step < 1280
+    finish(start(2, 1, command))
+    assert_bitwise(state_of(folder), state_of(long_run(stride)))
+    assert without_seconds(read(folder)) == without_seconds(read(long_run(stride)))
+
+
+def test_a_run_goes_on_with_other_processes_and_devices(data, tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "moved"
+    train_tiny(data, whole, **long(5) | {"devices": 4})
+    stop(start(2, 2, words(data, folder, **long(5) | {"devices": 0})), folder, signal.SIGTERM, 1)
+    finish(start(4, 1, words(data, folder, **long(5) | {"devices": 0})))
+    assert_close(state_of(folder), state_of(whole), 2e-3)
     steps = [line["step"] for line in read(folder)]
     assert steps == [line["step"] for line in read(whole)]
 

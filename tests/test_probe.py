@@ -216,6 +216,7 @@ def test_a_run_whose_data_has_no_labels_is_refused(runs, tmp_path):
     write_data(tmp_path / "x.npz", y_train=np.full_like(arrays["y_train"], -1), **nothing)
     shutil.copytree(folder / "simclr", tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text(config.replace(str(folder), str(tmp_path)))
+    (tmp_path / "run" / "data.json").unlink()  # it tells that these are other images
     with pytest.raises(InputError, match=r"k-NN .*training images with known labels"):
         probe(tmp_path / "run")
 

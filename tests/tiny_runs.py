@@ -123,8 +123,8 @@ def compiler_cache():
         jax_cache.reset_cache()
 
 
-def start_program(words, devices=None):
-    """The command line in a process of its own, with the tests' compiler cache.
+def start_program(words, devices=None, program="from jaxmatch.cli import main; main()"):
+    """The command line, or another ``program``, in a process of its own, with the compiler cache.
 
     It sees ``devices`` CPU devices, by default as many as the tests.
     """
@@ -134,7 +134,6 @@ def start_program(words, devices=None):
         "JAX_COMPILATION_CACHE_DIR": cache_folder(),
         **{name.upper(): str(value) for name, value in OPTIONS.items()},
     }
-    program = "from jaxmatch.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, words)],
         env=environment,

@@ -76,7 +76,7 @@ def train(config: ConfigDict, folder: Path, ratios: Sequence[int]) -> dict[str, 
             programs.append(program)
         run.record()
         write_json(folder / "phases.json", {"ratios": list(ratios)})
-        with contextlib.closing(run.go(lambda step: False)) as flow:
+        with contextlib.closing(run.go(lambda: None)) as flow:
             reply: Any = None
             for call in range(calls + 1):
                 try:

@@ -114,10 +114,7 @@ def read(folder: Path) -> Record | None:
 
 
 def _listed(columns: Mapping[str, Any]) -> Listed:
-    made = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in columns.items()
-    }
-    listed = Listed(**made)
+    listed = Listed(**{key: _immutable(value) for key, value in columns.items()})
     rows = len(listed.names)
     if {len(listed.labels), len(listed.sizes), len(listed.hashes)} != {rows}:
         raise ValueError("its columns differ in length")

@@ -8,6 +8,7 @@ checkpoint holds no state of the loader, and a loader that lost a worker is star
 import gc
 import logging
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -123,7 +124,7 @@ class Feed:
         # A worker's element is a whole step, so that it crosses to this process as one block.
         each = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         workers = grain.MultiprocessingOptions(num_workers=self.workers)
-        return iter(each.mp_prefetch(workers))
+        return iter(each.mp_prefetch(workers, worker_init_fn=_ignore_interrupts))
 
     def _load(self) -> Mapping[str, Any]:
         for attempt in range(RESTARTS + 1):
@@ -168,6 +169,12 @@ class Feed:
             raise InputError(f"Not readable as images: {', '.join(names)}.")
         if names:
             log.warning("Replaced by the next ones, not readable as images: %s", ", ".join(names))
+
+
+def _ignore_interrupts(number: int, workers: int) -> None:
+    """Ctrl-C reaches all processes of a terminal, but is for the one that trains."""
+    del number, workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def shapes(plan: Plan, mesh: Mesh) -> Batch:
