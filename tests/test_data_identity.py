@@ -393,29 +393,61 @@ def test_lists_that_do_not_fit_are_one_sentence(lines, expected, tmp_path):
         build.load_data(config)
 
 
+@pytest.fixture(scope="module")
+def arrays_run(tmp_path_factory):
+    """A finished run on an npz file."""
+    base = tmp_path_factory.mktemp("arrays")
+    file = write_data(base / "x.npz", x_unlabeled=toy_images(8, 3)[0])
+    train(configuration(file, method="fixmatch", steps=10), base / "run")
+    return base
+
+
 @pytest.mark.parametrize("array", ["x_train", "y_train", "x_test", "y_test", "x_unlabeled"])
-def test_arrays_that_changed_are_refused_by_name(array, tmp_path, capsys):
-    file = write_data(tmp_path / "x.npz", x_unlabeled=toy_images(8, 3)[0])
-    options = {"method": "fixmatch", "steps": 10}
-    train(configuration(file, **options), tmp_path / "run")
-    arrays = dict(np.load(file))
-    expected = evaluated(capsys, tmp_path)
-    np.savez_compressed(tmp_path / "moved.npz", **arrays)
-    file.unlink()
-    assert f"There is no {file}" in evaluated(capsys, tmp_path)
-    assert evaluated(capsys, tmp_path, f"--data={tmp_path / 'moved.npz'}") == expected
+def test_arrays_that_changed_are_refused_by_name(array, arrays_run, tmp_path, capsys):
+    shutil.copytree(arrays_run / "run", tmp_path / "run")
+    arrays = dict(np.load(arrays_run / "x.npz"))
     arrays[array] = arrays[array].copy()
     arrays[array].flat[0] = (arrays[array].flat[0] + 1) % 4
+    file = tmp_path / "changed.npz"
     np.savez(file, **arrays)
-    found = evaluated(capsys, tmp_path)
+    found = evaluated(capsys, tmp_path, f"--data={file}")
     if array == "x_unlabeled":
-        assert found == expected
+        assert found == evaluated(capsys, arrays_run)
     else:
         assert f"{array} of {file} is not what the run was trained with" in found
     (tmp_path / "run" / "summary.json").unlink()
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "10")
+    config = configuration(arrays_run / "x.npz", method="fixmatch", steps=10)
     with pytest.raises(InputError, match=f"{array} of"):
-        train(configuration(file, **options), tmp_path / "run")
+        train(config, tmp_path / "run", str(file))
+
+
+def test_a_moved_file_is_known_by_its_arrays(arrays_run, tmp_path, capsys):
+    shutil.copytree(arrays_run / "run", tmp_path / "run")
+    for file in ("config.json", "data.json"):
+        path = tmp_path / "run" / file
+        path.write_text(path.read_text().replace(str(arrays_run), "/nowhere"))
+    assert "There is no /nowhere/x.npz" in evaluated(capsys, tmp_path)
+    np.savez_compressed(tmp_path / "moved.npz", **np.load(arrays_run / "x.npz"))
+    expected = evaluated(capsys, arrays_run)
+    assert evaluated(capsys, tmp_path, f"--data={tmp_path / 'moved.npz'}") == expected
+
+
+def test_a_validation_set_stays_what_it_was(copy, capsys):
+    options = {**SHORT, "data__validation": 8}
+    config = configuration(f"folder:{copy / 'photos'}", **options)
+    shutil.rmtree(copy / "run")
+    train(config, copy / "run")
+    listed = records.read(copy / "run").listed
+    assert len(listed.validation) == 8
+    lines = [{k: v for k, v in line.items() if "accuracy" in k} for line in read(copy / "run")]
+    add_images(copy)
+    interrupted(copy)
+    train(config, copy / "run")
+    again = [{k: v for k, v in line.items() if "accuracy" in k} for line in read(copy / "run")]
+    assert again == lines
+    name = listed.names[listed.validation[0]]
+    change(copy / "photos" / name)
+    assert f"{name}, a validation image of the run, has changed" in evaluated(capsys, copy)
 
 
 def test_the_drawn_test_set_of_a_run_stays_that_of_runs_that_build_on_it(copy, caplog):

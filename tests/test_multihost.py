@@ -79,8 +79,8 @@ def test_same_run_on_one_two_and_four_processes(method, data, tmp_path):
 
 def stop(programs, folder, number, which):
     """Send a signal to one process once the run has logged something; what all of them said."""
-    metrics = folder / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text()):
+    lines = len(read(folder))
+    while len(read(folder)) <= lines:
         assert all(program.poll() is None for program in programs), programs[0].communicate()
         time.sleep(0.05)
     programs[which].send_signal(number)
@@ -106,11 +106,11 @@ def long(stride):
     return {
         "method": "fixmatch",
         "devices": 2,
-        "steps": 1280,
+        "steps": 640,
         "steps_per_call": stride,
         "log_every": stride,
-        "eval_every": 640,
-        "save_every": 640,
+        "eval_every": 320,
+        "save_every": 320,
         "keep": 9,
     }
 
@@ -133,7 +133,7 @@ def test_one_signal_stops_all_at_one_step_and_the_run_goes_on_bitwise(
         saved = [int(path.name) for path in (folder / "checkpoints").iterdir()]
         assert max(saved) == step
         assert step % stride == 0
-        assert step < 1280
+        assert step < 640
     finish(start(2, 1, command))
     assert_bitwise(state_of(folder), state_of(long_run(stride)))
     assert without_seconds(read(folder)) == without_seconds(read(long_run(stride)))
@@ -141,10 +141,12 @@ def test_one_signal_stops_all_at_one_step_and_the_run_goes_on_bitwise(
 
 def test_a_run_goes_on_with_other_processes_and_devices(data, tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "moved"
-    train_tiny(data, whole, **long(5) | {"devices": 4})
-    stop(start(2, 2, words(data, folder, **long(5) | {"devices": 0})), folder, signal.SIGTERM, 1)
-    finish(start(4, 1, words(data, folder, **long(5) | {"devices": 0})))
-    assert_close(state_of(folder), state_of(whole), 2e-3)
+    options = long(5) | {"optim__learning_rate": 0.003}  # roundings grow less
+    train_tiny(data, whole, **options | {"devices": 4})
+    options["devices"] = 0
+    stop(start(2, 2, words(data, folder, **options)), folder, signal.SIGTERM, 1)
+    finish(start(4, 1, words(data, folder, **options)))
+    assert_close(state_of(folder), state_of(whole), 1e-3)
     steps = [line["step"] for line in read(folder)]
     assert steps == [line["step"] for line in read(whole)]
 

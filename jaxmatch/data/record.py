@@ -97,7 +97,7 @@ def read(folder: Path) -> Record | None:
     path = folder / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}); copy the run folder anew.") from error
