@@ -334,6 +334,13 @@ def test_probe_prints_json(call, monkeypatch, words, knn, linear):
     assert json.loads(output) == {"workdir": "run", "step": 5, "knn": knn, "linear": linear}
 
 
+def test_probe_takes_a_number_of_images(call, monkeypatch):
+    monkeypatch.setattr(probe, "probe", lambda workdir, step, **options: options)
+    code, output, _ = call("probe", "--workdir", "run", "--knn", "--images", 500)
+    assert code == 0
+    assert json.loads(output) == {"knn": True, "linear": False, "images": 500}
+
+
 def test_evaluate_of_a_label_free_run_names_probe(call, monkeypatch):
     label_free = SimpleNamespace(parts=SimpleNamespace(algorithm=SimpleNamespace(labeled=())))
     monkeypatch.setattr(classifier, "load", lambda workdir, step: label_free)
