@@ -208,7 +208,7 @@ def test_two_processes_leave_out_the_same_images(method, damaged, tmp_path):
         count: finish(start(count, 4 // count, words(tmp_path / str(count)))) for count in (1, 2)
     }
     for count in (1, 2):
-        assert said[count][0][1].count("Left out, not readable as images") == 1
+        assert "Left out, not readable as images" in said[count][0][1]
         assert said[count][0][1].count("test/red/03.jpg") == 1
     assert said[2][1] == ("", "")
     assert_close(on_host(state_of(tmp_path / "2")), on_host(state_of(tmp_path / "1")), 2e-5)
