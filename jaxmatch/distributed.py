@@ -168,3 +168,13 @@ def leaders_arrays(read: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
     sent = np.asarray(multihost_utils.broadcast_one_to_all(given), np.uint8)
     with np.load(io.BytesIO(sent.tobytes()), allow_pickle=False) as arrays:
         return [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
+
+
+def gather(numbers: np.ndarray) -> np.ndarray:
+    """The ``numbers`` [n] int of all processes, one after another; n may differ between them."""
+    if jax.process_count() == 1:
+        return numbers
+    counts = np.ravel(multihost_utils.process_allgather(np.asarray(len(numbers))))
+    padded = np.pad(numbers.astype(np.int32), (0, counts.max() - len(numbers)))
+    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(counts), -1)
+    return np.concatenate([row[:count] for row, count in zip(rows, counts, strict=True)])

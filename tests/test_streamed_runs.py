@@ -210,17 +210,19 @@ def test_two_processes_leave_out_the_same_images(method, damaged, tmp_path):
     for count in (1, 2):
         assert "Left out, not readable as images" in said[count][0][1]
         assert said[count][0][1].count("test/red/03.jpg") == 1
+        assert "train/blue/07.jpg" in said[count][0][1]  # whichever process met it
     assert said[2][1] == ("", "")
     assert_close(on_host(state_of(tmp_path / "2")), on_host(state_of(tmp_path / "1")), 2e-5)
     ours, theirs = (
         json.loads((tmp_path / count / "summary.json").read_text()) for count in ("2", "1")
     )
     assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
-    # The processes stop together, whichever of them met the image.
-    strict = [*words(tmp_path / "strict"), "--config.data.strict=True"]
-    (damaged / "train/blue/07.jpg").write_bytes((damaged / "train/blue/08.jpg").read_bytes())
-    for _, errors in finish(start(2, 2, strict), code=2):
-        assert "test/red/03.jpg" in errors
+    # The processes stop together, whichever of them met the image: in training, then at evaluation.
+    for file in ("train/blue/07.jpg", "test/red/03.jpg"):
+        strict = [*words(tmp_path / file[:4]), "--config.data.strict=True"]
+        for _, errors in finish(start(2, 2, strict), code=2):
+            assert file in errors
+        (damaged / file).write_bytes((damaged / file).with_name("05.jpg").read_bytes())
 
 
 COUNTED = """
