@@ -193,7 +193,13 @@ def test_a_run_that_diverges_ends_alone(data, three, tmp_path, caplog, monkeypat
     assert logging.getLogger().handlers == handlers
 
 
-@pytest.mark.parametrize("when", ["evaluate", "begin", "with_probes"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "evaluate",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("begin", "with_probes")),
+    ],
+)
 def test_an_unexpected_error_of_one_run_ends_it_alone(
     data, three, tmp_path, caplog, monkeypatch, when
 ):
