@@ -175,6 +175,8 @@ def gather(numbers: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return numbers
     counts = np.ravel(multihost_utils.process_allgather(np.asarray(len(numbers))))
+    if not counts.any():
+        return numbers
     padded = np.pad(numbers.astype(np.int32), (0, counts.max() - len(numbers)))
     rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(counts), -1)
     return np.concatenate([row[:count] for row, count in zip(rows, counts, strict=True)])
