@@ -143,7 +143,7 @@ def test_linear_of_features_that_never_change():
 
 def test_several_devices_find_what_one_finds():
     """Also where rows do not divide, and where a device has fewer of them than neighbours."""
-    train, labels, test, test_labels = clusters(8, train=31, test=37)
+    train, labels, test, test_labels = clusters(8, train=31, test=37, noise=2.5)
     for neighbours in (3, 20):
         expected = knn_in_numpy(train, labels, test, neighbours)
         assert knn_accuracy(train, labels, test, expected, neighbours, devices=4) == 1
