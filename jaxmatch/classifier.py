@@ -24,7 +24,7 @@ NETWORKS = ("teacher", "student")
 
 
 class Predictions(NamedTuple):
-    """What a classifier says of ``n`` images."""
+    """What a classifier says of ``n`` images; of one that is not readable: label -1, else NaN."""
 
     label: np.ndarray  # [n] int64 position in ``Classifier.classes``
     confidence: np.ndarray  # [n] float32, the largest probability
@@ -66,7 +66,8 @@ class Classifier:
         """Classify ``images`` [n h w 3] uint8, the size of the training images.
 
         Raises:
-            InputError: on images of another shape or dtype, or none.
+            InputError: on images of another shape or dtype, or none; on LazyImages of which none
+                is readable, or, under ``data.strict``, not all are.
         """
         if not isinstance(images, LazyImages):
             images = np.asarray(images)
@@ -83,9 +84,11 @@ class Classifier:
         if not len(images):
             raise InputError("there are no images to predict.")
         parts = self.parts
-        compute = make_predict(parts.network, parts.mean, parts.std, parts.mesh)
-        found = compute(self.variables(network), images)
-        return Predictions(found.argmax(-1), found.max(-1), found)
+        strict = self.config.data.strict
+        compute = make_predict(parts.network, parts.mean, parts.std, parts.mesh, strict=strict)
+        found, readable = compute(self.variables(network), images)
+        found = np.where(readable[:, None], found, np.float32(np.nan))
+        return Predictions(np.where(readable, found.argmax(-1), -1), found.max(-1), found)
 
 
 def load(workdir: str | Path, step: int | None = None) -> Classifier:

@@ -120,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
     added.add_argument("--knn", action="store_true", help="only k-nearest-neighbor")
     added.add_argument("--linear", action="store_true", help="only a linear classifier")
+    added.add_argument(
+        "--images", type=int, metavar="N", help="at most so many for training and test each"
+    )
     added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
     added.add_argument("--data", default="", metavar="DIR", help=DATA_HELP)
 
@@ -226,7 +229,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     result = {"step": classifier.step, "evaluated": classifier.parts.algorithm.evaluated}
     for network in ("teacher", "student"):
         found = classifier.predict(source.test_images, network).label
-        result[network] = float((found == source.test_labels).mean())
+        readable = found >= 0
+        result[network] = float((found == source.test_labels)[readable].mean())
     print(json.dumps(result))
 
 
@@ -250,12 +254,14 @@ def _probe(arguments: argparse.Namespace) -> None:
     from jaxmatch.probe import probe
 
     both = arguments.knn == arguments.linear
+    most = {} if arguments.images is None else {"images": arguments.images}
     found = probe(
         arguments.workdir,
         arguments.step,
         knn=both or arguments.knn,
         linear=both or arguments.linear,
         place=arguments.data,
+        **most,
     )
     print(json.dumps(found))
 

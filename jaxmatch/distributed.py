@@ -1,10 +1,12 @@
 """Several processes as one run: how they join, agree on what they do, and which one writes."""
 
 import hashlib
+import io
 import os
 import sys
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -143,3 +145,38 @@ def check_shared(folder: Path) -> None:
             f"processes {', '.join(map(str, np.flatnonzero(~seen)))} do not see {folder} of "
             "process 0; give a --workdir on a file system that all hosts share."
         )
+
+
+def leaders_arrays(read: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+    """What ``read`` returns, called on process 0 alone; its arrays may be of any size, not objects.
+
+    Raises what it raises there, and DiskError on the other processes.
+    """
+    if jax.process_count() == 1:
+        return read()
+    content, error = io.BytesIO(), None
+    if leader():
+        try:
+            np.savez(content, *read())
+        except JaxmatchError as problem:
+            error = problem
+    raise_together(error)
+    size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(content.getvalue()))))
+    given = np.zeros(size, np.uint8)
+    if leader():
+        given = np.frombuffer(content.getvalue(), np.uint8)
+    sent = np.asarray(multihost_utils.broadcast_one_to_all(given), np.uint8)
+    with np.load(io.BytesIO(sent.tobytes()), allow_pickle=False) as arrays:
+        return [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
+
+
+def gather(numbers: np.ndarray) -> np.ndarray:
+    """The ``numbers`` [n] int of all processes, one after another; n may differ between them."""
+    if jax.process_count() == 1:
+        return numbers
+    counts = np.ravel(multihost_utils.process_allgather(np.asarray(len(numbers))))
+    if not counts.any():
+        return numbers
+    padded = np.pad(numbers.astype(np.int32), (0, counts.max() - len(numbers)))
+    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(counts), -1)
+    return np.concatenate([row[:count] for row, count in zip(rows, counts, strict=True)])

@@ -1,45 +1,94 @@
 """What given variables say of uint8 images: predictions, features, heads, in equal batches."""
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxmatch.augment.views import normalize
 from jaxmatch.compilation import jit
-from jaxmatch.data.lazy import Images, LazyImages
-from jaxmatch.parallel import from_processes, process_share, put, replicated, shard_batch
+from jaxmatch.data.lazy import MISSING, READ, SUBSTITUTES, Images, LazyImages
+from jaxmatch.distributed import leader
+from jaxmatch.errors import InputError
+from jaxmatch.parallel import from_processes, over_batch, process_share, put, replicated
 from jaxmatch.types import Array, Network, Outputs, PyTree
 
 BATCH = 500
 
+log = logging.getLogger(__name__)
 
-Evaluate = Callable[[PyTree, Array | Images], np.ndarray]
-Embed = Callable[[PyTree, Array | Images], dict[str, np.ndarray]]
+
+class Answers(NamedTuple):
+    """What a network says of n images."""
+
+    values: Any  # arrays [n ...] in the images' order
+    readable: np.ndarray  # [n] bool: the values of the other images mean nothing
+
+
+Evaluate = Callable[[PyTree, Array | Images], Answers]
 
 
 def make_predict(
-    network: Network, mean: Sequence[float], std: Sequence[float], mesh: Mesh, batch: int = BATCH
+    network: Network,
+    mean: Sequence[float],
+    std: Sequence[float],
+    mesh: Mesh,
+    batch: int = BATCH,
+    strict: bool = False,
 ) -> Evaluate:
-    """A function (variables, images [n h w c] uint8) -> probabilities [n C], in eval mode."""
-    return _make(lambda outputs: jax.nn.softmax(outputs.logits), network, mean, std, mesh, batch)
+    """A function (variables, images [n h w c] uint8) -> probabilities [n C], in eval mode.
+
+    An unreadable one of LazyImages is left out and named once; with ``strict`` it is an InputError,
+    on all processes, as is a set without any readable image.
+    """
+
+    def probabilities(outputs: Outputs) -> Array:
+        return jax.nn.softmax(outputs.logits)
+
+    return _make(probabilities, network, mean, std, mesh, batch, strict)
 
 
 def make_features(
-    network: Network, mean: Sequence[float], std: Sequence[float], mesh: Mesh, batch: int = BATCH
+    network: Network,
+    mean: Sequence[float],
+    std: Sequence[float],
+    mesh: Mesh,
+    batch: int = BATCH,
+    strict: bool = False,
+    spread: bool = False,
 ) -> Evaluate:
-    """A function (variables, images [n h w c] uint8) -> pooled features [n d], in eval mode."""
-    return _make(lambda outputs: outputs.features, network, mean, std, mesh, batch)
+    """A function (variables, images [n h w c] uint8) -> pooled features [n d], in eval mode.
+
+    Unreadable images as for :func:`make_predict`. With ``spread`` the features stay on the devices,
+    each of which has its share of the rows: an array [p d] split over ``mesh``, p the next multiple
+    of its size, so that rows from n on mean nothing.
+    """
+    return _make(
+        lambda outputs: outputs.features, network, mean, std, mesh, batch, strict, spread=spread
+    )
 
 
 def make_embed(
-    network: Network, mean: Sequence[float], std: Sequence[float], mesh: Mesh, batch: int = BATCH
-) -> Embed:
-    """A function (variables, images [n h w c] uint8) -> heads [n ...] by name, in eval mode."""
-    return _make(lambda outputs: dict(outputs.heads), network, mean, std, mesh, batch)
+    network: Network,
+    mean: Sequence[float],
+    std: Sequence[float],
+    mesh: Mesh,
+    batch: int = BATCH,
+    strict: bool = False,
+) -> Callable[[PyTree, Array | Images], dict[str, np.ndarray]]:
+    """A function (variables, images [n h w c] uint8) -> heads [n ...] by name, in eval mode.
+
+    In place of an unreadable one of LazyImages the next readable one is embedded, as in training;
+    it is named once. With ``strict`` it is an InputError, on all processes.
+    """
+    run = _make(
+        lambda outputs: dict(outputs.heads), network, mean, std, mesh, batch, strict, replace=True
+    )
+    return lambda variables, images: run(variables, images).values
 
 
 def _make(
@@ -49,62 +98,137 @@ def _make(
     std: Sequence[float],
     mesh: Mesh,
     batch: int,
-) -> Callable[[PyTree, Array | Images], Any]:
+    strict: bool,
+    *,
+    replace: bool = False,
+    spread: bool = False,
+) -> Evaluate:
     """What ``read`` takes from the outputs of all images, in their order.
 
-    Lazy images are decoded here, by each process those of its own devices.
+    Each device has a block of successive images, of which each batch takes some, so that answers
+    that stay where they are computed are in order. A block that ends early is filled up with images
+    whose second answer is dropped.
 
-    The last batch is filled up with the first images, whose second answer is dropped.
+    Lazy images are decoded here, by each process those of its own devices. Every process learns
+    which were not readable.
     """
+    named: set[str] = set()
+    place = over_batch(mesh) if spread else replicated(mesh)
 
     def answers(variables: PyTree, images: Array) -> PyTree:
         found = read(network(variables, normalize(images, mean, std), train=False)[0])
-        # Every process needs the answers of all.
-        return jax.lax.with_sharding_constraint(found, replicated(mesh))
+        return jax.lax.with_sharding_constraint(found, place)
 
     @jit
     def one(variables: PyTree, images: Array, start: Array) -> PyTree:
-        width = _width(images.shape[0], batch, mesh.size)
-        index = shard_batch((start + jnp.arange(width)) % images.shape[0], mesh)
+        count = images.shape[0]
+        each, width = _block(count, batch, mesh.size)
+        blocks = each * jnp.arange(mesh.size)[:, None]
+        index = (blocks + start + jnp.arange(width)).reshape(-1) % count
+        index = jax.lax.with_sharding_constraint(index, over_batch(mesh))
         return answers(variables, images[index])
 
     @jit
-    def decoded(variables: PyTree, images: Array) -> PyTree:
-        return answers(variables, images)
+    def decoded(variables: PyTree, images: Array, state: Array) -> tuple[PyTree, Array]:
+        state = jax.lax.with_sharding_constraint(state, replicated(mesh))
+        return answers(variables, images), state
 
-    def run(variables: PyTree, images: Array | Images) -> PyTree:
+    def run(variables: PyTree, images: Array | Images) -> Answers:
         count = images.shape[0]
-        width = _width(count, batch, mesh.size)
-        starts = range(0, count, width)
+        each, width = _block(count, batch, mesh.size)
+        lazy = isinstance(images, LazyImages)
+        held = None if lazy else put(images, replicated(mesh))
+        first, own = process_share(mesh.size, mesh)
+        blocks = each * np.arange(first, first + own)[:, None]
+        parts: list[PyTree] = []
+        states: list[Array] = []
+
+        def fetch(position: int) -> None:
+            """Let a device work on two batches at most, and keep no answers that the host has."""
+            if spread:
+                jax.block_until_ready(parts[position])
+            else:
+                parts[position] = jax.device_get(parts[position])
+
+        for start in range(0, each, width):
+            if lazy:
+                index = (blocks + start + np.arange(width)).reshape(-1) % count
+                pixels, state = (
+                    from_processes(rows, width * mesh.size, mesh)
+                    for rows in images.read(index, replace)
+                )
+                part, state = decoded(variables, pixels, state)
+                states.append(state)
+            else:
+                part = one(variables, held, np.int32(start))
+            parts.append(part)
+            if len(parts) > 1:
+                fetch(-2)
+        fetch(-1)
+
+        def in_order(*rows: np.ndarray) -> np.ndarray:
+            split = [part.reshape(mesh.size, width, *part.shape[1:]) for part in rows]
+            joined = np.concatenate(split, 1)[:, :each]
+            return joined.reshape(-1, *joined.shape[2:])[:count]
+
+        readable = np.ones(count, bool)
         if isinstance(images, LazyImages):
-            first, own = process_share(width, mesh)
-
-            def rows(start: int) -> Array:
-                index = (start + first + np.arange(own)) % count
-                return from_processes(np.asarray(images[index]), width, mesh)
-
-            parts = []
-            for start in starts:  # the host decodes the next while the device works on some
-                parts.append(decoded(variables, rows(start)))
-                jax.block_until_ready(parts[-2:][0])
-        else:
-            images = put(images, replicated(mesh))
-            parts = [one(variables, images, np.int32(start)) for start in starts]
-        return jax.tree.map(lambda *rows: np.concatenate(rows)[:count], *jax.device_get(parts))
+            readable = _checked(images, in_order(*jax.device_get(states)), strict, replace, named)
+        if spread:
+            return Answers(_joined(parts, mesh, each), readable)
+        return Answers(jax.tree.map(in_order, *parts), readable)
 
     return run
 
 
-def _width(count: int, batch: int, shards: int) -> int:
-    """Size of the batches for ``count`` images: at most ``batch``, a multiple of ``shards``."""
-    return -(-min(count, batch) // shards) * shards
+def _block(count: int, batch: int, devices: int) -> tuple[int, int]:
+    """How many of ``count`` images a device answers for, and how many at a time.
+
+    All devices together take ``batch`` of them, rounded up to a multiple of their number.
+    """
+    each = -(-count // devices)
+    return each, min(each, -(-batch // devices))
+
+
+def _joined(parts: list[PyTree], mesh: Mesh, each: int) -> PyTree:
+    """The rows of all parts, ``each`` on a device, where they are."""
+    rows = PartitionSpec("data")
+
+    def join(parts: list[PyTree]) -> PyTree:
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:each], *parts)
+
+    return jit(jax.shard_map(join, mesh=mesh, in_specs=rows, out_specs=rows))(parts)
+
+
+def _checked(
+    images: LazyImages, state: np.ndarray, strict: bool, replaced: bool, named: set[str]
+) -> np.ndarray:
+    """Which images are readable [n] bool; names the others that are not ``named`` yet.
+
+    All processes have the same ``state`` [n], so all raise InputError or none.
+    """
+    readable = state == READ
+    names = images.names(~readable)
+    if names and strict:
+        raise InputError(f"Not readable as images: {', '.join(names)}.")
+    lost = images.names(state == MISSING)
+    if lost and (replaced or not readable.any()):
+        some = f"{SUBSTITUTES} images from {lost[0]} on" if replaced else f"All {len(lost)} images"
+        raise InputError(f"{some} are not readable; is the data set still there?")
+    new = [name for name in dict.fromkeys(names) if name not in named]
+    named.update(new)
+    if new and leader():
+        what = "Replaced by the next ones" if replaced else "Left out"
+        log.warning("%s, not readable as images: %s", what, ", ".join(new))
+    return readable
 
 
 def accuracy(
-    predict: Callable[[PyTree, Array], np.ndarray],
-    variables: PyTree,
-    images: Array,
-    labels: np.ndarray,
+    predict: Evaluate, variables: PyTree, images: Array | Images, labels: np.ndarray
 ) -> float:
-    """Share of ``images`` [n h w c] whose most probable class is their label of ``labels`` [n]."""
-    return float(np.mean(predict(variables, images).argmax(-1) == labels))
+    """Share of ``images`` [n h w 3] whose most probable class is their label of ``labels`` [n].
+
+    Unreadable ones do not count.
+    """
+    found = predict(variables, images)
+    return float(np.mean((found.values.argmax(-1) == labels)[found.readable]))

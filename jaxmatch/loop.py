@@ -20,6 +20,7 @@ from jaxmatch.dispatch import Call
 from jaxmatch.errors import InputError
 from jaxmatch.frozen import frozen_runs, load_frozen
 from jaxmatch.metrics import write_json
+from jaxmatch.probe import missing
 from jaxmatch.run import Run
 from jaxmatch.termination import Stop, termination_noted
 from jaxmatch.transfer import names_weights, source_folder
@@ -200,5 +201,7 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
             f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
             "choose another --workdir or undo the change."
         )
-    summary = folder / "summary.json"
-    return json.loads(summary.read_text()) if summary.exists() else None
+    if not (folder / "summary.json").exists():
+        return None
+    summary = json.loads((folder / "summary.json").read_text())
+    return None if missing(summary) else summary

@@ -319,5 +319,5 @@ def _without_empty(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 def _earlier(stage: Stage) -> str:
     """What a table says of a stage before the last."""
     probe = stage.summary.get("probe") or {}
-    shown = {name: f"{100 * value:.1f}" for name, value in probe.items()}
+    shown = {name: f"{100 * value:.1f}" for name, value in probe.items() if value is not None}
     return f"{stage.name} ({_settings({'steps': stage.summary['steps'], **shown})})"

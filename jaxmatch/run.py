@@ -7,7 +7,7 @@ those of one run (:mod:`jaxmatch.loop`) or of several (:mod:`jaxmatch.together`)
 import contextlib
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
 from jaxmatch.metrics import MetricsLog, open_wandb, summarise, write_json
 from jaxmatch.monitor import collapsed
 from jaxmatch.parallel import check_memory, replicated, state_shardings
-from jaxmatch.probe import Sets, measure, probe_sets
+from jaxmatch.probe import MOST_IMAGES, PROBES, Sets, measure, missing, probe_sets
 from jaxmatch.progress import SILENT, Progress
 from jaxmatch.termination import Stop
 from jaxmatch.types import PyTree, TrainState
@@ -90,9 +90,11 @@ class Run:
         else:
             self.data = images = put(images, everywhere)
         self.unlabeled_images = images.unlabeled_images
-        self.predict = make_predict(parts.network, parts.mean, parts.std, parts.mesh)
-        self.features = make_features(parts.network, parts.mean, parts.std, parts.mesh)
-        self.embed = make_embed(parts.network, parts.mean, parts.std, parts.mesh)
+        forward = (parts.network, parts.mean, parts.std, parts.mesh)
+        strict = config.data.strict
+        self.predict = make_predict(*forward, strict=strict)
+        self.features = make_features(*forward, strict=strict, spread=True)
+        self.embed = make_embed(*forward, strict=strict)
         self.source = data.source
         self.held_out: dict[str, Any] = {}
         self.probed: Sets | None = None
@@ -146,10 +148,12 @@ class Run:
             NonFiniteError, DiskError, Stopped: as :func:`jaxmatch.loop.train`.
         """
         config = self.config
+        state, first = self.begin()
+        if first == config.steps and distributed.leaders((self.folder / "summary.json").exists()):
+            return self.with_probes(state)  # all else is done
         wandb = None
         if config.wandb and distributed.leader():
             wandb = open_wandb(config.wandb, self.folder, configuration.to_json(config))
-        state, first = self.begin()
         if first == 0:
             state = self.refreshed(state, first)
         with contextlib.ExitStack() as opened:
@@ -215,16 +219,32 @@ class Run:
                     )
             self.checkpoints.wait()
             lines = record.lines()
-        probe = None
-        if self.probed is not None:
-            probe = self.probe(state, probe_sets(self.source), linear=True)
         if distributed.leader():
             plot({self.folder.name: lines}, self.folder / "curves.png")
             seconds = earlier + time.monotonic() - self.started
-            summary = self.summary(lines, probe, state.policy, seconds)
+            summary = self.summary(lines, state.policy, seconds)
             write_json(self.folder / "summary.json", summary)
         distributed.synchronize("summary written")
-        return json.loads((self.folder / "summary.json").read_text())
+        return self.with_probes(state)
+
+    def with_probes(self, state: TrainState) -> dict[str, Any]:
+        """The content of summary.json once the probes that it misses are added to the file.
+
+        Each is written as soon as it is known: a restart does not repeat it.
+        """
+        file = self.folder / "summary.json"
+        summary = json.loads(file.read_text())
+        if names := missing(summary):
+            sets = probe_sets(self.source, MOST_IMAGES, MOST_IMAGES)
+            summary["probe_images"] = {
+                part: len(some.labels) for part, some in sets._asdict().items()
+            }
+            for name, value in self.probe(state, sets, names):
+                summary["probe"][name] = value
+                if distributed.leader():
+                    write_json(file, summary)
+            distributed.synchronize("probes written")
+        return summary
 
     def feed(self, first: int) -> contextlib.AbstractContextManager[Feed]:
         """What gives the data of step ``first`` and, at each call, of the next."""
@@ -304,26 +324,25 @@ class Run:
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Accuracies of teacher and student on the held-out images, or k-NN's without labels."""
         if self.probed is not None:
-            return {"probe/knn": self.probe(state, self.probed, linear=False)["knn"]}
+            found = self.probe(state, self.probed, ["knn"])
+            return {f"probe/{name}": value for name, value in found}
         return {
             f"{name}/{network}/accuracy": accuracy(self.predict, variables, images, labels)
             for name, (images, labels) in self.held_out.items()
             for network, variables in _networks(state).items()
         }
 
-    def probe(self, state: TrainState, sets: Sets, *, linear: bool) -> dict[str, float]:
+    def probe(
+        self, state: TrainState, sets: Sets, names: Sequence[str]
+    ) -> Iterator[tuple[str, float]]:
         """What the features of the network that the method reports are worth."""
         network = _networks(state)[self.parts.algorithm.evaluated]
-        return measure(self.features, network, sets, linear=linear)
+        return measure(self.features, network, sets, self.parts.mesh, names)
 
     def summary(
-        self,
-        lines: list[dict[str, Any]],
-        probe: dict[str, float] | None,
-        policy: PyTree,
-        seconds: float,
+        self, lines: list[dict[str, Any]], policy: PyTree, seconds: float
     ) -> dict[str, Any]:
-        """The content of summary.json."""
+        """The content of summary.json; the probes in it are still to be made."""
         spec, steps, algorithm = self.parts.spec, self.config.steps, self.parts.algorithm
         images = build.forward_images(
             self.config, self.parts, self.optimizer, self.shapes, self.data
@@ -345,6 +364,7 @@ class Run:
             summary["ctaugment"] = ctaugment.describe(policy)
         if algorithm.labeled:
             return summary
+        probe = None if self.probed is None else dict.fromkeys(PROBES)
         return {**summary, "probe": probe, "collapsed": collapsed(lines[-1])}
 
 

@@ -55,7 +55,8 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
     Raises:
         InputError: if anything cannot work, before anything is compiled or written.
         Stopped: after SIGTERM or Ctrl-C (SIGINT), once the states of all are saved.
-        JaxmatchError: of the first run that failed, once the others are finished.
+        JaxmatchError: of the first run that failed, once the others are finished; of exit code 1
+            where an error was unexpected, whose traceback is logged.
     """
     started = time.monotonic()
     prepare_process()
@@ -146,14 +147,17 @@ class Group:
         """Trace the program; InputError where it cannot work or does not fit into memory."""
         self._flows: dict[Run, Flow] = {}
         self._summaries: dict[Run, dict[str, Any]] = {}
-        self._errors: dict[Run, JaxmatchError] = {}
+        self._errors: dict[Run, Exception] = {}
         self._runs = tuple(runs)
         self._compiled: tuple[tuple[Run, ...], Calls] | None = None
         if runs:
             self._calls(self._runs)
 
-    def go(self, terminated: Stop) -> tuple[dict[Run, dict[str, Any]], dict[Run, JaxmatchError]]:
-        """Train all to their end: the summaries of those that got there, the errors of others."""
+    def go(self, terminated: Stop) -> tuple[dict[Run, dict[str, Any]], dict[Run, Exception]]:
+        """Train all to their end: the summaries of those that got there, the errors of others.
+
+        What goes wrong while one run logs, evaluates or saves ends that run alone.
+        """
         waiting: dict[Run, TrainState] = {}
         stopping: type[Stopped] | None = None
         with contextlib.ExitStack() as opened:
@@ -183,6 +187,10 @@ class Group:
             self._errors[run] = error
             if not isinstance(error, Stopped):
                 log.warning("%s: %s The other runs go on.", run.folder, error)
+        # Hours of the other runs are worth more than a clean end of this one.
+        except Exception as error:
+            self._errors[run] = error
+            log.exception("%s: an unexpected error. The other runs go on.", run.folder)
 
     def _calls(self, runs: tuple[Run, ...]) -> Calls:
         """The program of these runs; when one has ended, a smaller one for the others."""
@@ -313,10 +321,15 @@ def _on_one_device(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _raise(errors: dict[Run, JaxmatchError], folders: dict[Run, Path]) -> None:
-    """Raise one error that tells those of all runs, of the kind that stopped them or the first."""
+def _raise(errors: dict[Run, Exception], folders: dict[Run, Path]) -> None:
+    """Raise one error for those of all runs: what stopped them, else unexpected, else the first."""
     if not errors:
         return
-    text = "; ".join(f"{folders[run]}: {error}" for run, error in errors.items())
-    ended = [error for error in errors.values() if isinstance(error, Stopped)]
-    raise type([*ended, *errors.values()][0])(text)
+    kinds = [type(error) if isinstance(error, JaxmatchError) else None for error in errors.values()]
+    texts = [
+        f"{folders[run]}: {error if kind else repr(error)}"
+        for kind, (run, error) in zip(kinds, errors.items(), strict=True)
+    ]
+    stopped = [kind for kind in kinds if kind and issubclass(kind, Stopped)]
+    kind = stopped[0] if stopped else None if None in kinds else kinds[0]
+    raise (kind or JaxmatchError)("; ".join(texts))

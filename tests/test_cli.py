@@ -319,11 +319,10 @@ def test_a_second_interrupt_leaves_at_once(data, tmp_path):
     workdir = tmp_path / "run"
     words = ["train", f"--workdir={workdir}", *arguments(data, steps=6000, save_every=6000)]
     slow_save = (
-        "import time; from jaxmatch import checkpoint, cli; "
-        "checkpoint.Checkpoints.save = lambda *a: (print('saving', flush=True), time.sleep(99)); "
-        "cli.main()"
+        "import time; from jaxmatch import checkpoint; "
+        "checkpoint.Checkpoints.save = lambda *a: (print('saving', flush=True), time.sleep(99))"
     )
-    process = start_program(words, program=slow_save)
+    process = start_program(words, before=slow_save)
     while process.poll() is None and not read(workdir):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -362,6 +361,13 @@ def test_probe_prints_json(call, monkeypatch, words, knn, linear):
     assert json.loads(output) == {
         "workdir": "run", "step": 5, "knn": knn, "linear": linear, "at": "there"
     }  # fmt: skip
+
+
+def test_probe_takes_a_number_of_images(call, monkeypatch):
+    monkeypatch.setattr(probe, "probe", lambda workdir, step, **options: options)
+    code, output, _ = call("probe", "--workdir", "run", "--knn", "--images", 500)
+    assert code == 0
+    assert json.loads(output) == {"knn": True, "linear": False, "images": 500}
 
 
 def test_evaluate_of_a_label_free_run_names_probe(call, monkeypatch):

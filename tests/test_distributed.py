@@ -1,5 +1,6 @@
 """What a single process does where several could be, and what it says to wrong arguments."""
 
+import numpy as np
 import pytest
 
 from jaxmatch import distributed
@@ -14,6 +15,10 @@ def test_alone_it_leads_and_agrees_with_itself(tmp_path):
     distributed.check_same("configuration", "{}")
     distributed.check_shared(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    np.testing.assert_array_equal(distributed.gather(np.array([3, 1])), [3, 1])
+    labels, names = distributed.leaders_arrays(lambda: [np.arange(3), np.array(["a", "bc"])])
+    np.testing.assert_array_equal(labels, [0, 1, 2])
+    np.testing.assert_array_equal(names, ["a", "bc"])
     distributed.raise_together(None)
     with pytest.raises(DiskError, match="full"):
         distributed.raise_together(DiskError("full"))

@@ -1,15 +1,20 @@
 """Predictions are per image: whatever the batch size, the padding and the number of devices."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import SIDE, TinyNetwork, quick_jit, randomized, toy_images
+from PIL import Image
 
-from jaxmatch.evaluate import accuracy, make_embed, make_predict
+from jaxmatch.data.lazy import SUBSTITUTES, Files, LazyImages
+from jaxmatch.errors import InputError
+from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
 from jaxmatch.models.heads import Linear
 from jaxmatch.models.network import make_network
-from jaxmatch.parallel import make_mesh
+from jaxmatch.parallel import make_mesh, over_batch
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 NETWORK = make_network(TinyNetwork(), shards=4)
@@ -37,7 +42,8 @@ def expected(variables, images):
 def test_every_image_once_in_order(variables, count, batch):
     images = toy_images(count, 3)[0]
     predict = make_predict(NETWORK, MEAN, STD, make_mesh(4), batch)
-    probabilities = predict(variables, images)
+    probabilities, readable = predict(variables, images)
+    assert readable.all()
     assert probabilities.shape == (count, 4)
     np.testing.assert_allclose(probabilities, expected(variables, images), atol=1e-5)
 
@@ -45,7 +51,9 @@ def test_every_image_once_in_order(variables, count, batch):
 def test_one_device_agrees(variables):
     images = toy_images(10, 3)[0]
     predict = make_predict(make_network(TinyNetwork()), MEAN, STD, make_mesh(1), 4)
-    np.testing.assert_allclose(predict(variables, images), expected(variables, images), atol=1e-5)
+    np.testing.assert_allclose(
+        predict(variables, images).values, expected(variables, images), atol=1e-5
+    )
 
 
 def test_accuracy_counts_each_image_once(variables):
@@ -75,3 +83,83 @@ def test_heads_of_every_image_once_in_order(devices, count):
     }
     for name, rows in found.items():
         np.testing.assert_allclose(rows, heads[name], atol=1e-5)
+
+
+@pytest.mark.parametrize(("devices", "count", "batch"), [(1, 10, 4), (4, 10, 4), (4, 13, 8)])
+def test_features_stay_on_the_devices_in_order(variables, devices, count, batch):
+    mesh, images = make_mesh(devices), toy_images(count, 3)[0]
+    network = make_network(TinyNetwork(), devices)
+    found = make_features(network, MEAN, STD, mesh, batch, spread=True)(variables, images).values
+    assert found.sharding.is_equivalent_to(over_batch(mesh), 2)
+    assert len(found) == -(-count // devices) * devices
+    whole = make_features(network, MEAN, STD, mesh, batch)(variables, images).values
+    np.testing.assert_allclose(found[:count], whole, atol=1e-5)
+
+
+DAMAGED = (2, 3, 9)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Ten images as files, of which some are damaged, missing or empty; and all of them intact."""
+    levels = toy_images(10, 3)[0]
+    for number, image in enumerate(levels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:60])
+    (tmp_path / "3.png").unlink()
+    (tmp_path / "9.png").write_bytes(b"")
+    records = Files(root=tmp_path, paths=tuple(f"{number}.png" for number in range(10)))
+    return LazyImages(records=records, rows=np.arange(10), size=(SIDE, SIDE)), levels
+
+
+@pytest.mark.parametrize("batch", [4, 500])
+def test_unreadable_images_do_not_count_and_are_named_once(variables, files, caplog, batch):
+    lazy, levels = files
+    predict = make_predict(NETWORK, MEAN, STD, make_mesh(4), batch)
+    right = np.asarray(expected(variables, levels).argmax(-1))
+    labels = right.copy()
+    labels[[0, 2]] += 1  # of the seven readable ones the first is wrong
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert accuracy(predict, variables, lazy, labels) == 6 / 7
+    found = predict(variables, lazy)
+    assert np.flatnonzero(~found.readable).tolist() == list(DAMAGED)
+    whole = np.asarray(expected(variables, levels))
+    np.testing.assert_allclose(found.values[found.readable], whole[found.readable], atol=1e-5)
+    for number in DAMAGED:
+        assert caplog.text.count(lazy.records.name(number)) == 1
+    assert caplog.text.count("Left out, not readable as images") == 1
+
+
+def test_unreadable_images_are_refused_where_strict(variables, files):
+    lazy, _ = files
+    for make in (make_predict, make_features, make_embed):
+        compute = make(NETWORK, MEAN, STD, make_mesh(4), 4, strict=True)
+        with pytest.raises(InputError, match=r"Not readable .*2\.png, .*3\.png, .*9\.png"):
+            compute(variables, lazy)
+        compute(variables, lazy[np.array([0, 1, 4])])
+
+
+def test_a_set_that_is_gone_is_an_error(variables, tmp_path):
+    records = Files(root=tmp_path, paths=tuple(f"{number}.png" for number in range(5)))
+    lazy = LazyImages(records=records, rows=np.arange(5), size=(SIDE, SIDE))
+    with pytest.raises(InputError, match=r"All 5 images are not readable; is the data set still"):
+        make_predict(NETWORK, MEAN, STD, make_mesh(4))(variables, lazy)
+    with pytest.raises(InputError, match=rf"{SUBSTITUTES} images from .*0\.png on are not"):
+        make_embed(NETWORK, MEAN, STD, make_mesh(4))(variables, lazy)
+
+
+def test_embeddings_of_unreadable_images_are_those_of_the_next(files, caplog):
+    lazy, levels = files
+    model = TinyNetwork(heads={"projection": Linear(5)})
+    variables = quick_jit(lambda key: model.init(key, jnp.zeros((1, SIDE, SIDE, 3)), False))(
+        jax.random.key(0)
+    )
+    embed = make_embed(make_network(model, 4), MEAN, STD, make_mesh(4), 4)
+    with caplog.at_level(logging.WARNING):
+        found, _ = (embed(variables, lazy)["projection"] for _ in range(2))
+    whole = embed(variables, levels)["projection"]
+    np.testing.assert_allclose(found, whole[[0, 1, 4, 4, 4, 5, 6, 7, 8, 0]], atol=1e-5)
+    assert caplog.text.count("Replaced by the next ones") == 1
+    for number in DAMAGED:
+        assert caplog.text.count(lazy.records.name(number)) == 1

@@ -24,14 +24,22 @@ METHODS = {
 }
 
 
-def start(processes, devices, *words):
-    """Every process of a run, each with ``devices`` CPU devices and its own words, if given."""
+def start(processes, devices, *words, before="", environments=({},)):
+    """Every process of a run, each with ``devices`` CPU devices and its own words, if given.
+
+    ``before`` is run first; ``environments`` are of each, or of all.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     where = [f"--coordinator=localhost:{port}", f"--processes={processes}"]
     return [
-        start_program([*words[number % len(words)], *where, f"--process={number}"], devices)
+        start_program(
+            [*words[number % len(words)], *where, f"--process={number}"],
+            devices,
+            before,
+            **environments[number % len(environments)],
+        )
         for number in range(processes)
     ]
 

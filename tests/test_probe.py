@@ -1,5 +1,7 @@
 """k-NN and the linear probe against plain NumPy and scikit-learn, and on trained runs."""
 
+import json
+import re
 import shutil
 
 import jax
@@ -12,10 +14,13 @@ from tiny_runs import STEPS, arguments, compiler_cache, train_tiny, write_data
 
 import jaxmatch
 from jaxmatch import probe as probing
-from jaxmatch.config import from_flags
+from jaxmatch import run
+from jaxmatch.config import complete, from_flags
 from jaxmatch.data.sources import Source
 from jaxmatch.errors import InputError
-from jaxmatch.probe import features, knn_accuracy, linear_accuracy, measure, probe, probe_sets
+from jaxmatch.evaluate import make_features
+from jaxmatch.parallel import make_mesh
+from jaxmatch.probe import features, measure, probe, probe_sets
 
 
 def clusters(seed, train=300, test=120, width=6, classes=3, noise=1.0):
@@ -26,6 +31,18 @@ def clusters(seed, train=300, test=120, width=6, classes=3, noise=1.0):
     x = 2 + centres[label] + random.normal(0, noise, (train + test, width))
     x = (x * random.uniform(0.1, 10, width)).astype(np.float32)
     return x[:train], label[:train], x[train:], label[train:]
+
+
+def knn_accuracy(train, labels, test, test_labels, *options, devices=1):
+    mesh = make_mesh(devices)
+    points = [probing.spread(*part, mesh) for part in ((train, labels), (test, test_labels))]
+    return probing.knn_accuracy(*points, mesh, *options)
+
+
+def linear_accuracy(train, labels, test, test_labels, *options, devices=1):
+    mesh = make_mesh(devices)
+    points = [probing.spread(*part, mesh) for part in ((train, labels), (test, test_labels))]
+    return probing.linear_accuracy(*points, mesh, *options)
 
 
 def unit(x):
@@ -122,6 +139,56 @@ def test_linear_of_features_that_never_change():
     most = np.bincount(labels).argmax()
     found = linear_accuracy(same, labels, np.ones_like(test), test_labels)
     assert found == pytest.approx(np.mean(test_labels == most))
+
+
+def test_several_devices_find_what_one_finds():
+    """Also where rows do not divide, and where a device has fewer of them than neighbours."""
+    train, labels, test, test_labels = clusters(8, train=31, test=37, noise=2.5)
+    for neighbours in (3, 20):
+        expected = knn_in_numpy(train, labels, test, neighbours)
+        assert knn_accuracy(train, labels, test, expected, neighbours, devices=4) == 1
+    for truth in (test_labels, 1 - test_labels.clip(max=1)):
+        one, four = (
+            linear_accuracy(train, labels, test, truth, devices=devices) for devices in (1, 4)
+        )
+        assert 0 < one < 1
+        assert four == pytest.approx(one, abs=1e-9)
+
+
+def test_neither_probe_gathers_the_features():
+    mesh = make_mesh(4)
+    found = clusters(9)
+    train, test = (probing.spread(*part, mesh) for part in (found[:2], found[2:]))
+    width = train.features.shape[1]
+    assert train.features.addressable_shards[0].data.shape == (75, width)
+    fit = probing._fit.lower(train.features, train.labels, 3, 1e-3).compile()
+    assert "all-gather" not in fit.as_text()
+    assert "all-reduce" in fit.as_text()
+    hits = probing._hits.lower(train[:2], test[:2], mesh, 20, 3, 5).compile().as_text()
+    moved = re.findall(r"= \w+\[([0-9,]+)\]\S* all-gather\(", hits)
+    # Only 4 x 5 queries with their classes, and for each the 4 x 20 nearest with theirs.
+    assert sorted(moved) == ["20", "20,6", "20,80", "20,80"]
+
+
+def test_images_without_a_label_do_not_count():
+    train, labels, test, test_labels = clusters(10)
+    hidden, unseen = np.arange(len(labels)) % 3 == 0, np.arange(len(test)) % 4 == 0
+    damaged = np.where(hidden[:, None], 1e3, train), np.where(hidden, -1, labels)
+    damaged += np.where(unseen[:, None], 1e3, test), np.where(unseen, -1, test_labels)
+    left = train[~hidden], labels[~hidden], test[~unseen], test_labels[~unseen]
+    for measured in (knn_accuracy, linear_accuracy):
+        accuracy = measured(*left)
+        assert 0.5 < accuracy < 1
+        assert measured(*damaged, devices=4) == pytest.approx(accuracy, abs=1e-9)
+
+
+def test_standardised_features_are_exact_for_many_rows():
+    values = np.full((300_000, 2), 0.1, np.float32)
+    values[:, 1] += np.arange(300_000, dtype=np.float32) % 2
+    mean, scale = probing._standard(values, np.zeros(300_000, np.int32))
+    np.testing.assert_allclose(mean, [0.1, 0.6], rtol=1e-6)
+    assert scale[1] == pytest.approx(0.5, rel=1e-5)
+    assert scale[0] == 1 or scale[0] < 1e-7
 
 
 def source(**changed):
@@ -234,11 +301,88 @@ def test_measure_computes_what_is_asked(runs):
         train=30,
         test=10,
     )
-    counted = []
+    parts, counted = found.parts, []
+    exact = make_features(parts.network, parts.mean, parts.std, parts.mesh, spread=True)
 
     def compute(variables, images):
         counted.append(len(images))
-        return features(found, images)
+        return exact(variables, images)
 
-    assert measure(compute, found.variables(), sets, linear=False).keys() == {"knn"}
+    measured = measure(compute, found.variables(), sets, parts.mesh, ["knn"])
+    assert dict(measured).keys() == {"knn"}
     assert counted == [30, 10]
+
+
+@pytest.fixture
+def again(runs, tmp_path):
+    """Trains the SimCLR run in a folder of its own, and what its summary said at first."""
+    folder, _ = runs
+    workdir = tmp_path / "run"
+    shutil.copytree(folder / "simclr", workdir)
+    values = json.loads((workdir / "config.json").read_text())
+    values.pop("facts")
+    summary = json.loads((workdir / "summary.json").read_text())
+    return workdir, (lambda: jaxmatch.train(complete(values), workdir)), summary
+
+
+def results(workdir):
+    """All that training writes but what tells the probes."""
+    return {
+        path.relative_to(workdir).as_posix(): path.read_bytes()
+        for path in workdir.rglob("*")
+        if path.is_file() and path.name not in ("summary.json", "log.txt")
+    }
+
+
+def test_the_summary_tells_how_many_images_the_probes_used(again):
+    _, train, summary = again
+    assert set(summary["probe"]) == {"knn", "linear"}
+    assert summary["probe_images"] == {"train": 64, "test": 24}
+    assert train() == summary
+
+
+def test_only_missing_probes_are_made_after_a_restart(again, monkeypatch):
+    workdir, train, summary = again
+    before = results(workdir)
+    unfinished = summary | {"probe": summary["probe"] | {"linear": None}}
+    (workdir / "summary.json").write_text(json.dumps(unfinished))
+    monkeypatch.setitem(probing.PROBES, "knn", None)  # calling it would fail
+    assert train() == summary == json.loads((workdir / "summary.json").read_text())
+    assert results(workdir) == before
+
+
+def test_a_run_that_ends_in_its_probes_has_its_summary(again, monkeypatch):
+    workdir, train, summary = again
+    (workdir / "summary.json").unlink()
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    for name in ("knn", "linear"):
+        with monkeypatch.context() as patched:
+            patched.setitem(probing.PROBES, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                train()
+        found = json.loads((workdir / "summary.json").read_text())
+        known = {"knn": None, "linear": None}
+        if name == "linear":
+            known["knn"] = summary["probe"]["knn"]
+        assert found["probe"] == known
+        assert found["algorithm"] == "simclr"
+    state = results(workdir)
+    found = train()
+    assert found["probe"] == summary["probe"]
+    assert results(workdir) == state
+
+
+def test_probes_use_a_bounded_number_of_images(again, monkeypatch):
+    workdir, train, summary = again
+    whole = summary | {"probe": {"knn": None, "linear": None}}
+    (workdir / "summary.json").write_text(json.dumps(whole))
+    monkeypatch.setattr(run, "MOST_IMAGES", 20)
+    found = train()
+    assert found["probe_images"] == {"train": 20, "test": 20}
+    few = probe(workdir, images=20)
+    assert found["probe"] == {name: few[name] for name in ("knn", "linear")}
+    with pytest.raises(InputError, match="--images=0 must be at least 1"):
+        probe(workdir, images=0)

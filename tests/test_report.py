@@ -193,6 +193,10 @@ def test_a_staged_run_is_its_last_stage_with_the_cost_of_all(staged, tmp_path):
     assert (row["steps"], row["unlabeled seen"], row["seconds"]) == ("600", "14,000", "60")
     page = report([run.folder], tmp_path / "report.html")[0].read_text()
     assert "1_simclr (steps=300, knn=70.0, linear=80.0)" in page
+    summary = run.folder / "1_simclr" / "summary.json"  # as while its linear probe is made
+    summary.write_text(summary.read_text().replace('"linear": 0.8', '"linear": null'))
+    page = report([run.folder], tmp_path / "report.html")[0].read_text()
+    assert "1_simclr (steps=300, knn=70.0)" in page
     half = read(staged("half", 1))
     assert not half.finished
     (found,) = group([run, half])  # one configuration

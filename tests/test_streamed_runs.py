@@ -1,5 +1,6 @@
 """Whole runs over streamed sets: what a resident set computes, on real loader processes."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from PIL import Image
 from test_multihost import finish, start
 from tiny_runs import arguments, compiler_cache, state_of, train_tiny
 
-from jaxmatch import load
+from jaxmatch import cli, load
+from jaxmatch.build import load_data
+from jaxmatch.data.images import read_images
 from jaxmatch.errors import InputError
 from jaxmatch.metrics import read
 
@@ -122,3 +125,142 @@ def test_ops_before_the_crop_are_refused(pictures, tmp_path):
             f"folder:{pictures}", tmp_path / "run", views__strong__order="ops_first", **options
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def damaged(pictures, tmp_path):
+    """The pictures, of which a training and a test image are not readable.
+
+    Of two processes with as many devices the second one evaluates the latter.
+    """
+    root = tmp_path / "damaged"
+    shutil.copytree(pictures, root)
+    for file in ("train/blue/07.jpg", "test/red/03.jpg"):
+        (root / file).write_bytes((root / file).read_bytes()[:100])
+    return root
+
+
+def test_an_unreadable_test_image_does_not_end_a_streamed_run(
+    pictures, damaged, tmp_path, caplog, capsys
+):
+    options = {**SHORT, "data__stream": True, "steps": 5}
+    summary = train_tiny(f"folder:{damaged}", tmp_path / "run", **options)
+    found = load(tmp_path / "run")
+    images = [
+        pictures / "test" / name / f"{n:02d}.jpg" for name in ("blue", "red") for n in range(6)
+    ]
+    del images[9]
+    labels = np.repeat([0, 1], [6, 5])
+    levels, _ = read_images(images, (8, 8))
+    for network in ("teacher", "student"):
+        accuracy = np.mean(found.predict(levels, network).label == labels)
+        assert summary[network]["last"] == accuracy
+    name = str(damaged / "test" / "red" / "03.jpg")
+    assert caplog.text.count(name) == 1
+    assert "Left out, not readable as images" in caplog.text
+
+    capsys.readouterr()
+    cli.main(["evaluate", "--workdir", str(tmp_path / "run")])
+    evaluated = json.loads(capsys.readouterr().out)
+    assert [evaluated[network] for network in ("teacher", "student")] == [
+        summary[network]["last"] for network in ("teacher", "student")
+    ]
+    source = load_data(found.config).source
+    label, confidence, probabilities = found.predict(source.test_images)
+    assert np.flatnonzero(label < 0).tolist() == [9]
+    assert np.isnan(confidence[9])
+    assert np.isnan(probabilities[9]).all()
+
+
+@pytest.mark.slow
+def test_an_unreadable_test_image_is_an_error_where_strict(damaged, tmp_path):
+    options = SHORT | {"data__stream": True, "data__strict": True, "chosen": ",labels=8"}
+    (damaged / "train/blue/07.jpg").write_bytes((damaged / "train/blue/08.jpg").read_bytes())
+    with pytest.raises(InputError, match=r"Not readable as images: \S*test/red/03\.jpg\."):
+        train_tiny(f"folder:{damaged}", tmp_path / "run", **options)
+
+
+@pytest.mark.slow
+def test_pcl_clusters_a_set_with_an_unreadable_image(damaged, tmp_path, caplog):
+    options = {**SHORT, "data__stream": True, "method": "pcl", "chosen": "", "workers": 1}
+    options |= {"algorithm__queue": 40, "algorithm__clusters": "(3,)"}
+    options |= {"algorithm__refresh_steps": 5, "algorithm__start_step": 0, "devices": 2}
+    summary = train_tiny(f"folder:{damaged}", tmp_path / "run", **options)
+    assert set(summary["probe"]) == {"knn", "linear"}
+    assert "Replaced by the next ones, not readable as images" in caplog.text
+    assert "Left out, not readable as images" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fixmatch", "pcl"])
+def test_two_processes_leave_out_the_same_images(method, damaged, tmp_path):
+    options = {**SHORT, "devices": 4, "data__stream": True, "method": method}
+    if method == "pcl":
+        options |= {"chosen": "", "algorithm__queue": 40, "algorithm__clusters": "(3,)"}
+        options |= {"algorithm__refresh_steps": 5, "algorithm__start_step": 0}
+
+    def words(workdir):
+        return ["train", *arguments(f"folder:{damaged}", **options), f"--workdir={workdir}"]
+
+    said = {
+        count: finish(start(count, 4 // count, words(tmp_path / str(count)))) for count in (1, 2)
+    }
+    for count in (1, 2):
+        assert "Left out, not readable as images" in said[count][0][1]
+        assert said[count][0][1].count("test/red/03.jpg") == 1
+        assert "train/blue/07.jpg" in said[count][0][1]  # whichever process met it
+    assert said[2][1] == ("", "")
+    assert_close(on_host(state_of(tmp_path / "2")), on_host(state_of(tmp_path / "1")), 2e-5)
+    ours, theirs = (
+        json.loads((tmp_path / count / "summary.json").read_text()) for count in ("2", "1")
+    )
+    assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    if method == "pcl":  # both make the probes that are missing, and nothing else
+        summary = tmp_path / "2" / "summary.json"
+        whole, lines = summary.read_text(), (tmp_path / "2" / "metrics.jsonl").read_bytes()
+        summary.write_text(json.dumps({**ours, "probe": {**ours["probe"], "linear": None}}))
+        finish(start(2, 2, words(tmp_path / "2")))
+        assert summary.read_text() == whole
+        assert (tmp_path / "2" / "metrics.jsonl").read_bytes() == lines
+    # The processes stop together, whichever of them met the image: in training, then at evaluation.
+    for file in ("train/blue/07.jpg", "test/red/03.jpg"):
+        strict = [*words(tmp_path / file[:4]), "--config.data.strict=True"]
+        for _, errors in finish(start(2, 2, strict), code=2):
+            assert file in errors
+        (damaged / file).write_bytes((damaged / file).with_name("05.jpg").read_bytes())
+
+
+COUNTED = """
+import sys
+from jaxmatch.data import tfds
+read = tfds._read_index
+def counted(*arguments):
+    print("index read", file=sys.stderr)
+    return read(*arguments)
+tfds._read_index = counted
+"""
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_reads_the_labels_of_all(tmp_path):
+    """On hosts whose data folders are not shared."""
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        shutil.unpack_archive(GOLDEN / "imagenet.zip", folder)
+    overrides = {"data.image_size": 16, "data.batch_size": 4, "data.ratio": 2, "steps": 2}
+    overrides |= {"model.bn_groups": 1, "steps_per_call": 1, "log_every": 2, "eval_every": 2}
+    overrides |= {"save_every": 2, "optim.warmup_steps": 1, "workers": 1, "devices": 2}
+    flags = [f"--config.{key}={value}" for key, value in overrides.items()]
+    words = ["train", "--config=fixmatch:tfds:imagenet2012,labels=all", *flags]
+    words.append(f"--workdir={tmp_path / 'run'}")
+    environments = [{"TFDS_DATA_DIR": str(folder)} for folder in folders]
+    said = finish(start(2, 1, words, before=COUNTED, environments=environments))
+    assert said[0][1].count("index read") == 2
+    assert "index read" not in said[1][1]
+    assert len(list(folders[0].rglob("jaxmatch-*.npz"))) == 2
+    assert list(folders[1].rglob("jaxmatch-*")) == []
+    shard = next(folders[1].rglob("*train.array_record*"))
+    shard.write_bytes(shard.read_bytes() + bytes(9))
+    shutil.rmtree(tmp_path / "run")
+    for _, errors in finish(start(2, 1, words, environments=environments), code=2):
+        assert "processes 1 have another prepared imagenet2012 than process 0" in errors

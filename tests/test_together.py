@@ -23,7 +23,7 @@ from tiny_runs import (
 )
 
 from jaxmatch import cli, load, run, together
-from jaxmatch.errors import InputError, NonFiniteError, Terminated
+from jaxmatch.errors import InputError, JaxmatchError, NonFiniteError, Terminated
 from jaxmatch.metrics import read
 
 SHORT = {"steps": 3 * PERIOD, "devices": 2}
@@ -191,6 +191,57 @@ def test_a_run_that_diverges_ends_alone(data, three, tmp_path, caplog, monkeypat
     assert not (tmp_path / "0" / "summary.json").exists()
     assert_same_run(tmp_path / "1", three / "1")
     assert logging.getLogger().handlers == handlers
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "evaluate",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("begin", "with_probes")),
+    ],
+)
+def test_an_unexpected_error_of_one_run_ends_it_alone(
+    data, three, tmp_path, caplog, monkeypatch, when
+):
+    """While it trains, before its first step, and after its last."""
+    method, calls = getattr(run.Run, when), []
+
+    def broken(self, *arguments):
+        if self.folder.name == "0":
+            calls.append(None)
+            if when != "evaluate" or len(calls) == 2:
+                raise ZeroDivisionError("of a library")
+        return method(self, *arguments)
+
+    monkeypatch.setattr(run.Run, when, broken)
+    with pytest.raises(JaxmatchError) as caught:
+        train_seeds(data, tmp_path, (0, 1))
+    assert type(caught.value) is JaxmatchError
+    assert caught.value.exit_code == 1
+    assert str(caught.value) == f"{tmp_path / '0'}: ZeroDivisionError('of a library')"
+    assert "an unexpected error. The other runs go on." in caplog.text
+    assert "Traceback" in caplog.text
+    assert "ZeroDivisionError: of a library" in caplog.text
+    assert_same_run(tmp_path / "1", three / "1")
+    assert (tmp_path / "1" / "summary.json").exists()
+    monkeypatch.setattr(run.Run, when, method)  # and the same command goes on with the other
+    train_seeds(data, tmp_path, (0, 1))
+    assert_same_run(tmp_path / "0", three / "0")
+
+
+def test_which_error_tells_those_of_all_runs(tmp_path):
+    bad, left, odd = NonFiniteError("NaN"), Terminated("saved"), KeyError("x")
+    for errors, kind in (
+        ([bad], NonFiniteError),
+        ([bad, odd], JaxmatchError),
+        ([odd, bad, left], Terminated),
+    ):
+        runs = dict(enumerate(errors))
+        with pytest.raises(kind) as caught:
+            together._raise(runs, {number: tmp_path / str(number) for number in runs})
+        assert type(caught.value) is kind
+        for number in runs:
+            assert str(tmp_path / str(number)) in str(caught.value)
 
 
 def test_sigterm_saves_all(data, tmp_path, monkeypatch):

@@ -123,17 +123,20 @@ def compiler_cache():
         jax_cache.reset_cache()
 
 
-def start_program(words, devices=None, program="from jaxmatch.cli import main; main()"):
-    """The command line, or another ``program``, in a process of its own, with the compiler cache.
+def start_program(words, devices=None, before="", **environment):
+    """The command line in a process of its own, with the tests' compiler cache.
 
-    It sees ``devices`` CPU devices, by default as many as the tests.
+
+    It sees ``devices`` CPU devices, by default as many as the tests. ``before`` is run first.
     """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices or jax.device_count()),
         "JAX_COMPILATION_CACHE_DIR": cache_folder(),
         **{name.upper(): str(value) for name, value in OPTIONS.items()},
+        **environment,
     }
+    program = f"{before}\nfrom jaxmatch.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, words)],
         env=environment,

@@ -76,8 +76,8 @@ def probe_of_start(folder: Path) -> dict[str, float]:
     optimizer = run.parts.optim.build(run.config.steps, run.parts.model.layers)
     state = jax.jit(lambda: build.build_state(run.config, run.parts, optimizer))()
     parts = run.parts
-    compute = make_features(parts.network, parts.mean, parts.std, parts.mesh)
-    return measure(compute, state.student(), sets)
+    compute = make_features(parts.network, parts.mean, parts.std, parts.mesh, spread=True)
+    return dict(measure(compute, state.student(), sets, parts.mesh))
 
 
 def table(results: dict) -> str:

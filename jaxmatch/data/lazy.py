@@ -8,6 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxmatch.data import images as image_files
+from jaxmatch.errors import InputError
+
+SUBSTITUTES = 64  # unreadable images in a row after which the set is taken to be gone
+# States of an image: read, replaced by a later one, neither.
+READ, REPLACED, MISSING = range(3)
 
 
 class Records(Protocol):
@@ -59,7 +64,11 @@ class TfdsRecords:
 
     def read(self, row: int) -> bytes:
         """The encoded image of an example."""
-        return self.example(row)["image"]
+        try:
+            return self.example(row)["image"]
+        # A damaged record shows as one of several errors of array_record and TFDS.
+        except Exception as error:
+            raise OSError(f"{self.name(row)}: {error}") from error
 
     def name(self, row: int) -> str:
         """Its number."""
@@ -103,21 +112,41 @@ class LazyImages:
         return replace(self, rows=self.rows[index])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of them, decoded by threads: Pillow and libjpeg let go of the interpreter's lock.
-
-        Raises InputError where one is not readable.
-        """
+        """All of them, decoded. Raises InputError, with their names, where some are unreadable."""
         del copy
-        found = np.empty(self.shape, np.uint8)
+        found, state = self.read(np.arange(len(self)))
+        if names := self.names(state != READ):
+            raise InputError(f"Not readable as images: {', '.join(names)}.")
+        return found if dtype is None else found.astype(dtype)
 
-        def read(number: int) -> None:
-            row = int(self.rows[number])
-            found[number] = image_files.read(self.records.read(row), self.size, self.share)
+    def read(self, positions: np.ndarray, replace: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Images [b h w 3] uint8 at ``positions`` [b] of this set, and the state [b] uint8 of each.
+
+        With ``replace`` the next readable one of the set takes the place of an unreadable one, as
+        in training; otherwise it is black. Decoded by threads: Pillow and libjpeg let go of the
+        interpreter's lock.
+        """
+        found = np.zeros((len(positions), *self.size, 3), np.uint8)
+        state = np.full(len(positions), MISSING, np.uint8)
+
+        def read(place: int) -> None:
+            for tried in range(SUBSTITUTES if replace else 1):
+                row = int(self.rows[(positions[place] + tried) % len(self)])
+                try:
+                    found[place] = image_files.read(self.records.read(row), self.size, self.share)
+                except (OSError, InputError):
+                    continue
+                state[place] = REPLACED if tried else READ
+                return
 
         with ThreadPoolExecutor() as pool:
-            for _ in pool.map(read, range(len(self))):
+            for _ in pool.map(read, range(len(positions))):
                 pass
-        return found if dtype is None else found.astype(dtype)
+        return found, state
+
+    def names(self, which: np.ndarray) -> list[str]:
+        """What to call the images of ``which``, an index or mask, in a message."""
+        return [self.records.name(int(row)) for row in self.rows[which]]
 
 
 Images = np.ndarray | LazyImages  # [n h w 3] uint8

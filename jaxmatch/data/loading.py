@@ -11,11 +11,9 @@ from PIL import Image
 
 from jaxmatch.data import images as image_files
 from jaxmatch.data.crops import HostCrop
-from jaxmatch.data.lazy import Records
+from jaxmatch.data.lazy import SUBSTITUTES, Records
 from jaxmatch.data.order import positions
 from jaxmatch.errors import InputError
-
-SUBSTITUTES = 64  # unreadable images in a row after which the set is taken to be gone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from jaxmatch.data.crops import HostCrop
 from jaxmatch.data.lazy import LazyImages
 from jaxmatch.data.loading import Plan, Pool
 from jaxmatch.data.resident import Resident
+from jaxmatch.distributed import gather, leader
 from jaxmatch.errors import InputError, JaxmatchError
 from jaxmatch.parallel import from_processes, over_batch, process_share
 from jaxmatch.types import Array, Batch, Examples, PyTree, Spec
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 MOST_WORKERS = 32  # each holds a few hundred megabytes
 AHEAD = 2  # steps whose examples are on the device, or on their way, before they are needed
 RESTARTS = 3  # of the loader at one step before the run gives up
+TELL_EVERY = 1000  # steps after which several processes tell each other what was not readable
 
 Crops = Mapping[str, tuple[HostCrop, ...]]
 
@@ -91,11 +93,15 @@ class Feed:
         self.workers = workers or min(len(os.sched_getaffinity(0)), MOST_WORKERS)
         self.next_step = first  # the next one to be loaded
         self.ready: list[Batch] = []
+        self.met: dict[str, list[int]] = {name: [] for name in plan.pools}  # rows not readable
         self.named: set[int] = set()
         self.loader = self._start()
 
     def __call__(self) -> Batch:
-        """The next step's examples; InputError where ``strict`` and an image is unreadable."""
+        """The next step's examples.
+
+        InputError, on all processes, where ``strict`` and one of them met an unreadable image.
+        """
         while len(self.ready) <= AHEAD and self.next_step < self.steps:
             self.ready.append(self._on_device(self._load()))
             self.next_step += 1
@@ -149,7 +155,12 @@ class Feed:
         parts = {}
         for name, pool in self.plan.pools.items():
             found = loaded[name]
-            self._tell(pool, found["unreadable"])
+            self.met[name] += found["unreadable"].tolist()
+            if self._tells():
+                with jax.transfer_guard("allow"):  # the train step forbids it
+                    rows = gather(np.array(self.met[name], np.int64))
+                self.met[name] = []
+                self._tell(pool, rows)
 
             def spread(rows: np.ndarray, size: int = pool.batch) -> Array:
                 return from_processes(rows, size, self.mesh)
@@ -161,13 +172,21 @@ class Feed:
             )
         return Batch(parts.get("labeled"), parts.get("unlabeled"), self.frozen)
 
+    def _tells(self) -> bool:
+        """Whether what was not readable is told at this step, the same on all processes.
+
+        They wait for each other then, so not at every step.
+        """
+        often = self.strict or jax.process_count() == 1
+        return often or self.next_step % TELL_EVERY == 0 or self.next_step == self.steps - 1
+
     def _tell(self, pool: Pool, unreadable: np.ndarray) -> None:
         new = {int(row): None for row in unreadable if row not in self.named}
         self.named.update(new)
         names = [pool.records.name(row) for row in new]
         if names and self.strict:
             raise InputError(f"Not readable as images: {', '.join(names)}.")
-        if names:
+        if names and leader():
             log.warning("Replaced by the next ones, not readable as images: %s", ", ".join(names))
 
 

@@ -3,10 +3,13 @@
 Storage order is that of the TFDS splits, which shuffles the order of the original files.
 """
 
+import contextlib
 import hashlib
+import io
 import logging
 import math
 import os
+import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants, read_only_builder
 
+from jaxmatch import distributed
 from jaxmatch.data import images as image_files
 from jaxmatch.data.lazy import LazyImages, TfdsRecords
 from jaxmatch.data.record import Record, check_parts, file_hash
@@ -168,21 +172,30 @@ def _lazy(
 
 
 def _index(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels [n] int32 and file names [n] (or none) of a split.
+    """Labels [n] int32 and file names [n] (or none) of a split, of several processes to all.
 
-    They stand inside the records, so the first time all of these are read, 144 GB for ImageNet;
-    what was found is kept beside the prepared files, or else in the user's cache.
+    They stand inside the records, so the first time all of these are read, 144 GB for ImageNet, by
+    one process; what was found is kept beside the prepared files, or else in the user's cache.
+
+    Raises InputError where the processes have other prepared files than process 0.
     """
     shards = [Path(path) for path in builder.info.splits[split].filepaths]
     written = [(path.name, path.stat().st_size) for path in shards]
+    distributed.check_same(f"prepared {builder.info.name}", repr(written))
+    labels, names = distributed.leaders_arrays(lambda: _read_index(builder, split, written))
+    return labels, names
+
+
+def _read_index(builder: Any, split: str, written: list[tuple[str, int]]) -> list[np.ndarray]:
+    """Labels and names as :func:`_index`; ``written``: name and size of each prepared file."""
     digest = hashlib.sha256(repr((str(builder.data_dir), written)).encode()).hexdigest()[:16]
     beside = Path(builder.data_dir) / f"jaxmatch-{split}-{digest}.npz"
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxmatch"
-    for file in (beside, cache / beside.name):
-        if file.exists():
-            with np.load(file, allow_pickle=False) as arrays:
-                return arrays["labels"], arrays["names"]
+    files = (beside, cache / beside.name)
     examples = _examples(builder, split)
+    for file in files:
+        if (found := _kept(file, len(examples))) is not None:
+            return found
     log.warning("Reading the labels of %d images of %s, once.", len(examples), builder.info.name)
 
     def read(chunk: int) -> list[tuple[int, bytes]]:
@@ -192,19 +205,45 @@ def _index(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
             for record in map(examples.__getitem__, numbers)
         ]
 
-    with ThreadPoolExecutor() as pool:
-        parts = pool.map(read, range(math.ceil(len(examples) / CHUNK)))
-        found = [pair for part in parts for pair in part]
+    try:
+        with ThreadPoolExecutor() as pool:
+            parts = pool.map(read, range(math.ceil(len(examples) / CHUNK)))
+            found = [pair for part in parts for pair in part]
+    # A damaged record shows as one of several errors of array_record and TFDS.
+    except Exception as error:
+        raise InputError(
+            f"The labels of tfds:{builder.info.name} cannot be read ({error}); prepare it anew."
+        ) from error
     labels = np.array([label for label, _ in found], np.int32)
-    names = np.array([name.decode() for _, name in found if name])
-    for file in (beside, cache / beside.name):
+    names = np.array([name.decode() for _, name in found if name], str)
+    for file in files:
+        # Not the process's number, which another container on the same folder may have too.
+        partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(f".{os.getpid()}.partial")
             with partial.open("wb") as opened:
                 np.savez(opened, labels=labels, names=names)
             partial.replace(file)
             break
         except OSError:  # a data folder that others own
-            continue
-    return labels, names
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+    return [labels, names]
+
+
+def _kept(file: Path, count: int) -> list[np.ndarray] | None:
+    """Labels and names of ``count`` examples that a run before left in ``file``, if it is whole."""
+    if not file.exists():
+        return None
+    try:
+        # Of a damaged file that it opened itself NumPy leaves the handle open.
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+            labels, names = arrays["labels"], arrays["names"]
+        fits = labels.shape == (count,) and names.shape in ((0,), (count,))
+        if fits and labels.dtype == np.int32:
+            return [labels, names]
+    # What NumPy raises on damaged files is not limited to its documented errors.
+    except Exception:
+        log.debug("%s", file, exc_info=True)
+    log.warning("%s is damaged and made anew.", file)
+    return None

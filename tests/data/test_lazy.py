@@ -1,3 +1,7 @@
+import os
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -48,13 +52,113 @@ def test_imagenet_is_tested_on_its_validation_split(imagenet_directory):
         assert name.startswith(lazy.classes[label])
 
 
-def test_labels_are_read_from_the_records_once(imagenet_directory, monkeypatch):
-    options = {"seed": 0, "directory": imagenet_directory, "image_size": 16, "stream": True}
-    first = sources.load("tfds:imagenet2012", **options)
-    monkeypatch.setattr(tfds_reader, "CHUNK", None)  # reading would fail
-    again = sources.load("tfds:imagenet2012", **options)
+@pytest.fixture
+def fresh(imagenet_directory, tmp_path):
+    """A copy of the prepared set without an index."""
+    directory = tmp_path / "prepared"
+    shutil.copytree(imagenet_directory, directory, ignore=shutil.ignore_patterns("jaxmatch-*"))
+    return directory
+
+
+@pytest.fixture
+def index(fresh, monkeypatch):
+    """Loads that copy, and the records that were read for it so far."""
+    reads = []
+    examples = tfds_reader._examples
+
+    class Counted:
+        def __init__(self, split):
+            self.split = split
+
+        def __len__(self):
+            return len(self.split)
+
+        def __getitem__(self, number):
+            reads.append(number)
+            return self.split[number]
+
+    monkeypatch.setattr(
+        tfds_reader, "_examples", lambda builder, split: Counted(examples(builder, split))
+    )
+    options = {"seed": 0, "directory": str(fresh), "image_size": 16, "stream": True}
+    return (lambda: sources.load("tfds:imagenet2012", **options)), reads
+
+
+def kept(directory):
+    return sorted(Path(directory).rglob("jaxmatch-*"))
+
+
+def test_labels_are_read_from_the_records_once(fresh, index):
+    load, reads = index
+    first = load()
+    assert sorted(reads) == sorted([*range(40), *range(8)])
+    assert [path.suffix for path in kept(fresh)] == [".npz"] * 2
+    again = load()
+    assert len(reads) == 48
     np.testing.assert_array_equal(again.labels, first.labels)
     assert again.names == first.names
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "flipped", "others", "pickled"])
+def test_a_damaged_index_is_made_anew(fresh, index, caplog, damage):
+    load, reads = index
+    first = load()
+    for path in kept(fresh):
+        whole = path.read_bytes()
+        if damage == "others":
+            np.savez(path, labels=np.zeros(3, np.int32), names=np.array([], str))
+        elif damage == "pickled":
+            np.savez(path, labels=np.array([None] * 40), names=np.array([None]))
+        else:
+            flipped = bytes([*whole[:200], whole[200] ^ 255, *whole[201:]])
+            path.write_bytes({"empty": b"", "half": whole[:-90], "flipped": flipped}[damage])
+    again = load()
+    assert len(reads) == 96
+    assert caplog.text.count("is damaged and made anew") == 2
+    np.testing.assert_array_equal(again.labels, first.labels)
+    assert again.names == first.names
+    load()
+    assert len(reads) == 96
+
+
+def test_an_index_goes_to_the_cache_where_others_own_the_data(fresh, index, monkeypatch, tmp_path):
+    load, reads = index
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    replace = Path.replace
+
+    def refused(self, target):
+        if "cache" not in str(target):
+            raise PermissionError
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    load()
+    assert kept(fresh) == []
+    assert len(kept(tmp_path / "cache")) == 2
+    load()
+    assert len(reads) == 48
+
+
+def test_two_containers_write_the_index_into_files_of_their_own(fresh, index, monkeypatch):
+    load, _ = index
+    partial = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda *paths: partial.append(paths[0]) or replace(*paths))
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    for _ in range(2):
+        load()
+        for path in kept(fresh):
+            path.unlink()
+    assert len(set(partial)) == 4
+
+
+def test_damaged_records_are_told(fresh, index):
+    load, _ = index
+    file = next(fresh.rglob("*validation.array_record*"))
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    with pytest.raises(InputError, match=r"labels of tfds:imagenet2012 cannot be read .* anew"):
+        load()
 
 
 def test_images_index_like_an_array(photographs):
