@@ -126,7 +126,6 @@ def compiler_cache():
 def start_program(words, devices=None, before="", **environment):
     """The command line in a process of its own, with the tests' compiler cache.
 
-
     It sees ``devices`` CPU devices, by default as many as the tests. ``before`` is run first.
     """
     environment = os.environ | {
