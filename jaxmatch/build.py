@@ -92,7 +92,7 @@ class Parts:
     algorithm: Algorithm
     model: Any
     network: Network
-    frozen: Mapping[str, Network]  # by role; the student's own until others are loaded
+    frozen: Mapping[str, Network]  # by role; none until they are loaded
     augment: Augment
     crops: Mapping[str, tuple[HostCrop, ...]]  # of a streamed set: what the host cuts for each role
     optim: Optim
@@ -202,7 +202,7 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
         algorithm=algorithm,
         model=model,
         network=network,
-        frozen=dict.fromkeys(getattr(algorithm, "frozen", ()), network),
+        frozen={},
         augment=augment,
         crops=crops,
         optim=build_dataclass(Optim, dict(config.optim), "optim"),
@@ -250,8 +250,14 @@ def build_step(config: ConfigDict, parts: Parts, optimizer: Any) -> Step:
     )
 
 
+def with_stand_ins(parts: Parts) -> Parts:
+    """``parts`` with the student as its frozen networks, where only their size matters."""
+    roles = getattr(parts.algorithm, "frozen", ())
+    return replace(parts, frozen=dict.fromkeys(roles, parts.network))
+
+
 def stand_ins(parts: Parts, state: TrainState) -> dict[str, PyTree] | None:
-    """The student's variables for those of frozen networks, where only their size matters."""
+    """The student's variables for those of the networks of :func:`with_stand_ins`."""
     return dict.fromkeys(parts.frozen, state.student()) or None
 
 

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -279,8 +280,7 @@ def load_module(path: str) -> Any:
         return SimpleNamespace(get_config=partial(_chain, path))
     file = Path(path)
     if file.suffix != ".py":
-        folders = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
-        names = {entry.stem: entry for folder in folders for entry in folder.glob("[!_]*.py")}
+        names = _named_configs(Path(__file__).parent)
         if path not in names:
             raise InputError(f"unknown config {path!r}; {suggest(path, names)}")
         file = names[path]
@@ -294,6 +294,21 @@ def load_module(path: str) -> Any:
     if not hasattr(module, "get_config"):
         raise InputError(f"{path} defines no get_config(argument).")
     return module
+
+
+def _named_configs(package: Path) -> dict[str, Path]:
+    """The config files that come with ``package``, by name: its own, or those of its checkout.
+
+    What else lies beside an installed package belongs to others and is never looked at.
+    """
+    folders = [package / "configs"]
+    try:
+        project = tomllib.loads((package.parent / "pyproject.toml").read_text())["project"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        project = None
+    if project == package.name:
+        folders.insert(0, package.parent / "configs")
+    return {entry.stem: entry for folder in folders for entry in folder.glob("[!_]*.py")}
 
 
 def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:

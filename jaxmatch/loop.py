@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from jaxmatch import build, distributed, stages
 from jaxmatch import config as configuration
 from jaxmatch.checkpoint import Checkpoints
-from jaxmatch.compilation import prepare_process
 from jaxmatch.data import splits
 from jaxmatch.data.shared import Shared
 from jaxmatch.dispatch import Call
@@ -45,7 +44,6 @@ def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, An
         Terminated: after a SIGTERM, once the state is saved.
     """
     started = time.monotonic()
-    prepare_process()
     folder = Path(workdir or Path("runs") / configuration.run_name(config))
     if "order" in config:
         return _train_stages(config, folder)

@@ -154,7 +154,8 @@ def _vote(queries: Array, memory: Array, labels: Array, neighbours: int, classes
     votes = jax.nn.one_hot(labels[nearest], classes)  # [q k C]
     count = votes.sum(1)
     elected = count == count.max(1, keepdims=True)
-    return jnp.where(elected, jnp.einsum("qk,qkc->qc", similarity, votes), -jnp.inf).argmax(1)
+    weight = jnp.einsum("qk,qkc->qc", similarity, votes, precision="highest")
+    return jnp.where(elected, weight, -jnp.inf).argmax(1)
 
 
 def linear_accuracy(

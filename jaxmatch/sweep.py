@@ -227,7 +227,9 @@ def _complete(point: Point) -> bool:
 
 def _train(words: Sequence[str]) -> int:
     """The exit code of ``jaxmatch train`` in a process that gets this one's SIGTERM."""
-    command = [sys.executable, "-m", "jaxmatch.cli", "train", *words]
+    # With ``-m`` a file of the current folder called like some module would run in its place.
+    program = f"import sys; sys.path[:] = {sys.path!r}; from jaxmatch.cli import main; main()"
+    command = [sys.executable, "-c", program, "train", *words]
     process: subprocess.Popen[bytes] | None = None
     terminated = False
 

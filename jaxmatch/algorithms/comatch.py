@@ -210,7 +210,7 @@ class CoMatch:
                 embeddings, queue.rows["embedding"], self.temperature, valid=filled(queue)
             )
         )
-        voted = share @ queue.rows["probabilities"]
+        voted = jnp.matmul(share, queue.rows["probabilities"], precision="highest")
         mixed = self.smoothing * own + (1 - self.smoothing) * voted
         active = (step >= self.smoothing_start_step) & (queue.filled > 0)
         return jnp.where(active, mixed, own)

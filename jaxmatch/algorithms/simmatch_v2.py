@@ -141,7 +141,8 @@ class SimMatchV2:
             node_node += jnp.where(confident, errors, 0.0).mean() / self.strong_views
             log_edges = self._log_edges(queue, on)
             edge_edge += -(edges * log_edges).sum(-1).mean() / self.strong_views
-            seen = jnp.exp(log_edges) @ queue.rows["probabilities"]  # [b C]
+            voters = queue.rows["probabilities"]
+            seen = jnp.matmul(jnp.exp(log_edges), voters, precision="highest")  # [b C]
             log_seen = jnp.log(jnp.maximum(seen, jnp.finfo(seen.dtype).tiny))
             node_edge += -(prediction * log_seen).sum(-1).mean() / self.strong_views
         edge_edge, node_edge = (

@@ -157,7 +157,8 @@ class CTAugment:
         cell = (row * _WIDEST + place).reshape(len(truth), -1)  # [b k]
         hits = cell[..., None] == jnp.arange((_NONE + 1) * _WIDEST)  # [b k cells]
         # A product with a triangle, since a running sum would walk from device to device.
-        after = _after(len(truth)).astype(jnp.float32) @ hits.sum(1).astype(jnp.float32)
+        order = _after(len(truth)).astype(jnp.float32)
+        after = jnp.matmul(order, hits.sum(1).astype(jnp.float32), precision="highest")
         same = (cell[:, :, None] == cell[:, None, :]) & _after(cell.shape[1])
         later = jnp.take_along_axis(after, cell, 1).astype(jnp.int32) + same.sum(2)
         gain = (1 - self.decay) * self.decay**later * truth[:, None]

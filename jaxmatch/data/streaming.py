@@ -14,7 +14,6 @@ from typing import Any, Self
 import grain
 import jax
 import numpy as np
-from absl import flags
 from jax.sharding import Mesh
 
 from jaxmatch.data import order
@@ -117,8 +116,6 @@ class Feed:
         gc.collect()  # grain's cycles hold the shared memory of its last elements
 
     def _start(self) -> Iterator[Any]:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain hands them to its workers
         steps = grain.MapDataset.range(self.next_step, self.steps).map(self.plan.load)
         # A worker's element is a whole step, so that it crosses to this process as one block.
         each = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
