@@ -280,7 +280,7 @@ def load_module(path: str) -> Any:
         return SimpleNamespace(get_config=partial(_chain, path))
     file = Path(path)
     if file.suffix != ".py":
-        names = _named_configs(Path(__file__).parent)
+        names = named_configs(Path(__file__).parent)
         if path not in names:
             raise InputError(f"unknown config {path!r}; {suggest(path, names)}")
         file = names[path]
@@ -296,7 +296,7 @@ def load_module(path: str) -> Any:
     return module
 
 
-def _named_configs(package: Path) -> dict[str, Path]:
+def named_configs(package: Path) -> dict[str, Path]:
     """The config files that come with ``package``, by name: its own, or those of its checkout.
 
     What else lies beside an installed package belongs to others and is never looked at.

@@ -77,7 +77,9 @@ def first_row_of_resolvent(walk: Array, share: float) -> Array:
     steps = math.ceil(math.log(float(jnp.finfo(walk.dtype).eps)) / math.log(share))
 
     def step(_: int, row: Array) -> Array:
-        return share * jnp.einsum("bi,bij->bj", row, walk, precision="highest") + (1 - share) * start
+        return (
+            share * jnp.einsum("bi,bij->bj", row, walk, precision="highest") + (1 - share) * start
+        )
 
     return jax.lax.fori_loop(0, steps, step, start)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -20,6 +21,7 @@ from jaxmatch.config import (
     from_flags,
     load_module,
     make,
+    named_configs,
     parse_argument,
     run_name,
     to_json,
@@ -266,6 +268,54 @@ def test_bare_names_are_the_files_in_configs():
         assert load_module(file.stem).get_config("mnist5k") == load_module(str(file)).get_config(
             "mnist5k"
         )
+
+
+FOREIGN = "raise SystemExit('a foreign file was executed')"
+
+
+def site_packages(folder, **neighbours):
+    """An installed package with the configs inside it, and files of others beside it."""
+    shutil.copytree(
+        ROOT / "jaxmatch", folder / "jaxmatch", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copytree(ROOT / "configs", folder / "jaxmatch" / "configs", dirs_exist_ok=True)
+    (folder / "configs").mkdir()
+    for name in ("fixmatch", "theirs"):
+        (folder / "configs" / f"{name}.py").write_text(FOREIGN)
+    for name, text in neighbours.items():
+        (folder / f"{name}.toml").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "neighbours",
+    [{}, {"pyproject": "[project]\nname = 'other'\n"}, {"pyproject": "x = ["}, {"pyproject": ""}],
+)
+def test_configs_of_a_neighbour_are_never_executed(tmp_path, neighbours):
+    site = site_packages(tmp_path / "site", **neighbours)
+    code = """import jaxmatch.config as c
+print(c.__file__, c.from_flags('fixmatch:mnist5k', [])[0].steps)
+try:
+    c.from_flags('theirs:mnist5k', [])
+except c.InputError as error:
+    print(error)"""
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    lines = found.stdout.splitlines()
+    assert lines[0] == f"{site / 'jaxmatch' / 'config.py'} 1500", found.stderr
+    assert "unknown config 'theirs'" in lines[1]
+
+
+def test_the_packages_own_configs_come_before_those_of_its_checkout(tmp_path):
+    site = site_packages(tmp_path, pyproject="[project]\nname = 'jaxmatch'\n")
+    names = named_configs(site / "jaxmatch")
+    assert names["fixmatch"] == site / "jaxmatch" / "configs" / "fixmatch.py"
+    assert names["theirs"] == site / "configs" / "theirs.py"
 
 
 def test_every_data_set_has_a_configuration():

@@ -5,6 +5,7 @@ what a step reads, nothing but the step is needed to go on, on whatever processe
 checkpoint holds no state of the loader, and a loader that lost a worker is started anew.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -14,6 +15,7 @@ from typing import Any, Self
 import grain
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import Mesh
 
 from jaxmatch.data import order
@@ -120,13 +122,16 @@ class Feed:
         # A worker's element is a whole step, so that it crosses to this process as one block.
         each = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         workers = grain.MultiprocessingOptions(num_workers=self.workers)
-        return iter(each.mp_prefetch(workers))
+        with _parsed_flags():
+            return iter(each.mp_prefetch(workers))
 
     def _load(self) -> Mapping[str, Any]:
         for attempt in range(RESTARTS + 1):
             try:
+                with _parsed_flags():
+                    loaded = next(self.loader)
                 # Copied, so that the shared memory they came in is free at once.
-                return jax.tree.map(np.array, next(self.loader))
+                return jax.tree.map(np.array, loaded)
             except InputError:
                 raise
             # A worker that died shows as one of several errors of grain and multiprocessing.
@@ -165,6 +170,18 @@ class Feed:
             raise InputError(f"Not readable as images: {', '.join(names)}.")
         if names:
             log.warning("Replaced by the next ones, not readable as images: %s", ", ".join(names))
+
+
+@contextlib.contextmanager
+def _parsed_flags() -> Iterator[None]:
+    """Let grain read its absl flags, which a process that never parsed any does not allow."""
+    parsed = flags.FLAGS.is_parsed()
+    flags.FLAGS.mark_as_parsed()
+    try:
+        yield
+    finally:
+        if not parsed:
+            flags.FLAGS.unparse_flags()
 
 
 def shapes(plan: Plan, mesh: Mesh) -> Batch:
