@@ -35,6 +35,7 @@ from jaxmatch.models import MODELS
 from jaxmatch.models import settings as model_settings
 from jaxmatch.optim import Ema, Optim
 from jaxmatch.presets import DATASETS, PRESETS, preset_values
+from jaxmatch.settings import check_values, turned_off
 
 # What a run computes does not depend on these, so another value continues the same run.
 NOT_IDENTITY = {"devices", "memory_placement", "remat", "wandb", "workers"}
@@ -212,7 +213,8 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
 
     Returns:
         The configuration, and a note for each value that ``scale=`` in CONFIG's argument changed
-        (:mod:`jaxmatch.scaling`) and for each override that contradicts its preset.
+        (:mod:`jaxmatch.scaling`), for each override that contradicts its preset and for each value
+        that turns its setting off.
 
     Raises:
         InputError: if the file, a key or a value is wrong.
@@ -245,6 +247,10 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         for key, value in chosen.items()
         if key in default and default[key] != value
     ]
+    for name, part in stages_of(result).items():
+        if kind := ALGORITHMS.get(part.algorithm.name):
+            where = f"stages.{name}.algorithm" if name else "algorithm"
+            notes += turned_off(kind, part.algorithm, where)
     return result, [note for note in scaled if note.split(":")[0] not in chosen] + notes
 
 
@@ -339,12 +345,17 @@ def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
 
 
 def build_dataclass(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """An instance of a dataclass from config values; InputError on a key it does not have."""
+    """An instance of a dataclass from config values.
+
+    Raises:
+        InputError: on a key it does not have, or a value that the key does not take.
+    """
     known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
             hint = suggest(key, known) if known else f"{where} has no settings."
             raise InputError(f"unknown config key {where}.{key}; {hint}")
+    check_values(kind, values, where)
     # JSON has no tuples, which a saved configuration had.
     return kind(
         **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

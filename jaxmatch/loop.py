@@ -44,6 +44,8 @@ def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, An
         Terminated: after a SIGTERM, once the state is saved.
     """
     started = time.monotonic()
+    for stage in configuration.stages_of(config).values():
+        build.check_settings(stage)
     folder = Path(workdir or Path("runs") / configuration.run_name(config))
     if "order" in config:
         return _train_stages(config, folder)

@@ -24,8 +24,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch import together
-from jaxmatch.build import build_algorithm
-from jaxmatch.checks import check_numbers
+from jaxmatch.build import check_settings
 from jaxmatch.cli import AND
 from jaxmatch.config import from_flags, load_module, run_name, stage_folders, stages_of
 from jaxmatch.errors import InputError, Terminated
@@ -210,8 +209,7 @@ def _point(
         flags[flag.removeprefix("--config.").partition("=")[0]] = flag
     parsed, _ = from_flags(config, list(flags.values()))
     for stage in stages_of(parsed).values():
-        check_numbers(stage)
-        build_algorithm(stage)
+        check_settings(stage)
     workdir = base / values.get("workdir", run_name(parsed))
     words = (f"--config={config}", *flags.values(), f"--workdir={workdir}")
     return Point(words=words, workdir=workdir, config=parsed)

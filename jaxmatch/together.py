@@ -59,6 +59,8 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
     """
     started = time.monotonic()
     check([config for config, _ in runs])
+    for config, _ in runs:
+        build.check_settings(config)
     folders = [Path(given or Path("runs") / configuration.run_name(c)) for c, given in runs]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("two of the runs have the same folder; give each its own.")

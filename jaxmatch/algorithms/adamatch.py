@@ -4,7 +4,6 @@ Berthelot et al., "AdaMatch: A Unified Approach to Semi-Supervised Learning and 
 ICLR 2022, https://arxiv.org/abs/2106.04732.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
 from jaxmatch.alignment import Marginal, align, make_marginal, update_marginal
 from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.settings import Momentum, NonNegative, Positive, Share, section
 from jaxmatch.thresholds import relative_threshold
 from jaxmatch.types import (
     NO_HEADS,
@@ -34,7 +34,7 @@ class Memory(NamedTuple):
     unlabeled: Marginal
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class AdaMatch:
     """The loss is supervised + unlabeled_weight * unsupervised.
 
@@ -50,11 +50,11 @@ class AdaMatch:
         temperature: T of soft labels; 1 leaves them unsharpened.
     """
 
-    threshold: float = 0.95
-    momentum: float = 0.999
-    unlabeled_weight: float = 1.0
+    threshold: Share = 0.95
+    momentum: Momentum = 0.999
+    unlabeled_weight: NonNegative = 1.0
     hard_labels: bool = True
-    temperature: float = 1.0
+    temperature: Positive = 1.0
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")

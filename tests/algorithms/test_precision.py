@@ -5,7 +5,6 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from test_common import CASES
 from helpers import (
     LABELED_BATCH,
     SPEC,
@@ -16,6 +15,7 @@ from helpers import (
     initial_state,
     toy_data,
 )
+from test_common import CASES
 from tiny_runs import configuration
 
 from jaxmatch.build import build_augment
