@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from jaxmatch.config import CONTRASTS
 from jaxmatch.dotted import flatten
 from jaxmatch.errors import InputError
-from jaxmatch.settings import Count, Positive, Range, Share, Whole, check_value
+from jaxmatch.settings import LARGEST, Count, Positive, Range, Share, Whole, check_value
 from jaxmatch.types import Algorithm
 
 # What the settings take that belong to no dataclass, as the types of :mod:`jaxmatch.settings`.
@@ -43,7 +43,7 @@ VALUES: dict[str, Any] = {
     "data.ratio": Whole,
     "data.mean": tuple[float, ...],
     "data.std": tuple[Positive, ...],
-    "data.image_size": Count | None,
+    "data.image_size": Annotated[int | None, Range(least=1, most=LARGEST)],
     "data.directory": str,
     "data.extra": bool,
     "data.strict": bool,

@@ -84,7 +84,11 @@ def prepare(
         InputError: if anything cannot work that needs no step to be traced.
     """
     split_file = folder / "split.json"
-    data = build.load_data(config, splits.read(split_file) if split_file.exists() else None)
+    split = splits.read(split_file) if split_file.exists() else None
+    kind = configuration.data_kind
+    if split and split.source and kind(split.source) == kind(config.data.name):
+        split = replace(split, source=config.data.name)  # its place may be another by now
+    data = build.load_data(config, split)
     if shared is not None:
         data = replace(data, source=shared.source(data.source))
     facts = data.facts()

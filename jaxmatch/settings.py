@@ -126,8 +126,10 @@ def _demand(value: Any, kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         base, *bounds = arguments
-        demands = (bound.demand(value) for bound in bounds if isinstance(bound, Range))
-        return _demand(value, base) or next(filter(None, demands), "")
+        demand = _demand(value, base)
+        if demand or value is None:
+            return demand
+        return next((text for each in bounds if (text := each.demand(value))), "")
     if origin in (Union, UnionType):
         demands = [_demand(value, each) for each in arguments]
         return demands[0] if all(demands) else ""

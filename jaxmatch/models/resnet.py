@@ -16,7 +16,7 @@ from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
 from jaxmatch.models.heads import UNIFORM_FAN_IN, classify
 from jaxmatch.models.wide_resnet import HE_FAN_OUT
-from jaxmatch.settings import Count, Momentum, Positive, Whole
+from jaxmatch.settings import Count, Positive, Share, Whole
 from jaxmatch.types import Array, Outputs
 
 EXPANSIONS = {"basic": 1, "bottleneck": 4}
@@ -113,7 +113,7 @@ class ResNet(nn.Module):
     stem: str = "imagenet"
     zero_gamma: bool = False
     feature_norm: str = ""
-    bn_decay: Momentum = 0.9
+    bn_decay: Share = 0.9
     bn_eps: Positive = 1e-5
     bn_groups: Count = 1
     head_layers: Whole = 0

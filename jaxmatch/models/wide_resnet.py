@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
 from jaxmatch.models.heads import classify
-from jaxmatch.settings import Count, Momentum, Positive, Range, Whole
+from jaxmatch.settings import Count, Positive, Range, Share, Whole
 from jaxmatch.types import Array, Outputs
 
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -104,7 +104,7 @@ class WideResNet(nn.Module):
     legacy_transition: bool = False
     padding: str = "same"
     conv_bias: str = "all"
-    bn_decay: Momentum = 0.999
+    bn_decay: Share = 0.999
     bn_eps: Positive = 1e-3
     bn_eps_final: Positive = 1e-3
     bn_groups: Count = 1
