@@ -34,7 +34,7 @@ def process():
             for log in [logging.getLogger(name)]
         },
         "disable": logging.root.manager.disable,
-        "signals": {str(number): str(signal.getsignal(number)) for number in signal.valid_signals()},
+        "signals": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
         "warnings": str(warnings.filters),
         "flags": flags.FLAGS.is_parsed(),
         "streams": [str(sys.stdout), str(sys.stderr), str(sys.excepthook)],
@@ -49,7 +49,8 @@ calls, folder, argument, *overrides = sys.argv[1:]
 chosen, _ = config.from_flags(argument, overrides)
 exec(calls)
 after = process()
-print(json.dumps([[name, before[name], after[name]] for name in before if before[name] != after[name]]))
+changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+print(json.dumps(changed))
 """
 
 
@@ -76,7 +77,7 @@ def test_the_library_changes_nothing_of_the_process(data, tmp_path, calls):
         text=True,
     )
     assert found.returncode == 0, found.stderr
-    assert found.stdout.splitlines()[-1] == "[]"
+    assert found.stdout.splitlines()[-1] == "{}"
 
 
 COMMAND = """
@@ -90,7 +91,12 @@ except SystemExit as end:
 import jax
 log = logging.getLogger("absl")
 seen = []
-log.addHandler(type("Seen", (logging.Handler,), {"emit": lambda self, record: seen.append(record)})())
+
+class Seen(logging.Handler):
+    def emit(self, record):
+        seen.append(record)
+
+log.addHandler(Seen())
 for path in ("/site/orbax/x.py", "/site/other.py"):
     log.handle(logging.LogRecord("absl", logging.ERROR, path, 1, "", (), None))
 print(os.environ["NPROC"], jax.config.jax_compilation_cache_dir, [each.pathname for each in seen])

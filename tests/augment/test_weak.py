@@ -92,7 +92,7 @@ def test_draws_do_not_depend_on_the_order():
     ("fields", "message"),
     [
         ({"order": "crop_flop"}, "did you mean 'crop_flip'"),
-        ({"pad": -1}, "views.weak.pad=-1 must be at least 0"),
+        ({"pad": -1}, "pad=-1 must be at least 0"),
     ],
 )
 def test_bad_fields(fields, message):
