@@ -11,8 +11,8 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxmatch.errors import InputError
 
@@ -124,7 +124,7 @@ def turned_off(kind: type, values: Mapping[str, Any], where: str) -> Iterator[st
 
 def _demand(value: Any, kind: Any) -> str:
     """What ``kind`` demands of ``value`` in vain; empty where they agree."""
-    if isinstance(value, jax.core.Tracer):  # it has no value yet
+    if isinstance(value, Tracer):  # it has no value yet
         return ""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
