@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             handler.setFormatter(logging.Formatter("jaxmatch: %(message)s"))
     # What goes wrong with a checkpoint is said in one sentence; Orbax logs every failure several
     # times, each with a traceback, and every save.
-    logging.getLogger("absl").addFilter(_not_of_orbax)
+    logging.getLogger("absl").addFilter(not_of_orbax)
     words, *others = _runs(sys.argv[1:] if argv is None else argv)
     arguments, rest = _parser().parse_known_args(words)
     try:
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
+def not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether another library than Orbax logs this."""
     return "orbax" not in record.pathname
 
 
