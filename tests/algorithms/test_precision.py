@@ -19,8 +19,10 @@ from test_common import CASES
 from tiny_runs import configuration
 
 from jaxmatch.build import build_augment
+from jaxmatch.clustering import kmeans
 from jaxmatch.models.network import make_network
 from jaxmatch.optim import Ema, Optim
+from jaxmatch.probe import _fit, _vote
 from jaxmatch.step import make_train_step
 
 INSIDE = "inside_the_network"
@@ -99,6 +101,20 @@ def test_products_outside_the_network_are_of_full_precision(name):
 def test_those_of_the_strong_views_too(augment):
     lowered = lower(CASES["fixmatch"], augment=augment)
     assert imprecise(lowered) == []
+
+
+def test_those_of_probes_and_clusterings_too():
+    points, labels = jnp.ones((12, 5)), jnp.arange(12) % 3
+    cluster = jax.jit(lambda key, points: kmeans(key, points, 3))
+    traced = (
+        _vote.trace(points, points, labels, neighbours=4, classes=3),
+        _fit.trace(points, labels, 3, 1e-3),
+        cluster.trace(jax.random.key(0), points),
+    )
+    for each in traced:
+        lowered = each.lower(lowering_platforms=("tpu",))
+        assert products(lowered)
+        assert imprecise(lowered) == []
 
 
 def test_a_product_of_default_precision_is_found():
