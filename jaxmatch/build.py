@@ -40,6 +40,7 @@ from jaxmatch.models.resnet import FEATURE_NORMS, STEMS
 from jaxmatch.optim import Ema, Optim
 from jaxmatch.parallel import make_mesh, shard_batch
 from jaxmatch.random import stream
+from jaxmatch.settings import check_values
 from jaxmatch.step import Step, init_state, make_train_step
 from jaxmatch.types import (
     Algorithm,
@@ -61,7 +62,6 @@ MODEL_CHOICES = {
     "stem": STEMS,
     "feature_norm": FEATURE_NORMS,
 }
-MODEL_LEAST = {"width": 1 / 16, "groups": 1, "first_stride": 1, "head_layers": 0, "bn_groups": 1}
 STRONG = ("randaugment", "ctaugment", "contrast")
 ORDERS = ("weak_first", "ops_first")
 
@@ -171,7 +171,7 @@ class Parts:
     algorithm: Algorithm
     model: Any
     network: Network
-    frozen: Mapping[str, Network]  # by role; the student's own until others are loaded
+    frozen: Mapping[str, Network]  # by role; none until they are loaded
     augment: Augment
     crops: Mapping[str, tuple[HostCrop, ...]]  # of a streamed set: what the host cuts for each role
     optim: Optim
@@ -382,18 +382,31 @@ def build_algorithm(config: ConfigDict) -> Algorithm:
     return build_dataclass(ALGORITHMS[name], values, "algorithm")
 
 
+def check_settings(config: ConfigDict) -> None:
+    """Refuse every setting that cannot work whatever the data; InputError names it."""
+    check_numbers(config)
+    algorithm = build_algorithm(config)
+    make_network(build_model(config, 1, algorithm), 1, config.forward)
+    build_transforms(config)
+    build_ctaugment(config)
+    build_dataclass(Optim, dict(config.optim), "optim").rate(config.steps)
+    build_dataclass(Ema, dict(config.ema), "ema")
+    if not config.data.mean or not config.data.std:
+        raise InputError("data.mean and data.std need a number for all channels, or one for each.")
+
+
 def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
     """Everything but the data; ``facts`` as :meth:`Data.facts` gives them.
 
     Raises:
         InputError: on any setting that cannot work.
     """
-    check_numbers(config)
+    check_settings(config)
     algorithm = build_algorithm(config)
     labeled_batch = config.data.batch_size if algorithm.labeled else 0
     unlabeled_batch = config.data.batch_size * config.data.ratio if algorithm.unlabeled else 0
     if labeled_batch < bool(algorithm.labeled) or unlabeled_batch < bool(algorithm.unlabeled):
-        raise InputError("data.batch_size and data.ratio must be at least 1 for this algorithm.")
+        raise InputError("data.ratio must be at least 1 for this algorithm.")
     if algorithm.labeled and not facts["labels"]:
         raise InputError("no image is labeled; name some in the split file.")
     if algorithm.unlabeled and not facts["unlabeled"]:
@@ -405,11 +418,9 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
     network = make_network(model, mesh.size, config.forward, config.microbatches)
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     channels = facts["image_shape"][-1]
-    numbers = all(isinstance(value, int | float) for value in mean + std)
-    if not numbers or not {len(mean), len(std)} <= {1, channels} or min(std) <= 0:
+    if not {len(mean), len(std)} <= {1, channels}:
         raise InputError(
-            f"data.mean={mean} and data.std={std} must have one number, or {channels}, and "
-            "std must be positive."
+            f"data.mean={mean} and data.std={std} must have one number, or {channels}."
         )
     augment, crops = build_augment(config, algorithm, mean, std, facts["image_shape"])
     return Parts(
@@ -417,7 +428,7 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
         algorithm=algorithm,
         model=model,
         network=network,
-        frozen=dict.fromkeys(getattr(algorithm, "frozen", ()), network),
+        frozen={},
         augment=augment,
         crops=crops,
         optim=build_dataclass(Optim, dict(config.optim), "optim"),
@@ -466,8 +477,14 @@ def build_step(config: ConfigDict, parts: Parts, optimizer: Any) -> Step:
     )
 
 
+def with_stand_ins(parts: Parts) -> Parts:
+    """``parts`` with the student as its frozen networks, where only their size matters."""
+    roles = getattr(parts.algorithm, "frozen", ())
+    return replace(parts, frozen=dict.fromkeys(roles, parts.network))
+
+
 def stand_ins(parts: Parts, state: TrainState) -> dict[str, PyTree] | None:
-    """The student's variables for those of frozen networks, where only their size matters."""
+    """The student's variables for those of the networks of :func:`with_stand_ins`."""
     return dict.fromkeys(parts.frozen, state.student()) or None
 
 
@@ -523,6 +540,8 @@ def build_model(config: ConfigDict, classes: int, algorithm: Algorithm) -> Any:
         raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
     if config.dtype not in DTYPES:
         raise InputError(f"unknown dtype {config.dtype!r}; {suggest(config.dtype, DTYPES)}")
+    model, fixed = MODELS[name]
+    check_values(model, values, "model")
     for key, known in MODEL_CHOICES.items():
         if key in values and values[key] not in known:
             raise InputError(f"unknown model.{key} {values[key]!r}; {suggest(values[key], known)}")
@@ -530,10 +549,6 @@ def build_model(config: ConfigDict, classes: int, algorithm: Algorithm) -> Any:
         raise InputError(
             f"model.depth={values['depth']} is not 6n + 4 (four, ten, sixteen, ... layers)."
         )
-    for key, least in MODEL_LEAST.items():
-        if key in values and values[key] < least:
-            raise InputError(f"model.{key}={values[key]} must be at least {least}.")
-    model, fixed = MODELS[name]
     known = [key for key in model.__dataclass_fields__ if key not in (*DERIVED, *fixed)]
     for key in values:
         if key not in known:

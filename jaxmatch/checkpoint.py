@@ -302,8 +302,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{Path(error.filename or '').name}: {error.strerror.lower()}".removeprefix(": ")
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-# What goes wrong is raised or said here in one sentence; Orbax logs every failure several times,
-# each with a traceback, and every save.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)

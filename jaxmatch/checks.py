@@ -2,37 +2,71 @@
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
 from jaxmatch.config import CONTRASTS
+from jaxmatch.dotted import flatten
 from jaxmatch.errors import InputError
+from jaxmatch.settings import LARGEST, Count, Positive, Range, Share, Whole, check_value
 from jaxmatch.types import Algorithm
+
+# What the settings take that belong to no dataclass, as the types of :mod:`jaxmatch.settings`.
+VALUES: dict[str, Any] = {
+    "recipe": str,
+    "preset": str,
+    "seed": Annotated[int, Range(least=0, most=2**32 - 1)],  # NumPy takes no other
+    "steps": Count,
+    "steps_per_call": Count,
+    "log_every": Count,
+    "eval_every": Count,
+    "save_every": Count,
+    "keep": Count,
+    "devices": Whole,
+    "memory_placement": str,
+    "workers": Whole,
+    "wandb": str,
+    "init_from": str,
+    "init_heads": tuple[str, ...],
+    "dtype": str,
+    "forward": str,
+    "microbatches": Count,
+    "remat": bool,
+    "augment": str,
+    "data.name": str,
+    "data.labels": str,
+    "data.split": str,
+    "data.validation": Whole,
+    "data.include_labeled": bool,
+    "data.batch_size": Count,
+    "data.ratio": Whole,
+    "data.mean": tuple[float, ...],
+    "data.std": tuple[Positive, ...],
+    "data.image_size": Annotated[int | None, Range(least=1, most=LARGEST)],
+    "data.directory": str,
+    "data.extra": bool,
+    "data.strict": bool,
+    "data.stream": bool,
+    "data.center_crop": Annotated[float, Range(above=0, most=1)],
+    "views.weak.area": tuple[Share, Share] | tuple[()],
+    "views.strong.order": str,
+}
 
 
 def check_numbers(config: ConfigDict) -> None:
-    """Refuse a run without steps, periods that end inside a call, and seeds NumPy cannot take."""
-    if not 0 <= config.seed < 2**32:
-        raise InputError(f"seed={config.seed} must lie between 0 and 2**32 - 1.")
+    """Refuse values that a setting does not take, and periods that end inside a call."""
+    flat = flatten(config)
+    for key, kind in VALUES.items():
+        if key in flat:
+            check_value(key, flat[key], kind)
+    for role, run in config.frozen.items():
+        check_value(f"frozen.{role}", run, str)
     if config.wandb and find_spec("wandb") is None:
         raise InputError('config.wandb needs wandb: pip install "jaxmatch[wandb]".')
-    if config.devices < 0:
-        raise InputError(f"devices={config.devices} must be a number of devices, or 0 for all.")
-    if config.data.image_size is not None and config.data.image_size < 1:
-        raise InputError(f"data.image_size={config.data.image_size} must be at least 1.")
-    for key in (
-        "steps",
-        "steps_per_call",
-        "log_every",
-        "eval_every",
-        "save_every",
-        "keep",
-        "microbatches",
-    ):
-        if config[key] < 1:
-            raise InputError(f"{key}={config[key]} must be at least 1.")
     periods = {key: config[key] for key in ("steps", "log_every", "eval_every", "save_every")}
     if "refresh_steps" in config.algorithm:
+        check_value("algorithm.refresh_steps", config.algorithm.refresh_steps, Count)
         periods["algorithm.refresh_steps"] = config.algorithm.refresh_steps
     for key, period in periods.items():
         if period % config.steps_per_call:

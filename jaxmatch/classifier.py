@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from jaxmatch import build
 from jaxmatch.checkpoint import Checkpoints
-from jaxmatch.compilation import prepare_process
 from jaxmatch.config import complete
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.errors import InputError, suggest
@@ -97,7 +96,6 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
     Raises:
         InputError: if ``workdir`` is no run folder or has no such checkpoint.
     """
-    prepare_process()
     folder = run_folder(workdir)
     try:
         values = json.loads((folder / "config.json").read_text())

@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for handler in logging.getLogger().handlers:  # an imported library may have set one up
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("jaxmatch: %(message)s"))
+    # What goes wrong with a checkpoint is said in one sentence; Orbax logs every failure several
+    # times, each with a traceback, and every save.
+    logging.getLogger("absl").addFilter(not_of_orbax)
     words, *others = _runs(sys.argv[1:] if argv is None else argv)
     arguments, rest = _parser().parse_known_args(words)
     try:
@@ -41,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             other, rest = _parser().parse_known_args(["train", *words])
             other.overrides = _overrides(rest)
             arguments.others.append(other)
+        _prepare_process()
         arguments.run(arguments)
     except JaxmatchError as error:
         sys.exit(_fail(error))
@@ -51,6 +55,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("jaxmatch: interrupted.", file=sys.stderr)
         sys.exit(130)
+
+
+def not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether another library than Orbax logs this."""
+    return "orbax" not in record.pathname
+
+
+def _prepare_process() -> None:
+    from jaxmatch.compilation import prepare_process
+
+    prepare_process()
 
 
 def _fail(error: JaxmatchError) -> int:

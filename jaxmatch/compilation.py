@@ -52,8 +52,9 @@ def operations(traced: Any) -> float | None:
 def prepare_process() -> None:
     """Keep freed memory for the next step, and compiled programs for the next process.
 
-    This holds for the whole process, and all but the programs only if JAX has computed nothing in
-    it yet. Programs are kept in ``~/.cache/jaxmatch``, unless the user gave JAX a place
+    This changes the whole process, so the command line and scripts call it; the library never
+    does. All but the programs takes effect only if JAX has computed nothing in the process yet.
+    Programs are kept in ``~/.cache/jaxmatch``, unless the user gave JAX a place
     (``JAX_COMPILATION_CACHE_DIR``) or wants none (``JAX_ENABLE_COMPILATION_CACHE=false``).
     """
     keep_memory()

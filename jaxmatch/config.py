@@ -6,12 +6,13 @@ the preset, the argument after the colon, and ``--config.key=value``.
 """
 
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,9 +35,45 @@ from jaxmatch.models import MODELS
 from jaxmatch.models import settings as model_settings
 from jaxmatch.optim import Ema, Optim
 from jaxmatch.presets import DATASETS, PRESETS, preset_values
+from jaxmatch.settings import check_values, turned_off
 
-# What a run computes does not depend on these, so another value continues the same run.
-NOT_IDENTITY = {"devices", "memory_placement", "remat", "wandb", "workers"}
+# What identifies a run, with what of its numbers depends on it. Any other setting may change when
+# the run is continued. A name without a dot may be that of a section, all of which counts.
+IDENTITY = {
+    "recipe": "the method; a script that changes a method in place tells its runs apart by it",
+    "algorithm": "the loss",
+    "model": "the network",
+    "views": "the images that the network sees",
+    "augment": "which views these are",
+    "optim": "the steps of the optimizer",
+    "ema": "the teacher",
+    "seed": "all draws, the order of the images among them",
+    "steps": "schedules and ramps, which end there",
+    "eval_every": "mean_20, median_20 and best, which are over the evaluations",
+    "dtype": "the rounding of activations",
+    "forward": "which images are a BatchNorm batch",
+    "microbatches": "which images are a BatchNorm batch",
+    "init_from": "the first weights",
+    "init_heads": "the first weights",
+    "data.name": "the images; of files their kind, since the run records what they hold",
+    "data.labels": "which images are labeled; not data.split, since the run records its split",
+    "data.validation": "which images are held back",
+    "data.include_labeled": "which images are unlabeled",
+    "data.extra": "which images are unlabeled",
+    "data.batch_size": "the images of a step",
+    "data.ratio": "the images of a step",
+    "data.mean": "the network's input",
+    "data.std": "the network's input",
+    "data.image_size": "the network's input",
+    "data.center_crop": "the network's input in evaluations",
+    "data.stream": "the crops, which the host draws where it makes them",
+}
+# These say where something lies. Their values as absolute paths tell new runs apart, beside what
+# identifies them; a run that has begun knows what it found there, and it may move.
+PLACES = ("data.name", "data.split", "init_from", "frozen")
+STAGE = "stage:"  # begins a place that is a stage of the same run
+# What the stages of a configuration have in common.
+SHARED = ("seed", "devices", "memory_placement", "remat", "wandb", "workers")
 # View roles with a contrastive pipeline each: the usual one, BYOL's other and SwAV's small crops.
 CONTRASTS = ("contrast", "second", "small")
 
@@ -166,14 +203,14 @@ def make_stages(recipe: str, stages: Mapping[str, ConfigDict]) -> ConfigDict:
     devices; other values are overridden as ``--config.stages.NAME.key=value``.
     """
     *_, last = stages.values()
-    shared = {key: FieldReference(last[key]) for key in ("seed", *sorted(NOT_IDENTITY))}
+    shared = {key: FieldReference(last[key]) for key in SHARED}
     config = ConfigDict({"recipe": recipe, "preset": last.preset, "order": tuple(stages)})
     config.update(shared)
     config.stages = {}
     folder = ""
     for number, (name, stage) in enumerate(stages.items(), start=1):
         stage.update(shared)
-        stage.init_from = f"stage:{folder}" if folder else ""
+        stage.init_from = f"{STAGE}{folder}" if folder else ""
         config.stages[name] = stage
         folder = f"{number}_{name}"
     return config
@@ -211,7 +248,8 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
 
     Returns:
         The configuration, and a note for each value that ``scale=`` in CONFIG's argument changed
-        (:mod:`jaxmatch.scaling`) and for each override that contradicts its preset.
+        (:mod:`jaxmatch.scaling`), for each override that contradicts its preset and for each value
+        that turns its setting off.
 
     Raises:
         InputError: if the file, a key or a value is wrong.
@@ -244,6 +282,10 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         for key, value in chosen.items()
         if key in default and default[key] != value
     ]
+    for name, part in stages_of(result).items():
+        if kind := ALGORITHMS.get(part.algorithm.name):
+            where = f"stages.{name}.algorithm" if name else "algorithm"
+            notes += turned_off(kind, part.algorithm, where)
     return result, [note for note in scaled if note.split(":")[0] not in chosen] + notes
 
 
@@ -279,8 +321,7 @@ def load_module(path: str) -> Any:
         return SimpleNamespace(get_config=partial(_chain, path))
     file = Path(path)
     if file.suffix != ".py":
-        folders = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
-        names = {entry.stem: entry for folder in folders for entry in folder.glob("[!_]*.py")}
+        names = named_configs(Path(__file__).parent)
         if path not in names:
             raise InputError(f"unknown config {path!r}; {suggest(path, names)}")
         file = names[path]
@@ -294,6 +335,21 @@ def load_module(path: str) -> Any:
     if not hasattr(module, "get_config"):
         raise InputError(f"{path} defines no get_config(argument).")
     return module
+
+
+def named_configs(package: Path) -> dict[str, Path]:
+    """The config files that come with ``package``, by name: its own, or those of its checkout.
+
+    What else lies beside an installed package belongs to others and is never looked at.
+    """
+    folders = [package / "configs"]
+    try:
+        project = tomllib.loads((package.parent / "pyproject.toml").read_text())["project"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        project = None
+    if project == package.name:
+        folders.insert(0, package.parent / "configs")
+    return {entry.stem: entry for folder in folders for entry in folder.glob("[!_]*.py")}
 
 
 def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
@@ -324,12 +380,17 @@ def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
 
 
 def build_dataclass(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """An instance of a dataclass from config values; InputError on a key it does not have."""
+    """An instance of a dataclass from config values.
+
+    Raises:
+        InputError: on a key it does not have, or a value that the key does not take.
+    """
     known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
             hint = suggest(key, known) if known else f"{where} has no settings."
             raise InputError(f"unknown config key {where}.{key}; {hint}")
+    check_values(kind, values, where)
     # JSON has no tuples, which a saved configuration had.
     return kind(
         **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
@@ -365,31 +426,84 @@ def complete(values: Mapping[str, Any]) -> ConfigDict:
     return ConfigDict(merged(usual.to_dict(), values))
 
 
+def identifies(key: str) -> bool:
+    """Whether the setting of a dotted key identifies a run, see :data:`IDENTITY`."""
+    return _listed(key, IDENTITY)
+
+
+def tells_apart(key: str) -> bool:
+    """Whether runs that differ in the setting of a dotted key are different runs."""
+    return identifies(key) or _listed(key, PLACES)
+
+
+def identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a run, by dotted key: two runs of equal ones have equal numbers."""
+    found = {key: value for key, value in flatten(values).items() if identifies(key)}
+    if "data.name" in found:
+        found["data.name"] = data_kind(found["data.name"])
+    if "init_from" in found:
+        found["init_from"] = _absolute("init_from", found["init_from"])
+    return found
+
+
+def data_kind(name: str) -> str:
+    """``data.name`` without the path of those that have one: "npz:" of "npz:cells.npz"."""
+    kind, colon, _ = name.partition(":")
+    return name if kind == "tfds" else kind + colon
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs, apart from :data:`NOT_IDENTITY`, as ``key: old -> new``.
+    """What of :data:`IDENTITY` differs, as ``key: old -> new``.
 
     Settings that ``old`` lacks count as their defaults.
     """
-    flat_old, flat_new = flatten(to_json(complete(old))), flatten(new)
-    keys = sorted(flat_old.keys() | flat_new.keys())
+    old = to_json(complete(old))
+    mine, other = identity(old), identity(new)
+    flat_old, flat_new = flatten(old), flatten(new)
     return [
         f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
-        for key in keys
-        if key not in NOT_IDENTITY and flat_old.get(key) != flat_new.get(key)
+        for key in sorted(mine.keys() | other.keys())
+        if mine.get(key) != other.get(key)
     ]
 
 
 def run_name(config: ConfigDict) -> str:
-    """The default folder name <recipe>-<data>-<labels>-s<seed>-<8 hex of the config>."""
-    flat = flatten(to_json(config))
-    values = {key: value for key, value in flat.items() if key.split(".")[-1] not in NOT_IDENTITY}
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    """The default folder name <recipe>-<data>-<labels>-s<seed>-<8 hex>.
+
+    The last part is of what identifies the run and of the places it reads from.
+    """
+    values = [(name, _with_places(to_json(stage))) for name, stage in stages_of(config).items()]
+    digest = sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     *_, last = stages_of(config).values()
     data = last.data.name.removeprefix("tfds:")
     kind, colon, path = data.partition(":")
     data = f"{kind}-{Path(path).stem}" if colon else data
     name = f"{config.recipe}-{data}-{last.data.labels}-s{config.seed}-{digest}"
     return re.sub(r"[^\w.+=-]", "_", name)  # one folder, whatever the values
+
+
+def _listed(key: str, keys: Iterable[str]) -> bool:
+    """Whether a dotted key, or the section it is in, is among ``keys``."""
+    return key in keys or key.partition(".")[0] in keys
+
+
+def _with_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat = flatten(values)
+    places = {key: _absolute(key, value) for key, value in flat.items() if _listed(key, PLACES)}
+    return {**identity(values), **places}
+
+
+def _absolute(key: str, place: str) -> str:
+    """The value of one of :data:`PLACES` with its path as an absolute one; names stay."""
+    if key == "data.name":
+        kind, _, path = place.partition(":")
+        return f"{kind}:{_resolved(path)}" if kind in ("folder", "npz") else place
+    return place if place.startswith(STAGE) else _resolved(place)
+
+
+def _resolved(path: str) -> str:
+    remote = "://" in path
+    return path if remote or not path else str(Path(path).expanduser().resolve())
 
 
 def _fields(kind: type) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmatch import build
-from jaxmatch.compilation import operations, prepare_process
+from jaxmatch.compilation import operations
 from jaxmatch.config import stage_folders
 from jaxmatch.data import streaming
 from jaxmatch.data.resident import resident
@@ -21,11 +21,10 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     ``operations_per_step`` counts floating-point operations as XLA does before optimization, a
     frozen network's as if it were like the one that is trained.
     """
-    prepare_process()
     if "order" in config:
         return {folder: describe(stage) for folder, stage in stage_folders(config).items()}
     data = build.load_data(config)
-    parts = build.build_parts(config, data.facts())
+    parts = build.with_stand_ins(build.build_parts(config, data.facts()))
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
     images = resident(data.source, data.split, config.data.include_labeled)

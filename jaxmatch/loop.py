@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from jaxmatch import build, distributed, stages
 from jaxmatch import config as configuration
 from jaxmatch.checkpoint import Checkpoints
-from jaxmatch.compilation import prepare_process
 from jaxmatch.data import record as records
 from jaxmatch.data.shared import Shared
 from jaxmatch.dispatch import Call
@@ -46,6 +45,8 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
         DiskError: if the run folder cannot be written.
         Stopped: after SIGTERM or Ctrl-C (SIGINT), once the state is saved.
     """
+    for stage in configuration.stages_of(config).values():
+        build.check_settings(stage)
     folder = Path(workdir or Path("runs") / configuration.run_name(config))
     if place and not (folder / "config.json").exists():
         raise InputError(
@@ -59,7 +60,6 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
 
 def _train_one(config: ConfigDict, folder: Path, place: str) -> dict[str, Any]:
     started = time.monotonic()
-    prepare_process()
     if (done := finished(config, folder)) is not None:
         log.warning("%s is already complete.", folder)
         return done
@@ -163,7 +163,6 @@ def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:
 
 
 def _train_stages(config: ConfigDict, folder: Path, place: str) -> dict[str, Any]:
-    prepare_process()
     parts = configuration.stage_folders(config)
     for name, stage in parts.items():
         finished(stage, folder / name)  # refuses a folder of another configuration

@@ -1,9 +1,8 @@
 """The optimizers as optax chains, SGD to LARS, and the EMA teacher."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import optax
 
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.schedules import cosine, learning_rate
+from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, Whole, section
 from jaxmatch.types import Array, PyTree
 
 OPTIMIZERS = ("sgd", "adamw", "lars")
@@ -20,7 +20,7 @@ EMA_SCHEDULES = ("constant", "cosine")
 EMA_STATISTICS = ("copied", "averaged", "own")
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("optim")
 class Optim:
     """``config.optim``.
 
@@ -52,26 +52,26 @@ class Optim:
     """
 
     name: str = "sgd"
-    learning_rate: float = 0.03
+    learning_rate: NonNegative = 0.03
     schedule: str = "cosine_7_16"
-    warmup_steps: int = 0
-    period_steps: int = 1
-    drops: tuple[float, ...] = ()
-    drop_factor: float = 0.1
-    momentum: float = 0.9
+    warmup_steps: Whole = 0
+    period_steps: Count = 1
+    drops: tuple[Annotated[float, Range(above=0, below=1)], ...] = ()
+    drop_factor: Share = 0.1
+    momentum: Momentum = 0.9
     nesterov: bool = True
-    weight_decay: float = 5e-4
+    weight_decay: NonNegative = 5e-4
     decay: str = "kernels"
-    classifier_rate: float = 1.0
-    layer_decay: float = 1.0
-    clip_norm: float = 0.0
+    classifier_rate: NonNegative = 1.0
+    layer_decay: Share = 1.0
+    clip_norm: NonNegative = 0.0
     rate_inside_momentum: bool = False
     trust_ratio: str = "joint"
-    trust_coefficient: float = 1e-3
+    trust_coefficient: Positive = 1e-3
     adapted: str = "kernels"
 
     def __post_init__(self) -> None:
-        """Refuse unknown names and a coefficient that stops or turns the training."""
+        """Refuse unknown names."""
         for value, known in (
             (self.name, OPTIMIZERS),
             (self.decay, DECAYS),
@@ -80,11 +80,6 @@ class Optim:
         ):
             if value not in known:
                 raise InputError(f"unknown optim setting {value!r}; {suggest(value, known)}")
-        if self.trust_coefficient <= 0:
-            raise InputError(
-                f"optim.trust_coefficient={self.trust_coefficient} would not descend; "
-                "give a positive one, such as 0.001."
-            )
 
     def rate(self, steps: int) -> Callable[[Array], Array]:
         """The base learning rate as a function of the optimizer's step count."""
@@ -258,7 +253,7 @@ def _map_names(function: Callable[[list[str]], Any], tree: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(visit, tree)
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("ema")
 class Ema:
     """``config.ema``: the teacher as an exponential moving average of the student.
 
@@ -271,7 +266,7 @@ class Ema:
             modes that these make.
     """
 
-    decay: float = 0.999
+    decay: Share = 0.999
     statistics: str = "copied"
     schedule: str = "constant"
 

@@ -58,6 +58,12 @@ def make_mesh(devices: int, *batches: int) -> Mesh:
         log.warning(
             "Using %d of %d CPU devices, as the batch divides by no more.", count, len(present)
         )
+    if count > 1 and present[0].platform == "cpu" and "NPROC" not in os.environ:
+        log.warning(
+            "%d CPU devices may wait for each other forever; call "
+            "jaxmatch.compilation.prepare_process() before JAX computes anything.",
+            count,
+        )
     if processes > 1:  # as many of each
         each = count // processes
         present = [

@@ -77,14 +77,16 @@ def first_row_of_resolvent(walk: Array, share: float) -> Array:
     steps = math.ceil(math.log(float(jnp.finfo(walk.dtype).eps)) / math.log(share))
 
     def step(_: int, row: Array) -> Array:
-        return share * jnp.einsum("bi,bij->bj", row, walk) + (1 - share) * start
+        return (
+            share * jnp.einsum("bi,bij->bj", row, walk, precision="highest") + (1 - share) * start
+        )
 
     return jax.lax.fori_loop(0, steps, step, start)
 
 
 def _edges(nodes: Array, valid: Array, temperature: float) -> Array:
     """Log weights of the edges [b 1+k 1+k]; none to a node itself or to an invalid neighbor."""
-    scores = jnp.einsum("bid,bjd->bij", nodes, nodes) / temperature
+    scores = jnp.einsum("bid,bjd->bij", nodes, nodes, precision="highest") / temperature
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     to = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)[:, None]  # [b 1 1+k]
     return jnp.where(to & ~jnp.eye(nodes.shape[1], dtype=bool), scores, NEVER)

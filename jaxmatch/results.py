@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from jaxmatch.build import build_algorithm
-from jaxmatch.config import NOT_IDENTITY, complete, flatten, stage_folders, to_json
+from jaxmatch.config import complete, flatten, stage_folders, tells_apart, to_json
 from jaxmatch.errors import InputError
 from jaxmatch.metrics import accuracies
 from jaxmatch.metrics import read as read_metrics
@@ -75,15 +75,15 @@ class Run:
         return total
 
     def identity(self) -> dict[str, Any]:
-        """The settings apart from the seed, and from those that change no result."""
+        """The settings that tell runs apart, without the seed."""
         own = rf"([-_])s(eed)?[-_=]?{self.settings['seed']}(?!\d)(-[0-9a-f]{{8}})?"
         found = {}
         for stage in self.stages:
             prefix = "" if stage is self.stages[-1] else f"{stage.name} "
             for key, value in stage.settings.items():
-                if key == "seed" or key in NOT_IDENTITY:
+                if key == "seed" or not tells_apart(key):
                     continue
-                if key in ("init_from", "data.split"):
+                if key in ("init_from", "data.split") or key.startswith("frozen."):
                     # Files of the same seed are no difference between the seeds of a group.
                     value = re.sub(own, r"\1s", str(value))
                 found[prefix + key] = value

@@ -26,7 +26,7 @@ from jaxmatch.data import splits, streaming
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import resident
 from jaxmatch.dispatch import Call, Feed, Meter, compile_call, means, on_cpu, watched
-from jaxmatch.errors import NonFiniteError
+from jaxmatch.errors import InputError, NonFiniteError
 from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
 from jaxmatch.metrics import MetricsLog, open_wandb, summarise, write_json
 from jaxmatch.monitor import collapsed
@@ -263,6 +263,11 @@ class Run:
         )
         restored = self.checkpoints.restore(abstract)
         if restored is not None:
+            if restored[1] % self.config.steps_per_call:
+                raise InputError(
+                    f"the checkpoint of step {restored[1]} in {self.folder} lies inside a call of "
+                    f"steps_per_call={self.config.steps_per_call}; give a divisor of that step."
+                )
             return restored
         state = self.init()
         if self.trunk is not None:

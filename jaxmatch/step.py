@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmatch.errors import InputError
 from jaxmatch.optim import Ema, steps_taken
 from jaxmatch.random import stream
 from jaxmatch.types import (
@@ -65,8 +66,15 @@ def make_train_step(
 
     ``rate`` tells the learning rate that ``optimizer`` uses at its own step count; ``frozen`` are
     the networks of the variables in ``examples.frozen``.
-    """
 
+    Raises:
+        InputError: if a frozen network that ``algorithm`` learns from is not among them.
+    """
+    if missing := [role for role in getattr(algorithm, "frozen", ()) if role not in frozen]:
+        raise InputError(
+            f"{type(algorithm).__name__} learns from the frozen network {missing[0]!r}, which is "
+            "not loaded; name its run in config.frozen, or give it as frozen."
+        )
     project = getattr(algorithm, "project", lambda params: params)
 
     def step(state: TrainState, examples: Batch) -> tuple[TrainState, dict[str, Array | Ratio]]:

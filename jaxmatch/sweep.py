@@ -24,8 +24,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch import together
-from jaxmatch.build import build_algorithm
-from jaxmatch.checks import check_numbers
+from jaxmatch.build import check_settings
 from jaxmatch.cli import AND
 from jaxmatch.config import from_flags, load_module, run_name, stage_folders, stages_of
 from jaxmatch.errors import InputError, Terminated
@@ -210,8 +209,7 @@ def _point(
         flags[flag.removeprefix("--config.").partition("=")[0]] = flag
     parsed, _ = from_flags(config, list(flags.values()))
     for stage in stages_of(parsed).values():
-        check_numbers(stage)
-        build_algorithm(stage)
+        check_settings(stage)
     workdir = base / values.get("workdir", run_name(parsed))
     words = (f"--config={config}", *flags.values(), f"--workdir={workdir}")
     return Point(words=words, workdir=workdir, config=parsed)
@@ -227,7 +225,9 @@ def _complete(point: Point) -> bool:
 
 def _train(words: Sequence[str]) -> int:
     """The exit code of ``jaxmatch train`` in a process that gets this one's SIGTERM."""
-    command = [sys.executable, "-m", "jaxmatch.cli", "train", *words]
+    # With ``-m`` a file of the current folder called like some module would run in its place.
+    program = f"import sys; sys.path[:] = {sys.path!r}; from jaxmatch.cli import main; main()"
+    command = [sys.executable, "-c", program, "train", *words]
     process: subprocess.Popen[bytes] | None = None
     terminated = False
 

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from jaxmatch import build
 from jaxmatch import config as configuration
 from jaxmatch.checkpoint import Checkpoints
-from jaxmatch.compilation import jit, prepare_process
+from jaxmatch.compilation import jit
 from jaxmatch.data.shared import Shared
 from jaxmatch.dispatch import Meter, make_call, merge, on_cpu
 from jaxmatch.errors import InputError, JaxmatchError, Stopped
@@ -59,8 +59,9 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
             where an error was unexpected, whose traceback is logged.
     """
     started = time.monotonic()
-    prepare_process()
     check([config for config, _ in runs])
+    for config, _ in runs:
+        build.check_settings(config)
     folders = [Path(given or Path("runs") / configuration.run_name(c)) for c, given in runs]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("two of the runs have the same folder; give each its own.")

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmatch.config import STAGE
 from jaxmatch.errors import InputError
 from jaxmatch.models.heads import KEPT, hidden_layers
 from jaxmatch.models.torch_weights import find_network, from_torch
@@ -19,7 +20,6 @@ from jaxmatch.models.weight_files import PICKLES, SUFFIXES, read_weights
 from jaxmatch.parallel import put
 from jaxmatch.types import Algorithm, PyTree, TrainState
 
-PREVIOUS = "stage:"  # begins an ``init_from`` that names a stage in the same run folder
 _SUFFIX = "|".join(re.escape(suffix) for suffix in SUFFIXES + PICKLES)
 _FILE = re.compile(rf"(?P<path>.+({_SUFFIX}))(#(?P<prefix>[^/#]*))?")
 
@@ -92,8 +92,8 @@ def check_heads(heads: Iterable[str], algorithm: Algorithm, where: str) -> None:
 
 def source_folder(init_from: str, folder: Path) -> Path:
     """The run that ``init_from`` of the run in ``folder`` names."""
-    if init_from.startswith(PREVIOUS):
-        return folder.parent / init_from.removeprefix(PREVIOUS)
+    if init_from.startswith(STAGE):
+        return folder.parent / init_from.removeprefix(STAGE)
     return Path(init_from)
 
 

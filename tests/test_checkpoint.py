@@ -20,6 +20,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxmatch.checkpoint import Checkpoints
+from jaxmatch.cli import not_of_orbax
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.types import TrainState
 
@@ -272,6 +273,16 @@ def test_another_configuration_is_refused_by_its_first_tensor(saved, caplog):
     assert not caplog.records
 
 
+@pytest.fixture
+def filtered():
+    """The log as the command line has it."""
+    log = logging.getLogger("absl")
+    log.addFilter(not_of_orbax)
+    yield
+    log.removeFilter(not_of_orbax)
+
+
+@pytest.mark.usefixtures("filtered")
 def test_full_disk_is_a_disk_error_at_the_next_call(saved, capfd):
     """A limit on the size of files makes every large write fail, as a full disk does."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

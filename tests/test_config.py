@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,13 +14,17 @@ from ml_collections import ConfigDict
 
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.config import (
+    IDENTITY,
     build_dataclass,
     complete,
+    defaults,
     differences,
     flatten,
     from_flags,
+    identifies,
     load_module,
     make,
+    named_configs,
     parse_argument,
     run_name,
     to_json,
@@ -229,6 +234,101 @@ def test_differences_name_key_and_both_values_but_not_the_devices():
     assert "algorithm.threshold: 0.95 -> None" in differences(old, supervised)
 
 
+def test_what_does_not_identify_a_run():
+    others = {key for key in flatten(defaults()) if not identifies(key)}
+    assert others == {
+        *("preset", "steps_per_call", "log_every", "save_every", "keep", "devices", "workers"),
+        *("memory_placement", "remat", "wandb", "data.split", "data.directory", "data.strict"),
+    }
+    assert all(identifies(f"algorithm.{name}") for name in ("threshold", "whatever"))
+    assert all(map(str.strip, IDENTITY.values()))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("save_every=75", "keep=9", "log_every=150", "workers=4", "steps_per_call=5", "devices=2"),
+        *("data.directory=/elsewhere", "data.strict=True", "data.split=/other.json", "remat=True"),
+        "data.name=npz:/moved/to/cells.npz",
+    ],
+)
+def test_a_run_goes_on_with_another(override):
+    argument = "fixmatch:npz:/data/cells.npz"
+    plain, other = (to_json(config(argument, *more)) for more in ((), (f"--config.{override}",)))
+    assert flatten(plain) != flatten(other)
+    assert differences(plain, other) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("algorithm.threshold=0.5", "algorithm.threshold: 0.95 -> 0.5"),
+        ("seed=1", "seed: 0 -> 1"),
+        ("steps=128", "steps: 1048576 -> 128"),
+        ("eval_every=64", "eval_every: 1024 -> 64"),
+        ("microbatches=2", "microbatches: 1 -> 2"),
+        ("data.batch_size=4", "data.batch_size: 64 -> 4"),
+        ("data.name=folder:/data/cells", "data.name: npz:/data/cells.npz -> folder:/data/cells"),
+        ("data.name=mnist5k", "data.name: npz:/data/cells.npz -> mnist5k"),
+        ("views.weak.flip=False", "views.weak.flip: True -> False"),
+        ("model.width=4", "model.width: 2.0 -> 4.0"),
+        ("optim.momentum=0.5", "optim.momentum: 0.9 -> 0.5"),
+        ("ema.decay=0.5", "ema.decay: 0.999 -> 0.5"),
+        ("init_from=runs/a", "init_from:  -> runs/a"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another(override, difference):
+    argument = "fixmatch:npz:/data/cells.npz"
+    plain, other = (to_json(config(argument, *more)) for more in ((), (f"--config.{override}",)))
+    assert differences(plain, other) == [difference]
+
+
+def test_tfds_sets_are_told_apart_by_name():
+    old, new = (to_json(config(f"fixmatch:tfds:{name}")) for name in ("cifar10", "svhn_cropped"))
+    assert "data.name: tfds:cifar10 -> tfds:svhn_cropped" in differences(old, new)
+
+
+def test_init_from_is_compared_as_a_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative, absolute, stage, other = (
+        to_json(config("fixmatch:mnist5k", f"--config.init_from={place}"))
+        for place in ("runs/a", tmp_path / "runs" / "a", "stage:1_simclr", "runs/b")
+    )
+    assert differences(relative, absolute) == []
+    assert differences(relative, other)
+    assert differences(relative, stage)
+
+
+def test_the_name_tells_places_apart(tmp_path, monkeypatch):
+    def name(place, *overrides):
+        return run_name(config(f"fixmatch:folder:{place},labels=4", *overrides))
+
+    one = tmp_path / "one" / "birds"
+    monkeypatch.chdir(tmp_path / "..")
+    assert name(one) != name(tmp_path / "two" / "birds")
+    assert name(one) == name(f"{tmp_path.name}/one/birds")
+    split = [f"--config.data.split={tmp_path / file}" for file in ("a.json", "b.json")]
+    assert len({name(one), name(one, split[0]), name(one, split[1])}) == 3
+    for same in ("save_every=64", "keep=9", "log_every=64", "workers=2", "data.strict=True"):
+        assert name(one, f"--config.{same}") == name(one)
+    for other in ("seed=1", "eval_every=64", "algorithm.threshold=0.5"):
+        assert name(one, f"--config.{other}") != name(one)
+    teachers = [
+        run_name(config("distillation:mnist5k", f"--config.frozen.teacher={place}"))
+        for place in ("runs/a", "runs/b", "stage:1_a")
+    ]
+    assert len(set(teachers)) == 3
+
+
+def test_the_name_of_stages_follows_each_of_them():
+    def name(*overrides):
+        return run_name(config("selfmatch:mnist5k,labels=40", *overrides))
+
+    assert name("--config.stages.simclr.save_every=15") == name()
+    assert name("--config.stages.simclr.algorithm.temperature=0.3") != name()
+    assert name("--config.stages.fixmatch.algorithm.threshold=0.3") != name()
+
+
 def test_a_configuration_survives_json():
     found = config("fixmatch:tfds:cifar10,preset=usb")
     again = ConfigDict(to_json(found))
@@ -266,6 +366,54 @@ def test_bare_names_are_the_files_in_configs():
         assert load_module(file.stem).get_config("mnist5k") == load_module(str(file)).get_config(
             "mnist5k"
         )
+
+
+FOREIGN = "raise SystemExit('a foreign file was executed')"
+
+
+def site_packages(folder, **neighbours):
+    """An installed package with the configs inside it, and files of others beside it."""
+    shutil.copytree(
+        ROOT / "jaxmatch", folder / "jaxmatch", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copytree(ROOT / "configs", folder / "jaxmatch" / "configs", dirs_exist_ok=True)
+    (folder / "configs").mkdir()
+    for name in ("fixmatch", "theirs"):
+        (folder / "configs" / f"{name}.py").write_text(FOREIGN)
+    for name, text in neighbours.items():
+        (folder / f"{name}.toml").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "neighbours",
+    [{}, {"pyproject": "[project]\nname = 'other'\n"}, {"pyproject": "x = ["}, {"pyproject": ""}],
+)
+def test_configs_of_a_neighbour_are_never_executed(tmp_path, neighbours):
+    site = site_packages(tmp_path / "site", **neighbours)
+    code = """import jaxmatch.config as c
+print(c.__file__, c.from_flags('fixmatch:mnist5k', [])[0].steps)
+try:
+    c.from_flags('theirs:mnist5k', [])
+except c.InputError as error:
+    print(error)"""
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    lines = found.stdout.splitlines()
+    assert lines[0] == f"{site / 'jaxmatch' / 'config.py'} 1500", found.stderr
+    assert "unknown config 'theirs'" in lines[1]
+
+
+def test_the_packages_own_configs_come_before_those_of_its_checkout(tmp_path):
+    site = site_packages(tmp_path, pyproject="[project]\nname = 'jaxmatch'\n")
+    names = named_configs(site / "jaxmatch")
+    assert names["fixmatch"] == site / "jaxmatch" / "configs" / "fixmatch.py"
+    assert names["theirs"] == site / "configs" / "theirs.py"
 
 
 def test_every_data_set_has_a_configuration():

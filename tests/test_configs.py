@@ -72,7 +72,7 @@ def facts_of(data):
 
 def trace_one(config, data):
     shape = facts_of(data)["image_shape"]
-    parts = build.build_parts(config, facts_of(data))
+    parts = build.with_stand_ins(build.build_parts(config, facts_of(data)))
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
     images = Resident(
@@ -178,7 +178,7 @@ def test_one_step_of_every_config_runs(name, data):
 def run_one(config, data):
     """One real step on random images of the data set's shape."""
     facts, random = facts_of(data), np.random.default_rng(0)
-    parts = build.build_parts(config, facts)
+    parts = build.with_stand_ins(build.build_parts(config, facts))
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     step, examples = build.build_step(config, parts, optimizer), build.examples_of(parts)
     images = Resident(

@@ -71,6 +71,18 @@ def logits_of(run, images):
     return run.parts.network(run.variables(), views, train=False)[0].logits
 
 
+def test_a_frozen_network_that_is_not_loaded_is_absent(data, teacher):
+    config = configuration(data, **options(teacher))
+    parts = build.build_parts(config, build.load_data(config).facts())
+    assert parts.frozen == {}
+    optimizer = parts.optim.build(config.steps, parts.model.layers)
+    with pytest.raises(InputError, match="learns from the frozen network 'teacher', which is not"):
+        build.build_step(config, parts, optimizer)
+    standing = build.with_stand_ins(parts)
+    assert standing.frozen == {"teacher": parts.network}
+    build.build_step(config, standing, optimizer)
+
+
 def test_a_run_distils_another_network(data, teacher, reference):
     lines = read(reference)
     assert lines[-1]["step"] == STEPS

@@ -219,7 +219,7 @@ def test_what_cannot_work_is_found_before_anything_is_written(data, tmp_path):
 @pytest.mark.parametrize(
     ("batches", "expected"),
     [
-        (0, "cannot enter a queue of 0"),
+        (0, "algorithm.queue_batches=0 must be at least 1"),
         (4 * 10**6, "the run needs more on each: memory"),
         (10**7, r"longer than 2\*\*31"),
     ],

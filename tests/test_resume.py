@@ -102,6 +102,54 @@ def test_a_crashed_run_continues_bitwise(reference, data, tmp_path):
     assert_same_end(tmp_path / "run", reference)
 
 
+def interrupt(data, workdir):
+    with interrupted(3, crash), pytest.raises(Crash):  # after the checkpoint of step 10
+        train_tiny(data, workdir)
+
+
+def test_a_run_goes_on_with_other_files_periods_and_a_moved_data_set(reference, data, tmp_path):
+    interrupt(data, tmp_path / "run")
+    shutil.copy(data, tmp_path / "moved.npz")
+    changes = {"save_every": STEPS, "keep": 1, "workers": 3, "data__strict": True}
+    train_tiny(tmp_path / "moved.npz", tmp_path / "run", **changes)
+    assert_same_end(tmp_path / "run", reference)
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (recorded["keep"], recorded["data"]["name"]) == (1, f"npz:{tmp_path / 'moved.npz'}")
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("[0-9]*")) == ["20"]
+
+
+def test_a_run_goes_on_with_other_logs_and_calls(reference, data, tmp_path):
+    interrupt(data, tmp_path / "run")
+    train_tiny(data, tmp_path / "run", log_every=STEPS, steps_per_call=1)
+    assert [line["step"] for line in read(tmp_path / "run") if "loss/total" in line] == [5, 10, 20]
+    assert_close(state_of(tmp_path / "run"), state_of(reference), 1e-4)
+
+
+def test_a_call_cannot_begin_inside_another(data, tmp_path):
+    periods = {"eval_every": STEPS, "log_every": STEPS}
+    with interrupted(1, crash), pytest.raises(Crash):
+        train_tiny(data, tmp_path / "run", **periods)
+    with pytest.raises(InputError, match=r"checkpoint of step 15 .* a call of steps_per_call=4;"):
+        train_tiny(data, tmp_path / "run", **periods, save_every=STEPS, steps_per_call=4)
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"algorithm__threshold": 0.5}, "algorithm.threshold: 0.4 -> 0.5"),
+        ({"seed": 3}, "seed: 0 -> 3"),
+        ({"steps": 40}, "steps: 20 -> 40"),
+        ({"eval_every": 10}, "eval_every: 5 -> 10"),
+        ({"data__batch_size": 4}, "data.batch_size: 8 -> 4"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(reference, data, change, difference):
+    before = snapshot(reference)
+    with pytest.raises(InputError, match=f"another configuration .{difference}.; choose another"):
+        train_tiny(data, reference, **change)
+    assert snapshot(reference) == before
+
+
 HISTORY = {"algorithm__alignment_length": 8}
 
 

@@ -308,6 +308,18 @@ def test_a_run_in_stages_is_complete_once_all_are(tmp_path, monkeypatch):
     assert "already complete" in said[0]
 
 
+def test_files_of_the_current_folder_are_not_imported(data, tmp_path, monkeypatch):
+    for name in ("jax", "ml_collections", "absl", "jaxmatch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a foreign file was executed')")
+    path = tiny_sweep(tmp_path / "sweep.py", data, [{}])
+    (point,) = sweep.points(str(path), base=tmp_path)
+    point.workdir.mkdir()
+    (point.workdir / "config.json").write_text('{"seed": 5}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "")
+    assert sweep._train(sweep._words([point])) == InputError.exit_code
+
+
 @pytest.mark.slow
 def test_running_several_seeds_in_one_program(data, tmp_path, run_here):
     path = tiny_sweep(tmp_path / "sweep.py", data, [{}])

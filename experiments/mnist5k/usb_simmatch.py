@@ -20,6 +20,7 @@ from flax import linen as nn
 from jaxmatch import memory, train
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.algorithms.simmatch import SimMatch
+from jaxmatch.compilation import prepare_process
 from jaxmatch.config import from_flags
 from jaxmatch.models.heads import Projection
 from jaxmatch.similarity import normalize
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--split", default="", help="labeled images, if not those of the seed")
     parser.add_argument("--runs", type=Path, default=Path("runs/mnist5k_usb"))
     arguments = parser.parse_args()
+    prepare_process()
     names = [name for name in ("bank", "heads") if getattr(arguments, name)]
     folder = f"{'_'.join(['simmatch', *names])}-{arguments.labels}-s{arguments.seed}"
     chosen = f"labels={arguments.labels},seed={arguments.seed}"

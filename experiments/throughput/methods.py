@@ -81,7 +81,7 @@ def prepare(name: str) -> Prepared:
     *_, config = stages_of(whole).values()  # of SelfMatch its FixMatch
     config.devices, config.init_from = 1, ""
     data = build.load_data(config)
-    parts = build.build_parts(config, data.facts())
+    parts = build.with_stand_ins(build.build_parts(config, data.facts()))
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     state = jax.jit(lambda: build.build_state(config, parts, optimizer))()
     images = jax.device_put(resident(data.source, data.split, config.data.include_labeled))

@@ -4,8 +4,7 @@ Berthelot et al., "AdaMatch: A Unified Approach to Semi-Supervised Learning and 
 ICLR 2022, https://arxiv.org/abs/2106.04732.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
 from jaxmatch.alignment import Marginal, align, make_marginal, update_marginal
 from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.settings import Momentum, NonNegative, Positive, Range, section
 from jaxmatch.thresholds import relative_threshold
 from jaxmatch.types import (
     NO_HEADS,
@@ -34,7 +34,7 @@ class Memory(NamedTuple):
     unlabeled: Marginal
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class AdaMatch:
     """The loss is supervised + unlabeled_weight * unsupervised.
 
@@ -42,7 +42,7 @@ class AdaMatch:
     threshold, without the authors' interpolation of labeled logits and without ramp.
 
     Attributes:
-        threshold: tau, as a share of the average confidence on labeled images of the batch.
+        threshold: tau, as a multiple of the average confidence on labeled images of the batch.
         momentum: share of the old average predictions that stays at each step.
         unlabeled_weight: weight of the unsupervised term.
         hard_labels: train on the argmax of the aligned prediction; otherwise on the prediction,
@@ -50,11 +50,11 @@ class AdaMatch:
         temperature: T of soft labels; 1 leaves them unsharpened.
     """
 
-    threshold: float = 0.95
-    momentum: float = 0.999
-    unlabeled_weight: float = 1.0
+    threshold: Annotated[float, Range(least=0, most=2)] = 0.95
+    momentum: Momentum = 0.999
+    unlabeled_weight: NonNegative = 1.0
     hard_labels: bool = True
-    temperature: float = 1.0
+    temperature: Positive = 1.0
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")

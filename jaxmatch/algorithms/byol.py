@@ -5,7 +5,6 @@ https://arxiv.org/abs/2006.07733.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxmatch.models.heads import PredictedProjection
 from jaxmatch.monitor import feature_spread
+from jaxmatch.settings import Count, section
 from jaxmatch.similarity import normalize
 from jaxmatch.types import (
     Array,
@@ -27,7 +27,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class BYOL:
     """The loss is the mean distance of both views' predictions from the teacher's projections.
 
@@ -39,8 +39,8 @@ class BYOL:
         hidden: width of the layer within the projector and within the predictor.
     """
 
-    projection: int = 256
-    hidden: int = 4096
+    projection: Count = 256
+    hidden: Count = 4096
 
     labeled = ()
     unlabeled = ("contrast", "second")

@@ -5,7 +5,6 @@ ICCV 2021, https://arxiv.org/abs/2011.11183.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.alignment import align_by_history, make_history
-from jaxmatch.errors import InputError
 from jaxmatch.losses import cross_entropy
 from jaxmatch.memory import Queue, filled, make_queue, push
 from jaxmatch.models.heads import Projection
 from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.settings import Count, NonNegative, Positive, Share, Whole, section
 from jaxmatch.similarity import (
     NEVER,
     inner_products,
@@ -50,7 +49,7 @@ class Memory(NamedTuple):
     strong: Queue | None  # with a teacher: contrast views and smoothed pseudo-labels
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class CoMatch:
     """The loss is supervised + unlabeled_weight * unsupervised + contrastive_weight * contrastive.
 
@@ -77,34 +76,24 @@ class CoMatch:
         teacher: whether the EMA teacher takes part in training.
     """
 
-    threshold: float = 0.95
-    graph_threshold: float = 0.8
-    unlabeled_weight: float = 1.0
-    contrastive_weight: float = 1.0
-    contrastive_ramp_steps: int = 0
-    temperature: float = 0.2
-    smoothing: float = 0.9
-    smoothing_start_step: int = 6
-    queue_batches: int = 5
-    queue: int = 30000
-    alignment_length: int = 32
-    projection: int = 64
+    threshold: Share = 0.95
+    graph_threshold: Share = 0.8
+    unlabeled_weight: NonNegative = 1.0
+    contrastive_weight: NonNegative = 1.0
+    contrastive_ramp_steps: Whole = 0
+    temperature: Positive = 0.2
+    smoothing: Share = 0.9
+    smoothing_start_step: Whole = 6
+    queue_batches: Count = 5
+    queue: Count = 30000
+    alignment_length: Count = 32
+    projection: Count = 64
     activation: str = "leaky_relu"
     teacher: bool = False
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong", "contrast")
     draw = no_draws
-
-    def __post_init__(self) -> None:
-        """Refuse temperatures and graphs that would divide by zero."""
-        if self.temperature <= 0:
-            raise InputError(f"algorithm.temperature={self.temperature} must be above 0.")
-        if self.graph_threshold > 1:
-            raise InputError(
-                f"algorithm.graph_threshold={self.graph_threshold} must be at most 1, else an "
-                "image is not even linked to itself."
-            )
 
     @property
     def heads(self) -> Mapping[str, Any]:
@@ -210,7 +199,7 @@ class CoMatch:
                 embeddings, queue.rows["embedding"], self.temperature, valid=filled(queue)
             )
         )
-        voted = share @ queue.rows["probabilities"]
+        voted = jnp.matmul(share, queue.rows["probabilities"], precision="highest")
         mixed = self.smoothing * own + (1 - self.smoothing) * voted
         active = (step >= self.smoothing_start_step) & (queue.filled > 0)
         return jnp.where(active, mixed, own)

@@ -4,9 +4,8 @@ Xu et al., "Dash: Semi-Supervised Learning with Dynamic Thresholding", ICML 2021
 https://arxiv.org/abs/2109.00650.
 """
 
-from dataclasses import dataclass
 from math import log
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.losses import cross_entropy
 from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.settings import Count, NonNegative, Positive, Range, Whole, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,
@@ -40,7 +40,7 @@ class Memory(NamedTuple):
     rho: Array  # [] nats, not yet held at rho_min; 0 during the warm-up
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class Dash:
     """The loss is supervised + unlabeled_weight * unsupervised.
 
@@ -59,14 +59,14 @@ class Dash:
             times the mean over the "selected" images.
     """
 
-    rho_initial: float = 0.0
-    rho_min: float = 0.05
-    gamma: float = 1.27
-    rho_period_steps: int = 9 * 1024
-    warmup_steps: int = 10 * 1024
-    measure_steps: int = 0
-    temperature: float = 0.5
-    unlabeled_weight: float = 1.0
+    rho_initial: NonNegative = 0.0
+    rho_min: NonNegative = 0.05
+    gamma: Annotated[float, Range(least=1)] = 1.27
+    rho_period_steps: Count = 9 * 1024
+    warmup_steps: Whole = 10 * 1024
+    measure_steps: Whole = 0
+    temperature: Positive = 0.5
+    unlabeled_weight: NonNegative = 1.0
     dash_norm: str = "batch"
 
     labeled = ("weak",)
@@ -79,22 +79,12 @@ class Dash:
         """Refuse a clock that measures nothing or does not move, and values without a meaning."""
         if self.dash_norm not in NORMS:
             raise InputError(f"unknown dash_norm {self.dash_norm!r}; {suggest('', NORMS)}")
-        least = {"rho_initial": 0, "gamma": 1, "rho_period_steps": 1}
-        for name, value in least.items():
-            given = getattr(self, name)
-            if given < value:
-                raise InputError(f"{name}={given} is too small; give {value} or more.")
-        if self.temperature <= 0:
-            raise InputError(
-                f"a target cannot be sharpened at temperature {self.temperature}; give a positive "
-                "one (1 leaves it unsharpened)."
-            )
         if self.rho_initial == 0 and self.warmup_steps < 1:
             raise InputError(
                 "without warm-up Dash has no loss to start its threshold from; give warmup_steps, "
                 "or rho_initial."
             )
-        if not 0 <= self.measure_steps <= self.warmup_steps:
+        if self.measure_steps > self.warmup_steps:
             raise InputError(
                 f"the threshold cannot be measured over {self.measure_steps} of the warm-up's "
                 f"{self.warmup_steps} steps; give measure_steps between 0 and that."

@@ -6,13 +6,13 @@ Self-Supervised Models are Strong Semi-Supervised Learners", NeurIPS 2020, secti
 https://arxiv.org/abs/2006.10029.
 """
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 
-from jaxmatch.errors import InputError
 from jaxmatch.losses import cross_entropy
 from jaxmatch.monitor import unlabeled_accuracy
+from jaxmatch.settings import Positive, Range, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,
@@ -27,7 +27,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class Distillation:
     """The loss is labeled_weight * supervised + (1 - labeled_weight) * distillation.
 
@@ -39,8 +39,8 @@ class Distillation:
             the BatchNorm batch.
     """
 
-    temperature: float = 1.0
-    labeled_weight: float = 0.0
+    temperature: Positive = 1.0
+    labeled_weight: Annotated[float, Range(least=0, below=1)] = 0.0
 
     labeled = ("weak",)
     unlabeled = ("weak",)
@@ -49,19 +49,6 @@ class Distillation:
     evaluated = "student"
     init = no_memory
     draw = no_draws
-
-    def __post_init__(self) -> None:
-        """Refuse a temperature that is not positive, and weights that distil nothing or less."""
-        if self.temperature <= 0:
-            raise InputError(
-                f"predictions cannot be softened at temperature {self.temperature}; give a "
-                "positive one (1 leaves them as they are)."
-            )
-        if not 0 <= self.labeled_weight < 1:
-            raise InputError(
-                f"labeled_weight={self.labeled_weight} leaves no weight between 0 and 1 to "
-                "distillation; give at least 0 and less than 1."
-            )
 
     def loss(
         self,

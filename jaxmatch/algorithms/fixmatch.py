@@ -4,13 +4,14 @@ Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency an
 NeurIPS 2020, https://arxiv.org/abs/2001.07685.
 """
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from jaxmatch.losses import cross_entropy
 from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.settings import NonNegative, Positive, Range, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,
@@ -26,7 +27,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class FixMatch:
     """The loss is supervised + unlabeled_weight * unsupervised.
 
@@ -38,10 +39,10 @@ class FixMatch:
         temperature: T of soft labels; 1 leaves them unsharpened.
     """
 
-    threshold: float = 0.95
-    unlabeled_weight: float = 1.0
+    threshold: Annotated[float, Range(least=0, most=1, off=2)] = 0.95
+    unlabeled_weight: NonNegative = 1.0
     hard_labels: bool = True
-    temperature: float = 1.0
+    temperature: Positive = 1.0
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")

@@ -4,13 +4,12 @@ Cai et al., "Exponential Moving Average Normalization for Self-supervised and Se
 Learning", CVPR 2021, https://arxiv.org/abs/2101.08482.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
 from jaxmatch.losses import cross_entropy
 from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.settings import NonNegative, Share, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,
@@ -25,7 +24,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class FixMatchEMAN:
     """The loss is supervised + unlabeled_weight * unsupervised.
 
@@ -38,8 +37,8 @@ class FixMatchEMAN:
         unlabeled_weight: lambda_u; 10 on ImageNet.
     """
 
-    threshold: float = 0.95
-    unlabeled_weight: float = 1.0
+    threshold: Share = 0.95
+    unlabeled_weight: NonNegative = 1.0
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")

@@ -4,7 +4,6 @@ Zhang et al., "FlexMatch: Boosting Semi-Supervised Learning with Curriculum Pseu
 NeurIPS 2021, https://arxiv.org/abs/2110.08263.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted
 from jaxmatch.memory import last_of_each
 from jaxmatch.monitor import pseudo_label_metrics
 from jaxmatch.per_example import PerExample, make_rows, read, write
+from jaxmatch.settings import NonNegative, Positive, Share, section
 from jaxmatch.thresholds import flexible_thresholds, learning_effect
 from jaxmatch.types import (
     NO_HEADS,
@@ -38,7 +38,7 @@ class Memory(NamedTuple):
     counts: Array  # [C] int32
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class FlexMatch:
     """The loss is supervised + unlabeled_weight * unsupervised.
 
@@ -52,11 +52,11 @@ class FlexMatch:
         temperature: T of soft labels; 1 leaves them unsharpened.
     """
 
-    threshold: float = 0.95
+    threshold: Share = 0.95
     threshold_warmup: bool = True
-    unlabeled_weight: float = 1.0
+    unlabeled_weight: NonNegative = 1.0
     hard_labels: bool = True
-    temperature: float = 1.0
+    temperature: Positive = 1.0
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")

@@ -4,14 +4,13 @@ Wang et al., "FreeMatch: Self-adaptive Thresholding for Semi-supervised Learning
 https://arxiv.org/abs/2205.07246.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
 from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
 from jaxmatch.errors import InputError
 from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.settings import Momentum, NonNegative, Positive, Share, section
 from jaxmatch.thresholds import (
     SelfAdaptive,
     make_self_adaptive,
@@ -32,7 +31,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class FreeMatch:
     """The loss is supervised + unlabeled_weight * unsupervised + fairness_weight * fairness.
 
@@ -45,12 +44,12 @@ class FreeMatch:
         temperature: T of soft labels; 1 leaves them unsharpened.
     """
 
-    momentum: float = 0.999
-    clip: tuple[float, float] = (0.0, 1.0)
-    unlabeled_weight: float = 1.0
-    fairness_weight: float = 0.01
+    momentum: Momentum = 0.999
+    clip: tuple[Share, Share] = (0.0, 1.0)
+    unlabeled_weight: NonNegative = 1.0
+    fairness_weight: NonNegative = 0.01
     hard_labels: bool = True
-    temperature: float = 1.0
+    temperature: Positive = 1.0
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
@@ -60,7 +59,7 @@ class FreeMatch:
 
     def __post_init__(self) -> None:
         """Refuse bounds that are none."""
-        if len(self.clip) != 2 or not 0 <= self.clip[0] <= self.clip[1] <= 1:
+        if self.clip[0] > self.clip[1]:
             raise InputError(
                 f"FreeMatch's clip={self.clip} does not bound a threshold; give the lowest and the "
                 "highest, such as (0.9, 0.95)."

@@ -4,13 +4,12 @@ Tarvainen & Valpola, "Mean teachers are better role models: Weight-averaged cons
 improve semi-supervised deep learning results", NeurIPS 2017, https://arxiv.org/abs/1703.01780.
 """
 
-from dataclasses import dataclass
-
 import jax
 
 from jaxmatch.losses import cross_entropy, squared_difference
 from jaxmatch.monitor import unlabeled_accuracy
 from jaxmatch.schedules import linear_ramp
+from jaxmatch.settings import NonNegative, Share, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,
@@ -25,7 +24,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class MeanTeacher:
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
@@ -36,8 +35,8 @@ class MeanTeacher:
         ramp: share of all steps over which that weight rises linearly from 0.
     """
 
-    unlabeled_weight: float = 50.0
-    ramp: float = 0.4
+    unlabeled_weight: NonNegative = 50.0
+    ramp: Share = 0.4
 
     labeled = ("weak",)
     unlabeled = ("weak", "weak")

@@ -5,7 +5,6 @@ https://arxiv.org/abs/1905.02249.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jaxmatch.errors import InputError, suggest
 from jaxmatch.losses import cross_entropy, squared_difference
 from jaxmatch.monitor import unlabeled_accuracy
 from jaxmatch.schedules import linear_ramp
+from jaxmatch.settings import NonNegative, Positive, Share, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,
@@ -31,7 +31,7 @@ from jaxmatch.types import (
 BATCH_NORMS = ("joint", "interleave")
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class MixMatch:
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
@@ -43,10 +43,10 @@ class MixMatch:
         batch_norm: of the mixed images, see :func:`mixed_logits`.
     """
 
-    alpha: float = 0.75
-    temperature: float = 0.5
-    unlabeled_weight: float = 75.0
-    ramp: float = 1 / 64
+    alpha: Positive = 0.75
+    temperature: Positive = 0.5
+    unlabeled_weight: NonNegative = 75.0
+    ramp: Share = 1 / 64
     batch_norm: str = "joint"
 
     labeled = ("weak",)
@@ -57,7 +57,7 @@ class MixMatch:
 
     def __post_init__(self) -> None:
         """Refuse settings that no mixing has."""
-        check_mixing(self.alpha, self.temperature, self.batch_norm)
+        check_mixing(self.batch_norm)
 
     def draw(self, key: Array, batch: Batch) -> Mixing:
         """Weights and partners in the pool of labeled images and both views of unlabeled ones."""
@@ -119,11 +119,8 @@ class MixMatch:
         return mixed_logits(network, variables, views, self.batch_norm)
 
 
-def check_mixing(alpha: float, temperature: float, batch_norm: str) -> None:
-    """Raise InputError on settings of MixMatch or ReMixMatch that would run to nonsense."""
-    for name, value in (("alpha", alpha), ("temperature", temperature)):
-        if value <= 0:
-            raise InputError(f"algorithm.{name}={value} must be above 0.")
+def check_mixing(batch_norm: str) -> None:
+    """Raise InputError on an unknown way to normalise the mixed images."""
     if batch_norm not in BATCH_NORMS:
         raise InputError(f"unknown batch_norm {batch_norm!r}; {suggest(batch_norm, BATCH_NORMS)}")
 

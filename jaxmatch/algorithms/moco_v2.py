@@ -6,7 +6,6 @@ Learning", 2020, https://arxiv.org/abs/2003.04297.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,11 +17,12 @@ from jaxmatch.losses import info_nce
 from jaxmatch.memory import Queue, filled, make_queue, push
 from jaxmatch.models.heads import Projection
 from jaxmatch.monitor import feature_spread
+from jaxmatch.settings import Count, Positive, section
 from jaxmatch.similarity import NEVER, inner_products, normalize
 from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class MoCoV2:
     """The loss is InfoNCE from the student's queries to the teacher's keys; no label is read.
 
@@ -42,19 +42,14 @@ class MoCoV2:
             (``ema.statistics="own"``) in ``model.bn_groups`` above 1.
     """
 
-    temperature: float = 0.2
-    queue: int = 65536
-    projection: int = 128
+    temperature: Positive = 0.2
+    queue: Count = 65536
+    projection: Count = 128
     shuffle: bool = False
 
     labeled = ()
     unlabeled = ("contrast", "contrast")
     evaluated = "student"
-
-    def __post_init__(self) -> None:
-        """Refuse temperatures that would divide by zero or turn the loss around."""
-        if self.temperature <= 0:
-            raise InputError(f"algorithm.temperature={self.temperature} must be above 0.")
 
     @property
     def heads(self) -> Mapping[str, Any]:

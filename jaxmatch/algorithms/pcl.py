@@ -6,9 +6,8 @@ version.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from jaxmatch.clustering import kmeans
 from jaxmatch.errors import InputError
 from jaxmatch.memory import Queue
 from jaxmatch.random import stream
+from jaxmatch.settings import Count, Range, Whole, section
 from jaxmatch.similarity import NEVER, inner_products, normalize
 from jaxmatch.types import Array, Batch, Network, PyTree, Ratio, Spec, TrainState, Update
 
@@ -42,7 +42,7 @@ class Memory(NamedTuple):
     clustered: Array  # [] bool, whether there are clusters yet
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class PCL(MoCoV2):
     """The loss is MoCo's InfoNCE plus the mean ProtoNCE over several clusterings; no label is read.
 
@@ -57,25 +57,16 @@ class PCL(MoCoV2):
         start_step: there are no clusters, and so no ProtoNCE, before this step.
     """
 
-    queue: int = 16384
-    clusters: tuple[int, ...] = (25_000, 50_000, 100_000)
-    negatives: int = 16_384
-    refresh_steps: int = 4992
-    start_step: int = 0
+    queue: Count = 16384
+    clusters: tuple[Annotated[int, Range(least=2)], ...] = (25_000, 50_000, 100_000)
+    negatives: Count = 16_384
+    refresh_steps: Count = 4992
+    start_step: Whole = 0
 
     def __post_init__(self) -> None:
-        """Refuse numbers that leave nothing to compare or no step to cluster at."""
-        super().__post_init__()
-        if not self.clusters or min(self.clusters) < 2 or self.negatives < 1:
-            raise InputError(
-                f"algorithm.clusters={self.clusters} and algorithm.negatives={self.negatives} "
-                "leave nothing to compare; give at least 2 clusters and 1 negative."
-            )
-        if self.refresh_steps < 1 or self.start_step < 0:
-            raise InputError(
-                f"algorithm.refresh_steps={self.refresh_steps} must be at least 1 and "
-                f"algorithm.start_step={self.start_step} at least 0."
-            )
+        """Refuse clusterings that are none."""
+        if not self.clusters:
+            raise InputError("algorithm.clusters=() leaves nothing to compare; give at least one.")
 
     def init(self, key: Array, spec: Spec) -> PyTree:
         """A :class:`Memory` of an empty queue and no clusters."""

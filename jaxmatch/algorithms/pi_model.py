@@ -4,13 +4,12 @@ Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017,
 https://arxiv.org/abs/1610.02242; in the form of the FixMatch paper's baseline.
 """
 
-from dataclasses import dataclass
-
 import jax
 
 from jaxmatch.losses import cross_entropy, squared_difference
 from jaxmatch.monitor import unlabeled_accuracy
 from jaxmatch.schedules import linear_ramp
+from jaxmatch.settings import NonNegative, Share, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,
@@ -25,7 +24,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class PiModel:
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
@@ -34,8 +33,8 @@ class PiModel:
         ramp: share of all steps over which that weight rises linearly from 0.
     """
 
-    unlabeled_weight: float = 10.0
-    ramp: float = 0.4
+    unlabeled_weight: NonNegative = 10.0
+    ramp: Share = 0.4
 
     labeled = ("weak",)
     unlabeled = ("weak", "weak")

@@ -4,14 +4,13 @@ Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for
 Networks", ICML 2013 workshop; with the confidence threshold of the FixMatch paper's baseline.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
 from jaxmatch.losses import cross_entropy
 from jaxmatch.monitor import pseudo_label_metrics
 from jaxmatch.schedules import linear_ramp
+from jaxmatch.settings import NonNegative, Share, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,
@@ -26,7 +25,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class PseudoLabel:
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
@@ -36,9 +35,9 @@ class PseudoLabel:
         ramp: share of all steps over which that weight rises linearly from 0.
     """
 
-    threshold: float = 0.95
-    unlabeled_weight: float = 1.0
-    ramp: float = 0.4
+    threshold: Share = 0.95
+    unlabeled_weight: NonNegative = 1.0
+    ramp: Share = 0.4
 
     labeled = ("weak",)
     unlabeled = ("weak",)

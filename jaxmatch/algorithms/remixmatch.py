@@ -5,7 +5,6 @@ Anchoring", ICLR 2020, https://arxiv.org/abs/1911.09785.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +15,12 @@ from jaxmatch.algorithms.mixmatch import check_mixing, mixed_logits
 from jaxmatch.alignment import Marginal, align, make_marginal, sharpen, update_marginal
 from jaxmatch.augment.mixup import Mixing, draw_mixing, mix
 from jaxmatch.augment.rotation import QUARTER_TURNS, rotate
-from jaxmatch.errors import InputError
 from jaxmatch.losses import cross_entropy
 from jaxmatch.models.heads import Linear
 from jaxmatch.monitor import unlabeled_accuracy
 from jaxmatch.random import stream
 from jaxmatch.schedules import linear_ramp
+from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, section
 from jaxmatch.types import NO_HEADS, Array, Batch, Network, PyTree, Spec, TrainState, Update
 
 # Added to both averages of the alignment, as in the authors' code.
@@ -51,7 +50,7 @@ class Forward(NamedTuple):
     stats: PyTree
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class ReMixMatch:
     """The loss is supervised + ramp * unlabeled + rotation_weight * rotation.
 
@@ -70,24 +69,22 @@ class ReMixMatch:
         batch_norm: of the mixed images, see :func:`jaxmatch.algorithms.mixmatch.mixed_logits`.
     """
 
-    strong_views: int = 2
+    strong_views: Count = 2
     labeled_view: str = "weak"
-    alpha: float = 0.75
-    temperature: float = 0.5
-    momentum: float = 0.999
-    unlabeled_weight: float = 1.5
-    unmixed_weight: float = 0.5
-    rotation_weight: float = 0.5
-    ramp: float = 1 / 64
+    alpha: Positive = 0.75
+    temperature: Positive = 0.5
+    momentum: Momentum = 0.999
+    unlabeled_weight: NonNegative = 1.5
+    unmixed_weight: NonNegative = 0.5
+    rotation_weight: NonNegative = 0.5
+    ramp: Share = 1 / 64
     batch_norm: str = "joint"
 
     evaluated = "teacher"
 
     def __post_init__(self) -> None:
         """Refuse settings that no mixing has."""
-        check_mixing(self.alpha, self.temperature, self.batch_norm)
-        if self.strong_views < 1:
-            raise InputError(f"algorithm.strong_views={self.strong_views} must be at least 1.")
+        check_mixing(self.batch_norm)
 
     @property
     def labeled(self) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ https://arxiv.org/abs/1905.03670.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jaxmatch.augment.rotation import QUARTER_TURNS, all_rotations
 from jaxmatch.losses import cross_entropy
 from jaxmatch.models.heads import Linear
 from jaxmatch.monitor import unlabeled_accuracy
+from jaxmatch.settings import NonNegative, section
 from jaxmatch.types import (
     Array,
     Batch,
@@ -27,7 +27,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class S4LRotation:
     """The loss is supervised + rotation_weight * rotation.
 
@@ -38,7 +38,7 @@ class S4LRotation:
         rotation_weight: w.
     """
 
-    rotation_weight: float = 1.0
+    rotation_weight: NonNegative = 1.0
 
     labeled = ("weak",)
     unlabeled = ("weak",)

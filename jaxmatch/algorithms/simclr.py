@@ -5,7 +5,6 @@ https://arxiv.org/abs/2002.05709.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 from jaxmatch.losses import nt_xent
 from jaxmatch.models.heads import Projection
 from jaxmatch.monitor import feature_spread
+from jaxmatch.settings import Count, Positive, section
 from jaxmatch.similarity import NEVER, inner_products, normalize
 from jaxmatch.types import (
     Array,
@@ -28,7 +28,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class SimCLR:
     """The loss is the mean NT-Xent of both directions over the global batch; no label is read.
 
@@ -38,8 +38,8 @@ class SimCLR:
         norm: put a BatchNorm after each layer of the head, as published for ImageNet.
     """
 
-    temperature: float = 0.5
-    projection: int = 128
+    temperature: Positive = 0.5
+    projection: Count = 128
     norm: bool = False
 
     labeled = ()

@@ -5,12 +5,11 @@ https://arxiv.org/abs/2006.10029.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from jaxmatch.algorithms.simclr import contrastive_loss
-from jaxmatch.errors import InputError
 from jaxmatch.models.heads import DeepProjection
+from jaxmatch.settings import Count, Positive, section
 from jaxmatch.types import (
     Array,
     Batch,
@@ -24,7 +23,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class SimCLRv2:
     """The loss is SimCLR's, over the global batch; no label is read.
 
@@ -36,19 +35,14 @@ class SimCLRv2:
         projection: width of the embeddings.
     """
 
-    temperature: float = 0.1
-    projection: int = 128
+    temperature: Positive = 0.1
+    projection: Count = 128
 
     labeled = ()
     unlabeled = ("contrast", "contrast")
     evaluated = "student"
     init = no_memory
     draw = no_draws
-
-    def __post_init__(self) -> None:
-        """Refuse temperatures that would divide by zero or turn the loss around."""
-        if self.temperature <= 0:
-            raise InputError(f"algorithm.temperature={self.temperature} must be above 0.")
 
     @property
     def heads(self) -> Mapping[str, Any]:

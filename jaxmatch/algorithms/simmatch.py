@@ -4,7 +4,6 @@ Zheng et al., "SimMatch: Semi-supervised Learning with Similarity Matching", CVP
 https://arxiv.org/abs/2203.06915.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from jaxmatch.alignment import align_by_history, make_history
 from jaxmatch.losses import cross_entropy
 from jaxmatch.models.heads import Projection
 from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, Whole, section
 from jaxmatch.similarity import aggregate, log_similarity, normalize, unfold
 from jaxmatch.types import (
     Array,
@@ -48,7 +48,7 @@ class Forward(NamedTuple):
     teacher_stats: PyTree = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class SimMatch:
     """The loss is supervised + unlabeled_weight * unsupervised + instance_weight * instance.
 
@@ -73,16 +73,16 @@ class SimMatch:
         aggregate_unfolded: aggregate the unfolded similarity in place of the plain one.
     """
 
-    threshold: float = 0.95
-    unlabeled_weight: float = 1.0
-    instance_weight: float = 1.0
-    temperature: float = 0.1
-    smoothing: float = 0.9
-    instance_start_step: int = 1024
-    alignment_length: int = 32
-    bank_momentum: float = 0.7
+    threshold: Share = 0.95
+    unlabeled_weight: NonNegative = 1.0
+    instance_weight: NonNegative = 1.0
+    temperature: Positive = 0.1
+    smoothing: Share = 0.9
+    instance_start_step: Whole = 1024
+    alignment_length: Whole = 32
+    bank_momentum: Momentum = 0.7
     teacher: bool = False
-    projection: int = 128
+    projection: Count = 128
     aggregate_unfolded: bool = False
 
     labeled = ("weak",)

@@ -5,8 +5,7 @@ https://arxiv.org/abs/2308.06692.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jaxmatch.losses import cross_entropy
 from jaxmatch.models.heads import Projection
 from jaxmatch.monitor import pseudo_label_metrics
 from jaxmatch.propagation import propagate
+from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, section
 from jaxmatch.similarity import log_similarity, normalize
 from jaxmatch.types import (
     Array,
@@ -39,7 +39,7 @@ class Memory(NamedTuple):
     average: Array  # [C] moving average of the predictions, for alignment
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class SimMatchV2:
     """The loss is supervised + unlabeled_weight * node-node + edge_edge + node_edge, weighted.
 
@@ -61,17 +61,17 @@ class SimMatchV2:
         strong_views: strong views of each unlabeled image; the losses are means over them.
     """
 
-    threshold: float = 0.7
-    unlabeled_weight: float = 10.0
-    edge_edge_weight: float = 10.0
-    node_edge_weight: float = 10.0
-    temperature: float = 0.1
-    propagation: float = 0.1
-    neighbors: int = 128
-    queue_batches: int = 256
-    alignment_momentum: float = 0.9
-    projection: int = 128
-    strong_views: int = 1
+    threshold: Share = 0.7
+    unlabeled_weight: NonNegative = 10.0
+    edge_edge_weight: NonNegative = 10.0
+    node_edge_weight: NonNegative = 10.0
+    temperature: Positive = 0.1
+    propagation: Annotated[float, Range(least=0, below=1)] = 0.1
+    neighbors: Count = 128
+    queue_batches: Count = 256
+    alignment_momentum: Momentum = 0.9
+    projection: Count = 128
+    strong_views: Count = 1
 
     labeled = ("weak",)
     evaluated = "student"
@@ -141,7 +141,8 @@ class SimMatchV2:
             node_node += jnp.where(confident, errors, 0.0).mean() / self.strong_views
             log_edges = self._log_edges(queue, on)
             edge_edge += -(edges * log_edges).sum(-1).mean() / self.strong_views
-            seen = jnp.exp(log_edges) @ queue.rows["probabilities"]  # [b C]
+            voters = queue.rows["probabilities"]
+            seen = jnp.matmul(jnp.exp(log_edges), voters, precision="highest")  # [b C]
             log_seen = jnp.log(jnp.maximum(seen, jnp.finfo(seen.dtype).tiny))
             node_edge += -(prediction * log_seen).sum(-1).mean() / self.strong_views
         edge_edge, node_edge = (

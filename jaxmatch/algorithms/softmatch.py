@@ -4,7 +4,6 @@ Chen et al., "SoftMatch: Addressing the Quantity-Quality Trade-off in Semi-super
 ICLR 2023, https://arxiv.org/abs/2301.10921.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted
 from jaxmatch.alignment import Marginal, align, make_marginal, update_marginal
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.settings import Momentum, NonNegative, Positive, section
 from jaxmatch.thresholds import (
     Gaussian,
     make_gaussian,
@@ -43,7 +43,7 @@ class Memory(NamedTuple):
     prior: Marginal  # of those on labeled images; stays uniform where that is the prior
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class SoftMatch:
     """The loss is supervised + unlabeled_weight * unsupervised.
 
@@ -58,12 +58,12 @@ class SoftMatch:
         temperature: T of soft labels; 1 leaves them unsharpened.
     """
 
-    deviations: float = 2.0
-    momentum: float = 0.999
+    deviations: Positive = 2.0
+    momentum: Momentum = 0.999
     prior: str = "uniform"
-    unlabeled_weight: float = 1.0
+    unlabeled_weight: NonNegative = 1.0
     hard_labels: bool = True
-    temperature: float = 1.0
+    temperature: Positive = 1.0
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")

@@ -1,8 +1,7 @@
 """Supervised baseline: cross-entropy on the labeled images alone, weakly augmented."""
 
-from dataclasses import dataclass
-
 from jaxmatch.losses import cross_entropy
+from jaxmatch.settings import section
 from jaxmatch.types import (
     NO_HEADS,
     Array,
@@ -17,7 +16,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class Supervised:
     """No options: the optimizer, schedule and EMA of the other methods, without their data."""
 

@@ -5,8 +5,7 @@ Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster A
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jaxmatch.losses import cross_entropy
 from jaxmatch.memory import make_queue, push
 from jaxmatch.models.heads import PrototypeProjection
 from jaxmatch.monitor import feature_spread
+from jaxmatch.settings import Count, Positive, Range, Share, Whole, section
 from jaxmatch.similarity import inner_products, normalize
 from jaxmatch.sinkhorn import sinkhorn
 from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update, no_draws
@@ -23,7 +23,7 @@ from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Upda
 LARGE = ("first", "second")  # the queue's names of the views that are assigned to prototypes
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class SwAV:
     """The loss is the cross-entropy of swapped predictions among two large and some small views.
 
@@ -45,38 +45,20 @@ class SwAV:
         freeze: share of the run before the prototypes learn.
     """
 
-    temperature: float = 0.1
-    epsilon: float = 0.05
-    iterations: int = 3
-    prototypes: int = 3000
-    projection: int = 128
-    hidden: int = 2048
-    small_crops: int = 6
-    queue: int = 0
-    queue_start: float = 0.0
-    freeze: float = 0.0
+    temperature: Positive = 0.1
+    epsilon: Positive = 0.05
+    iterations: Count = 3
+    prototypes: Annotated[int, Range(least=2)] = 3000
+    projection: Count = 128
+    hidden: Count = 2048
+    small_crops: Whole = 6
+    queue: Whole = 0
+    queue_start: Share = 0.0
+    freeze: Share = 0.0
 
     labeled = ()
     evaluated = "student"
     draw = no_draws
-
-    def __post_init__(self) -> None:
-        """Refuse settings that would stop the training or turn the loss around."""
-        for name in ("temperature", "epsilon"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"algorithm.{name}={getattr(self, name)} must be above 0.")
-        least = {"iterations": 1, "prototypes": 2, "small_crops": 0, "queue": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise InputError(
-                    f"algorithm.{name}={getattr(self, name)} must be at least {value}."
-                )
-        for name in ("queue_start", "freeze"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(
-                    f"algorithm.{name}={getattr(self, name)} is a share of the run; give one "
-                    "between 0 and 1."
-                )
 
     @property
     def unlabeled(self) -> tuple[str, ...]:

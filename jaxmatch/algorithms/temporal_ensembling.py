@@ -4,16 +4,14 @@ Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017,
 https://arxiv.org/abs/1610.02242.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
 from jaxmatch import per_example
-from jaxmatch.errors import InputError
 from jaxmatch.losses import cross_entropy, squared_difference
 from jaxmatch.monitor import unlabeled_accuracy
 from jaxmatch.schedules import linear_ramp
+from jaxmatch.settings import Momentum, NonNegative, Share, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,
@@ -27,7 +25,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class TemporalEnsembling:
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
@@ -40,20 +38,15 @@ class TemporalEnsembling:
         momentum: alpha, the share of the old average that stays at a visit.
     """
 
-    unlabeled_weight: float = 10.0
-    ramp: float = 0.4
-    momentum: float = 0.6
+    unlabeled_weight: NonNegative = 10.0
+    ramp: Share = 0.4
+    momentum: Momentum = 0.6
 
     labeled = ("weak",)
     unlabeled = ("weak",)
     heads = NO_HEADS
     evaluated = "teacher"
     draw = no_draws
-
-    def __post_init__(self) -> None:
-        """Refuse averages that never learn, or grow."""
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"algorithm.momentum={self.momentum} must lie in [0, 1).")
 
     def init(self, key: Array, spec: Spec) -> PyTree:
         """Z [N C] and the visits [N] of every unlabeled image, zeros."""

@@ -4,8 +4,6 @@ Xie et al., "Unsupervised Data Augmentation for Consistency Training", NeurIPS 2
 https://arxiv.org/abs/1904.12848.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +11,7 @@ from jaxmatch.errors import InputError, suggest
 from jaxmatch.losses import cross_entropy, kl_divergence
 from jaxmatch.monitor import pseudo_label_metrics
 from jaxmatch.schedules import SIGNALS, training_signal
+from jaxmatch.settings import NonNegative, Positive, Share, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,
@@ -28,7 +27,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class UDA:
     """The loss is supervised + unlabeled_weight * unsupervised.
 
@@ -41,9 +40,9 @@ class UDA:
             examples that the network already knows better than the signal are left out.
     """
 
-    threshold: float = 0.8
-    temperature: float = 0.4
-    unlabeled_weight: float = 1.0
+    threshold: Share = 0.8
+    temperature: Positive = 0.4
+    unlabeled_weight: NonNegative = 1.0
     signal: str = "none"
 
     labeled = ("weak",)
@@ -54,15 +53,10 @@ class UDA:
     draw = no_draws
 
     def __post_init__(self) -> None:
-        """Refuse an unknown signal and a temperature that is not positive."""
+        """Refuse an unknown signal."""
         if self.signal not in SIGNALS:
             raise InputError(
                 f"unknown training signal {self.signal!r}; {suggest(self.signal, SIGNALS)}"
-            )
-        if self.temperature <= 0:
-            raise InputError(
-                f"a target cannot be sharpened at temperature {self.temperature}; give a positive "
-                "one (1 leaves it unsharpened)."
             )
 
     def loss(

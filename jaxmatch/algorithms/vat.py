@@ -5,16 +5,14 @@ Semi-Supervised Learning", TPAMI 2018, https://arxiv.org/abs/1704.03976; with en
 of Grandvalet & Bengio, "Semi-Supervised Learning by Entropy Minimization", NeurIPS 2004.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
 from jaxmatch.adversarial import virtual_adversarial_direction
-from jaxmatch.errors import InputError
 from jaxmatch.losses import cross_entropy, entropy, kl_divergence
 from jaxmatch.monitor import unlabeled_accuracy
 from jaxmatch.schedules import linear_ramp
+from jaxmatch.settings import NonNegative, Share, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,
@@ -28,7 +26,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class VAT:
     """supervised + unlabeled_weight * ramp * unsupervised + entropy_weight * entropy.
 
@@ -42,23 +40,17 @@ class VAT:
             code has 1e-6.
     """
 
-    epsilon: float = 6.0
-    unlabeled_weight: float = 0.3
-    entropy_weight: float = 0.06
-    ramp: float = 0.4
-    vat_xi: float = 0.0
+    epsilon: NonNegative = 6.0
+    unlabeled_weight: NonNegative = 0.3
+    entropy_weight: NonNegative = 0.06
+    ramp: Share = 0.4
+    vat_xi: NonNegative = 0.0
 
     labeled = ("weak",)
     unlabeled = ("weak",)
     heads = NO_HEADS
     evaluated = "teacher"
     init = no_memory
-
-    def __post_init__(self) -> None:
-        """Refuse lengths below 0."""
-        for name in ("epsilon", "vat_xi"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)} is a length; give 0 or more.")
 
     def draw(self, key: Array, batch: Batch) -> Array:
         """Where the search for each direction starts: normal noise [b h w c]."""

@@ -5,15 +5,14 @@ https://arxiv.org/abs/2110.04770.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from jaxmatch.algorithms.simclr import found
-from jaxmatch.errors import InputError
 from jaxmatch.graphs import connected_components, nearest_neighbor
 from jaxmatch.losses import nt_xent, supervised_contrastive
 from jaxmatch.models.heads import DeepProjection
 from jaxmatch.monitor import feature_spread
+from jaxmatch.settings import Count, Positive, section
 from jaxmatch.similarity import normalize
 from jaxmatch.types import (
     Array,
@@ -28,7 +27,7 @@ from jaxmatch.types import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("algorithm")
 class WCL:
     """The loss is SimCLR's of one head and a supervised contrastive one of another.
 
@@ -42,20 +41,15 @@ class WCL:
         hidden: width of the two layers before.
     """
 
-    temperature: float = 0.1
-    projection: int = 128
-    hidden: int = 2048
+    temperature: Positive = 0.1
+    projection: Count = 128
+    hidden: Count = 2048
 
     labeled = ()
     unlabeled = ("contrast", "contrast")
     evaluated = "student"
     init = no_memory
     draw = no_draws
-
-    def __post_init__(self) -> None:
-        """Refuse temperatures that would divide by zero or turn the loss around."""
-        if self.temperature <= 0:
-            raise InputError(f"algorithm.temperature={self.temperature} must be above 0.")
 
     @property
     def heads(self) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ be changed at all.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxmatch.augment import blur, color, resize, tone
 from jaxmatch.augment.chain import Chain
 from jaxmatch.errors import InputError
+from jaxmatch.settings import Count, NonNegative, Range, Share, section
 from jaxmatch.types import Array, PyTree, Transform
 
 _TRIES = 10  # proposals of a crop before the centre is taken
@@ -230,7 +231,7 @@ def _choose(chosen: Array, changed: Array, levels: Array) -> Array:
     return jnp.moveaxis(planes, 0, -1).astype(jnp.float32)
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("views.contrast")
 class Contrast:
     """A whole view of contrastive learning: crop, flip, jitter, grey, blur and solarize, in order.
 
@@ -246,30 +247,22 @@ class Contrast:
         sigma: of the blur, in pixels.
     """
 
-    size: int | None = None
-    area: tuple[float, float] = (0.08, 1.0)
+    size: Count | None = None
+    area: tuple[Share, Share] = (0.08, 1.0)
     method: str = "bilinear"
-    flip: float = 0.5
-    jitter: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    grayscale: float = 0.2
-    blur: float = 0.0
-    sigma: tuple[float, float] = (0.1, 2.0)
-    solarize: float = 0.0
+    flip: Share = 0.5
+    jitter: Share = 0.8
+    brightness: NonNegative = 0.4
+    contrast: NonNegative = 0.4
+    saturation: NonNegative = 0.4
+    hue: Annotated[float, Range(least=0, most=0.5)] = 0.1
+    grayscale: Share = 0.2
+    blur: Share = 0.0
+    sigma: tuple[NonNegative, NonNegative] = (0.1, 2.0)
+    solarize: Share = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what a part refuses, views without pixels, and probabilities outside 0..1."""
-        if self.size is not None and self.size < 1:
-            raise InputError(f"a contrastive view of size={self.size}; give a side of 1 or more.")
-        for name in ("flip", "jitter", "grayscale", "blur", "solarize"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(
-                    f"{name}={getattr(self, name)} is the probability of a part of the contrastive "
-                    "view; it must lie in 0..1."
-                )
+        """Refuse what a part refuses."""
         self._chain()
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> PyTree:

@@ -6,7 +6,6 @@ strength; bins that hurt are drawn no longer. ReMixMatch, https://arxiv.org/abs/
 FixMatch's constants and ops, https://arxiv.org/abs/2001.07685.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ from jax import lax
 from jaxmatch.augment import geometry, resize, tone
 from jaxmatch.augment.ops import apply_chosen
 from jaxmatch.errors import InputError, suggest
+from jaxmatch.settings import Count, Momentum, Share, section
 from jaxmatch.types import Array
 
 Policy = dict[str, dict[str, Array]]  # weight of each bin, by op and parameter
@@ -71,7 +71,7 @@ class Draws(NamedTuple):
     box: Array  # [b 4] int32 last cutout: top, left, bottom, right, the last two excluded
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("views.ctaugment")
 class CTAugment:
     """The policy: how it is drawn from and how it learns.
 
@@ -85,22 +85,17 @@ class CTAugment:
             code; "fraction": by up to 0.3 of the image's side, as the paper means it.
     """
 
-    depth: int = 2
-    decay: float = 0.99
-    threshold: float = 0.8
+    depth: Count = 2
+    decay: Momentum = 0.99
+    threshold: Share = 0.8
     cta_translate: str = "identity"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown translation, and numbers with which nothing is drawn or learned."""
+        """Refuse an unknown translation."""
         if self.cta_translate not in TRANSLATIONS:
             raise InputError(
                 f"unknown cta_translate {self.cta_translate!r}; "
                 f"{suggest(self.cta_translate, TRANSLATIONS)}"
-            )
-        if self.depth < 1 or not 0 <= self.decay < 1 or not 0 <= self.threshold <= 1:
-            raise InputError(
-                "CTAugment needs a depth of at least 1, a decay from 0 to below 1 and a threshold "
-                f"in 0..1, not {self.depth}, {self.decay} and {self.threshold}."
             )
 
     def init(self) -> Policy:
@@ -157,7 +152,8 @@ class CTAugment:
         cell = (row * _WIDEST + place).reshape(len(truth), -1)  # [b k]
         hits = cell[..., None] == jnp.arange((_NONE + 1) * _WIDEST)  # [b k cells]
         # A product with a triangle, since a running sum would walk from device to device.
-        after = _after(len(truth)).astype(jnp.float32) @ hits.sum(1).astype(jnp.float32)
+        order = _after(len(truth)).astype(jnp.float32)
+        after = jnp.matmul(order, hits.sum(1).astype(jnp.float32), precision="highest")
         same = (cell[:, :, None] == cell[:, None, :]) & _after(cell.shape[1])
         later = jnp.take_along_axis(after, cell, 1).astype(jnp.int32) + same.sum(2)
         gain = (1 - self.decay) * self.decay**later * truth[:, None]

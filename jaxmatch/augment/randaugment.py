@@ -22,6 +22,7 @@ from jax import lax
 from jaxmatch.augment import geometry, tone
 from jaxmatch.augment.ops import WARPS, apply_chosen, move
 from jaxmatch.errors import InputError, suggest
+from jaxmatch.settings import section
 from jaxmatch.types import Array
 
 # The range of each op's value in the torchssl table; translations as a share of the side.
@@ -121,7 +122,7 @@ class Draws(NamedTuple):
     box: Array  # [b 4] int32 cutout: top, left, bottom, right, the last two excluded
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("views.strong")
 class RandAugment:
     """The strong view: a :class:`~jaxmatch.types.Transform` of RGB images [b h w 3].
 

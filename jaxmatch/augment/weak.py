@@ -1,12 +1,12 @@
 """The weak view: a random horizontal flip and a random crop of the reflect-padded image."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxmatch.errors import InputError, suggest
+from jaxmatch.settings import Whole, section
 from jaxmatch.types import Array
 
 ORDERS = ("flip_crop", "crop_flip")
@@ -19,7 +19,7 @@ class Draws(NamedTuple):
     flip: Array  # [b] bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@section("views.weak")
 class Weak:
     """A :class:`~jaxmatch.types.Transform` of images [b h w c].
 
@@ -31,18 +31,16 @@ class Weak:
             not the same image for the same draw.
     """
 
-    pad: int | None = None
+    pad: Whole | None = None
     flip: bool = True
     order: str = "flip_crop"
 
     def __post_init__(self) -> None:
-        """Refuse unknown orders and negative pads."""
+        """Refuse unknown orders."""
         if self.order not in ORDERS:
             raise InputError(
                 f"unknown order {self.order!r} of the weak view; {suggest(self.order, ORDERS)}"
             )
-        if self.pad is not None and self.pad < 0:
-            raise InputError(f"the weak view's pad is {self.pad}; it must be 0 or more.")
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> Draws:
         """Choose offsets and flips for images of ``shape`` [b h w c]."""

@@ -5,6 +5,7 @@ what a step reads, nothing but the step is needed to go on, on whatever processe
 checkpoint holds no state of the loader, and a loader that lost a worker is started anew.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -124,19 +125,20 @@ class Feed:
         gc.collect()  # grain's cycles hold the shared memory of its last elements
 
     def _start(self) -> Iterator[Any]:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain hands them to its workers
         steps = grain.MapDataset.range(self.next_step, self.steps).map(self.plan.load)
         # A worker's element is a whole step, so that it crosses to this process as one block.
         each = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         workers = grain.MultiprocessingOptions(num_workers=self.workers)
-        return iter(each.mp_prefetch(workers, worker_init_fn=_ignore_interrupts))
+        with _parsed_flags():
+            return iter(each.mp_prefetch(workers, worker_init_fn=_ignore_interrupts))
 
     def _load(self) -> Mapping[str, Any]:
         for attempt in range(RESTARTS + 1):
             try:
+                with _parsed_flags():
+                    loaded = next(self.loader)
                 # Copied, so that the shared memory they came in is free at once.
-                return jax.tree.map(np.array, next(self.loader))
+                return jax.tree.map(np.array, loaded)
             except InputError:
                 raise
             # A worker that died shows as one of several errors of grain and multiprocessing.
@@ -194,6 +196,18 @@ def _ignore_interrupts(number: int, workers: int) -> None:
     """Ctrl-C reaches all processes of a terminal, but is for the one that trains."""
     del number, workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _parsed_flags() -> Iterator[None]:
+    """Let grain read its absl flags, which a process that never parsed any does not allow."""
+    parsed = flags.FLAGS.is_parsed()
+    flags.FLAGS.mark_as_parsed()
+    try:
+        yield
+    finally:
+        if not parsed:
+            flags.FLAGS.unparse_flags()
 
 
 def shapes(plan: Plan, mesh: Mesh) -> Batch:

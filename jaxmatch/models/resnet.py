@@ -16,6 +16,7 @@ from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
 from jaxmatch.models.heads import UNIFORM_FAN_IN, classify
 from jaxmatch.models.wide_resnet import HE_FAN_OUT
+from jaxmatch.settings import Count, Positive, Share, Whole
 from jaxmatch.types import Array, Outputs
 
 EXPANSIONS = {"basic": 1, "bottleneck": 4}
@@ -108,14 +109,14 @@ class ResNet(nn.Module):
     classes: int
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     block: str = "bottleneck"
-    width: int = 64
+    width: Count = 64
     stem: str = "imagenet"
     zero_gamma: bool = False
     feature_norm: str = ""
-    bn_decay: float = 0.9
-    bn_eps: float = 1e-5
-    bn_groups: int = 1
-    head_layers: int = 0
+    bn_decay: Share = 0.9
+    bn_eps: Positive = 1e-5
+    bn_groups: Count = 1
+    head_layers: Whole = 0
     zero_classifier: bool = False
     heads: Mapping[str, Any] = nn.FrozenDict()
     remat: bool = False

@@ -6,7 +6,7 @@ FixMatch (Berthelot et al. 2019, Sohn et al. 2020).
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
 from jaxmatch.models.heads import classify
+from jaxmatch.settings import Count, Positive, Range, Share, Whole
 from jaxmatch.types import Array, Outputs
 
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -96,18 +97,18 @@ class WideResNet(nn.Module):
     """
 
     classes: int
-    depth: int = 28
-    width: float = 2.0
-    groups: int = 3
-    first_stride: int = 1
+    depth: Count = 28
+    width: Annotated[float, Range(least=1 / 16)] = 2.0
+    groups: Count = 3
+    first_stride: Count = 1
     legacy_transition: bool = False
     padding: str = "same"
     conv_bias: str = "all"
-    bn_decay: float = 0.999
-    bn_eps: float = 1e-3
-    bn_eps_final: float = 1e-3
-    bn_groups: int = 1
-    head_layers: int = 0
+    bn_decay: Share = 0.999
+    bn_eps: Positive = 1e-3
+    bn_eps_final: Positive = 1e-3
+    bn_groups: Count = 1
+    head_layers: Whole = 0
     zero_classifier: bool = False
     heads: Mapping[str, Any] = nn.FrozenDict()
     remat: bool = False

@@ -139,7 +139,7 @@ def test_it_asks_for_one_view_of_each_kind_and_a_teacher():
     "options", [{"temperature": 0.0}, {"temperature": -1.0}, {"labeled_weight": 1.0}]
 )
 def test_nonsense_is_refused(options):
-    with pytest.raises(InputError, match="give"):
+    with pytest.raises(InputError, match="must be"):
         replace(Distillation(), **options)
 
 

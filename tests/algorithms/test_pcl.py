@@ -201,11 +201,11 @@ def test_draws_do_not_repeat_and_shuffle_as_moco_does():
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"clusters": ()}, "leave nothing to compare"),
-        ({"clusters": (1, 5)}, "leave nothing to compare"),
-        ({"negatives": 0}, "leave nothing to compare"),
+        ({"clusters": ()}, "leaves nothing to compare"),
+        ({"clusters": (1, 5)}, "must be at least 2 in each entry"),
+        ({"negatives": 0}, "negatives=0 must be at least 1"),
         ({"refresh_steps": 0}, "refresh_steps=0 must be at least 1"),
-        ({"start_step": -1}, "start_step=-1 at least 0"),
+        ({"start_step": -1}, "start_step=-1 must be at least 0"),
         ({"temperature": 0}, "temperature=0 must be above 0"),
     ],
 )

@@ -261,8 +261,8 @@ def test_views_larger_than_the_image_are_refused(config, overrides, role):
         ({"prototypes": 1}, r"algorithm.prototypes=1 must be at least 2"),
         ({"small_crops": -1}, r"algorithm.small_crops=-1 must be at least 0"),
         ({"queue": -1}, r"algorithm.queue=-1 must be at least 0"),
-        ({"queue_start": 15}, r"algorithm.queue_start=15 is a share of the run"),
-        ({"freeze": -0.5}, r"algorithm.freeze=-0.5 is a share of the run"),
+        ({"queue_start": 15}, r"algorithm.queue_start=15 must lie between 0 and 1"),
+        ({"freeze": -0.5}, r"algorithm.freeze=-0.5 must lie between 0 and 1"),
     ],
 )
 def test_bad_settings_are_refused(settings, expected):

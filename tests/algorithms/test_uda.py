@@ -160,7 +160,7 @@ def test_a_batch_without_released_examples_costs_nothing():
     ("settings", "message"),
     [
         ({"signal": "lin"}, "unknown training signal 'lin'; did you mean 'linear'"),
-        ({"temperature": 0.0}, "temperature 0.0; give a positive one"),
+        ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -180,5 +180,5 @@ def test_certain_predictions_stay_finite(xi):
 
 @pytest.mark.parametrize("name", ["epsilon", "vat_xi"])
 def test_negative_lengths_are_refused(name):
-    with pytest.raises(InputError, match=f"{name}=-1.0 is a length; give 0 or more"):
+    with pytest.raises(InputError, match=f"algorithm.{name}=-1.0 must be at least 0"):
         VAT(**{name: -1.0})

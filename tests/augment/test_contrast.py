@@ -232,7 +232,7 @@ def test_jitter_draws():
         (Contrast, {"area": (1.0, 0.2)}, "area"),
         (Contrast, {"grayscale": 1.2}, "grayscale=1.2"),
         (Contrast, {"blur": -0.1}, "blur=-0.1"),
-        (Contrast, {"size": 0}, "size=0; give a side of 1 or more"),
+        (Contrast, {"size": 0}, "size=0 must be at least 1"),
     ],
 )
 def test_bad_settings_are_refused(kind, settings, message):

@@ -311,5 +311,5 @@ def test_weights_as_json():
     ],
 )
 def test_settings_that_cannot_work(change):
-    with pytest.raises(InputError, match=r"CTAugment needs|did you mean 'fraction'"):
+    with pytest.raises(InputError, match=r"views.ctaugment\.\w+=\S+ must|did you mean 'fraction'"):
         CTAugment(**change)

@@ -90,7 +90,10 @@ def test_draws_do_not_depend_on_the_order():
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"order": "crop_flop"}, "did you mean 'crop_flip'"), ({"pad": -1}, "0 or more")],
+    [
+        ({"order": "crop_flop"}, "did you mean 'crop_flip'"),
+        ({"pad": -1}, "pad=-1 must be at least 0"),
+    ],
 )
 def test_bad_fields(fields, message):
     with pytest.raises(InputError, match=message):

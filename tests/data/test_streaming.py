@@ -8,6 +8,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 from jaxmatch.data import sources, splits, streaming
 from jaxmatch.data.crops import HostCrop
@@ -50,6 +51,13 @@ def check(batch, plan, mesh, step):
             np.testing.assert_array_equal(view, host)
         np.testing.assert_array_equal(examples.label, expected["label"])
         np.testing.assert_array_equal(examples.index, expected["index"])
+
+
+def test_the_flags_of_the_process_stay_as_they_are(parts):
+    flags.FLAGS.unparse_flags()
+    with feed(parts) as examples:
+        examples()
+    assert not flags.FLAGS.is_parsed()
 
 
 def test_it_goes_on_from_any_step(parts):

@@ -1,0 +1,165 @@
+"""Sections of the configuration: dataclasses whose fields say which values they take.
+
+A field's type is ``int``, ``float``, ``bool``, ``str``, a tuple of these or ``None`` beside one of
+them; ``typing.Annotated`` adds the :class:`Range` of a number. NaN and infinity are in no range.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin
+
+import numpy as np
+from jax.core import Tracer
+
+from jaxmatch.errors import InputError
+
+LARGEST = 2**31 - 1  # of what a run counts, since its arrays count in int32
+
+Section = TypeVar("Section", bound=type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The numbers from ``least`` or ``above``, which is excluded, up to ``most`` or ``below``.
+
+    ``off``: numbers above ``most`` and up to this one turn the setting off, as its documentation
+    says; :func:`turned_off` tells the user.
+    """
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    off: float | None = None
+
+    def demand(self, value: float) -> str:
+        """What ``value`` must be and is not; empty where it is in the range."""
+        low = (self.least is None or value >= self.least) and (
+            self.above is None or value > self.above
+        )
+        most = self.most if self.off is None else self.off
+        high = (most is None or value <= most) and (self.below is None or value < self.below)
+        if low and high:
+            return ""
+        if self.most == LARGEST:
+            return f"must be at most {LARGEST}" if low else f"must be at least {self.least:g}"
+        if self.least is not None and self.most is not None:
+            off = f", or above that and at most {self.off:g} to turn it off" if self.off else ""
+            return f"must lie between {self.least:.10g} and {self.most:.10g}{off}"
+        words = {
+            "at least": self.least,
+            "above": self.above,
+            "at most": self.most,
+            "below": self.below,
+        }
+        bounds = [f"{word} {bound:g}" for word, bound in words.items() if bound is not None]
+        return f"must be {' and '.join(bounds)}"
+
+
+Count = Annotated[int, Range(least=1, most=LARGEST)]
+Whole = Annotated[int, Range(least=0, most=LARGEST)]
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(least=0, most=1)]
+# Of an old average what stays; with all of it nothing would be learned.
+Momentum = Annotated[float, Range(least=0, below=1)]
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def section(name: str) -> Callable[[Section], Section]:
+    """Make a class a frozen keyword-only dataclass that refuses values its fields do not take.
+
+    ``name`` is that of its place in the configuration, for the messages.
+    """
+
+    def decorate(kind: Section) -> Section:
+        own = getattr(kind, "__post_init__", None)
+
+        def checked(self: Any) -> None:
+            check_values(kind, vars(self), name)
+            if own is not None:
+                own(self)
+
+        kind.__post_init__ = checked
+        return dataclass(frozen=True, kw_only=True)(kind)
+
+    return decorate
+
+
+def check_values(kind: type, values: Mapping[str, Any], where: str) -> None:
+    """Refuse what a field of the dataclass ``kind`` does not take.
+
+    Args:
+        kind: whose fields tell.
+        values: by field; those of no field are left alone.
+        where: the section's name in the configuration.
+
+    Raises:
+        InputError: naming the key, its value and what it must be.
+    """
+    fields: Mapping[str, Any] = getattr(kind, "__dataclass_fields__", {})
+    for key, value in values.items():
+        if key in fields:
+            check_value(f"{where}.{key}", value, fields[key].type)
+
+
+def check_value(key: str, value: Any, kind: Any) -> None:
+    """Refuse a ``value`` that a field of the type ``kind`` does not take, naming ``key``."""
+    if demand := _demand(value, kind):
+        shown = repr(value) if isinstance(value, str) else value
+        raise InputError(f"{key}={shown} {demand}.")
+
+
+def turned_off(kind: type, values: Mapping[str, Any], where: str) -> Iterator[str]:
+    """A sentence for each value that turns its setting off; arguments as :func:`check_values`."""
+    fields: Mapping[str, Any] = getattr(kind, "__dataclass_fields__", {})
+    for key, value in values.items():
+        for bound in getattr(fields[key].type, "__metadata__", ()) if key in fields else ():
+            if isinstance(bound, Range) and bound.off is not None and value > bound.most:
+                yield f"{where}.{key}={value} is above {bound.most:g}, which turns it off."
+
+
+def _demand(value: Any, kind: Any) -> str:
+    """What ``kind`` demands of ``value`` in vain; empty where they agree."""
+    if isinstance(value, Tracer):  # it has no value yet
+        return ""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        base, *bounds = arguments
+        demand = _demand(value, base)
+        if demand or value is None:
+            return demand
+        return next((text for each in bounds if (text := each.demand(value))), "")
+    if origin in (Union, UnionType):
+        demands = [_demand(value, each) for each in arguments]
+        return demands[0] if all(demands) else ""
+    if origin is tuple or kind is tuple:
+        return _demand_tuple(value, arguments)
+    if kind is NoneType:
+        return "must be None" if value is not None else ""
+    if kind is bool:
+        return "" if isinstance(value, bool | np.bool_) else "must be True or False"
+    if kind is str:
+        return "" if isinstance(value, str) else "must be a text"
+    if kind is int:
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        return "" if whole else "must be a whole number"
+    if kind is float:
+        if not isinstance(value, Real) or isinstance(value, bool):
+            return "must be a number"
+        return "" if isinstance(value, Integral) or math.isfinite(value) else "must be finite"
+    return ""
+
+
+def _demand_tuple(value: Any, kinds: tuple[Any, ...]) -> str:
+    if not isinstance(value, tuple | list):  # of a saved configuration, as JSON has no tuples
+        return "must be a tuple, such as (0.5,)"
+    if Ellipsis in kinds:
+        kinds = kinds[:1] * len(value)
+    if len(kinds) != len(value):
+        return f"must have {len(kinds)} entries"
+    demands = (_demand(each, kind) for each, kind in zip(value, kinds, strict=True))
+    return next((f"{demand} in each entry" for demand in demands if demand), "")

@@ -1,0 +1,129 @@
+"""Products outside the network keep float32 on accelerators, whose default is bfloat16 or TF32."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers import (
+    LABELED_BATCH,
+    SPEC,
+    TinyNetwork,
+    color_network,
+    color_variables,
+    frozen_roles,
+    initial_state,
+    toy_data,
+)
+from test_common import CASES
+from tiny_runs import configuration
+
+from jaxmatch.build import build_augment
+from jaxmatch.clustering import kmeans
+from jaxmatch.models.network import make_network
+from jaxmatch.optim import Ema, Optim
+from jaxmatch.probe import _fit, _vote
+from jaxmatch.step import make_train_step
+
+INSIDE = "inside_the_network"
+PRODUCT = re.compile(r"= \"?stablehlo\.(dot_general|dot|convolution)\b.*loc\((.*)\)$")
+
+
+def inside(network):
+    """``network`` with a name on all that it and its gradient compute."""
+
+    def call(variables, views, train=True):
+        with jax.named_scope(INSIDE):
+            return network(variables, views, train=train)
+
+    return call
+
+
+def products(lowered):
+    """Each product of a lowered program: its line, and the place in the source it comes from."""
+    text = lowered.as_text(debug_info=True)
+    places = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", text, re.MULTILINE))
+
+    def spelled(place):
+        return re.sub(r"#loc\d*", lambda found: spelled(places.get(found[0], "")), place)
+
+    found = (PRODUCT.search(line) for line in text.splitlines())
+    return [(each[0], spelled(each[2])) for each in found if each]
+
+
+def imprecise(lowered):
+    """Where the program has products of default precision outside the network."""
+    return [
+        place
+        for line, place in products(lowered)
+        if INSIDE not in place and line.count("HIGHEST") != 2
+    ]
+
+
+def lower(algorithm, **options):
+    """The train step of ``algorithm`` with real views, lowered for a TPU."""
+    config = configuration("x.npz", **options)
+    augment, _ = build_augment(config, algorithm, (0.5,), (0.5,), (8, 8, 3))
+    network = inside(make_network(TinyNetwork(heads=algorithm.heads)))
+    optim = Optim()
+    frozen = dict.fromkeys(frozen_roles(algorithm), inside(color_network))
+    step = make_train_step(
+        algorithm,
+        network,
+        augment,
+        optim.build(SPEC.steps),
+        optim.rate(SPEC.steps),
+        Ema(),
+        SPEC,
+        frozen,
+    )
+    data = toy_data(algorithm)
+    sizes = (LABELED_BATCH, SPEC.unlabeled_batch)
+    batch = data._replace(
+        **{
+            name: jax.tree.map(lambda leaf, size=size: leaf[:size], getattr(data, name))
+            for name, size in zip(("labeled", "unlabeled"), sizes, strict=True)
+        },
+        frozen={role: color_variables() for role in frozen} or None,
+    )
+    state = initial_state(algorithm).replace(policy=augment.init())
+    return jax.jit(step).trace(state, batch).lower(lowering_platforms=("tpu",))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_products_outside_the_network_are_of_full_precision(name):
+    lowered = lower(CASES[name], views__weak__area="(0.5,1.0)", augment="contrast")
+    assert any(INSIDE in place for _, place in products(lowered))
+    assert imprecise(lowered) == []
+
+
+@pytest.mark.parametrize("augment", ["randaugment", "ctaugment"])
+def test_those_of_the_strong_views_too(augment):
+    lowered = lower(CASES["fixmatch"], augment=augment)
+    assert imprecise(lowered) == []
+
+
+def test_those_of_probes_and_clusterings_too():
+    points, labels = jnp.ones((12, 5)), jnp.arange(12) % 3
+    cluster = jax.jit(lambda key, points: kmeans(key, points, 3))
+    traced = (
+        _vote.trace(points, points, labels, neighbours=4, classes=3),
+        _fit.trace(points, labels, 3, 1e-3),
+        cluster.trace(jax.random.key(0), points),
+    )
+    for each in traced:
+        lowered = each.lower(lowering_platforms=("tpu",))
+        assert products(lowered)
+        assert imprecise(lowered) == []
+
+
+def test_a_product_of_default_precision_is_found():
+    def loss(x):
+        with jax.named_scope(INSIDE):
+            x = jnp.tanh(x @ x)
+        return (x @ x).sum()
+
+    x = jnp.ones((4, 4))
+    found = jax.jit(jax.grad(loss)).trace(x).lower(lowering_platforms=("tpu",))
+    assert len(products(found)) == 5
+    assert len(imprecise(found)) == 2

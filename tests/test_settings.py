@@ -1,0 +1,203 @@
+"""Values that a setting does not take are refused in one sentence; those it takes stay possible."""
+
+import dataclasses
+import math
+from typing import Annotated, get_args, get_origin
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tiny_runs import arguments, configuration
+
+from jaxmatch import train
+from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.algorithms.fixmatch import FixMatch
+from jaxmatch.augment.contrast import Contrast
+from jaxmatch.augment.ctaugment import CTAugment
+from jaxmatch.augment.weak import Weak
+from jaxmatch.build import check_settings
+from jaxmatch.checks import VALUES
+from jaxmatch.cli import main
+from jaxmatch.config import build_dataclass, complete, defaults, flatten, from_flags, to_json
+from jaxmatch.errors import InputError
+from jaxmatch.models import MODELS, settings
+from jaxmatch.optim import Ema, Optim
+from jaxmatch.settings import Count, Range, Share, check_value, section
+
+SECTIONS = {
+    "optim": Optim,
+    "ema": Ema,
+    "views.weak": Weak,
+    "views.contrast": Contrast,
+    "views.ctaugment": CTAugment,
+}
+KINDS = [
+    *(pytest.param(kind, "algorithm", id=name) for name, kind in ALGORITHMS.items()),
+    *(pytest.param(kind, name, id=name) for name, kind in SECTIONS.items()),
+]
+
+
+def numeric(kind):
+    """Whether a field takes numbers: alone, beside None, or in tuples."""
+    if get_origin(kind) is Annotated or get_args(kind):
+        return any(numeric(each) for each in get_args(kind))
+    return kind in (int, float)
+
+
+def filled(value, number):
+    return (number,) * len(value) if isinstance(value, tuple) else number
+
+
+@pytest.mark.parametrize(("kind", "where"), KINDS)
+def test_every_number_has_a_range(kind, where):
+    for field in dataclasses.fields(kind):
+        if not numeric(field.type):
+            continue
+        default = (0.5,) if field.name == "drops" else field.default
+        for number in (-1, math.nan, math.inf, -math.inf, "1", True, None):
+            if number is None and "None" in str(field.type):
+                continue
+            wrong = {field.name: filled(default, number)}
+            with pytest.raises(InputError, match=rf"{where}\.{field.name}=.* must ") as caught:
+                kind(**wrong)
+            assert str(caught.value).count(".") <= 8
+            with pytest.raises(InputError, match=rf"there\.{field.name}=.* must "):
+                build_dataclass(kind, wrong, "there")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_number_of_a_network_has_a_range(name):
+    for key, default in settings(name).items():
+        if isinstance(default, bool | str):
+            continue
+        for wrong in (-1, math.nan, math.inf, "1", True):
+            config = configuration("x.npz")
+            config.model = ConfigDict({"name": name, **settings(name), key: wrong})
+            with pytest.raises(InputError, match=rf"model\.{key}=.* must "):
+                check_settings(config)
+
+
+def test_every_setting_of_no_section_has_a_type():
+    sections = {"algorithm", "model", "optim", "ema", "frozen"}
+    keys = {key for key in flatten(defaults()) if key.partition(".")[0] not in sections}
+    views = {f"views.{role}." for role in ("weak", "strong", "contrast", "second", "small")}
+    own = {key for key in keys if key.startswith((*views, "views.ctaugment."))}
+    assert keys - own <= VALUES.keys()
+    assert VALUES.keys() <= keys
+
+
+@pytest.mark.parametrize("key", VALUES)
+def test_values_of_another_type_are_refused(key):
+    config = configuration("x.npz")
+    for wrong in (object(), math.nan, -1, -0.5):
+        if key == "data.mean" and wrong is not math.nan:
+            continue
+        with config.ignore_type():
+            *parents, last = key.split(".")
+            place = config
+            for parent in parents:
+                place = place[parent]
+            place[last] = (wrong,) if key in ("data.mean", "data.std") else wrong
+        with pytest.raises(InputError, match=rf"^{key}=.* must "):
+            check_settings(config)
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("algorithm.threshold=95", "algorithm.threshold=95.0 must lie between 0 and 1, or above"),
+        ("algorithm.threshold=-0.1", "algorithm.threshold=-0.1 must lie between 0 and 1"),
+        ("algorithm.threshold=nan", "algorithm.threshold=nan must be finite"),
+        ("algorithm.temperature=0", "algorithm.temperature=0.0 must be above 0."),
+        ("algorithm.unlabeled_weight=-1", "algorithm.unlabeled_weight=-1.0 must be at least 0."),
+        ("optim.learning_rate=-0.1", "optim.learning_rate=-0.1 must be at least 0."),
+        ("optim.learning_rate=inf", "optim.learning_rate=inf must be finite."),
+        ("optim.momentum=1", "optim.momentum=1.0 must be at least 0 and below 1."),
+        ("optim.warmup_steps=-1", "optim.warmup_steps=-1 must be at least 0."),
+        ("optim.drops=(0.5,1.5)", "optim.drops=(0.5, 1.5) must be above 0 and below 1 in each"),
+        ("optim.period_steps=0", "optim.period_steps=0 must be at least 1."),
+        ("ema.decay=2", "ema.decay=2.0 must lie between 0 and 1."),
+        ("workers=-2", "workers=-2 must be at least 0."),
+        ("devices=-1", "devices=-1 must be at least 0."),
+        ("keep=0", "keep=0 must be at least 1."),
+        ("steps=3000000000", "steps=3000000000 must be at most 2147483647."),
+        ("seed=4294967296", "seed=4294967296 must lie between 0 and 4294967295."),
+        ("data.validation=-1", "data.validation=-1 must be at least 0."),
+        ("data.ratio=-1", "data.ratio=-1 must be at least 0."),
+        ("data.center_crop=0", "data.center_crop=0.0 must be above 0 and at most 1."),
+        ("data.std=(-1.0,)", "data.std=(-1.0,) must be above 0 in each entry."),
+        ("model.bn_eps=0", "model.bn_eps=0.0 must be above 0."),
+        ("views.contrast.hue=0.6", "views.contrast.hue=0.6 must lie between 0 and 0.5."),
+        ("views.small.flip=2", "views.small.flip=2.0 must lie between 0 and 1."),
+        ("views.weak.area=(0.5,)", "views.weak.area=(0.5,) must have 2 entries."),
+    ],
+)
+def test_nothing_is_written_for_a_value_that_cannot_work(flag, sentence, data, tmp_path, capsys):
+    words = [*arguments(data), f"--config.{flag}"]
+    with pytest.raises(SystemExit) as end:
+        main(["train", *words, "--workdir", str(tmp_path / "run")])
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sweep_refuses_a_point_by_the_same_checks(data, tmp_path, capsys):
+    config, *overrides = arguments(data)
+    path = tmp_path / "sweep.py"
+    text = f"""def sweep():
+    yield {{"config": {config.removeprefix("--config=")!r}, "ema.decay": 2.0}}
+"""
+    path.write_text(text)
+    with pytest.raises(SystemExit) as end:
+        main(["sweep", f"--config={path}", *overrides])
+    assert end.value.code == 2
+    assert "point 1 of the sweep" in (said := capsys.readouterr().err)
+    assert "ema.decay=2.0 must lie between 0 and 1." in said
+
+
+def test_training_from_python_checks_before_anything_is_written(data, tmp_path):
+    config = configuration(data)
+    config.algorithm.temperature = -1.0
+    with pytest.raises(InputError, match=r"algorithm\.temperature=-1.0 must be above 0"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_threshold_that_turns_the_unlabeled_loss_off_is_possible_and_noted():
+    assert FixMatch(threshold=1.01).threshold == 1.01
+    _, notes = from_flags("fixmatch:mnist5k", ["--config.algorithm.threshold=1.5"])
+    assert notes == ["algorithm.threshold=1.5 is above 1, which turns it off."]
+    _, notes = from_flags(
+        "selfmatch:mnist5k,labels=40", ["--config.stages.fixmatch.algorithm.threshold=2"]
+    )
+    assert notes == ["stages.fixmatch.algorithm.threshold=2.0 is above 1, which turns it off."]
+    assert from_flags("fixmatch:mnist5k", ["--config.algorithm.threshold=1"])[1] == []
+
+
+def test_saved_configurations_and_numbers_of_numpy_are_taken():
+    config = from_flags("freematch:mnist5k", [])[0]
+    again = complete(to_json(config))  # lists in place of tuples
+    check_settings(again)
+    assert build_dataclass(Optim, {"drops": [0.5], "schedule": "steps"}, "optim").drops == (0.5,)
+    assert FixMatch(threshold=np.float32(0.5), unlabeled_weight=np.int64(2)).unlabeled_weight == 2
+    check_value("steps", np.int32(5), Count)
+
+
+def test_a_section_checks_its_heirs_too():
+    @section("test")
+    class Parent:
+        share: Share = 0.5
+
+        def __post_init__(self):
+            assert self.share != 0.25
+
+    @section("test")
+    class Child(Parent):
+        odd: Annotated[int, Range(above=0, below=3)] = 1
+
+    with pytest.raises(InputError, match=r"test\.share=2 must lie between 0 and 1"):
+        Child(share=2)
+    with pytest.raises(InputError, match=r"test\.odd=3 must be above 0 and below 3"):
+        Child(odd=3)
+    with pytest.raises(AssertionError):
+        Child(share=0.25)
