@@ -232,13 +232,13 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from jaxmatch.build import load_run_data
     from jaxmatch.classifier import load
+    from jaxmatch.run_data import load_recorded
 
     classifier = load(arguments.workdir, arguments.step)
     if not classifier.parts.algorithm.labeled:
         raise InputError(f"{arguments.workdir} is a label-free run: use jaxmatch probe.")
-    source = load_run_data(
+    source = load_recorded(
         classifier.config, classifier.folder, place=arguments.data, needed="held"
     ).source
     result = {"step": classifier.step, "evaluated": classifier.parts.algorithm.evaluated}
@@ -364,14 +364,15 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from jaxmatch.augment.sheet import contact_sheet
-    from jaxmatch.build import build_algorithm, build_transforms, load_data
+    from jaxmatch.build import build_algorithm, build_transforms
     from jaxmatch.config import stages_of
+    from jaxmatch.run_data import load_new
 
     *_, config = stages_of(_config(arguments)).values()
     transforms = build_transforms(config)
     algorithm = build_algorithm(config)
     views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}
-    source = load_data(config).source
+    source = load_new(config).source
     images = np.asarray(source.images[:: max(1, len(source.images) // 8)][:8])
     contact_sheet(images, views, jax.random.key(config.seed)).save(arguments.output)
     print(f"wrote {arguments.output}")

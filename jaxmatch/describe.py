@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch import build
+from jaxmatch import build, run_data
 from jaxmatch.compilation import operations
 from jaxmatch.config import stage_folders
 from jaxmatch.data import streaming
@@ -23,7 +23,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     """
     if "order" in config:
         return {folder: describe(stage) for folder, stage in stage_folders(config).items()}
-    data = build.load_data(config)
+    data = run_data.load_new(config)
     parts = build.with_stand_ins(build.build_parts(config, data.facts()))
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))

@@ -10,10 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch import build, distributed, stages
+from jaxmatch import build, distributed, run_data, stages
 from jaxmatch import config as configuration
 from jaxmatch.checkpoint import Checkpoints
-from jaxmatch.data import record as records
 from jaxmatch.data.shared import Shared
 from jaxmatch.dispatch import Call
 from jaxmatch.errors import InputError
@@ -22,7 +21,6 @@ from jaxmatch.metrics import write_json
 from jaxmatch.probe import missing
 from jaxmatch.run import Run
 from jaxmatch.termination import Stop, termination_noted
-from jaxmatch.transfer import names_weights, source_folder
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +94,7 @@ def prepare(
     Raises:
         InputError: if anything cannot work that needs no step to be traced.
     """
-    data, earlier = load_data(config, folder, place)
+    data, earlier = run_data.load(config, folder, place)
     if data.known is None:
         for text in (*data.copies(), *data.seen_by(earlier)):
             log.warning("%s", text)
@@ -114,40 +112,6 @@ def prepare(
     parts = replace(parts, frozen=frozen.networks)
     run = (config, folder, data, facts, parts, frozen.variables, checkpoints, started)
     return Run(*run) if shared is None else Run(*run, put=shared.put, alone=False)
-
-
-def load_data(
-    config: ConfigDict, folder: Path, place: str = ""
-) -> tuple[build.Data, tuple[records.Record, ...]]:
-    """The data of the run in ``folder`` if it has begun, else that of a new one.
-
-    A new run takes over the test set that a run it starts from, or learns from, drew from the same
-    folder.
-
-    Returns:
-        The data, and the records of the data of those other runs if the run is new.
-
-    Raises:
-        InputError: as :func:`jaxmatch.build.load_data` and :func:`jaxmatch.build.load_run_data`.
-    """
-    if (folder / "split.json").exists():
-        return build.load_run_data(config, folder, place=place), ()
-    earlier = _records_of_earlier_runs(config, folder)
-    here = build.location(config, place)
-    drawn = [
-        record
-        for record in earlier
-        if record.location == here and record.listed and record.listed.drawn
-    ]
-    return build.load_data(config, place=place, test_of=drawn[0] if drawn else None), earlier
-
-
-def _records_of_earlier_runs(config: ConfigDict, folder: Path) -> tuple[records.Record, ...]:
-    """The records of data of the runs that a new run starts from or learns from."""
-    names = [name for name in (config.init_from, *config.frozen.values()) if name]
-    runs = [source_folder(name, folder) for name in names if not names_weights(name)]
-    found = [records.read(stages.run_folder(run)) for run in runs]
-    return tuple(record for record in found if record is not None)
 
 
 def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:
@@ -169,7 +133,7 @@ def _train_stages(config: ConfigDict, folder: Path, place: str) -> dict[str, Any
         frozen_runs(stage, folder / name)
     stages.check(
         config,
-        [load_data(stage, folder / name, place)[0].facts() for name, stage in parts.items()],
+        [run_data.load(stage, folder / name, place)[0].facts() for name, stage in parts.items()],
     )
     distributed.synchronize("stages checked")
     if distributed.leader():

@@ -22,7 +22,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxmatch.build import load_run_data
 from jaxmatch.classifier import Classifier, load
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.sources import Source
@@ -30,6 +29,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.evaluate import Evaluate, make_features
 from jaxmatch.losses import cross_entropy
 from jaxmatch.parallel import over_batch, put
+from jaxmatch.run_data import load_recorded
 from jaxmatch.similarity import inner_products, normalize
 from jaxmatch.types import Array, PyTree
 
@@ -86,7 +86,7 @@ def probe(
     if images < 1:
         raise InputError(f"--images={images} must be at least 1.")
     classifier = load(workdir, step)
-    data = load_run_data(classifier.config, classifier.folder, place=place, needed="known")
+    data = load_recorded(classifier.config, classifier.folder, place=place, needed="known")
     sets = probe_sets(data.source, images, images)
     parts = classifier.parts
     strict = classifier.config.data.strict

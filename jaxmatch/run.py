@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxmatch import build, distributed, onednn, parallel, transfer
+from jaxmatch import build, distributed, onednn, parallel, run_data, transfer
 from jaxmatch import config as configuration
 from jaxmatch.augment import ctaugment
 from jaxmatch.checkpoint import Checkpoints
@@ -52,7 +52,7 @@ class Run:
         self,
         config: ConfigDict,
         folder: Path,
-        data: build.Data,
+        data: run_data.Data,
         facts: dict[str, Any],
         parts: build.Parts,
         frozen: PyTree,

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from tiny_runs import configuration, write_data
 
-from jaxmatch import build, checks
+from jaxmatch import build, checks, run_data
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.ctaugment_views import CTAugmentOps
@@ -169,32 +169,32 @@ def test_a_batch_for_no_accelerator_count_is_refused(monkeypatch):
 
 
 def test_the_split_is_drawn_by_seed_and_a_given_one_is_kept(data):
-    load = lambda **options: build.load_data(configuration(data, **options))  # noqa: E731
+    load = lambda **options: run_data.load_new(configuration(data, **options))  # noqa: E731
     drawn = load()
     assert np.array_equal(drawn.split.indices, load().split.indices)
     other = load(seed=1)
     assert not np.array_equal(drawn.split.indices, other.split.indices)
-    kept = build.load_data(configuration(data), other.split)
+    kept = run_data.load_new(configuration(data), other.split)
     assert kept.split is other.split
     assert drawn.facts()["labels"] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
 
 
 def test_all_labels_leave_room_for_a_validation_set_which_a_resume_finds_again(data):
     config = configuration(data, chosen=",labels=all", data__validation=10)
-    found = build.load_data(config)
+    found = run_data.load_new(config)
     assert len(found.split.indices) == len(found.source.images) == 54
     assert len(found.validation_images) == len(found.validation_labels) == 10
-    again = build.load_data(config, found.split)
+    again = run_data.load_new(config, found.split)
     np.testing.assert_array_equal(found.validation_images, again.validation_images)
     np.testing.assert_array_equal(found.source.rows, again.source.rows)
 
 
 def test_the_pool_without_the_labeled_images(data):
-    found = build.load_data(configuration(data, data__include_labeled=False))
+    found = run_data.load_new(configuration(data, data__include_labeled=False))
     assert found.facts()["unlabeled"] == 64 - 16
     assert len(resident(found.source, found.split, False).unlabeled_images) == 64 - 16
     config = configuration(data, chosen=",labels=all", data__include_labeled=False)
-    facts = build.load_data(config).facts()
+    facts = run_data.load_new(config).facts()
     with pytest.raises(InputError, match="no unlabeled images are left"):
         build.build_parts(config, facts)
 
@@ -222,7 +222,7 @@ def one_class(tmp_path):
 )
 def test_data_that_cannot_work(make, expected, tmp_path):
     with pytest.raises(InputError, match=expected):
-        build.load_data(configuration(make(tmp_path)))
+        run_data.load_new(configuration(make(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -239,18 +239,20 @@ def test_data_that_cannot_work(make, expected, tmp_path):
 )
 def test_label_splits_that_cannot_work(options, expected, data):
     with pytest.raises(InputError, match=expected):
-        build.load_data(configuration(data, **options))
+        run_data.load_new(configuration(data, **options))
 
 
 def test_a_split_of_other_data_is_refused(data):
     with pytest.raises(InputError, match="drawn from npz:other"):
-        build.load_data(configuration(data), splits.Split(indices=np.arange(4), source="npz:other"))
+        run_data.load_new(
+            configuration(data), splits.Split(indices=np.arange(4), source="npz:other")
+        )
 
 
 def test_unknown_data_sets_name_the_nearest():
     config, _ = from_flags("fixmatch:mnist5", [])
     with pytest.raises(InputError, match="did you mean 'mnist5k'"):
-        build.load_data(config)
+        run_data.load_new(config)
 
 
 def test_wandb_that_is_not_installed_is_refused_before_anything_starts(monkeypatch, data):

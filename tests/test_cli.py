@@ -22,7 +22,7 @@ from tiny_runs import (
     state_of,
 )
 
-from jaxmatch import build, classifier, cli, loop, probe
+from jaxmatch import classifier, cli, loop, probe, run_data
 from jaxmatch import config as configuration
 from jaxmatch.compilation import compiler_options
 from jaxmatch.metrics import read
@@ -70,7 +70,7 @@ def test_train_prints_its_summary_as_one_line_of_json(run):
 def test_the_same_command_on_a_complete_run_does_nothing(run, data, call, caplog, monkeypatch):
     workdir, first = run
     before = snapshot(workdir)
-    monkeypatch.setattr(build, "load_data", None)
+    monkeypatch.setattr(run_data, "load", None)
     code, output, _ = call("train", "--workdir", workdir, *arguments(data))
     assert (code, output) == (0, first)
     assert "already complete" in caplog.text

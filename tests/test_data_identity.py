@@ -12,7 +12,7 @@ from helpers import assert_bitwise, toy_images
 from PIL import Image
 from tiny_runs import compiler_cache, configuration, state_of, write_data
 
-from jaxmatch import build, cli, train
+from jaxmatch import cli, run_data, train
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
 from jaxmatch.errors import InputError
@@ -136,7 +136,7 @@ def test_images_added_are_not_used_by_a_resumed_run(original, copy):
 def test_images_added_are_used_by_a_new_run(copy):
     add_images(copy)
     shutil.rmtree(copy / "photos" / "aardvark")
-    found = build.load_data(configuration(f"folder:{copy / 'photos'}", **SHORT))
+    found = run_data.load_new(configuration(f"folder:{copy / 'photos'}", **SHORT))
     assert len(found.source.rows) + len(found.source.test_images) == 72 + 24
 
 
@@ -286,7 +286,7 @@ def test_labels_of_a_table_that_changed_are_refused(copy, capsys):
 def test_one_image_under_several_names_is_one(tmp_path):
     fill(tmp_path / "photos", 32)
     root = tmp_path / "photos"
-    plain = build.load_data(configuration(f"folder:{root}", **SHORT))
+    plain = run_data.load_new(configuration(f"folder:{root}", **SHORT))
     some = sorted(path.name for path in (root / "ant").iterdir())
     (root / "ant" / "a_link.png").symlink_to(root / "ant" / some[0])
     os.link(root / "ant" / some[1], root / "ant" / "a_hard_link.png")
@@ -294,12 +294,12 @@ def test_one_image_under_several_names_is_one(tmp_path):
     (root / "unlabeled" / "again.png").symlink_to(
         root / "bee" / next(iter((root / "bee").iterdir())).name
     )
-    linked = build.load_data(configuration(f"folder:{root}", **SHORT))
+    linked = run_data.load_new(configuration(f"folder:{root}", **SHORT))
     assert len(linked.source.rows) == len(plain.source.rows)
     assert linked.source.names[-1] != "unlabeled/again.png"
     (root / "dog" / "ant.png").symlink_to(root / "ant" / some[2])
     with pytest.raises(InputError, match="are one image, but of the classes 'ant' and 'dog'"):
-        build.load_data(configuration(f"folder:{root}", **SHORT))
+        run_data.load_new(configuration(f"folder:{root}", **SHORT))
 
 
 def test_one_image_of_a_table_in_several_spellings_is_one(tmp_path):
@@ -311,11 +311,11 @@ def test_one_image_of_a_table_in_several_spellings_is_one(tmp_path):
     lines = [f"{name},{name.split('/')[0]}" for name in names]
     lines += [f"{name},ant" for name in again]
     (root / "labels.csv").write_text("\n".join(["path,label", *lines]))
-    found = build.load_data(configuration(f"folder:{root}", **SHORT))
+    found = run_data.load_new(configuration(f"folder:{root}", **SHORT))
     assert sorted(found.source.names) == names
     (root / "labels.csv").write_text("\n".join(["path,label", *lines, f"./{first},dog"]))
     with pytest.raises(InputError, match="more than once, as 'ant' and 'dog'"):
-        build.load_data(configuration(f"folder:{root}", **SHORT))
+        run_data.load_new(configuration(f"folder:{root}", **SHORT))
 
 
 def test_copies_across_sets_are_warned_of_with_a_count(tmp_path, caplog):
@@ -350,13 +350,13 @@ def test_a_listed_image_is_never_in_the_drawn_test_set(tmp_path):
         config = configuration(
             f"folder:{root}", chosen=f",split={tmp_path / 'split.txt'},seed={seed}", **SHORT
         )
-        found = build.load_data(config)
+        found = run_data.load_new(config)
         assert [found.source.names[row] for row in found.split.indices] == chosen
         assert len(found.source.test_images) == len(CLASSES) * round(0.2 * 2 / 3 * 16)
     rows = [names.index(name) for name in chosen]
     (tmp_path / "split.json").write_text(json.dumps({"indices": rows}))
     config = configuration(f"folder:{root}", chosen=f",split={tmp_path / 'split.json'}", **SHORT)
-    assert build.load_data(config).split.indices.tolist() == rows
+    assert run_data.load_new(config).split.indices.tolist() == rows
 
 
 @pytest.mark.parametrize("spelling", ["./{}", "{root}/{}", "ant/../{}", "\ufeff{}", "{}\r", " {} "])
@@ -368,7 +368,7 @@ def test_lists_may_spell_paths_in_any_way(spelling, tmp_path):
     text = "\n".join(spelling.format(name, root=root) for name in [*chosen, chosen[0]])
     (tmp_path / "split.txt").write_bytes(("\ufeff" + text.replace("\ufeff", "")).encode())
     config = configuration(f"folder:{root}", chosen=f",split={tmp_path / 'split.txt'}", **SHORT)
-    found = build.load_data(config)
+    found = run_data.load_new(config)
     assert [found.source.names[row] for row in found.split.indices] == chosen
 
 
@@ -390,7 +390,7 @@ def test_lists_that_do_not_fit_are_one_sentence(lines, expected, tmp_path):
     (tmp_path / "split.txt").write_text("\n".join(lines))
     config = configuration(f"folder:{root}", chosen=f",split={tmp_path / 'split.txt'}", **SHORT)
     with pytest.raises(InputError, match=expected):
-        build.load_data(config)
+        run_data.load_new(config)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny_runs import configuration
 
-from jaxmatch import build
+from jaxmatch import build, run_data
 from jaxmatch.describe import describe
 from jaxmatch.errors import InputError
 
@@ -13,7 +13,7 @@ from jaxmatch.errors import InputError
 def test_counts_match_a_real_state(data):
     config = configuration(data)
     found = describe(config)
-    parts = build.build_parts(config, build.load_data(config).facts())
+    parts = build.build_parts(config, run_data.load_new(config).facts())
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     state = jax.jit(lambda: build.build_state(config, parts, optimizer))()
     leaves = jax.tree.leaves(state.params)

@@ -21,7 +21,7 @@ from tiny_runs import (
     without_seconds,
 )
 
-from jaxmatch import build, load
+from jaxmatch import build, load, run_data
 from jaxmatch import frozen as frozen_module
 from jaxmatch.algorithms.simclr import SimCLR
 from jaxmatch.cli import main
@@ -73,7 +73,7 @@ def logits_of(run, images):
 
 def test_a_frozen_network_that_is_not_loaded_is_absent(data, teacher):
     config = configuration(data, **options(teacher))
-    parts = build.build_parts(config, build.load_data(config).facts())
+    parts = build.build_parts(config, run_data.load_new(config).facts())
     assert parts.frozen == {}
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     with pytest.raises(InputError, match="learns from the frozen network 'teacher', which is not"):
@@ -106,7 +106,7 @@ def test_the_frozen_run_is_not_touched(data, teacher, tmp_path):
 
 def test_the_student_may_be_of_any_architecture(data, teacher, tmp_path):
     config = configuration(data, **options(teacher, model__depth=10, model__width=0.5))
-    parts = build.build_parts(config, build.load_data(config).facts())
+    parts = build.build_parts(config, run_data.load_new(config).facts())
     frozen = load_frozen(config, tmp_path / "run", parts)
     parts = replace(parts, frozen=frozen.networks)
     optimizer = parts.optim.build(config.steps, parts.model.layers)
@@ -125,7 +125,7 @@ def test_the_student_may_be_of_any_architecture(data, teacher, tmp_path):
 
 def test_a_step_sees_the_frozen_networks_own_predictions(data, teacher, tmp_path):
     config = configuration(data, **options(teacher))
-    parts = build.build_parts(config, build.load_data(config).facts())
+    parts = build.build_parts(config, run_data.load_new(config).facts())
     frozen = load_frozen(config, tmp_path / "run", parts)
     images = np.load(data)["x_test"]
     views = jnp.asarray((images / 255 - 0.5) / 0.5, jnp.float32)
@@ -137,7 +137,7 @@ def test_an_equal_scale_costs_nothing(data, reference):
     student = load(reference)
     assert rescaled(student, student.parts) is student.parts.network
     config = configuration(data, data__mean=(0.1, 0.2, 0.3), data__std=(0.4, 0.5, 0.6))
-    parts = build.build_parts(config, build.load_data(config).facts())
+    parts = build.build_parts(config, run_data.load_new(config).facts())
     images = np.load(data)["x_test"]
     views = jnp.asarray((images / 255 - np.array(parts.mean)) / np.array(parts.std), jnp.float32)
     outputs, _ = rescaled(student, parts)(student.variables(), views, train=False)
@@ -165,8 +165,7 @@ def test_an_interrupted_run_does_not_continue_with_another_network(data, teacher
     with pytest.raises(InputError, match=r"is not the network that .* began with; put that one"):
         distil(data, source, run, **SHORT)
     assert snapshot(run) == before
-    with pytest.raises(InputError, match=r"frozen.teacher: .* -> "):
-        distil(data, teacher, run, **SHORT)
+    distil(data, teacher, run, **SHORT)  # another place, but the network that it began with
 
 
 def test_the_digest_tells_names_types_and_values_apart():

@@ -44,7 +44,7 @@ def process():
 
 before = process()
 import jaxmatch
-from jaxmatch import build, cli, config, describe, report, sweep, together
+from jaxmatch import build, cli, config, describe, report, run_data, sweep, together
 calls, folder, argument, *overrides = sys.argv[1:]
 chosen, _ = config.from_flags(argument, overrides)
 exec(calls)
@@ -58,7 +58,7 @@ DESCRIBE = "describe.describe(chosen)"
 TRAIN = """
 jaxmatch.train(chosen, folder)
 run = jaxmatch.load(folder)
-run.predict(build.load_data(run.config).source.test_images)
+run.predict(run_data.load_new(run.config).source.test_images)
 together.train([(chosen, folder)])  # complete already
 """
 

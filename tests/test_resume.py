@@ -23,7 +23,7 @@ from tiny_runs import (
     without_seconds,
 )
 
-from jaxmatch import build, run
+from jaxmatch import run, run_data
 from jaxmatch.data import splits
 from jaxmatch.errors import InputError, Terminated
 from jaxmatch.metrics import read
@@ -227,7 +227,7 @@ def test_a_lost_summary_is_written_again(reference, data, tmp_path):
 
 def test_a_complete_run_is_left_alone(reference, data, monkeypatch):
     before = snapshot(reference)
-    monkeypatch.setattr(build, "load_data", crash)
+    monkeypatch.setattr(run_data, "load", crash)
     summary = train_tiny(data, reference)
     assert summary == json.loads((reference / "summary.json").read_text())
     assert snapshot(reference) == before

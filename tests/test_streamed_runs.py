@@ -13,10 +13,10 @@ from test_multihost import finish, start
 from tiny_runs import arguments, compiler_cache, state_of, train_tiny
 
 from jaxmatch import cli, load
-from jaxmatch.build import load_data
 from jaxmatch.data.images import read_images
 from jaxmatch.errors import InputError
 from jaxmatch.metrics import read
+from jaxmatch.run_data import load_new
 
 GOLDEN = Path(__file__).parent / "golden"
 SHORT = {"steps": 10, "workers": 2, "chosen": ",labels=8", "data__image_size": 8}
@@ -165,7 +165,7 @@ def test_an_unreadable_test_image_does_not_end_a_streamed_run(
     assert [evaluated[network] for network in ("teacher", "student")] == [
         summary[network]["last"] for network in ("teacher", "student")
     ]
-    source = load_data(found.config).source
+    source = load_new(found.config).source
     label, confidence, probabilities = found.predict(source.test_images)
     assert np.flatnonzero(label < 0).tolist() == [9]
     assert np.isnan(confidence[9])

@@ -16,9 +16,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from experiments.mnist5k.sweep import METHODS
-from jaxmatch.build import load_run_data
 from jaxmatch.classifier import load
 from jaxmatch.metrics import read, write_json
+from jaxmatch.run_data import load_recorded
 from jaxmatch.stages import run_folder
 
 HERE = Path(__file__).parent
@@ -74,7 +74,7 @@ def renamed(folder: Path) -> float:
     Above the plain accuracy where groups of images are held together under each other's names.
     """
     classifier = load(folder)
-    source = load_run_data(classifier.config, classifier.folder, needed="held").source
+    source = load_recorded(classifier.config, classifier.folder, needed="held").source
     found = classifier.predict(source.test_images, "teacher").label
     confusion = np.zeros((len(classifier.classes),) * 2)
     np.add.at(confusion, (source.test_labels, found), 1)

@@ -14,11 +14,11 @@ import jax
 
 from experiments.mnist5k_pretraining.sweep import METHODS
 from jaxmatch import build
-from jaxmatch.build import load_run_data
 from jaxmatch.classifier import load
 from jaxmatch.evaluate import make_features
 from jaxmatch.metrics import read, write_json
 from jaxmatch.probe import measure, probe_sets
+from jaxmatch.run_data import load_recorded
 
 HERE = Path(__file__).parent
 COLUMNS = {
@@ -72,7 +72,7 @@ def pretrained(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
 def probe_of_start(folder: Path) -> dict[str, float]:
     """k-NN and linear probe of the run's network as it was before the first step."""
     run = load(folder)
-    sets = probe_sets(load_run_data(run.config, folder, needed="known").source)
+    sets = probe_sets(load_recorded(run.config, folder, needed="known").source)
     optimizer = run.parts.optim.build(run.config.steps, run.parts.model.layers)
     state = jax.jit(lambda: build.build_state(run.config, run.parts, optimizer))()
     parts = run.parts

@@ -86,7 +86,7 @@ class Program:
 def facts(
     *, side: int = 32, classes: int = 10, labels: int = 400, unlabeled: int = 50_000
 ) -> dict[str, Any]:
-    """Of a data set that need not exist, as ``build.Data.facts`` gives them."""
+    """Of a data set that need not exist, as ``run_data.Data.facts`` gives them."""
     return {
         "classes": [str(number) for number in range(classes)],
         "image_shape": (side, side, 3),

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch import build
+from jaxmatch import build, run_data
 from jaxmatch.compilation import prepare_process
 from jaxmatch.config import from_flags
 from jaxmatch.data.resident import resident
@@ -47,7 +47,7 @@ def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> 
     """Median seconds of a step, with the spread, and what goes into it."""
     prepare_process()
     jax.config.update("jax_enable_compilation_cache", False)  # so that the compilation is timed
-    data = random_data(config, *random_images) if random_images else build.load_data(config)
+    data = random_data(config, *random_images) if random_images else run_data.load_new(config)
     parts = build.build_parts(config, data.facts())
     everywhere = replicated(parts.mesh)
     optimizer = parts.optim.build(config.steps, parts.model.layers)
@@ -125,7 +125,7 @@ def time_dispatch(config: ConfigDict, parts: build.Parts, state: TrainState, ima
     return statistics.median(times)
 
 
-def random_data(config: ConfigDict, side: int, classes: int, count: int = 10_000) -> build.Data:
+def random_data(config: ConfigDict, side: int, classes: int, count: int = 10_000) -> run_data.Data:
     """A pool of ``count`` random images under the config's data name."""
     random = np.random.default_rng(0)
     source = Source(
@@ -137,8 +137,8 @@ def random_data(config: ConfigDict, side: int, classes: int, count: int = 10_000
         test_images=np.zeros((1, side, side, 3), np.uint8),
         test_labels=np.zeros(1, np.int32),
     )
-    labels = build.labels_number(config.data.labels)
-    return build.Data(source=source, split=balanced(source, labels, config.seed))
+    labels = run_data.labels_number(config.data.labels)
+    return run_data.Data(source=source, split=balanced(source, labels, config.seed))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from experiments.mnist5k.sweep import METHODS, VARIANTS
 from experiments.mnist5k_pretraining.sweep import METHODS as PRETRAININGS
-from jaxmatch import build
+from jaxmatch import build, run_data
 from jaxmatch.compilation import jit, operations, prepare_process
 from jaxmatch.config import from_flags, stages_of
 from jaxmatch.data.resident import resident
@@ -80,7 +80,7 @@ def prepare(name: str) -> Prepared:
     whole, _ = from_flags(f"{recipe}:mnist5k{labels}", flags)
     *_, config = stages_of(whole).values()  # of SelfMatch its FixMatch
     config.devices, config.init_from = 1, ""
-    data = build.load_data(config)
+    data = run_data.load_new(config)
     parts = build.with_stand_ins(build.build_parts(config, data.facts()))
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     state = jax.jit(lambda: build.build_state(config, parts, optimizer))()

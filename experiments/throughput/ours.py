@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.parity.recording import RecordedViews
 from experiments.throughput.measure import random_data
-from jaxmatch import build, onednn
+from jaxmatch import build, onednn, run_data
 from jaxmatch.compilation import prepare_process
 from jaxmatch.config import complete, from_flags, to_json
 from jaxmatch.data.resident import Resident, resident
@@ -87,7 +87,7 @@ class Worker:
         for key, value in KNOWN.items():
             if values[key] != value:
                 raise InputError(f"the PyTorch contestants know {key}={value} only.")
-        data = random_data(chosen, *random_images) if random_images else build.load_data(chosen)
+        data = random_data(chosen, *random_images) if random_images else run_data.load_new(chosen)
         parts = build.build_parts(chosen, data.facts())
         images = resident(data.source, data.split)
         optimizer = parts.optim.build(chosen.steps, parts.model.layers)
