@@ -467,6 +467,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a place that a run reads from is another one than before."""
+    return _with_places(to_json(complete(old))) != _with_places(new)
+
+
 def run_name(config: ConfigDict) -> str:
     """The default folder name <recipe>-<data>-<labels>-s<seed>-<8 hex>.
 

@@ -148,7 +148,8 @@ def _train_stages(config: ConfigDict, folder: Path, place: str) -> dict[str, Any
 def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
     """The summary of a complete run in ``folder``; None if there is work left.
 
-    Raises InputError where the folder holds a run of another configuration, with the difference.
+    Raises InputError where the folder holds a run of another configuration, with the difference,
+    or where a place that the run read from is another by now and holds something else.
     """
     if not (folder / "config.json").exists():
         if (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists():
@@ -167,4 +168,9 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
     if not (folder / "summary.json").exists():
         return None
     summary = json.loads((folder / "summary.json").read_text())
-    return None if missing(summary) else summary
+    if missing(summary):
+        return None
+    if configuration.moved(old, configuration.to_json(config)):
+        with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints:
+            prepare(config, folder, checkpoints, time.monotonic())  # refuses other contents
+    return summary

@@ -241,6 +241,8 @@ def load_recorded(
     source = sources.load_recorded(
         record, name, needed=rows, kind=kind, **_as_read(config, directory)
     )
+    if needed == "all":
+        _check_same_split(config, split, source)
     moved = replace(
         record,
         name=config.data.name,
@@ -325,6 +327,18 @@ def _chosen(config: ConfigDict, source: Source, split: Split | None) -> Data:
         name=data.name,
         directory=data.directory,
     )
+
+
+def _check_same_split(config: ConfigDict, split: Split, source: Source) -> None:
+    """InputError where ``config.data.split`` names other images by now than the run began with."""
+    file = config.data.split
+    if not file or not Path(file).expanduser().exists():
+        return  # the run has its own copy
+    if not np.array_equal(splits.read(file, source.naming).indices, split.indices):
+        raise InputError(
+            f"{file} names other images than the run was begun with; put the old list back, or "
+            "train anew in another --workdir."
+        )
 
 
 def _check_classes(source: Source, split: Split, file: str) -> None:

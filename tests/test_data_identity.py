@@ -359,6 +359,25 @@ def test_a_listed_image_is_never_in_the_drawn_test_set(tmp_path):
     assert run_data.load_new(config).split.indices.tolist() == rows
 
 
+def test_a_list_that_names_others_by_now_is_refused(tmp_path):
+    root, file = tmp_path / "photos", tmp_path / "split.txt"
+    fill(root, 32)
+    names = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.png"))]
+    file.write_text("\n".join(names[::4]))
+    config = configuration(f"folder:{root}", chosen=f",split={file}", **SHORT)
+    train(config, tmp_path / "run")
+    interrupted(tmp_path)
+    fill(root, 8, seed=3, prefix="a")  # positions change, names stay
+    file.write_text("\n".join(f"./{name}" for name in names[::4]))
+    train(config, tmp_path / "run")
+    interrupted(tmp_path)
+    file.write_text("\n".join(names[1::4]))
+    with pytest.raises(InputError, match="names other images than the run was begun with"):
+        train(config, tmp_path / "run")
+    file.unlink()
+    train(config, tmp_path / "run")
+
+
 @pytest.mark.parametrize("spelling", ["./{}", "{root}/{}", "ant/../{}", "\ufeff{}", "{}\r", " {} "])
 def test_lists_may_spell_paths_in_any_way(spelling, tmp_path):
     root = tmp_path / "photos"

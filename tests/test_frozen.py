@@ -165,7 +165,9 @@ def test_an_interrupted_run_does_not_continue_with_another_network(data, teacher
     with pytest.raises(InputError, match=r"is not the network that .* began with; put that one"):
         distil(data, source, run, **SHORT)
     assert snapshot(run) == before
-    distil(data, teacher, run, **SHORT)  # another place, but the network that it began with
+    distil(data, teacher, run, **SHORT)  # the same network, though at another place
+    with pytest.raises(InputError, match=r"is not the network that .* began with; put that one"):
+        distil(data, source, run, **SHORT)  # of a complete run, too
 
 
 def test_the_digest_tells_names_types_and_values_apart():
