@@ -1,17 +1,23 @@
 """Several processes as one run: how they join, agree on what they do, and which one writes."""
 
 import hashlib
+import json
 import os
 import sys
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
+from jaxmatch.paths import in_bucket, make_folder, reason
+
+T = TypeVar("T")
 
 
 def join(
@@ -96,11 +102,45 @@ def raise_together(error: JaxmatchError | None) -> None:
         raise DiskError(f"process {failed.index(True)} could not go on; its message tells why.")
 
 
-def leaders(value: bool) -> bool:
-    """What process 0 says."""
+def from_leader(compute: Callable[[], T]) -> T:
+    """What ``compute`` returns in process 0, the only one to call it, in every process.
+
+    Only what JSON keeps as it is. Where it raises, every process does.
+    """
     if jax.process_count() == 1:
-        return value
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+        return compute()
+    value, error = None, None
+    if leader():
+        try:
+            value = compute()
+        except Exception as problem:  # told to the others first
+            error = problem
+    failed = None if error is None else (getattr(error, "exit_code", 1), str(error))
+    content = np.frombuffer(json.dumps([failed, value]).encode(), np.uint8).astype(np.int32)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(content.size)))
+    content = content if leader() else np.zeros(size, np.int32)
+    content = np.asarray(multihost_utils.broadcast_one_to_all(content)).astype(np.uint8)
+    failed, value = json.loads(content.tobytes())
+    if error is not None:
+        raise error
+    if failed is not None:
+        kinds = {kind.exit_code: kind for kind in (JaxmatchError, InputError, DiskError)}
+        raise kinds.get(failed[0], JaxmatchError)(f"process 0: {failed[1]}")
+    return value
+
+
+def first_problem(problem: str | None) -> str | None:
+    """What is wrong in the first process where something is, in every process; None if all is well.
+
+    Unlike :func:`raise_together` it lets all of them go on together.
+    """
+    if jax.process_count() == 1:
+        return problem
+    wrong = np.ravel(multihost_utils.process_allgather(np.asarray(problem is not None)))
+    if not wrong.any():
+        return None
+    first = int(np.flatnonzero(wrong)[0])
+    return problem or f"process {first} cannot read it; its message tells why"
 
 
 def check_same(what: str, text: str) -> None:
@@ -128,12 +168,12 @@ def check_shared(folder: Path) -> None:
     file, error = folder / f".shared-{word}", None
     if leader():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file.touch()
+            make_folder(folder)
+            file.write_bytes(b"")
         except OSError as problem:
-            error = DiskError(f"{folder} cannot be written ({problem.strerror}).")
+            error = DiskError(f"{folder} cannot be written ({reason(problem)}).")
     raise_together(error)
-    if folder.is_dir():
+    if not in_bucket(folder) and folder.is_dir():
         os.listdir(folder)  # asks a network file system anew
     seen = np.ravel(multihost_utils.process_allgather(np.asarray(file.exists())))
     if leader():
@@ -141,5 +181,5 @@ def check_shared(folder: Path) -> None:
     if not seen.all():
         raise InputError(
             f"processes {', '.join(map(str, np.flatnonzero(~seen)))} do not see {folder} of "
-            "process 0; give a --workdir on a file system that all hosts share."
+            "process 0; give a --workdir on a file system that all hosts share, or in a bucket."
         )

@@ -1,7 +1,6 @@
 """Training from a configuration to its summary: one run, or stages one after another."""
 
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -11,17 +10,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch import build, distributed, stages
+from jaxmatch import build, distributed, paths, stages
 from jaxmatch import config as configuration
-from jaxmatch.checkpoint import Checkpoints
+from jaxmatch.checkpoint import Checkpoints, check_place
 from jaxmatch.compilation import prepare_process
 from jaxmatch.data import splits
 from jaxmatch.data.shared import Shared
 from jaxmatch.dispatch import Call
 from jaxmatch.errors import InputError
 from jaxmatch.frozen import frozen_runs, load_frozen
-from jaxmatch.metrics import write_json
 from jaxmatch.run import Run
+from jaxmatch.run_files import read_config, read_summary, write_json
 from jaxmatch.termination import termination_noted
 
 log = logging.getLogger(__name__)
@@ -46,10 +45,11 @@ def train(config: ConfigDict, workdir: str | Path | None = None) -> dict[str, An
     """
     started = time.monotonic()
     prepare_process()
-    folder = Path(workdir or Path("runs") / configuration.run_name(config))
+    folder = paths.path(workdir or Path("runs") / configuration.run_name(config))
+    check_place(folder)
     if "order" in config:
         return _train_stages(config, folder)
-    if (done := finished(config, folder)) is not None:
+    if (done := distributed.from_leader(lambda: finished(config, folder))) is not None:
         log.warning("%s is already complete.", folder)
         return done
     with (
@@ -116,7 +116,8 @@ def _drive(run: Run, call: Call, terminated: Callable[[int], bool]) -> dict[str,
 def _train_stages(config: ConfigDict, folder: Path) -> dict[str, Any]:
     parts = configuration.stage_folders(config)
     for name, stage in parts.items():
-        finished(stage, folder / name)  # refuses a folder of another configuration
+        # Refuses a folder of another configuration.
+        distributed.from_leader(lambda s=stage, where=folder / name: finished(s, where))
         frozen_runs(stage, folder / name)
     stages.check(config)
     distributed.synchronize("stages checked")
@@ -132,21 +133,18 @@ def _train_stages(config: ConfigDict, folder: Path) -> dict[str, Any]:
 def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
     """The summary of a complete run in ``folder``; None if there is work left.
 
-    Raises InputError where the folder holds a run of another configuration, with the difference.
+    Raises InputError where the folder holds a run of another configuration, with the difference,
+    or one of these files is damaged.
     """
-    if not (folder / "config.json").exists():
+    old = read_config(folder)
+    if old is None:
         if (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists():
             raise InputError(f"{folder} holds a run without config.json; choose another folder.")
         return None
-    try:
-        old = json.loads((folder / "config.json").read_text())
-        old.pop("facts", None)
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{folder / 'config.json'} is damaged; choose another folder.") from error
+    old.pop("facts", None)
     if changed := configuration.differences(old, configuration.to_json(config)):
         raise InputError(
             f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
             "choose another --workdir or undo the change."
         )
-    summary = folder / "summary.json"
-    return json.loads(summary.read_text()) if summary.exists() else None
+    return read_summary(folder)

@@ -27,11 +27,12 @@ from jaxmatch.data.resident import resident
 from jaxmatch.dispatch import Call, Feed, Meter, compile_call, means, on_cpu, watched
 from jaxmatch.errors import NonFiniteError, Terminated
 from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
-from jaxmatch.metrics import MetricsLog, open_wandb, summarise, write_json
+from jaxmatch.metrics import MetricsLog, open_wandb, summarise
 from jaxmatch.monitor import collapsed
 from jaxmatch.parallel import check_memory, replicated, state_shardings
 from jaxmatch.probe import Sets, measure, probe_sets
 from jaxmatch.progress import SILENT, Progress
+from jaxmatch.run_files import read_object, write_json
 from jaxmatch.types import PyTree, TrainState
 
 DUE = ("log", "eval", "save")  # each at its own period
@@ -150,7 +151,12 @@ class Run:
             record = progress = SILENT
             if distributed.leader():
                 record = opened.enter_context(
-                    MetricsLog(self.folder, resume_step=first, wandb=wandb)
+                    MetricsLog(
+                        self.folder,
+                        resume_step=first,
+                        expected=first - first % config.log_every,
+                        wandb=wandb,
+                    )
                 )
                 progress = opened.enter_context(
                     Progress(config.steps, first, self.folder, self.folder.name, self.alone)
@@ -200,6 +206,8 @@ class Run:
                 if due["save"] or stop:
                     if not _finite((state.params, state.stats, state.teacher)):
                         raise self.diverged("a parameter", step - 1)
+                    record.flush()
+                    progress.flush()
                     self.checkpoints.save(step, state)
                 if stop and not last:
                     self.checkpoints.wait()
@@ -218,7 +226,7 @@ class Run:
             summary = self.summary(lines, probe, state.policy, seconds)
             write_json(self.folder / "summary.json", summary)
         distributed.synchronize("summary written")
-        return json.loads((self.folder / "summary.json").read_text())
+        return read_object(self.folder / "summary.json") or {}
 
     def feed(self, first: int) -> contextlib.AbstractContextManager[Feed]:
         """What gives the data of step ``first`` and, at each call, of the next."""

@@ -23,7 +23,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch import together
+from jaxmatch import paths, together
 from jaxmatch.build import build_algorithm
 from jaxmatch.checks import check_numbers
 from jaxmatch.cli import AND
@@ -70,7 +70,7 @@ def points(
     for seed in seeds or (None,):
         for number, values in numbered:
             try:
-                point = _point(values, config, overrides, seed, Path(base))
+                point = _point(values, config, overrides, seed, paths.path(base))
             except InputError as error:
                 raise InputError(f"point {number} of the sweep ({values}): {error}") from error
             for name in {run_name(point.config), str(point.workdir)}:

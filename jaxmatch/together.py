@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxmatch import build
+from jaxmatch import build, paths
 from jaxmatch import config as configuration
 from jaxmatch.checkpoint import Checkpoints
 from jaxmatch.compilation import jit, prepare_process
@@ -60,8 +60,8 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
     started = time.monotonic()
     prepare_process()
     check([config for config, _ in runs])
-    folders = [Path(given or Path("runs") / configuration.run_name(c)) for c, given in runs]
-    if len({folder.resolve() for folder in folders}) < len(folders):
+    folders = [paths.path(given or Path("runs") / configuration.run_name(c)) for c, given in runs]
+    if len({paths.absolute(folder) for folder in folders}) < len(folders):
         raise InputError("two of the runs have the same folder; give each its own.")
     known = [finished(config, folder) for (config, _), folder in zip(runs, folders, strict=True)]
     todo = [position for position, summary in enumerate(known) if summary is None]

@@ -19,7 +19,8 @@ from experiments.mnist5k.sweep import METHODS
 from jaxmatch.build import load_data
 from jaxmatch.classifier import load
 from jaxmatch.data.splits import read as read_split
-from jaxmatch.metrics import read, write_json
+from jaxmatch.metrics import read
+from jaxmatch.run_files import write_json
 from jaxmatch.stages import run_folder
 
 HERE = Path(__file__).parent

@@ -18,8 +18,9 @@ from jaxmatch.build import load_data
 from jaxmatch.classifier import load
 from jaxmatch.data.splits import read as read_split
 from jaxmatch.evaluate import make_features
-from jaxmatch.metrics import read, write_json
+from jaxmatch.metrics import read
 from jaxmatch.probe import measure, probe_sets
+from jaxmatch.run_files import write_json
 
 HERE = Path(__file__).parent
 COLUMNS = {

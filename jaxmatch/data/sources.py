@@ -1,12 +1,13 @@
 """Where images come from: one config string names a source, which is loaded into host memory."""
 
+import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
+from jaxmatch import paths
 from jaxmatch.data import images as image_files
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.errors import InputError, suggest
@@ -88,6 +89,11 @@ def load(
     elif kind == "tfds" and place:
         from jaxmatch.data import tfds
 
+        if directory and paths.in_bucket(paths.path(directory)):
+            raise InputError(
+                f"data.directory={directory}: ArrayRecord files are read from a file system; copy "
+                "them to one or mount the bucket."
+            )
         source = tfds.load(place, image_size, directory, extra, stream=stream, share=share)
     else:
         raise InputError(f"There is no data set {name!r}: {suggest(name, KNOWN)}")
@@ -195,10 +201,12 @@ def npz(file: str) -> Source:
 
 def _read_npz(file: str) -> dict[str, np.ndarray]:
     try:
-        with np.load(Path(file).expanduser(), allow_pickle=False) as content:
+        path = paths.path(file).expanduser()
+        where = io.BytesIO(paths.read_whole(path)) if paths.in_bucket(path) else path
+        with np.load(where, allow_pickle=False) as content:
             return {key: content[key] for key in content if key.startswith(("x_", "y_"))}
     except OSError as error:
-        raise InputError(f"Cannot read {file}: {error.strerror or error}.") from error
+        raise InputError(f"Cannot read {file}: {paths.reason(error)}.") from error
     except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{file} is not an .npz file of plain arrays (images of one size, no Python objects)."

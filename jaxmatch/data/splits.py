@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxmatch import paths
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.sources import Source
 from jaxmatch.errors import DiskError, InputError
@@ -106,15 +107,16 @@ def read(path: str | os.PathLike, source: Source | None = None) -> Split:
 
     Raises InputError where the file is missing, malformed, or was changed after it was written.
     """
-    if source is not None and Path(path).suffix == ".txt":
-        return _listed(Path(path), source)
+    path = paths.path(path)
+    if source is not None and path.suffix == ".txt":
+        return _listed(path, source)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(paths.read_whole(path))
         indices = np.array(content["indices"])
         labels = np.array(content["labels"]) if content.get("labels") is not None else None
     except OSError as error:
-        raise InputError(f"Cannot read the split file {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"Cannot read the split file {path}: {paths.reason(error)}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not a split file: JSON with a list `indices`.") from error
     for numbers in (indices, labels):
         if numbers is not None and (
@@ -156,18 +158,17 @@ def _listed(path: Path, source: Source) -> Split:
 
 def write(path: str | os.PathLike, split: Split) -> None:
     """Write ``split`` as JSON, all or nothing. Raises DiskError."""
+    path = paths.path(path)
     content = {
         "indices": split.indices.tolist(),
         "hash": split.hash,
         "source": split.source,
         "seed": split.seed,
     }
-    partial = Path(f"{path}.partial")
     try:
-        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        partial.replace(path)
+        paths.write_whole(path, (json.dumps(content) + "\n").encode())
     except OSError as error:
-        raise DiskError(f"Cannot write the split file {path}: {error.strerror}.") from error
+        raise DiskError(f"Cannot write the split file {path}: {paths.reason(error)}.") from error
 
 
 def validation(
