@@ -25,6 +25,8 @@ CONFIG_HELP = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 2 bad input, 3 NaN or Inf, 4 disk, 143 after SIGTERM."""
     logging.basicConfig(level=logging.WARNING)
+    logging.getLogger("gcsfs").setLevel(logging.ERROR)  # guesses at a bucket's kind, at each call
+    os.environ.setdefault("EPATH_USE_TF", "false")  # which reads no s3://, and takes seconds
     for handler in logging.getLogger().handlers:  # an imported library may have set one up
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("jaxmatch: %(message)s"))

@@ -202,7 +202,7 @@ class Growing:
     def written(self) -> None:
         """Say that something else has added to :attr:`local`. Raises OSError."""
         self._new = True
-        if time.monotonic() - self._copied >= PERIOD:
+        if self._temporary is not None and time.monotonic() - self._copied >= PERIOD:
             self.flush()
 
     def flush(self) -> None:
