@@ -51,11 +51,11 @@ def path(text: str | os.PathLike) -> Path:
     bucket = place.partition("/")[0]
     if not bucket or (slashes == "/" and isinstance(text, str)):
         raise InputError(f"{text} names no bucket; write {scheme}://BUCKET/FOLDER.")
-    if importlib.util.find_spec(_PACKAGES[scheme]) is None:
+    if not installed(_PACKAGES[scheme]):
         raise InputError(
             f'{text}: buckets of {scheme}:// need pip install "jaxmatch[{EXTRAS[scheme]}]".'
         )
-    _check_bucket(f"{scheme}://{bucket}")
+    check_bucket(f"{scheme}://{bucket}")
     return cast(Path, epath.Path(f"{scheme}://{place}"))
 
 
@@ -239,8 +239,14 @@ def _files(path: Path) -> Any:
     return fsspec_backend.fs(str(path))
 
 
+def installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
 @cache
-def _check_bucket(bucket: str) -> None:
+def check_bucket(bucket: str) -> None:
+    """InputError unless ``bucket`` ("gs://NAME") can be reached; asked once."""
     files = fsspec_backend.fs(bucket)
     # Other hosts, and TensorStore, write to the same folders behind its back.
     files.dircache.use_listings_cache = False
