@@ -179,6 +179,7 @@ def command(*words):
 
 
 WAIT = """
+import time
 folder = paths.path(sys.argv[1])
 known = set(sys.argv[2].split(","))
 end = time.monotonic() + 90
