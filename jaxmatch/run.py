@@ -347,7 +347,7 @@ class Run:
             summary["ctaugment"] = ctaugment.describe(policy)
         if algorithm.labeled:
             return summary
-        return {**summary, "probe": probe, "collapsed": collapsed(lines[-1])}
+        return {**summary, "probe": probe, "collapsed": collapsed(lines[-1] if lines else {})}
 
 
 def _networks(state: TrainState) -> dict[str, PyTree]:

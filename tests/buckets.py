@@ -1,4 +1,4 @@
-"""Object stores on this machine: servers that speak S3 and Google Cloud Storage, and one in memory."""
+"""Object stores on this machine: servers of s3:// and gs://, and a bucket in memory."""
 
 import contextlib
 import importlib.util

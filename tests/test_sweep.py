@@ -283,7 +283,9 @@ def test_a_folder_of_another_configuration_fails_alone(data, tmp_path):
     path = tiny_sweep(tmp_path / "sweep.py", data, [{"seed": 0}])
     (point,) = sweep.points(str(path), base=tmp_path)
     point.workdir.mkdir()
-    (point.workdir / "config.json").write_text(json.dumps(json.loads(point.config.to_json()) | {"seed": 5}))
+    (point.workdir / "config.json").write_text(
+        json.dumps(json.loads(point.config.to_json()) | {"seed": 5})
+    )
     said = []
     assert sweep.run([point], said.append) == {point.workdir: "bad input"}
     assert "another configuration" in said[0]

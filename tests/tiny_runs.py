@@ -130,10 +130,10 @@ def compiler_cache():
         jax_cache.reset_cache()
 
 
-def start_program(words, devices=None):
+def start_program(words, devices=None, before=""):
     """The command line in a process of its own, with the tests' compiler cache.
 
-    It sees ``devices`` CPU devices, by default as many as the tests.
+    It sees ``devices`` CPU devices, by default as many as the tests. ``before`` is run first.
     """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -141,7 +141,7 @@ def start_program(words, devices=None):
         "JAX_COMPILATION_CACHE_DIR": cache_folder(),
         **{name.upper(): str(value) for name, value in OPTIONS.items()},
     }
-    program = "from jaxmatch.cli import main; main()"
+    program = f"{before}\nfrom jaxmatch.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, words)],
         env=environment,
