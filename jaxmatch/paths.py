@@ -98,10 +98,10 @@ def write_whole(path: Path, content: bytes) -> None:
         with as_os_errors(path):
             path.write_bytes(content)
         return
-    path = path.resolve()  # a link stays one
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
+    path = path.resolve()  # a link stays one
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(content)
@@ -126,12 +126,14 @@ def check_output(path: Path) -> None:
     """Before long work: InputError unless a file can be written to ``path`` in the end."""
     if in_bucket(path):
         return
-    folder = path.resolve().parent
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file in it.")
+    if path.exists() and not path.is_file():
+        return
+    folder = path.resolve().parent
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder} to write {path.name} to.")
-    if not os.access(path if path.exists() and not path.is_file() else folder, os.W_OK):
+    if not os.access(folder, os.W_OK):
         raise InputError(f"{folder} may not be written to; choose another --output.")
 
 

@@ -200,9 +200,9 @@ def test_a_run_killed_while_it_saves_to_a_bucket_ends_as_one_on_a_disk(
     words = ["train", *arguments(data, **OPTIONS), f"--workdir={server}"]
     known = "-"
     for kill in range(2):
+        code = "import sys; from jaxmatch import paths" + WAIT
         watch = subprocess.Popen(
-            [sys.executable, "-c", "import sys; from jaxmatch import paths" + WAIT]
-            + [f"{server}/checkpoints", known],
+            [sys.executable, "-c", code, f"{server}/checkpoints", known],
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
             stdout=subprocess.PIPE,
             text=True,
