@@ -18,6 +18,7 @@ import pytest
 from buckets import in_memory, serving
 from helpers import assert_bitwise
 from PIL import Image
+from test_multihost import finish, start
 from tiny_runs import arguments, start_program, state_of, without_seconds
 
 from jaxmatch import paths
@@ -266,3 +267,31 @@ def test_every_command_reads_and_writes_buckets(server, data, reference, tmp_pat
     shutil.rmtree(copy)
     output = command("train", *arguments(source, **OPTIONS), f"--workdir={server}/run")
     assert json.loads(output)["steps"] == STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["gs"], indirect=True)
+def test_two_processes_share_a_run_in_a_bucket(server, data, tmp_path):
+    words = ["train", *arguments(data, **OPTIONS, devices=2), f"--workdir={server}"]
+    finish(start(2, 1, words))
+    whole = fetched(server, tmp_path / "whole")
+    program(
+        "folder = paths.path(sys.argv[1])\n"
+        "(folder / 'summary.json').unlink()\n"
+        "(folder / 'checkpoints' / sys.argv[2] / 'manifest.json').unlink()",
+        server,
+        str(STEPS),
+    )
+    (_, said), _ = finish(start(2, 1, words))
+    assert f"continuing from the checkpoint of step {STEPS - PERIOD}" in said
+    copy = fetched(server, tmp_path / "copy")
+    assert_bitwise(state_of(copy), state_of(whole))
+    assert without_seconds(read(copy)) == without_seconds(read(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["s3"], indirect=True)
+def test_two_processes_are_refused_where_orbax_does_not_write(server, data):
+    words = ["train", *arguments(data, **OPTIONS, devices=2), f"--workdir={server}"]
+    for _, said in finish(start(2, 1, words), code=2):
+        assert "several processes cannot save to" in said
