@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
-from jaxmatch.paths import in_bucket, make_folder, reason
+from jaxmatch.paths import as_os_errors, in_bucket, make_folder, reason
 
 T = TypeVar("T")
 
@@ -168,8 +168,9 @@ def check_shared(folder: Path) -> None:
     file, error = folder / f".shared-{word}", None
     if leader():
         try:
-            make_folder(folder)
-            file.write_bytes(b"")
+            with as_os_errors(folder):
+                make_folder(folder)
+                file.write_bytes(b"")
         except OSError as problem:
             error = DiskError(f"{folder} cannot be written ({reason(problem)}).")
     raise_together(error)

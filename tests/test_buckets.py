@@ -23,8 +23,10 @@ from tiny_runs import arguments, start_program, state_of, without_seconds
 
 from jaxmatch import paths
 from jaxmatch.checkpoint import Checkpoints, check_place
+from jaxmatch.data import sources, splits
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.metrics import MetricsLog, read
+from jaxmatch.models.weight_files import read_weights, write_weights
 
 STEPS, PERIOD = 60, 5
 OPTIONS = {"steps": STEPS, "eval_every": 10, "keep": 2}
@@ -129,6 +131,31 @@ def test_metrics_in_a_bucket_are_there_before_a_checkpoint_relies_on_them(bucket
     with MetricsLog(run, resume_step=30) as record:
         record.write(31, {"x": 31})
     assert [line["step"] for line in read(run)] == list(range(1, 32))
+
+
+def test_data_splits_and_weights_in_a_bucket(bucket, data):
+    folder = paths.path("s3://bucket/data")
+    paths.write_whole(folder / "d.npz", data.read_bytes())
+    there = sources.load("npz:s3://bucket/data/d.npz", seed=0)
+    here = sources.load(f"npz:{data}", seed=0)
+    np.testing.assert_array_equal(there.images, here.images)
+    with pytest.raises(InputError, match=r"Cannot read s3://bucket/data/no\.npz"):
+        sources.load("npz:s3://bucket/data/no.npz", seed=0)
+    paths.write_whole(folder / "bad.npz", b"PK")
+    with pytest.raises(InputError, match=r"bad\.npz is not an \.npz file"):
+        sources.load("npz:s3://bucket/data/bad.npz", seed=0)
+    split = splits.balanced(here, 8, seed=0)
+    splits.write("s3://bucket/data/split.json", split)
+    assert splits.read("s3://bucket/data/split.json").hash == split.hash
+    for name in ("w.npz", "w.safetensors"):
+        write_weights(f"s3://bucket/data/{name}", {"a": np.arange(3.0)})
+        assert read_weights(f"s3://bucket/data/{name}")["a"].tolist() == [0, 1, 2]
+        with pytest.raises(InputError, match="exists; remove it"):
+            write_weights(f"s3://bucket/data/{name}", {})
+    with pytest.raises(InputError, match=r"there is no weights file s3://bucket/data/no\.npz"):
+        read_weights("s3://bucket/data/no.npz")
+    with pytest.raises(InputError, match="ArrayRecord files are read from a file system"):
+        sources.load("tfds:cifar10", seed=0, directory="s3://bucket/tfds")
 
 
 @pytest.fixture(scope="module")
