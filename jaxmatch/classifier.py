@@ -1,6 +1,5 @@
 """A trained run as a classifier of images."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluate import make_predict
 from jaxmatch.parallel import state_shardings
+from jaxmatch.run_files import read_config, read_facts
 from jaxmatch.stages import run_folder
 from jaxmatch.types import TrainState
 
@@ -97,11 +97,11 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
         InputError: if ``workdir`` is no run folder or has no such checkpoint.
     """
     folder = run_folder(workdir)
-    try:
-        values = json.loads((folder / "config.json").read_text())
-        facts = values.pop("facts")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is no run folder: it has no readable config.json.") from error
+    values = read_config(folder)
+    if values is None:
+        raise InputError(f"{folder} is no run folder: it has no config.json.")
+    facts = read_facts(folder, values)
+    del values["facts"]
     config = complete(values)
     alone = jax.process_count() == 1 and jax.default_backend() != "cpu"
     config.devices = 1 if alone else 0

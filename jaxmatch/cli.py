@@ -5,6 +5,7 @@ train, evaluate, predict, probe, export, report, sweep, demo, describe, show-aug
 
 import argparse
 import csv
+import io
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
+from jaxmatch.paths import check_output, path, write_output
 
 RUN_HELP = "a run folder, as train writes it"
 DATA_HELP = "where the run's folder, npz file or TFDS directory is now, if it has moved"
@@ -25,6 +27,8 @@ CONFIG_HELP = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 2 bad input, 3 NaN or Inf, 4 disk, 130 and 143 stopped."""
     logging.basicConfig(level=logging.WARNING)
+    logging.getLogger("gcsfs").setLevel(logging.ERROR)  # guesses at a bucket's kind, at each call
+    os.environ.setdefault("EPATH_USE_TF", "false")  # which reads no s3://, and takes seconds
     for handler in logging.getLogger().handlers:  # an imported library may have set one up
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("jaxmatch: %(message)s"))
@@ -32,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # times, each with a traceback, and every save.
     logging.getLogger("absl").addFilter(not_of_orbax)
     words, *others = _runs(sys.argv[1:] if argv is None else argv)
-    arguments, rest = _parser().parse_known_args(words)
     try:
+        arguments, rest = _parser().parse_known_args(words)
         if rest and not hasattr(arguments, "config"):
             raise InputError(f"unknown argument {rest[0]!r}; see jaxmatch {arguments.command} -h.")
         arguments.overrides = _overrides(rest)
@@ -108,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("train", _train, "Train, or continue, a run; --config.key=value overrides.")
     added.add_argument("--config", required=True, help=CONFIG_HELP)
-    added.add_argument("--workdir", type=Path, help="the run folder (default: runs/NAME)")
+    added.add_argument("--workdir", type=path, help="the run folder (default: runs/NAME)")
     added.add_argument("--data", default="", metavar="DIR", help=DATA_HELP)
     added.add_argument("--multihost", action="store_true", help="join the other hosts of a cluster")
     added.add_argument("--coordinator", metavar="HOST:PORT", help="process 0, where none is found")
@@ -121,18 +125,18 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     added = command("evaluate", _evaluate, "Test accuracy of a run's teacher and student, as JSON.")
-    added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
+    added.add_argument("--workdir", type=path, required=True, help=RUN_HELP)
     added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
     added.add_argument("--data", default="", metavar="DIR", help=DATA_HELP)
 
     added = command("predict", _predict, "Classify image files into a CSV: path,class,confidence.")
-    added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
+    added.add_argument("--workdir", type=path, required=True, help=RUN_HELP)
     added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
-    added.add_argument("paths", type=Path, nargs="+", help="image files, or folders of them")
-    added.add_argument("-o", "--output", type=Path, required=True, help="the CSV file to write")
+    added.add_argument("paths", type=path, nargs="+", help="image files, or folders of them")
+    added.add_argument("-o", "--output", type=path, required=True, help="the CSV file to write")
 
     added = command("probe", _probe, "Accuracy of classifiers on a run's frozen features, as JSON.")
-    added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
+    added.add_argument("--workdir", type=path, required=True, help=RUN_HELP)
     added.add_argument("--knn", action="store_true", help="only k-nearest-neighbor")
     added.add_argument("--linear", action="store_true", help="only a linear classifier")
     added.add_argument(
@@ -146,15 +150,15 @@ def _parser() -> argparse.ArgumentParser:
         _export,
         "Write a run's network, with the heads the naming knows, under PyTorch's tensor names.",
     )
-    added.add_argument("--workdir", type=Path, required=True, help=RUN_HELP)
+    added.add_argument("--workdir", type=path, required=True, help=RUN_HELP)
     added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
     added.add_argument("--network", default="", help="teacher or student (default: the reported)")
     added.add_argument("--naming", help="torchvision, simmatch, torchssl, usb, usb_heads, comatch")
-    added.add_argument("-o", "--output", type=Path, required=True, help=".safetensors or .npz, new")
+    added.add_argument("-o", "--output", type=path, required=True, help=".safetensors or .npz, new")
 
     added = command("report", _report, "Compare runs: one HTML page, its plots also as PNGs.")
-    added.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=RUN_HELP)
-    added.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="the page")
+    added.add_argument("runs", type=path, nargs="+", metavar="RUN", help=RUN_HELP)
+    added.add_argument("-o", "--output", type=path, default=Path("report.html"), help="the page")
 
     added = command("sweep", _sweep, "List the commands of a config's sweep(), or run them here.")
     added.add_argument("--config", required=True, help="FILE_OR_NAME[:ARGUMENT] with a sweep()")
@@ -163,10 +167,10 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--vmap-seeds", type=int, default=1, metavar="N", help="train up to N seeds in one program"
     )
-    added.add_argument("--workdir", type=Path, default=Path("runs"), help="where the runs go")
+    added.add_argument("--workdir", type=path, default=Path("runs"), help="where the runs go")
 
     added = command("demo", _demo, "Supervised, then FixMatch, on 40 labels of MNIST-5k: a table.")
-    added.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="where both go")
+    added.add_argument("--workdir", type=path, default=Path("runs/demo"), help="where both go")
     added.add_argument("--seed", type=int, default=0, help="of labels and draws")
 
     added = command("describe", _describe, "Shapes, parameters, memory and arithmetic of a config.")
@@ -174,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("show-augment", _show_augment, "A contact sheet of each op and of whole views.")
     added.add_argument("--config", default="fixmatch:mnist5k", help=CONFIG_HELP)
-    added.add_argument("-o", "--output", type=Path, default=Path("augment.png"), help="the PNG")
+    added.add_argument("-o", "--output", type=path, default=Path("augment.png"), help="the PNG")
     return parser
 
 
@@ -253,16 +257,18 @@ def _predict(arguments: argparse.Namespace) -> None:
     from jaxmatch.classifier import load
     from jaxmatch.data.images import image_files, read_images
 
+    check_output(arguments.output)
     classifier = load(arguments.workdir, arguments.step)
     files = image_files(arguments.paths)
     share = classifier.config.data.center_crop
     images, readable = read_images(files, classifier.image_shape[:2], share=share)
     found = classifier.predict(images)
-    with arguments.output.open("w", newline="") as output:
-        writer = csv.writer(output)
-        writer.writerow(("path", "class", "confidence"))
-        for path, label, confidence in zip(readable, found.label, found.confidence, strict=True):
-            writer.writerow((path, classifier.classes[label], f"{confidence:.6f}"))
+    output = io.StringIO(newline="")
+    writer = csv.writer(output)
+    writer.writerow(("path", "class", "confidence"))
+    for file, label, confidence in zip(readable, found.label, found.confidence, strict=True):
+        writer.writerow((file, classifier.classes[label], f"{confidence:.6f}"))
+    write_output(arguments.output, output.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _probe(arguments: argparse.Namespace) -> None:
@@ -286,9 +292,10 @@ def _export(arguments: argparse.Namespace) -> None:
 
     from jaxmatch.classifier import load
     from jaxmatch.models.torch_weights import nameable, to_torch
-    from jaxmatch.models.weight_files import write_weights
+    from jaxmatch.models.weight_files import check_new, write_weights
     from jaxmatch.transfer import encoder
 
+    check_new(arguments.output)
     run = load(arguments.workdir, arguments.step)
     algorithm = run.parts.algorithm
     variables = run.variables(arguments.network)
@@ -305,8 +312,8 @@ def _export(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from jaxmatch.report import report
 
-    for path in report(arguments.runs, arguments.output):
-        print(f"wrote {path}")
+    for file in report(arguments.runs, arguments.output):
+        print(f"wrote {file}")
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
@@ -329,7 +336,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
     if done:
         print(table_text(group(done)))
     if failed:
-        why = "; ".join(f"{path} ({reason})" for path, reason in failed.items())
+        why = "; ".join(f"{folder} ({reason})" for folder, reason in failed.items())
         raise JaxmatchError(
             f"{len(failed)} of {len(points)} runs did not finish: {why}; "
             "the same command tries them again."
@@ -363,18 +370,19 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     import jax
     import numpy as np
 
-    from jaxmatch.augment.sheet import contact_sheet
+    from jaxmatch.augment.sheet import check_name, contact_sheet, write_sheet
     from jaxmatch.build import build_algorithm, build_transforms
     from jaxmatch.config import stages_of
     from jaxmatch.run_data import load_new
 
+    check_name(arguments.output)
     *_, config = stages_of(_config(arguments)).values()
     transforms = build_transforms(config)
     algorithm = build_algorithm(config)
     views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}
     source = load_new(config).source
     images = np.asarray(source.images[:: max(1, len(source.images) // 8)][:8])
-    contact_sheet(images, views, jax.random.key(config.seed)).save(arguments.output)
+    write_sheet(contact_sheet(images, views, jax.random.key(config.seed)), arguments.output)
     print(f"wrote {arguments.output}")
 
 

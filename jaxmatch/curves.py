@@ -21,6 +21,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from jaxmatch import paths
 from jaxmatch.errors import DiskError
 
 Lines = Sequence[Mapping[str, Any]]
@@ -66,12 +67,13 @@ def plot(runs: Mapping[str, Lines], path: str | Path) -> None:
     "not applicable". DiskError where the file cannot be written.
     """
     picture = _figure({label: [lines] for label, lines in runs.items()}, _PANELS, 3, (4, 4.1))
+    path = paths.path(path)
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_bytes(picture)
+        paths.make_folder(path.parent)
+        paths.write_whole(path, picture)
     except OSError as error:
         raise DiskError(
-            f"{path} could not be written ({error.strerror or error}): make room or check the "
+            f"{path} could not be written ({paths.reason(error)}): make room or check the "
             "folder's permissions."
         ) from error
 

@@ -2,18 +2,23 @@
 
 import hashlib
 import io
+import json
 import os
 import sys
 import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
+from jaxmatch.paths import as_os_errors, in_bucket, make_folder, reason
+
+T = TypeVar("T")
 
 
 def join(
@@ -85,24 +90,77 @@ def synchronize(name: str) -> None:
 
 
 def raise_together(error: JaxmatchError | None) -> None:
-    """Raise ``error`` here if there is one, and DiskError if another process has one.
+    """Raise ``error`` here if there is one, and one of its kind if another process has one.
 
     A process that raises alone would leave the others waiting for it.
     """
-    failed = [error is not None]
+    codes = [0 if error is None else error.exit_code]
     if jax.process_count() > 1:
-        failed = np.ravel(multihost_utils.process_allgather(np.asarray(error is not None))).tolist()
+        codes = np.ravel(multihost_utils.process_allgather(np.asarray(codes[0]))).tolist()
     if error is not None:
         raise error
-    if any(failed):
-        raise DiskError(f"process {failed.index(True)} could not go on; its message tells why.")
+    for process, code in enumerate(codes):
+        if code:
+            raise _kind(code)(f"process {process} could not go on; its message tells why.")
 
 
-def leaders(value: bool) -> bool:
-    """What process 0 says."""
+def agreed(compute: Callable[[], T]) -> T:
+    """What ``compute`` returns in this process; where it raises JaxmatchError in one, all raise.
+
+    ``compute`` itself waits for no other process.
+    """
+    error = None
+    try:
+        result = compute()
+    except JaxmatchError as problem:
+        error = problem
+    raise_together(error)
+    return result  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def _kind(exit_code: int) -> type[JaxmatchError]:
+    kinds = {kind.exit_code: kind for kind in (InputError, DiskError)}
+    return kinds.get(exit_code, JaxmatchError)
+
+
+def from_leader(compute: Callable[[], T]) -> T:
+    """What ``compute`` returns in process 0, the only one to call it, in every process.
+
+    Only what JSON keeps as it is. Where it raises, every process does.
+    """
     if jax.process_count() == 1:
-        return value
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+        return compute()
+    value, error = None, None
+    if leader():
+        try:
+            value = compute()
+        except Exception as problem:  # told to the others first
+            error = problem
+    failed = None if error is None else (getattr(error, "exit_code", 1), str(error))
+    content = np.frombuffer(json.dumps([failed, value]).encode(), np.uint8).astype(np.int32)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(content.size)))
+    content = content if leader() else np.zeros(size, np.int32)
+    content = np.asarray(multihost_utils.broadcast_one_to_all(content)).astype(np.uint8)
+    failed, value = json.loads(content.tobytes())
+    if error is not None:
+        raise error
+    if failed is not None:
+        raise _kind(failed[0])(f"process 0: {failed[1]}")
+    return value
+
+
+def first_problem(problem: str | None) -> str | None:
+    """What is wrong in the first process where something is, in every process; None if all is well.
+
+    Unlike :func:`raise_together` it lets all of them go on together.
+    """
+    if jax.process_count() == 1:
+        return problem
+    wrong = np.ravel(multihost_utils.process_allgather(np.asarray(problem is not None)))
+    if not wrong.any():
+        return None
+    first = int(np.flatnonzero(wrong)[0])
+    return problem or f"process {first} cannot read it; its message tells why"
 
 
 def check_same(what: str, text: str) -> None:
@@ -130,12 +188,13 @@ def check_shared(folder: Path) -> None:
     file, error = folder / f".shared-{word}", None
     if leader():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file.touch()
+            with as_os_errors(folder):
+                make_folder(folder)
+                file.write_bytes(b"")
         except OSError as problem:
-            error = DiskError(f"{folder} cannot be written ({problem.strerror}).")
+            error = DiskError(f"{folder} cannot be written ({reason(problem)}).")
     raise_together(error)
-    if folder.is_dir():
+    if not in_bucket(folder) and folder.is_dir():
         os.listdir(folder)  # asks a network file system anew
     seen = np.ravel(multihost_utils.process_allgather(np.asarray(file.exists())))
     if leader():
@@ -143,7 +202,7 @@ def check_shared(folder: Path) -> None:
     if not seen.all():
         raise InputError(
             f"processes {', '.join(map(str, np.flatnonzero(~seen)))} do not see {folder} of "
-            "process 0; give a --workdir on a file system that all hosts share."
+            "process 0; give a --workdir on a file system that all hosts share, or in a bucket."
         )
 
 

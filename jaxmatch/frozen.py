@@ -1,7 +1,6 @@
 """Trained networks that a run learns from and leaves as they are: the teacher of distillation."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 from jaxmatch.build import Parts
 from jaxmatch.classifier import Classifier, load
 from jaxmatch.errors import InputError
+from jaxmatch.run_files import CONFIG, damaged, read_config
 from jaxmatch.transfer import source_folder
 from jaxmatch.types import Network, PyTree
 
@@ -132,7 +132,8 @@ def _check(other: Classifier, parts: Parts, where: str) -> None:
 
 def _recorded(folder: Path) -> dict[str, str]:
     """The digests that the run in ``folder`` began with."""
-    try:
-        return json.loads((folder / "config.json").read_text())["facts"]["frozen"]
-    except (OSError, KeyError):
-        return {}
+    facts = (read_config(folder) or {}).get("facts")
+    recorded = facts.get("frozen", {}) if isinstance(facts, dict) else {}
+    if not isinstance(recorded, dict):
+        raise damaged(folder / CONFIG, "facts.frozen is no list of networks")
+    return recorded

@@ -1,7 +1,6 @@
 """Training from a configuration to its summary: one run, or stages one after another."""
 
 import contextlib
-import json
 import logging
 import time
 from dataclasses import replace
@@ -10,16 +9,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch import build, distributed, run_data, stages
+from jaxmatch import build, distributed, paths, run_data, stages
 from jaxmatch import config as configuration
-from jaxmatch.checkpoint import Checkpoints
+from jaxmatch.checkpoint import Checkpoints, check_place
 from jaxmatch.data.shared import Shared
 from jaxmatch.dispatch import Call
 from jaxmatch.errors import InputError
 from jaxmatch.frozen import frozen_runs, load_frozen
-from jaxmatch.metrics import write_json
 from jaxmatch.probe import missing
 from jaxmatch.run import Run
+from jaxmatch.run_files import CONFIG, read_config, read_summary, write_json
 from jaxmatch.termination import Stop, termination_noted
 
 log = logging.getLogger(__name__)
@@ -45,8 +44,9 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
     """
     for stage in configuration.stages_of(config).values():
         build.check_settings(stage)
-    folder = Path(workdir or Path("runs") / configuration.run_name(config))
-    if place and not (folder / "config.json").exists():
+    folder = paths.path(workdir or Path("runs") / configuration.run_name(config))
+    check_place(folder)
+    if place and not distributed.from_leader((folder / CONFIG).exists):
         raise InputError(
             f"{folder} holds no run whose data could have moved; name the data of a new run in "
             "--config, without --data."
@@ -58,7 +58,7 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
 
 def _train_one(config: ConfigDict, folder: Path, place: str) -> dict[str, Any]:
     started = time.monotonic()
-    if (done := finished(config, folder)) is not None:
+    if (done := completed(config, folder)) is not None:
         log.warning("%s is already complete.", folder)
         return done
     with (
@@ -129,7 +129,8 @@ def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:
 def _train_stages(config: ConfigDict, folder: Path, place: str) -> dict[str, Any]:
     parts = configuration.stage_folders(config)
     for name, stage in parts.items():
-        finished(stage, folder / name)  # refuses a folder of another configuration
+        # Refuses a folder of another configuration.
+        distributed.from_leader(lambda s=stage, where=folder / name: finished(s, where))
         frozen_runs(stage, folder / name)
     stages.check(
         config,
@@ -149,28 +150,33 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
     """The summary of a complete run in ``folder``; None if there is work left.
 
     Raises InputError where the folder holds a run of another configuration, with the difference,
-    or where a place that the run read from is another by now and holds something else.
+    or one of these files is damaged.
     """
-    if not (folder / "config.json").exists():
+    old = read_config(folder)
+    if old is None:
         if (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists():
             raise InputError(f"{folder} holds a run without config.json; choose another folder.")
         return None
-    try:
-        old = json.loads((folder / "config.json").read_text())
-        old.pop("facts", None)
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{folder / 'config.json'} is damaged; choose another folder.") from error
+    old.pop("facts", None)
     if changed := configuration.differences(old, configuration.to_json(config)):
         raise InputError(
             f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
             "choose another --workdir or undo the change."
         )
-    if not (folder / "summary.json").exists():
-        return None
-    summary = json.loads((folder / "summary.json").read_text())
-    if missing(summary):
-        return None
-    if configuration.moved(old, configuration.to_json(config)):
-        with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints:
-            prepare(config, folder, checkpoints, time.monotonic())  # refuses other contents
-    return summary
+    summary = read_summary(folder)
+    return None if summary is None or missing(summary) else summary
+
+
+def completed(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
+    """As :func:`finished`, the same in every process.
+
+    Raises InputError too where a place that the run read from is another by now and holds something
+    else.
+    """
+    done = distributed.from_leader(lambda: finished(config, folder))
+    if done is not None:
+        old = read_config(folder)
+        if old is not None and configuration.moved(old, configuration.to_json(config)):
+            with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints:
+                prepare(config, folder, checkpoints, time.monotonic())  # refuses other contents
+    return done

@@ -5,8 +5,8 @@ tensorboardX (https://github.com/lanpa/tensorboardX), which needs no TensorFlow.
 """
 
 import json
+import logging
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -22,7 +22,12 @@ from tensorboardX.proto.event_pb2 import (
 )
 from tensorboardX.summary import scalar
 
-from jaxmatch.errors import DiskError
+from jaxmatch import paths
+from jaxmatch.errors import DiskError, InputError
+from jaxmatch.paths import Growing, read_whole, reason, write_whole
+from jaxmatch.run_files import disk_error
+
+_log = logging.getLogger(__name__)
 
 FILE = "metrics.jsonl"
 WINDOW = 20  # evaluations that the published tables' mean and median are taken over
@@ -31,29 +36,33 @@ WINDOW = 20  # evaluations that the published tables' mean and median are taken 
 class MetricsLog:
     """Appends to the record of a run in ``workdir``; a context manager."""
 
-    def __init__(self, workdir: str | Path, *, resume_step: int, wandb: Any = None):
+    def __init__(
+        self, workdir: str | Path, *, resume_step: int, expected: int = 0, wandb: Any = None
+    ):
         """Cut the record to ``step <= resume_step`` (0 = start anew) and open it for appending.
 
-        ``wandb``, as :func:`open_wandb` returns it, is given the same values and closed in the end.
+        Damaged lines are left out with a warning, and the file as it was is kept beside it; so is
+        told where the line of step ``expected`` is missing. ``wandb``, as :func:`open_wandb`
+        returns it, is given the same values and closed in the end.
         DiskError where the folder cannot be written.
         """
-        self._path = Path(workdir) / FILE
+        folder = paths.path(workdir)
+        self._path = folder / FILE
         self._wandb = wandb
         try:
-            events = self._path.parent / "events"
-            events.mkdir(parents=True, exist_ok=True)
-            if self._path.exists():
-                kept = [text for step, text in _texts(self._path) if step <= resume_step]
-                _replace(self._path, b"".join(kept))
-            self._file = self._path.open("ab")
-            self._events = RecordWriter(str(events / f"events.out.tfevents.{time.time_ns()}"))
+            self._cut(resume_step, expected)
+            self._file = Growing(self._path)
+            self._local_events = Growing(
+                folder / "events" / f"events.out.tfevents.{time.time_ns()}"
+            )
+            self._events = RecordWriter(str(self._local_events.local))
             self._event(file_version="brain.Event:2")
             if resume_step:
                 # Tells TensorBoard to drop what an interrupted run had logged after its checkpoint.
                 start = SessionLog(status=SessionLog.START)
                 self._event(step=resume_step + 1, session_log=start)
         except OSError as error:
-            raise _disk_error(self._path, error) from error
+            raise disk_error(self._path, error) from error
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append the metrics of ``step``; NaN and infinite values are left out.
@@ -64,27 +73,38 @@ class MetricsLog:
         line = json.dumps({"step": int(step), **finite}) + "\n"
         try:
             self._file.write(line.encode())
-            self._file.flush()
             for name, value in finite.items():
                 self._event(step=int(step), summary=scalar(name, value))
             self._events.flush()
+            self._local_events.written()
         except OSError as error:
-            raise _disk_error(self._path, error) from error
+            raise disk_error(self._path, error) from error
         if self._wandb is not None:
             self._wandb.log(finite, step=int(step))
 
+    def flush(self) -> None:
+        """Have all lines in the folder before a checkpoint that relies on them is.
+
+        DiskError where they cannot be written.
+        """
+        try:
+            self._file.flush()
+            self._local_events.flush()
+        except OSError as error:
+            raise disk_error(self._path, error) from error
+
     def lines(self) -> list[dict[str, Any]]:
         """All metrics of the run so far, as :func:`read`."""
-        return read(self._path.parent)
+        return [values for _, values in _lines(self._file.local.read_bytes())[0]]
 
     def close(self) -> None:
         """Close the files; DiskError where the last of it cannot be written."""
         try:
-            with closing(self._events), closing(self._file):
+            with self._file, self._local_events, closing(self._events):
                 if self._wandb is not None:
                     self._wandb.finish()
         except OSError as error:
-            raise _disk_error(self._path, error) from error
+            raise disk_error(self._path, error) from error
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -103,6 +123,33 @@ class MetricsLog:
             if error is None:
                 raise
 
+    def _cut(self, resume_step: int, expected: int) -> None:
+        if not self._path.exists():
+            content, found, bad = b"", [], 0
+        else:
+            content = read_whole(self._path)
+            found, bad = _lines(content)
+        kept = [(text, values["step"]) for text, values in found if values["step"] <= resume_step]
+        if resume_step and bad:
+            copy = self._path.with_name(f"{FILE}.damaged-{time.time_ns()}")
+            write_whole(copy, content)
+            _log.warning(
+                "%s has %d damaged lines; all others are kept, and a copy of it is %s.",
+                self._path,
+                bad,
+                copy.name,
+            )
+        if expected and (kept[-1][1] if kept else 0) < expected:
+            last = f"after that of step {kept[-1][1]}" if kept else "all"
+            _log.warning(
+                "%s lacks lines up to step %d, %s: they cannot be written again.",
+                self._path,
+                expected,
+                last,
+            )
+        if content:
+            write_whole(self._path, b"".join(text for text, _ in kept))
+
     def _event(self, **fields: Any) -> None:
         self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
@@ -112,14 +159,30 @@ def open_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
     import wandb  # pyright: ignore[reportMissingImports]
 
     return wandb.init(
-        project=project, id=workdir.name, dir=workdir, config=dict(config), resume="allow"
+        project=project,
+        id=workdir.name,
+        dir=None if paths.in_bucket(workdir) else workdir,
+        config=dict(config),
+        resume="allow",
     )
 
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; unfinished ones are left out, no file gives none."""
-    path = Path(workdir) / FILE
-    return [json.loads(text) for _, text in _texts(path)] if path.exists() else []
+    """The lines of a run's metrics.jsonl; no file gives none.
+
+    An unfinished last line is left out, damaged lines with a warning. InputError where the file
+    cannot be read.
+    """
+    file = paths.path(workdir) / FILE
+    try:
+        found, bad = _lines(read_whole(file))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({reason(error)}).") from error
+    if bad:
+        _log.warning("%s has %d damaged lines, which are left out.", file, bad)
+    return [values for _, values in found]
 
 
 def summarise(
@@ -166,41 +229,22 @@ def accuracies(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any] |
     }
 
 
-def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
-    """Write a JSON file whole or not at all; DiskError where it cannot be written."""
-    path = Path(path)
+def _lines(content: bytes) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
+    """(text, values) of each intact line of a metrics file, and how many are damaged.
+
+    What follows the last line's end is no damage: a process was killed as it wrote it.
+    """
+    *texts, _ = content.split(b"\n")
+    found = [(text + b"\n", values) for text in texts if (values := _values(text)) is not None]
+    return found, len(texts) - len(found)
+
+
+def _values(text: bytes) -> dict[str, Any] | None:
+    """The numbers of a line; None where it is damaged."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, (json.dumps(value, indent=indent) + "\n").encode())
-    except OSError as error:
-        raise _disk_error(path, error) from error
-
-
-def _texts(path: Path) -> list[tuple[int, bytes]]:
-    """(step, line) of every complete line of a metrics file."""
-    texts = []
-    for text in path.read_bytes().splitlines(keepends=True):
-        try:
-            if text.endswith(b"\n"):
-                texts.append((int(json.loads(text)["step"]), text))
-        except (ValueError, KeyError, TypeError):
-            continue
-    return texts
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Replace a file in one move, so that a reader or a kill never meets half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _disk_error(path: Path, error: OSError) -> DiskError:
-    return DiskError(
-        f"{path} could not be written ({error.strerror or error}): make room or check "
-        "the folder's permissions, then run the same command again."
-    )
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or type(values.get("step")) is not int:
+        return None
+    return values if all(type(value) in (int, float) for value in values.values()) else None

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from rich import progress as bars
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from jaxmatch import paths
 from jaxmatch.errors import DiskError
+from jaxmatch.run_files import disk_error
 
 FILE = "log.txt"
 
@@ -50,7 +52,7 @@ class Progress:
         Of runs that are not ``alone`` plain lines are shown, which begin with ``title``.
         """
         self._total, self._start = total_steps, start_step
-        self._path, self._title = Path(workdir) / FILE, title
+        self._path, self._title = paths.path(workdir) / FILE, title
         self._alone, self._prefix = alone, "" if alone else f"{title}: "
         self._latest: dict[str, float] = {}
         self._text = Text("compiling the first step")
@@ -61,10 +63,9 @@ class Progress:
         self._root = logging.getLogger()
         self._handlers = list(self._root.handlers)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: TextIO = self._path.open("a", encoding="utf-8")
+            self._file = paths.Growing(self._path)
         except OSError as error:
-            raise self._disk_error(error) from error
+            raise disk_error(self._path, error) from error
         self._mark = (time.monotonic(), self._start)
         self._seen = False
         self._bar = bars.Progress(
@@ -100,9 +101,9 @@ class Progress:
             self._root.removeHandler(self._handler)
         try:
             self._file.close()
-        except OSError as disk_error:
+        except OSError as problem:
             if error is None:
-                raise self._disk_error(disk_error) from disk_error
+                raise disk_error(self._path, problem) from problem
 
     def update(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
         """Show ``step`` and its metrics; of metrics that are absent the last known are kept.
@@ -137,18 +138,19 @@ class Progress:
     def _render(self) -> RenderableType:
         return Group(Text(self._title, style="bold"), self._bar, self._text)
 
-    def _write(self, text: str) -> None:
+    def flush(self) -> None:
+        """Have all of log.txt in the folder; DiskError where it cannot be written."""
         try:
-            self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             self._file.flush()
         except OSError as error:
-            raise self._disk_error(error) from error
+            raise disk_error(self._path, error) from error
 
-    def _disk_error(self, error: OSError) -> DiskError:
-        return DiskError(
-            f"{self._path} could not be written ({error.strerror or error}): make room or check "
-            "the folder's permissions, then run the same command again."
-        )
+    def _write(self, text: str) -> None:
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"
+        try:
+            self._file.write(line.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise disk_error(self._path, error) from error
 
 
 def describe(metrics: Mapping[str, float]) -> str:
@@ -174,6 +176,9 @@ class Silent:
         """Nothing."""
 
     def message(self, text: str) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
         """Nothing."""
 
     def lines(self) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from jaxmatch import curves
+from jaxmatch import curves, paths
 from jaxmatch.bins import heat_map
 from jaxmatch.errors import DiskError
 from jaxmatch.results import Group, Run, group, read, runs_table, table
@@ -38,8 +38,10 @@ def report(folders: Iterable[str | Path], output: str | Path) -> list[Path]:
         InputError: if one of ``folders`` is no run folder or has no metrics yet.
         DiskError: if a file cannot be written.
     """
-    output = Path(output)
-    unique = {Path(folder).resolve(): Path(folder) for folder in folders}
+    output = paths.path(output)
+    if output.parent.exists() or paths.in_bucket(output):
+        paths.check_output(output)
+    unique = {paths.absolute(paths.path(folder)): paths.path(folder) for folder in folders}
     groups = group(read(folder) for folder in unique.values())
     lines = {group.label: [_reported(run) for run in group.runs] for group in groups}
     named = {"comparison": curves.comparison(lines), "losses": curves.losses(lines)}
@@ -50,15 +52,14 @@ def report(folders: Iterable[str | Path], output: str | Path) -> list[Path]:
         output.with_name(f"{output.stem}_{name}.png"): picture for name, picture in named.items()
     }
     page = _page(groups, {path.stem: picture for path, picture in pictures.items()})
-    for path, content in {output: page.encode(), **pictures}.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        except OSError as error:
-            raise DiskError(
-                f"{path} could not be written ({error.strerror or error}): make room or choose "
-                "another --output."
-            ) from error
+    try:
+        paths.make_folder(output.parent)
+    except OSError as error:
+        raise DiskError(
+            f"{output.parent} cannot be made ({paths.reason(error)}): choose another --output."
+        ) from error
+    for path, content in {**pictures, output: page.encode()}.items():
+        paths.write_output(path, content)
     return [output, *pictures]
 
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import jax
 
+from jaxmatch import paths
 from jaxmatch.build import build_algorithm
 from jaxmatch.config import complete, flatten, stage_folders, tells_apart, to_json
 from jaxmatch.errors import InputError
 from jaxmatch.metrics import accuracies
 from jaxmatch.metrics import read as read_metrics
+from jaxmatch.run_files import CONFIG, damaged, read_config, read_summary
 
 ACCURACIES = ("last", "mean_20", "median_20", "best")
 # Settings with a column of their own, or part of a group's name.
@@ -117,14 +119,16 @@ def read(folder: str | Path) -> Run:
     Raises:
         InputError: if it is none, or holds no metrics yet.
     """
-    folder = Path(folder)
+    folder = paths.path(folder)
+    values = read_config(folder)
+    if values is None:
+        raise InputError(f"{folder} is no run folder: it has no config.json.")
     try:
-        values = json.loads((folder / "config.json").read_text())
         stages = stage_folders(values) if "order" in values else {"": values}
         found = tuple(_stage(folder, name, stage) for name, stage in stages.items())
-        method = values["recipe"] or values["algorithm"]["name"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder} is no run folder: it has no readable config.json.") from error
+        method = values.get("recipe") or values["algorithm"]["name"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(folder / CONFIG, "its settings are not those of a run") from error
     if not any(stage.lines or stage.finished for stage in found):
         raise InputError(f"{folder} has no metrics yet; report it once it has logged some.")
     return Run(folder=folder, method=method, stages=found)
@@ -196,13 +200,7 @@ def _stage(folder: Path, name: str, config: Mapping[str, Any]) -> Stage:
     for fact in [key for key in settings if key.startswith("facts.")]:
         del settings[fact]
     lines = read_metrics(folder / name)
-    file = folder / name / "summary.json"
-    try:
-        summary = json.loads(file.read_text())
-    except FileNotFoundError:
-        summary = None
-    except ValueError as error:
-        raise InputError(f"{file} is damaged.") from error
+    summary = read_summary(folder / name)
     return Stage(
         name=name,
         settings=settings,

@@ -28,11 +28,12 @@ from jaxmatch.data.resident import resident
 from jaxmatch.dispatch import Call, Feed, Meter, compile_call, means, on_cpu, watched
 from jaxmatch.errors import InputError, NonFiniteError
 from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
-from jaxmatch.metrics import MetricsLog, open_wandb, summarise, write_json
+from jaxmatch.metrics import MetricsLog, open_wandb, summarise
 from jaxmatch.monitor import collapsed
 from jaxmatch.parallel import check_memory, replicated, state_shardings
 from jaxmatch.probe import MOST_IMAGES, PROBES, Sets, measure, missing, probe_sets
 from jaxmatch.progress import SILENT, Progress
+from jaxmatch.run_files import SUMMARY, read_object, write_json
 from jaxmatch.termination import Stop
 from jaxmatch.types import PyTree, TrainState
 
@@ -149,7 +150,7 @@ class Run:
         """
         config = self.config
         state, first = self.begin()
-        if first == config.steps and distributed.leaders((self.folder / "summary.json").exists()):
+        if first == config.steps and distributed.from_leader((self.folder / SUMMARY).exists):
             return self.with_probes(state)  # all else is done
         wandb = None
         if config.wandb and distributed.leader():
@@ -160,7 +161,12 @@ class Run:
             record = progress = SILENT
             if distributed.leader():
                 record = opened.enter_context(
-                    MetricsLog(self.folder, resume_step=first, wandb=wandb)
+                    MetricsLog(
+                        self.folder,
+                        resume_step=first,
+                        expected=first - first % config.log_every,
+                        wandb=wandb,
+                    )
                 )
                 progress = opened.enter_context(
                     Progress(config.steps, first, self.folder, self.folder.name, self.alone)
@@ -210,6 +216,8 @@ class Run:
                 if due["save"] or stop:
                     if not _finite((state.params, state.stats, state.teacher)):
                         raise self.diverged("a parameter", step - 1)
+                    record.flush()
+                    progress.flush()
                     self.checkpoints.save(step, state)
                 if stop and not last:
                     self.checkpoints.wait()
@@ -232,8 +240,8 @@ class Run:
 
         Each is written as soon as it is known: a restart does not repeat it.
         """
-        file = self.folder / "summary.json"
-        summary = json.loads(file.read_text())
+        file = self.folder / SUMMARY
+        summary = read_object(file) or {}
         if names := missing(summary):
             sets = probe_sets(self.source, MOST_IMAGES, MOST_IMAGES)
             summary["probe_images"] = {
@@ -370,7 +378,7 @@ class Run:
         if algorithm.labeled:
             return summary
         probe = None if self.probed is None else dict.fromkeys(PROBES)
-        return {**summary, "probe": probe, "collapsed": collapsed(lines[-1])}
+        return {**summary, "probe": probe, "collapsed": collapsed(lines[-1] if lines else {})}
 
 
 def _networks(state: TrainState) -> dict[str, PyTree]:

@@ -1,7 +1,7 @@
 """The data of a run: chosen when it is new, and exactly that for every later command."""
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch import stages
+from jaxmatch import distributed, paths, stages
 from jaxmatch.build import build_algorithm
 from jaxmatch.checks import check_numbers
 from jaxmatch.data import record as records
@@ -51,7 +51,7 @@ class Data:
                 rows = sorted({*self.split.indices.tolist(), *listed.validation, *listed.test})
                 names = [listed.names[row] for row in rows]
                 hashes = dict(
-                    zip(rows, file_hashes(Path(source.location), names, True), strict=True)
+                    zip(rows, file_hashes(paths.path(source.location), names, True), strict=True)
                 )
                 listed = replace(
                     listed, hashes=tuple(hashes.get(row, "") for row in range(len(listed.names)))
@@ -136,7 +136,7 @@ def load(
     Raises:
         InputError: as :func:`load_new` and :func:`load_recorded`.
     """
-    if (folder / "split.json").exists():
+    if distributed.from_leader((folder / "split.json").exists):
         return load_recorded(config, folder, place=place), ()
     earlier = _records_of_earlier_runs(config, folder)
     here = location(config, place)
@@ -177,22 +177,32 @@ def load_new(
     check_numbers(config)
     data, algorithm = config.data, build_algorithm(config)
     name, directory = _at(data.name, data.directory, place)
-    source = sources.load(
-        name,
-        seed=config.seed,
-        strict=data.strict,
-        label_free=not algorithm.labeled,
-        split="" if split or not algorithm.labeled else data.split,
-        test_of=test_of,
-        **_as_read(config, directory),
-    )
+
+    def load() -> Source:
+        return sources.load(
+            name,
+            seed=config.seed,
+            strict=data.strict,
+            label_free=not algorithm.labeled,
+            split="" if split or not algorithm.labeled else data.split,
+            test_of=test_of,
+            **_as_read(config, directory),
+        )
+
+    source = _in_all(name, load)
     return _chosen(config, source, split)
+
+
+def _in_all(name: str, load: Callable[[], Source]) -> Source:
+    """What ``load`` returns; where hosts have data of their own, one that fails ends all."""
+    # The hosts talk to each other about a prepared set while they load it.
+    return load() if name.startswith("tfds:") else distributed.agreed(load)
 
 
 def location(config: ConfigDict, place: str = "") -> str:
     """The folder of images of a configuration, resolved, if it has one; it may be at ``place``."""
     kind, _, folder = _at(config.data.name, "", place)[0].partition(":")
-    return str(Path(folder).expanduser().resolve()) if kind == "folder" else ""
+    return str(paths.absolute(paths.path(folder).expanduser())) if kind == "folder" else ""
 
 
 def load_recorded(
@@ -238,9 +248,13 @@ def load_recorded(
         rows = {*labeled, *tests, *validations}
         if needed == "known":
             rows |= {row for row in listed.training.tolist() if listed.labels[row] >= 0}
-    source = sources.load_recorded(
-        record, name, needed=rows, kind=kind, **_as_read(config, directory)
-    )
+
+    def load() -> Source:
+        return sources.load_recorded(
+            record, name, needed=rows, kind=kind, **_as_read(config, directory)
+        )
+
+    source = _in_all(name, load)
     if needed == "all":
         _check_same_split(config, split, source)
     moved = replace(
@@ -258,10 +272,10 @@ def _place(config: ConfigDict, record: Record, place: str) -> tuple[str, str]:
     kind = record.name.partition(":")[0]
     name, directory = config.data.name, config.data.directory
     if not place and (name, directory) == (record.name, record.directory):
-        there = record.location and Path(record.location).exists()
+        there = record.location and paths.path(record.location).exists()
         place = record.location if there else ""
     name, directory = _at(record.name if place else name, directory, place)
-    path = Path(name.partition(":")[2]).expanduser()
+    path = paths.path(name.partition(":")[2]).expanduser()
     if kind in ("folder", "npz") and not path.exists():
         raise InputError(f"There is no {path}, where the data of the run was; {ELSEWHERE}.")
     return name, directory
@@ -332,7 +346,7 @@ def _chosen(config: ConfigDict, source: Source, split: Split | None) -> Data:
 def _check_same_split(config: ConfigDict, split: Split, source: Source) -> None:
     """InputError where ``config.data.split`` names other images by now than the run began with."""
     file = config.data.split
-    if not file or not Path(file).expanduser().exists():
+    if not file or not paths.path(file).expanduser().exists():
         return  # the run has its own copy
     if not np.array_equal(splits.read(file, source.naming).indices, split.indices):
         raise InputError(

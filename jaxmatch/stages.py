@@ -1,6 +1,5 @@
 """Runs one after another, each starting from the encoder of the one before (SelfMatch)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,19 +7,22 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxmatch import build
+from jaxmatch import build, paths
 from jaxmatch.config import stage_folders, stages_of
+from jaxmatch.run_files import read_config
 from jaxmatch.transfer import check_encoder, given, wanted
 
 
 def run_folder(path: str | Path) -> Path:
-    """The folder of the run at ``path``: its last stage if it has stages."""
-    path = Path(path)
-    try:
-        values = json.loads((path / "config.json").read_text())
-        return path / list(stage_folders(values))[-1] if "order" in values else path
-    except (OSError, ValueError, KeyError, TypeError):
+    """The folder of the run at ``path``: its last stage if it has stages.
+
+    Raises InputError where its config.json is damaged.
+    """
+    path = paths.path(path)
+    values = read_config(path)
+    if values is None or "order" not in values:
         return path
+    return path / list(stage_folders(values))[-1]
 
 
 def check(config: ConfigDict, facts: Sequence[Mapping[str, Any]]) -> None:

@@ -23,12 +23,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch import together
+from jaxmatch import paths, together
 from jaxmatch.build import check_settings
 from jaxmatch.cli import AND
 from jaxmatch.config import from_flags, load_module, run_name, stage_folders, stages_of
 from jaxmatch.errors import InputError, Terminated
-from jaxmatch.loop import finished
+from jaxmatch.loop import completed
 
 MEANING = {2: "bad input", 3: "NaN or Inf", 4: "disk", 130: "Ctrl-C", 143: "SIGTERM", -9: "killed"}
 
@@ -69,7 +69,7 @@ def points(
     for seed in seeds or (None,):
         for number, values in numbered:
             try:
-                point = _point(values, config, overrides, seed, Path(base))
+                point = _point(values, config, overrides, seed, paths.path(base))
             except InputError as error:
                 raise InputError(f"point {number} of the sweep ({values}): {error}") from error
             for name in {run_name(point.config), str(point.workdir)}:
@@ -219,7 +219,7 @@ def _complete(point: Point) -> bool:
     """Whether all stages are; InputError where the folder holds another configuration."""
     config, folder = point.config, point.workdir
     stages = stage_folders(config) if "order" in config else {"": config}
-    done = [finished(stage, folder / name) for name, stage in stages.items()]
+    done = [completed(stage, folder / name) for name, stage in stages.items()]
     return None not in done and (folder / "summary.json").exists()
 
 

@@ -21,14 +21,14 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxmatch import build
+from jaxmatch import build, paths
 from jaxmatch import config as configuration
 from jaxmatch.checkpoint import Checkpoints
 from jaxmatch.compilation import jit
 from jaxmatch.data.shared import Shared
 from jaxmatch.dispatch import Meter, make_call, merge, on_cpu
 from jaxmatch.errors import InputError, JaxmatchError, Stopped
-from jaxmatch.loop import finished, prepare
+from jaxmatch.loop import completed, prepare
 from jaxmatch.parallel import check_memory, over_batch, replicated
 from jaxmatch.run import Flow, Run
 from jaxmatch.termination import Stop, termination_noted
@@ -62,10 +62,10 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
     check([config for config, _ in runs])
     for config, _ in runs:
         build.check_settings(config)
-    folders = [Path(given or Path("runs") / configuration.run_name(c)) for c, given in runs]
-    if len({folder.resolve() for folder in folders}) < len(folders):
+    folders = [paths.path(given or Path("runs") / configuration.run_name(c)) for c, given in runs]
+    if len({paths.absolute(folder) for folder in folders}) < len(folders):
         raise InputError("two of the runs have the same folder; give each its own.")
-    known = [finished(config, folder) for (config, _), folder in zip(runs, folders, strict=True)]
+    known = [completed(config, folder) for (config, _), folder in zip(runs, folders, strict=True)]
     todo = [position for position, summary in enumerate(known) if summary is None]
     for folder, summary in zip(folders, known, strict=True):
         if summary is not None:

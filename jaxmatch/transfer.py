@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmatch import paths
 from jaxmatch.config import STAGE
 from jaxmatch.errors import InputError
 from jaxmatch.models.heads import KEPT, hidden_layers
@@ -94,13 +95,13 @@ def source_folder(init_from: str, folder: Path) -> Path:
     """The run that ``init_from`` of the run in ``folder`` names."""
     if init_from.startswith(STAGE):
         return folder.parent / init_from.removeprefix(STAGE)
-    return Path(init_from)
+    return paths.path(init_from)
 
 
 def names_weights(init_from: str) -> bool:
     """Whether ``init_from`` names a file of weights rather than a run."""
     found = _FILE.fullmatch(init_from)
-    return found is not None and not Path(found["path"]).is_dir()
+    return found is not None and not paths.path(found["path"]).is_dir()
 
 
 def read_encoder(init_from: str, ours: Mapping[str, PyTree]) -> dict[str, PyTree]:

@@ -112,7 +112,7 @@ def test_folders_that_are_no_runs(run, tmp_path):
     with pytest.raises(InputError, match="no run folder"):
         jaxmatch.load(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(InputError, match="no run folder"):
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
         jaxmatch.load(tmp_path)
     shutil.copy(run[0] / "config.json", tmp_path)
     with pytest.raises(InputError, match="no checkpoint yet"):

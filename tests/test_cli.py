@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -161,8 +162,68 @@ def test_predict_refuses_what_it_cannot_do(run, call, pictures, tmp_path):
     code, _, error = call(
         "predict", "--workdir", run[0], pictures / "a.png", "-o", tmp_path / "none" / "x.csv"
     )
-    assert code == 4
+    assert code == 2
+    assert "there is no folder" in error
     assert "x.csv" in error
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Writing ends in the middle, as on a disk that fills up."""
+    whole = Path.write_bytes
+
+    def half(self, content):
+        whole(self, content[: len(content) // 2])
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+
+
+def test_output_files_are_whole_or_as_they_were(run, call, data, pictures, tmp_path, full_disk):
+    commands = {
+        "p.csv": ("predict", "--workdir", run[0], pictures / "a.png"),
+        "r.html": ("report", run[0]),
+        "w.npz": ("export", "--workdir", run[0], "--naming=torchssl"),
+        "s.png": ("show-augment", *arguments(data)),
+    }
+    before = {path.name for path in tmp_path.iterdir()}
+    for name, words in commands.items():
+        code, _, error = call(*words, "-o", tmp_path / name)
+        assert code == 4, error
+        assert "could not be written (No space left on device)" in error
+    assert {path.name for path in tmp_path.iterdir()} == before
+    (tmp_path / "p.csv").write_text("mine")
+    assert call(*commands["p.csv"], "-o", tmp_path / "p.csv")[0] == 4
+    assert (tmp_path / "p.csv").read_text() == "mine"
+
+
+def test_outputs_are_refused_before_the_work(run, call, data, pictures, tmp_path, monkeypatch):
+    def work(*arguments, **options):
+        raise AssertionError("it began to work")
+
+    monkeypatch.setattr("jaxmatch.classifier.load", work)
+    monkeypatch.setattr("jaxmatch.build.load_data", work)
+    monkeypatch.setattr("jaxmatch.results.read", work)
+    commands = {
+        "p.csv": ("predict", "--workdir", run[0], pictures / "a.png"),
+        "w.npz": ("export", "--workdir", run[0]),
+        "s.png": ("show-augment", *arguments(data)),
+    }
+    for name, words in commands.items():
+        code, _, error = call(*words, "-o", tmp_path / "none" / name)
+        assert code == 2
+        assert f"there is no folder {tmp_path / 'none'} to write {name} to" in error
+        (tmp_path / name).mkdir()
+        assert call(*words, "-o", tmp_path / name)[0] == 2
+    code, _, error = call("show-augment", *arguments(data), "-o", tmp_path / "sheet.jpq")
+    assert code == 2
+    assert "has no suffix of a picture" in error
+
+
+def test_predict_writes_to_a_pipe(run, pictures):
+    words = ["predict", f"--workdir={run[0]}", pictures / "a.png", "-o", "/dev/stdout"]
+    output, error = start_program(words).communicate(timeout=100)
+    assert output.startswith("path,class,confidence\n"), error
 
 
 def one_class_folder(tmp_path):

@@ -9,8 +9,9 @@ from jaxmatch.errors import DiskError, InputError
 
 def test_alone_it_leads_and_agrees_with_itself(tmp_path):
     assert distributed.leader()
-    assert distributed.leaders(True)
-    assert not distributed.leaders(False)
+    assert distributed.from_leader(lambda: [1, "a"]) == [1, "a"]
+    assert distributed.first_problem(None) is None
+    assert distributed.first_problem("it is torn") == "it is torn"
     distributed.synchronize("nobody else")
     distributed.check_same("configuration", "{}")
     distributed.check_shared(tmp_path / "run")

@@ -24,10 +24,10 @@ METHODS = {
 }
 
 
-def start(processes, devices, *words, before="", environments=({},)):
+def start(processes, devices, *words, before=("",), environments=({},)):
     """Every process of a run, each with ``devices`` CPU devices and its own words, if given.
 
-    ``before`` is run first; ``environments`` are of each, or of all.
+    Each runs its own of ``before`` first and has its own of ``environments``, where there are several.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -37,7 +37,7 @@ def start(processes, devices, *words, before="", environments=({},)):
         start_program(
             [*words[number % len(words)], *where, f"--process={number}"],
             devices,
-            before,
+            before[number % len(before)],
             **environments[number % len(environments)],
         )
         for number in range(processes)
@@ -215,3 +215,88 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(data, tmp_path):
     finish(start(2, 1, words(data, whole, **options)))
     assert_close(state_of(folder), state_of(whole), 1e-4)
     assert [line["step"] for line in read(folder)] == [line["step"] for line in read(whole)]
+
+
+# What a process does that cannot read the files of some checkpoints, as of a network file system
+# that this host sees late.
+BLIND = """
+import pathlib
+opened = pathlib.Path.open
+def fail(self, *arguments, **options):
+    if any(f"checkpoints/{{step}}/" in str(self) for step in {steps}):
+        raise PermissionError(13, "Permission denied", str(self))
+    return opened(self, *arguments, **options)
+pathlib.Path.open = fail
+"""
+
+
+@pytest.fixture
+def interrupted(data, tmp_path):
+    """A complete run of two processes without its summary."""
+    finish(start(2, 1, words(data, tmp_path / "run", method="fixmatch", devices=2)))
+    (tmp_path / "run" / "summary.json").unlink()
+    return tmp_path / "run"
+
+
+def test_a_checkpoint_that_one_process_cannot_read_all_pass_over(interrupted, data):
+    before = state_of(interrupted)
+    programs = start(
+        2,
+        1,
+        words(data, interrupted, method="fixmatch", devices=2),
+        before=("", BLIND.format(steps=[20, 15])),
+    )
+    (_, said), _ = finish(programs)
+    assert "checkpoints/20 is damaged (process 1 cannot read it" in said
+    assert "continuing from the checkpoint of step 10" in said
+    assert_bitwise(state_of(interrupted), before)
+
+
+@pytest.mark.parametrize("blind", [0, 1])
+def test_checkpoints_that_one_process_cannot_read_at_all_end_every_process(
+    blind, interrupted, data
+):
+    hooks = ["", ""]
+    hooks[blind] = BLIND.format(steps=[5, 10, 15, 20])
+    programs = start(
+        2, 1, words(data, interrupted, method="fixmatch", devices=2), before=tuple(hooks)
+    )
+    for _, said in finish(programs, code=2):
+        assert "No intact checkpoint" in said
+    assert not (interrupted / "summary.json").exists()
+
+
+def test_a_damaged_summary_ends_every_process(interrupted, data):
+    (interrupted / "summary.json").write_text("{")
+    for _, said in finish(start(2, 1, words(data, interrupted, method="fixmatch")), code=2):
+        assert "summary.json is damaged" in said
+
+
+def test_what_process_0_sees_decides_whether_a_run_is_complete(data, tmp_path):
+    """The summary, and the checkpoints that make init_from needless, one host sees late."""
+    source, folder = tmp_path / "source", tmp_path / "run"
+    finish(start(2, 1, words(data, source, method="fixmatch", devices=2)))
+    command = [*words(data, folder, method="fixmatch", devices=2), f"--config.init_from={source}"]
+    finish(start(2, 1, command))
+    before = state_of(folder)
+    blind = """
+import pathlib
+exists, is_dir, iterdir, read = (
+    getattr(pathlib.Path, name) for name in ("exists", "is_dir", "iterdir", "read_bytes")
+)
+def late(path):
+    return str(path).endswith(("run/checkpoints", "run/summary.json"))
+def read_late(self):
+    if late(self):
+        raise FileNotFoundError(2, "No such file or directory", str(self))
+    return read(self)
+pathlib.Path.exists = lambda self, **options: not late(self) and exists(self, **options)
+pathlib.Path.is_dir = lambda self, **options: not late(self) and is_dir(self, **options)
+pathlib.Path.iterdir = lambda self: iter(()) if late(self) else iterdir(self)
+pathlib.Path.read_bytes = read_late
+"""
+    for _ in range(2):
+        (out, _), _ = finish(start(2, 1, command, before=("", blind)))
+        assert json.loads(out)["steps"] == 20
+        assert_bitwise(state_of(folder), before)
+        (folder / "summary.json").unlink()

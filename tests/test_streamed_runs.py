@@ -254,7 +254,7 @@ def test_one_of_two_processes_reads_the_labels_of_all(tmp_path):
     words = ["train", "--config=fixmatch:tfds:imagenet2012,labels=all", *flags]
     words.append(f"--workdir={tmp_path / 'run'}")
     environments = [{"TFDS_DATA_DIR": str(folder)} for folder in folders]
-    said = finish(start(2, 1, words, before=COUNTED, environments=environments))
+    said = finish(start(2, 1, words, before=(COUNTED,), environments=environments))
     assert said[0][1].count("index read") == 2
     assert "index read" not in said[1][1]
     assert len(list(folders[0].rglob("jaxmatch-*.npz"))) == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny_runs import OPTIONS, OVERRIDES, cache_folder, snapshot, start_program
+from tiny_runs import OPTIONS, OVERRIDES, SUMMARY, cache_folder, snapshot, start_program
 
 from jaxmatch import cli, sweep
 from jaxmatch.config import from_flags, run_name
@@ -205,7 +205,7 @@ def test_one_process_a_group_of_what_is_not_complete(tmp_path, monkeypatch):
     def finish(point):
         point.workdir.mkdir()
         (point.workdir / "config.json").write_text(point.config.to_json())
-        (point.workdir / "summary.json").write_text("{}")
+        (point.workdir / "summary.json").write_text(json.dumps(SUMMARY))
 
     def train(words):
         trained.append([word for word in words if "seed=" in word or word == "--and"])
@@ -283,7 +283,9 @@ def test_a_folder_of_another_configuration_fails_alone(data, tmp_path):
     path = tiny_sweep(tmp_path / "sweep.py", data, [{"seed": 0}])
     (point,) = sweep.points(str(path), base=tmp_path)
     point.workdir.mkdir()
-    (point.workdir / "config.json").write_text('{"seed": 5}')
+    (point.workdir / "config.json").write_text(
+        json.dumps(json.loads(point.config.to_json()) | {"seed": 5})
+    )
     said = []
     assert sweep.run([point], said.append) == {point.workdir: "bad input"}
     assert "another configuration" in said[0]
@@ -298,7 +300,7 @@ def test_a_run_in_stages_is_complete_once_all_are(tmp_path, monkeypatch):
         sweep.run([point])
         assert len(trained) == count
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").write_text("{}")
+        (folder / "summary.json").write_text(json.dumps(SUMMARY))
         if folder != point.workdir:
             config = point.config.stages[folder.name.partition("_")[2]]
             (folder / "config.json").write_text(config.to_json())

@@ -32,6 +32,13 @@ WITHOUT_THRESHOLD = (
     "dash",
 )
 STEPS, PERIOD = 20, 5
+SUMMARY = {  # the least that is a summary
+    "evaluated": "teacher",
+    "steps": STEPS,
+    "images_seen": {"labeled": 0, "unlabeled": 0},
+    "forward_images": 0,
+    "seconds": 0.0,
+}
 OVERRIDES = {
     "model.depth": 4,
     "model.width": 1,

@@ -26,7 +26,7 @@ from jaxmatch.config import from_flags
 from jaxmatch.dispatch import compile_call
 from jaxmatch.errors import InputError, JaxmatchError
 from jaxmatch.loop import prepare
-from jaxmatch.metrics import write_json
+from jaxmatch.run_files import write_json
 
 
 def main() -> None:

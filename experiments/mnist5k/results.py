@@ -17,8 +17,9 @@ from scipy.optimize import linear_sum_assignment
 
 from experiments.mnist5k.sweep import METHODS
 from jaxmatch.classifier import load
-from jaxmatch.metrics import read, write_json
+from jaxmatch.metrics import read
 from jaxmatch.run_data import load_recorded
+from jaxmatch.run_files import write_json
 from jaxmatch.stages import run_folder
 
 HERE = Path(__file__).parent

@@ -16,9 +16,10 @@ from experiments.mnist5k_pretraining.sweep import METHODS
 from jaxmatch import build
 from jaxmatch.classifier import load
 from jaxmatch.evaluate import make_features
-from jaxmatch.metrics import read, write_json
+from jaxmatch.metrics import read
 from jaxmatch.probe import measure, probe_sets
 from jaxmatch.run_data import load_recorded
+from jaxmatch.run_files import write_json
 
 HERE = Path(__file__).parent
 COLUMNS = {

@@ -1,6 +1,8 @@
 """A picture of what augmentation does: every op at several strengths, then whole views."""
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxmatch.augment import tone
 from jaxmatch.augment.ops import OPS, apply_chosen
+from jaxmatch.errors import InputError
+from jaxmatch.paths import check_output, write_output
 from jaxmatch.types import Array, Transform
 
 _WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -56,6 +60,20 @@ def contact_sheet(images: np.ndarray, views: Mapping[str, Transform], key: Array
         for title, rendered in drawn.items()
     ]
     return _beside(_block(_op_rows(images)), _block(rows))
+
+
+def check_name(path: Path) -> None:
+    """InputError unless a picture can be written to ``path`` in the end."""
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise InputError(f"{path} has no suffix of a picture, such as .png.")
+    check_output(path)
+
+
+def write_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write the picture whole or not at all, in the format of the suffix. Raises DiskError."""
+    content = io.BytesIO()
+    sheet.save(content, Image.registered_extensions()[path.suffix.lower()])
+    write_output(path, content.getvalue())
 
 
 def _op_rows(images: np.ndarray) -> list[Row]:

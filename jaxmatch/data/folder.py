@@ -5,6 +5,7 @@ A file that is there under several names, by links or spellings, is one image.
 """
 
 import csv
+import io
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
+from jaxmatch import paths
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
 from jaxmatch.data.images import read_files
@@ -90,7 +92,7 @@ def listing(directory: str) -> Listing:
     Raises:
         InputError: if there are no images, or one of them has two classes.
     """
-    root = Path(directory).expanduser()
+    root = paths.path(directory).expanduser()
     if not root.is_dir():
         raise InputError(f"There is no folder {directory}.")
     test = dict(_classes(root, root / "test"))
@@ -99,7 +101,9 @@ def listing(directory: str) -> Listing:
         raise InputError(f"There are no images in {directory}.")
 
     def rank(name: str) -> tuple[bool, bool, bool, str]:
-        return name not in test, not classes_of[name], (root / name).is_symlink(), name
+        path = root / name
+        link = not paths.in_bucket(path) and path.is_symlink()
+        return name not in test, not classes_of[name], link, name
 
     same: dict[object, list[str]] = {}
     for name in classes_of:
@@ -203,7 +207,7 @@ def load_recorded(
     Raises:
         InputError: naming the first needed image that is missing, changed or relabelled.
     """
-    root, listed = Path(directory).expanduser(), record.listed
+    root, listed = paths.path(directory).expanduser(), record.listed
     assert listed is not None
     rows = [*listed.training.tolist(), *listed.test] if needed is None else needed
     records.check_files(record, root, rows, label_now(root), kind)
@@ -265,7 +269,7 @@ def _source(
         test_labels=labels[test],
         names=listed.names,
         aliases=aliases,
-        location=str(root.resolve()),
+        location=str(paths.absolute(root)),
         listed=listed,
     )
 
@@ -283,13 +287,13 @@ def _read(
     """
     size = (reading.size, reading.size)
     if reading.stream:
-        files = Files(root=root.resolve(), paths=tuple(names))
+        files = Files(root=paths.absolute(root), paths=tuple(names))
         lazy = LazyImages(
             records=files, rows=np.array(rows, np.int64), size=size, share=reading.share
         )
         if known is not None:
             return lazy, list(rows), known.sizes, known.hashes
-        sizes = tuple((root / name).stat().st_size for name in names)
+        sizes = tuple(paths.size(root / name) for name in names)
         return lazy, list(rows), sizes, ("",) * len(names)
     found = read_files([root / names[row] for row in rows], size, reading.share)
     found.complain(reading.strict)
@@ -308,8 +312,8 @@ def _training(root: Path) -> dict[str, str]:
         return unlabeled | table
     base = root / "train" if (root / "train").is_dir() else root
     known = Image.registered_extensions()
-    loose = (path for path in base.iterdir() if path.is_file() and path.suffix.lower() in known)
-    unlabeled |= {path.relative_to(root).as_posix(): UNLABELED for path in loose}
+    files = (name for name in _files(root, base, deep=False) if Path(name).suffix.lower() in known)
+    unlabeled |= dict.fromkeys(files, UNLABELED)
     return unlabeled | dict(_classes(root, base))
 
 
@@ -324,17 +328,25 @@ def _classes(root: Path, base: Path) -> Iterator[tuple[str, str]]:
             yield from ((path, folder.name) for path in files)
 
 
-def _files(root: Path, folder: Path) -> Iterator[str]:
-    """Relative paths of all files under ``folder`` that are not hidden."""
-    for path in folder.rglob("*"):
-        if path.is_file() and not any(
-            part.startswith(".") for part in path.relative_to(root).parts
-        ):
-            yield path.relative_to(root).as_posix()
+def _files(root: Path, folder: Path, deep: bool = True) -> Iterator[str]:
+    """Relative paths of all files in ``folder``, and in those in it, that are not hidden."""
+    if paths.in_bucket(folder):
+        inside = folder.relative_to(root).as_posix()
+        found = (f"{inside}/{name}".removeprefix("./") for name in paths.files_in(folder))
+    else:
+        entries = folder.rglob("*") if deep else folder.iterdir()
+        found = (path.relative_to(root).as_posix() for path in entries if path.is_file())
+    depth = len(folder.relative_to(root).parts) + 1
+    for name in found:
+        parts = Path(name).parts
+        if not any(part.startswith(".") for part in parts) and (deep or len(parts) == depth):
+            yield name
 
 
 def _file(path: Path) -> object:
     """The same for all names of one file."""
+    if paths.in_bucket(path):
+        return str(path)
     found = path.stat()
     return (found.st_dev, found.st_ino) if found.st_ino else path.resolve()
 
@@ -343,8 +355,8 @@ def _table(root: Path) -> Iterator[tuple[str, str]]:
     """(Relative path, class) of each row of the table of labels."""
     seen: dict[str, str] = {}
     try:
-        with open(root / TABLE, encoding="utf-8-sig", newline="") as file:
-            table = list(csv.DictReader(file))
+        text = paths.read_whole(root / TABLE).decode("utf-8-sig")
+        table = list(csv.DictReader(io.StringIO(text, newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"Cannot read {root / TABLE}: {error}.") from error
     for row in table:

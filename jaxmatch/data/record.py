@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from jaxmatch.errors import InputError
-from jaxmatch.metrics import write_json
+from jaxmatch.paths import as_os_errors, files_in, read_whole, size
+from jaxmatch.run_files import damaged, read_object, write_json
 
 FILE = "data.json"
 FORMAT = 1
@@ -95,12 +96,9 @@ def read(folder: Path) -> Record | None:
         InputError: if it is damaged, or of a newer version.
     """
     path = folder / FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    content = read_object(path)
+    if content is None:
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); copy the run folder anew.") from error
     try:
         if content.pop("format") != FORMAT:
             raise InputError(f"{path} is of a newer version of jaxmatch; use that version.")
@@ -110,7 +108,7 @@ def read(folder: Path) -> Record | None:
             listed=None if listed is None else _listed(listed),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); copy the run folder anew.") from error
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
 
 
 def _listed(columns: Mapping[str, Any]) -> Listed:
@@ -148,13 +146,13 @@ def file_hash(path: Path, ends: bool) -> str:
         OSError: if it cannot be read.
     """
     if not ends:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
+        return hashlib.sha256(read_whole(path)).hexdigest()
+    with as_os_errors(path), path.open("rb") as file:
+        length = file.seek(0, os.SEEK_END)
         file.seek(0)
         first = file.read(ENDS)
-        file.seek(max(0, size - ENDS))
-        return hashlib.sha256(f"{size}\n".encode() + first + file.read(ENDS)).hexdigest()
+        file.seek(max(0, length - ENDS))
+        return hashlib.sha256(f"{length}\n".encode() + first + file.read(ENDS)).hexdigest()
 
 
 def file_hashes(root: Path, names: Sequence[str], ends: bool) -> list[str]:
@@ -203,8 +201,7 @@ def check_files(
     def problem(row: int) -> str:
         path = root / listed.names[row]
         try:
-            size = path.stat().st_size
-            if size != listed.sizes[row]:
+            if size(path) != listed.sizes[row]:
                 return "has changed"
             if listed.hashes[row] and file_hash(path, listed.ends) != listed.hashes[row]:
                 return "has changed"
@@ -236,11 +233,8 @@ def _renamed(listed: Listed, root: Path, row: int) -> str | None:
     """The file of another name that holds the content of a row, if it is easily found."""
     if not listed.hashes[row]:
         return None
-    known = set(listed.names)
-    for path in root.rglob("*"):
-        name = path.relative_to(root).as_posix()
-        if name in known or not path.is_file() or path.stat().st_size != listed.sizes[row]:
-            continue
-        if file_hash(path, listed.ends) == listed.hashes[row]:
-            return name
-    return None
+    new = (name for name in files_in(root) if name not in set(listed.names))
+    same = (name for name in new if size(root / name) == listed.sizes[row])
+    return next(
+        (name for name in same if file_hash(root / name, listed.ends) == listed.hashes[row]), None
+    )

@@ -1,5 +1,6 @@
 """Where images come from: one config string names a source, which is loaded into host memory."""
 
+import io
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxmatch import paths
 from jaxmatch.data import images as image_files
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.data.record import Listed, Record, array_hash, check_parts
@@ -63,7 +65,7 @@ class Source:
         """What a list of labeled images may say."""
         rows = {self.names[row]: row for row in self.rows.tolist()} if self.names else {}
         aliases = {name: row for name, row in self.aliases.items() if row in set(rows.values())}
-        root = Path(self.location) if self.listed is not None else None
+        root = paths.path(self.location) if self.listed is not None else None
         return Names(source=self.name, rows=aliases | rows, root=root)
 
 
@@ -134,6 +136,11 @@ def load(
     elif kind == "tfds" and place:
         from jaxmatch.data import tfds
 
+        if directory and paths.in_bucket(paths.path(directory)):
+            raise InputError(
+                f"data.directory={directory}: ArrayRecord files are read from a file system; copy "
+                "them to one or mount the bucket."
+            )
         source = tfds.load(place, image_size, directory, extra, stream=stream, share=share)
     else:
         raise InputError(f"There is no data set {name!r}: {suggest(name, KNOWN)}")
@@ -307,17 +314,19 @@ def npz(file: str) -> Source:
         rows=np.arange(len(labels)),
         test_images=images["x_test"],
         test_labels=np.searchsorted(numbers, test).astype(np.int32),
-        location=str(Path(file).expanduser().resolve()),
+        location=str(paths.absolute(paths.path(file).expanduser())),
         parts={key: array_hash(arrays[key]) for key in ARRAYS if key in arrays},
     )
 
 
 def _read_npz(file: str) -> dict[str, np.ndarray]:
     try:
-        with np.load(Path(file).expanduser(), allow_pickle=False) as content:
+        path = paths.path(file).expanduser()
+        where = io.BytesIO(paths.read_whole(path)) if paths.in_bucket(path) else path
+        with np.load(where, allow_pickle=False) as content:
             return {key: content[key] for key in content if key.startswith(("x_", "y_"))}
     except OSError as error:
-        raise InputError(f"Cannot read {file}: {error.strerror or error}.") from error
+        raise InputError(f"Cannot read {file}: {paths.reason(error)}.") from error
     except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{file} is not an .npz file of plain arrays (images of one size, no Python objects)."

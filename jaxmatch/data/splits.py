@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxmatch import paths
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.sources import Names, Source
 from jaxmatch.errors import DiskError, InputError, suggest
@@ -109,9 +110,8 @@ def _same_place(one: str, other: str) -> bool:
     """Whether two names of sources are of the same folder or file, or the same."""
     (kind, _, place), (other_kind, _, other_place) = one.partition(":"), other.partition(":")
     if kind in ("folder", "npz") and kind == other_kind:
-        return os.path.realpath(Path(place).expanduser()) == os.path.realpath(
-            Path(other_place).expanduser()
-        )
+        ours, theirs = (paths.path(each).expanduser() for each in (place, other_place))
+        return paths.absolute(ours) == paths.absolute(theirs)
     return one == other
 
 
@@ -123,16 +123,16 @@ def read(path: str | os.PathLike, names: Names | None = None) -> Split:
 
     Raises InputError where the file is missing, malformed, or was changed after it was written.
     """
-    path = Path(path)
+    path = paths.path(path)
     if path.suffix == ".txt":
         return _listed(path, names)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(paths.read_whole(path).decode("utf-8-sig"))
         indices = np.array(content["indices"])
         labels = np.array(content["labels"]) if content.get("labels") is not None else None
     except OSError as error:
-        raise InputError(f"Cannot read the split file {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"Cannot read the split file {path}: {paths.reason(error)}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} is not a split file: JSON with a list `indices`, or a .txt of file names."
         ) from error
@@ -155,7 +155,7 @@ def read(path: str | os.PathLike, names: Names | None = None) -> Split:
 def _listed(path: Path, names: Names | None) -> Split:
     """The images that a list names by their path, or by its last part where that is unique."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = paths.read_whole(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read the split file {path}: {error}.") from error
     wanted = [line.strip() for line in text.splitlines() if line.strip()]
@@ -195,6 +195,8 @@ def relative(root: Path, text: str) -> str:
     That is relative to ``root``, without ``.``, ``..`` and links of folders above ``root``; a path
     outside of ``root`` stays absolute.
     """
+    if paths.in_bucket(root):
+        return os.path.normpath(text.removeprefix(f"{root}/"))
     above = os.path.abspath(root)
     path = os.path.normpath(os.path.join(above, text))
     bases = (above, os.path.realpath(root))
@@ -207,18 +209,17 @@ def relative(root: Path, text: str) -> str:
 
 def write(path: str | os.PathLike, split: Split) -> None:
     """Write ``split`` as JSON, all or nothing. Raises DiskError."""
+    path = paths.path(path)
     content = {
         "indices": split.indices.tolist(),
         "hash": split.hash,
         "source": split.source,
         "seed": split.seed,
     }
-    partial = Path(f"{path}.partial")
     try:
-        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        partial.replace(path)
+        paths.write_whole(path, (json.dumps(content) + "\n").encode())
     except OSError as error:
-        raise DiskError(f"Cannot write the split file {path}: {error.strerror}.") from error
+        raise DiskError(f"Cannot write the split file {path}: {paths.reason(error)}.") from error
 
 
 def validation(

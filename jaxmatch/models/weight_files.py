@@ -1,7 +1,6 @@
 """Weights in files that cannot run code: safetensors, and npz without pickle."""
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from jaxmatch.errors import DiskError, InputError
+from jaxmatch import paths
+from jaxmatch.errors import InputError
 
 SUFFIXES = (".safetensors", ".npz")
 PICKLES = (".pth", ".pt", ".bin", ".pkl", ".ckpt", ".tar")
@@ -37,16 +37,17 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         InputError: if the file is missing, damaged, of another kind, or holds anything but numbers;
             nothing in it is executed.
     """
-    path = Path(path)
+    path = paths.path(path)
     _check_suffix(path)
     try:
         if path.suffix == ".npz":
             return _read_npz(path)
-        return {name: _tensor(value) for name, value in safetensors.deserialize(path.read_bytes())}
+        content = paths.read_whole(path)
+        return {name: _tensor(value) for name, value in safetensors.deserialize(content)}
     except FileNotFoundError as error:
         raise InputError(f"there is no weights file {path}.") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise InputError(f"{path} cannot be read: {paths.reason(error)}.") from error
     except Exception as error:  # of whatever library: unreadable is unreadable
         raise InputError(
             f"{path} is damaged or holds more than numbers ({error}); get it anew."
@@ -60,12 +61,8 @@ def write_weights(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
         InputError: if the file exists, its folder does not, or its suffix is another.
         DiskError: if it cannot be written.
     """
-    path = Path(path)
-    _check_suffix(path)
-    if path.exists():
-        raise InputError(f"{path} exists; remove it or choose another name.")
-    if not path.parent.is_dir():
-        raise InputError(f"there is no folder {path.parent} to write {path.name} to.")
+    path = paths.path(path)
+    check_new(path)
     # safetensors writes an array's memory as it lies, which is not the order of a transposed view.
     ordered = {name: np.asarray(value, order="C") for name, value in weights.items()}
     if path.suffix == ".npz":
@@ -74,13 +71,15 @@ def write_weights(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
         content = buffer.getvalue()
     else:
         content = save(ordered)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DiskError(f"{path} could not be written: {error.strerror or error}.") from error
+    paths.write_output(path, content)
+
+
+def check_new(path: Path) -> None:
+    """InputError unless a new weights file can be written to ``path``."""
+    _check_suffix(path)
+    if path.exists():
+        raise InputError(f"{path} exists; remove it or choose another name.")
+    paths.check_output(path)
 
 
 def _check_suffix(path: Path) -> None:
@@ -96,11 +95,10 @@ def _check_suffix(path: Path) -> None:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
-        content = np.load(file, allow_pickle=False)
-        if not isinstance(content, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array")
-        found = {name: content[name] for name in content.files}
+    content = np.load(io.BytesIO(paths.read_whole(path)), allow_pickle=False)
+    if not isinstance(content, np.lib.npyio.NpzFile):
+        raise ValueError("it is a single array")
+    found = {name: content[name] for name in content.files}
     for name, value in found.items():
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
             raise ValueError(f"{name} is no array of numbers")

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +108,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def fail(*paths):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jaxmatch.models.weight_files.os.replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(DiskError, match="No space left"):
         write_weights(tmp_path / "w.npz", {"a": np.zeros(2)})
     assert not list(tmp_path.iterdir())

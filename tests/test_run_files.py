@@ -1,0 +1,226 @@
+"""Damaged small files of a run folder: one sentence, exit code 2, and nothing is lost."""
+
+import json
+import shutil
+
+import pytest
+from tiny_runs import STEPS, arguments, compiler_cache, configuration, snapshot, train_tiny
+
+from jaxmatch import cli, load, sweep
+from jaxmatch.errors import InputError
+from jaxmatch.loop import finished
+from jaxmatch.metrics import MetricsLog, read
+from jaxmatch.results import read as read_run
+from jaxmatch.stages import run_folder
+
+# In place of a JSON file of the run; None cuts it in half.
+DAMAGE = {
+    "empty": b"",
+    "half": None,
+    "binary": bytes(range(256)),
+    "list": b"[1, 2]",
+    "number": b"3",
+    "null": b"null",
+    "keys": b"{}",
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cached():
+    with compiler_cache():
+        yield
+
+
+@pytest.fixture(scope="module")
+def reference(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("reference") / "run"
+    train_tiny(data, workdir)
+    return workdir
+
+
+@pytest.fixture
+def workdir(reference, tmp_path):
+    shutil.copytree(reference, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def damage(file, kind):
+    content = file.read_bytes()
+    new = DAMAGE[kind]
+    file.write_bytes(content[: len(content) // 2] if new is None else new)
+
+
+def refused(capsys, *words):
+    """What the command line says in one sentence as it exits with 2."""
+    with pytest.raises(SystemExit) as exited:
+        cli.main([str(word) for word in words])
+    error = capsys.readouterr().err.strip().splitlines()
+    assert exited.value.code == 2, error
+    assert len(error) == 1
+    return error[0]
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_config(kind, workdir, data, capsys, tmp_path):
+    file = workdir / "config.json"
+    damage(file, kind)
+    before = snapshot(workdir)
+    commands = [
+        ("train", *arguments(data), f"--workdir={workdir}"),
+        ("evaluate", f"--workdir={workdir}"),
+        ("predict", f"--workdir={workdir}", tmp_path, "-o", tmp_path / "p.csv"),
+        ("probe", f"--workdir={workdir}"),
+        ("export", f"--workdir={workdir}", "-o", tmp_path / "w.npz"),
+        ("report", workdir, "-o", tmp_path / "r.html"),
+        (
+            "train",
+            *arguments(data),
+            f"--config.init_from={workdir}",
+            f"--workdir={tmp_path / 'new'}",
+        ),
+    ]
+    for words in commands:
+        error = refused(capsys, *words)
+        assert f"{file} is damaged (" in error
+        assert "put back a copy of it or choose another folder" in error
+    assert snapshot(workdir) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    with pytest.raises(InputError, match="is damaged"):
+        run_folder(workdir)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("algorithm", "fixmatch"),
+        ("algorithm", {}),
+        ("data", []),
+        ("model", "wrn"),
+        ("order", "ab"),
+        ("facts", None),
+        ("facts", {"classes": 3}),
+    ],
+)
+def test_a_config_of_other_types(key, value, workdir):
+    values = json.loads((workdir / "config.json").read_text()) | {key: value}
+    (workdir / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        load(workdir)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_summary(kind, workdir, data, capsys, tmp_path):
+    file = workdir / "summary.json"
+    damage(file, kind)
+    before = snapshot(workdir)
+    for words in (
+        ("train", *arguments(data), f"--workdir={workdir}"),
+        ("report", workdir, "-o", tmp_path / "r.html"),
+    ):
+        error = refused(capsys, *words)
+        assert f"{file} is damaged (" in error
+        assert "remove it and give the train command again" in error
+    assert snapshot(workdir) == before
+
+
+def test_the_advice_for_a_damaged_summary_helps(workdir, reference, data):
+    (workdir / "summary.json").unlink()
+    summary = train_tiny(data, workdir)
+    expected = json.loads((reference / "summary.json").read_text())
+    assert {**summary, "seconds": 0} == {**expected, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("steps", "20"),
+        ("seconds", None),
+        ("evaluated", "nobody"),
+        ("images_seen", 5),
+        ("images_seen", {"labeled": 1}),
+        ("teacher", 0.5),
+        ("teacher", {}),
+        ("probe", [1]),
+    ],
+)
+def test_a_summary_of_other_types(key, value, workdir, data):
+    values = json.loads((workdir / "summary.json").read_text()) | {key: value}
+    (workdir / "summary.json").write_text(json.dumps(values))
+    for reader in (read_run, lambda folder: finished(configuration(data), folder)):
+        with pytest.raises(InputError, match=r"summary\.json is damaged"):
+            reader(workdir)
+
+
+def test_a_sweep_tells_of_a_damaged_summary_and_goes_on(workdir, data, monkeypatch):
+    monkeypatch.setattr(sweep, "_train", lambda words: 0)
+    (workdir / "summary.json").write_bytes(b"\xff")
+    points = [
+        sweep.Point(words=(), workdir=folder, config=configuration(data))
+        for folder in (workdir, workdir.with_name("other"))
+    ]
+    said = []
+    assert sweep.run(points, said.append) == {workdir: "bad input"}
+    assert "summary.json is damaged" in said[0]
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_split(kind, workdir, data, capsys):
+    (workdir / "summary.json").unlink()
+    file = workdir / "split.json"
+    damage(file, kind)
+    before = snapshot(workdir)
+    for words in (
+        ("train", *arguments(data), f"--workdir={workdir}"),
+        ("evaluate", f"--workdir={workdir}"),
+        ("probe", f"--workdir={workdir}"),
+    ):
+        assert str(file) in refused(capsys, *words)
+    assert snapshot(workdir) == before
+
+
+BAD_LINES = [
+    b"\xff\xfe\x00 binary\n",
+    b"[1, 2]\n",
+    b'{"loss/total": 1.0}\n',
+    b'{"step": 5, "loss/total": "low"}\n',
+    b'{"step": "5"}\n',
+    b'{"step": 5, "loss/tot\n',
+    b"[" * 100_000 + b"\n",
+    b"\n",
+]
+
+
+@pytest.mark.parametrize("bad", BAD_LINES, ids=range(len(BAD_LINES)))
+def test_damaged_lines_of_metrics(bad, workdir, caplog):
+    file = workdir / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    broken = lines[0] + bad + b"".join(lines[2:])
+    file.write_bytes(broken)
+    assert [line["step"] for line in read(workdir)] == [5, 15, 20]
+    assert "has 1 damaged lines" in caplog.text
+    assert file.read_bytes() == broken  # a reader changes nothing
+    caplog.clear()
+    MetricsLog(workdir, resume_step=STEPS, expected=STEPS).close()
+    (copy,) = workdir.glob("metrics.jsonl.damaged-*")
+    assert copy.read_bytes() == broken
+    assert copy.name in caplog.text
+    assert [line["step"] for line in read(workdir)] == [5, 15, 20]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_lines_that_a_checkpoint_relies_on_are_missed(kept, workdir, data, caplog):
+    (workdir / "summary.json").unlink()
+    file = workdir / "metrics.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:kept]))
+    train_tiny(data, workdir)
+    assert f"lacks lines up to step {STEPS}" in caplog.text
+    assert (workdir / "summary.json").exists()
+
+
+def test_an_unfinished_last_line_is_no_damage(tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 5, "x": 1.0}\n{"step": 10, "x"')
+    with MetricsLog(tmp_path, resume_step=5, expected=5) as record:
+        assert record.lines() == [{"step": 5, "x": 1.0}]
+    assert not caplog.records
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events", "metrics.jsonl"]
