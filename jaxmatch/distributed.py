@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 import numpy as np
@@ -109,13 +109,13 @@ def agreed(compute: Callable[[], T]) -> T:
 
     ``compute`` itself waits for no other process.
     """
-    error = None
+    result, error = None, None
     try:
         result = compute()
     except JaxmatchError as problem:
         error = problem
     raise_together(error)
-    return result  # pyright: ignore[reportPossiblyUnboundVariable]
+    return cast(T, result)
 
 
 def _kind(exit_code: int) -> type[JaxmatchError]:

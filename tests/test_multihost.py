@@ -27,7 +27,7 @@ METHODS = {
 def start(processes, devices, *words, before=("",), environments=({},)):
     """Every process of a run, each with ``devices`` CPU devices and its own words, if given.
 
-    Each runs its own of ``before`` first and has its own of ``environments``, where there are several.
+    Of several ``before``, which is run first, and ``environments`` each has its own.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
