@@ -71,7 +71,7 @@ class Run:
             InputError: if the state does not fit into memory, or ``config.init_from`` not the run.
         """
         self.config, self.folder, self.parts = config, folder, parts
-        self.split, self.facts, self.record_of_data = data.split, facts, data.record()
+        self.split, self.facts, self.record_of_data = data.split, facts, data.record
         self.checkpoints, self.started, self.alone = checkpoints, started, alone
         everywhere = replicated(parts.mesh)
         self.optimizer = optimizer = parts.optim.build(config.steps, parts.model.layers)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Data:
     directory: str = ""  # of prepared TFDS sets, as configured
     known: Record | None = None  # of data that a run was begun with
 
+    @cached_property
     def record(self) -> Record:
         """What identifies the images, for later commands; streamed ones are hashed now."""
         if self.known is not None:
@@ -67,7 +69,7 @@ class Data:
 
     def seen_by(self, earlier: Iterable[Record]) -> list[str]:
         """A sentence for each of some earlier runs that was trained on test images of this one."""
-        listed = self.record().listed
+        listed = self.record.listed
         if listed is None:
             return []
         tests, texts = listed_hashes(listed, listed.test), []
@@ -85,7 +87,7 @@ class Data:
 
     def copies(self) -> list[str]:
         """A sentence for each pair of sets that have images in common, by their content."""
-        source, listed = self.source, self.record().listed
+        source, listed = self.source, self.record.listed
         labeled = set(self.split.indices.tolist())
         pool = source.rows.tolist()
         if listed is not None:

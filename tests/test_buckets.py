@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from buckets import in_memory, serving
-from helpers import assert_bitwise
+from helpers import assert_bitwise, toy_images
 from PIL import Image
 from test_multihost import finish, start
 from tiny_runs import arguments, start_program, state_of, without_seconds
@@ -158,6 +158,40 @@ def test_data_splits_and_weights_in_a_bucket(bucket, data):
         sources.load("tfds:cifar10", seed=0, directory="s3://bucket/tfds")
 
 
+def test_a_folder_of_images_in_a_bucket_is_as_on_a_disk(bucket, tmp_path):
+    photos(tmp_path)
+    for path in tmp_path.rglob("*.*"):
+        name = path.relative_to(tmp_path).as_posix()
+        paths.write_whole(paths.path(f"s3://bucket/photos/{name}"), path.read_bytes())
+    here, there = (
+        sources.load(f"folder:{root}", seed=0, image_size=8)
+        for root in (tmp_path, "s3://bucket/photos")
+    )
+    assert there.listed == here.listed
+    assert there.location == "s3://bucket/photos"
+    np.testing.assert_array_equal(there.images, here.images)
+    streamed = sources.load("folder:s3://bucket/photos", seed=0, image_size=8, stream=True)
+    np.testing.assert_array_equal(np.asarray(streamed.images), here.images)
+    names = streamed.naming
+    assert names.rows["ant/0.png"] == 0
+    paths.write_whole(
+        paths.path("s3://bucket/split.txt"), b"s3://bucket/photos/bee/1.png\n./ant/0.png\n"
+    )
+    split = splits.read("s3://bucket/split.txt", names)
+    assert [here.names[row] for row in split.indices] == ["bee/1.png", "ant/0.png"]
+
+
+def photos(root):
+    """Class folders of 40 pictures, a table of labels beside them, and unlabeled ones."""
+    images, labels = toy_images(40, 0)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        name = ("ant", "bee", "unlabeled", "unlabeled/deep")[label]
+        (root / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(root / name / f"{number}.png")
+    Image.fromarray(images[0]).save(root / "loose.png")
+    (root / "notes.txt").write_text("ignored")
+
+
 @pytest.fixture(scope="module")
 def reference(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("reference") / "run"
@@ -261,6 +295,14 @@ def test_a_run_killed_while_it_saves_to_a_bucket_ends_as_one_on_a_disk(
     assert log.count("continuing from the checkpoint") == 2
 
 
+UPLOAD = """
+from pathlib import Path
+for file in Path(sys.argv[1]).rglob("*.png"):
+    name = file.relative_to(sys.argv[1]).as_posix()
+    paths.write_whole(paths.path(f"{sys.argv[2]}/{name}"), file.read_bytes())
+"""
+
+
 @pytest.mark.slow
 def test_every_command_reads_and_writes_buckets(server, data, reference, tmp_path):
     Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(tmp_path / "a.png")
@@ -283,6 +325,14 @@ def test_every_command_reads_and_writes_buckets(server, data, reference, tmp_pat
     command(*child, f"--config.init_from={server}/run", f"--workdir={server}/a")
     command(*child, f"--config.init_from={reference}", f"--workdir={server}/b")
     command(*child, f"--config.data.split={server}/a/split.json", f"--workdir={server}/c")
+    photos(tmp_path / "photos")
+    program(UPLOAD, str(tmp_path / "photos"), f"{server}/photos")
+    for stream in (False, True):
+        options = OPTIONS | {"steps": 5, "data__image_size": 8, "data__stream": stream}
+        options |= {"chosen": ",labels=8", "workers": 1}
+        words = arguments(f"folder:{server}/photos", **options)
+        command("train", *words, f"--workdir={server}/photos-{stream}")
+        command("evaluate", f"--workdir={server}/photos-{stream}")
     copy = fetched(server, tmp_path / "copy")
     for name in ("p.csv", "w.safetensors"):
         assert (copy / name).read_bytes() == (tmp_path / name).read_bytes()

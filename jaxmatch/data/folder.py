@@ -123,8 +123,11 @@ def listing(directory: str) -> Listing:
         leaked += first in test and any(other not in test for other in others)
         aliases |= dict.fromkeys(others, first)
     if leaked:
-        log.warning("%d images of %s are in the test folder and elsewhere; they are test images.",
-                    leaked, directory)  # fmt: skip
+        log.warning(
+            "%d images of %s are in the test folder and elsewhere: they are test images only.",
+            leaked,
+            directory,
+        )
     return Listing(
         given=directory,
         root=root,

@@ -63,8 +63,9 @@ class Source:
     @property
     def naming(self) -> Names:
         """What a list of labeled images may say."""
-        rows = {self.names[row]: row for row in self.rows.tolist()} if self.names else {}
-        aliases = {name: row for name, row in self.aliases.items() if row in set(rows.values())}
+        training = set(self.rows.tolist())
+        rows = {self.names[row]: row for row in sorted(training)} if self.names else {}
+        aliases = {name: row for name, row in self.aliases.items() if row in training}
         root = paths.path(self.location) if self.listed is not None else None
         return Names(source=self.name, rows=aliases | rows, root=root)
 
