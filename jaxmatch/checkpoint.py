@@ -336,7 +336,14 @@ def _damage(path: Path) -> str | None:
     """What file that was written is missing or has changed."""
     try:
         hashes = json.loads(paths.read_whole(path / _MANIFEST))
+        if not isinstance(hashes, dict):
+            return f"{_MANIFEST} is no list of hashes"
         present = set(paths.files_in(path))
+        of_arrays = {name for name in present if name.startswith(f"{_ARRAYS}/")}
+        for name in sorted({_TENSORS, *of_arrays} - hashes.keys()):
+            return f"{name} is not in {_MANIFEST}"
+        if not any(name.startswith(f"{_ARRAYS}/") for name in hashes):
+            return f"{_MANIFEST} lists no arrays"
         for name, expected in hashes.items():
             # A name may lead elsewhere in a folder that somebody else made.
             if name not in present:

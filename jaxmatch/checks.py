@@ -9,8 +9,10 @@ from ml_collections import ConfigDict
 from jaxmatch.config import CONTRASTS
 from jaxmatch.dotted import flatten
 from jaxmatch.errors import InputError
-from jaxmatch.settings import LARGEST, Count, Positive, Range, Share, Whole, check_value
+from jaxmatch.settings import Count, Positive, Range, Share, Whole, check_value
 from jaxmatch.types import Algorithm
+
+MOST_IMAGES = 2**22  # of a step; a position in a batch is a 32-bit number
 
 # What the settings take that belong to no dataclass, as the types of :mod:`jaxmatch.settings`.
 VALUES: dict[str, Any] = {
@@ -43,7 +45,7 @@ VALUES: dict[str, Any] = {
     "data.ratio": Whole,
     "data.mean": tuple[float, ...],
     "data.std": tuple[Positive, ...],
-    "data.image_size": Annotated[int | None, Range(least=1, most=LARGEST)],
+    "data.image_size": Annotated[int | None, Range(least=1, most=2**14)],
     "data.directory": str,
     "data.extra": bool,
     "data.strict": bool,
@@ -64,6 +66,12 @@ def check_numbers(config: ConfigDict) -> None:
         check_value(f"frozen.{role}", run, str)
     if config.wandb and find_spec("wandb") is None:
         raise InputError('config.wandb needs wandb: pip install "jaxmatch[wandb]".')
+    images = config.data.batch_size * (1 + config.data.ratio)
+    if images > MOST_IMAGES:
+        raise InputError(
+            f"data.batch_size={config.data.batch_size} and data.ratio={config.data.ratio} make "
+            f"{images} images a step, but it takes at most {MOST_IMAGES}; lower one of them."
+        )
     periods = {key: config[key] for key in ("steps", "log_every", "eval_every", "save_every")}
     if "refresh_steps" in config.algorithm:
         check_value("algorithm.refresh_steps", config.algorithm.refresh_steps, Count)

@@ -15,7 +15,7 @@ from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluate import make_predict
 from jaxmatch.parallel import state_shardings
-from jaxmatch.run_files import read_config, read_facts
+from jaxmatch.run_files import CONFIG, damaged, read_config, read_facts
 from jaxmatch.stages import run_folder
 from jaxmatch.types import TrainState
 
@@ -102,10 +102,12 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
         raise InputError(f"{folder} is no run folder: it has no config.json.")
     facts = read_facts(folder, values)
     del values["facts"]
-    config = complete(values)
     alone = jax.process_count() == 1 and jax.default_backend() != "cpu"
-    config.devices = 1 if alone else 0
-    parts = build.build_parts(config, facts)
+    config = complete({**values, "devices": 1 if alone else 0})
+    try:
+        parts = build.build_parts(config, facts)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:  # no check met these values
+        raise damaged(folder / CONFIG, str(error)) from error
     optimizer = parts.optim.build(config.steps, parts.model.layers)
     shapes = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
     places = state_shardings(shapes, parts.mesh)

@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -204,7 +203,6 @@ def _train(arguments: argparse.Namespace) -> None:
         distributed.join(*where, seconds=arguments.join_seconds)
         if not distributed.leader():
             logging.disable(logging.WARNING)
-    _leave_at_second_interrupt()
     summary = train(config, arguments.workdir, arguments.data)
     if distributed.leader():
         _print_summary(summary)
@@ -218,17 +216,8 @@ def _train_together(runs: Sequence[argparse.Namespace]) -> None:
             raise InputError(f"several processes train one run at a time; leave {AND} out.")
         if run.data:
             raise InputError(f"--data is for one run at a time; leave {AND} out.")
-    _leave_at_second_interrupt()
     for summary in together.train([(_config(run), run.workdir) for run in runs]):
         _print_summary(summary)
-
-
-def _leave_at_second_interrupt() -> None:
-    """While a run trains the first SIGINT saves; let the second one end the process, whatever runs.
-
-    Python's own handler would wait for what the process is computing or writing.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _print_summary(summary: Mapping[str, Any]) -> None:
@@ -351,7 +340,6 @@ def _demo(arguments: argparse.Namespace) -> None:
     from jaxmatch.loop import train
 
     table = Table("method", "test accuracy", "steps", "seconds", title="MNIST-5k, 40 labels")
-    _leave_at_second_interrupt()
     for name in ("supervised", "fixmatch"):
         config, _ = from_flags(f"{name}:mnist5k,labels=40,seed={arguments.seed}", [])
         summary = train(config, arguments.workdir / name)

@@ -418,7 +418,9 @@ def complete(values: Mapping[str, Any]) -> ConfigDict:
         return {
             **usual,
             **{
-                key: merged(usual.get(key, {}), value) if isinstance(value, Mapping) else value
+                key: merged(known, value)
+                if isinstance(value, Mapping) and isinstance(known := usual.get(key, {}), Mapping)
+                else value
                 for key, value in values.items()
             },
         }

@@ -18,7 +18,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.frozen import frozen_runs, load_frozen
 from jaxmatch.probe import missing
 from jaxmatch.run import Run
-from jaxmatch.run_files import CONFIG, read_config, read_summary, write_json
+from jaxmatch.run_files import CONFIG, read_config, read_facts, read_summary, write_json
 from jaxmatch.termination import Stop, termination_noted
 
 log = logging.getLogger(__name__)
@@ -51,21 +51,21 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
             f"{folder} holds no run whose data could have moved; name the data of a new run in "
             "--config, without --data."
         )
-    if "order" in config:
-        return _train_stages(config, folder, place)
-    return _train_one(config, folder, place)
+    with termination_noted() as terminated:
+        if "order" in config:
+            return _train_stages(config, folder, place, terminated)
+        return _train_one(config, folder, place, terminated)
 
 
-def _train_one(config: ConfigDict, folder: Path, place: str) -> dict[str, Any]:
+def _train_one(
+    config: ConfigDict, folder: Path, place: str, terminated: Stop, kept: str = ""
+) -> dict[str, Any]:
     started = time.monotonic()
-    if (done := completed(config, folder)) is not None:
+    if (done := completed(config, folder, place)) is not None:
         log.warning("%s is already complete.", folder)
         return done
-    with (
-        Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints,
-        termination_noted() as terminated,
-    ):
-        run = prepare(config, folder, checkpoints, started, place)
+    with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints:
+        run = prepare(config, folder, checkpoints, started, place, kept)
         call = run.compile()
         run.record()
         return _drive(run, call, terminated)
@@ -77,6 +77,7 @@ def prepare(
     checkpoints: Checkpoints,
     started: float,
     place: str = "",
+    kept: str = "",
     shared: Shared | None = None,
     devices: int | None = None,
 ) -> Run:
@@ -88,13 +89,14 @@ def prepare(
         checkpoints: of the run.
         started: when that was, by ``time.monotonic``.
         place: where the data of an interrupted run is now, if it has moved.
+        kept: a file of images that a later stage labels.
         shared: what several runs of this process have in common.
         devices: in place of ``config.devices``.
 
     Raises:
         InputError: if anything cannot work that needs no step to be traced.
     """
-    data, earlier = run_data.load(config, folder, place)
+    data, earlier = run_data.load(config, folder, place, kept)
     if data.known is None:
         for text in (*data.copies(), *data.seen_by(earlier)):
             log.warning("%s", text)
@@ -126,20 +128,28 @@ def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:
             reply = call(state, feed)
 
 
-def _train_stages(config: ConfigDict, folder: Path, place: str) -> dict[str, Any]:
+def _train_stages(config: ConfigDict, folder: Path, place: str, terminated: Stop) -> dict[str, Any]:
     parts = configuration.stage_folders(config)
+    kept = next((stage.data.split for stage in parts.values() if stage.data.split), "")
+    facts = []
     for name, stage in parts.items():
-        # Refuses a folder of another configuration.
-        distributed.from_leader(lambda s=stage, where=folder / name: finished(s, where))
-        frozen_runs(stage, folder / name)
-    stages.check(
-        config,
-        [run_data.load(stage, folder / name, place)[0].facts() for name, stage in parts.items()],
-    )
+        where = folder / name
+        done = distributed.from_leader(lambda s=stage, where=where: finished(s, where))
+        frozen_runs(stage, where)
+        known = read_facts(where, read_config(where) or {}) if done else None
+        facts.append(known or run_data.load(stage, where, place, kept)[0].facts())
+    stages.check(config, facts)
     distributed.synchronize("stages checked")
     if distributed.leader():
         write_json(folder / "config.json", configuration.to_json(config))
-    summaries = {name: _train_one(stage, folder / name, place) for name, stage in parts.items()}
+    summaries: dict[str, Any] = {}
+    for name, stage in parts.items():
+        if summaries and (stop := terminated()):
+            *_, before = summaries
+            raise stop(
+                f"stopped by {stop.cause} after the stage {before}; the same command continues."
+            )
+        summaries[name] = _train_one(stage, folder / name, place, terminated, kept)
     summary = stages.summarise(summaries)
     if distributed.leader():
         write_json(folder / "summary.json", summary)
@@ -167,16 +177,19 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
     return None if summary is None or missing(summary) else summary
 
 
-def completed(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
+def completed(config: ConfigDict, folder: Path, place: str = "") -> dict[str, Any] | None:
     """As :func:`finished`, the same in every process.
 
-    Raises InputError too where a place that the run read from is another by now and holds something
-    else.
+    Where a place that the run read from is another by now, its content must be the same; the run
+    then knows the new place.
+
+    Raises:
+        InputError: as :func:`finished`, or if a new place holds something else.
     """
     done = distributed.from_leader(lambda: finished(config, folder))
     if done is not None:
         old = read_config(folder)
-        if old is not None and configuration.moved(old, configuration.to_json(config)):
+        if place or (old and configuration.moved(old, configuration.to_json(config))):
             with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints:
-                prepare(config, folder, checkpoints, time.monotonic())  # refuses other contents
+                prepare(config, folder, checkpoints, time.monotonic(), place).record()
     return done

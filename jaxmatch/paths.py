@@ -71,7 +71,7 @@ def scheme(path: Path) -> str:
 
 def absolute(path: Path) -> Path:
     """The same place for every working directory, without links."""
-    return path if in_bucket(path) else path.resolve()
+    return path if in_bucket(path) else Path(os.path.realpath(path))
 
 
 def make_folder(path: Path) -> None:
@@ -101,7 +101,7 @@ def write_whole(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
-    path = path.resolve()  # a link stays one
+    path = Path(os.path.realpath(path))  # a link stays one
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(content)
@@ -130,7 +130,7 @@ def check_output(path: Path) -> None:
         raise InputError(f"{path} is a folder; give the name of a file in it.")
     if path.exists() and not path.is_file():
         return
-    folder = path.resolve().parent
+    folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder} to write {path.name} to.")
     if not os.access(folder, os.W_OK):

@@ -58,6 +58,8 @@ def report(folders: Iterable[str | Path], output: str | Path) -> list[Path]:
         raise DiskError(
             f"{output.parent} cannot be made ({paths.reason(error)}): choose another --output."
         ) from error
+    if not paths.in_bucket(output) and output.exists() and not output.is_file():
+        pictures = {}  # a device or a pipe has none beside it
     for path, content in {**pictures, output: page.encode()}.items():
         paths.write_output(path, content)
     return [output, *pictures]

@@ -1,7 +1,7 @@
 """The data of a run: chosen when it is new, and exactly that for every later command."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxmatch import distributed, paths, stages
 from jaxmatch.build import build_algorithm
 from jaxmatch.checks import check_numbers
+from jaxmatch.config import STAGE
 from jaxmatch.data import record as records
 from jaxmatch.data import sources, splits
 from jaxmatch.data.copies import array_hashes, copies, listed_hashes
@@ -21,6 +22,7 @@ from jaxmatch.data.record import ELSEWHERE, Record, file_hashes
 from jaxmatch.data.sources import Source
 from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError
+from jaxmatch.run_files import CONFIG, read_config, read_facts
 from jaxmatch.transfer import names_weights, source_folder
 
 log = logging.getLogger(__name__)
@@ -125,12 +127,18 @@ class Data:
 
 
 def load(
-    config: ConfigDict, folder: Path, place: str = ""
+    config: ConfigDict, folder: Path, place: str = "", kept: str = ""
 ) -> tuple[Data, tuple[records.Record, ...]]:
     """The data of the run in ``folder`` if it has begun, else that of a new one.
 
     A new run takes over the test set that a run it starts from, or learns from, drew from the same
-    folder.
+    folder, wherever that was then.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        place: where the data is now, if it has moved.
+        kept: a file of images that a later stage labels, so that they are in no test set.
 
     Returns:
         The data, and the records of the data of those other runs if the run is new.
@@ -138,24 +146,51 @@ def load(
     Raises:
         InputError: as :func:`load_new` and :func:`load_recorded`.
     """
-    if distributed.from_leader((folder / "split.json").exists):
+    if distributed.from_leader(lambda: _begun(folder)):
         return load_recorded(config, folder, place=place), ()
     earlier = _records_of_earlier_runs(config, folder)
     here = location(config, place)
-    drawn = [
-        record
-        for record in earlier
-        if record.location == here and record.listed and record.listed.drawn
-    ]
-    return load_new(config, place=place, test_of=drawn[0] if drawn else None), earlier
+    drawn = [record for record in earlier.values() if _drew_here(record, here)]
+    stage = earlier.get(config.init_from) if config.init_from.startswith(STAGE) else None
+    if stage and stage.name == config.data.name and stage.listed and stage.listed.drawn:
+        drawn = [stage]  # wherever its folder was, it is that of this stage
+    test_of = drawn[0] if drawn else None
+    data = load_new(config, place=place, test_of=test_of, kept=kept)
+    return data, tuple(earlier.values())
 
 
-def _records_of_earlier_runs(config: ConfigDict, folder: Path) -> tuple[records.Record, ...]:
-    """The records of data of the runs that a new run starts from or learns from."""
-    names = [name for name in (config.init_from, *config.frozen.values()) if name]
-    runs = [source_folder(name, folder) for name in names if not names_weights(name)]
-    found = [records.read(stages.run_folder(run)) for run in runs]
-    return tuple(record for record in found if record is not None)
+def _begun(folder: Path) -> bool:
+    """Whether ``folder`` holds a run that has chosen its images."""
+    checkpoints = folder / "checkpoints"
+    saved = checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
+    return saved or (folder / "split.json").exists()
+
+
+def _records_of_earlier_runs(config: ConfigDict, folder: Path) -> dict[str, records.Record]:
+    """The records of data of the runs that a new run starts from or learns from, by their names."""
+    found = {}
+    for name in (config.init_from, *config.frozen.values()):
+        if not name or names_weights(name):
+            continue
+        run = stages.run_folder(source_folder(name, folder))
+        record = records.read(run)
+        if record is not None:
+            found[name] = record
+        elif (run / CONFIG).exists():
+            log.warning(
+                "%s has no record of its images, as older versions wrote none: it may have been "
+                "trained on test images of this run.",
+                run,
+            )
+    return found
+
+
+def _drew_here(record: Record, here: str) -> bool:
+    """Whether a run drew its test set from the folder ``here``, by place or by content."""
+    listed = record.listed
+    if listed is None or not listed.drawn or not here:
+        return False
+    return record.location == here or records.holds(listed, paths.path(here), listed.test)
 
 
 def load_new(
@@ -164,6 +199,7 @@ def load_new(
     *,
     place: str = "",
     test_of: Record | None = None,
+    kept: str = "",
 ) -> Data:
     """Load the data of a new run and choose its labeled examples.
 
@@ -172,6 +208,7 @@ def load_new(
         split: the labeled examples of a run that has begun.
         place: where the data is, if not where the configuration says.
         test_of: a run on the same folder, whose drawn test set stays the test set.
+        kept: a file of images that are in no test set that is drawn.
 
     Raises:
         InputError: if the data cannot be read, or not as configured.
@@ -186,7 +223,7 @@ def load_new(
             seed=config.seed,
             strict=data.strict,
             label_free=not algorithm.labeled,
-            split="" if split or not algorithm.labeled else data.split,
+            split=kept or ("" if split else data.split),
             test_of=test_of,
             **_as_read(config, directory),
         )
@@ -233,7 +270,7 @@ def load_recorded(
             "their position, so the data must be what it was.",
             folder,
         )
-        return load_new(config, split)
+        return _as_told(folder, load_new(config, split))
     name, directory = _place(config, record, place)
     listed = record.listed
     rows: Collection[int] | None = None if needed == "all" else ()
@@ -258,7 +295,8 @@ def load_recorded(
 
     source = _in_all(name, load)
     if needed == "all":
-        _check_same_split(config, split, source)
+        before = [paths.path(record.location)] if listed is not None else []
+        _check_same_split(config, split, source, before)
     moved = replace(
         record,
         name=config.data.name,
@@ -269,16 +307,33 @@ def load_recorded(
     return replace(found, known=moved)
 
 
+def _as_told(folder: Path, data: Data) -> Data:
+    """``data`` of a run without a record; InputError where it is not what config.json tells."""
+    told, found = read_facts(folder, read_config(folder) or {}), data.facts()
+    for key in ("classes", "labels", "unlabeled"):
+        if told[key] != found[key]:
+            raise InputError(
+                f"{folder} has no record of its images, and what {data.name} holds now is not what "
+                f"it was begun with: its {key} differ; put the old data back, or train anew."
+            )
+    return data
+
+
 def _place(config: ConfigDict, record: Record, place: str) -> tuple[str, str]:
     """``data.name`` and ``data.directory`` with the place where recorded data is now."""
     kind = record.name.partition(":")[0]
     name, directory = config.data.name, config.data.directory
+    given = place
     if not place and (name, directory) == (record.name, record.directory):
         there = record.location and paths.path(record.location).exists()
         place = record.location if there else ""
     name, directory = _at(record.name if place else name, directory, place)
     path = paths.path(name.partition(":")[2]).expanduser()
     if kind in ("folder", "npz") and not path.exists():
+        if given:
+            raise InputError(
+                f"There is no {given}; give --data the path of the data, as it is now."
+            )
         raise InputError(f"There is no {path}, where the data of the run was; {ELSEWHERE}.")
     return name, directory
 
@@ -345,12 +400,18 @@ def _chosen(config: ConfigDict, source: Source, split: Split | None) -> Data:
     )
 
 
-def _check_same_split(config: ConfigDict, split: Split, source: Source) -> None:
-    """InputError where ``config.data.split`` names other images by now than the run began with."""
+def _check_same_split(
+    config: ConfigDict, split: Split, source: Source, before: Sequence[Path]
+) -> None:
+    """InputError where ``config.data.split`` names other images by now than the run began with.
+
+    ``before``: where the folder of images was.
+    """
     file = config.data.split
     if not file or not paths.path(file).expanduser().exists():
         return  # the run has its own copy
-    if not np.array_equal(splits.read(file, source.naming).indices, split.indices):
+    names = replace(source.naming, roots=(*source.naming.roots, *before))
+    if not np.array_equal(splits.read(file, names).indices, split.indices):
         raise InputError(
             f"{file} names other images than the run was begun with; put the old list back, or "
             "train anew in another --workdir."

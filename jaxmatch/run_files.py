@@ -74,17 +74,20 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     seen = summary.get("images_seen")
     if not isinstance(seen, dict) or not all(_is_number(seen.get(k)) for k in _SEEN):
         raise damaged(file, "images_seen is missing", advice)
-    for key, needed in (("teacher", "last"), ("student", "last"), ("probe", "knn")):
+    for key, needed in _SECTIONS.items():
         section = summary.get(key)
         if section is None:
             continue
-        value = section.get(needed) if isinstance(section, dict) else ""
-        if not _is_number(value) and not (key == "probe" and value is None):  # still to be made
-            raise damaged(file, f"{key}.{needed} is no number", advice)
+        for name in needed:
+            value = section.get(name) if isinstance(section, dict) else ""
+            if not _is_number(value) and not (key == "probe" and value is None):  # to be made yet
+                raise damaged(file, f"{key}.{name} is no number", advice)
     return summary
 
 
 _SEEN = ("labeled", "unlabeled")
+_ACCURACIES = ("last", "mean_20", "median_20", "best")
+_SECTIONS = {"teacher": _ACCURACIES, "student": _ACCURACIES, "probe": ("knn", "linear")}
 _RESTORE = "put back a copy of it or choose another folder"
 
 

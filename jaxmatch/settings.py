@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jaxmatch.errors import InputError
 
 LARGEST = 2**31 - 1  # of what a run counts, since its arrays count in int32
+FLOAT32 = np.finfo(np.float32)
 
 Section = TypeVar("Section", bound=type)
 
@@ -118,7 +119,7 @@ def turned_off(kind: type, values: Mapping[str, Any], where: str) -> Iterator[st
     fields: Mapping[str, Any] = getattr(kind, "__dataclass_fields__", {})
     for key, value in values.items():
         for bound in getattr(fields[key].type, "__metadata__", ()) if key in fields else ():
-            if isinstance(bound, Range) and bound.off is not None and value > bound.most:
+            if isinstance(bound, Range) and bound.off and bound.most < value <= bound.off:
                 yield f"{where}.{key}={value} is above {bound.most:g}, which turns it off."
 
 
@@ -150,7 +151,20 @@ def _demand(value: Any, kind: Any) -> str:
     if kind is float:
         if not isinstance(value, Real) or isinstance(value, bool):
             return "must be a number"
-        return "" if isinstance(value, Integral) or math.isfinite(value) else "must be finite"
+        return _demand_float(value)
+    return ""
+
+
+def _demand_float(value: Real) -> str:
+    """What a number must be so that float32, in which steps compute, holds it."""
+    try:
+        size = abs(float(value))
+    except OverflowError:  # of a whole number
+        size = math.inf
+    if math.isnan(size) or (size == math.inf and isinstance(value, float)):
+        return "must be finite"
+    if size > FLOAT32.max or 0 < size < FLOAT32.tiny:
+        return f"must lie in the range of float32, {FLOAT32.tiny:.0e} to {FLOAT32.max:.0e}"
     return ""
 
 

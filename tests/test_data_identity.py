@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from helpers import assert_bitwise, toy_images
 from PIL import Image
-from tiny_runs import compiler_cache, configuration, state_of, write_data
+from tiny_runs import OVERRIDES, compiler_cache, configuration, state_of, write_data
 
 from jaxmatch import cli, run_data, train
+from jaxmatch.config import from_flags
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
 from jaxmatch.errors import InputError
@@ -540,3 +541,123 @@ def test_prepared_sets_are_known_by_version_and_records(tmp_path, capsys):
     found = evaluated(capsys, tmp_path, f"--data={tmp_path / 'moved'}")
     assert f"test of {tmp_path / 'moved' / 'cifar10'}" in found
     assert "is not what the run was trained with" in found
+
+
+def test_an_inherited_test_set_is_known_by_content_where_the_folder_has_moved(copy, caplog):
+    shutil.copytree(copy / "photos", copy / "moved")
+    options = {**SHORT, "chosen": ",labels=16,seed=3"}
+    config = configuration(f"folder:{copy / 'moved'}", **options, init_from=str(copy / "run"))
+    train(config, copy / "second")
+    record = records.read(copy / "second")
+    assert sorted(names_of(copy, "test")) == sorted(
+        record.listed.names[row] for row in record.listed.test
+    )
+    assert "were training images" not in caplog.text
+
+
+def test_an_image_to_be_labeled_is_no_test_image_of_an_earlier_run(copy, tmp_path):
+    names = [*names_of(copy, "test")[:1], *names_of(copy, "labeled")]
+    (tmp_path / "split.txt").write_text("\n".join(names))
+    options = {**SHORT, "chosen": f",split={tmp_path / 'split.txt'}"}
+    config = configuration(f"folder:{copy / 'photos'}", **options, init_from=str(copy / "run"))
+    with pytest.raises(InputError, match="is to be labeled, but is a test image of the run"):
+        train(config, tmp_path / "run")
+
+
+def stages(photos, split):
+    """SelfMatch, in which only the second stage reads labels."""
+    flags = []
+    for name in ("simclr", "fixmatch"):
+        values = OVERRIDES | {"steps": 10, "save_every": 5, "data.image_size": 8}
+        if name == "simclr":
+            values.pop("algorithm.threshold")
+        flags += [f"--config.stages.{name}.{key}={value}" for key, value in values.items()]
+    return from_flags(f"selfmatch:folder:{photos},split={split}", flags)[0]
+
+
+@pytest.mark.slow
+def test_stages_keep_listed_images_out_of_the_test_set_and_follow_a_moved_folder(copy):
+    photos, split = copy / "photos", copy / "split.txt"
+    shutil.rmtree(copy / "run")
+    names = [path.relative_to(photos).as_posix() for path in sorted(photos.glob("[abcd]*/*.png"))]
+    split.write_text("\n".join(names[::2]))  # half of each class, so some that would be drawn
+    train(stages(photos, split), copy / "run")
+    first, second = (records.read(copy / "run" / name) for name in ("1_simclr", "2_fixmatch"))
+    assert first.listed.test == second.listed.test
+    assert not {first.listed.names[row] for row in first.listed.test} & set(names[::2])
+    shutil.rmtree(copy / "run" / "2_fixmatch")
+    (copy / "run" / "summary.json").unlink()
+    add_images(copy)
+    shutil.rmtree(photos / "aardvark")
+    photos.rename(copy / "moved")
+    train(stages(photos, split), copy / "run", str(copy / "moved"))
+    third = records.read(copy / "run" / "2_fixmatch").listed
+    assert {third.names[row] for row in third.test} == {
+        first.listed.names[row] for row in first.listed.test
+    }
+    shutil.rmtree(copy / "moved")
+    assert train(stages(photos, split), copy / "run")["steps"] == 10  # complete: no data is needed
+
+
+def test_the_split_of_another_run_names_its_images(copy):
+    chosen = names_of(copy, "labeled")
+    fill(copy / "photos", 12, seed=3, prefix="a")  # positions change
+    config = configuration(
+        f"folder:{copy / 'photos'}", chosen=f",split={copy / 'run' / 'split.json'}", **SHORT
+    )
+    found = run_data.load_new(config)
+    assert [found.source.names[row] for row in found.split.indices] == chosen
+
+
+def test_a_run_without_split_or_record_is_not_given_other_data(copy):
+    interrupted(copy)
+    (copy / "run" / "split.json").unlink()
+    before = {path: path.read_bytes() for path in (copy / "run").rglob("*") if path.is_file()}
+    config = configuration(f"folder:{copy / 'photos'}", **SHORT)
+    with pytest.raises(InputError, match=r"Cannot read the split file .*split\.json"):
+        train(config, copy / "run")
+    after = {path: path.read_bytes() for path in (copy / "run").rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_an_old_run_on_other_images_is_refused_by_its_facts(copy):
+    interrupted(copy)
+    (copy / "run" / "data.json").unlink()
+    (copy / "photos" / "unlabeled" / "0.png").unlink()
+    with pytest.raises(InputError, match="its unlabeled differ"):
+        train(configuration(f"folder:{copy / 'photos'}", **SHORT), copy / "run")
+
+
+def test_links_and_old_places_in_lists_and_tables_are_understood(copy):
+    photos, split = copy / "photos", copy / "split.txt"
+    shutil.rmtree(copy / "run")
+    (photos / "ant" / "lnk.png").symlink_to("m000.png")
+    names = [path.relative_to(photos).as_posix() for path in sorted(photos.glob("[abcd]*/m*.png"))]
+    table = [f"{photos / name},{name.split('/')[0]}" for name in names]
+    table.append(f"{photos}/ant/lnk.png,ant")
+    (photos / "labels.csv").write_text("\n".join(["path,label", *table]))
+    split.write_text("\n".join([f"{photos}/ant/lnk.png", *(str(photos / n) for n in names[1::3])]))
+    options = {**SHORT, "chosen": f",split={split}"}
+    train(configuration(f"folder:{photos}", **options), copy / "run")
+    interrupted(copy)
+    train(configuration(f"folder:{photos}", **options), copy / "run")
+    interrupted(copy)
+    photos.rename(copy / "moved")
+    train(configuration(f"folder:{photos}", **options), copy / "run", str(copy / "moved"))
+
+
+def test_a_complete_run_learns_where_its_data_is_now(original, copy, capsys):
+    (copy / "photos").rename(copy / "moved")
+    train(configuration(f"folder:{copy / 'photos'}", **SHORT), copy / "run", str(copy / "moved"))
+    assert evaluated(capsys, copy) == evaluated(capsys, original)
+
+
+def test_an_unknown_name_does_not_list_all_others(tmp_path):
+    fill(tmp_path / "photos", 64)
+    (tmp_path / "split.txt").write_text("# my images\n")
+    config = configuration(
+        f"folder:{tmp_path / 'photos'}", chosen=f",split={tmp_path / 'split.txt'}", **SHORT
+    )
+    with pytest.raises(InputError) as caught:
+        run_data.load_new(config)
+    assert len(str(caught.value)) < 400

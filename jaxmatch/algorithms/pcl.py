@@ -18,7 +18,7 @@ from jaxmatch.clustering import kmeans
 from jaxmatch.errors import InputError
 from jaxmatch.memory import Queue
 from jaxmatch.random import stream
-from jaxmatch.settings import Count, Range, Whole, section
+from jaxmatch.settings import LARGEST, Count, Range, Whole, section
 from jaxmatch.similarity import NEVER, inner_products, normalize
 from jaxmatch.types import Array, Batch, Network, PyTree, Ratio, Spec, TrainState, Update
 
@@ -58,7 +58,7 @@ class PCL(MoCoV2):
     """
 
     queue: Count = 16384
-    clusters: tuple[Annotated[int, Range(least=2)], ...] = (25_000, 50_000, 100_000)
+    clusters: tuple[Annotated[int, Range(least=2, most=LARGEST)], ...] = (25_000, 50_000, 100_000)
     negatives: Count = 16_384
     refresh_steps: Count = 4992
     start_step: Whole = 0

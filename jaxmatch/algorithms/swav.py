@@ -15,7 +15,7 @@ from jaxmatch.losses import cross_entropy
 from jaxmatch.memory import make_queue, push
 from jaxmatch.models.heads import PrototypeProjection
 from jaxmatch.monitor import feature_spread
-from jaxmatch.settings import Count, Positive, Range, Share, Whole, section
+from jaxmatch.settings import LARGEST, Count, Positive, Range, Share, Whole, section
 from jaxmatch.similarity import inner_products, normalize
 from jaxmatch.sinkhorn import sinkhorn
 from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update, no_draws
@@ -48,7 +48,7 @@ class SwAV:
     temperature: Positive = 0.1
     epsilon: Positive = 0.05
     iterations: Count = 3
-    prototypes: Annotated[int, Range(least=2)] = 3000
+    prototypes: Annotated[int, Range(least=2, most=LARGEST)] = 3000
     projection: Count = 128
     hidden: Count = 2048
     small_crops: Whole = 6

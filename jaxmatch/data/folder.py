@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -65,7 +64,7 @@ class Listing:
         """What a list of labeled images may say; images of the folder ``test`` are not among it."""
         rows = {name: row for row, name in enumerate(self.names) if name not in self.test}
         aliases = {alias: rows[name] for alias, name in self.aliases.items() if name in rows}
-        return Names(source=f"folder:{self.given}", rows=aliases | rows, root=self.root)
+        return Names(source=f"folder:{self.given}", rows=aliases | rows, roots=(self.root,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +169,11 @@ def load(
     if found.test:
         held_out = np.array([name in found.test for name in names])
     elif test is not None:
+        if taken := [names[row] for row in kept if names[row] in test]:
+            raise InputError(
+                f"{taken[0]} is to be labeled, but is a test image of the run that this one builds "
+                "on; name another image, or train that run anew with the same split."
+            )
         held_out = np.array([name in test for name in names])
     else:
         held_out = _drawn_test(labels, free, np.array(sorted(kept), np.int64), len(classes), seed)
@@ -183,8 +187,9 @@ def load(
         table=(found.root / TABLE).is_file(),
         drawn=not found.test,
         ends=reading.stream,
+        aliases=found.aliased,
     )
-    source = _source(directory, found.root, tuple(classes), listed, images, used, found.aliased)
+    source = _source(directory, found.root, tuple(classes), listed, images, used)
     for position in set(range(len(classes))) - set(source.labels.tolist()):
         raise InputError(f"Class {classes[position]!r} of {directory} has no readable image.")
     if not (label_free or len(source.test_images)):
@@ -213,7 +218,8 @@ def load_recorded(
     root, listed = paths.path(directory).expanduser(), record.listed
     assert listed is not None
     rows = [*listed.training.tolist(), *listed.test] if needed is None else needed
-    records.check_files(record, root, rows, label_now(root), kind)
+    before = paths.path(record.location)
+    records.check_files(record, root, rows, label_now(root, before), kind)
     used = sorted({*listed.training.tolist(), *listed.test})
     lazily = Reading(size=reading.size, share=reading.share, stream=True)
     images, readable, *_ = _read(
@@ -238,15 +244,19 @@ def check_test(record: Record, found: Listing) -> list[str]:
         listed.test,
         label_now(found.root),
         lambda row: "a test image of the run that this one builds on",
+        "put it back, or choose the test set yourself in folders test/<class>/",
     )
     return [listed.names[row] for row in listed.test]
 
 
-def label_now(root: Path) -> Callable[[str], str | None] | None:
-    """The label that the folder's table has for a name; None where there is no table."""
+def label_now(root: Path, *before: Path) -> Callable[[str], str | None] | None:
+    """The label that the folder's table has for a name; None where there is no table.
+
+    ``before``: where the folder was, for absolute paths in the table.
+    """
     if not (root / TABLE).is_file():
         return None
-    return dict(_table(root)).get
+    return dict(_table(root, *before)).get
 
 
 def _source(
@@ -256,7 +266,6 @@ def _source(
     listed: Listed,
     images: Images,
     used: Sequence[int],
-    aliases: Mapping[str, int] = MappingProxyType({}),
 ) -> Source:
     """A source of ``images``, which are those of the rows ``used``."""
     rows = np.array(used, np.int64)
@@ -271,7 +280,7 @@ def _source(
         test_images=images[test],
         test_labels=labels[test],
         names=listed.names,
-        aliases=aliases,
+        aliases=listed.aliases,
         location=str(paths.absolute(root)),
         listed=listed,
     )
@@ -354,7 +363,7 @@ def _file(path: Path) -> object:
     return (found.st_dev, found.st_ino) if found.st_ino else path.resolve()
 
 
-def _table(root: Path) -> Iterator[tuple[str, str]]:
+def _table(root: Path, *before: Path) -> Iterator[tuple[str, str]]:
     """(Relative path, class) of each row of the table of labels."""
     seen: dict[str, str] = {}
     try:
@@ -367,7 +376,7 @@ def _table(root: Path) -> Iterator[tuple[str, str]]:
             raise InputError(
                 f"{root / TABLE} must have a first line `path,label` and both in rows."
             )
-        path, label = splits.relative(root, row["path"].strip()), row["label"].strip()
+        path, label = splits.relative((root, *before), row["path"].strip()), row["label"].strip()
         if seen.setdefault(path, label) != label:
             raise InputError(
                 f"{root / TABLE} names {path} more than once, as {seen[path]!r} and {label!r}."

@@ -129,7 +129,13 @@ class Loaded:
 
 def read_files(files: Sequence[Path], size: Size, share: float = 1.0) -> Loaded:
     """Read all of ``files``, each scaled and cut to ``size`` by :func:`fit`."""
-    images = np.empty((len(files), *size, 3), np.uint8)
+    try:
+        images = np.empty((len(files), *size, 3), np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise InputError(
+            f"{len(files)} images of {size[0]} x {size[1]} pixels do not fit into memory; give a "
+            "smaller data.image_size, or data.stream=True."
+        ) from error
 
     def load(file: Path) -> tuple[np.ndarray | None, int, str]:
         try:

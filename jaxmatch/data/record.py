@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Listed:
         table: whether the labels are those of labels.csv.
         drawn: whether the test set was drawn from the training images.
         ends: whether a hash covers size, beginning and end of a file only (:data:`ENDS`).
+        aliases: further names of images (links, spellings), each with its row.
     """
 
     names: tuple[str, ...]
@@ -53,6 +54,7 @@ class Listed:
     table: bool = False
     drawn: bool = False
     ends: bool = False
+    aliases: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def training(self) -> np.ndarray:
@@ -100,15 +102,22 @@ def read(folder: Path) -> Record | None:
     if content is None:
         return None
     try:
-        if content.pop("format") != FORMAT:
-            raise InputError(f"{path} is of a newer version of jaxmatch; use that version.")
+        written = content.pop("format", None)
+        if written != FORMAT:
+            if isinstance(written, int):
+                raise InputError(f"{path} is of a newer version of jaxmatch; use that version.")
+            raise ValueError("its format is missing")
         listed = content.pop("listed")
-        return Record(
+        record = Record(
             **{**content, "classes": tuple(content["classes"])},
             listed=None if listed is None else _listed(listed),
         )
+        texts = (record.name, record.directory, record.location, *record.classes)
+        if not all(isinstance(text, str) for text in (*texts, *dict(record.parts).values())):
+            raise ValueError("a name or hash is no text")
+        return record
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise damaged(path, f"{type(error).__name__}: {error}") from error
+        raise damaged(path, str(error)) from error
 
 
 def _listed(columns: Mapping[str, Any]) -> Listed:
@@ -116,6 +125,8 @@ def _listed(columns: Mapping[str, Any]) -> Listed:
     rows = len(listed.names)
     if {len(listed.labels), len(listed.sizes), len(listed.hashes)} != {rows}:
         raise ValueError("its columns differ in length")
+    if not all(isinstance(text, str) for text in (*listed.names, *listed.hashes)):
+        raise ValueError("a name or hash is no text")
     if any(not 0 <= row < rows for row in (*listed.unused, *listed.test, *listed.validation)):
         raise ValueError("it names rows that it does not have")
     return listed
@@ -180,6 +191,7 @@ def check_files(
     rows: Iterable[int],
     label_now: Callable[[str], str | None] | None,
     kind: Callable[[int], str],
+    remedy: str = REMEDY,
 ) -> None:
     """Refuse a folder in which a recorded image is missing or changed.
 
@@ -190,6 +202,7 @@ def check_files(
         label_now: the label that labels.csv has for a name, None where it has none; None where
             there is no table.
         kind: what a row is to the run, such as "a test image of the run".
+        remedy: what to do.
 
     Raises:
         InputError: naming the first image that is missing, changed or relabelled.
@@ -226,7 +239,19 @@ def check_files(
     others = f", and {len(wrong) - 1} more are not as they were" if len(wrong) > 1 else ""
     found = _renamed(listed, root, row) if text == "is missing" else None
     moved = f" ({found} has its content)" if found else ""
-    raise InputError(f"{root / listed.names[row]}, {kind(row)}, {text}{moved}{others}: {REMEDY}.")
+    raise InputError(f"{root / listed.names[row]}, {kind(row)}, {text}{moved}{others}: {remedy}.")
+
+
+def holds(listed: Listed, root: Path, rows: Iterable[int]) -> bool:
+    """Whether a folder has the files of some rows, unchanged, under their names."""
+    rows = list(rows)
+    try:
+        if any(size(root / listed.names[row]) != listed.sizes[row] for row in rows):
+            return False
+        hashes = file_hashes(root, [listed.names[row] for row in rows], listed.ends)
+    except OSError:
+        return False
+    return all(listed.hashes[row] in ("", found) for row, found in zip(rows, hashes, strict=True))
 
 
 def _renamed(listed: Listed, root: Path, row: int) -> str | None:

@@ -35,12 +35,13 @@ class Names:
     Attributes:
         source: what the data set is called.
         rows: the row of each image in storage order, by each of its names.
-        root: the folder that names are relative to; None where they are no paths.
+        roots: the folder that names are relative to, and places where it was before; none where
+            they are no paths.
     """
 
     source: str
     rows: Mapping[str, int]
-    root: Path | None = None
+    roots: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,8 +67,8 @@ class Source:
         training = set(self.rows.tolist())
         rows = {self.names[row]: row for row in sorted(training)} if self.names else {}
         aliases = {name: row for name, row in self.aliases.items() if row in training}
-        root = paths.path(self.location) if self.listed is not None else None
-        return Names(source=self.name, rows=aliases | rows, root=root)
+        roots = (paths.path(self.location),) if self.listed is not None else ()
+        return Names(source=self.name, rows=aliases | rows, roots=roots)
 
 
 def load(

@@ -8,18 +8,22 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from jaxmatch import paths
+from jaxmatch.data import record as records
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.sources import Names, Source
-from jaxmatch.errors import DiskError, InputError, suggest
+from jaxmatch.errors import DiskError, InputError
 
-MOST_SUGGESTED = 10_000  # names among which a similar one is looked for
+FILE = "split.json"  # of a run folder
+MOST_COMPARED = 10_000  # names among which a similar one is looked for
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,7 +153,20 @@ def read(path: str | os.PathLike, names: Names | None = None) -> Split:
     )
     if content.get("hash", split.hash) != split.hash:
         raise InputError(f"{path} was changed: its indices do not have the hash it records.")
-    return split
+    return split if names is None else _by_name(path, split, names)
+
+
+def _by_name(path: Path, split: Split, names: Names) -> Split:
+    """The split of another run on a folder, whose record tells which images its positions were."""
+    record = records.read(path.parent)
+    if path.name != FILE or record is None or record.listed is None or not names.roots:
+        return split
+    listed = record.listed
+    wanted = [listed.names[row] for row in split.indices if row < len(listed.names)]
+    for name in wanted:
+        if name not in names.rows:
+            raise InputError(f"{path} names {name}, which is no training image of {names.source}.")
+    return Split(indices=np.array([names.rows[name] for name in wanted], np.int64))
 
 
 def _listed(path: Path, names: Names | None) -> Split:
@@ -173,38 +190,43 @@ def _listed(path: Path, names: Names | None) -> Split:
             twice.add(key)
     rows: dict[int, None] = {}
     for text in wanted:
-        name = text if names.root is None else relative(names.root, text)
+        name = relative(names.roots, text) if names.roots else text
         row = names.rows.get(name, last.get(name) if name not in twice else None)
         if row is None:
-            known = names.rows.keys() | last.keys()
-            problem = (
-                "stands for several images; write its path"
-                if name in twice
-                else f"is no training image of {names.source}; {suggest(name, known)}"
-                if len(known) <= MOST_SUGGESTED
-                else f"is no training image of {names.source}."
-            )
+            if name in twice:
+                problem = "stands for several images; write its path."
+            else:
+                known = [] if len(names.rows) > MOST_COMPARED else [*names.rows, *last]
+                near = get_close_matches(name, known, 1, cutoff=0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else "."
+                problem = f"is no training image of {names.source}{hint}"
             raise InputError(f"{path} names {text}, which {problem}")
         rows[row] = None
     return Split(indices=np.array(list(rows), np.int64))
 
 
-def relative(root: Path, text: str) -> str:
-    """``text``, a path relative to ``root`` or absolute, in the spelling that names have.
+def relative(roots: Sequence[Path], text: str) -> str:
+    """``text``, a path relative to a folder or absolute, in the spelling that names have.
 
-    That is relative to ``root``, without ``.``, ``..`` and links of folders above ``root``; a path
-    outside of ``root`` stays absolute.
+    That is relative to the folder, without needless ``.`` and ``..``; an absolute path outside of
+    it stays absolute.
+
+    Args:
+        roots: the folder, and places where it was before, for absolute paths.
+        text: the path.
     """
-    if paths.in_bucket(root):
-        return os.path.normpath(text.removeprefix(f"{root}/"))
-    above = os.path.abspath(root)
-    path = os.path.normpath(os.path.join(above, text))
-    bases = (above, os.path.realpath(root))
-    for candidate in (path, os.path.realpath(path)):
-        for base in bases:
-            if candidate.startswith(base.rstrip(os.sep) + os.sep):
-                return Path(os.path.relpath(candidate, base)).as_posix()
-    return Path(path).as_posix()
+    for root in roots:
+        if paths.in_bucket(root):
+            if text.startswith(f"{root}/"):
+                return os.path.normpath(text.removeprefix(f"{root}/"))
+            continue
+        above = os.path.abspath(root)
+        path = os.path.normpath(os.path.join(above, text))
+        for candidate in (path, os.path.realpath(path)):
+            for base in (above, os.path.realpath(root)):
+                if candidate.startswith(base.rstrip(os.sep) + os.sep):
+                    return Path(os.path.relpath(candidate, base)).as_posix()
+    return Path(os.path.normpath(text)).as_posix()
 
 
 def write(path: str | os.PathLike, split: Split) -> None:

@@ -8,8 +8,10 @@ checkpoint holds no state of the loader, and a loader that lost a worker is star
 import contextlib
 import gc
 import logging
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -120,7 +122,8 @@ class Feed:
         """End the workers."""
         loader: Any = self.loader
         self.loader = iter(())
-        loader.close()
+        if hasattr(loader, "close"):  # it is not closed yet
+            loader.close()
         del loader
         gc.collect()  # grain's cycles hold the shared memory of its last elements
 
@@ -130,7 +133,7 @@ class Feed:
         each = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         workers = grain.MultiprocessingOptions(num_workers=self.workers)
         with _parsed_flags():
-            return iter(each.mp_prefetch(workers, worker_init_fn=_ignore_interrupts))
+            return iter(each.mp_prefetch(workers, worker_init_fn=_follow_parent))
 
     def _load(self) -> Mapping[str, Any]:
         for attempt in range(RESTARTS + 1):
@@ -192,10 +195,18 @@ class Feed:
             log.warning("Replaced by the next ones, not readable as images: %s", ", ".join(names))
 
 
-def _ignore_interrupts(number: int, workers: int) -> None:
-    """Ctrl-C reaches all processes of a terminal, but is for the one that trains."""
+def _follow_parent(number: int, workers: int) -> None:
+    """Leave Ctrl-C, which all processes of a terminal get, to the one that trains; end with it."""
     del number, workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def end() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 @contextlib.contextmanager

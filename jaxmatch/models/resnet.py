@@ -7,7 +7,7 @@ https://arxiv.org/abs/1512.03385; sizes, padding and initial values are torchvis
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,7 +16,7 @@ from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
 from jaxmatch.models.heads import UNIFORM_FAN_IN, classify
 from jaxmatch.models.wide_resnet import HE_FAN_OUT
-from jaxmatch.settings import Count, Positive, Share, Whole
+from jaxmatch.settings import Count, Positive, Range, Share
 from jaxmatch.types import Array, Outputs
 
 EXPANSIONS = {"basic": 1, "bottleneck": 4}
@@ -116,7 +116,7 @@ class ResNet(nn.Module):
     bn_decay: Share = 0.9
     bn_eps: Positive = 1e-5
     bn_groups: Count = 1
-    head_layers: Whole = 0
+    head_layers: Annotated[int, Range(least=0, most=64)] = 0
     zero_classifier: bool = False
     heads: Mapping[str, Any] = nn.FrozenDict()
     remat: bool = False

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
 from jaxmatch.models.heads import classify
-from jaxmatch.settings import Count, Positive, Range, Share, Whole
+from jaxmatch.settings import Count, Positive, Range, Share
 from jaxmatch.types import Array, Outputs
 
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -97,8 +97,8 @@ class WideResNet(nn.Module):
     """
 
     classes: int
-    depth: Count = 28
-    width: Annotated[float, Range(least=1 / 16)] = 2.0
+    depth: Annotated[int, Range(least=1, most=1000)] = 28
+    width: Annotated[float, Range(least=1 / 16, most=1024)] = 2.0
     groups: Count = 3
     first_stride: Count = 1
     legacy_transition: bool = False
@@ -108,7 +108,7 @@ class WideResNet(nn.Module):
     bn_eps: Positive = 1e-3
     bn_eps_final: Positive = 1e-3
     bn_groups: Count = 1
-    head_layers: Whole = 0
+    head_layers: Annotated[int, Range(least=0, most=64)] = 0
     zero_classifier: bool = False
     heads: Mapping[str, Any] = nn.FrozenDict()
     remat: bool = False

@@ -77,6 +77,9 @@ def quick(folder, *flags):
     return compiler(folder, f'exec {module._compiler()} "$@" -O0 {" ".join(flags)}')
 
 
+EMPTY = 'for last; do :; done; [ "$1" = --version ] || : > "$last"'
+
+
 def kept(cache):
     return sorted(cache.rglob("*.so"))
 
@@ -175,7 +178,7 @@ def test_what_is_missing_or_fails_is_named(cache, tmp_path, monkeypatch):
     failing = compiler(tmp_path, 'echo "x.cc:1: error: no such thing" >&2; exit 1')
     assert "error: no such thing" in text("CXX", failing)
     assert "wrote nothing" in text("CXX", compiler(tmp_path, "exit 0"))
-    assert "file too short" in text("CXX", compiler(tmp_path, 'for last; do :; done; : > "$last"'))
+    assert "file too short" in text("CXX", compiler(tmp_path, EMPTY))
     nowhere = tmp_path / "nowhere"
     missing = f"{module.SLOWER}: there is no {module.HEADER} in {nowhere / 'include'}"
     assert text(module.VARIABLE, nowhere) == missing
