@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jaxmatch.errors import InputError
 
 LARGEST = 2**31 - 1  # of what a run counts, since its arrays count in int32
-FLOAT32 = np.finfo(np.float32)
+LEAST_FLOAT, MOST_FLOAT = (float(getattr(np.finfo(np.float32), name)) for name in ("tiny", "max"))
 
 Section = TypeVar("Section", bound=type)
 
@@ -163,8 +163,8 @@ def _demand_float(value: Real) -> str:
         size = math.inf
     if math.isnan(size) or (size == math.inf and isinstance(value, float)):
         return "must be finite"
-    if size > FLOAT32.max or 0 < size < FLOAT32.tiny:
-        return f"must lie in the range of float32, {FLOAT32.tiny:.0e} to {FLOAT32.max:.0e}"
+    if size > MOST_FLOAT or 0 < size < LEAST_FLOAT:
+        return f"must lie in the range of float32, {LEAST_FLOAT:.0e} to {MOST_FLOAT:.0e}"
     return ""
 
 

@@ -234,6 +234,24 @@ def test_any_damaged_file_of_the_newest_is_noticed(saved, damage, caplog):
         assert f"{saved / '2'} is used instead" in record.getMessage()
 
 
+@pytest.mark.parametrize("kept", ["", "format.json", "tensors.json", "arrays/"])
+def test_a_list_that_leaves_files_out_is_damage(saved, kept, caplog):
+    """Nobody would notice that what is not listed has changed."""
+    manifest = saved / "3" / "manifest.json"
+    hashes = json.loads(manifest.read_text())
+    few = {name: found for name, found in hashes.items() if kept and name.startswith(kept)}
+    manifest.write_text(json.dumps(few))
+    assert newest(saved)[1] == 2
+    assert "is not in manifest.json" in caplog.text or "lists no arrays" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"x"'])
+def test_a_list_of_another_kind_is_damage(saved, content, caplog):
+    (saved / "3" / "manifest.json").write_text(content)
+    assert newest(saved)[1] == 2
+    assert "manifest.json is no list of hashes" in caplog.text
+
+
 def test_a_run_that_fell_back_goes_on(saved):
     (saved / "3" / "manifest.json").unlink()
     with Checkpoints(saved) as checkpoints:

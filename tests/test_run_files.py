@@ -7,6 +7,7 @@ import pytest
 from tiny_runs import STEPS, arguments, compiler_cache, configuration, snapshot, train_tiny
 
 from jaxmatch import cli, load, sweep
+from jaxmatch.data import record as records
 from jaxmatch.errors import InputError
 from jaxmatch.loop import finished
 from jaxmatch.metrics import MetricsLog, read
@@ -109,6 +110,39 @@ def test_a_config_of_other_types(key, value, workdir):
         load(workdir)
 
 
+@pytest.mark.parametrize("value", [None, "x", -1, [], {}, [{}]], ids=str)
+@pytest.mark.parametrize("key", ["algorithm.threshold", "augment", "data.mean", "dtype", "devices"])
+def test_a_setting_of_another_type_is_one_sentence(key, value, workdir, data):
+    values = json.loads((workdir / "config.json").read_text())
+    section, _, name = key.rpartition(".")
+    (values[section] if section else values)[name] = value
+    (workdir / "config.json").write_text(json.dumps(values))
+    if key == "devices":  # of the machine that trained
+        assert load(workdir).step == STEPS
+    else:
+        with pytest.raises(InputError):
+            load(workdir)
+        with pytest.raises(InputError):
+            finished(configuration(data), workdir)
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, [], {}, [None]], ids=str)
+@pytest.mark.parametrize("key", ["name", "directory", "location", "classes", "parts", "listed"])
+def test_a_record_of_other_types(key, value, workdir):
+    good = {("listed", "None")}  # of arrays
+    if (key, str(value)) in good or (isinstance(value, str) and key in ("name", "directory")):
+        return
+    if (key, value) == ("location", "x"):
+        return
+    values = json.loads((workdir / "data.json").read_text()) | {key: value}
+    (workdir / "data.json").write_text(json.dumps(values))
+    if value in ([], {}) and key in ("classes", "parts"):
+        assert records.read(workdir) is not None  # it is then another data set's
+        return
+    with pytest.raises(InputError, match=r"data\.json is damaged"):
+        records.read(workdir)
+
+
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_summary(kind, workdir, data, capsys, tmp_path):
     file = workdir / "summary.json"
@@ -141,7 +175,9 @@ def test_the_advice_for_a_damaged_summary_helps(workdir, reference, data):
         ("images_seen", {"labeled": 1}),
         ("teacher", 0.5),
         ("teacher", {}),
+        ("teacher", {"last": 0.5, "mean_20": "x", "median_20": 0.5, "best": 0.5}),
         ("probe", [1]),
+        ("probe", {"knn": 0.5, "linear": {}}),
     ],
 )
 def test_a_summary_of_other_types(key, value, workdir, data):

@@ -130,6 +130,14 @@ def test_values_of_another_type_are_refused(key):
         ("views.contrast.hue=0.6", "views.contrast.hue=0.6 must lie between 0 and 0.5."),
         ("views.small.flip=2", "views.small.flip=2.0 must lie between 0 and 1."),
         ("views.weak.area=(0.5,)", "views.weak.area=(0.5,) must have 2 entries."),
+        ("optim.learning_rate=1e308", "must lie in the range of float32, 1e-38 to 3e+38."),
+        ("data.std=(1e-320,)", "must lie in the range of float32, 1e-38 to 3e+38 in each entry."),
+        (f"data.mean=({10**400},)", "must lie in the range of float32"),
+        ("model.width=1e30", "must lie between 0.0625 and 1024."),
+        ("model.depth=6004", "must lie between 1 and 1000."),
+        ("data.batch_size=100000000", "but it takes at most 4194304; lower one of them."),
+        ("data.ratio=2147483647", "but it takes at most 4194304; lower one of them."),
+        ("data.image_size=100000", "must lie between 1 and 16384."),
     ],
 )
 def test_nothing_is_written_for_a_value_that_cannot_work(flag, sentence, data, tmp_path, capsys):
@@ -171,7 +179,8 @@ def test_a_threshold_that_turns_the_unlabeled_loss_off_is_possible_and_noted():
         "selfmatch:mnist5k,labels=40", ["--config.stages.fixmatch.algorithm.threshold=2"]
     )
     assert notes == ["stages.fixmatch.algorithm.threshold=2.0 is above 1, which turns it off."]
-    assert from_flags("fixmatch:mnist5k", ["--config.algorithm.threshold=1"])[1] == []
+    for value in (1, 95):  # on, and refused where the method is built
+        assert from_flags("fixmatch:mnist5k", [f"--config.algorithm.threshold={value}"])[1] == []
 
 
 def test_saved_configurations_and_numbers_of_numpy_are_taken():

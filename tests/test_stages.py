@@ -1,16 +1,18 @@
 """Runs in stages: one command, each stage resumes, and no stage starts that a later one forbids."""
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 from helpers import assert_bitwise, on_host
 from tiny_runs import OVERRIDES, PERIOD, STEPS, compiler_cache, snapshot, state_of
 
-from jaxmatch import load, train
+from jaxmatch import load, run, train
 from jaxmatch.config import from_flags, run_name
-from jaxmatch.errors import InputError
+from jaxmatch.errors import InputError, Interrupted, Terminated
 from jaxmatch.metrics import read
 from jaxmatch.stages import run_folder
 
@@ -132,3 +134,24 @@ def test_stages_share_seed_and_devices(data):
     assert run_name(config).startswith("selfmatch-npz-colours-16-s5-")
     assert run_name(config) != run_name(configuration(data))
     assert run_name(configuration(data, seed=5)) == run_name(config)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(15, Terminated), (2, Interrupted)])
+@pytest.mark.parametrize("moment", ["summary", "with_probes"])
+def test_a_signal_at_the_end_of_a_stage_keeps_the_next_from_starting(
+    moment, number, kind, data, tmp_path, monkeypatch
+):
+    method = getattr(run.Run, moment)
+
+    def signal_first(self, *arguments):
+        os.kill(os.getpid(), number)
+        return method(self, *arguments)
+
+    monkeypatch.setattr(run.Run, moment, signal_first)
+    config = configuration(data, simclr__steps=5, fixmatch__steps=5)
+    handlers = [signal.getsignal(each) for each in (2, 15)]
+    with pytest.raises(kind, match=f"after the stage {STAGES[0]}"):
+        train(config, tmp_path / "run")
+    assert (tmp_path / "run" / STAGES[0] / "summary.json").exists()
+    assert not (tmp_path / "run" / STAGES[1]).exists()
+    assert [signal.getsignal(each) for each in (2, 15)] == handlers

@@ -1,7 +1,10 @@
 """Whole runs over streamed sets: what a resident set computes, on real loader processes."""
 
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import jax
@@ -10,7 +13,7 @@ import pytest
 from helpers import assert_bitwise, assert_close, on_host
 from PIL import Image
 from test_multihost import finish, start
-from tiny_runs import arguments, compiler_cache, state_of, train_tiny
+from tiny_runs import arguments, compiler_cache, start_program, state_of, train_tiny
 
 from jaxmatch import cli, load
 from jaxmatch.data.images import read_images
@@ -264,3 +267,43 @@ def test_one_of_two_processes_reads_the_labels_of_all(tmp_path):
     shutil.rmtree(tmp_path / "run")
     for _, errors in finish(start(2, 1, words, environments=environments), code=2):
         assert "processes 1 have another prepared imagenet2012 than process 0" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_loaders_end_with_the_run(number, pictures, tmp_path):
+    """However it ends: SIGKILL, or a second Ctrl-C, for neither of which it can clean up."""
+    options = SHORT | {"data__stream": True, "steps": 5000, "save_every": 5000}
+    words = ["train", *arguments(f"folder:{pictures}", **options), f"--workdir={tmp_path / 'run'}"]
+    program = start_program(words, before="import time; from jaxmatch import checkpoint\n" + SLOW)
+    while program.poll() is None and not read(tmp_path / "run"):
+        time.sleep(0.05)
+    workers = children(program.pid)
+    assert len(workers) >= 2
+    program.send_signal(number)
+    if number == signal.SIGINT:
+        time.sleep(1)
+        program.send_signal(number)
+    program.communicate(timeout=60)
+    assert program.returncode == -number
+    end = time.monotonic() + 30
+    while any(map(alive, workers)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+
+
+SLOW = "checkpoint.Checkpoints.save = lambda *a: time.sleep(99)"
+
+
+def children(process):
+    """The processes that another one has started."""
+    tasks = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(number) for task in tasks for number in task.read_text().split()]
+
+
+def alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{process}/stat").read_text().split()[2]

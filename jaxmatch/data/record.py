@@ -108,6 +108,8 @@ def read(folder: Path) -> Record | None:
                 raise InputError(f"{path} is of a newer version of jaxmatch; use that version.")
             raise ValueError("its format is missing")
         listed = content.pop("listed")
+        if not isinstance(content["classes"], list):
+            raise ValueError("its classes are no list")
         record = Record(
             **{**content, "classes": tuple(content["classes"])},
             listed=None if listed is None else _listed(listed),

@@ -100,7 +100,7 @@ def test_a_loader_that_always_fails_is_given_up(parts, monkeypatch):
 
     monkeypatch.setattr(streaming.Feed, "_start", broken)
     made.loader = broken(made)
-    with pytest.raises(JaxmatchError, match=r"failed 4 times at step 0: no more memory"):
+    with pytest.raises(JaxmatchError, match=r"failed 4 times at step 0: no more memory"), made:
         made()
 
 
