@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     words, *others = _runs(sys.argv[1:] if argv is None else argv)
     try:
         arguments, rest = _parser().parse_known_args(words)
+        if arguments.run in (_train, _demo):
+            # While a run trains the first Ctrl-C saves. Before that, and at the second one, nothing
+            # may keep the process: neither what it imports nor what it computes or writes.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         if rest and not hasattr(arguments, "config"):
             raise InputError(f"unknown argument {rest[0]!r}; see jaxmatch {arguments.command} -h.")
         arguments.overrides = _overrides(rest)
