@@ -8,6 +8,7 @@ the preset, the argument after the colon, and ``--config.key=value``.
 import dataclasses
 import importlib.util
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -510,7 +511,8 @@ def _absolute(key: str, place: str) -> str:
 
 def _resolved(path: str) -> str:
     remote = "://" in path
-    return path if remote or not path else str(Path(path).expanduser().resolve())
+    # Not by the links on the way: the path may hold anything.
+    return path if remote or not path else os.path.abspath(os.path.expanduser(path))
 
 
 def _fields(kind: type) -> dict[str, Any]:

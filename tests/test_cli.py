@@ -202,7 +202,7 @@ def test_outputs_are_refused_before_the_work(run, call, data, pictures, tmp_path
         raise AssertionError("it began to work")
 
     monkeypatch.setattr("jaxmatch.classifier.load", work)
-    monkeypatch.setattr("jaxmatch.build.load_data", work)
+    monkeypatch.setattr("jaxmatch.run_data.load_new", work)
     monkeypatch.setattr("jaxmatch.results.read", work)
     commands = {
         "p.csv": ("predict", "--workdir", run[0], pictures / "a.png"),
@@ -428,7 +428,7 @@ def test_probe_takes_a_number_of_images(call, monkeypatch):
     monkeypatch.setattr(probe, "probe", lambda workdir, step, **options: options)
     code, output, _ = call("probe", "--workdir", "run", "--knn", "--images", 500)
     assert code == 0
-    assert json.loads(output) == {"knn": True, "linear": False, "images": 500}
+    assert json.loads(output) == {"knn": True, "linear": False, "images": 500, "place": ""}
 
 
 def test_evaluate_of_a_label_free_run_names_probe(call, monkeypatch):

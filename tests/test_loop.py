@@ -60,6 +60,7 @@ def test_the_run_folder_holds_what_is_promised(reference, data):
     present = {path.name for path in reference.iterdir()}
     assert present == {
         "config.json",
+        "data.json",
         "split.json",
         "metrics.jsonl",
         "summary.json",

@@ -16,6 +16,7 @@ import jaxmatch
 from jaxmatch import probe as probing
 from jaxmatch import run
 from jaxmatch.config import complete, from_flags
+from jaxmatch.data import sources
 from jaxmatch.data.sources import Source
 from jaxmatch.errors import InputError
 from jaxmatch.evaluate import make_features
@@ -276,16 +277,13 @@ def test_a_run_is_probed(runs, name, evaluated):
     assert probe(folder / name, knn=False).keys() == {"step", "evaluated", "linear"}
 
 
-def test_a_run_whose_data_has_no_labels_is_refused(runs, tmp_path):
-    folder, arrays = runs
-    config = (folder / "simclr" / "config.json").read_text()
+def test_data_without_labels_is_refused(runs, tmp_path):
+    _, arrays = runs
     nothing = {"x_test": arrays["x_test"][:0], "y_test": arrays["y_test"][:0]}
     write_data(tmp_path / "x.npz", y_train=np.full_like(arrays["y_train"], -1), **nothing)
-    shutil.copytree(folder / "simclr", tmp_path / "run")
-    (tmp_path / "run" / "config.json").write_text(config.replace(str(folder), str(tmp_path)))
-    (tmp_path / "run" / "data.json").unlink()  # it tells that these are other images
+    source = sources.load(f"npz:{tmp_path / 'x.npz'}", seed=0, label_free=True)
     with pytest.raises(InputError, match=r"k-NN .*training images with known labels"):
-        probe(tmp_path / "run")
+        probe_sets(source)
 
 
 def test_measure_computes_what_is_asked(runs):

@@ -116,8 +116,8 @@ def test_a_run_goes_on_with_other_files_periods_and_a_moved_data_set(reference, 
     recorded = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (recorded["keep"], recorded["data"]["name"]) == (1, f"npz:{tmp_path / 'moved.npz'}")
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("[0-9]*")) == ["20"]
-    before = snapshot(tmp_path / "run")
     train_tiny(data, tmp_path / "run", **changes)  # complete, wherever the same data lies
+    before = snapshot(tmp_path / "run")
     with pytest.raises(InputError, match=r"gone\.npz"):
         train_tiny(tmp_path / "gone.npz", tmp_path / "run", **changes)
     assert snapshot(tmp_path / "run") == before

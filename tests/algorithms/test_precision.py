@@ -22,7 +22,8 @@ from jaxmatch.build import build_augment
 from jaxmatch.clustering import kmeans
 from jaxmatch.models.network import make_network
 from jaxmatch.optim import Ema, Optim
-from jaxmatch.probe import _fit, _vote
+from jaxmatch.parallel import make_mesh
+from jaxmatch.probe import _fit, _hits
 from jaxmatch.step import make_train_step
 
 INSIDE = "inside_the_network"
@@ -107,7 +108,7 @@ def test_those_of_probes_and_clusterings_too():
     points, labels = jnp.ones((12, 5)), jnp.arange(12) % 3
     cluster = jax.jit(lambda key, points: kmeans(key, points, 3))
     traced = (
-        _vote.trace(points, points, labels, neighbours=4, classes=3),
+        _hits.trace((points, labels), (points, labels), make_mesh(1), 4, 3, 6),
         _fit.trace(points, labels, 3, 1e-3),
         cluster.trace(jax.random.key(0), points),
     )
