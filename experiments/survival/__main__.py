@@ -1,6 +1,6 @@
 """Stop small runs at random moments, continue them, and compare them with runs left alone.
 
-    python -m experiments.survival --rounds 100 --output experiments/survival/rounds.jsonl
+    python -m experiments.survival --rounds 100 --output rounds.jsonl
 
 A round draws a layout (processes x CPU devices of each), one to three events and, for each, whether
 the run goes on in the same layout or another. An event comes at a random moment after the first
