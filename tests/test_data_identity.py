@@ -238,11 +238,13 @@ def test_a_relative_folder_is_that_of_the_run(original, copy, capsys, monkeypatc
     assert evaluated(capsys, copy) == evaluated(capsys, original)
 
 
-def test_place_is_for_runs_that_exist_and_for_data_that_has_one(copy, data, capsys, tmp_path):
+def test_place_is_for_runs_that_exist_and_for_data_that_has_one(copy, tmp_path):
     config = configuration(f"folder:{copy / 'photos'}", **SHORT)
     with pytest.raises(InputError, match="holds no run whose data could have moved"):
         train(config, tmp_path / "new", str(copy / "photos"))
     assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match="mnist5k is part of a package and has no place"):
+        run_data.load_new(from_flags("fixmatch:mnist5k", [])[0], place=str(tmp_path))
 
 
 def test_a_run_without_a_record_is_read_with_a_warning(original, copy, capsys, caplog):

@@ -260,7 +260,8 @@ def _renamed(listed: Listed, root: Path, row: int) -> str | None:
     """The file of another name that holds the content of a row, if it is easily found."""
     if not listed.hashes[row]:
         return None
-    new = (name for name in files_in(root) if name not in set(listed.names))
+    known = set(listed.names)
+    new = (name for name in files_in(root) if name not in known)
     same = (name for name in new if size(root / name) == listed.sizes[row])
     return next(
         (name for name in same if file_hash(root / name, listed.ends) == listed.hashes[row]), None
