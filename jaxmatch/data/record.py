@@ -110,12 +110,14 @@ def read(folder: Path) -> Record | None:
         listed = content.pop("listed")
         if not isinstance(content["classes"], list):
             raise ValueError("its classes are no list")
+        if not isinstance(content["parts"], dict):
+            raise ValueError("its parts are no group")
         record = Record(
             **{**content, "classes": tuple(content["classes"])},
             listed=None if listed is None else _listed(listed),
         )
         texts = (record.name, record.directory, record.location, *record.classes)
-        if not all(isinstance(text, str) for text in (*texts, *dict(record.parts).values())):
+        if not all(isinstance(text, str) for text in (*texts, *record.parts.values())):
             raise ValueError("a name or hash is no text")
         return record
     except (KeyError, TypeError, AttributeError, ValueError) as error:
