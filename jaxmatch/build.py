@@ -25,6 +25,7 @@ from jaxmatch.data import streaming
 from jaxmatch.data.crops import HostCrop
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Resident, batch
+from jaxmatch.dispatch import on_cpu
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models import DERIVED, MODELS
 from jaxmatch.models.network import make_network
@@ -100,8 +101,12 @@ def check_settings(config: ConfigDict) -> None:
         raise InputError("data.mean and data.std need a number for all channels, or one for each.")
 
 
-def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
+def build_parts(
+    config: ConfigDict, facts: Mapping[str, Any], devices: Sequence[Any] | None = None
+) -> Parts:
     """Everything but the data; ``facts`` as :meth:`Data.facts` gives them.
+
+    ``devices`` are those to choose from, by default all of this process's platform.
 
     Raises:
         InputError: on any setting that cannot work.
@@ -117,10 +122,11 @@ def build_parts(config: ConfigDict, facts: Mapping[str, Any]) -> Parts:
     if algorithm.unlabeled and not facts["unlabeled"]:
         raise InputError("no unlabeled images are left; set data.include_labeled=True.")
     check_crops(config, algorithm, facts["image_shape"])
-    mesh = make_mesh(config.devices, labeled_batch, unlabeled_batch)
+    mesh = make_mesh(config.devices, labeled_batch, unlabeled_batch, present=devices)
     model = build_model(config, len(facts["classes"]), algorithm)
     check_batches(config, model.bn_groups, mesh.size, (labeled_batch, unlabeled_batch))
-    network = make_network(model, mesh.size, config.forward, config.microbatches)
+    unrolled = on_cpu(mesh)
+    network = make_network(model, mesh.size, config.forward, config.microbatches, unrolled)
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     channels = facts["image_shape"][-1]
     if not {len(mean), len(std)} <= {1, channels}:

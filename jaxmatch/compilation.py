@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 # XLA:CPU hands convolutions and matrix products to a library (YNNPACK) that takes several times as
 # long as the older path for the gradients of kernels, and runs on one thread a device.
@@ -22,15 +23,19 @@ THREADS_A_CORE = 8
 HEAPS = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Any:
-    """``jax.jit(function, **options)`` with what the library asks of the platform's compiler."""
-    return jax.jit(function, compiler_options=compiler_options(), **options)
+def jit(function: Callable[..., Any], mesh: Mesh | None = None, **options: Any) -> Any:
+    """``jax.jit(function, **options)`` with what the library asks of the platform's compiler.
+
+    The platform is that of ``mesh``, or the default one.
+    """
+    platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
+    return jax.jit(function, compiler_options=compiler_options(platform), **options)
 
 
 @lru_cache
-def compiler_options() -> dict[str, str]:
-    """The options for the default platform, as far as its compiler knows them."""
-    if jax.default_backend() != "cpu":
+def compiler_options(platform: str = "cpu") -> dict[str, str]:
+    """The options for a platform, as far as its compiler knows them."""
+    if platform != "cpu":
         return {}
     try:
         jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()

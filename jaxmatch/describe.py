@@ -6,13 +6,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch import build, run_data
+from jaxmatch import run_data
 from jaxmatch.compilation import operations
 from jaxmatch.config import stage_folders
-from jaxmatch.data import streaming
-from jaxmatch.data.resident import resident
-from jaxmatch.dispatch import make_call
 from jaxmatch.parallel import device_bytes, tree_bytes
+from jaxmatch.program import Program
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:
@@ -23,16 +21,8 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     """
     if "order" in config:
         return {folder: describe(stage) for folder, stage in stage_folders(config).items()}
-    data = run_data.load_new(config)
-    parts = build.with_stand_ins(build.build_parts(config, data.facts()))
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
-    images = resident(data.source, data.split, config.data.include_labeled)
-    examples: Any = images
-    if config.data.stream:
-        examples = streaming.shapes(build.build_plan(config, parts, images), parts.mesh)
-    call = make_call(build.build_step(config, parts, optimizer), build.examples_of(parts), 1)
-    traced = jax.jit(call).trace(state, examples._replace(frozen=build.stand_ins(parts, state)))
+    program = Program.build(config, run_data.load_new(config).facts())
+    parts, state = program.parts, program.state
     return {
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params)),
         "shapes": {
@@ -44,9 +34,9 @@ def describe(config: ConfigDict) -> dict[str, Any]:
                 name: device_bytes(getattr(state, name), parts.mesh, config.memory_placement)
                 for name in ("params", "stats", "teacher", "optimizer", "memory", "policy")
             },
-            "images": tree_bytes(examples),
+            "images": tree_bytes(program.data._replace(frozen=None)),
         },
-        "operations_per_step": operations(traced),
+        "operations_per_step": operations(program.trace(1)),
         "batch": {"labeled": parts.spec.labeled_batch, "unlabeled": parts.spec.unlabeled_batch},
         "devices": parts.mesh.size,
     }

@@ -79,6 +79,39 @@ def merge(meter: Meter, new: Meter) -> Meter:
     )
 
 
+def jit_call(
+    step: Step,
+    examples_of: Callable[[PyTree, TrainState], Batch],
+    steps_per_call: int,
+    mesh: Mesh,
+    places: PyTree,
+    data_places: PyTree | None = None,
+) -> Any:
+    """:func:`make_call` jitted over ``mesh``, the state donated: (state, data) -> (state, meter).
+
+    ``places`` are the shardings of the state (:func:`~jaxmatch.parallel.state_shardings`); all else
+    is on every device, but for data that differs from step to step, whose shardings are
+    ``data_places``. A call takes :func:`scanned` steps.
+    """
+    everywhere = replicated(mesh)
+    return jit(
+        make_call(step, examples_of, scanned(steps_per_call, mesh, data_places)),
+        mesh,
+        in_shardings=(places, everywhere if data_places is None else data_places),
+        out_shardings=(places, everywhere),
+        donate_argnums=0,
+    )
+
+
+def scanned(steps_per_call: int, mesh: Mesh, data_places: PyTree | None = None) -> int:
+    """How many of a call's steps are one program; the host dispatches as many as it takes.
+
+    It is a single step where the data differs from step to step, and on a CPU, where XLA computes
+    convolutions inside a loop by a path that is over ten times slower (jax-ml/jax#12868).
+    """
+    return 1 if data_places is not None or on_cpu(mesh) else steps_per_call
+
+
 def compile_call(
     step: Step,
     examples_of: Callable[[PyTree, TrainState], Batch],
@@ -88,24 +121,14 @@ def compile_call(
     data_places: PyTree | None = None,
     traced: tuple[TrainState, PyTree] | None = None,
 ) -> Call:
-    """:func:`make_call` jitted over ``mesh``, the state donated: (state, feed) -> (state, meter).
+    """:func:`jit_call` for ``steps_per_call`` steps: (state, feed) -> (state, meter).
 
-    ``feed()`` gives the data of the next step. ``places`` are the shardings of the state
-    (:func:`~jaxmatch.parallel.state_shardings`); all else is on every device, but for data that
-    differs from step to step, whose shardings are ``data_places``. With the shapes of (state, data)
-    in ``traced`` the steps are traced at once, so that what cannot work is met before the first.
-
-    The host dispatches every step of such data, and on a CPU, where XLA computes convolutions
-    inside a loop by a path that is over ten times slower (jax-ml/jax#12868).
+    ``feed()`` gives the data of the next step. With the shapes of (state, data) in ``traced`` the
+    steps are traced at once, so that what cannot work is met before the first.
     """
     everywhere = replicated(mesh)
-    scanned = 1 if data_places is not None or on_cpu(mesh) else steps_per_call
-    call = jit(
-        make_call(step, examples_of, scanned),
-        in_shardings=(places, everywhere if data_places is None else data_places),
-        out_shardings=(places, everywhere),
-        donate_argnums=0,
-    )
+    call = jit_call(step, examples_of, steps_per_call, mesh, places, data_places)
+    repeats = steps_per_call // scanned(steps_per_call, mesh, data_places)
     if traced is not None:
         jax.eval_shape(call, *traced)
     add = jax.jit(merge, out_shardings=everywhere, donate_argnums=0)
@@ -113,7 +136,7 @@ def compile_call(
     def run(state: TrainState, feed: Feed) -> tuple[TrainState, Meter]:
         with jax.transfer_guard("disallow"):
             state, meter = call(state, feed())
-            for _ in range(steps_per_call // scanned - 1):
+            for _ in range(repeats - 1):
                 state, new = call(state, feed())
                 meter = add(meter, new)
         return state, meter

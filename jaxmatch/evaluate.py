@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxmatch.augment.views import normalize
 from jaxmatch.compilation import jit
 from jaxmatch.data.lazy import MISSING, READ, SUBSTITUTES, Images, LazyImages
+from jaxmatch.data.resident import Table
 from jaxmatch.distributed import leader
 from jaxmatch.errors import InputError
 from jaxmatch.parallel import from_processes, over_batch, process_share, put, replicated
@@ -29,7 +30,7 @@ class Answers(NamedTuple):
     readable: np.ndarray  # [n] bool: the values of the other images mean nothing
 
 
-Evaluate = Callable[[PyTree, Array | Images], Answers]
+Evaluate = Callable[[PyTree, Array | Images | Table], Answers]
 
 
 def make_predict(
@@ -79,7 +80,7 @@ def make_embed(
     mesh: Mesh,
     batch: int = BATCH,
     strict: bool = False,
-) -> Callable[[PyTree, Array | Images], dict[str, np.ndarray]]:
+) -> Callable[[PyTree, Array | Images | Table], dict[str, np.ndarray]]:
     """A function (variables, images [n h w c] uint8) -> heads [n ...] by name, in eval mode.
 
     In place of an unreadable one of LazyImages the next readable one is embedded, as in training;
@@ -120,24 +121,26 @@ def _make(
         return jax.lax.with_sharding_constraint(found, place)
 
     @jit
-    def one(variables: PyTree, images: Array, start: Array) -> PyTree:
-        count = images.shape[0]
+    def one(variables: PyTree, images: Table, start: Array) -> PyTree:
+        count = len(images)
         each, width = _block(count, batch, mesh.size)
         blocks = each * jnp.arange(mesh.size)[:, None]
         index = (blocks + start + jnp.arange(width)).reshape(-1) % count
         index = jax.lax.with_sharding_constraint(index, over_batch(mesh))
-        return answers(variables, images[index])
+        return answers(variables, images.take(index))
 
     @jit
     def decoded(variables: PyTree, images: Array, state: Array) -> tuple[PyTree, Array]:
         state = jax.lax.with_sharding_constraint(state, replicated(mesh))
         return answers(variables, images), state
 
-    def run(variables: PyTree, images: Array | Images) -> Answers:
-        count = images.shape[0]
+    def run(variables: PyTree, images: Array | Images | Table) -> Answers:
+        count = len(images)
         each, width = _block(count, batch, mesh.size)
-        lazy = isinstance(images, LazyImages)
-        held = None if lazy else put(images, replicated(mesh))
+        held: Any = None
+        if not isinstance(images, LazyImages):
+            table = images if isinstance(images, Table) else Table.of(images)
+            held = put(table, replicated(mesh))
         first, own = process_share(mesh.size, mesh)
         blocks = each * np.arange(first, first + own)[:, None]
         parts: list[PyTree] = []
@@ -151,7 +154,7 @@ def _make(
                 parts[position] = jax.device_get(parts[position])
 
         for start in range(0, each, width):
-            if lazy:
+            if isinstance(images, LazyImages):
                 index = (blocks + start + np.arange(width)).reshape(-1) % count
                 pixels, state = (
                     from_processes(rows, width * mesh.size, mesh)
@@ -224,7 +227,7 @@ def _checked(
 
 
 def accuracy(
-    predict: Evaluate, variables: PyTree, images: Array | Images, labels: np.ndarray
+    predict: Evaluate, variables: PyTree, images: Array | Images | Table, labels: np.ndarray
 ) -> float:
     """Share of ``images`` [n h w 3] whose most probable class is their label of ``labels`` [n].
 

@@ -3,7 +3,8 @@
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,18 +24,19 @@ SPREAD_BYTES = 64 * 2**20
 SPREADABLE = (PerExample, Bank)
 
 
-def make_mesh(devices: int, *batches: int) -> Mesh:
+def make_mesh(devices: int, *batches: int, present: Sequence[Any] | None = None) -> Mesh:
     """A 1-D mesh over which every batch size of ``batches`` divides.
 
     Args:
         devices: how many devices to use; 0 takes all, or on a CPU (where the devices are only
             threads) the largest number that divides the batches.
         batches: global batch sizes.
+        present: the devices to choose from; None for all that JAX sees.
 
     Raises:
         InputError: if the devices do not exist or do not divide the batches.
     """
-    present, processes = jax.devices(), jax.process_count()
+    present, processes = list(present or jax.devices()), jax.process_count()
     count = devices or len(present)
     if count > len(present):
         raise InputError(f"devices={count} asked for, but JAX sees {len(present)}; lower it.")

@@ -24,14 +24,15 @@ from jaxmatch.curves import plot
 from jaxmatch.data import record as records
 from jaxmatch.data import splits, streaming
 from jaxmatch.data.loading import Plan
-from jaxmatch.data.resident import resident
+from jaxmatch.data.resident import Table, resident
 from jaxmatch.dispatch import Call, Feed, Meter, compile_call, means, on_cpu, watched
 from jaxmatch.errors import InputError, NonFiniteError
 from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
 from jaxmatch.metrics import MetricsLog, open_wandb, summarise
 from jaxmatch.monitor import collapsed
-from jaxmatch.parallel import check_memory, replicated, state_shardings
+from jaxmatch.parallel import check_memory, replicated
 from jaxmatch.probe import MOST_IMAGES, PROBES, Sets, measure, missing, probe_sets
+from jaxmatch.program import Program
 from jaxmatch.progress import SILENT, Progress
 from jaxmatch.run_files import SUMMARY, read_object, write_json
 from jaxmatch.termination import Stop
@@ -74,20 +75,21 @@ class Run:
         self.split, self.facts, self.record_of_data = data.split, facts, data.record
         self.checkpoints, self.started, self.alone = checkpoints, started, alone
         everywhere = replicated(parts.mesh)
-        self.optimizer = optimizer = parts.optim.build(config.steps, parts.model.layers)
-
-        def init() -> TrainState:
-            return build.build_state(config, parts, optimizer)
-
-        placement = config.memory_placement
-        self.places = state_shardings(jax.eval_shape(init), parts.mesh, placement)
-        self.init = jax.jit(init, out_shardings=self.places)
+        self.program = program = Program(config, parts)
+        self.optimizer, self.shapes, self.places = (
+            program.optimizer,
+            program.state,
+            program.shardings,
+        )
+        self.init = jax.jit(program.init, out_shardings=self.places)
         images = resident(data.source, data.split, config.data.include_labeled)
         images = images._replace(frozen=put(frozen, everywhere) if frozen else None)
         self.plan: Plan | None = None
         if config.data.stream:
             self.plan = build.build_plan(config, parts, images)
-            self.data = streaming.shapes(self.plan, parts.mesh)._replace(frozen=images.frozen)
+            self.data = streaming.shapes(parts.spec, parts.crops, parts.mesh)._replace(
+                frozen=images.frozen
+            )
         else:
             self.data = images = put(images, everywhere)
         self.unlabeled_images = images.unlabeled_images
@@ -106,11 +108,14 @@ class Run:
         if data.validation_images is not None:
             self.held_out["validation"] = (data.validation_images, data.validation_labels)
         self.held_out = {
-            name: (images if self.plan else put(images, everywhere), labels)
+            name: (images if self.plan else put(Table.of(images), everywhere), labels)
             for name, (images, labels) in self.held_out.items()
         }
-        self.shapes = jax.eval_shape(self.init)
-        check_memory(parts.mesh, {"memory": self.shapes.memory, "state": self.shapes}, placement)
+        check_memory(
+            parts.mesh,
+            {"memory": self.shapes.memory, "state": self.shapes},
+            config.memory_placement,
+        )
         self.trunk = None
         if config.init_from and not checkpoints.steps():
             self.trunk = self.read_trunk()
@@ -118,8 +123,8 @@ class Run:
     def compile(self) -> Call:
         """What takes the steps of this run alone; InputError where they cannot work."""
         return compile_call(
-            build.build_step(self.config, self.parts, self.optimizer),
-            build.examples_of(self.parts),
+            self.program.step,
+            self.program.examples,
             self.config.steps_per_call,
             self.parts.mesh,
             self.places,

@@ -10,9 +10,10 @@ from collections import Counter
 
 import pytest
 
-from experiments.scaling.program import collectives, facts, lower_step
+from experiments.scaling.program import collectives, compile_quickly, facts
 from jaxmatch.config import from_flags
 from jaxmatch.parallel import tree_bytes
+from jaxmatch.program import Program
 
 SIDE, CLASSES, LABELED, RATIO, QUEUE = 16, 10, 8, 2, 64
 UNLABELED = LABELED * RATIO
@@ -61,12 +62,12 @@ def program_of(name, *overrides):
     recipe, more, _ = METHODS[name]
     flags = [f"--config.{override}" for override in (*TINY, *more, *overrides)]
     config, _ = from_flags(f"{recipe}:tfds:cifar10", flags)
-    return lower_step(config, facts(side=SIDE, unlabeled=1000))
+    return Program.build(config, facts(side=SIDE, unlabeled=1000))
 
 
 def check(program, allowed, layers=1):
     """Only sums and the gathers ``allowed``; returns the sums of floating-point arrays."""
-    found = collectives(program.compile(quick=True).as_text())
+    found = collectives(compile_quickly(program).as_text())
     for one in found:
         assert one.kind in ("all-gather", "all-reduce"), one.line
 

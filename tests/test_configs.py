@@ -11,9 +11,10 @@ from helpers import quick_jit
 
 from jaxmatch import build
 from jaxmatch.config import from_flags, stages_of
-from jaxmatch.data.resident import Resident
+from jaxmatch.data.resident import Resident, Table
 from jaxmatch.errors import InputError
 from jaxmatch.presets import DATASETS, PRESETS
+from jaxmatch.program import Program
 from jaxmatch.types import Ratio
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -71,21 +72,10 @@ def facts_of(data):
 
 
 def trace_one(config, data):
-    shape = facts_of(data)["image_shape"]
-    parts = build.with_stand_ins(build.build_parts(config, facts_of(data)))
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
-    images = Resident(
-        labeled_images=jax.ShapeDtypeStruct((400, *shape), np.uint8),
-        labeled_labels=jax.ShapeDtypeStruct((400,), np.int32),
-        unlabeled_images=jax.ShapeDtypeStruct((1000, *shape), np.uint8),
-        unlabeled_labels=jax.ShapeDtypeStruct((1000,), np.int32),
-        frozen=build.stand_ins(parts, state),
-    )
-    step = build.build_step(config, parts, optimizer)
-    examples = build.examples_of(parts)
+    program = Program.build(config, facts_of(data))
+    parts, state = program.parts, program.state
     after, metrics = jax.eval_shape(
-        lambda state, data: step(state, examples(data, state)), state, images
+        lambda state, data: program.step(state, program.examples(data, state)), state, program.data
     )
     assert jax.tree.structure(after) == jax.tree.structure(state)
     same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), after, state)
@@ -178,19 +168,21 @@ def test_one_step_of_every_config_runs(name, data):
 def run_one(config, data):
     """One real step on random images of the data set's shape."""
     facts, random = facts_of(data), np.random.default_rng(0)
-    parts = build.with_stand_ins(build.build_parts(config, facts))
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    step, examples = build.build_step(config, parts, optimizer), build.examples_of(parts)
-    images = Resident(
-        labeled_images=random.integers(0, 256, (400, *facts["image_shape"]), np.uint8),
+    program = Program.build(config, facts)
+
+    def images(count):
+        return Table.of(random.integers(0, 256, (count, *facts["image_shape"]), np.uint8))
+
+    data = Resident(
+        labeled_images=images(400),
         labeled_labels=np.asarray(facts["labels"], np.int32),
-        unlabeled_images=random.integers(0, 256, (1000, *facts["image_shape"]), np.uint8),
+        unlabeled_images=images(1000),
         unlabeled_labels=np.full(1000, -1, np.int32),
     )
-    state = quick_jit(lambda: build.build_state(config, parts, optimizer))()
-    images = images._replace(frozen=build.stand_ins(parts, state))
-    one = quick_jit(lambda state, data: step(state, examples(data, state)))
-    after, metrics = one(state, images)
+    state = quick_jit(program.init)()
+    data = data._replace(frozen=build.stand_ins(program.parts, state))
+    one = quick_jit(lambda state, data: program.step(state, program.examples(data, state)))
+    after, metrics = one(state, data)
     assert after.step == 1
     assert np.isfinite(metrics["loss/total"])
 

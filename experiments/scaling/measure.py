@@ -19,12 +19,13 @@ from typing import Any
 
 import jax
 
-from experiments.scaling.program import KINDS, collectives, facts, lower_step
+from experiments.scaling.program import KINDS, collectives, compile_quickly, facts
 from experiments.throughput.measure import measure as throughput
 from jaxmatch.compilation import operations
 from jaxmatch.config import from_flags
 from jaxmatch.parallel import tree_bytes
 from jaxmatch.presets import IMAGENET_IMAGES, TENTH
+from jaxmatch.program import Program
 
 MEASURED = Path(__file__).with_name("measured.json")
 CIFAR = facts()
@@ -49,14 +50,14 @@ SMALL_NETWORK = (
 def exchanges(recipe: str, devices: int) -> dict[str, Any]:
     """Operations and bytes by kind of a compiled step, with sizes that the plan needs."""
     config, _ = from_flags(recipe, [f"--config.devices={devices}"])
-    program = lower_step(config, RECIPES[recipe][0])
-    found = collectives(program.compile(quick=True).as_text())
+    program = Program.build(config, RECIPES[recipe][0])
+    found = collectives(compile_quickly(program).as_text())
     spec, state = program.parts.spec, program.state
     return {
         "recipe": recipe,
         "devices": devices,
         "batch": [spec.labeled_batch, spec.unlabeled_batch],
-        "operations_per_step": operations(program.traced),
+        "operations_per_step": operations(program.trace(1)),
         "groups": getattr(program.parts.model, "bn_groups", 1),
         "parameter_bytes": tree_bytes(state.params),
         "batch_norms": len(jax.tree.leaves(state.stats)) // 2,

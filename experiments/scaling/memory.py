@@ -20,10 +20,11 @@ from typing import Any
 
 import jax
 
-from experiments.scaling.program import Program, collectives, facts, lower_step
+from experiments.scaling.program import collectives, compile_quickly, facts
 from jaxmatch.config import from_flags
 from jaxmatch.parallel import device_bytes, state_shardings, tree_bytes
 from jaxmatch.presets import IMAGENET_IMAGES
+from jaxmatch.program import Program
 
 MOST_BYTES = 2 * 2**30
 CLASSES, LABELED = 1000, 128_000
@@ -38,7 +39,7 @@ def program_of(method: str, placement: str, devices: int) -> Program:
     values = (*SMALL, f"devices={devices}", f"memory_placement={placement}")
     config, _ = from_flags(f"{method}:tfds:cifar10", [f"--config.{value}" for value in values])
     data = facts(side=16, classes=CLASSES, labels=LABELED, unlabeled=IMAGENET_IMAGES)
-    return lower_step(config, data)
+    return Program.build(config, data)
 
 
 def allocated(program: Program, placement: str) -> int:
@@ -59,7 +60,7 @@ def allocated(program: Program, placement: str) -> int:
 
 def sent(program: Program) -> int:
     """Bytes of a device's results in one step, but for the gradient's and BatchNorm's."""
-    found = collectives(program.compile(quick=True).as_text())
+    found = collectives(compile_quickly(program).as_text())
     others = tree_bytes(program.state.params) + tree_bytes(program.state.stats)
     return max(0, sum(one.bytes for one in found) - others)
 

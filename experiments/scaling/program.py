@@ -1,23 +1,11 @@
-"""One step of a configuration as a compiled program, from shapes alone, and what devices send."""
+"""One step as a compiled program, from shapes alone, and what its devices send each other."""
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from ml_collections import ConfigDict
-
-from jaxmatch import build
-from jaxmatch.data import streaming
-from jaxmatch.data.lazy import Files, LazyImages
-from jaxmatch.data.resident import Resident
-from jaxmatch.dispatch import make_call
-from jaxmatch.parallel import replicated, state_shardings
-from jaxmatch.types import PyTree, TrainState
+from jaxmatch.program import Program
 
 KINDS = (
     "all-gather",
@@ -68,21 +56,6 @@ def collectives(text: str) -> list[Collective]:
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Program:
-    """A step before and after compilation; ``state`` are shapes."""
-
-    parts: build.Parts
-    state: TrainState
-    places: PyTree
-    traced: Any
-
-    def compile(self, quick: bool = False) -> Any:
-        """For the devices at hand; ``quick`` leaves out LLVM's optimisations, not XLA's."""
-        options = {"xla_backend_optimization_level": 0} if quick else {}
-        return self.traced.lower().compile(compiler_options=options)
-
-
 def facts(
     *, side: int = 32, classes: int = 10, labels: int = 400, unlabeled: int = 50_000
 ) -> dict[str, Any]:
@@ -95,35 +68,7 @@ def facts(
     }
 
 
-def lower_step(config: ConfigDict, facts: Mapping[str, Any]) -> Program:
-    """One step as training runs it on a CPU, the state donated; no image is allocated."""
-    parts = build.build_parts(config, facts)
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
-    places = state_shardings(state, parts.mesh, config.memory_placement)
-    everywhere = replicated(parts.mesh)
-
-    def images(count: int) -> Any:
-        if config.data.stream:
-            height, width, _ = parts.image_shape
-            nowhere = Files(root=Path(), paths=())
-            rows = np.zeros(count, np.int64)
-            return LazyImages(records=nowhere, rows=rows, size=(height, width))
-        return jax.ShapeDtypeStruct((count, *parts.image_shape), np.uint8)
-
-    def labels(count: int) -> Any:
-        return jax.ShapeDtypeStruct((count,), np.int32)
-
-    labeled, unlabeled = len(facts["labels"]), facts["unlabeled"]
-    data: Any = Resident(images(labeled), labels(labeled), images(unlabeled), labels(unlabeled))
-    data_places: Any = everywhere
-    if config.data.stream:
-        data = streaming.shapes(build.build_plan(config, parts, data), parts.mesh)
-        data_places = streaming.places(data)
-    call = jax.jit(
-        make_call(build.build_step(config, parts, optimizer), build.examples_of(parts), 1),
-        in_shardings=(places, data_places),
-        out_shardings=(places, everywhere),
-        donate_argnums=0,
-    )
-    return Program(parts=parts, state=state, places=places, traced=call.trace(state, data))
+def compile_quickly(program: Program) -> Any:
+    """One step, compiled without LLVM's optimisations, but with all of XLA's."""
+    traced = program.trace(steps_per_call=1)
+    return traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0})

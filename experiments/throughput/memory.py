@@ -15,12 +15,12 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from experiments.scaling.program import facts, lower_step
+from experiments.scaling.program import facts
 from jaxmatch import build
-from jaxmatch.compilation import compiler_options
 from jaxmatch.config import from_flags
-from jaxmatch.models import network as networks
+from jaxmatch.models.network import make_network
 from jaxmatch.parallel import tree_bytes
+from jaxmatch.program import Program
 from jaxmatch.types import Array, PyTree, TrainState
 
 SIDE = 32
@@ -39,7 +39,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--batch", type=int, default=64, help="labeled images of a step")
     arguments, flags = parser.parse_known_args()
-    networks.UNROLLED_ON = ()
     jax.config.update("jax_enable_compilation_cache", False)
     print("| setting | images passed | kept for each, MB | plan, GB |\n|---|---|---|---|")
     for setting in SETTINGS:
@@ -53,9 +52,10 @@ def main() -> None:
 def measure(flags: list[str]) -> tuple[int, float, int]:
     """Images passed with gradient in a step, bytes kept for each, bytes of the step's plan."""
     config, _ = from_flags("fixmatch:tfds:cifar10,labels=40", flags)
-    program = lower_step(config, facts(side=SIDE))
-    compiled = program.traced.lower().compile(compiler_options=compiler_options())
+    program = Program.build(config, facts(side=SIDE))
     parts, state = program.parts, program.state
+    looped = make_network(parts.model, 1, config.forward, config.microbatches)
+    compiled = program.with_parts(network=looped).trace(1).lower().compile()
     spec = parts.spec
     passed = spec.labeled_batch + spec.unlabeled_batch * (1 if config.forward == "split" else 2)
     return passed, kept(parts, state, passed), compiled.memory_analysis().temp_size_in_bytes

@@ -24,7 +24,7 @@ from experiments.throughput.measure import random_data
 from jaxmatch import build, onednn, run_data
 from jaxmatch.compilation import prepare_process
 from jaxmatch.config import complete, from_flags, to_json
-from jaxmatch.data.resident import Resident, resident
+from jaxmatch.data.resident import Resident, Table, resident
 from jaxmatch.dispatch import Meter, compile_call
 from jaxmatch.dotted import flatten
 from jaxmatch.errors import InputError
@@ -59,7 +59,6 @@ PADDING = "--config.model.padding=torch"
 # An untrained network is sure of nothing. With a classifier so many times larger some weak views
 # pass the threshold, so that the unsupervised loss takes part in the check of the first step.
 SHARPENED = 12.0
-IMAGES = ("labeled", "labels", "unlabeled", "unlabeled_labels")  # as in Resident
 
 Call = Callable[[TrainState, Callable[[], PyTree]], tuple[TrainState, Meter]]
 
@@ -89,7 +88,7 @@ class Worker:
                 raise InputError(f"the PyTorch contestants know {key}={value} only.")
         data = random_data(chosen, *random_images) if random_images else run_data.load_new(chosen)
         parts = build.build_parts(chosen, data.facts())
-        images = resident(data.source, data.split)
+        images: Any = resident(data.source, data.split)
         optimizer = parts.optim.build(chosen.steps, parts.model.layers)
 
         @jax.jit
@@ -104,7 +103,10 @@ class Worker:
         np.savez(
             Path(path),
             allow_pickle=False,
-            **dict(zip(IMAGES, images[: len(IMAGES)], strict=True)),
+            labeled=images.labeled_images.images,
+            labels=images.labeled_labels,
+            unlabeled=images.unlabeled_images.images,
+            unlabeled_labels=images.unlabeled_labels,
             **{f"weights/{name}": value for name, value in weights.items()},
             **{
                 "views/x": views.labeled.views[0],
@@ -162,7 +164,12 @@ class Worker:
                 Examples((views["x"],), views["label"]),
                 Examples((views["weak"], views["strong"]), views["unlabeled_label"]),
             ),
-            "loop": Resident(*(arrays[name] for name in IMAGES)),
+            "loop": Resident(
+                Table.of(arrays["labeled"]),
+                arrays["labels"],
+                Table.of(arrays["unlabeled"]),
+                arrays["unlabeled_labels"],
+            ),
         }
         steps_of = {
             "step": build.build_step(config, replace(parts, augment=RecordedViews()), optimizer),

@@ -1,10 +1,12 @@
 """Small data sets live on the device as uint8, and a step gathers its examples there."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from jaxmatch.data import order
 from jaxmatch.data.lazy import LazyImages
@@ -12,7 +14,39 @@ from jaxmatch.data.sources import Source
 from jaxmatch.data.splits import Split, locate
 from jaxmatch.types import Array, Batch, Examples, PyTree
 
-HostOrDevice = Array | np.ndarray | LazyImages
+HostOrDevice = Array | np.ndarray
+
+
+class Table(struct.PyTreeNode):
+    """Images in memory, a row each.
+
+    A TPU stores arrays in tiles of its two last axes. Images [n h w c] with three channels would be
+    padded forty times when a step gathers some of them, and copied to that form at every call; rows
+    are gathered as they lie.
+    """
+
+    rows: Any  # [n h*w*c] uint8, numpy or of a device
+    size: tuple[int, int, int] = struct.field(pytree_node=False)  # height, width, channels
+
+    @classmethod
+    def of(cls, images: Any) -> Self:
+        """The table of images [n h w c], which are not copied on the host."""
+        size = tuple(images.shape[1:])
+        return cls(images.reshape(len(images), math.prod(size)), size)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return self.rows.shape[0]
+
+    @property
+    def images(self) -> Any:
+        """The images [n h w c]; of numpy rows no copy."""
+        return self.rows.reshape(-1, *self.size)
+
+    def take(self, index: Array) -> Array:
+        """The images number ``index`` [b], all in bounds: [b h w c]."""
+        rows = jnp.asarray(self.rows).at[index].get(mode="promise_in_bounds")
+        return rows.reshape(*index.shape, *self.size)
 
 
 class Resident(NamedTuple):
@@ -21,9 +55,9 @@ class Resident(NamedTuple):
     Of a streamed set the images are LazyImages and never all in memory.
     """
 
-    labeled_images: HostOrDevice  # [n h w c] uint8
+    labeled_images: Table | LazyImages  # n images
     labeled_labels: HostOrDevice  # [n] int32
-    unlabeled_images: HostOrDevice  # [u h w c] uint8
+    unlabeled_images: Table | LazyImages  # u images
     unlabeled_labels: HostOrDevice  # [u] int32, -1 = unknown; only metrics read it
     frozen: PyTree = None  # variables of the run's frozen networks by role, if it has any
 
@@ -37,10 +71,15 @@ def resident(source: Source, split: Split, include_labeled: bool = True) -> Resi
     """
     labeled = locate(source, split)
     pool = slice(None) if include_labeled else np.setdiff1d(np.arange(len(source.rows)), labeled)
+
+    def images(rows: Any) -> Table | LazyImages:
+        some = source.images[rows]
+        return some if isinstance(some, LazyImages) else Table.of(some)
+
     return Resident(
-        labeled_images=source.images[labeled],
+        labeled_images=images(labeled),
         labeled_labels=source.labels[labeled],
-        unlabeled_images=source.images[pool],
+        unlabeled_images=images(pool),
         unlabeled_labels=source.labels[pool],
     )
 
@@ -54,13 +93,13 @@ def batch(
     gathers its own share of a batch that the caller shards.
     """
 
-    def draw(stream: int, size: int, images: HostOrDevice, labels: HostOrDevice) -> Examples | None:
+    def draw(stream: int, size: int, images: Any, labels: HostOrDevice) -> Examples | None:
         if size == 0:
             return None
         words = order.words(jax.random.fold_in(key, stream))
         index = order.positions(words, step, size, len(images))
         return Examples(
-            views=(jnp.asarray(images).at[index].get(mode="promise_in_bounds"),),
+            views=(images.take(index),),
             label=jnp.asarray(labels).at[index].get(mode="promise_in_bounds"),
             index=index,
         )

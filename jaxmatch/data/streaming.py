@@ -221,21 +221,20 @@ def _parsed_flags() -> Iterator[None]:
             flags.FLAGS.unparse_flags()
 
 
-def shapes(plan: Plan, mesh: Mesh) -> Batch:
-    """The examples of a step as shapes, dtypes and places."""
+def shapes(spec: Spec, crops: Crops, mesh: Mesh) -> Batch:
+    """The examples of a step as shapes, dtypes and places; arguments as for :func:`plan`."""
 
-    def one(name: str) -> Examples | None:
-        if name not in plan.pools:
+    def one(name: str, batch: int) -> Examples | None:
+        if not batch:
             return None
-        pool = plan.pools[name]
 
         def like(shape: tuple[int, ...], dtype: Any) -> Any:
-            return jax.ShapeDtypeStruct((pool.batch, *shape), dtype, sharding=over_batch(mesh))
+            return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=over_batch(mesh))
 
-        views: Any = tuple(like((*crop.size, 3), np.uint8) for crop in pool.crops)
+        views: Any = tuple(like((*crop.size, 3), np.uint8) for crop in crops[name])
         return Examples(views=views, label=like((), np.int32), index=like((), np.int32))
 
-    return Batch(one("labeled"), one("unlabeled"))
+    return Batch(one("labeled", spec.labeled_batch), one("unlabeled", spec.unlabeled_batch))
 
 
 def is_streamed(images: Any) -> bool:

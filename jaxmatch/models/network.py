@@ -12,13 +12,14 @@ from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array, Network, PyTree, Target
 
 FORWARD_MODES = ("joint", "split", "separate")
-# Where microbatches are not a loop: XLA:CPU computes convolutions inside one by a path that is over
-# ten times slower. It then orders them as it likes, so that they save little memory there.
-UNROLLED_ON = ("cpu",)
 
 
 def make_network(
-    model: Any, shards: int = 1, forward: str = "joint", microbatches: int = 1
+    model: Any,
+    shards: int = 1,
+    forward: str = "joint",
+    microbatches: int = 1,
+    unroll: bool = False,
 ) -> Network:
     """Wrap a Linen module, or what :func:`jaxmatch.models.from_nnx.from_nnx` returns.
 
@@ -35,12 +36,14 @@ def make_network(
             gradient over those marked :class:`~jaxmatch.types.Target`; "separate": a pass for each
             view, targets last. Running statistics are updated once a pass.
         microbatches: N > 1 runs a training pass in N parts one after the other and computes each
-            again for its gradient, so that only one part's activations are kept, but for
-            :data:`UNROLLED_ON`. The loss still sees the whole batch, whatever its queues, averages
-            and comparisons. Part m has examples m, m + N, m + 2N, ... of every view, or such groups
-            of them. Without groups each part is a BatchNorm batch, and running statistics take the
-            mean over the parts. N must divide the groups, or without them each device's share of
+            again for its gradient, so that only one part's activations are kept. The loss still
+            sees the whole batch, whatever its queues, averages and comparisons. Part m has examples
+            m, m + N, m + 2N, ... of every view, or such groups of them. Without groups each part is
+            a BatchNorm batch, and running statistics take the mean over the parts. N must divide the groups, or without them each device's share of
             each view.
+        unroll: do not make a loop of the parts: XLA:CPU computes convolutions inside one by a path
+            that is over ten times slower. It then orders them as it likes, so that they save little
+            memory there.
 
     Raises:
         InputError: on an unknown ``forward``.
@@ -68,7 +71,7 @@ def make_network(
             )
             together = _concatenate(images, parts)
             if train:
-                joined, updated = _in_parts(apply, together, groups, microbatches)
+                joined, updated = _in_parts(apply, together, groups, microbatches, unroll)
             else:
                 joined, updated = apply(together)
             stats = updated.get("batch_stats", stats)
@@ -92,7 +95,11 @@ def _passes(leaves: Sequence[Any], forward: str) -> list[tuple[list[int], bool]]
 
 
 def _in_parts(
-    apply: Callable[[Array], tuple[PyTree, PyTree]], images: Array, groups: int, parts: int
+    apply: Callable[[Array], tuple[PyTree, PyTree]],
+    images: Array,
+    groups: int,
+    parts: int,
+    unroll: bool,
 ) -> tuple[PyTree, PyTree]:
     """``apply`` to the groups of images, ``parts`` of them one after the other: as _by_groups."""
     if parts == 1:
@@ -112,9 +119,8 @@ def _in_parts(
     def one(images: Array) -> tuple[PyTree, PyTree]:
         return _by_groups(apply, images, max(1, groups // parts))
 
-    unroll = parts if jax.default_backend() in UNROLLED_ON else 1
     _, (outputs, updated) = jax.lax.scan(
-        lambda _, images: ((), one(images)), (), divide(images), unroll=unroll
+        lambda _, images: ((), one(images)), (), divide(images), unroll=parts if unroll else 1
     )
     return jax.tree.map(join, outputs), jax.tree.map(lambda leaf: leaf.mean(0), updated)
 

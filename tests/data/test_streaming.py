@@ -20,23 +20,25 @@ from jaxmatch.types import Spec
 STEPS = 40  # more than the loader has ready at any time
 
 
+SPEC = Spec(
+    classes=2,
+    steps=STEPS,
+    labels=(0, 0, 1, 1),
+    unlabeled=24,
+    labeled_batch=4,
+    unlabeled_batch=8,
+)
+WEAK = HostCrop(size=(16, 16), area=(0.2, 1.0), flip=0.5)
+CROPS = {"labeled": (WEAK,), "unlabeled": (WEAK, HostCrop(size=(8, 8), area=(0.1, 0.3)))}
+
+
 @pytest.fixture(scope="module")
 def parts(photographs):
     """A mesh of two devices and the plan of a small streamed set."""
     source = sources.load(f"folder:{photographs}", seed=0, image_size=16, stream=True)
     data = resident(source, splits.balanced(source, 4, 0))
-    spec = Spec(
-        classes=2,
-        steps=STEPS,
-        labels=(0, 0, 1, 1),
-        unlabeled=24,
-        labeled_batch=4,
-        unlabeled_batch=8,
-    )
-    weak = HostCrop(size=(16, 16), area=(0.2, 1.0), flip=0.5)
-    crops = {"labeled": (weak,), "unlabeled": (weak, HostCrop(size=(8, 8), area=(0.1, 0.3)))}
     mesh = make_mesh(2, 4, 8)
-    return streaming.plan(data, jax.random.key(3), spec, crops, 5, mesh), mesh
+    return streaming.plan(data, jax.random.key(3), SPEC, CROPS, 5, mesh), mesh
 
 
 def feed(parts, first=0):
@@ -68,10 +70,10 @@ def test_it_goes_on_from_any_step(parts):
 
 
 def test_shapes_are_those_of_the_examples(parts):
-    plan, mesh = parts
+    _, mesh = parts
     with feed(parts) as examples:
         found = examples()
-    expected = streaming.shapes(plan, mesh)
+    expected = streaming.shapes(SPEC, CROPS, mesh)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for leaf, shape in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert (leaf.shape, leaf.dtype, leaf.sharding) == (shape.shape, shape.dtype, shape.sharding)

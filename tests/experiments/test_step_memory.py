@@ -3,12 +3,10 @@
 import pytest
 
 from experiments.throughput.memory import measure
-from jaxmatch.models import network as networks
 
 
 @pytest.mark.slow
-def test_what_settings_save(monkeypatch):
-    monkeypatch.setattr(networks, "UNROLLED_ON", ())
+def test_what_settings_save():
     small = ["model.depth=10", "model.width=1", "data.batch_size=8", "data.ratio=3", "devices=1"]
     found = {
         setting: measure([f"--config.{value}" for value in (*small, setting)])

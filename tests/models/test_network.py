@@ -9,7 +9,6 @@ import pytest
 from helpers import SIDE, TinyNetwork, assert_bitwise, assert_close, quick_jit, randomized
 
 from jaxmatch.errors import InputError
-from jaxmatch.models import network as networks
 from jaxmatch.models.heads import DeepProjection, Linear
 from jaxmatch.models.network import make_network
 from jaxmatch.models.wide_resnet import WideResNet
@@ -362,9 +361,8 @@ def test_microbatches_and_remat_keep_less():
 
 
 @pytest.mark.slow
-def test_microbatches_in_a_loop_need_one_part_of_the_memory(monkeypatch):
+def test_microbatches_in_a_loop_need_one_part_of_the_memory():
     """The program of accelerators, as XLA lays out its arrays."""
-    monkeypatch.setattr(networks, "UNROLLED_ON", ())
     model = WideResNet(classes=4, depth=10, width=1)
     images = jnp.zeros((64, SIDE, SIDE, 3))
     given = model.init(jax.random.key(0), images[:1], train=False)
