@@ -39,8 +39,8 @@ def make_network(
             again for its gradient, so that only one part's activations are kept. The loss still
             sees the whole batch, whatever its queues, averages and comparisons. Part m has examples
             m, m + N, m + 2N, ... of every view, or such groups of them. Without groups each part is
-            a BatchNorm batch, and running statistics take the mean over the parts. N must divide the groups, or without them each device's share of
-            each view.
+            a BatchNorm batch, and running statistics take the mean over the parts. N must divide
+            the groups, or without them each device's share of each view.
         unroll: do not make a loop of the parts: XLA:CPU computes convolutions inside one by a path
             that is over ten times slower. It then orders them as it likes, so that they save little
             memory there.
