@@ -65,8 +65,8 @@ class RandomResizedCrop:
         sides = jnp.rint(sides).astype(jnp.int32)  # [b tries 2]
         whole = jnp.array([height, width], jnp.int32)
         fits = ((sides > 0) & (sides <= whole)).all(-1)
-        first = jnp.argmax(fits, axis=1)[:, None, None]
-        sides = jnp.take_along_axis(sides, first, 1)[:, 0]
+        first = fits & (jnp.cumsum(fits, 1) == 1)
+        sides = jnp.where(first[..., None], sides, 0).sum(1, dtype=jnp.int32)
         place = jax.random.uniform(to_place, (b, 2), jnp.float32)
         corner = jnp.minimum(
             jnp.floor(place * (whole - sides + 1)).astype(jnp.int32), whole - sides

@@ -20,6 +20,9 @@ from jaxmatch.types import Array
 
 _BYTE = 8  # bits that bfloat16 holds exactly
 _NIBBLE = 16  # levels are read as two digits to this base
+# In large images the pixels of a square tile come from a box of this side, if the positions of
+# neighbours differ by at most 1.5 pixels along each axis.
+_TILE, _BOX = 16, 24
 
 
 def by_platform(
@@ -31,6 +34,10 @@ def by_platform(
 
 def take(planes: Array, row: Array, column: Array) -> Array:
     """Fetch each pixel from a position of its own.
+
+    From a pixel to the next, and from a row to the next, the positions move by at most 1.5 pixels
+    in total along each axis, as in any rotation and in shears by up to a half; images of up to 48
+    pixels a side have no limit.
 
     Args:
         planes: int32 0..255 [c b h w].
@@ -62,6 +69,13 @@ def count_levels(planes: Array) -> Array:
     return by_platform(_count_by_products, _count_by_scatters, planes)
 
 
+def select_rows(table: Array, index: Array) -> Array:
+    """``table[index]`` for a small table [n ...] and few indices 0..n-1, by comparison."""
+    index = index.reshape(*index.shape, *(1,) * table.ndim)
+    each = jnp.arange(len(table), dtype=index.dtype).reshape(-1, *(1,) * (table.ndim - 1))
+    return jnp.where(index == each, table, 0).sum(-table.ndim, dtype=table.dtype)
+
+
 def look_up(table: Array, planes: Array) -> Array:
     """Replace each level by the table's entry for it.
 
@@ -76,11 +90,24 @@ def look_up(table: Array, planes: Array) -> Array:
 
 
 def _take_by_products(planes: Array, row: Array, column: Array) -> Array:
-    _, b, height, width = planes.shape
-    rows = _one_hot(row.reshape(b, -1), height)
-    rows = _pick("bph,kbhw->kbpw", rows, planes)
-    columns = _one_hot(column.reshape(b, -1), width)
-    return _only(rows * columns).reshape(planes.shape)
+    """A product over the rows, then a selection from the columns.
+
+    In large images, over those of the small box that a tile of pixels comes from: it is cut out by
+    two products.
+    """
+    b, height, width = row.shape
+    if max(height, width) <= 2 * _BOX:
+        row, column = row.reshape(b, -1), column.reshape(b, -1)
+        rows = _pick("bph,kbhw->kbpw", _one_hot(row, height), planes)
+        return _only(rows * _one_hot(column, width)).reshape(planes.shape)
+    row, column = _tiles(row), _tiles(column)  # [b n p]
+    top = jnp.clip(row, 0, height - 1).min(-1, keepdims=True)
+    left = jnp.clip(column, 0, width - 1).min(-1, keepdims=True)
+    each = jnp.arange(_BOX, dtype=jnp.int32)
+    boxes = _pick("bnrh,kbhw->bnrkw", _one_hot(top + each, height), planes)
+    boxes = _pick("bnsw,bnrkw->kbnrs", _one_hot(left + each, width), boxes)
+    rows = _pick("bnpr,kbnrs->kbnps", _one_hot(row - top, _BOX), boxes)
+    return _untile(_only(rows * _one_hot(column - left, _BOX)), height, width)
 
 
 def _take_by_gathers(planes: Array, row: Array, column: Array) -> Array:
@@ -150,6 +177,22 @@ def _gather(rows: Array, index: Array) -> Array:
 def _one_hot(index: Array, size: int) -> Array:
     """Whether the index [...] is each of 0..size-1: bfloat16 [... size], all 0 outside of them."""
     return (index[..., None] == jnp.arange(size, dtype=index.dtype)).astype(jnp.bfloat16)
+
+
+def _tiles(positions: Array) -> Array:
+    """Cut [b h w] into square tiles: [b n pixels]. The last ones repeat the edge."""
+    b, height, width = positions.shape
+    padding = ((0, 0), (0, -height % _TILE), (0, -width % _TILE))
+    positions = jnp.pad(positions, padding, mode="edge")
+    positions = positions.reshape(b, -(-height // _TILE), _TILE, -(-width // _TILE), _TILE)
+    return positions.swapaxes(2, 3).reshape(b, -1, _TILE**2)
+
+
+def _untile(planes: Array, height: int, width: int) -> Array:
+    """Planes [c b h w] from their tiles [c b n pixels]."""
+    down, across = -(-height // _TILE), -(-width // _TILE)
+    planes = planes.reshape(*planes.shape[:2], down, across, _TILE, _TILE).swapaxes(3, 4)
+    return planes.reshape(*planes.shape[:2], down * _TILE, -1)[:, :, :height, :width]
 
 
 def _digits(planes: Array) -> tuple[Array, Array]:
