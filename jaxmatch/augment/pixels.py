@@ -70,10 +70,8 @@ def count_levels(planes: Array) -> Array:
 
 
 def select_rows(table: Array, index: Array) -> Array:
-    """``table[index]`` for a small table [n ...] and few indices 0..n-1, by comparison."""
-    index = index.reshape(*index.shape, *(1,) * table.ndim)
-    each = jnp.arange(len(table), dtype=index.dtype).reshape(-1, *(1,) * (table.ndim - 1))
-    return jnp.where(index == each, table, 0).sum(-table.ndim, dtype=table.dtype)
+    """``table[index]`` of a small table [n ...], for a few indices 0..n-1."""
+    return by_platform(_select_by_comparison, _select_by_gathers, table, index)
 
 
 def look_up(table: Array, planes: Array) -> Array:
@@ -167,6 +165,16 @@ def _look_up_by_products(table: Array, planes: Array) -> Array:
 def _look_up_by_gathers(table: Array, planes: Array) -> Array:
     flat = planes.reshape(*planes.shape[:2], -1)
     return lax.map(lambda one: _gather(*one), (table, flat)).reshape(planes.shape)
+
+
+def _select_by_comparison(table: Array, index: Array) -> Array:
+    index = index.reshape(*index.shape, *(1,) * table.ndim)
+    each = jnp.arange(len(table), dtype=index.dtype).reshape(-1, *(1,) * (table.ndim - 1))
+    return jnp.where(index == each, table, 0).sum(-table.ndim, dtype=table.dtype)
+
+
+def _select_by_gathers(table: Array, index: Array) -> Array:
+    return table.at[index].get(mode="promise_in_bounds")
 
 
 def _gather(rows: Array, index: Array) -> Array:
