@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.augment import blur, color, resize, tone
+from jaxmatch.augment import blur, color, pixels, resize, tone
 from jaxmatch.augment.chain import Chain
 from jaxmatch.errors import InputError
 from jaxmatch.settings import Count, NonNegative, Range, Share, section
@@ -219,8 +219,7 @@ class Flip:
 
     def apply(self, images: Array, draws: Array) -> Array:
         """Levels 0..255 [b h w c] of any dtype in, float32 levels out."""
-        mirrored = jnp.where(draws[:, None, None, None], images[:, :, ::-1], images)
-        return mirrored.astype(jnp.float32)
+        return pixels.flip(images, draws).astype(jnp.float32)
 
 
 def _choose(chosen: Array, changed: Array, levels: Array) -> Array:

@@ -64,6 +64,11 @@ def take_grid(images: Array, row: Array, column: Array) -> Array:
     return by_platform(_take_grid_by_products, _take_grid_by_gathers, images, row, column)
 
 
+def flip(images: Array, chosen: Array) -> Array:
+    """Mirror left and right the images [b h w c], of any dtype, that are ``chosen``, bool [b]."""
+    return by_platform(_flip_by_choice, _flip_by_gathers, images, chosen)
+
+
 def count_levels(planes: Array) -> Array:
     """How many pixels of each plane have each level: int32 0..255 [c b h w] to int32 [c b 256]."""
     return by_platform(_count_by_products, _count_by_scatters, planes)
@@ -137,6 +142,16 @@ def _take_grid_by_gathers(images: Array, row: Array, column: Array) -> Array:
     index = row[:, :, None] * width + column[:, None, :]
     taken = _gather(images.reshape(b, height * width, c), index.reshape(b, -1, 1))
     return taken.reshape(*index.shape, c).astype(jnp.float32)
+
+
+def _flip_by_choice(images: Array, chosen: Array) -> Array:
+    return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)
+
+
+def _flip_by_gathers(images: Array, chosen: Array) -> Array:
+    column = jnp.arange(images.shape[2], dtype=jnp.int32)
+    column = jnp.where(chosen[:, None], column[::-1], column)[:, None, :, None]
+    return jnp.take_along_axis(images, column, 2, mode="promise_in_bounds")
 
 
 def _count_by_products(planes: Array) -> Array:

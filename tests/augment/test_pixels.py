@@ -30,6 +30,7 @@ SHAPES = [(1, 3, 28, 28), (3, 2, 32, 32), (4, 2, 24, 40), (3, 1, 96, 96), (1, 1,
 FORMS = {
     "take": (pixels._take_by_products, pixels._take_by_gathers),
     "take_grid": (pixels._take_grid_by_products, pixels._take_grid_by_gathers),
+    "flip": (pixels._flip_by_choice, pixels._flip_by_gathers),
     "count_levels": (pixels._count_by_products, pixels._count_by_scatters),
     "look_up": (pixels._look_up_by_products, pixels._look_up_by_gathers),
     "select_rows": (pixels._select_by_comparison, pixels._select_by_gathers),
@@ -52,6 +53,8 @@ def operands(name, shape, dtype=np.uint8):
         images = rng.integers(0, 256, (b, height, width, c)).astype(dtype)
         row = rng.integers(0, height, (b, height - 3), np.int32)
         return images, row, rng.integers(0, width, (b, width + 2), np.int32)
+    if name == "flip":
+        return rng.normal(size=(b, height, width, c)).astype(np.float32), np.arange(b) % 2 == 0
     if name == "count_levels":
         return (planes,)
     if name == "select_rows":
@@ -71,6 +74,8 @@ def by_numpy(name, *given):
         images, row, column = given
         image = np.arange(len(row))[:, None, None]
         return images[image, row[:, :, None], column[:, None, :]].astype(np.float32)
+    if name == "flip":
+        return np.where(given[1][:, None, None, None], given[0][:, :, ::-1], given[0])
     if name == "select_rows":
         table, index = given
         return table[index]
@@ -88,7 +93,7 @@ def test_both_forms_equal_numpy(name, shape):
     expected = by_numpy(name, *given)
     for form in FORMS[name]:
         found = quick_jit(form)(*given)
-        whole = name not in ("take_grid", "select_rows")
+        whole = name not in ("take_grid", "flip", "select_rows")
         assert found.dtype == (jnp.int32 if whole else jnp.float32)
         np.testing.assert_array_equal(found, expected)
 
@@ -111,7 +116,7 @@ def test_only_a_tpu_multiplies(name):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         found = set(re.findall(r"stablehlo\.(dot_general|gather|scatter)\b", text))
         moved = {"scatter"} if name == "count_levels" else {"gather"}
-        multiplied = set() if name == "select_rows" else {"dot_general"}
+        multiplied = set() if name in ("flip", "select_rows") else {"dot_general"}
         assert found == (multiplied if platform == "tpu" else moved)
 
 
