@@ -96,12 +96,12 @@ def _levels(weights: Array, images: Array, equation: str) -> Array:
     total = weights.sum(-1, keepdims=True)
     high = jnp.floor(weights * unit / total)
     low = jnp.round((weights * unit - high * total) * unit / total)  # long division
-    forms = [
+    by_digits, by_halves = (
         functools.partial(form, equation=equation) for form in (_means_by_digits, _means_by_halves)
-    ]
+    )
     if weights.shape[-1] > _MOST_INPUTS:
-        return forms[1](high, low, images)
-    return pixels.by_platform(*forms, high, low, images)
+        return by_halves(high, low, images)
+    return pixels.by_platform(by_digits, by_halves, high, low, images)
 
 
 def _means_by_halves(high: Array, low: Array, images: Array, *, equation: str) -> Array:
