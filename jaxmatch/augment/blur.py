@@ -9,7 +9,9 @@ import math
 
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
+from jaxmatch.augment import pixels
 from jaxmatch.types import Array
 
 _PASSES = 3
@@ -32,18 +34,8 @@ def gaussian_blur(levels: Array, sigma: Array, largest: float) -> Array:
     whole = jnp.floor(radius)
     weight = (2.0**_FRACTION / (2 * radius + 1)).astype(jnp.uint32)
     end = (2**_FRACTION - (2 * whole.astype(jnp.uint32) + 1) * weight) // 2
-    weights = jnp.where(steps <= whole, weight, jnp.where(steps == whole + 1, end, 0))
-
-    def blur_rows(levels: Array) -> Array:
-        def once(_, levels: Array) -> Array:
-            total = _window_sum(levels, weights, "edge")
-            return (total + 2 ** (_FRACTION - 1)) >> _FRACTION
-
-        # A loop, because XLA would otherwise compute each pass anew for every tap of the next.
-        return lax.fori_loop(0, _PASSES, once, levels)
-
-    levels = blur_rows(levels.astype(jnp.uint32)).swapaxes(-1, -2)
-    return blur_rows(levels).swapaxes(-1, -2).astype(jnp.int32)
+    inner, outer = steps <= whole, steps == whole + 1
+    return pixels.by_platform(_boxes_by_products, _boxes, levels, inner, outer, weight, end)
 
 
 def gaussian_blur_smooth(planes: Array, sigma: Array, kernel: int) -> Array:
@@ -63,6 +55,89 @@ def gaussian_blur_smooth(planes: Array, sigma: Array, kernel: int) -> Array:
     weights = (weights / (2 * weights.sum(1, keepdims=True) - 1)).astype(planes.dtype)
     rows = _window_sum(planes, weights, "reflect")
     return _window_sum(rows.swapaxes(-1, -2), weights, "reflect").swapaxes(-1, -2)
+
+
+def _boxes(levels: Array, inner: Array, outer: Array, weight: Array, end: Array) -> Array:
+    """Three boxes along each axis, in 24-bit fixed point, rounded after each.
+
+    Args:
+        levels: planes, int32 0..255 [c b h w].
+        inner: which distances from the centre have the whole weight, bool [b reach+1].
+        outer: which have that of the fractional end; the others have none.
+        weight: uint32 [b 1].
+        end: uint32 [b 1].
+
+    Returns:
+        Planes, int32 [c b h w].
+    """
+    weights = jnp.where(inner, weight, jnp.where(outer, end, 0))
+
+    def blur_rows(levels: Array) -> Array:
+        def once(_, levels: Array) -> Array:
+            total = _window_sum(levels, weights, "edge")
+            return (total + 2 ** (_FRACTION - 1)) >> _FRACTION
+
+        # A loop, because XLA would otherwise compute each pass anew for every tap of the next.
+        return lax.fori_loop(0, _PASSES, once, levels)
+
+    levels = blur_rows(levels.astype(jnp.uint32)).swapaxes(-1, -2)
+    return blur_rows(levels).swapaxes(-1, -2).astype(jnp.int32)
+
+
+def _boxes_by_products(
+    levels: Array, inner: Array, outer: Array, weight: Array, end: Array
+) -> Array:
+    """As :func:`_boxes`: sums by products, and their weights digit by digit in float32.
+
+    All numbers are whole and below 2^24, so nothing is rounded; a level, and how often the edge
+    counts, is exact in bfloat16.
+    """
+    bits = 12 if 2 * inner.shape[1] + 1 <= 16 else 8
+    digits = [
+        [((value >> shift) & mask).astype(jnp.float32)[:, :, None] for value in (weight, end)]
+        for shift in range(0, _FRACTION, bits)
+        for mask in [2**bits - 1 if shift + bits < _FRACTION else 2 ** (bits + 1) - 1]
+    ]
+
+    def blur_along(equation: str, size: int, levels: Array) -> Array:
+        bands = [_band(chosen, size) for chosen in (inner, outer)]
+        for _ in range(_PASSES):
+            sums = [
+                _row_major(jnp.einsum(equation, band, levels, preferred_element_type=jnp.float32))
+                for band in bands
+            ]
+            carried = jnp.zeros((), jnp.float32)
+            for position, pair in enumerate(digits):
+                half = 2.0 ** (bits - 1) if position == len(digits) - 1 else 0.0
+                total = pair[0] * sums[0] + pair[1] * sums[1] + carried + half
+                carried = jnp.floor(total * 0.5**bits)
+            levels = _row_major(carried.astype(jnp.bfloat16))
+        return levels
+
+    blurred = blur_along("boi,cbhi->cbho", levels.shape[3], levels.astype(jnp.bfloat16))
+    return blur_along("boi,cbiw->cbow", levels.shape[2], blurred).astype(jnp.int32)
+
+
+def _row_major(planes: Array) -> Array:
+    """The same planes in the layout of products.
+
+    XLA would lay out the sums for the factors of images, the batch last, and copy every operand.
+    """
+    return with_layout_constraint(planes, Layout((0, 1, 2, 3)))
+
+
+def _band(chosen: Array, size: int) -> Array:
+    """How often each input counts for each output: bfloat16 [b size size].
+
+    Those at the ``chosen`` distances [b reach+1] count, the edge also for what lies beyond it.
+    """
+    reach = chosen.shape[1] - 1
+    output, each = jnp.arange(size)[:, None], jnp.arange(size)
+    counts = jnp.zeros((len(chosen), size, size), jnp.bfloat16)
+    for step in range(-reach, reach + 1):
+        source = jnp.clip(output + step, 0, size - 1)
+        counts += (chosen[:, abs(step), None, None] & (source == each)).astype(jnp.bfloat16)
+    return counts
 
 
 def _box_length(variance):

@@ -64,8 +64,8 @@ def jitter(levels: Array, order: Array, factors: Array, with_hue: bool = True) -
     """
     is_hue = order == HUE
     before_hue = jnp.argmax(is_hue, axis=1) if with_hue else jnp.full(len(order), 3)
-    blends = jnp.take_along_axis(order, jnp.argsort(is_hue, axis=1, stable=True), 1)
-    amounts = jnp.take_along_axis(factors, blends, 1)
+    blends = _along(order, jnp.argsort(is_hue, axis=1, stable=True))
+    amounts = _along(factors, blends)
     first = jnp.arange(4) < before_hue[:, None]  # [b 4] the blends that precede the hue
 
     def blend(levels: Array, turns: Array) -> Array:
@@ -75,6 +75,12 @@ def jitter(levels: Array, order: Array, factors: Array, with_hue: bool = True) -
 
     levels = blend(levels, first)
     return blend(hue(levels, factors[:, HUE]), ~first) if with_hue else levels
+
+
+def _along(values: Array, index: Array) -> Array:
+    """``values[b, index[b, i]]`` of a few values each, without a gather."""
+    each = jnp.arange(values.shape[1], dtype=index.dtype)
+    return jnp.where(index[..., None] == each, values[:, None], 0).sum(-1, dtype=values.dtype)
 
 
 def _wide(factor: Array) -> Array:

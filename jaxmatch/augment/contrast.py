@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.augment import blur, color, resize, tone
+from jaxmatch.augment import blur, color, pixels, resize, tone
 from jaxmatch.augment.chain import Chain
 from jaxmatch.errors import InputError
 from jaxmatch.settings import Count, NonNegative, Range, Share, section
@@ -65,8 +65,8 @@ class RandomResizedCrop:
         sides = jnp.rint(sides).astype(jnp.int32)  # [b tries 2]
         whole = jnp.array([height, width], jnp.int32)
         fits = ((sides > 0) & (sides <= whole)).all(-1)
-        first = jnp.argmax(fits, axis=1)[:, None, None]
-        sides = jnp.take_along_axis(sides, first, 1)[:, 0]
+        first = fits & (jnp.cumsum(fits, 1) == 1)
+        sides = jnp.where(first[..., None], sides, 0).sum(1, dtype=jnp.int32)
         place = jax.random.uniform(to_place, (b, 2), jnp.float32)
         corner = jnp.minimum(
             jnp.floor(place * (whole - sides + 1)).astype(jnp.int32), whole - sides
@@ -219,10 +219,7 @@ class Flip:
 
     def apply(self, images: Array, draws: Array) -> Array:
         """Levels 0..255 [b h w c] of any dtype in, float32 levels out."""
-        column = jnp.arange(images.shape[2], dtype=jnp.int32)
-        column = jnp.where(draws[:, None], column[::-1], column)[:, None, :, None]
-        mirrored = jnp.take_along_axis(images, column, 2, mode="promise_in_bounds")
-        return mirrored.astype(jnp.float32)
+        return pixels.flip(images, draws).astype(jnp.float32)
 
 
 def _choose(chosen: Array, changed: Array, levels: Array) -> Array:

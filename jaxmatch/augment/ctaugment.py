@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmatch.augment import geometry, resize, tone
+from jaxmatch.augment import geometry, pixels, resize, tone
 from jaxmatch.augment.ops import apply_chosen
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import Count, Momentum, Share, section
@@ -118,10 +118,10 @@ class CTAugment:
         rate = _table(policy) + (1 - self.decay)
         rate = rate / rate.max(1, keepdims=True)
         logits = jnp.log(jnp.where(rate < self.threshold, 0, rate)).astype(jnp.float32)
-        row = jnp.asarray(_ROWS)[op]  # [b n 2]
-        chosen = jax.random.categorical(to_bin, logits[row])
+        row = pixels.select_rows(jnp.asarray(_ROWS), op)  # [b n 2]
+        chosen = jax.random.categorical(to_bin, pixels.select_rows(logits, row))
         within = jax.random.uniform(to_level, row.shape, jnp.float32)
-        level = (chosen + within) / jnp.asarray(_COUNTS)[row]
+        level = (chosen + within) / pixels.select_rows(jnp.asarray(_COUNTS), row)
 
         # One centre more than ops, of the last cutout.
         sides = jnp.array([height, width], jnp.int32)
@@ -147,15 +147,16 @@ class CTAugment:
         b = floor(0.999 level bins): m_b <- rho m_b + (1 - rho) truth. In closed form, for the
         h hits j of a bin: rho^h m_b + (1 - rho) sum_j rho^(h-j) truth_j.
         """
-        row = jnp.asarray(_ROWS)[draws.op]  # [b n 2]
-        place = jnp.floor(draws.level * jnp.asarray(_COUNTS)[row] * 0.999).astype(jnp.int32)
+        row = pixels.select_rows(jnp.asarray(_ROWS), draws.op)  # [b n 2]
+        bins = pixels.select_rows(jnp.asarray(_COUNTS), row)
+        place = jnp.floor(draws.level * bins * 0.999).astype(jnp.int32)
         cell = (row * _WIDEST + place).reshape(len(truth), -1)  # [b k]
         hits = cell[..., None] == jnp.arange((_NONE + 1) * _WIDEST)  # [b k cells]
         # A product with a triangle, since a running sum would walk from device to device.
         order = _after(len(truth)).astype(jnp.float32)
         after = jnp.matmul(order, hits.sum(1).astype(jnp.float32), precision="highest")
         same = (cell[:, :, None] == cell[:, None, :]) & _after(cell.shape[1])
-        later = jnp.take_along_axis(after, cell, 1).astype(jnp.int32) + same.sum(2)
+        later = jnp.where(hits, after[:, None], 0).sum(2).astype(jnp.int32) + same.sum(2)
         gain = (1 - self.decay) * self.decay**later * truth[:, None]
         gained = jnp.where(hits, gain[..., None], 0).sum((0, 1)).reshape(-1, _WIDEST)
         kept = (self.decay ** hits.sum((0, 1))).reshape(-1, _WIDEST)

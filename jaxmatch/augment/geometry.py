@@ -32,16 +32,11 @@ def affine_matrix(
     return jnp.stack([cosine, shear_x - sine, shift_x, shear_y + sine, cosine, shift_y], -1)
 
 
-def source_index(matrix: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-    """Which pixel ``y * width + x`` [b h*w] each pixel comes from, and whether it has one."""
-    height, width = size
-    row = jnp.arange(height, dtype=jnp.int32)[:, None]
-    column = jnp.arange(width, dtype=jnp.int32)
-    x = _position(matrix[:, 0:3], row, column)  # [b h w]
-    y = _position(matrix[:, 3:6], row, column)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    index = jnp.where(inside, y * width + x, 0)
-    return index.reshape(-1, height * width), inside.reshape(-1, height * width)
+def source(matrix: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+    """Row and column, int32 [b h w] each, that each pixel comes from; they may lie outside."""
+    row = jnp.arange(size[0], dtype=jnp.int32)[:, None]
+    column = jnp.arange(size[1], dtype=jnp.int32)
+    return _position(matrix[:, 3:6], row, column), _position(matrix[:, 0:3], row, column)
 
 
 def _position(coefficients: Array, row: Array, column: Array) -> Array:

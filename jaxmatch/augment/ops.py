@@ -1,16 +1,16 @@
 """The image operations of RandAugment and CTAugment (Cubuk et al. 2019, Berthelot et al. 2020).
 
-In a batch where every image has an op of its own, all geometric ops are one affine gather, and all
-others one blend of two images: the image itself, and what its op makes of it or departs from.
+In a batch where every image has an op of its own, all geometric ops are one affine map, all that
+treat every pixel of a level alike one table of levels, and all others one blend of two images: the
+image itself, and what its op makes of it or departs from.
 """
 
 import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jax import lax
 
-from jaxmatch.augment import geometry, tone
+from jaxmatch.augment import geometry, pixels, tone
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array
 
@@ -37,6 +37,12 @@ OPS = {
     "translate_y": "pixels, to the nearest whole one",
 }
 WARPS = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+# What these make of a level depends on the image as a whole, but not on other pixels.
+_TABLES = (
+    *("autocontrast", "brightness", "contrast", "equalize", "invert"),
+    *("posterize", "solarize", "solarize_add"),
+)
+_WHOLE = ("posterize", "solarize", "solarize_add")  # their value is no weight
 
 
 def apply_one(images: Array, name: str, value: Array | float = 1.0) -> Array:
@@ -74,81 +80,85 @@ def apply_chosen(levels: Array, op: Array, value: Array, names: tuple[str, ...])
     Returns:
         The new levels, planes again; black where a geometric op found nothing.
     """
-    _, b, height, width = levels.shape
-    index, inside = _source(op, value, names, (height, width))
-
-    def gather(plane: Array) -> tuple[Array, Array, Array]:
-        moved = jnp.where(inside, _take(plane, index), 0)
-        below = tone.count_below(plane)
-        return moved, below, _take(below, plane)
-
-    # A loop over the channels, because XLA would fuse the gathers with the arithmetic below,
-    # which a CPU can then no longer vectorize.
-    moved, below, rank = lax.map(gather, levels.reshape(3, b, height * width))
-    chosen = {name: (op == position)[:, None, None] for position, name in enumerate(names)}
-    moved, rank = moved.reshape(levels.shape), rank.reshape(levels.shape)
-    return _tone(moved, below, rank, chosen, value[:, None, None])
+    chosen = {name: op == position for position, name in enumerate(names)}
+    changed = levels
+    if any(name in WARPS for name in names):
+        changed = pixels.take(changed, *_source(op, value, names, levels.shape[2:]))
+    if any(name in _TABLES for name in names):
+        changed = pixels.look_up(_table(levels, chosen, value[:, None]), changed)
+    return _mixed(changed, chosen, value[:, None, None])
 
 
 def move(visible: Array, op: Array, value: Array, names: tuple[str, ...]) -> Array:
     """What the same ops do to an alpha channel, bool [b h w]: False where they found nothing."""
-    b, height, width = visible.shape
-    index, inside = _source(op, value, names, (height, width))
-    return (inside & _take(visible.reshape(b, height * width), index)).reshape(visible.shape)
+    source = _source(op, value, names, visible.shape[1:])
+    return pixels.take(visible[None].astype(jnp.int32), *source)[0] > 0
 
 
 def _source(
-    op: Array, value: Array, names: tuple[str, ...], size: tuple[int, int]
+    op: Array, value: Array, names: tuple[str, ...], size: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    """Where each pixel comes from, and whether from inside the image: [b h*w] each."""
+    """The row and the column that each pixel comes from: int32 [b h w] each."""
+    height, width = size
     degrees, shear_x, shear_y, left, up = (
         jnp.where(op == names.index(name), value, 0) if name in names else jnp.zeros_like(value)
         for name in WARPS
     )
-    matrix = geometry.affine_matrix(degrees, shear_x, shear_y, left, up, size)
-    return geometry.source_index(matrix, size)
+    matrix = geometry.affine_matrix(degrees, shear_x, shear_y, left, up, (height, width))
+    return geometry.source(matrix, (height, width))
 
 
-def _take(rows: Array, index: Array) -> Array:
-    """``rows[b, index[b, i]]``."""
-    return jnp.take_along_axis(rows, index, 1, mode="promise_in_bounds")
+def _table(levels: Array, chosen: dict[str, Array], value: Array) -> Array:
+    """What each level becomes where that depends on nothing else: int32 [3 b 256].
+
+    ``value`` is [b 1]. The table of any other op is the identity.
+    """
+    every = jnp.broadcast_to(jnp.arange(256, dtype=jnp.int32), (*levels.shape[:2], 256))
+    below = functools.cache(lambda: tone.count_below(levels))
+    return _blend(
+        chosen,
+        value,
+        every,
+        first={
+            "brightness": lambda: jnp.zeros_like(every),
+            "contrast": lambda: tone.mean_grey(levels)[..., 0],
+        },
+        second={
+            "autocontrast": lambda: tone.autocontrast(every, below()),
+            "equalize": lambda: tone.equalize(below()),
+            "invert": lambda: 255 - every,
+            "posterize": lambda: tone.posterize(every, value),
+            "solarize": lambda: tone.solarize(every, value),
+            "solarize_add": lambda: tone.solarize_add(every, value),
+        },
+    )
 
 
-def _tone(
-    levels: Array, below: Array, rank: Array, chosen: dict[str, Array], value: Array
-) -> Array:
-    """Every op that moves no pixel, as a blend of two images: planes in, planes out."""
+def _mixed(levels: Array, chosen: dict[str, Array], value: Array) -> Array:
+    """The ops that mix pixels or channels: planes in, planes out; ``value`` is [b 1 1]."""
     smooth = functools.cache(lambda: tone.smooth(levels))
-    # From the degenerate image at 0 to the image at 1.
-    first = _select(
+    return _blend(
         chosen,
+        value,
         levels,
-        {
-            "brightness": lambda: jnp.zeros_like(levels),
-            "color": lambda: tone.luma(levels),
-            "contrast": lambda: tone.mean_grey(levels),
-            "sharpness": smooth,
-        },
+        first={"color": lambda: tone.luma(levels), "sharpness": smooth},
+        second={"blur": lambda: tone.blur(levels), "smooth": smooth},
     )
-    # From the image at 0 to the result at 1.
-    second = _select(
-        chosen,
-        levels,
-        {
-            "autocontrast": lambda: tone.autocontrast(levels, below),
-            "blur": lambda: tone.blur(levels),
-            "equalize": lambda: tone.equalize(levels, below, rank),
-            "invert": lambda: 255 - levels,
-            "posterize": lambda: tone.posterize(levels, value),
-            "smooth": smooth,
-            "solarize": lambda: tone.solarize(levels, value),
-            "solarize_add": lambda: tone.solarize_add(levels, value),
-        },
-    )
+
+
+def _blend(
+    chosen: dict[str, Array],
+    value: Array,
+    levels: Array,
+    first: dict[str, Callable[[], Array]],
+    second: dict[str, Callable[[], Array]],
+) -> Array:
+    """From the first image at weight 0 to the second at 1, each ``levels`` where no op names it."""
+    shape = (-1, *(1,) * (value.ndim - 1))
+    chosen = {name: own.reshape(shape) for name, own in chosen.items()}
     one = jnp.ones_like(value)
-    whole = ("posterize", "solarize", "solarize_add")
-    weight = _select(chosen, value, {name: lambda: one for name in whole})
-    return tone.blend(first, second, weight)
+    weight = _select(chosen, value, {name: lambda: one for name in _WHOLE})
+    return tone.blend(_select(chosen, levels, first), _select(chosen, levels, second), weight)
 
 
 def _select(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmatch.augment import geometry, tone
+from jaxmatch.augment import geometry, pixels, tone
 from jaxmatch.augment.ops import WARPS, apply_chosen, move
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import section
@@ -154,7 +154,7 @@ class RandAugment:
     def apply(self, images: Array, draws: Draws) -> Array:
         """Levels 0..255 [b h w 3] of any dtype in (rounded), float32 levels out."""
         table = TABLES[self.table]
-        opaque = jnp.asarray([name in _OPAQUE for name in table.names])
+        opaque = [position for position, name in enumerate(table.names) if name in _OPAQUE]
 
         def layer(
             carry: tuple[Array, Array | None], one: tuple[Array, Array]
@@ -162,7 +162,7 @@ class RandAugment:
             levels, visible = carry
             op, value = one
             if visible is not None:
-                visible = move(visible | opaque[op][:, None, None], op, value, table.names)
+                visible = move(visible | _any_of(op, opaque)[:, None, None], op, value, table.names)
             return (apply_chosen(levels, op, value, table.names), visible), None
 
         levels = tone.planes(images)
@@ -177,13 +177,18 @@ class RandAugment:
         return out.astype(jnp.float32)
 
 
+def _any_of(op: Array, positions: list[int]) -> Array:
+    """Whether each op is one of those at ``positions``."""
+    return (op[..., None] == jnp.asarray(positions, op.dtype)).any(-1)
+
+
 def _draw_torchssl(ops: int, key: Array, shape: tuple[int, ...]) -> Draws:
     b, height, width = shape[:3]
     to_op, to_value, to_side, to_centre = jax.random.split(key, 4)
     op = jax.random.randint(to_op, (b, ops), 0, len(NAMES), jnp.int32)
     scale = [{"translate_x": width, "translate_y": height}.get(name, 1) for name in NAMES]
     ranges = np.asarray(list(TORCHSSL.values())) * np.asarray(scale)[:, None]
-    low, high = jnp.moveaxis(jnp.asarray(ranges, jnp.float32)[op], -1, 0)
+    low, high = jnp.moveaxis(pixels.select_rows(jnp.asarray(ranges, jnp.float32), op), -1, 0)
     value = low + (high - low) * jax.random.uniform(to_value, (b, ops), jnp.float32)
     side = 0.5 * width * jax.random.uniform(to_side, (b,), jnp.float32)
     # The reference draws the centre from uniform(side, 1), which never gives 0.
@@ -207,8 +212,9 @@ def _draw_levels(
     if table.shares:
         for name, side in (("translate_x", width), ("translate_y", height)):
             values[name] = [float(math.trunc(share * side)) for share in values[name]]
-    value = jnp.asarray(list(values.values()), jnp.float32)[op, level]
-    signed = jnp.asarray([name in WARPS for name in names])[op]
+    table_of_values = jnp.asarray(list(values.values()), jnp.float32).reshape(-1)
+    value = pixels.select_rows(table_of_values, 10 * op + level)
+    signed = _any_of(op, [position for position, name in enumerate(names) if name in WARPS])
     negative = signed & jax.random.bernoulli(to_sign, 0.5, drawn)
     if table.colour is None:
         box = jnp.zeros((b, 4), jnp.int32)

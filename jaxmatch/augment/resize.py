@@ -6,15 +6,18 @@ convolution interpolation for digital image processing", 1981; Turkowski, "Filte
 resampling tasks", 1990.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from jaxmatch.augment import pixels
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array
 
 _HALF = 11  # bits of half a weight's fraction; halves times levels sum exactly in float32
+_MOST_INPUTS = 512  # pixels a side, of which digits of 8 bits times levels sum exactly
 
 
 def _bilinear(distance: Array, width: Array | float) -> Array:
@@ -88,15 +91,47 @@ def _taps(start: Array, extent: Array, inputs: int, outputs: int, method: str) -
 
 
 def _levels(weights: Array, images: Array, equation: str) -> Array:
-    """Weighted means in fixed point, rounded to levels: half up, clipped."""
+    """Weighted means of 0..255 in fixed point, rounded to levels: half up, clipped."""
     unit = 2.0**_HALF
     total = weights.sum(-1, keepdims=True)
     high = jnp.floor(weights * unit / total)
-    low = jnp.round((weights * unit - high * total) * unit / total)
-    halves = jnp.stack([high, low])  # long division: [2 b outputs inputs]
+    low = jnp.round((weights * unit - high * total) * unit / total)  # long division
+    by_digits, by_halves = (
+        functools.partial(form, equation=equation) for form in (_means_by_digits, _means_by_halves)
+    )
+    if weights.shape[-1] > _MOST_INPUTS:
+        return by_halves(high, low, images)
+    return pixels.by_platform(by_digits, by_halves, high, low, images)
+
+
+def _means_by_halves(high: Array, low: Array, images: Array, *, equation: str) -> Array:
+    """Two products in float32."""
+    equation = "n" + equation.replace("->", "->n")
+    halves = jnp.stack([high, low])  # [2 b outputs inputs]
     high, low = jnp.einsum(equation, halves, images, precision="highest").astype(jnp.int32)
     mean = ((high << _HALF) + low + (1 << (2 * _HALF - 1))) >> (2 * _HALF)
     return jnp.clip(mean, 0, 255).astype(jnp.float32)
+
+
+def _means_by_digits(high: Array, low: Array, images: Array, *, equation: str) -> Array:
+    """Three products in bfloat16, which holds levels and digits of 8 bits exactly.
+
+    Their sums are whole numbers below 2^24, so exact in float32, as are the carries.
+    """
+    rest = (high.astype(jnp.int32) << _HALF) + low.astype(jnp.int32)
+    images, carried = images.astype(jnp.bfloat16), jnp.zeros((), jnp.float32)
+    for _ in range(2):
+        digit = ((rest + 128) & 255) - 128
+        total = jnp.einsum(
+            equation, digit.astype(jnp.bfloat16), images, preferred_element_type=jnp.float32
+        )
+        carried = jnp.floor((total + carried) / 256)
+        rest = (rest - digit) >> 8
+    total = jnp.einsum(
+        equation, rest.astype(jnp.bfloat16), images, preferred_element_type=jnp.float32
+    )
+    unit = 2.0 ** (2 * _HALF - 16)
+    return jnp.clip(jnp.floor((total + carried + unit / 2) / unit), 0, 255)
 
 
 def check_method(method: str, known: tuple[str, ...] = METHODS) -> None:
@@ -148,9 +183,9 @@ def resize_columns_first(
     top, left, height, width = box.astype(jnp.int32).T
     images = images.astype(jnp.float32)
     columns = matrix(left, width, images.shape[2], size[1], method)
-    images = _levels(columns, images, "nbow,bhwc->nbhoc")
+    images = _levels(columns, images, "bow,bhwc->bhoc")
     rows = matrix(top, height, images.shape[1], size[0], method)
-    return _levels(rows, images, "nboh,bhwc->nbowc")
+    return _levels(rows, images, "boh,bhwc->bowc")
 
 
 def zoom(levels: Array, margin: Array, method: Array, names: tuple[str, ...]) -> Array:
@@ -178,8 +213,8 @@ def zoom(levels: Array, margin: Array, method: Array, names: tuple[str, ...]) ->
         return weights
 
     means = levels.astype(jnp.float32)
-    means = _levels(chosen(margin[:, 1], width), means, "nbow,cbhw->ncbho")
-    return _levels(chosen(margin[:, 0], height), means, "nboh,cbhw->ncbow").astype(jnp.int32)
+    means = _levels(chosen(margin[:, 1], width), means, "bow,cbhw->cbho")
+    return _levels(chosen(margin[:, 0], height), means, "boh,cbhw->cbow").astype(jnp.int32)
 
 
 def resize_smooth(

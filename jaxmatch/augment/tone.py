@@ -8,10 +8,10 @@ Planes, because with three channels last a CPU could not vectorize it.
 import functools
 import operator
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmatch.augment import pixels
 from jaxmatch.types import Array
 
 
@@ -69,42 +69,36 @@ def solarize_add(levels: Array, added: Array) -> Array:
     return jnp.where(levels < 128, raised, levels)
 
 
-def count_below(plane: Array) -> Array:
-    """How many pixels of each image are below each level 0..256: [b h*w] to int32 [b 257]."""
-
-    def histogram(levels: Array) -> Array:
-        counts = jnp.zeros(257, jnp.int32)
-        return counts.at[levels + 1].add(1, mode="promise_in_bounds")
-
-    return jnp.cumsum(jax.vmap(histogram)(plane), -1, dtype=jnp.int32)
+def count_below(planes: Array) -> Array:
+    """How many pixels of each plane are below each level 0..256: int32 [3 b 257]."""
+    below = jnp.cumsum(pixels.count_levels(planes), -1, dtype=jnp.int32)
+    return jnp.pad(below, ((0, 0), (0, 0), (1, 0)))
 
 
 def autocontrast(levels: Array, below: Array) -> Array:
     """Stretch each channel's range to 0..255; ``below`` [3 b 257] is :func:`count_below`.
 
-    The exact quotient, truncated. PIL forms it in double precision, where rounding takes some
-    whole numbers to one level less.
+    ``levels`` broadcasts against [3 b n]. The exact quotient, truncated. PIL forms it in double
+    precision, where rounding takes some whole numbers to one level less.
     """
-    pixels = levels.shape[2] * levels.shape[3]
-    low = (below == 0).sum(-1, dtype=jnp.int32)[..., None, None] - 1
-    high = (below < pixels).sum(-1, dtype=jnp.int32)[..., None, None] - 1
+    low = (below == 0).sum(-1, keepdims=True, dtype=jnp.int32) - 1
+    high = (below < below[..., -1:]).sum(-1, keepdims=True, dtype=jnp.int32) - 1
     # The half keeps quotients 1/510 off whole numbers, so that their rounding cannot matter.
     stretched = (255 * (levels - low) + 0.5).astype(jnp.float32) / jnp.maximum(high - low, 1)
     return jnp.where(high > low, stretched.astype(jnp.int32), levels)
 
 
-def equalize(levels: Array, below: Array, rank: Array) -> Array:
-    """Spread each channel's levels evenly over its pixels.
+def equalize(below: Array) -> Array:
+    """What spreads each channel's levels evenly over its pixels: a table, int32 [3 b 256].
 
-    ``below`` [3 b 257] is :func:`count_below` and ``rank`` [3 b h w] its entry for each pixel.
-    With ``step = (pixels - count of the highest level) // 255``, a level becomes
-    ``(rank + step // 2) // step``, at most 255; nothing changes where ``step`` is 0. The quotient
-    is exact up to 2^20 pixels.
+    ``below`` [3 b 257] is :func:`count_below`. With ``step = (pixels - count of the highest
+    level) // 255``, a level becomes ``(below + step // 2) // step``, at most 255; nothing changes
+    where ``step`` is 0. The quotient is exact up to 2^20 pixels.
     """
-    pixels = levels.shape[2] * levels.shape[3]
-    step = jnp.where(below < pixels, below, 0).max(-1)[..., None, None] // 255
-    quotient = (rank + step // 2 + 0.5).astype(jnp.float32) / jnp.maximum(step, 1)
-    return jnp.where(step > 0, jnp.minimum(quotient, 255).astype(jnp.int32), levels)
+    step = jnp.where(below < below[..., -1:], below, 0).max(-1, keepdims=True) // 255
+    quotient = (below[..., :-1] + step // 2 + 0.5).astype(jnp.float32) / jnp.maximum(step, 1)
+    spread = jnp.minimum(quotient, 255).astype(jnp.int32)
+    return jnp.where(step > 0, spread, jnp.arange(256, dtype=jnp.int32))
 
 
 def smooth(levels: Array) -> Array:

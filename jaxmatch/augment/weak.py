@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmatch.augment import pixels
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import Whole, section
 from jaxmatch.types import Array
@@ -53,7 +54,7 @@ class Weak:
 
     def apply(self, images: Array, draws: Draws) -> Array:
         """Levels 0..255 [b h w c] of any dtype in, float32 levels out."""
-        b, h, w, c = images.shape
+        h, w = images.shape[1:3]
         pad = self._pad(images.shape)
         row = _reflect(draws.offset[:, 0, None] + jnp.arange(h, dtype=jnp.int32) - pad, h)
         column = jnp.arange(w, dtype=jnp.int32)
@@ -62,11 +63,7 @@ class Weak:
             column = left + jnp.where(flip, w - 1 - column, column)
         else:
             column = jnp.where(flip, w + 2 * pad - 1 - (left + column), left + column)
-        column = _reflect(column - pad, w)
-        index = (row[:, :, None] * w + column[:, None, :]).reshape(b, h * w, 1)
-        pixels = images.reshape(b, h * w, c)
-        moved = jnp.take_along_axis(pixels, index, 1, mode="promise_in_bounds")
-        return moved.reshape(images.shape).astype(jnp.float32)
+        return pixels.take_grid(images, row, _reflect(column - pad, w))
 
     def _pad(self, shape: tuple[int, ...]) -> int:
         side = min(shape[1:3])

@@ -105,6 +105,12 @@ def test_blur_is_that_of_pil():
     np.testing.assert_array_equal(ours, np.moveaxis(np.stack(expected), -1, 0))
 
 
+@pytest.mark.slow
+def test_both_are_so_by_products(products):
+    test_equals_the_reference_file()
+    test_blur_is_that_of_pil()
+
+
 def test_blurs_leave_a_constant_image_alone():
     images = jnp.full((3, 2, 9, 9), 200, jnp.int32)
     sigma = jnp.array([0.3, 2.0])

@@ -101,6 +101,12 @@ def test_recorded(file):
     assert not [row for row in rows if not row.passed]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["usb_ops.npz", "cta_ops.npz"])
+def test_recorded_by_products(file, products):
+    test_recorded(file)
+
+
 def test_the_recorded_comparison_notices_a_change(tmp_path):
     with np.load(GOLDEN / "usb_ops.npz") as file:
         arrays = dict(file)

@@ -57,6 +57,43 @@ def test_recorded(file):
     assert min(row.equal for row in exact) > 0.9999
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["fixmatch_ra_ops.npz", "usb_pipeline.npz"])
+def test_recorded_by_products(file, products):
+    test_recorded(file)
+
+
+@pytest.mark.parametrize(
+    ("table", "side"),
+    [
+        ("google", 32),
+        *(
+            pytest.param(table, side, marks=pytest.mark.slow)
+            for table, side in [
+                ("torchssl", 28),
+                ("torchssl", 32),
+                ("torchssl", 96),
+                ("torchssl", 224),
+            ]
+            + [(table, side) for table in ("google", "simmatch", "eman") for side in (28, 96)]
+            + [("simmatch", 32), ("eman", 32)]
+        ),
+    ],
+)
+def test_products_give_the_same_views(table, side, use_form):
+    count = 4 if side > 96 else 64
+    rng = np.random.default_rng(side)
+    images = rng.integers(0, 256, (count, side, side, 3), np.uint8)
+    images[::3] = np.sort(images[::3] // 3 + 40, 1)  # something to stretch
+    chain = Chain(transforms=(Weak(), RandAugment(table=table)))
+    draws = chain.draw(jax.random.key(side), images.shape)
+    views = {}
+    for form in ("gathers", "products"):
+        use_form(form)
+        views[form] = np.asarray(quick_jit(chain.apply)(images, draws))
+    np.testing.assert_array_equal(views["products"], views["gathers"])
+
+
 @pytest.mark.parametrize(
     ("table", "ops", "layers", "applied"),
     [("torchssl", 14, 3, 1), ("google", 14, 2, 0.5), ("simmatch", 14, 2, 0.5), ("eman", 16, 2, 1)],

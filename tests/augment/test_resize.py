@@ -53,6 +53,12 @@ def test_equals_pil(method):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_equals_pil_by_products(method, products):
+    test_equals_pil(method)
+
+
+@pytest.mark.slow
 def test_much_taller_boxes_are_resized_rows_first():
     images, boxes = random_images(60, 48), random_boxes(60, 48)
     ours = np.asarray(resize(jnp.asarray(images), jnp.asarray(boxes), (16, 16), "bilinear"))

@@ -33,6 +33,10 @@ def test_recorded():
     assert all(row.passed for row in rows)
 
 
+def test_recorded_by_products(products):
+    test_recorded()
+
+
 def test_by_hand():
     row = np.arange(1, 5, dtype=np.uint8).reshape(1, 1, 4, 1).repeat(4, 1)
     # Padded by 2 without repeating the edge: 3 2 1 2 3 4 3 2.
@@ -43,6 +47,10 @@ def test_by_hand():
     np.testing.assert_array_equal(flipped_after[0, 0, :, 0], [2, 1, 2, 3])
     flipped_before = view(Weak(pad=2, order="flip_crop"), row, (2, 0), True)
     np.testing.assert_array_equal(flipped_before[0, 0, :, 0], [2, 3, 4, 3])
+
+
+def test_by_hand_by_products(products):
+    test_by_hand()
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -1,0 +1,246 @@
+"""Moving, counting and replacing pixels: gathers and scatters, or products with zeros and ones.
+
+A TPU moves one element at a time in a gather or scatter, and multiplies matrices at full speed;
+CPUs and GPUs do the opposite. So each operation has two forms with equal results, and the platform
+that a program is lowered for picks one.
+
+A product is exact here, although a TPU rounds the factors to bfloat16: one factor is 0 or 1, the
+other a whole number of at most 8 bits, and at most one term of each sum is not 0. Counts are sums
+of ones in float32, exact up to 2^24 pixels. The axes of channels and of images stay apart: a
+product over a merged axis would be exchanged between the devices that share the images.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxmatch.types import Array
+
+_BYTE = 8  # bits that bfloat16 holds exactly
+_NIBBLE = 16  # levels are read as two digits to this base
+# In large images the pixels of a square tile come from a box of this side, if the positions of
+# neighbours differ by at most 1.5 pixels along each axis.
+_TILE, _BOX = 16, 24
+
+
+def by_platform(
+    products: Callable[..., Array], gathers: Callable[..., Array], *operands: Array
+) -> Array:
+    """The form for the platform of lowering: products on TPUs, gathers and scatters elsewhere."""
+    return lax.platform_dependent(*operands, tpu=products, default=gathers)
+
+
+def take(planes: Array, row: Array, column: Array) -> Array:
+    """Fetch each pixel from a position of its own.
+
+    From a pixel to the next, and from a row to the next, the positions move by at most 1.5 pixels
+    in total along each axis, as in any rotation and in shears by up to a half; images of up to 48
+    pixels a side have no limit.
+
+    Args:
+        planes: int32 0..255 [c b h w].
+        row: int32 [b h w], the row that each pixel comes from.
+        column: int32 [b h w], and the column.
+
+    Returns:
+        Planes, int32 [c b h w]; 0 where the position is outside of the image.
+    """
+    return by_platform(_take_by_products, _take_by_gathers, planes, row, column)
+
+
+def take_grid(images: Array, row: Array, column: Array) -> Array:
+    """Fetch rows and columns: ``out[b, i, j] = images[b, row[b, i], column[b, j]]``.
+
+    Args:
+        images: [b h w c], uint8 or any values that float32 holds.
+        row: int32 [b i], 0..h-1.
+        column: int32 [b j], 0..w-1.
+
+    Returns:
+        Float32 [b i j c].
+    """
+    return by_platform(_take_grid_by_products, _take_grid_by_gathers, images, row, column)
+
+
+def flip(images: Array, chosen: Array) -> Array:
+    """Mirror left and right the images [b h w c], of any dtype, that are ``chosen``, bool [b]."""
+    return by_platform(_flip_by_choice, _flip_by_gathers, images, chosen)
+
+
+def count_levels(planes: Array) -> Array:
+    """How many pixels of each plane have each level: int32 0..255 [c b h w] to int32 [c b 256]."""
+    return by_platform(_count_by_products, _count_by_scatters, planes)
+
+
+def select_rows(table: Array, index: Array) -> Array:
+    """``table[index]`` of a small table [n ...], for a few indices 0..n-1."""
+    return by_platform(_select_by_comparison, _select_by_gathers, table, index)
+
+
+def look_up(table: Array, planes: Array) -> Array:
+    """Replace each level by the table's entry for it.
+
+    Args:
+        table: int32 0..255 [c b 256], a table for each plane.
+        planes: int32 0..255 [c b h w].
+
+    Returns:
+        Planes, int32 [c b h w].
+    """
+    return by_platform(_look_up_by_products, _look_up_by_gathers, table, planes)
+
+
+def _take_by_products(planes: Array, row: Array, column: Array) -> Array:
+    """A product over the rows, then a selection from the columns.
+
+    In large images, over those of the small box that a tile of pixels comes from: it is cut out by
+    two products.
+    """
+    b, height, width = row.shape
+    if max(height, width) <= 2 * _BOX:
+        row, column = row.reshape(b, -1), column.reshape(b, -1)
+        rows = _pick("bph,kbhw->kbpw", _one_hot(row, height), planes)
+        return _only(rows * _one_hot(column, width)).reshape(planes.shape)
+    row, column = _tiles(row), _tiles(column)  # [b n p]
+    top = jnp.clip(row, 0, height - 1).min(-1, keepdims=True)
+    left = jnp.clip(column, 0, width - 1).min(-1, keepdims=True)
+    each = jnp.arange(_BOX, dtype=jnp.int32)
+    boxes = _pick("bnrh,kbhw->bnrkw", _one_hot(top + each, height), planes)
+    boxes = _pick("bnsw,bnrkw->kbnrs", _one_hot(left + each, width), boxes)
+    rows = _pick("bnpr,kbnrs->kbnps", _one_hot(row - top, _BOX), boxes)
+    return _untile(_only(rows * _one_hot(column - left, _BOX)), height, width)
+
+
+def _take_by_gathers(planes: Array, row: Array, column: Array) -> Array:
+    c, b, height, width = planes.shape
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    inside = inside.reshape(b, -1)
+    index = jnp.where(inside, (row * width + column).reshape(b, -1), 0)
+
+    # A loop over the channels, here and below, because XLA would fuse the gathers with the
+    # arithmetic around them, which a CPU can then no longer vectorize.
+    def one(plane: Array) -> Array:
+        return jnp.where(inside, _gather(plane, index), 0)
+
+    return lax.map(one, planes.reshape(c, b, -1)).reshape(planes.shape)
+
+
+def _take_grid_by_products(images: Array, row: Array, column: Array) -> Array:
+    rows, columns = _one_hot(row, images.shape[1]), _one_hot(column, images.shape[2])
+
+    def one(part: Array) -> Array:
+        part = _pick("bih,bhwc->biwc", rows, part)
+        return _pick("bjw,biwc->bijc", columns, part).astype(jnp.float32)
+
+    return sum(map(one, _exact_parts(images)[1:]), start=one(_exact_parts(images)[0]))
+
+
+def _take_grid_by_gathers(images: Array, row: Array, column: Array) -> Array:
+    b, height, width, c = images.shape
+    index = row[:, :, None] * width + column[:, None, :]
+    taken = _gather(images.reshape(b, height * width, c), index.reshape(b, -1, 1))
+    return taken.reshape(*index.shape, c).astype(jnp.float32)
+
+
+def _flip_by_choice(images: Array, chosen: Array) -> Array:
+    return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)
+
+
+def _flip_by_gathers(images: Array, chosen: Array) -> Array:
+    column = jnp.arange(images.shape[2], dtype=jnp.int32)
+    column = jnp.where(chosen[:, None], column[::-1], column)[:, None, :, None]
+    return jnp.take_along_axis(images, column, 2, mode="promise_in_bounds")
+
+
+def _count_by_products(planes: Array) -> Array:
+    c, b = planes.shape[:2]
+    high, low = _digits(planes)
+    counts = jnp.einsum("kbph,kbpl->kbhl", high, low, preferred_element_type=jnp.float32)
+    return counts.astype(jnp.int32).reshape(c, b, -1)
+
+
+def _count_by_scatters(planes: Array) -> Array:
+    c, b = planes.shape[:2]
+
+    def histogram(levels: Array) -> Array:
+        counts = jnp.zeros(_NIBBLE**2, jnp.int32)
+        return counts.at[levels].add(1, mode="promise_in_bounds")
+
+    return lax.map(jax.vmap(histogram), planes.reshape(c, b, -1))
+
+
+def _look_up_by_products(table: Array, planes: Array) -> Array:
+    high, low = _digits(planes)
+    table = table.reshape(*table.shape[:2], _NIBBLE, _NIBBLE)
+    return _only(_pick("kbph,kbhl->kbpl", high, table) * low).reshape(planes.shape)
+
+
+def _look_up_by_gathers(table: Array, planes: Array) -> Array:
+    flat = planes.reshape(*planes.shape[:2], -1)
+    return lax.map(lambda one: _gather(*one), (table, flat)).reshape(planes.shape)
+
+
+def _select_by_comparison(table: Array, index: Array) -> Array:
+    index = index.reshape(*index.shape, *(1,) * table.ndim)
+    each = jnp.arange(len(table), dtype=index.dtype).reshape(-1, *(1,) * (table.ndim - 1))
+    return jnp.where(index == each, table, 0).sum(-table.ndim, dtype=table.dtype)
+
+
+def _select_by_gathers(table: Array, index: Array) -> Array:
+    return table.at[index].get(mode="promise_in_bounds")
+
+
+def _gather(rows: Array, index: Array) -> Array:
+    """``rows[b, index[b, i]]``."""
+    return jnp.take_along_axis(rows, index, 1, mode="promise_in_bounds")
+
+
+def _one_hot(index: Array, size: int) -> Array:
+    """Whether the index [...] is each of 0..size-1: bfloat16 [... size], all 0 outside of them."""
+    return (index[..., None] == jnp.arange(size, dtype=index.dtype)).astype(jnp.bfloat16)
+
+
+def _tiles(positions: Array) -> Array:
+    """Cut [b h w] into square tiles: [b n pixels]. The last ones repeat the edge."""
+    b, height, width = positions.shape
+    padding = ((0, 0), (0, -height % _TILE), (0, -width % _TILE))
+    positions = jnp.pad(positions, padding, mode="edge")
+    positions = positions.reshape(b, -(-height // _TILE), _TILE, -(-width // _TILE), _TILE)
+    return positions.swapaxes(2, 3).reshape(b, -1, _TILE**2)
+
+
+def _untile(planes: Array, height: int, width: int) -> Array:
+    """Planes [c b h w] from their tiles [c b n pixels]."""
+    down, across = -(-height // _TILE), -(-width // _TILE)
+    planes = planes.reshape(*planes.shape[:2], down, across, _TILE, _TILE).swapaxes(3, 4)
+    return planes.reshape(*planes.shape[:2], down * _TILE, -1)[:, :, :height, :width]
+
+
+def _digits(planes: Array) -> tuple[Array, Array]:
+    """High and low digit of each level, as bfloat16 zeros and ones [c b h*w 16]."""
+    flat = planes.reshape(*planes.shape[:2], -1)
+    return _one_hot(flat // _NIBBLE, _NIBBLE), _one_hot(flat % _NIBBLE, _NIBBLE)
+
+
+def _pick(equation: str, one_hot: Array, values: Array) -> Array:
+    """A product that selects whole numbers of at most 8 bits: exact in bfloat16."""
+    values = values.astype(jnp.bfloat16)
+    return jnp.einsum(equation, one_hot, values, preferred_element_type=jnp.bfloat16)
+
+
+def _only(values: Array) -> Array:
+    """The one value of the last axis that is not 0, or 0: bfloat16 to int32."""
+    return values.sum(-1, dtype=jnp.float32).astype(jnp.int32)
+
+
+def _exact_parts(images: Array) -> list[Array]:
+    """Arrays of 8 significant bits each with the images as their sum, largest first."""
+    if images.dtype == jnp.uint8:
+        return [images]
+    rest, parts = images.astype(jnp.float32), []
+    for _ in range(3):  # a float32 has 24 significant bits
+        parts.append(lax.reduce_precision(rest, 8, _BYTE - 1))
+        rest = rest - parts[-1]
+    return parts
