@@ -85,9 +85,9 @@ def convolve(
 
 # What follows is what JAX asks of a primitive. Arrays are images [v b h w c], kernel [v k l c d],
 # bias [v d] and results [v b h' w' d]; entries of v are independent. Operands of "contract" are
-# the first, second and last of these without the ``wanted`` one, which has ``dtype``; ``spatial`` is
-# the height and width of wanted images or of a wanted kernel. Only a kernel may be wider than the
-# other two.
+# the first, second and last of these without the ``wanted`` one, which has ``dtype``; ``spatial``
+# is the height and width of wanted images or of a wanted kernel. Only a kernel may be wider than
+# the other two.
 
 
 def _contract_by_xla(
