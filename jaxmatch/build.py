@@ -92,7 +92,7 @@ def check_settings(config: ConfigDict) -> None:
     """Refuse every setting that cannot work whatever the data; InputError names it."""
     check_numbers(config)
     algorithm = build_algorithm(config)
-    make_network(build_model(config, 1, algorithm), 1, config.forward)
+    make_network(build_model(config, 1, algorithm), 1, config.forward, precision=config.precision)
     build_transforms(config)
     build_ctaugment(config)
     build_dataclass(Optim, dict(config.optim), "optim").rate(config.steps)
@@ -125,8 +125,9 @@ def build_parts(
     mesh = make_mesh(config.devices, labeled_batch, unlabeled_batch, present=devices)
     model = build_model(config, len(facts["classes"]), algorithm)
     check_batches(config, model.bn_groups, mesh.size, (labeled_batch, unlabeled_batch))
-    unrolled = on_cpu(mesh)
-    network = make_network(model, mesh.size, config.forward, config.microbatches, unrolled)
+    network = make_network(
+        model, mesh.size, config.forward, config.microbatches, on_cpu(mesh), config.precision
+    )
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     channels = facts["image_shape"][-1]
     if not {len(mean), len(std)} <= {1, channels}:

@@ -32,6 +32,7 @@ VALUES: dict[str, Any] = {
     "init_from": str,
     "init_heads": tuple[str, ...],
     "dtype": str,
+    "precision": str,
     "forward": str,
     "microbatches": Count,
     "remat": bool,

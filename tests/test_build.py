@@ -125,6 +125,7 @@ def test_the_default_number_of_devices_divides_the_batch(caplog):
             "CTAugment learns from labeled images",
         ),
         ({"forward": "jont"}, "did you mean 'joint'?"),
+        ({"precision": "hihg"}, "did you mean 'high'?"),
         ({"microbatches": 0}, "microbatches=0 must be at least 1"),
         ({"microbatches": 4}, "8, 16 do not divide into 4 devices x microbatches=4"),
         (

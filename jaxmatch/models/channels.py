@@ -37,9 +37,13 @@ def channel_sums(x: Array) -> Array:
     return sums_p.bind(x[None], lax.stop_gradient(x)[None], zero, zero, zero, **static)[0][0]
 
 
-def spread(values: Array, shape: tuple[int, ...]) -> Array:
-    """``values`` [c] for every pixel of ``shape`` [b ... c]; its gradient is channel_sums."""
-    return spread_p.bind(values[None], shape=tuple(shape))[0]
+def spread(values: Array, shape: tuple[int, ...], dtype: Any = None) -> Array:
+    """``values`` [c] for every pixel of ``shape`` [b ... c]; its gradient is channel_sums.
+
+    The result has ``dtype``, by default that of ``values``, in which the gradient is.
+    """
+    dtype = jnp.dtype(dtype or values.dtype)
+    return spread_p.bind(values[None], shape=tuple(shape), dtype=dtype)[0]
 
 
 def moments(x: Array, origin: Array) -> tuple[Array, Array]:
@@ -199,12 +203,12 @@ def _sums_shapes(g: Any, x: Any, *_: Any, **__: Any) -> list[ShapedArray]:
     return [row, row]
 
 
-def _spread_shape(values: Any, *, shape: tuple[int, ...]) -> ShapedArray:
-    return ShapedArray((values.shape[0], *shape), values.dtype)
+def _spread_shape(values: Any, *, shape: tuple[int, ...], dtype: Any) -> ShapedArray:
+    return ShapedArray((values.shape[0], *shape), dtype)
 
 
-def _spread_by_xla(values: Array, *, shape: tuple[int, ...]) -> Array:
-    return _rows(values, (values.shape[0], *shape))
+def _spread_by_xla(values: Array, *, shape: tuple[int, ...], dtype: Any) -> Array:
+    return _rows(values.astype(dtype), (values.shape[0], *shape))
 
 
 def _spread_transpose(cotangent: Array, values: Any, **_: Any) -> list[Array]:

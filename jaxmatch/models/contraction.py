@@ -9,6 +9,10 @@ of the first.
 How they are computed is decided where a program is compiled for a platform: by oneDNN
 (:mod:`jaxmatch.onednn`) for float32 and bfloat16 on one CPU device where it is there, else as XLA
 does.
+
+Kernel and bias may be wider than the images: they are rounded to the images' dtype where they meet
+them, and their gradients keep their own. So the sums of gradients over devices are in float32 under
+bfloat16.
 """
 
 from functools import partial
@@ -20,7 +24,7 @@ import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching
+from jax.interpreters import ad, batching, mlir
 
 from jaxmatch import onednn
 from jaxmatch.models.channels import spread
@@ -44,20 +48,24 @@ def convolve(
 ) -> Array:
     """A convolution as ``lax.conv_general_dilated`` computes it.
 
+    Its products and those of its derivatives have the precision that
+    ``jax.default_matmul_precision`` asks for here, where a platform has a choice.
+
     Args:
         images: [b h w c].
-        kernel: [k l c d], of the same dtype.
+        kernel: [k l c d], of the same dtype or a wider one, in which its gradient is.
         stride: in both directions.
         padding: "SAME", "VALID", or pixels before and after in both directions.
-        bias: [d], of the same dtype; added to the results.
+        bias: [d], of a dtype as the kernel's; added to the results.
 
     Returns:
-        [b h' w' d].
+        [b h' w' d], of the dtype of the images.
 
     Raises:
-        TypeError: where channels or dtypes differ.
+        TypeError: where channels differ, or the images' dtype is the wider one.
     """
-    if images.shape[-1] != kernel.shape[2] or images.dtype != kernel.dtype:
+    fits = jnp.promote_types(images.dtype, kernel.dtype) == kernel.dtype
+    if images.shape[-1] != kernel.shape[2] or not fits:
         raise TypeError(
             f"images {images.dtype}{list(images.shape)} do not fit a kernel "
             f"{kernel.dtype}{list(kernel.shape)} in their last axis or their dtype."
@@ -67,17 +75,19 @@ def convolve(
     if isinstance(padding, str):
         around = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
     around = tuple((int(before), int(after)) for before, after in around)
-    static = {"strides": strides, "padding": around}
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    static = {"strides": strides, "padding": around, "precision": precision}
     if bias is None:
-        static = {**static, "wanted": RESULTS, "spatial": ()}
+        static = {**static, "wanted": RESULTS, "spatial": (), "dtype": images.dtype}
         return contract_p.bind(images[None], kernel[None], **static)[0]
     return affine_p.bind(images[None], kernel[None], bias[None], **static)[0]
 
 
 # What follows is what JAX asks of a primitive. Arrays are images [v b h w c], kernel [v k l c d],
 # bias [v d] and results [v b h' w' d]; entries of v are independent. Operands of "contract" are
-# the first, second and last of these without the ``wanted`` one; ``spatial`` is the height and
-# width of wanted images or of a wanted kernel.
+# the first, second and last of these without the ``wanted`` one, which has ``dtype``; ``spatial``
+# is the height and width of wanted images or of a wanted kernel. Only a kernel may be wider than
+# the other two.
 
 
 def _contract_by_xla(
@@ -88,12 +98,30 @@ def _contract_by_xla(
     strides: tuple[int, int],
     padding: Padding,
     spatial: tuple[int, ...],
+    precision: str | None,
+    dtype: Any,
     products: bool = False,
+    wide: bool = False,
 ) -> Array:
-    """The primitive in operations of XLA; with ``products`` 1x1 kernels are matrix products.
+    """The primitive in operations of XLA.
 
-    On a CPU the derivatives of products are up to four times as fast as those of convolutions.
+    Args:
+        left: the first operand.
+        right: the second one.
+        wanted: as the others, of the primitive.
+        strides: of the window.
+        padding: pixels around the images.
+        spatial: of what is wanted.
+        precision: of products.
+        dtype: of the result.
+        products: make 1x1 kernels matrix products. On a CPU their derivatives are up to four times
+            as fast as those of convolutions.
+        wide: sum the gradient of a wider kernel in its dtype, also over devices; otherwise it is
+            rounded to that of the images before devices add theirs.
     """
+    narrow = jnp.promote_types(left.dtype, right.dtype) if wanted == KERNEL else None
+    if wanted != KERNEL:
+        left, right = left.astype(dtype), right.astype(dtype)
 
     def one(images: Array, kernel: Array) -> Array:
         if products and kernel.shape[:2] == (1, 1) and not any(sum(padding, ())):
@@ -102,17 +130,50 @@ def _contract_by_xla(
             product = jnp.matmul(seen.reshape(-1, seen.shape[-1]), kernel[0, 0])
             return product.reshape(*seen.shape[:-1], -1)
         return lax.conv_general_dilated(
-            images, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            images,
+            kernel,
+            strides,
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=precision,
         )
 
-    # jax.vmap over a single entry would make a grouped convolution.
-    every = jax.vmap(one) if left.shape[0] != 1 else lambda x, k: one(x[0], k[0])[None]
+    def slope(images: Array, results: Array) -> Array:
+        """The gradient of a kernel: channels are the batch, and images are summed over."""
+        sides = zip(spatial, images.shape[1:3], results.shape[1:3], strides, padding, strict=True)
+        around = [
+            (before, side + (steps - 1) * stride - size - before)
+            for side, size, steps, stride, (before, _) in sides
+        ]
+        return lax.conv_general_dilated(
+            images,
+            results,
+            (1, 1),
+            around,
+            rhs_dilation=strides,
+            dimension_numbers=("CHWN", "IHWO", "HWNC"),
+            precision=precision,
+            preferred_element_type=dtype,
+        )
+
+    def every(function: Any, *operands: Array) -> Array:
+        # jax.vmap over a single entry would make a grouped convolution.
+        if operands[0].shape[0] != 1:
+            return jax.vmap(function)(*operands)
+        return function(*(operand[0] for operand in operands))[None]
+
     if wanted == RESULTS:
-        return every(left, right)
+        return every(one, left, right)
+    if wide and narrow is not None and narrow != dtype:
+        return every(slope, left, right)
     static = {"wanted": wanted, "strides": strides, "padding": padding, "spatial": spatial}
-    absent = jax.ShapeDtypeStruct(_contract_shape(left, right, **static).shape, left.dtype)
-    linear = partial(every, left) if wanted == KERNEL else lambda images: every(images, left)
-    return jax.linear_transpose(linear, absent)(right)[0]
+    static |= {"precision": precision, "dtype": narrow or dtype}
+    absent = _contract_shape(left, right, **static)
+    absent = jax.ShapeDtypeStruct(absent.shape, absent.dtype)
+    linear = partial(every, one, left)
+    if wanted == IMAGES:
+        linear = lambda images: every(one, images, left)  # noqa: E731
+    return jax.linear_transpose(linear, absent)(right)[0].astype(dtype)
 
 
 def _contract_shape(
@@ -123,7 +184,10 @@ def _contract_shape(
     strides: tuple[int, int],
     padding: Padding,
     spatial: tuple[int, ...],
+    precision: str | None,
+    dtype: Any,
 ) -> ShapedArray:
+    del precision
     if wanted == IMAGES:
         shape = (*right.shape[:2], *spatial, left.shape[3])
     elif wanted == KERNEL:
@@ -135,7 +199,7 @@ def _contract_shape(
             for size, side, stride, around in sides
         )
         shape = (*left.shape[:2], *spatial, right.shape[4])
-    return ShapedArray(shape, left.dtype)
+    return ShapedArray(shape, dtype)
 
 
 def _contract_transpose(
@@ -145,7 +209,8 @@ def _contract_transpose(
     present = [role for role in ROLES if role != wanted]
     arrays = {**dict(zip(present, (left, right), strict=True)), wanted: cotangent}
     absent = present[position]
-    shape = arrays.pop(absent).aval.shape
+    aval = arrays.pop(absent).aval
+    shape, static["dtype"] = aval.shape, aval.dtype
     static["spatial"] = {IMAGES: shape[2:4], KERNEL: shape[1:3], RESULTS: ()}[absent]
     first, second = (arrays[role] for role in sorted(arrays))
     return contract_p.bind(first, second, wanted=absent, **static)
@@ -159,31 +224,43 @@ def _contract_batch(operands: Any, axes: Any, *, wanted: int, **static: Any) -> 
 
 
 def _affine_by_xla(images: Array, kernel: Array, bias: Array, **static: Any) -> Array:
-    out = contract_p.bind(images, kernel, wanted=RESULTS, spatial=(), **static)
-    return out + bias[:, None, None, None]
+    static |= {"wanted": RESULTS, "spatial": (), "dtype": images.dtype}
+    return contract_p.bind(images, kernel, **static) + _over_pixels(bias, images)
+
+
+def _over_pixels(bias: Array, images: Array) -> Array:
+    return bias.astype(images.dtype)[:, None, None, None]
 
 
 def _affine_shape(images: Any, kernel: Any, _: Any, **static: Any) -> ShapedArray:
-    return _contract_shape(images, kernel, wanted=RESULTS, spatial=(), **static)
+    static |= {"wanted": RESULTS, "spatial": (), "dtype": images.dtype}
+    return _contract_shape(images, kernel, **static)
 
 
 def _affine_jvp(primals: Any, tangents: Any, **static: Any) -> tuple[Array, Array]:
     images, kernel, _ = primals
     of_images, of_kernel, of_bias = tangents
     out = affine_p.bind(*primals, **static)
-    whole = partial(contract_p.bind, wanted=RESULTS, spatial=(), **static)
+    static |= {"wanted": RESULTS, "spatial": (), "dtype": images.dtype}
+    whole = partial(contract_p.bind, **static)
     terms = []
     if type(of_images) is not ad.Zero:
         terms.append(whole(of_images, kernel))
     if type(of_kernel) is not ad.Zero:
         terms.append(whole(images, of_kernel))
     if type(of_bias) is not ad.Zero:
-        terms.append(jax.vmap(partial(spread, shape=out.shape[1:]))(of_bias))
+        terms.append(jax.vmap(partial(spread, shape=out.shape[1:], dtype=out.dtype))(of_bias))
     return out, sum(terms[1:], terms[0])
 
 
 def _on_cpu(primitive: Primitive, name: str, by_xla: Any, ctx: Any, *given: Any, **static: Any):
-    """Lower to oneDNN's function ``name`` where it can compute this, else to operations of XLA."""
+    """Lower to oneDNN's function ``name`` where it can compute this, else to operations of XLA.
+
+    It computes in one dtype, so a wider kernel or bias is rounded before.
+    """
+    dtypes = {array.dtype for array in (*ctx.avals_in, *ctx.avals_out)}
+    if len(dtypes) > 1:
+        return lowering(primitive, partial(_in_one_dtype, primitive))(ctx, *given, **static)
     if not (onednn.suits(ctx) and all(min(around) >= 0 for around in static["padding"])):
         return lowering(primitive, by_xla)(ctx, *given, **static)
     attributes = {
@@ -195,11 +272,24 @@ def _on_cpu(primitive: Primitive, name: str, by_xla: Any, ctx: Any, *given: Any,
     return onednn.call(ctx, name, *given, **attributes)
 
 
+def _in_one_dtype(primitive: Primitive, *operands: Array, **static: Any) -> Array:
+    """``primitive`` in the narrowest dtype of operands and result, which is the images'."""
+    wanted = static.get("dtype", operands[0].dtype)
+    dtypes = sorted({*(operand.dtype for operand in operands), wanted}, key=lambda d: d.itemsize)
+    if "dtype" in static:
+        static["dtype"] = dtypes[0]
+    out = primitive.bind(*(operand.astype(dtypes[0]) for operand in operands), **static)
+    return out.astype(wanted)
+
+
 _products = partial(_contract_by_xla, products=True)
 _contract_on_cpu = partial(_on_cpu, contract_p, "jaxmatch_contract", _products)
 _affine_on_cpu = partial(_on_cpu, affine_p, "jaxmatch_convolve", _affine_by_xla)
 define(contract_p, _contract_shape, _contract_by_xla, _contract_on_cpu)
 define(affine_p, _affine_shape, _affine_by_xla, _affine_on_cpu)
+# Not on GPUs: whether cuDNN has such a convolution depends on its version.
+_contract_wide = lowering(contract_p, partial(_contract_by_xla, wide=True))
+mlir.register_lowering(contract_p, _contract_wide, platform="tpu")
 ad.defbilinear(contract_p, partial(_contract_transpose, 0), partial(_contract_transpose, 1))
 batching.primitive_batchers[contract_p] = _contract_batch
 ad.primitive_jvps[affine_p] = _affine_jvp

@@ -20,7 +20,8 @@ class Conv(nn.Module):
         padding: "same", as TensorFlow pads, or "torch", half a kernel on every side.
         use_bias: whether to add a learned bias.
         kernel_init: initial kernel.
-        dtype: compute dtype; None follows inputs and parameters.
+        dtype: compute dtype; None follows inputs and parameters. Parameters of a wider dtype are
+            rounded to it, their gradients are not.
         param_dtype: dtype of the parameters.
     """
 
@@ -41,7 +42,9 @@ class Conv(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        (x,) = promote_dtype(x, dtype=self.dtype)
+        if self.dtype is None or jnp.promote_types(x.dtype, kernel.dtype) != kernel.dtype:
+            x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         half = self.side // 2
         around = "SAME" if self.padding == "same" else ((half, half), (half, half))
         return convolve(x, kernel, self.stride, around, bias)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array, Network, PyTree, Target
 
 FORWARD_MODES = ("joint", "split", "separate")
+PRECISIONS = ("default", "high", "highest")
 
 
 def make_network(
@@ -20,6 +22,7 @@ def make_network(
     forward: str = "joint",
     microbatches: int = 1,
     unroll: bool = False,
+    precision: str = "default",
 ) -> Network:
     """Wrap a Linen module, or what :func:`jaxmatch.models.from_nnx.from_nnx` returns.
 
@@ -44,16 +47,27 @@ def make_network(
         unroll: do not make a loop of the parts: XLA:CPU computes convolutions inside one by a path
             that is over ten times slower. It then orders them as it likes, so that they save little
             memory there.
+        precision: of float32 convolutions and products of the network and of their gradients. On a
+            TPU "default" is one pass in bfloat16, "high" three and "highest" six, which is float32;
+            on a GPU the first is TF32. It is ``jax.default_matmul_precision``'s, which "default"
+            leaves as it is. CPUs always compute in float32.
 
     Raises:
-        InputError: on an unknown ``forward``.
+        InputError: on an unknown ``forward`` or ``precision``.
     """
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}; {suggest(precision, PRECISIONS)}")
     if forward not in FORWARD_MODES:
         raise InputError(f"unknown forward mode {forward!r}; {suggest(forward, FORWARD_MODES)}")
     groups = getattr(model, "bn_groups", 1)
     parts = math.lcm(shards, groups)
 
     def network(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
+        # Operations take their precision, and that of their gradients, where they are traced.
+        with nullcontext() if precision == "default" else jax.default_matmul_precision(precision):
+            return passes(variables, views, train)
+
+    def passes(variables: PyTree, views: PyTree, train: bool) -> tuple[PyTree, PyTree]:
         leaves, tree = jax.tree.flatten(views, is_leaf=lambda leaf: isinstance(leaf, Target))
         outputs: list[Any] = [None] * len(leaves)
         params, stats = variables["params"], variables["batch_stats"]

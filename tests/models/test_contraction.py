@@ -271,3 +271,57 @@ def test_four_devices_agree_with_one():
         return jax.grad(curved(convolve, 1, "SAME"), (0, 1))(x, kernel)
 
     assert_same_on_four(gradient, np.asarray(images), tolerance=1e-5)
+
+
+def wide_gradient(x, k, b):
+    curve = lambda k, b: jnp.sum(jnp.sin(convolve(x, k, 2, "SAME", b).astype(jnp.float32)))  # noqa: E731
+    return jax.grad(curve, (0, 1))(k, b)
+
+
+def test_a_wider_kernel_is_rounded_and_its_gradient_is_not():
+    images, kernel = arrays(3, 7, 6, 4, 5, 3)
+    images, bias = images.astype(jnp.bfloat16), jnp.cos(jnp.arange(5.0))
+    narrow = convolve(images, kernel.astype(jnp.bfloat16), 2, "SAME", bias.astype(jnp.bfloat16))
+    wide = convolve(images, kernel, 2, "SAME", bias)
+    assert wide.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(narrow, wide)
+    found = jax.jit(wide_gradient)(images, kernel, bias)
+    assert [slope.dtype for slope in found] == [jnp.float32, jnp.float32]
+    cotangent = jnp.cos(wide.astype(jnp.float32)).astype(jnp.bfloat16).astype(jnp.float32)
+    plain = lambda k: by_xla(images.astype(jnp.float32), k, 2, "SAME")  # noqa: E731
+    assert_close(found[0], jax.vjp(plain, kernel)[1](cotangent)[0], jnp.bfloat16)
+    assert_close(found[1], cotangent.sum((0, 1, 2)))
+
+
+def test_the_wide_form_of_a_kernels_gradient_is_that_of_xla():
+    from jaxmatch.models.contraction import KERNEL, _contract_by_xla
+
+    for size, stride, padding in ((7, 2, "SAME"), (8, 1, "VALID"), (8, 2, ((1, 1), (1, 1)))):
+        images, kernel = arrays(3, size, size, 4, 5, 3)
+        images = images.astype(jnp.bfloat16)
+        wide = lambda k, x=images, s=stride, p=padding: by_xla(x.astype(jnp.float32), k, s, p)  # noqa: E731
+        out, pull = jax.vjp(wide, kernel)
+        results = jnp.sin(out).astype(jnp.bfloat16)
+        around = padding
+        if isinstance(padding, str):
+            around = lax.padtype_to_pads((size, size), (3, 3), (stride, stride), padding)
+        static = {"wanted": KERNEL, "strides": (stride,) * 2, "padding": tuple(around)}
+        static |= {"spatial": (3, 3), "precision": None, "dtype": jnp.dtype(jnp.float32)}
+        found = _contract_by_xla(images[None], results[None], wide=True, **static)[0]
+        assert_close(found, pull(results.astype(jnp.float32))[0])
+
+
+def test_a_tpu_sums_a_wider_kernels_gradient_in_its_dtype_and_asked_precision():
+    images, kernel = arrays(3, 7, 6, 4, 5, 3)
+    given = images.astype(jnp.bfloat16), kernel, jnp.ones(5)
+    traced = jax.jit(wide_gradient).trace(*given)
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert any(
+        "convolution" in line and "-> tensor<3x3x4x5xf32>" in line for line in text.split("\n")
+    )
+    with jax.default_matmul_precision("highest"):
+        traced = jax.jit(jax.grad(curved(convolve, 1, "SAME"), (0, 1))).trace(images, kernel)
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    lines = [line for line in text.split("\n") if "stablehlo.convolution" in line]
+    assert len(lines) == 3
+    assert all(line.count("HIGHEST") == 2 for line in lines)
