@@ -6,10 +6,9 @@ JAX had this as ``jax.experimental.shard_alike``, and dropped it in version 0.11
 import itertools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.extend.mlir.dialects import sdy  # pyright: ignore[reportAttributeAccessIssue]
+from jax.extend.mlir.dialects import sdy
 from jax.interpreters import ad, batching, mlir
 
 from jaxmatch.types import Array
@@ -52,8 +51,8 @@ def _batch(operands: Any, axes: Any) -> tuple[Any, Any]:
 def _lower(context: Any, x: Any, y: Any) -> list[Any]:
     del context
     group = next(_groups)
-    sdy.sharding_group(x, group)
-    sdy.sharding_group(y, group)
+    for value in (x, y):
+        sdy.sharding_group(value, group)  # pyright: ignore[reportAttributeAccessIssue]
     return [x, y]
 
 
