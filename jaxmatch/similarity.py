@@ -7,8 +7,8 @@ Contrastive Graph Regularization", ICCV 2021, https://arxiv.org/abs/2011.11183.
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.shard_alike import shard_alike
 
+from jaxmatch.alike import split_alike
 from jaxmatch.types import Array
 
 # Finite, so that a weight of zero times it is zero; its exponential is zero in any precision.
@@ -71,7 +71,7 @@ def unfold(log_instance: Array, log_semantic: Array, labels: Array) -> Array:
     """
     # Where the bank is spread over the devices, the looked-up values would else move, not the few
     # that they are looked up from.
-    log_instance, semantic = shard_alike(log_instance, log_semantic[:, labels])
+    log_instance, semantic = split_alike(log_instance, log_semantic[:, labels])
     return jax.nn.log_softmax(log_instance + semantic)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.shard_alike import shard_alike
 
+from jaxmatch.alike import split_alike
 from jaxmatch.errors import InputError
 from jaxmatch.losses import info_nce
 from jaxmatch.memory import Queue, filled, make_queue, push
@@ -108,7 +108,7 @@ class MoCoV2:
         on_first, stats = network(state.student(params), first)
         if self.shuffle:
             # The gather alone would leave every device the whole batch to run the teacher on.
-            second = shard_alike(second, second[places])[1]
+            second = split_alike(second, second[places])[1]
         on_second, teacher_stats = network(state.teacher, second, train=spec.teacher_trains)
         query = normalize(on_first.heads["projection"])  # [b d]
         key = jax.lax.stop_gradient(normalize(on_second.heads["projection"]))  # [b d]

@@ -1,0 +1,68 @@
+"""The share of the views in a step, in each form that the library has for them.
+
+    python -m experiments.gpu.augmentation --config=fixmatch:tfds:cifar10 --config.dtype=bfloat16
+
+Random images stand in for the data set. "platform" is the form that the library chooses for the
+device, "products" moves pixels by products with one-hot matrices, "gathers" by gathers and
+scatters: see ``jaxmatch/augment/pixels.py``. Prints a JSON line a form and a table.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+from experiments.throughput.measure import measure
+from jaxmatch.config import from_flags
+
+IMAGES = [32, 10]  # side, classes
+# The one function that chooses: (products, gathers, *operands) -> an array.
+MODULE, SWITCH = "jaxmatch.augment.pixels", "_by_platform"
+FORMS: dict[str, Callable[..., Any] | None] = {
+    "platform": None,
+    "products": lambda products, gathers, *operands: products(*operands),
+    "gathers": lambda products, gathers, *operands: gathers(*operands),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--calls", type=int, default=5, help="timed calls of steps_per_call steps")
+    arguments, overrides = parser.parse_known_args()
+    config, _ = from_flags(arguments.config, overrides)
+    rows = ["| form | step, s | views of it | views, s | compile, s |", "|---|---|---|---|---|"]
+    for form in forms():
+        with chosen(form):
+            found = measure(config, arguments.calls, IMAGES)
+        print(json.dumps({"form": form, **found}), flush=True)
+        step, share = found["step_seconds"]["median"], found["augment_share"]
+        rows.append(
+            f"| {form} | {step:.5f} | {share:.3f} | {step * share:.5f} "
+            f"| {found['compile_seconds']:.1f} |"
+        )
+    print("\n".join(rows))
+
+
+def forms() -> list[str]:
+    """Those that can be computed."""
+    switchable = importlib.util.find_spec(MODULE) is not None
+    return [form for form, choose in FORMS.items() if choose is None or switchable]
+
+
+@contextlib.contextmanager
+def chosen(form: str) -> Iterator[None]:
+    """Compute views in that form."""
+    choose = FORMS[form]
+    if choose is None:
+        yield
+        return
+    with mock.patch.object(importlib.import_module(MODULE), SWITCH, choose):
+        yield
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Two arrays that the compiler splits over the devices alike, for code that knows no devices.
+
+JAX had this as ``jax.experimental.shard_alike``, and dropped it in version 0.11.
+"""
+
+import itertools
+from typing import Any
+
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.extend.mlir.dialects import sdy
+from jax.interpreters import ad, batching, mlir
+
+from jaxmatch.types import Array
+
+_groups = itertools.count()
+
+
+def split_alike(x: Array, y: Array) -> tuple[Array, Array]:
+    """The same two arrays, and their gradients, each pair split over the devices in one way.
+
+    Args:
+        x, y: arrays of one shape.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if x.shape != y.shape:
+        raise ValueError(f"arrays of shapes {x.shape} and {y.shape} cannot be split alike.")
+    x, y = _alike.bind(x, y)
+    return x, y
+
+
+def _transpose(cotangents: Any, *_: Any) -> Any:
+    if any(isinstance(cotangent, ad.Zero) for cotangent in cotangents):
+        return list(cotangents)
+    return list(split_alike(*cotangents))
+
+
+def _batch(operands: Any, axes: Any) -> tuple[Any, Any]:
+    size = next(o.shape[axis] for o, axis in zip(operands, axes, strict=True) if axis is not None)
+    pair = [
+        jnp.broadcast_to(operand, (size, *operand.shape))
+        if axis is None
+        else jnp.moveaxis(operand, axis, 0)
+        for operand, axis in zip(operands, axes, strict=True)
+    ]
+    return _alike.bind(*pair), (0, 0)
+
+
+def _lower(context: Any, x: Any, y: Any) -> list[Any]:
+    del context
+    group = next(_groups)
+    for value in (x, y):
+        sdy.sharding_group(value, group)  # pyright: ignore[reportAttributeAccessIssue]
+    return [x, y]
+
+
+_alike = Primitive("split_alike")
+_alike.multiple_results = True
+_alike.def_impl(lambda x, y: [x, y])  # outside of jax.jit arrays are where they are
+_alike.def_abstract_eval(lambda x, y: [x, y])
+ad.deflinear(_alike, _transpose)
+batching.primitive_batchers[_alike] = _batch
+mlir.register_lowering(_alike, _lower)
