@@ -9,20 +9,21 @@ scatters: see ``jaxmatch/augment/pixels.py``. Prints a JSON line a form and a ta
 
 import argparse
 import contextlib
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+import jax
+
 from experiments.throughput.measure import measure
+from jaxmatch.augment import pixels
 from jaxmatch.config import from_flags
 
 IMAGES = [32, 10]  # side, classes
-# The one function that chooses: (products, gathers, *operands) -> an array.
-MODULE, SWITCH = "jaxmatch.augment.pixels", "_by_platform"
-FORMS: dict[str, Callable[..., Any] | None] = {
-    "platform": None,
+# In place of the one function that chooses: (products, gathers, *operands) -> an array.
+FORMS: dict[str, Callable[..., Any]] = {
+    "platform": pixels.by_platform,
     "products": lambda products, gathers, *operands: products(*operands),
     "gathers": lambda products, gathers, *operands: gathers(*operands),
 }
@@ -35,7 +36,7 @@ def main() -> None:
     arguments, overrides = parser.parse_known_args()
     config, _ = from_flags(arguments.config, overrides)
     rows = ["| form | step, s | views of it | views, s | compile, s |", "|---|---|---|---|---|"]
-    for form in forms():
+    for form in FORMS:
         with chosen(form):
             found = measure(config, arguments.calls, IMAGES)
         print(json.dumps({"form": form, **found}), flush=True)
@@ -47,20 +48,11 @@ def main() -> None:
     print("\n".join(rows))
 
 
-def forms() -> list[str]:
-    """Those that can be computed."""
-    switchable = importlib.util.find_spec(MODULE) is not None
-    return [form for form, choose in FORMS.items() if choose is None or switchable]
-
-
 @contextlib.contextmanager
 def chosen(form: str) -> Iterator[None]:
     """Compute views in that form."""
-    choose = FORMS[form]
-    if choose is None:
-        yield
-        return
-    with mock.patch.object(importlib.import_module(MODULE), SWITCH, choose):
+    jax.clear_caches()
+    with mock.patch.object(pixels, "by_platform", FORMS[form]):
         yield
 
 

@@ -21,11 +21,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.scaling.program import facts, lower_step
-from jaxmatch import build
-from jaxmatch.compilation import compiler_options
+from experiments.scaling.program import facts
 from jaxmatch.config import from_flags
 from jaxmatch.parallel import tree_bytes
+from jaxmatch.program import Program
 
 SETTINGS = ("", "forward=split", "remat=True", "microbatches=4")
 STEPS = 3
@@ -70,15 +69,12 @@ def apart(what: str, flags: Sequence[str], cache: str) -> dict[str, Any]:
 def measure(flags: Sequence[str], run: bool) -> dict[str, Any]:
     """Bytes of a step as the compiler has them, and, once it ran, as the device has counted."""
     config, _ = from_flags("fixmatch:tfds:cifar10,labels=40", ["--config.devices=1", *flags])
-    program = lower_step(config, facts(labels=40, unlabeled=POOL))
-    compiled = program.traced.lower().compile(compiler_options=compiler_options())
+    program = Program.build(config, facts(labels=40, unlabeled=POOL))
+    compiled = program.trace(1).lower().compile()
     if not run:
         return {"compiler": figures(compiled.memory_analysis())}
-    parts = program.parts
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    state = jax.jit(lambda: build.build_state(config, parts, optimizer))()
-    (_, shapes), _ = program.traced.args_info
-    images = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    state = jax.jit(program.init, out_shardings=program.shardings)()
+    images = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.data)
     held = tree_bytes(state) + tree_bytes(images)
     for _ in range(STEPS):
         state, meter = compiled(state, images)
