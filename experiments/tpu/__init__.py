@@ -1,0 +1,1 @@
+"""What the TPU compiler makes of a step, on a machine without a TPU."""

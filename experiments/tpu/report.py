@@ -1,0 +1,128 @@
+"""What a compiled program costs, by part of the library: memory, static time, exchanges."""
+
+import re
+from collections import Counter, defaultdict
+from typing import Any
+
+from experiments.tpu import hlo
+
+# The part of an instruction is that of the innermost file of its call stack that has one.
+PARTS = {
+    "augment/": "augmentation",
+    "models/batch_norm": "BatchNorm",
+    "models/channels": "BatchNorm",
+    "models/": "network",
+    "data/": "data order",
+    "optim": "optimizer",
+    "algorithms/": "loss",
+}
+LARGEST = 10  # buffers listed
+KINDS = ("argument", "output", "alias", "temp", "generated_code")
+
+
+def report(compiled: Any, hertz: float, steps: int = 1) -> dict[str, Any]:
+    """Everything that the text and the analyses of a compiled program tell.
+
+    Args:
+        compiled: for TPUs, as ``jax.jit(...).lower(...).compile()`` gives it.
+        hertz: of the chip.
+        steps: that one run of the program takes; cycles, moves and exchanges are of one step.
+    """
+    text = compiled.as_text()
+    program = hlo.read(text)
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    sizes = {kind: getattr(memory, f"{kind}_size_in_bytes") for kind in KINDS}
+    held = sum(sizes.values()) - 2 * sizes["alias"]
+    cycles: defaultdict[str, float] = defaultdict(float)
+    moves: Counter[tuple[int, str]] = Counter()
+    buffers: dict[str, tuple[int, float, str]] = {}
+    for one, times in program.scheduled():
+        share = times / steps
+        where = part(program, one)
+        elements, moving = program.moved(one)
+        if elements:
+            moves[elements, where] += times
+        if one.cycles is not None:
+            cycles[where] += one.cycles * share
+        elif elements:
+            cycles[f"{where}: gathers and scatters"] += moving * share
+        if one.operation not in ("parameter", "get-tuple-element", "tuple", "bitcast", "constant"):
+            for shape in hlo.shapes(one.type):
+                if shape.in_main_memory:
+                    padding = round(shape.padded / max(1, shape.bytes), 2)
+                    buffers[f"{shape}"] = (shape.padded, padding, where)
+    milliseconds = {name: round(1e3 * value / hertz, 4) for name, value in cycles.items()}
+    largest = sorted(buffers.items(), key=lambda item: -item[1][0])[:LARGEST]
+    return {
+        "memory": {**sizes, "held": held, "peak": getattr(memory, "peak_memory_in_bytes", None)},
+        "flops": cost.get("flops"),
+        "bytes_accessed": cost.get("bytes accessed"),
+        "static_ms": round(sum(milliseconds.values()), 4),
+        "static_ms_by_part": dict(sorted(milliseconds.items(), key=lambda item: -item[1])),
+        "moves": [
+            {"elements": elements, "part": where, "times": times}
+            for (elements, where), times in sorted(moves.items(), reverse=True)
+        ],
+        "largest_buffers": [
+            {"shape": name, "padded_bytes": size, "padding": padding, "part": where}
+            for name, (size, padding, where) in largest
+        ],
+        "collectives": collectives(program, steps),
+        "products": products(program),
+        "host_calls": len(re.findall(r" (?:outfeed|infeed|send|recv)\(|callback", text)),
+    }
+
+
+def part(program: hlo.Program, one: hlo.Instruction) -> str:
+    """The part of the library that an instruction stems from."""
+    backward = " backward" if "transpose(" in one.path else ""
+    for file in program.files(one.frame):
+        for start, name in PARTS.items():
+            if file.startswith(start):
+                return name + (backward if name in ("network", "BatchNorm", "loss") else "")
+    return "other"
+
+
+def collectives(program: hlo.Program, steps: int) -> list[dict[str, Any]]:
+    """Exchanges between chips: kind, times and bytes of results on a chip in a step, what for."""
+    found: defaultdict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0])
+    channels: set[str] = set()
+    for outer, times in program.scheduled():
+        for one in program.inside(outer):
+            kind = one.operation.removesuffix("-start")
+            if kind not in hlo.COLLECTIVES:
+                continue
+            # One that runs beside others appears in each fusion that goes on with it.
+            channel = one.attribute("channel_id")
+            if channel and channel in channels:
+                continue
+            channels.add(channel)
+            results = hlo.shapes(one.type)
+            if one.operation.endswith("-start") and kind != "all-reduce":
+                results = results[len(results) // 2 :]
+            entry = found[kind, part(program, one)]
+            entry[0] += times / steps
+            entry[1] += sum(shape.bytes for shape in results) * times / steps
+    return [
+        {"kind": kind, "part": where, "times": times, "bytes": size}
+        for (kind, where), (times, size) in sorted(found.items())
+    ]
+
+
+def products(program: hlo.Program) -> dict[str, int]:
+    """How many convolutions and matrix products there are by dtypes and asked precision."""
+    found: Counter[str] = Counter()
+    for body in program.computations.values():
+        for one in body:
+            if one.operation not in ("convolution", "dot"):
+                continue
+            inputs = [
+                hlo.shapes(program.by_name[name].type)[0].dtype
+                for name in one.operands[:2]
+                if name in program.by_name
+            ]
+            asked = re.search(r"operand_precision=\{([^}]*)\}", one.rest)
+            precision = asked[1].partition(",")[0] if asked else "default"
+            result = hlo.shapes(one.type)[0].dtype
+            found[f"{' x '.join(inputs)} -> {result}, {precision}"] += 1
+    return dict(found)

@@ -1,0 +1,53 @@
+"""Devices of TPU topologies that need not exist: they compile, and do not run."""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+# The compiler looks for a TPU and for the cloud that it would be in, unless it is told not to.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+HERTZ = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}  # of the matrix units' clock
+
+
+def generation(topology: str) -> str:
+    """The kind of chip of a topology such as "v5e:2x4"."""
+    return topology.partition(":")[0]
+
+
+def devices(topology: str) -> Sequence[Any]:
+    """The chips of a topology such as "v5e:2x4".
+
+    Raises:
+        SystemExit: where the compiler is not installed or does not know the topology.
+    """
+    os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()})
+    from jax.experimental import topologies
+
+    kind, _, shape = topology.partition(":")
+    options: dict[str, Any] = {}
+    try:
+        chips = math.prod(int(side) for side in shape.split("x"))
+    except ValueError:
+        raise SystemExit(f"{topology!r} is not a topology such as v5e:2x4.") from None
+    if chips == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    if kind == "v4":
+        options["chip_config_name"] = "megacore"
+    # A program for a described device can be written to the cache, but not read from it.
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+    except Exception as error:  # of several kinds, by what is missing
+        raise SystemExit(
+            f"no program can be compiled for {topology} ({error}); install the extra tpu-compile."
+        ) from error
+    return described.devices
