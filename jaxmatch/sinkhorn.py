@@ -47,16 +47,17 @@ def sinkhorn(
         scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
         return jax.lax.stop_gradient(scores) / epsilon
 
-    shares = scaled(scores)[:, None]  # [b 1 k]
-    counts = jnp.ones((*shares.shape[:2], 1), bool)
+    batch, past, counts = scaled(scores), None, None
     if queue is not None:
         past, seen = beside(scores, scaled(queue), jnp.broadcast_to(valid, len(queue)))
-        shares = jnp.concatenate([shares, past], axis=1)  # [b 1+m k]
-        counts = jnp.concatenate([counts, seen[..., None]], axis=1)
+        counts = seen[..., None]
     for _ in range(iterations):
-        column = jax.nn.logsumexp(shares, axis=(0, 1), where=counts)  # [k]
-        shares = jax.nn.log_softmax(shares - column)
-    return jnp.exp(shares[:, 0])
+        column = jax.nn.logsumexp(batch, axis=0)  # [k]
+        if past is not None:
+            column = jnp.logaddexp(column, jax.nn.logsumexp(past, axis=(0, 1), where=counts))
+            past = jax.nn.log_softmax(past - column)
+        batch = jax.nn.log_softmax(batch - column)
+    return jnp.exp(batch)
 
 
 def beside(batch: Array, rows: Array, valid: Array) -> tuple[Array, Array]:

@@ -99,8 +99,8 @@ def test_devices_share_the_rows_of_a_queue():
     call = jax.jit(sinkhorn, static_argnums=(1, 2), in_shardings=(split, whole))
     shapes = [jax.ShapeDtypeStruct((rows, PROTOTYPES), jnp.float32) for rows in (BATCH, earlier)]
     text = call.lower(shapes[0], 0.05, 3, shapes[1]).compile().as_text()
-    assert f"f32[{BATCH // 4},17,{PROTOTYPES}]" in text
-    assert f"f32[{BATCH},17,{PROTOTYPES}]" not in text
+    assert f"f32[{BATCH // 4},16,{PROTOTYPES}]" in text
+    assert f"f32[{BATCH},16,{PROTOTYPES}]" not in text
 
 
 def test_half_precision_is_computed_in_single_and_no_gradient_passes():
