@@ -7,6 +7,7 @@ NeurIPS 2020, section 3.1, https://arxiv.org/abs/2006.09882.
 import jax
 import jax.numpy as jnp
 
+from jaxmatch.alike import split_alike
 from jaxmatch.errors import InputError
 from jaxmatch.types import Array
 
@@ -46,15 +47,35 @@ def sinkhorn(
         scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
         return jax.lax.stop_gradient(scores) / epsilon
 
-    # The queue stays apart, since the batch may be split over devices.
-    past = jnp.zeros((0, scores.shape[1]), scores.dtype) if queue is None else queue
-    counts = jnp.asarray(valid)[..., None]
+    batch, past, counts = scaled(scores), None, None
+    if queue is not None:
+        past, seen = beside(scores, scaled(queue), jnp.broadcast_to(valid, len(queue)))
+        counts = seen[..., None]
+    for _ in range(iterations):
+        column = jax.nn.logsumexp(batch, axis=0)  # [k]
+        if past is not None:
+            column = jnp.logaddexp(column, jax.nn.logsumexp(past, axis=(0, 1), where=counts))
+            past = jax.nn.log_softmax(past - column)
+        batch = jax.nn.log_softmax(batch - column)
+    return jnp.exp(batch)
 
-    def balance(_: Array, shares: tuple[Array, Array]) -> tuple[Array, Array]:
-        batch, past = shares
-        earlier = jax.nn.logsumexp(past, axis=0, where=counts)  # [k]
-        column = jnp.logaddexp(jax.nn.logsumexp(batch, axis=0), earlier)  # [k]
-        return jax.nn.log_softmax(batch - column), jax.nn.log_softmax(past - column)
 
-    shares = scaled(scores), scaled(past)
-    return jnp.exp(jax.lax.fori_loop(0, iterations, balance, shares)[0])
+def beside(batch: Array, rows: Array, valid: Array) -> tuple[Array, Array]:
+    """Deal earlier rows out to the examples of a batch, on the device where each example is.
+
+    Args:
+        batch: [b k], of which the places count alone.
+        rows: [n k].
+        valid: [n] bool.
+
+    Returns:
+        The rows [b m k] with m = ceil(n / b), and which of them are valid [b m]; those beyond n
+        are not.
+    """
+    each = -(-len(rows) // len(batch))
+    missing = each * len(batch) - len(rows)
+    rows = jnp.pad(rows, ((0, missing), (0, 0))).reshape(len(batch), each, -1)
+    valid = jnp.pad(valid, (0, missing)).reshape(len(batch), each)
+    # Without this each device would balance all rows, as each holds the whole queue.
+    like = jnp.broadcast_to(batch[:, None, :1], rows.shape)
+    return split_alike(like, rows)[1], valid

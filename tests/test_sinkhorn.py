@@ -9,6 +9,7 @@ import pytest
 from helpers import quick_jit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from on_devices import assert_same_on_four
 
 from jaxmatch.errors import InputError
@@ -79,8 +80,27 @@ def test_the_valid_rows_of_a_queue_count_as_if_they_were_in_the_batch():
     apart = jit_sinkhorn(batch, 0.05, 3, queue, valid)
     np.testing.assert_allclose(apart, together[:BATCH], rtol=1e-4, atol=1e-7)
     alone = jit_sinkhorn(batch, 0.05, 3)
-    np.testing.assert_allclose(jit_sinkhorn(batch, 0.05, 3, queue, False), alone, rtol=1e-6)
+    np.testing.assert_allclose(jit_sinkhorn(batch, 0.05, 3, queue, False), alone, rtol=1e-5)
     assert np.abs(apart - alone).max() > 0.01
+
+
+@pytest.mark.parametrize("earlier", [1, BATCH - 1, BATCH, 2 * BATCH, 2 * BATCH + 3])
+def test_a_queue_of_any_length_counts_whole(earlier):
+    batch, queue = scores_of(2), scores_of(3, earlier)
+    together = jit_sinkhorn(np.concatenate([batch, queue]), 0.05, 3)
+    apart = jit_sinkhorn(batch, 0.05, 3, queue)
+    np.testing.assert_allclose(apart, together[:BATCH], rtol=1e-4, atol=1e-7)
+
+
+def test_devices_share_the_rows_of_a_queue():
+    mesh = jax.make_mesh((4,), ("data",), (AxisType.Auto,))
+    split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    earlier = 16 * BATCH
+    call = jax.jit(sinkhorn, static_argnums=(1, 2), in_shardings=(split, whole))
+    shapes = [jax.ShapeDtypeStruct((rows, PROTOTYPES), jnp.float32) for rows in (BATCH, earlier)]
+    text = call.lower(shapes[0], 0.05, 3, shapes[1]).compile().as_text()
+    assert f"f32[{BATCH // 4},16,{PROTOTYPES}]" in text
+    assert f"f32[{BATCH},16,{PROTOTYPES}]" not in text
 
 
 def test_half_precision_is_computed_in_single_and_no_gradient_passes():
