@@ -53,12 +53,21 @@ def products(lowered):
 
 
 def imprecise(lowered):
-    """Where the program has products of default precision outside the network."""
+    """Where the program has products outside the network that round what they multiply.
+
+    Those of default precision round to bfloat16: factors of at most 8 bits stay what they are.
+    """
     return [
         place
         for line, place in products(lowered)
-        if INSIDE not in place and line.count("HIGHEST") != 2
+        if INSIDE not in place and line.count("HIGHEST") != 2 and not exact(line)
     ]
+
+
+def exact(line):
+    """Whether both factors of a product have a dtype whose values bfloat16 holds."""
+    factors = re.search(r": \(tensor<([^>]*)>, tensor<([^>]*)>\) ->", line)
+    return all(each.rpartition("x")[2] in ("bf16", "ui8", "i8", "i1") for each in factors.groups())
 
 
 def lower(algorithm, **options):

@@ -1,7 +1,6 @@
 """The command for a GPU: what it runs, keeps, skips and repeats, on stand-ins for its parts."""
 
 import json
-import sys
 import time
 from importlib import metadata, util
 
@@ -10,6 +9,7 @@ import pytest
 from experiments.gpu import __main__ as gpu
 from experiments.gpu import augmentation, profile, wheels
 from experiments.gpu.parts import PARTS, Part
+from jaxmatch.augment import pixels
 
 STAND_IN = """
 import json, pathlib, subprocess, sys, time
@@ -175,22 +175,13 @@ def test_wheels_and_the_machine_have_all_that_a_run_imports():
     assert {"jax", "jaxlib", "numpy"} <= set(wheels.PRESENT)
 
 
-def test_views_are_forced_into_each_form(monkeypatch):
-    module = type(sys)("stand_in_pixels")
-
-    def choose(products, gathers, *operands):
-        return "platform"
-
-    module.choose = choose
-    monkeypatch.setitem(sys.modules, "stand_in_pixels", module)
-    monkeypatch.setattr(augmentation, "MODULE", "stand_in_pixels")
-    monkeypatch.setattr(augmentation, "SWITCH", "choose")
-    found = {}
+def test_views_are_forced_into_each_form():
+    platform, found = pixels.by_platform, {}
     for form in augmentation.FORMS:
         with augmentation.chosen(form):
-            found[form] = module.choose(lambda x: f"p{x}", lambda x: f"g{x}", 1)
-    assert found == {"platform": "platform", "products": "p1", "gathers": "g1"}
-    assert module.choose is choose
+            found[form] = pixels.by_platform(lambda x: x + 1, lambda x: x + 2, 0)
+    assert found == {"platform": 2, "products": 1, "gathers": 2}  # of a CPU gathers
+    assert pixels.by_platform is platform
 
 
 def test_kernels_are_those_of_the_streams_of_a_gpu():
