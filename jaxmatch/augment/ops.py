@@ -65,10 +65,19 @@ def apply_one(images: Array, name: str, value: Array | float = 1.0) -> Array:
     value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
     batch = images.shape[:1]
     op, value = jnp.zeros(batch, jnp.int32), jnp.broadcast_to(value, batch)
-    return jnp.moveaxis(apply_chosen(tone.planes(images), op, value, (name,)), 0, -1)
+    # Of a shear of any size in a large image, neighbours may come from far apart.
+    far = name in ("shear_x", "shear_y") and max(images.shape[1:3]) > pixels.SMALL
+    take = pixels.take_far if far else pixels.take
+    return jnp.moveaxis(apply_chosen(tone.planes(images), op, value, (name,), take), 0, -1)
 
 
-def apply_chosen(levels: Array, op: Array, value: Array, names: tuple[str, ...]) -> Array:
+def apply_chosen(
+    levels: Array,
+    op: Array,
+    value: Array,
+    names: tuple[str, ...],
+    take: Callable[[Array, Array, Array], Array] = pixels.take,
+) -> Array:
     """Apply to each image the op that was chosen for it.
 
     Args:
@@ -76,6 +85,8 @@ def apply_chosen(levels: Array, op: Array, value: Array, names: tuple[str, ...])
         op: [b] integers, the position of each image's op in ``names``.
         value: [b] at least float32, the value of each image's op (see :data:`OPS`).
         names: the ops to choose from; nothing is computed for others.
+        take: how pixels are fetched; :func:`jaxmatch.augment.pixels.take` knows shears of up to a
+            half only.
 
     Returns:
         The new levels, planes again; black where a geometric op found nothing.
@@ -83,7 +94,7 @@ def apply_chosen(levels: Array, op: Array, value: Array, names: tuple[str, ...])
     chosen = {name: op == position for position, name in enumerate(names)}
     changed = levels
     if any(name in WARPS for name in names):
-        changed = pixels.take(changed, *_source(op, value, names, levels.shape[2:]))
+        changed = take(changed, *_source(op, value, names, levels.shape[2:]))
     if any(name in _TABLES for name in names):
         changed = pixels.look_up(_table(levels, chosen, value[:, None]), changed)
     return _mixed(changed, chosen, value[:, None, None])

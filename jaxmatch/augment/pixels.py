@@ -23,6 +23,7 @@ _NIBBLE = 16  # levels are read as two digits to this base
 # In large images the pixels of a square tile come from a box of this side, if the positions of
 # neighbours differ by at most 1.5 pixels along each axis.
 _TILE, _BOX = 16, 24
+SMALL = 2 * _BOX  # side up to which images are not cut into tiles
 
 
 def by_platform(
@@ -36,8 +37,8 @@ def take(planes: Array, row: Array, column: Array) -> Array:
     """Fetch each pixel from a position of its own.
 
     From a pixel to the next, and from a row to the next, the positions move by at most 1.5 pixels
-    in total along each axis, as in any rotation and in shears by up to a half; images of up to 48
-    pixels a side have no limit.
+    in total along each axis, as in any rotation and in shears by up to a half; images of up to
+    :data:`SMALL` pixels a side have no limit, nor has :func:`take_far`.
 
     Args:
         planes: int32 0..255 [c b h w].
@@ -47,7 +48,7 @@ def take(planes: Array, row: Array, column: Array) -> Array:
     Returns:
         Planes, int32 [c b h w]; 0 where the position is outside of the image.
     """
-    return by_platform(_take_by_products, _take_by_gathers, planes, row, column)
+    return by_platform(_take_by_products, take_far, planes, row, column)
 
 
 def take_grid(images: Array, row: Array, column: Array) -> Array:
@@ -99,7 +100,7 @@ def _take_by_products(planes: Array, row: Array, column: Array) -> Array:
     two products.
     """
     b, height, width = row.shape
-    if max(height, width) <= 2 * _BOX:
+    if max(height, width) <= SMALL:
         row, column = row.reshape(b, -1), column.reshape(b, -1)
         rows = _pick("bph,kbhw->kbpw", _one_hot(row, height), planes)
         return _only(rows * _one_hot(column, width)).reshape(planes.shape)
@@ -113,7 +114,8 @@ def _take_by_products(planes: Array, row: Array, column: Array) -> Array:
     return _untile(_only(rows * _one_hot(column - left, _BOX)), height, width)
 
 
-def _take_by_gathers(planes: Array, row: Array, column: Array) -> Array:
+def take_far(planes: Array, row: Array, column: Array) -> Array:
+    """As :func:`take`, by gathers on every platform, from any positions."""
     c, b, height, width = planes.shape
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     inside = inside.reshape(b, -1)

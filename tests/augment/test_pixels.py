@@ -11,7 +11,7 @@ from helpers import quick_jit
 from jax.experimental import topologies
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxmatch.augment import pixels, resize
+from jaxmatch.augment import ops, pixels, resize
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment_views import CTAugmentOps
@@ -28,7 +28,7 @@ AHEAD_OF_TIME = {
 
 SHAPES = [(1, 3, 28, 28), (3, 2, 32, 32), (4, 2, 24, 40), (3, 1, 96, 96), (1, 1, 224, 224)]
 FORMS = {
-    "take": (pixels._take_by_products, pixels._take_by_gathers),
+    "take": (pixels._take_by_products, pixels.take_far),
     "take_grid": (pixels._take_grid_by_products, pixels._take_grid_by_gathers),
     "flip": (pixels._flip_by_choice, pixels._flip_by_gathers),
     "count_levels": (pixels._count_by_products, pixels._count_by_scatters),
@@ -178,3 +178,12 @@ def test_eight_tpus_move_no_pixel_alone_and_none_between_them(name, side, monkey
     assert max((np.prod([int(n) for n in m.split(",") if n]) for m in moves), default=0) < 10_000
     assert not re.findall(r"all-reduce|all-gather|all-to-all|collective-permute", text)
     assert "convolution" in text or "dot(" in text  # products, as a TPU's program has them
+
+
+def test_a_shear_of_any_size_is_the_same_in_both_forms(use_form):
+    images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
+    sheared = {}
+    for form in ("gathers", "products"):
+        use_form(form)
+        sheared[form] = ops.apply_one(images, "shear_x", jnp.array([0.9, -1.7]))
+    np.testing.assert_array_equal(sheared["products"], sheared["gathers"])

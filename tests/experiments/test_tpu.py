@@ -1,0 +1,107 @@
+"""The reader of compiled programs, and what the TPU compiler makes of two small runs."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from experiments.tpu import hlo
+from experiments.tpu.report import collectives, part
+
+TEXT = """HloModule jit_call
+
+FileNames
+1 "/somewhere/jaxmatch/augment/pixels.py"
+2 "/somewhere/jaxmatch/dispatch.py"
+
+FunctionNames
+1 "take"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=7}
+2 {file_name_id=2 function_name_id=1 line=8}
+
+StackFrames
+1 {file_location_id=2}
+2 {file_location_id=1 parent_frame_id=1}
+
+%picked (x: u8[50,3072], i: s32[448,1]) -> u8[448,3072] {
+  %x = u8[50,3072]{1,0:T(8,128)(4,1)} parameter(0)
+  %i = s32[448,1]{1,0:T(8,128)} parameter(1)
+  ROOT %gather.1 = u8[448,3072]{1,0:T(8,128)(4,1)} gather(%x, %i), slice_sizes={1,3072}
+}
+
+%body (s: (s32[], f32[3,5])) -> (s32[], f32[3,5]) {
+  %s = (s32[]{:T(128)}, f32[3,5]{1,0:T(8,128)}) parameter(0)
+  %one = f32[3,5]{1,0:T(8,128)} fusion(%s), calls=%picked, metadata={stack_frame_id=2}CYCLES
+  %all-reduce.1 = f32[3,5]{1,0:T(8,128)} all-reduce(%one), channel_id=4
+  ROOT %t = (s32[], f32[3,5]) tuple(%s, %all-reduce.1)
+}
+
+%condition (s: (s32[], f32[3,5])) -> pred[] {
+  %bound = s32[] constant(6)
+  ROOT %less = pred[] compare(%s, %bound), direction=LT
+}
+
+ENTRY %main (a: (s32[], f32[3,5])) -> (s32[], f32[3,5]) {
+  %a = (s32[], f32[3,5]) parameter(0)
+  ROOT %while.1 = (s32[], f32[3,5]) while(%a), condition=%condition, body=%body
+}
+""".replace("CYCLES", ', backend_config={"estimated_cycles":"20"}')
+
+
+def test_shapes_are_padded_to_whole_tiles():
+    (shape,) = hlo.shapes("f32[10,3]{1,0:T(8,128)}")
+    assert (shape.bytes, shape.padded, shape.in_main_memory) == (120, 16 * 128 * 4, True)
+    # The minor axis is the first one here: 10 of 128 lanes.
+    (turned,) = hlo.shapes("bf16[10,3]{0,1:T(8,128)S(1)}")
+    assert (turned.padded, turned.in_main_memory) == (8 * 128 * 2, False)
+
+
+def test_what_a_loop_runs_is_counted_as_often_as_it_runs():
+    program = hlo.read(TEXT)
+    found = {one.name: times for one, times in program.scheduled()}
+    assert found == {"a": 1, "s": 6, "one": 6, "all-reduce.1": 6, "t": 6}
+    one = program.by_name["one"]
+    assert one.cycles == 20
+    assert part(program, one) == "augmentation"
+    assert program.moved(one) == (448, 448 * 24)
+    assert collectives(program, steps=6) == [
+        {"kind": "all-reduce", "part": "other", "times": 1, "bytes": 60}
+    ]
+
+
+SMALL = ("model.depth=10", "model.width=1", "data.batch_size=32", "data.ratio=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kinds", "temp"),
+    [
+        ("fixmatch", {"all-reduce"}, 18e6),
+        ("simmatch", {"all-reduce", "all-gather"}, 18e6),
+    ],
+)
+def test_small_runs_for_eight_chips(name, kinds, temp):
+    """What they may move, exchange and keep; the images alone are 154 MB, of which no copy is made.
+
+    Each has a process of its own, whose environment the compiler reads.
+    """
+    pytest.importorskip("libtpu")
+    flags = [f"--config.{value}" for value in (*SMALL, "steps_per_call=4")]
+    command = [sys.executable, "-m", "experiments.tpu", "--topology=v5e:2x4", *flags]
+    done = subprocess.run(
+        [*command, f"--config={name}:tfds:cifar10"],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["steps_per_program"] == 4
+    assert max(move["elements"] for move in found["moves"]) < 10_000
+    assert {each["kind"] for each in found["collectives"]} == kinds
+    assert found["memory"]["temp"] < temp
+    assert found["host_calls"] == 0
