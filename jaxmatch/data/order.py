@@ -58,31 +58,35 @@ def shuffle(words: Words, passes: Words, position: Words, count: int) -> Words:
     in range, which is a reduction over the batch and so a message between devices.
     """
 
-    def swap_or_not(position: Words, word: Words) -> Words:
+    # Of all rounds at once, as far as a round does not need the one before: [rounds batch].
+    tweaks = mix(passes ^ words[:, :1])
+    rounds = tweaks, tweaks % count, words[:, 1:] | (passes & 0)
+
+    def swap_or_not(position: Words, one: tuple[Words, Words, Words]) -> Words:
+        tweak, offset, key = one
         xp = position.__array_namespace__()
-        tweak = mix(passes ^ word[0])
-        partner = (tweak % count + (count - position)) % count
-        coin = mix(mix(xp.maximum(position, partner) ^ word[1]) + tweak) & 1
+        partner = (offset + (count - position)) % count
+        coin = mix(mix(xp.maximum(position, partner) ^ key) + tweak) & 1
         return xp.where(coin == 1, partner, position)
 
     if isinstance(words, np.ndarray):
-        for word in words:
-            position = swap_or_not(position, word)
+        for one in zip(*rounds, strict=True):
+            position = swap_or_not(position, one)
         return position
 
-    def rounds(position: Array, words: Array, unroll: int) -> Array:
-        def one(at: Array, word: Array) -> tuple[Array, None]:
-            return swap_or_not(at, word), None
+    def swap_all(position: Array, *rounds: Array, unroll: int) -> Array:
+        def swap(at: Array, one: tuple[Array, ...]) -> tuple[Array, None]:
+            return swap_or_not(at, one), None
 
-        return jax.lax.scan(one, position, words, unroll=unroll)[0]
+        return jax.lax.scan(swap, position, rounds, unroll=unroll)[0]
 
     # A round of a batch is a few instructions, to which a loop of a TPU adds several times as many.
     # On a CPU the loop costs less than the compilation of all rounds.
     return jax.lax.platform_dependent(
         position,
-        words,
-        tpu=partial(rounds, unroll=ROUNDS),
-        default=partial(rounds, unroll=1),
+        *rounds,
+        tpu=partial(swap_all, unroll=ROUNDS),
+        default=partial(swap_all, unroll=1),
     )
 
 
