@@ -75,7 +75,7 @@ def shuffle(words: Words, passes: Words, position: Words, count: int) -> Words:
         return position
 
     def swap_all(position: Array, *rounds: Array, unroll: int) -> Array:
-        def swap(at: Array, one: tuple[Array, ...]) -> tuple[Array, None]:
+        def swap(at: Array, one: Any) -> tuple[Array, None]:
             return swap_or_not(at, one), None
 
         return jax.lax.scan(swap, position, rounds, unroll=unroll)[0]
