@@ -19,8 +19,9 @@ from typing import Any
 
 import jax
 
-from experiments.scaling.program import KINDS, collectives, compile_quickly, facts
+from experiments.scaling.program import collectives, compile_quickly, facts
 from experiments.throughput.measure import measure as throughput
+from experiments.tpu.hlo import COLLECTIVES
 from jaxmatch.compilation import operations
 from jaxmatch.config import from_flags
 from jaxmatch.parallel import tree_bytes
@@ -63,7 +64,7 @@ def exchanges(recipe: str, devices: int) -> dict[str, Any]:
         "batch_norms": len(jax.tree.leaves(state.stats)) // 2,
         "collectives": {
             kind: {"count": len(those), "bytes": sum(one.bytes for one in those)}
-            for kind in KINDS
+            for kind in COLLECTIVES
             if (those := [one for one in found if one.kind == kind])
         },
     }

@@ -5,19 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.tpu.hlo import BYTES, COLLECTIVES
 from jaxmatch.program import Program
-
-KINDS = (
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-broadcast",
-    "collective-permute",
-    "ragged-all-to-all",
-    "reduce-scatter",
-)
-ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2}
-ITEM_BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +20,7 @@ class Collective:
     @property
     def bytes(self) -> int:
         """Of all results on one device."""
-        return sum(ITEM_BYTES[dtype] * math.prod(shape) for dtype, shape in self.arrays)
+        return sum(BYTES[dtype] * math.prod(shape) for dtype, shape in self.arrays)
 
 
 def collectives(text: str) -> list[Collective]:
@@ -39,7 +28,7 @@ def collectives(text: str) -> list[Collective]:
 
     Raises ValueError on an asynchronous one, whose results XLA writes in another form.
     """
-    kinds = "|".join(KINDS)
+    kinds = "|".join(COLLECTIVES)
     found = []
     for line in text.splitlines():
         match = re.search(rf"= (.*?) ({kinds})(-start)?\(", line)
