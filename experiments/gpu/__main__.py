@@ -1,4 +1,4 @@
-"""All measurements that need a GPU, by one command within 25 minutes, each saved as it ends.
+"""All measurements that need a GPU, by one command, each saved as it ends.
 
     python -m experiments.gpu --out runs/gpu
     python -m experiments.gpu --out runs/gpu --minutes 9.5      # again and again, on a short lease
