@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
@@ -35,13 +36,21 @@ class Conv(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Map ``x`` [b h w c] to [b h/stride w/stride features]."""
+    def __call__(self, x: Array, centered: bool = False) -> Array:
+        """Map ``x`` [b h w c] to [b h/stride w/stride features].
+
+        Args:
+            x: images.
+            centered: what uses the result takes each channel's mean over the batch away, and the
+                bias with it. Then its gradient is exactly 0, and not computed: it would be a pass
+                over all pixels, for a sum of rounding errors.
+        """
         shape = (self.side, self.side, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+            bias = jax.lax.stop_gradient(bias) if centered else bias
         (x,) = promote_dtype(x, dtype=self.dtype)
         if self.dtype is None or jnp.promote_types(x.dtype, kernel.dtype) != kernel.dtype:
             x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)

@@ -41,11 +41,14 @@ class Block(nn.Module):
         transition = changes and not self.activate_before_residual
         residual = activated if changes and self.activate_before_residual else x
         inner = x if transition and self.legacy_transition else activated
-        inner = self.conv(self.features, 3, self.stride, name="conv1")(inner)
+        inner = self.conv(self.features, 3, self.stride, name="conv1")(inner, centered=train)
         inner = self.norm(name="norm2")(inner, train)
-        inner = self.conv(self.features, 3, 1, name="conv2")(inner)
+        # The sum goes to norms and, over shortcuts, to sums that do; but a padded convolution of
+        # it would let the bias show at the borders.
+        centered = train and not self.legacy_transition
+        inner = self.conv(self.features, 3, 1, name="conv2")(inner, centered)
         if changes:
-            residual = self.conv(self.features, 1, self.stride, name="shortcut")(residual)
+            residual = self.conv(self.features, 1, self.stride, name="shortcut")(residual, centered)
         return residual + inner
 
 
@@ -148,7 +151,8 @@ class WideResNet(nn.Module):
             conv=partial(conv, use_bias=self.conv_bias == "all"),
             norm=partial(norm, epsilon=self.bn_eps),
         )
-        x = conv(STEM_CHANNELS, 3, 1, use_bias=self.conv_bias != "none", name="stem")(x)
+        stem = conv(STEM_CHANNELS, 3, 1, use_bias=self.conv_bias != "none", name="stem")
+        x = stem(x, centered=train and not self.legacy_transition)
         for group in range(self.groups):
             x = Group(
                 blocks=(self.depth - 4) // 6,

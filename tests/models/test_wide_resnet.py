@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from helpers import quick_jit
 
 from jaxmatch.models.convolution import Conv
@@ -209,3 +210,59 @@ def test_double_precision_is_kept():
         model = WideResNet(classes=3, depth=10, width=1, param_dtype=jnp.float64)
         variables, outputs = shapes_of(model, 8, train=True, dtype=jnp.float64)
     assert {leaf.dtype.name for leaf in jax.tree.leaves((variables, outputs))} == {"float64"}
+
+
+def bias_gradients(model, images, train=True, compute_all=True):
+    """Gradients of the convolutions' biases by path, and the paths whose result is centered."""
+    centered = set()
+
+    def as_if_not_centered(call, args, kwargs, context):
+        if not isinstance(context.module, Conv) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        if (*args[1:], *kwargs.values()) == (True,):
+            centered.add("/".join(context.module.path))
+        return call(args[0]) if compute_all else call(*args, **kwargs)
+
+    variables = model.init(jax.random.key(0), images, train=False)
+    weights = jax.random.normal(jax.random.key(1), (len(images), model.classes))
+
+    def loss(params):
+        given = {**variables, "params": params}
+        out, _ = model.apply(given, images, train, mutable=["batch_stats"])
+        return jnp.sum(out.logits * weights)
+
+    with nn.intercept_methods(as_if_not_centered):
+        gradients = quick_jit(jax.grad(loss))(variables["params"])
+    biases = {
+        "/".join(key.key for key in path[:-1]): np.abs(leaf).max()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
+        if path[-1].key == "bias" and any(name in str(path) for name in ("conv", "short", "stem"))
+    }
+    return biases, centered
+
+
+@pytest.mark.parametrize("padding", ["same", "torch"])
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("width", [1, 2])
+def test_exactly_the_biases_without_a_gradient_are_left_out(legacy, padding, width):
+    options = {"width": width, "padding": padding, "legacy_transition": legacy}
+    model = WideResNet(classes=3, depth=10, groups=2, param_dtype=jnp.float64, **options)
+    images = IMAGES.astype(np.float64)
+    with jax.enable_x64(True):
+        computed, centered = bias_gradients(model, images)
+        left, _ = bias_gradients(model, images, compute_all=False)
+    assert len(computed) == (7 if width == 2 else 6)
+    assert all(computed[path] < 1e-13 for path in centered)
+    assert all(left[path] == 0 for path in centered)
+    if legacy:  # what group 2 gets is padded: the biases before it have gradients
+        assert centered == {path for path in computed if path.endswith("conv1")}
+        assert computed["stem"] > 1e-3 or width == 2  # where it goes to a norm alone
+        assert computed["group1/block1/conv2"] > 1e-3
+    else:
+        assert centered == set(computed)
+
+
+def test_every_bias_has_a_gradient_outside_of_training():
+    computed, centered = bias_gradients(WideResNet(classes=3, depth=10, width=1), IMAGES, False)
+    assert not centered
+    assert all(value > 1e-4 for value in computed.values())
