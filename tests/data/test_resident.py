@@ -91,3 +91,15 @@ def test_resident_set_of_a_source(include_labeled):
     else:
         np.testing.assert_array_equal(pool.images, np.delete(source.images, at, axis=0))
     assert len(data.unlabeled_labels) == len(pool)
+
+
+@pytest.mark.parametrize("size", [(5, 7, 3), (4, 4, 1)])
+def test_both_forms_of_rows_as_images(size):
+    """Every byte comes through a product of bfloat16."""
+    images = np.resize(np.arange(256, dtype=np.uint8), (6, *size))
+    table = resident.Table.of(images)
+    index = jnp.array([5, 0, 0, 3])
+    np.testing.assert_array_equal(table.take(index), images[index])
+    planes = resident._images_by_planes(jnp.asarray(table.rows)[index], size)
+    assert planes.dtype == jnp.uint8
+    np.testing.assert_array_equal(planes, images[index])
