@@ -164,17 +164,20 @@ def _enter_by_columns(ring: Array, pointer: Array, rows: Array) -> Array:
 
     A scatter would have a TPU turn the whole ring to rows, and back.
     """
+
+    def as_it_lies(columns: Array) -> Array:  # else the compiler may take the order of the rows'
+        return with_layout_constraint(columns, Layout((0, 1)))
+
     size, count = len(ring), len(rows)
-    # The compiler takes the order of the ring's axes from the rows, where it is free to. And rows
-    # that are split over the devices would go around between them as they are turned.
-    columns = with_layout_constraint(split_by_use(rows).T, Layout((0, 1)))
+    # Rows that are split over the devices would go around between them as they are turned.
+    columns = split_by_use(rows).T
     wrapped = jnp.maximum(pointer + count - size, 0)  # columns in front
     turned = jnp.roll(columns, wrapped, 1)  # those, then the ones from the pointer on
-    place, ring = jnp.arange(count), ring.T
+    place, ring = jnp.arange(count), as_it_lies(ring.T)
     for start, new in ((pointer - wrapped, place >= wrapped), (0, place < wrapped)):
         old = jax.lax.dynamic_slice_in_dim(ring, start, count, 1)
-        block = jnp.where(new, turned, old)
-        ring = jax.lax.dynamic_update_slice_in_dim(ring, block, start, 1)
+        block = as_it_lies(jnp.where(new, turned, old))
+        ring = as_it_lies(jax.lax.dynamic_update_slice_in_dim(ring, block, start, 1))
     return ring.T
 
 
