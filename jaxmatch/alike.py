@@ -31,6 +31,14 @@ def split_alike(x: Array, y: Array) -> tuple[Array, Array]:
     return x, y
 
 
+def split_by_use(x: Array) -> Array:
+    """The same array, split over the devices as its use asks, not as what it is computed from.
+
+    For a factor that is small beside the product: where another factor is spread, this one moves.
+    """
+    return _by_use.bind(x)
+
+
 def _transpose(cotangents: Any, *_: Any) -> Any:
     if any(isinstance(cotangent, ad.Zero) for cotangent in cotangents):
         return list(cotangents)
@@ -63,3 +71,17 @@ _alike.def_abstract_eval(lambda x, y: [x, y])
 ad.deflinear(_alike, _transpose)
 batching.primitive_batchers[_alike] = _batch
 mlir.register_lowering(_alike, _lower)
+
+
+def _lower_by_use(context: Any, x: Any) -> list[Any]:
+    del context
+    result: Any = sdy.propagation_barrier(x, sdy.PropagationDirection.NONE)  # pyright: ignore[reportAttributeAccessIssue]
+    return [result]
+
+
+_by_use = Primitive("split_by_use")
+_by_use.def_impl(lambda x: x)
+_by_use.def_abstract_eval(lambda x: x)
+ad.deflinear(_by_use, lambda cotangent: [split_by_use(cotangent)])
+batching.defvectorized(_by_use)
+mlir.register_lowering(_by_use, _lower_by_use)

@@ -1,12 +1,15 @@
 """What contrastive methods remember: a bank with a row a labeled example, and a ring of rows."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 
+from jaxmatch.alike import split_by_use
 from jaxmatch.errors import InputError
 from jaxmatch.similarity import normalize
 from jaxmatch.types import Array, PyTree
@@ -14,6 +17,8 @@ from jaxmatch.types import Array, PyTree
 # Large memories of rows are padded to a multiple of this, so that any usual number of devices
 # divides them.
 MULTIPLE = 1024
+# Elements of a ring from which on a TPU writes it in the order of axes in which it lies.
+LARGE = 2**20
 
 
 def padded(count: int) -> int:
@@ -117,18 +122,63 @@ def push(queue: Queue, rows: PyTree) -> Queue:
             f"{count} rows cannot enter a queue of {size}; make the queue longer or the batch "
             "smaller."
         )
-    at = (queue.pointer + jnp.arange(count)) % size
     return Queue(
         jax.tree.map(
-            lambda old, new: old.at[at].set(
-                jax.lax.stop_gradient(new).astype(old.dtype), unique_indices=True
-            ),
+            lambda old, new: _enter(old, queue.pointer, jax.lax.stop_gradient(new)),
             queue.rows,
             rows,
         ),
         (queue.pointer + count) % size,
         jnp.minimum(queue.filled + count, size),
     )
+
+
+def _enter(ring: Array, pointer: Array, rows: Array) -> Array:
+    """``ring`` [n ...] with ``rows`` [b ...] from row ``pointer`` on, then from the first one."""
+    rows = rows.astype(ring.dtype)
+    if not _by_columns(ring.shape):
+        return _enter_by_scatter(ring, pointer, rows)
+    return jax.lax.platform_dependent(
+        ring, pointer, rows, tpu=_enter_by_columns, default=_enter_by_scatter
+    )
+
+
+def _by_columns(shape: tuple[int, ...]) -> bool:
+    """Whether a TPU keeps a large array by columns: its tiles of 8 x 128 then pad it less."""
+    if len(shape) != 2 or math.prod(shape) < LARGE:
+        return False
+    tall, wide = (
+        math.prod(-(-side // tile) * tile for side, tile in zip(shape, tiles, strict=True))
+        for tiles in ((128, 8), (8, 128))
+    )
+    return tall < wide
+
+
+def _enter_by_scatter(ring: Array, pointer: Array, rows: Array) -> Array:
+    at = (pointer + jnp.arange(len(rows))) % len(ring)
+    return ring.at[at].set(rows, unique_indices=True)
+
+
+def _enter_by_columns(ring: Array, pointer: Array, rows: Array) -> Array:
+    """The same in two blocks of b columns of the transposed ring: up to its end, and in front.
+
+    A scatter would have a TPU turn the whole ring to rows, and back.
+    """
+
+    def as_it_lies(columns: Array) -> Array:  # else the compiler may take the order of the rows'
+        return with_layout_constraint(columns, Layout((0, 1)))
+
+    size, count = len(ring), len(rows)
+    # Rows that are split over the devices would go around between them as they are turned.
+    columns = split_by_use(rows).T
+    wrapped = jnp.maximum(pointer + count - size, 0)  # columns in front
+    turned = jnp.roll(columns, wrapped, 1)  # those, then the ones from the pointer on
+    place, ring = jnp.arange(count), as_it_lies(ring.T)
+    for start, new in ((pointer - wrapped, place >= wrapped), (0, place < wrapped)):
+        old = jax.lax.dynamic_slice_in_dim(ring, start, count, 1)
+        block = as_it_lies(jnp.where(new, turned, old))
+        ring = as_it_lies(jax.lax.dynamic_update_slice_in_dim(ring, block, start, 1))
+    return ring.T
 
 
 def filled(queue: Queue) -> Array:

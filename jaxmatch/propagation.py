@@ -43,8 +43,8 @@ def propagate(
     """
     count = min(neighbors, len(bank.labels))
     scores = jnp.where(bank.filled, inner_products(embeddings, bank.embeddings), NEVER)  # [b n]
-    nearest = jax.lax.top_k(scores, count)[1]  # [b k]
-    valid = bank.filled[nearest]  # [b k]
+    best, nearest = jax.lax.top_k(scores, count)  # [b k]
+    valid = best > NEVER  # [b k], which are of rows that are filled
     nodes = jnp.concatenate([embeddings[:, None], bank.embeddings[nearest]], axis=1)  # [b 1+k d]
     walk = jax.nn.softmax(_edges(nodes, valid, temperature))  # [b 1+k 1+k]
     weight = first_row_of_resolvent(walk, share)  # [b 1+k]

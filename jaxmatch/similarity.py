@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.alike import split_alike
+from jaxmatch.one_hot import look_up, sum_by
 from jaxmatch.types import Array
 
 # Finite, so that a weight of zero times it is zero; its exponential is zero in any precision.
@@ -71,7 +72,7 @@ def unfold(log_instance: Array, log_semantic: Array, labels: Array) -> Array:
     """
     # Where the bank is spread over the devices, the looked-up values would else move, not the few
     # that they are looked up from.
-    log_instance, semantic = split_alike(log_instance, log_semantic[:, labels])
+    log_instance, semantic = split_alike(log_instance, look_up(log_semantic, labels))
     return jax.nn.log_softmax(log_instance + semantic)
 
 
@@ -86,7 +87,7 @@ def aggregate(instance: Array, labels: Array, classes: int) -> Array:
     Returns:
         [b C].
     """
-    return jax.ops.segment_sum(instance.T, labels, classes).T
+    return sum_by(instance, labels, classes)
 
 
 def pseudo_label_graph(probabilities: Array, threshold: float) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxmatch.alike import split_alike
+from jaxmatch.alike import split_alike, split_by_use
 
 X = np.arange(32, dtype=np.float32).reshape(8, 4)
 ORDER = np.arange(8)[::-1]
@@ -64,3 +64,14 @@ def test_a_gather_from_a_whole_array_is_split_as_the_other():
 def test_shapes_must_be_equal():
     with pytest.raises(ValueError, match=r"\(8, 4\) and \(8,\)"):
         split_alike(X, X[:, 0])
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_what_is_split_by_use_keeps_values_and_gradients(wrap):
+    def energy(x):
+        return jnp.sum(jnp.sin(split_by_use(x)))
+
+    found, gradient = wrap(jax.value_and_grad(energy))(X)
+    np.testing.assert_allclose(found, np.sin(X).sum(), rtol=1e-4)
+    np.testing.assert_allclose(gradient, np.cos(X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(wrap(jax.vmap(split_by_use, 1, 1))(X), X)

@@ -1,5 +1,7 @@
 """Banks and queues against plain Python models of them."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_devices import assert_same_on_four
 
+from jaxmatch import memory
 from jaxmatch.errors import InputError
 from jaxmatch.memory import Bank, filled, make_bank, make_queue, push, write
 from jaxmatch.similarity import normalize
@@ -44,6 +47,43 @@ def test_a_queue_is_a_ring(size, counts, seed):
     np.testing.assert_array_equal(filled(queue), np.arange(size) < stream)
     joined = np.concatenate([queue.rows["first"], queue.rows["second"]], 1)
     np.testing.assert_array_equal(joined, np.stack([row + np.zeros(3) for row in ring]))
+
+
+@pytest.mark.parametrize("wrap", [quick_jit, lambda f: quick_jit(jax.vmap(f, (0, None, 0)))])
+def test_a_ring_by_columns_takes_the_same_rows(wrap):
+    random = np.random.default_rng(0)
+    mapped = () if wrap is quick_jit else (2,)
+    by_columns, by_scatter = map(wrap, (memory._enter_by_columns, memory._enter_by_scatter))
+    for size, count in ((5, 1), (5, 2), (5, 5), (6, 3)):
+        ring, rows = (
+            random.normal(size=(*mapped, length, 3)).astype(np.float32) for length in (size, count)
+        )
+        for pointer in map(np.int32, range(size)):
+            found = by_columns(ring, pointer, rows)
+            np.testing.assert_array_equal(found, by_scatter(ring, pointer, rows))
+            assert (found != ring).any(-1).sum() == rows[..., 0].size
+
+
+def test_a_tpu_does_not_turn_a_large_ring():
+    def writes(platform, *shape):
+        queue = jax.eval_shape(lambda: make_queue(shape[0], row=shape[1]))
+        row = {"row": jax.ShapeDtypeStruct((3, shape[1]), jnp.float32)}
+        lowered = jax.jit(push).trace(queue, row).lower(lowering_platforms=(platform,))
+        return set(re.findall(r"stablehlo\.(scatter|dynamic_update_slice)", lowered.as_text()))
+
+    assert writes("tpu", 30_000, 1000) == {"dynamic_update_slice"}
+    assert writes("cpu", 30_000, 1000) == {"scatter"}
+    assert writes("tpu", 65_536, 128) == {"scatter"}  # lies by rows
+    assert writes("tpu", 64, 10) == {"scatter"}  # small
+
+
+def test_device_count_of_rings_by_columns():
+    random = np.random.default_rng(0)
+    ring = random.normal(size=(12, 3)).astype(np.float32)
+    rows = random.normal(size=(8, 3)).astype(np.float32)
+    assert_same_on_four(
+        lambda rows, ring: memory._enter_by_columns(ring, jnp.int32(7), rows), rows, ring
+    )
 
 
 def test_a_push_larger_than_the_queue_is_refused():

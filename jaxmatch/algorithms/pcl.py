@@ -145,7 +145,7 @@ def proto_nce(
 
     c_j are the prototypes of all images of the batch, so that one of two images of a cluster is a
     false negative of the other as in the authors' code, and those of the ``negatives`` clusters of
-    highest ``rank`` [k] that have no image in the batch.
+    highest ``rank`` [k] that have no image in the batch; of an equal rank all or none.
 
     Args:
         query: q [b d] unit rows.
@@ -159,14 +159,11 @@ def proto_nce(
     """
     own = clustering.assignment[index]  # [b]
     outside = rank.at[own].set(-1.0)
-    best, others = jax.lax.top_k(outside, min(negatives, len(rank)))  # [r]
-
-    def logits(cluster: Array) -> Array:
-        scores = inner_products(query, clustering.centroids[cluster])
-        return scores / clustering.concentration[cluster]
-
-    of_batch = logits(own)  # [b b]
-    of_others = jnp.where(best >= 0, logits(others), NEVER)  # [b r]
+    lowest = jax.lax.top_k(outside, negatives)[0][-1] if negatives < len(rank) else 0.0
+    # Products with all prototypes: to fetch some of them takes a TPU longer.
+    all_logits = inner_products(query, clustering.centroids) / clustering.concentration
+    of_others = jnp.where(outside >= jnp.maximum(lowest, 0.0), all_logits, NEVER)  # [b k]
+    of_batch = inner_products(query, clustering.centroids[own]) / clustering.concentration[own]
     positive = jnp.sum(jnp.where(jnp.eye(len(own), dtype=bool), of_batch, 0.0), 1)
     everyone = jnp.logaddexp(logsumexp(of_batch, 1), logsumexp(of_others, 1))
     rivals = jnp.where(own[:, None] == own, NEVER, of_batch).max(1)

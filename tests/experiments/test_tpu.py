@@ -105,3 +105,53 @@ def test_small_runs_for_eight_chips(name, kinds, temp):
     assert {each["kind"] for each in found["collectives"]} == kinds
     assert found["memory"]["temp"] < temp
     assert found["host_calls"] == 0
+
+
+MEMORIES = """
+import jax, jax.numpy as jnp
+from experiments.tpu import hlo, topology
+devices = topology.devices("v5e:2x2")
+from jax.sharding import Mesh
+from jaxmatch.memory import make_queue, push
+from jaxmatch.parallel import over_batch, replicated
+from jaxmatch.similarity import aggregate, unfold
+
+mesh = Mesh(devices, ("data",))
+split, everywhere = over_batch(mesh), replicated(mesh)
+b, classes, n, rows = 16, 1000, 12_800, 30_000
+shape = lambda *sides: jax.ShapeDtypeStruct(sides, jnp.float32)
+
+def step(queue, log_q, log_p, labels):
+    votes = aggregate(jnp.exp(unfold(log_q, log_p, labels)), labels, classes)
+    voted = votes @ queue.rows["row"].T
+    return push(queue, {"row": votes}), votes, voted.sum(1)
+
+call = jax.jit(
+    step,
+    in_shardings=(everywhere, split, split, everywhere),
+    out_shardings=(everywhere, split, split),
+    donate_argnums=0,
+)
+queue = jax.eval_shape(lambda: make_queue(rows, row=classes))
+labels = jax.ShapeDtypeStruct((n,), jnp.int32)
+compiled = call.trace(queue, shape(b, n), shape(b, classes), labels).lower().compile()
+program = hlo.read(compiled.as_text())
+moves = [program.moved(one)[0] for one, _ in program.scheduled()]
+print(max(moves), compiled.memory_analysis().temp_size_in_bytes)
+"""
+
+
+@pytest.mark.slow
+def test_memories_are_neither_moved_row_by_row_nor_copied():
+    """A ring of 120 MB and labels of 12,800 rows; a gather of them would take 51 MB a factor."""
+    pytest.importorskip("libtpu")
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORIES],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    moved, temp = map(int, done.stdout.split()[-2:])
+    assert moved < 100
+    assert temp < 5e6
