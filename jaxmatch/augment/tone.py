@@ -28,15 +28,20 @@ def blend(first: Array, second: Array, weight: Array) -> Array:
     ``weight`` broadcasts against the levels; 0 gives ``first`` and 1 gives ``second``, exactly.
     Beyond 0..1 it extrapolates.
     """
-    weight = weight.astype(jnp.float32)
+    first, second = first.astype(jnp.float32), second.astype(jnp.float32)
+    return mix(first, second, weight.astype(jnp.float32)).astype(jnp.int32)
+
+
+def mix(first: Array, second: Array, weight: Array) -> Array:
+    """As :func:`blend`, of whole numbers in float32."""
     # The product must be rounded before the sum, but XLA may contract the two to one fused
     # multiply-add. With 12 bits in each half of the weight the partial products are exact, so
     # that contracting changes nothing.
     high = lax.bitcast_convert_type(weight, jnp.int32) & ~0xFFF
     high = lax.bitcast_convert_type(high, jnp.float32)
-    difference = (second - first).astype(jnp.float32)
-    mixed = first.astype(jnp.float32) + (high * difference + (weight - high) * difference)
-    return jnp.clip(mixed, 0.0, 255.0).astype(jnp.int32)
+    difference = second - first
+    mixed = first + (high * difference + (weight - high) * difference)
+    return jnp.floor(jnp.clip(mixed, 0.0, 255.0))
 
 
 def luma(levels: Array) -> Array:
@@ -45,10 +50,21 @@ def luma(levels: Array) -> Array:
     return (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
 
 
+def luma_by_channels(channels: tuple[Array, Array, Array]) -> Array:
+    """As :func:`luma`, of whole numbers in float32, in which all sums are exact."""
+    red, green, blue = channels
+    return jnp.floor((19595 * red + 38470 * green + 7471 * blue + 32768) * 2.0**-16)
+
+
 def mean_grey(levels: Array) -> Array:
     """Mean of :func:`luma`, rounded half up: [b 1 1]."""
-    pixels = levels.shape[2] * levels.shape[3]
-    total = luma(levels).sum((1, 2), keepdims=True, dtype=jnp.int32)
+    return mean_of_grey(luma(levels))
+
+
+def mean_of_grey(grey: Array) -> Array:
+    """Mean of grey levels, int32 [b h w], rounded half up: [b 1 1]."""
+    pixels = grey.shape[1] * grey.shape[2]
+    total = grey.sum((1, 2), keepdims=True, dtype=jnp.int32)
     return (2 * total + pixels) // (2 * pixels)
 
 
