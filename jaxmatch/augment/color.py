@@ -100,10 +100,17 @@ def _jitter_by_channels(levels: Array, steps: list[tuple[Array, Array]], turn: A
         own = jnp.where(kinds == CONTRAST, factors, 1).prod(0)
         for step in (0, 1):
             channels = _blend_pixels(channels, kinds[step], jnp.where(at > step, factors[step], 1))
-        channels = _contrast_by_channels(channels, own)
+        channels = _contrast_by_channels(_kept(channels), own)
         for step in (1, 2):
             channels = _blend_pixels(channels, kinds[step], jnp.where(at < step, factors[step], 1))
-    return jnp.stack(channels).astype(jnp.int32)
+    return jnp.stack(_kept(channels)).astype(jnp.int32)
+
+
+def _kept(channels: Channels) -> Channels:
+    """The same, written to memory once, in two bytes a level, and not computed by each user."""
+    kept = lax.optimization_barrier(tuple(one.astype(jnp.bfloat16) for one in channels))
+    red, green, blue = (one.astype(jnp.float32) for one in kept)
+    return red, green, blue
 
 
 def _along(values: Array, index: Array) -> Array:
