@@ -33,7 +33,7 @@ def blend(first: Array, second: Array, weight: Array) -> Array:
 
 
 def mix(first: Array, second: Array, weight: Array) -> Array:
-    """As :func:`blend`, of whole numbers in float32."""
+    """As :func:`blend`, of whole numbers in float32, but not truncated."""
     # The product must be rounded before the sum, but XLA may contract the two to one fused
     # multiply-add. With 12 bits in each half of the weight the partial products are exact, so
     # that contracting changes nothing.
@@ -41,7 +41,7 @@ def mix(first: Array, second: Array, weight: Array) -> Array:
     high = lax.bitcast_convert_type(high, jnp.float32)
     difference = second - first
     mixed = first + (high * difference + (weight - high) * difference)
-    return jnp.floor(jnp.clip(mixed, 0.0, 255.0))
+    return jnp.clip(mixed, 0.0, 255.0)
 
 
 def luma(levels: Array) -> Array:
