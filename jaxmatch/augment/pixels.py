@@ -20,10 +20,7 @@ from jaxmatch.types import Array
 
 _BYTE = 8  # bits that bfloat16 holds exactly
 _NIBBLE = 16  # levels are read as two digits to this base
-# In large images the pixels of a square tile come from a box of this side, if the positions of
-# neighbours differ by at most 1.5 pixels along each axis.
-_TILE, _BOX = 16, 24
-SMALL = 2 * _BOX  # side up to which images are not cut into tiles
+SMALL = 48  # pixels: side up to which products move pixels well, one by one
 
 
 def by_platform(
@@ -36,9 +33,7 @@ def by_platform(
 def take(planes: Array, row: Array, column: Array) -> Array:
     """Fetch each pixel from a position of its own.
 
-    From a pixel to the next, and from a row to the next, the positions move by at most 1.5 pixels
-    in total along each axis, as in any rotation and in shears by up to a half; images of up to
-    :data:`SMALL` pixels a side have no limit, nor has :func:`take_far`.
+    A product's factors are large where images are: see :data:`SMALL`.
 
     Args:
         planes: int32 0..255 [c b h w].
@@ -94,28 +89,15 @@ def look_up(table: Array, planes: Array) -> Array:
 
 
 def _take_by_products(planes: Array, row: Array, column: Array) -> Array:
-    """A product over the rows, then a selection from the columns.
-
-    In large images, over those of the small box that a tile of pixels comes from: it is cut out by
-    two products.
-    """
+    """A product over the rows, then a selection from the columns."""
     b, height, width = row.shape
-    if max(height, width) <= SMALL:
-        row, column = row.reshape(b, -1), column.reshape(b, -1)
-        rows = _pick("bph,kbhw->kbpw", _one_hot(row, height), planes)
-        return _only(rows * _one_hot(column, width)).reshape(planes.shape)
-    row, column = _tiles(row), _tiles(column)  # [b n p]
-    top = jnp.clip(row, 0, height - 1).min(-1, keepdims=True)
-    left = jnp.clip(column, 0, width - 1).min(-1, keepdims=True)
-    each = jnp.arange(_BOX, dtype=jnp.int32)
-    boxes = _pick("bnrh,kbhw->bnrkw", _one_hot(top + each, height), planes)
-    boxes = _pick("bnsw,bnrkw->kbnrs", _one_hot(left + each, width), boxes)
-    rows = _pick("bnpr,kbnrs->kbnps", _one_hot(row - top, _BOX), boxes)
-    return _untile(_only(rows * _one_hot(column - left, _BOX)), height, width)
+    row, column = row.reshape(b, -1), column.reshape(b, -1)
+    rows = _pick("bph,kbhw->kbpw", _one_hot(row, height), planes)
+    return _only(rows * _one_hot(column, width)).reshape(planes.shape)
 
 
 def take_far(planes: Array, row: Array, column: Array) -> Array:
-    """As :func:`take`, by gathers on every platform, from any positions."""
+    """As :func:`take`, by gathers on every platform."""
     c, b, height, width = planes.shape
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     inside = inside.reshape(b, -1)
@@ -202,22 +184,6 @@ def _gather(rows: Array, index: Array) -> Array:
 def _one_hot(index: Array, size: int) -> Array:
     """Whether the index [...] is each of 0..size-1: bfloat16 [... size], all 0 outside of them."""
     return (index[..., None] == jnp.arange(size, dtype=index.dtype)).astype(jnp.bfloat16)
-
-
-def _tiles(positions: Array) -> Array:
-    """Cut [b h w] into square tiles: [b n pixels]. The last ones repeat the edge."""
-    b, height, width = positions.shape
-    padding = ((0, 0), (0, -height % _TILE), (0, -width % _TILE))
-    positions = jnp.pad(positions, padding, mode="edge")
-    positions = positions.reshape(b, -(-height // _TILE), _TILE, -(-width // _TILE), _TILE)
-    return positions.swapaxes(2, 3).reshape(b, -1, _TILE**2)
-
-
-def _untile(planes: Array, height: int, width: int) -> Array:
-    """Planes [c b h w] from their tiles [c b n pixels]."""
-    down, across = -(-height // _TILE), -(-width // _TILE)
-    planes = planes.reshape(*planes.shape[:2], down, across, _TILE, _TILE).swapaxes(3, 4)
-    return planes.reshape(*planes.shape[:2], down * _TILE, -1)[:, :, :height, :width]
 
 
 def _digits(planes: Array) -> tuple[Array, Array]:
