@@ -189,7 +189,7 @@ def _one_hot(index: Array, size: int) -> Array:
 def _digits(planes: Array) -> tuple[Array, Array]:
     """High and low digit of each level, as bfloat16 zeros and ones [c b h*w 16]."""
     flat = planes.reshape(*planes.shape[:2], -1)
-    return _one_hot(flat // _NIBBLE, _NIBBLE), _one_hot(flat % _NIBBLE, _NIBBLE)
+    return _one_hot(flat >> 4, _NIBBLE), _one_hot(flat & 15, _NIBBLE)
 
 
 def _pick(equation: str, one_hot: Array, values: Array) -> Array:
