@@ -16,22 +16,21 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxmatch.augment import geometry, pixels
 from jaxmatch.types import Array
 
-# Limits of the three shears, which hold for rotations by up to 45 degrees.
-_SLOPE = math.tan(math.pi / 8)  # of the first and the third
-_MARGIN = 0.086  # 1 / (2 - tan 22.5° sin 45°) - 1/2: how far the first goes beyond, in widths
+STEEPEST = 45  # degrees
 _PACKED = 4  # planes of 8 bits in 32
 
 
-def warp(planes: Array, matrix: Array) -> Array:
+def warp(planes: Array, matrix: Array, degrees: int = STEEPEST) -> Array:
     """Fetch each pixel from where ``matrix`` has it.
 
     In images of more than :data:`~jaxmatch.augment.pixels.SMALL` pixels a side: rotations about
-    the centre by up to 45 degrees, shears by up to a half, and moves by up to half a side.
+    the centre by up to ``degrees``, shears by up to a half, and moves by up to half a side.
     :func:`warp_far` has no limit.
 
     Args:
         planes: int32 0..255 [c b h w].
         matrix: of :func:`jaxmatch.augment.geometry.affine_matrix`, [b 6].
+        degrees: bounds the rotations, at most :data:`STEEPEST`. It changes no pixel.
 
     Returns:
         Planes, int32 [c b h w]; 0 where the position is outside of the image.
@@ -39,7 +38,8 @@ def warp(planes: Array, matrix: Array) -> Array:
     size = planes.shape[2], planes.shape[3]
     if max(size) <= pixels.SMALL:
         return pixels.take(planes, *geometry.source(matrix, size))
-    return pixels.by_platform(_warp_by_shears, warp_far, planes, matrix)
+    by_shears = functools.partial(_warp_by_shears, degrees=degrees)
+    return pixels.by_platform(by_shears, warp_far, planes, matrix)
 
 
 def warp_far(planes: Array, matrix: Array) -> Array:
@@ -47,7 +47,7 @@ def warp_far(planes: Array, matrix: Array) -> Array:
     return pixels.take_far(planes, *geometry.source(matrix, (planes.shape[2], planes.shape[3])))
 
 
-def _warp_by_shears(planes: Array, matrix: Array) -> Array:
+def _warp_by_shears(planes: Array, matrix: Array, *, degrees: int = STEEPEST) -> Array:
     """All channels of a pixel move as one number."""
     height, width = planes.shape[2:]
     first, second, third = _shears(matrix, (height, width))
@@ -57,9 +57,12 @@ def _warp_by_shears(planes: Array, matrix: Array) -> Array:
     down = row - second(middle) - jnp.arange(height, dtype=jnp.int32)[:, None]
     across = middle - third(row - second(middle)) - jnp.arange(width, dtype=jnp.int32)
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    margin = math.ceil(_MARGIN * width) + 3
     most = max(height, width) // 2 + 1
-    gentle = math.ceil(_SLOPE * (height / 2 + 1)) + 1
+    slope = math.tan(math.radians(degrees) / 2)  # of the first and the third
+    gentle = math.ceil(slope * (height / 2 + 1) + 0.5)
+    # How far a pixel that both begins and ends inside goes beyond the image between the two.
+    beyond = 1 / (2 - slope * math.sin(math.radians(degrees))) - 0.5
+    margin = math.ceil(beyond * width) + 3
 
     def rows(size: int, start: int) -> Array:
         return jnp.arange(start, start + size, dtype=jnp.int32)[None]

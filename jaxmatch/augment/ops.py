@@ -98,10 +98,16 @@ def apply_chosen(
     return _mixed(changed, chosen, value[:, None, None])
 
 
-def move(visible: Array, op: Array, value: Array, names: tuple[str, ...]) -> Array:
+def move(
+    visible: Array,
+    op: Array,
+    value: Array,
+    names: tuple[str, ...],
+    warp: Callable[[Array, Array], Array] = affine.warp,
+) -> Array:
     """What the same ops do to an alpha channel, bool [b h w]: False where they found nothing."""
     matrix = _matrix(op, value, names, visible.shape[1:])
-    return affine.warp(visible[None].astype(jnp.int32), matrix)[0] > 0
+    return warp(visible[None].astype(jnp.int32), matrix)[0] > 0
 
 
 def _matrix(op: Array, value: Array, names: tuple[str, ...], size: tuple[int, ...]) -> Array:
