@@ -7,6 +7,7 @@ Planes, because with three channels last a CPU could not vectorize it.
 
 import functools
 import operator
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
@@ -119,24 +120,57 @@ def equalize(below: Array) -> Array:
 
 def smooth(levels: Array) -> Array:
     """3x3 mean with the centre counted five times; the outermost pixels stay as they are."""
-    total = _window_sum(levels, 1) + 4 * levels
-    return jnp.where(_inner(levels, 1), (total + 6) // 13, levels)
+
+    def mean(levels: Array, window_sum: Callable[[Array, int], Array]) -> Array:
+        total = window_sum(levels, 1) + 4 * levels
+        # The half keeps quotients off whole numbers, so that their rounding cannot matter.
+        whole = (total + 6) // 13 if total.dtype == jnp.int32 else jnp.floor((total + 6.5) / 13)
+        return jnp.where(_inner(levels, 1), whole.astype(jnp.int32), levels)
+
+    return _by_windows(mean, levels)
 
 
 def blur(levels: Array) -> Array:
     """Mean of the 16 pixels two steps away (5x5 ring); the two outermost pixels stay."""
-    ring = _window_sum(levels, 2) - _window_sum(levels, 1)
-    return jnp.where(_inner(levels, 2), (ring + 8) // 16, levels)
+
+    def mean(levels: Array, window_sum: Callable[[Array, int], Array]) -> Array:
+        ring = (window_sum(levels, 2) - window_sum(levels, 1)).astype(jnp.int32)
+        return jnp.where(_inner(levels, 2), (ring + 8) >> 4, levels)
+
+    return _by_windows(mean, levels)
 
 
-def _window_sum(levels: Array, reach: int) -> Array:
-    """Sums over windows of side ``2 reach + 1``; what lies outside of the image counts as 0."""
-    height, width = levels.shape[2:]
-    padded = jnp.pad(levels, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
-    rows = functools.reduce(
-        operator.add, (padded[:, :, i : i + height] for i in range(2 * reach + 1))
+def _by_windows(mean: Callable[..., Array], levels: Array) -> Array:
+    """``mean`` with the sums over windows that the platform is best at."""
+    by_products, by_shifts = (
+        functools.partial(mean, window_sum=form)
+        for form in (_window_sum_by_products, _window_sum_by_shifts)
     )
+    return pixels.by_platform(by_products, by_shifts, levels)
+
+
+def _window_sum_by_shifts(levels: Array, reach: int) -> Array:
+    """Sums over windows of side ``2 reach + 1``; what lies outside of the image counts as 0."""
+    width = levels.shape[3]
+    padded = jnp.pad(levels, ((0, 0), (0, 0), (0, 0), (reach, reach)))
+    rows = _sum_of_rows(padded, reach)
     return functools.reduce(operator.add, (rows[..., i : i + width] for i in range(2 * reach + 1)))
+
+
+def _window_sum_by_products(levels: Array, reach: int) -> Array:
+    """The same in float32: shifts along a row are slow, and levels are exact in bfloat16."""
+    each = jnp.arange(levels.shape[3])
+    band = (jnp.abs(each[:, None] - each) <= reach).astype(jnp.bfloat16)
+    levels = levels.astype(jnp.bfloat16)
+    sums = jnp.einsum("cbhw,wo->cbho", levels, band, preferred_element_type=jnp.float32)
+    return _sum_of_rows(sums, reach)
+
+
+def _sum_of_rows(levels: Array, reach: int) -> Array:
+    height = levels.shape[2]
+    padded = jnp.pad(levels, ((0, 0), (0, 0), (reach, reach), (0, 0)))
+    rows = (padded[:, :, i : i + height] for i in range(2 * reach + 1))
+    return functools.reduce(operator.add, rows)
 
 
 def _inner(levels: Array, margin: int) -> Array:
