@@ -19,7 +19,9 @@ from jax import lax
 from jaxmatch.types import Array
 
 _BYTE = 8  # bits that bfloat16 holds exactly
-_NIBBLE = 16  # levels are read as two digits to this base
+_NIBBLE = 16  # levels are counted as two digits to this base,
+_OCTAL = 8  # and looked up as two with the low one to this: fewer products to select from
+_PACKED = 3  # channels of 8 bits that a float32 holds exactly
 SMALL = 48  # pixels: side up to which products move pixels well, one by one
 
 
@@ -89,11 +91,25 @@ def look_up(table: Array, planes: Array) -> Array:
 
 
 def _take_by_products(planes: Array, row: Array, column: Array) -> Array:
-    """A product over the rows, then a selection from the columns."""
-    b, height, width = row.shape
+    """A product over the rows of all channels, then a selection from the columns.
+
+    A power of two keeps the levels of one channel apart from those of the next in their sum.
+    """
+    c, b, height, width = planes.shape
     row, column = row.reshape(b, -1), column.reshape(b, -1)
-    rows = _pick("bph,kbhw->kbpw", _one_hot(row, height), planes)
-    return _only(rows * _one_hot(column, width)).reshape(planes.shape)
+    columns = column[..., None] == jnp.arange(width, dtype=jnp.int32)
+    taken = []
+    for start in range(0, c, _PACKED):
+        part = planes[start : start + _PACKED]
+        unit = 256.0 ** jnp.arange(len(part), dtype=jnp.float32)[:, None, None, None]
+        stacked = jnp.moveaxis(part.astype(jnp.float32) * unit, 0, 1)
+        stacked = stacked.reshape(b, -1, width).astype(jnp.bfloat16)  # [b channels*h w]
+        here = jnp.tile(jnp.arange(height, dtype=jnp.int32), len(part))
+        rows = (row[..., None] == here).astype(jnp.bfloat16)
+        sums = jnp.einsum("bpm,bmw->bpw", rows, stacked, preferred_element_type=jnp.float32)
+        packed = jnp.where(columns, sums, 0).sum(-1).astype(jnp.int32)
+        taken += [(packed >> 8 * place) & 255 for place in range(len(part))]
+    return jnp.stack(taken).reshape(planes.shape)
 
 
 def take_far(planes: Array, row: Array, column: Array) -> Array:
@@ -140,7 +156,7 @@ def _flip_by_gathers(images: Array, chosen: Array) -> Array:
 
 def _count_by_products(planes: Array) -> Array:
     c, b = planes.shape[:2]
-    high, low = _digits(planes)
+    high, low = _digits(planes, _NIBBLE)
     counts = jnp.einsum("kbph,kbpl->kbhl", high, low, preferred_element_type=jnp.float32)
     return counts.astype(jnp.int32).reshape(c, b, -1)
 
@@ -156,8 +172,8 @@ def _count_by_scatters(planes: Array) -> Array:
 
 
 def _look_up_by_products(table: Array, planes: Array) -> Array:
-    high, low = _digits(planes)
-    table = table.reshape(*table.shape[:2], _NIBBLE, _NIBBLE)
+    high, low = _digits(planes, _OCTAL)
+    table = table.reshape(*table.shape[:2], -1, _OCTAL)
     return _only(_pick("kbph,kbhl->kbpl", high, table) * low).reshape(planes.shape)
 
 
@@ -186,10 +202,11 @@ def _one_hot(index: Array, size: int) -> Array:
     return (index[..., None] == jnp.arange(size, dtype=index.dtype)).astype(jnp.bfloat16)
 
 
-def _digits(planes: Array) -> tuple[Array, Array]:
-    """High and low digit of each level, as bfloat16 zeros and ones [c b h*w 16]."""
+def _digits(planes: Array, base: int) -> tuple[Array, Array]:
+    """High and low digit of each level, as bfloat16 zeros and ones [c b h*w 256/base or base]."""
     flat = planes.reshape(*planes.shape[:2], -1)
-    return _one_hot(flat >> 4, _NIBBLE), _one_hot(flat & 15, _NIBBLE)
+    shift = base.bit_length() - 1
+    return _one_hot(flat >> shift, 256 // base), _one_hot(flat & (base - 1), base)
 
 
 def _pick(equation: str, one_hot: Array, values: Array) -> Array:
