@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmatch.augment import affine, geometry, pixels, tone
 from jaxmatch.errors import InputError, suggest
@@ -125,7 +126,7 @@ def _table(levels: Array, chosen: dict[str, Array], value: Array) -> Array:
 
     ``value`` is [b 1]. The table of any other op is the identity.
     """
-    every = jnp.broadcast_to(jnp.arange(256, dtype=jnp.int32), (*levels.shape[:2], 256))
+    every = jnp.broadcast_to(np.arange(256, dtype=np.int32), (*levels.shape[:2], 256))
     below = functools.cache(lambda: tone.count_below(levels))
     return _blend(
         chosen,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmatch.types import Array
@@ -101,10 +102,10 @@ def _take_by_products(planes: Array, row: Array, column: Array) -> Array:
     taken = []
     for start in range(0, c, _PACKED):
         part = planes[start : start + _PACKED]
-        unit = 256.0 ** jnp.arange(len(part), dtype=jnp.float32)[:, None, None, None]
+        unit = np.float32(256) ** np.arange(len(part), dtype=np.float32)[:, None, None, None]
         stacked = jnp.moveaxis(part.astype(jnp.float32) * unit, 0, 1)
         stacked = stacked.reshape(b, -1, width).astype(jnp.bfloat16)  # [b channels*h w]
-        here = jnp.tile(jnp.arange(height, dtype=jnp.int32), len(part))
+        here = np.tile(np.arange(height, dtype=np.int32), len(part))
         rows = (row[..., None] == here).astype(jnp.bfloat16)
         sums = jnp.einsum("bpm,bmw->bpw", rows, stacked, preferred_element_type=jnp.float32)
         packed = jnp.where(columns, sums, 0).sum(-1).astype(jnp.int32)

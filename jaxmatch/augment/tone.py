@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmatch.augment import pixels
@@ -115,7 +116,7 @@ def equalize(below: Array) -> Array:
     step = jnp.where(below < below[..., -1:], below, 0).max(-1, keepdims=True) // 255
     quotient = (below[..., :-1] + step // 2 + 0.5).astype(jnp.float32) / jnp.maximum(step, 1)
     spread = jnp.minimum(quotient, 255).astype(jnp.int32)
-    return jnp.where(step > 0, spread, jnp.arange(256, dtype=jnp.int32))
+    return jnp.where(step > 0, spread, np.arange(256, dtype=np.int32))
 
 
 def smooth(levels: Array) -> Array:
@@ -173,9 +174,9 @@ def _sum_of_rows(levels: Array, reach: int) -> Array:
     return functools.reduce(operator.add, rows)
 
 
-def _inner(levels: Array, margin: int) -> Array:
+def _inner(levels: Array, margin: int) -> np.ndarray:
     """Whether a pixel is at least ``margin`` away from the border: bool [h w]."""
     height, width = levels.shape[2:]
-    row, column = jnp.arange(height)[:, None], jnp.arange(width)
-    inner_row = jnp.minimum(row, height - 1 - row) >= margin
-    return inner_row & (jnp.minimum(column, width - 1 - column) >= margin)
+    row, column = np.arange(height)[:, None], np.arange(width)
+    inner_row = np.minimum(row, height - 1 - row) >= margin
+    return inner_row & (np.minimum(column, width - 1 - column) >= margin)
