@@ -68,7 +68,7 @@ def _warp_by_shears(planes: Array, matrix: Array, *, degrees: int = STEEPEST) ->
         return jnp.arange(start, start + size, dtype=jnp.int32)[None]
 
     def sheared(packed: Array) -> Array:
-        packed = lax.optimization_barrier(_row_major(packed))
+        packed = _row_major(lax.optimization_barrier(packed))
         packed = _row_major(packed.transpose(2, 0, 1))  # [w b h]
         wide = width + 2 * margin
         packed = _moved(packed, -margin, wide, first(rows(height, 0)), most)
