@@ -17,7 +17,7 @@ from jaxmatch.augment import geometry, pixels
 from jaxmatch.types import Array
 
 STEEPEST = 45  # degrees
-_PACKED = 4  # planes of 8 bits in 32
+_PACKED = 3  # planes of 8 bits in an int32 that is not negative
 
 
 def warp(planes: Array, matrix: Array, degrees: int = STEEPEST) -> Array:
@@ -86,9 +86,9 @@ def _warp_by_shears(planes: Array, matrix: Array, *, degrees: int = STEEPEST) ->
 
     warped = []
     for start in range(0, len(planes), _PACKED):
-        part = planes[start : start + _PACKED].astype(jnp.uint32)
+        part = tuple(planes[start : start + _PACKED])
         out = sheared(functools.reduce(lambda high, low: (high << 8) | low, part[::-1]))
-        warped += [((out >> 8 * place) & 255).astype(jnp.int32) for place in range(len(part))]
+        warped += [(out >> 8 * place) & 255 for place in range(len(part))]
     return jnp.stack(warped)
 
 
