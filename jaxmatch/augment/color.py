@@ -144,7 +144,7 @@ def _blend_pixels(channels: Channels, kind: Array, factor: Array) -> Channels:
 
 def _mix(degenerate: Array, channels: Channels, factor: Array) -> Channels:
     red, green, blue = (
-        jnp.floor(tone.mix(degenerate, one, _wide(factor))) for one in channels
+        jnp.floor(tone.mix(degenerate, one - degenerate, _wide(factor))) for one in channels
     )
     return red, green, blue
 

@@ -30,18 +30,17 @@ def blend(first: Array, second: Array, weight: Array) -> Array:
     ``weight`` broadcasts against the levels; 0 gives ``first`` and 1 gives ``second``, exactly.
     Beyond 0..1 it extrapolates.
     """
-    first, second = first.astype(jnp.float32), second.astype(jnp.float32)
-    return mix(first, second, weight.astype(jnp.float32)).astype(jnp.int32)
+    difference = (second - first).astype(jnp.float32)
+    return mix(first.astype(jnp.float32), difference, weight.astype(jnp.float32)).astype(jnp.int32)
 
 
-def mix(first: Array, second: Array, weight: Array) -> Array:
-    """As :func:`blend`, of whole numbers in float32, but not truncated."""
+def mix(first: Array, difference: Array, weight: Array) -> Array:
+    """``first + weight difference``, clipped, of whole numbers in float32."""
     # The product must be rounded before the sum, but XLA may contract the two to one fused
     # multiply-add. With 12 bits in each half of the weight the partial products are exact, so
     # that contracting changes nothing.
     high = lax.bitcast_convert_type(weight, jnp.int32) & ~0xFFF
     high = lax.bitcast_convert_type(high, jnp.float32)
-    difference = second - first
     mixed = first + (high * difference + (weight - high) * difference)
     return jnp.clip(mixed, 0.0, 255.0)
 
@@ -153,8 +152,7 @@ def _by_windows(mean: Callable[..., Array], levels: Array) -> Array:
 def _window_sum_by_shifts(levels: Array, reach: int) -> Array:
     """Sums over windows of side ``2 reach + 1``; what lies outside of the image counts as 0."""
     width = levels.shape[3]
-    padded = jnp.pad(levels, ((0, 0), (0, 0), (0, 0), (reach, reach)))
-    rows = _sum_of_rows(padded, reach)
+    rows = _sum_of_rows(jnp.pad(levels, ((0, 0), (0, 0), (reach, reach), (reach, reach))), reach)
     return functools.reduce(operator.add, (rows[..., i : i + width] for i in range(2 * reach + 1)))
 
 
@@ -164,12 +162,11 @@ def _window_sum_by_products(levels: Array, reach: int) -> Array:
     band = (jnp.abs(each[:, None] - each) <= reach).astype(jnp.bfloat16)
     levels = levels.astype(jnp.bfloat16)
     sums = jnp.einsum("cbhw,wo->cbho", levels, band, preferred_element_type=jnp.float32)
-    return _sum_of_rows(sums, reach)
+    return _sum_of_rows(jnp.pad(sums, ((0, 0), (0, 0), (reach, reach), (0, 0))), reach)
 
 
-def _sum_of_rows(levels: Array, reach: int) -> Array:
-    height = levels.shape[2]
-    padded = jnp.pad(levels, ((0, 0), (0, 0), (reach, reach), (0, 0)))
+def _sum_of_rows(padded: Array, reach: int) -> Array:
+    height = padded.shape[2] - 2 * reach
     rows = (padded[:, :, i : i + height] for i in range(2 * reach + 1))
     return functools.reduce(operator.add, rows)
 
