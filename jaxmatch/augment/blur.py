@@ -121,7 +121,7 @@ def _boxes_by_products(
             return _row_major(sums)
 
         each = jnp.arange(-reach, size + reach)
-        inner, ends = (sum(_bands(whole, each, size, reach, far)) for far in (False, True))
+        inner, ends = (_band(whole, each, size, reach, far) for far in (False, True))
         levels = mean(product(inner, levels), product(ends, levels))
         # From here on the image goes on beyond its edges, so no pixel counts twice. The sum of
         # the pixels of whole weight and of those at the ends are then digits of one sum.
@@ -146,18 +146,20 @@ def _row_major(planes: Array) -> Array:
     return with_layout_constraint(planes, Layout((0, 1, 2, 3)))
 
 
-def _bands(whole: Array, each: Array, size: int, reach: int, far: bool) -> list[Array]:
-    """The pixels that count for each output: bfloat16 zeros and ones [b outputs size], a list.
+def _band(whole: Array, each: Array, size: int, reach: int, far: bool) -> Array:
+    """How often each pixel counts for each output: bfloat16 [b outputs size].
 
-    Each of them has one pixel at most from each distance, and the edge for what is beyond it.
+    Those up to the ``whole`` distance [b 1] count, or ``far``: those at the next one. The edge
+    also does for what is beyond it.
     """
     centre, pixel = jnp.clip(each, 0, size - 1)[:, None], jnp.arange(size)
-    bands = []
+    counts = jnp.zeros((len(whole), len(each), size), jnp.bfloat16)
     for step in range(-reach, reach + 1):
+        distance = jnp.full((), abs(step), whole.dtype)
+        chosen = (distance == whole + 1 if far else distance <= whole)[:, :, None]
         source = jnp.clip(centre + step, 0, size - 1)
-        counts = abs(step) == whole + 1 if far else abs(step) <= whole
-        bands.append((counts[:, :, None] & (source == pixel)).astype(jnp.bfloat16))
-    return bands
+        counts += (chosen & (source == pixel)).astype(jnp.bfloat16)
+    return counts
 
 
 def _box_length(variance):

@@ -53,7 +53,8 @@ def jitter(levels: Array, order: Array, factors: Array, with_hue: bool = True) -
 
     The first three are one blend each, with an image picked by the step's kind. Hue costs more, so
     it runs once: the blends that come before it run in three steps, those after it in three more,
-    and in the steps that are not an image's own its blend is the identity.
+    and in the steps that are not an image's own its blend is the identity. A TPU has a form of its
+    own, because passes over large images cost it more than arithmetic.
 
     Args:
         levels: planes, int32 0..255 [3 b h w].
@@ -143,8 +144,10 @@ def _blend_pixels(channels: Channels, kind: Array, factor: Array) -> Channels:
 
 
 def _mix(degenerate: Array, channels: Channels, factor: Array) -> Channels:
+    """From the degenerate image at ``factor`` 0 to ``channels`` at 1, as :func:`tone.blend`."""
+    weight = _wide(factor.astype(jnp.float32))
     red, green, blue = (
-        jnp.floor(tone.mix(degenerate, one - degenerate, _wide(factor))) for one in channels
+        jnp.floor(tone.mix(degenerate, one - degenerate, weight)) for one in channels
     )
     return red, green, blue
 
@@ -152,7 +155,7 @@ def _mix(degenerate: Array, channels: Channels, factor: Array) -> Channels:
 def _hue_by_channels(channels: Channels, shift: Array) -> Channels:
     """As :func:`hue`."""
     angle, purity, largest = _to_hsv(channels)
-    angle = angle + _wide(jnp.trunc(255 * shift))
+    angle = angle + _wide(jnp.trunc(255 * shift).astype(jnp.float32))
     angle = _wrap(jnp.where(angle < 0, angle + 256, angle), 256)
 
     def turned(offset: int) -> Array:

@@ -5,9 +5,10 @@ CPUs and GPUs do the opposite. So each operation has two forms with equal result
 that a program is lowered for picks one.
 
 A product is exact here, although a TPU rounds the factors to bfloat16: one factor is 0 or 1, the
-other a whole number of at most 8 bits, and at most one term of each sum is not 0. Counts are sums
-of ones in float32, exact up to 2^24 pixels. The axes of channels and of images stay apart: a
-product over a merged axis would be exchanged between the devices that share the images.
+other a whole number of at most 8 bits, or that times a power of two, and the terms of a sum that
+are not 0 have no bit in common. Counts are sums of ones in float32, exact up to 2^24 pixels. The
+axes of channels and of images stay apart: a product over a merged axis would be exchanged between
+the devices that share the images.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmatch.types import Array
+from jaxmatch.types import Array, PyTree
 
 _BYTE = 8  # bits that bfloat16 holds exactly
 _NIBBLE = 16  # levels are counted as two digits to this base,
@@ -27,9 +28,9 @@ SMALL = 48  # pixels: side up to which products move pixels well, one by one
 
 
 def by_platform(
-    products: Callable[..., Array], gathers: Callable[..., Array], *operands: Array
+    products: Callable[..., Array], gathers: Callable[..., Array], *operands: PyTree
 ) -> Array:
-    """The form for the platform of lowering: products on TPUs, gathers and scatters elsewhere."""
+    """The form for the platform of lowering: the first on TPUs, the second elsewhere."""
     return lax.platform_dependent(*operands, tpu=products, default=gathers)
 
 
