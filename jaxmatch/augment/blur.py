@@ -5,6 +5,7 @@ Gaussian convolution by extended box filtering", 2011). That is what the publish
 results used; it is far from a Gaussian where sigma is below half a pixel.
 """
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxmatch.types import Array
 
 _PASSES = 3
 _FRACTION = 24  # bits
+_FARTHEST = 64  # pixels that products reach: sums of two units then stay below 2^24
 
 
 def gaussian_blur(levels: Array, sigma: Array, largest: float) -> Array:
@@ -29,13 +31,17 @@ def gaussian_blur(levels: Array, sigma: Array, largest: float) -> Array:
     Returns:
         Planes, int32 [c b h w].
     """
-    steps = jnp.arange(math.floor(_box_length(largest**2 / _PASSES) / 2 - 0.5) + 2)
+    reach = math.floor(_box_length(largest**2 / _PASSES) / 2 - 0.5) + 1
     radius = _box_radius(sigma.astype(jnp.float32))[:, None]
     whole = jnp.floor(radius)
     weight = (2.0**_FRACTION / (2 * radius + 1)).astype(jnp.uint32)
     end = (2**_FRACTION - (2 * whole.astype(jnp.uint32) + 1) * weight) // 2
-    inner, outer = steps <= whole, steps == whole + 1
-    return pixels.by_platform(_boxes_by_products, _boxes, levels, inner, outer, weight, end)
+    by_products, by_shifts = (
+        functools.partial(form, reach=reach) for form in (_boxes_by_products, _boxes)
+    )
+    if reach > _FARTHEST:
+        return by_shifts(levels, whole, weight, end)
+    return pixels.by_platform(by_products, by_shifts, levels, whole, weight, end)
 
 
 def gaussian_blur_smooth(planes: Array, sigma: Array, kernel: int) -> Array:
@@ -57,20 +63,21 @@ def gaussian_blur_smooth(planes: Array, sigma: Array, kernel: int) -> Array:
     return _window_sum(rows.swapaxes(-1, -2), weights, "reflect").swapaxes(-1, -2)
 
 
-def _boxes(levels: Array, inner: Array, outer: Array, weight: Array, end: Array) -> Array:
+def _boxes(levels: Array, whole: Array, weight: Array, end: Array, *, reach: int) -> Array:
     """Three boxes along each axis, in 24-bit fixed point, rounded after each.
 
     Args:
         levels: planes, int32 0..255 [c b h w].
-        inner: which distances from the centre have the whole weight, bool [b reach+1].
-        outer: which have that of the fractional end; the others have none.
-        weight: uint32 [b 1].
-        end: uint32 [b 1].
+        whole: float32 [b 1], how far from the centre pixels have the whole weight.
+        weight: it, uint32 [b 1].
+        end: uint32 [b 1], that of the fractional end, one pixel farther.
+        reach: most pixels from the centre that any image needs.
 
     Returns:
         Planes, int32 [c b h w].
     """
-    weights = jnp.where(inner, weight, jnp.where(outer, end, 0))
+    steps = jnp.arange(reach + 1)
+    weights = jnp.where(steps <= whole, weight, jnp.where(steps == whole + 1, end, 0))
 
     def blur_rows(levels: Array) -> Array:
         def once(_, levels: Array) -> Array:
@@ -85,33 +92,46 @@ def _boxes(levels: Array, inner: Array, outer: Array, weight: Array, end: Array)
 
 
 def _boxes_by_products(
-    levels: Array, inner: Array, outer: Array, weight: Array, end: Array
+    levels: Array, whole: Array, weight: Array, end: Array, *, reach: int
 ) -> Array:
     """As :func:`_boxes`: sums by products, and their weights digit by digit in float32.
 
-    All numbers are whole and below 2^24, so nothing is rounded; a level, and how often the edge
-    counts, is exact in bfloat16.
+    All numbers are whole and below 2^24, so nothing is rounded; a level, and what a pixel counts,
+    is exact in bfloat16.
     """
-    bits = 12 if 2 * inner.shape[1] + 1 <= 16 else 8
+    bits = 12 if 2 * reach + 3 <= 16 else 8
     digits = [
         [((value >> shift) & mask).astype(jnp.float32)[:, :, None] for value in (weight, end)]
         for shift in range(0, _FRACTION, bits)
         for mask in [2**bits - 1 if shift + bits < _FRACTION else 2 ** (bits + 1) - 1]
     ]
+    unit = 2.0 ** (255 * (2 * reach - 1)).bit_length()
+
+    def mean(inner: Array, ends: Array) -> Array:
+        carried = jnp.zeros((), jnp.float32)
+        for position, pair in enumerate(digits):
+            half = 2.0 ** (bits - 1) if position == len(digits) - 1 else 0.0
+            total = pair[0] * inner + pair[1] * ends + carried + half
+            carried = jnp.floor(total * 0.5**bits)
+        return _row_major(carried.astype(jnp.bfloat16))
 
     def blur_along(equation: str, size: int, levels: Array) -> Array:
-        bands = [_band(chosen, size) for chosen in (inner, outer)]
-        for _ in range(_PASSES):
-            sums = [
-                _row_major(jnp.einsum(equation, band, levels, preferred_element_type=jnp.float32))
-                for band in bands
-            ]
-            carried = jnp.zeros((), jnp.float32)
-            for position, pair in enumerate(digits):
-                half = 2.0 ** (bits - 1) if position == len(digits) - 1 else 0.0
-                total = pair[0] * sums[0] + pair[1] * sums[1] + carried + half
-                carried = jnp.floor(total * 0.5**bits)
-            levels = _row_major(carried.astype(jnp.bfloat16))
+        def product(band: Array, levels: Array) -> Array:
+            sums = jnp.einsum(equation, band, levels, preferred_element_type=jnp.float32)
+            return _row_major(sums)
+
+        each = jnp.arange(-reach, size + reach)
+        inner, ends = (_band(whole, each, size, reach, far) for far in (False, True))
+        levels = mean(product(inner, levels), product(ends, levels))
+        # From here on the image goes on beyond its edges, so no pixel counts twice. The sum of
+        # the pixels of whole weight and of those at the ends are then digits of one sum.
+        distance = jnp.abs(each - jnp.clip(each, 0, size - 1)[:, None])
+        band = jnp.where(distance == whole[:, :, None] + 1, unit, 0.0)
+        band = jnp.where(distance <= whole[:, :, None], 1.0, band).astype(jnp.bfloat16)
+        for rows in (band, band[:, reach:-reach]):
+            sums = product(rows, levels)
+            ends = jnp.floor(sums / unit)
+            levels = mean(sums - unit * ends, ends)
         return levels
 
     blurred = blur_along("boi,cbhi->cbho", levels.shape[3], levels.astype(jnp.bfloat16))
@@ -126,17 +146,19 @@ def _row_major(planes: Array) -> Array:
     return with_layout_constraint(planes, Layout((0, 1, 2, 3)))
 
 
-def _band(chosen: Array, size: int) -> Array:
-    """How often each input counts for each output: bfloat16 [b size size].
+def _band(whole: Array, each: Array, size: int, reach: int, far: bool) -> Array:
+    """How often each pixel counts for each output: bfloat16 [b outputs size].
 
-    Those at the ``chosen`` distances [b reach+1] count, the edge also for what lies beyond it.
+    Those up to the ``whole`` distance [b 1] count, or ``far``: those at the next one. The edge
+    also does for what is beyond it.
     """
-    reach = chosen.shape[1] - 1
-    output, each = jnp.arange(size)[:, None], jnp.arange(size)
-    counts = jnp.zeros((len(chosen), size, size), jnp.bfloat16)
+    centre, pixel = jnp.clip(each, 0, size - 1)[:, None], jnp.arange(size)
+    counts = jnp.zeros((len(whole), len(each), size), jnp.bfloat16)
     for step in range(-reach, reach + 1):
-        source = jnp.clip(output + step, 0, size - 1)
-        counts += (chosen[:, abs(step), None, None] & (source == each)).astype(jnp.bfloat16)
+        distance = jnp.full((), abs(step), whole.dtype)
+        chosen = (distance == whole + 1 if far else distance <= whole)[:, :, None]
+        source = jnp.clip(centre + step, 0, size - 1)
+        counts += (chosen & (source == pixel)).astype(jnp.bfloat16)
     return counts
 
 

@@ -8,9 +8,10 @@ are planes, int32 0..255 [3 b h w]; factors at least float32 [b].
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmatch.augment import tone
+from jaxmatch.augment import pixels, tone
 from jaxmatch.types import Array
 
+Channels = tuple[Array, Array, Array]  # red, green and blue, float32 [b h w] each
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
@@ -36,7 +37,8 @@ def grayscale(levels: Array) -> Array:
 
 def hue(levels: Array, shift: Array) -> Array:
     """Turn the hue by ``shift`` of a full circle, -0.5..0.5: ``int(255 shift)`` of 255 steps."""
-    angle, purity, largest = _to_hsv(levels.astype(jnp.float32))
+    red, green, blue = levels.astype(jnp.float32)
+    angle, purity, largest = (part.astype(jnp.int32) for part in _to_hsv((red, green, blue)))
     angle = (angle + _wide((255 * shift).astype(jnp.int32))) % 256
     # A channel falls from the largest level by 0, by the whole purity, or along the ramp between.
     offset = 255 * jnp.array([5, 3, 1], jnp.int32)[:, None, None, None]
@@ -51,7 +53,8 @@ def jitter(levels: Array, order: Array, factors: Array, with_hue: bool = True) -
 
     The first three are one blend each, with an image picked by the step's kind. Hue costs more, so
     it runs once: the blends that come before it run in three steps, those after it in three more,
-    and in the steps that are not an image's own its blend is the identity.
+    and in the steps that are not an image's own its blend is the identity. A TPU has a form of its
+    own, because passes over large images cost it more than arithmetic.
 
     Args:
         levels: planes, int32 0..255 [3 b h w].
@@ -67,14 +70,48 @@ def jitter(levels: Array, order: Array, factors: Array, with_hue: bool = True) -
     blends = _along(order, jnp.argsort(is_hue, axis=1, stable=True))
     amounts = _along(factors, blends)
     first = jnp.arange(4) < before_hue[:, None]  # [b 4] the blends that precede the hue
+    turns = (first, ~first) if with_hue else (first,)
+    steps = [(blends.T[:3], jnp.where(own, amounts, 1).T[:3]) for own in turns]
+    turn = factors[:, HUE]
+    return pixels.by_platform(_jitter_by_channels, _jitter_by_planes, levels, steps, turn)
 
-    def blend(levels: Array, turns: Array) -> Array:
-        steps = blends.T[:3], jnp.where(turns, amounts, 1).T[:3]
+
+def _jitter_by_planes(levels: Array, steps: list[tuple[Array, Array]], turn: Array) -> Array:
+    """Blend by the kinds and factors [3 b] of each of ``steps``, and turn the hue between them."""
+    for position, blends in enumerate(steps):
+        if position:
+            levels = hue(levels, turn)
         # A loop, because XLA would otherwise compute each step anew for every use of the next.
-        return lax.scan(lambda levels, step: (_enhance(levels, *step), None), levels, steps)[0]
+        levels, _ = lax.scan(lambda levels, step: (_enhance(levels, *step), None), levels, blends)
+    return levels
 
-    levels = blend(levels, first)
-    return blend(hue(levels, factors[:, HUE]), ~first) if with_hue else levels
+
+def _jitter_by_channels(levels: Array, steps: list[tuple[Array, Array]], turn: Array) -> Array:
+    """The same in float32, which holds all that occurs, in few passes over the images.
+
+    Only contrast needs the image as a whole, so there is one pass up to each contrast, and what
+    follows is fused with the next. In each of them, all channels of a pixel are computed together.
+    """
+    red, green, blue = levels.astype(jnp.float32)
+    channels = red, green, blue
+    for position, (kinds, factors) in enumerate(steps):
+        if position:
+            channels = _hue_by_channels(channels, turn)
+        at = jnp.argmax(kinds == CONTRAST, axis=0)
+        own = jnp.where(kinds == CONTRAST, factors, 1).prod(0)
+        for step in (0, 1):
+            channels = _blend_pixels(channels, kinds[step], jnp.where(at > step, factors[step], 1))
+        channels = _contrast_by_channels(_kept(channels), own)
+        for step in (1, 2):
+            channels = _blend_pixels(channels, kinds[step], jnp.where(at < step, factors[step], 1))
+    return jnp.stack(_kept(channels)).astype(jnp.int32)
+
+
+def _kept(channels: Channels) -> Channels:
+    """The same, written to memory once, in two bytes a level, and not computed by each user."""
+    kept = lax.optimization_barrier(tuple(one.astype(jnp.bfloat16) for one in channels))
+    red, green, blue = (one.astype(jnp.float32) for one in kept)
+    return red, green, blue
 
 
 def _along(values: Array, index: Array) -> Array:
@@ -94,11 +131,51 @@ def _enhance(levels: Array, kind: Array, factor: Array) -> Array:
     return tone.blend(degenerate, levels, _wide(factor))
 
 
-def _to_hsv(levels: Array) -> tuple[Array, Array, Array]:
-    """Hue, saturation and value in 0..255, int32 [b h w] each; ``levels`` are float32."""
-    red, green, blue = levels
-    largest = levels.max(0)
-    chroma = largest - levels.min(0)
+def _contrast_by_channels(channels: Channels, factor: Array) -> Channels:
+    """As :func:`contrast`."""
+    grey = tone.luma_by_channels(channels).astype(jnp.int32)
+    return _mix(tone.mean_of_grey(grey).astype(jnp.float32), channels, factor)
+
+
+def _blend_pixels(channels: Channels, kind: Array, factor: Array) -> Channels:
+    """Change brightness or saturation, by each image's own ``kind`` [b]."""
+    grey = tone.luma_by_channels(channels)
+    return _mix(jnp.where(_wide(kind) == BRIGHTNESS, 0.0, grey), channels, factor)
+
+
+def _mix(degenerate: Array, channels: Channels, factor: Array) -> Channels:
+    """From the degenerate image at ``factor`` 0 to ``channels`` at 1, as :func:`tone.blend`."""
+    weight = _wide(factor.astype(jnp.float32))
+    red, green, blue = (
+        jnp.floor(tone.mix(degenerate, one - degenerate, weight)) for one in channels
+    )
+    return red, green, blue
+
+
+def _hue_by_channels(channels: Channels, shift: Array) -> Channels:
+    """As :func:`hue`."""
+    angle, purity, largest = _to_hsv(channels)
+    angle = angle + _wide(jnp.trunc(255 * shift).astype(jnp.float32))
+    angle = _wrap(jnp.where(angle < 0, angle + 256, angle), 256)
+
+    def turned(offset: int) -> Array:
+        place = _wrap(6 * angle + 255 * offset, 6 * 255)
+        fall = jnp.clip(jnp.minimum(place, 4 * 255 - place), 0, 255)
+        return jnp.floor(largest * (255 * 255 - purity * fall) / (255 * 255) + 0.5)
+
+    return turned(5), turned(3), turned(1)
+
+
+def _wrap(value: Array, period: int) -> Array:
+    """The remainder of whole numbers below twice the period."""
+    return jnp.where(value >= period, value - period, value)
+
+
+def _to_hsv(channels: Channels) -> Channels:
+    """Hue, saturation and value in 0..255, whole numbers in float32 [b h w]."""
+    red, green, blue = channels
+    largest = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = largest - jnp.minimum(jnp.minimum(red, green), blue)
     is_red = red == largest
     is_green = ~is_red & (green == largest)
     centre = jnp.where(is_red, 0.0, jnp.where(is_green, 2.0, 4.0))
@@ -111,11 +188,11 @@ def _to_hsv(levels: Array) -> tuple[Array, Array, Array]:
     turn = sector / jnp.where(chroma > 0, 6.0, 1.0)
     turn = jnp.where(chroma > 0, jnp.where(turn < 0, turn + 1, turn), 0)
     purity = chroma / jnp.maximum(largest, 1)
-    return _truncate(turn), _truncate(purity), largest.astype(jnp.int32)
+    return _truncate(turn), _truncate(purity), largest
 
 
 def _truncate(share: Array) -> Array:
     """``floor(255 share)`` of float32 0..1 as if the product were not rounded: 256 - 1 times."""
     scaled = 256 * share
     whole = jnp.floor(scaled)
-    return (whole - (scaled - whole < share)).astype(jnp.int32)
+    return whole - (scaled - whole < share)

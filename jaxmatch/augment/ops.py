@@ -9,8 +9,9 @@ import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 
-from jaxmatch.augment import geometry, pixels, tone
+from jaxmatch.augment import affine, geometry, pixels, tone
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array
 
@@ -65,10 +66,9 @@ def apply_one(images: Array, name: str, value: Array | float = 1.0) -> Array:
     value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
     batch = images.shape[:1]
     op, value = jnp.zeros(batch, jnp.int32), jnp.broadcast_to(value, batch)
-    # Of a shear of any size in a large image, neighbours may come from far apart.
-    far = name in ("shear_x", "shear_y") and max(images.shape[1:3]) > pixels.SMALL
-    take = pixels.take_far if far else pixels.take
-    return jnp.moveaxis(apply_chosen(tone.planes(images), op, value, (name,), take), 0, -1)
+    far = max(images.shape[1:3]) > pixels.SMALL  # where not any value can be warped as well
+    warp = affine.warp_far if far else affine.warp
+    return jnp.moveaxis(apply_chosen(tone.planes(images), op, value, (name,), warp), 0, -1)
 
 
 def apply_chosen(
@@ -76,7 +76,7 @@ def apply_chosen(
     op: Array,
     value: Array,
     names: tuple[str, ...],
-    take: Callable[[Array, Array, Array], Array] = pixels.take,
+    warp: Callable[[Array, Array], Array] = affine.warp,
 ) -> Array:
     """Apply to each image the op that was chosen for it.
 
@@ -85,8 +85,7 @@ def apply_chosen(
         op: [b] integers, the position of each image's op in ``names``.
         value: [b] at least float32, the value of each image's op (see :data:`OPS`).
         names: the ops to choose from; nothing is computed for others.
-        take: how pixels are fetched; :func:`jaxmatch.augment.pixels.take` knows shears of up to a
-            half only.
+        warp: how pixels are moved; :func:`jaxmatch.augment.affine.warp` has limits.
 
     Returns:
         The new levels, planes again; black where a geometric op found nothing.
@@ -94,29 +93,32 @@ def apply_chosen(
     chosen = {name: op == position for position, name in enumerate(names)}
     changed = levels
     if any(name in WARPS for name in names):
-        changed = take(changed, *_source(op, value, names, levels.shape[2:]))
+        changed = warp(changed, _matrix(op, value, names, levels.shape[2:]))
     if any(name in _TABLES for name in names):
         changed = pixels.look_up(_table(levels, chosen, value[:, None]), changed)
     return _mixed(changed, chosen, value[:, None, None])
 
 
-def move(visible: Array, op: Array, value: Array, names: tuple[str, ...]) -> Array:
+def move(
+    visible: Array,
+    op: Array,
+    value: Array,
+    names: tuple[str, ...],
+    warp: Callable[[Array, Array], Array] = affine.warp,
+) -> Array:
     """What the same ops do to an alpha channel, bool [b h w]: False where they found nothing."""
-    source = _source(op, value, names, visible.shape[1:])
-    return pixels.take(visible[None].astype(jnp.int32), *source)[0] > 0
+    matrix = _matrix(op, value, names, visible.shape[1:])
+    return warp(visible[None].astype(jnp.int32), matrix)[0] > 0
 
 
-def _source(
-    op: Array, value: Array, names: tuple[str, ...], size: tuple[int, ...]
-) -> tuple[Array, Array]:
-    """The row and the column that each pixel comes from: int32 [b h w] each."""
+def _matrix(op: Array, value: Array, names: tuple[str, ...], size: tuple[int, ...]) -> Array:
+    """From where each image's op fetches its pixels: [b 6]."""
     height, width = size
     degrees, shear_x, shear_y, left, up = (
         jnp.where(op == names.index(name), value, 0) if name in names else jnp.zeros_like(value)
         for name in WARPS
     )
-    matrix = geometry.affine_matrix(degrees, shear_x, shear_y, left, up, (height, width))
-    return geometry.source(matrix, (height, width))
+    return geometry.affine_matrix(degrees, shear_x, shear_y, left, up, (height, width))
 
 
 def _table(levels: Array, chosen: dict[str, Array], value: Array) -> Array:
@@ -124,7 +126,7 @@ def _table(levels: Array, chosen: dict[str, Array], value: Array) -> Array:
 
     ``value`` is [b 1]. The table of any other op is the identity.
     """
-    every = jnp.broadcast_to(jnp.arange(256, dtype=jnp.int32), (*levels.shape[:2], 256))
+    every = jnp.broadcast_to(np.arange(256, dtype=np.int32), (*levels.shape[:2], 256))
     below = functools.cache(lambda: tone.count_below(levels))
     return _blend(
         chosen,

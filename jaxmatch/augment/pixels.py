@@ -5,40 +5,39 @@ CPUs and GPUs do the opposite. So each operation has two forms with equal result
 that a program is lowered for picks one.
 
 A product is exact here, although a TPU rounds the factors to bfloat16: one factor is 0 or 1, the
-other a whole number of at most 8 bits, and at most one term of each sum is not 0. Counts are sums
-of ones in float32, exact up to 2^24 pixels. The axes of channels and of images stay apart: a
-product over a merged axis would be exchanged between the devices that share the images.
+other a whole number of at most 8 bits, or that times a power of two, and the terms of a sum that
+are not 0 have no bit in common. Counts are sums of ones in float32, exact up to 2^24 pixels. The
+axes of channels and of images stay apart: a product over a merged axis would be exchanged between
+the devices that share the images.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxmatch.types import Array
+from jaxmatch.types import Array, PyTree
 
 _BYTE = 8  # bits that bfloat16 holds exactly
-_NIBBLE = 16  # levels are read as two digits to this base
-# In large images the pixels of a square tile come from a box of this side, if the positions of
-# neighbours differ by at most 1.5 pixels along each axis.
-_TILE, _BOX = 16, 24
-SMALL = 2 * _BOX  # side up to which images are not cut into tiles
+_NIBBLE = 16  # levels are counted as two digits to this base,
+_OCTAL = 8  # and looked up as two with the low one to this: fewer products to select from
+_PACKED = 3  # channels of 8 bits that a float32 holds exactly
+SMALL = 48  # pixels: side up to which products move pixels well, one by one
 
 
 def by_platform(
-    products: Callable[..., Array], gathers: Callable[..., Array], *operands: Array
+    products: Callable[..., Array], gathers: Callable[..., Array], *operands: PyTree
 ) -> Array:
-    """The form for the platform of lowering: products on TPUs, gathers and scatters elsewhere."""
+    """The form for the platform of lowering: the first on TPUs, the second elsewhere."""
     return lax.platform_dependent(*operands, tpu=products, default=gathers)
 
 
 def take(planes: Array, row: Array, column: Array) -> Array:
     """Fetch each pixel from a position of its own.
 
-    From a pixel to the next, and from a row to the next, the positions move by at most 1.5 pixels
-    in total along each axis, as in any rotation and in shears by up to a half; images of up to
-    :data:`SMALL` pixels a side have no limit, nor has :func:`take_far`.
+    A product's factors are large where images are: see :data:`SMALL`.
 
     Args:
         planes: int32 0..255 [c b h w].
@@ -94,28 +93,29 @@ def look_up(table: Array, planes: Array) -> Array:
 
 
 def _take_by_products(planes: Array, row: Array, column: Array) -> Array:
-    """A product over the rows, then a selection from the columns.
+    """A product over the rows of all channels, then a selection from the columns.
 
-    In large images, over those of the small box that a tile of pixels comes from: it is cut out by
-    two products.
+    A power of two keeps the levels of one channel apart from those of the next in their sum.
     """
-    b, height, width = row.shape
-    if max(height, width) <= SMALL:
-        row, column = row.reshape(b, -1), column.reshape(b, -1)
-        rows = _pick("bph,kbhw->kbpw", _one_hot(row, height), planes)
-        return _only(rows * _one_hot(column, width)).reshape(planes.shape)
-    row, column = _tiles(row), _tiles(column)  # [b n p]
-    top = jnp.clip(row, 0, height - 1).min(-1, keepdims=True)
-    left = jnp.clip(column, 0, width - 1).min(-1, keepdims=True)
-    each = jnp.arange(_BOX, dtype=jnp.int32)
-    boxes = _pick("bnrh,kbhw->bnrkw", _one_hot(top + each, height), planes)
-    boxes = _pick("bnsw,bnrkw->kbnrs", _one_hot(left + each, width), boxes)
-    rows = _pick("bnpr,kbnrs->kbnps", _one_hot(row - top, _BOX), boxes)
-    return _untile(_only(rows * _one_hot(column - left, _BOX)), height, width)
+    c, b, height, width = planes.shape
+    row, column = row.reshape(b, -1), column.reshape(b, -1)
+    columns = column[..., None] == jnp.arange(width, dtype=jnp.int32)
+    taken = []
+    for start in range(0, c, _PACKED):
+        part = planes[start : start + _PACKED]
+        unit = np.float32(256) ** np.arange(len(part), dtype=np.float32)[:, None, None, None]
+        stacked = jnp.moveaxis(part.astype(jnp.float32) * unit, 0, 1)
+        stacked = stacked.reshape(b, -1, width).astype(jnp.bfloat16)  # [b channels*h w]
+        here = np.tile(np.arange(height, dtype=np.int32), len(part))
+        rows = (row[..., None] == here).astype(jnp.bfloat16)
+        sums = jnp.einsum("bpm,bmw->bpw", rows, stacked, preferred_element_type=jnp.float32)
+        packed = jnp.where(columns, sums, 0).sum(-1).astype(jnp.int32)
+        taken += [(packed >> 8 * place) & 255 for place in range(len(part))]
+    return jnp.stack(taken).reshape(planes.shape)
 
 
 def take_far(planes: Array, row: Array, column: Array) -> Array:
-    """As :func:`take`, by gathers on every platform, from any positions."""
+    """As :func:`take`, by gathers on every platform."""
     c, b, height, width = planes.shape
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     inside = inside.reshape(b, -1)
@@ -158,7 +158,7 @@ def _flip_by_gathers(images: Array, chosen: Array) -> Array:
 
 def _count_by_products(planes: Array) -> Array:
     c, b = planes.shape[:2]
-    high, low = _digits(planes)
+    high, low = _digits(planes, _NIBBLE)
     counts = jnp.einsum("kbph,kbpl->kbhl", high, low, preferred_element_type=jnp.float32)
     return counts.astype(jnp.int32).reshape(c, b, -1)
 
@@ -174,8 +174,8 @@ def _count_by_scatters(planes: Array) -> Array:
 
 
 def _look_up_by_products(table: Array, planes: Array) -> Array:
-    high, low = _digits(planes)
-    table = table.reshape(*table.shape[:2], _NIBBLE, _NIBBLE)
+    high, low = _digits(planes, _OCTAL)
+    table = table.reshape(*table.shape[:2], -1, _OCTAL)
     return _only(_pick("kbph,kbhl->kbpl", high, table) * low).reshape(planes.shape)
 
 
@@ -204,26 +204,11 @@ def _one_hot(index: Array, size: int) -> Array:
     return (index[..., None] == jnp.arange(size, dtype=index.dtype)).astype(jnp.bfloat16)
 
 
-def _tiles(positions: Array) -> Array:
-    """Cut [b h w] into square tiles: [b n pixels]. The last ones repeat the edge."""
-    b, height, width = positions.shape
-    padding = ((0, 0), (0, -height % _TILE), (0, -width % _TILE))
-    positions = jnp.pad(positions, padding, mode="edge")
-    positions = positions.reshape(b, -(-height // _TILE), _TILE, -(-width // _TILE), _TILE)
-    return positions.swapaxes(2, 3).reshape(b, -1, _TILE**2)
-
-
-def _untile(planes: Array, height: int, width: int) -> Array:
-    """Planes [c b h w] from their tiles [c b n pixels]."""
-    down, across = -(-height // _TILE), -(-width // _TILE)
-    planes = planes.reshape(*planes.shape[:2], down, across, _TILE, _TILE).swapaxes(3, 4)
-    return planes.reshape(*planes.shape[:2], down * _TILE, -1)[:, :, :height, :width]
-
-
-def _digits(planes: Array) -> tuple[Array, Array]:
-    """High and low digit of each level, as bfloat16 zeros and ones [c b h*w 16]."""
+def _digits(planes: Array, base: int) -> tuple[Array, Array]:
+    """High and low digit of each level, as bfloat16 zeros and ones [c b h*w 256/base or base]."""
     flat = planes.reshape(*planes.shape[:2], -1)
-    return _one_hot(flat // _NIBBLE, _NIBBLE), _one_hot(flat % _NIBBLE, _NIBBLE)
+    shift = base.bit_length() - 1
+    return _one_hot(flat >> shift, 256 // base), _one_hot(flat & (base - 1), base)
 
 
 def _pick(equation: str, one_hot: Array, values: Array) -> Array:

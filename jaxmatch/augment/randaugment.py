@@ -9,6 +9,7 @@ are whole pixels, cut towards 0. Only its ``solarize_add`` is that of AutoAugmen
 ImageNet: EMAN's own shifts all levels up or down by as much, then inverts those from 128 up.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmatch.augment import geometry, pixels, tone
+from jaxmatch.augment import affine, geometry, pixels, tone
 from jaxmatch.augment.ops import WARPS, apply_chosen, move
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import section
@@ -45,6 +46,7 @@ TORCHSSL = {
 NAMES = tuple(TORCHSSL)
 # These convert the image to opaque RGB, so that what a geometric op left outside turns black.
 _OPAQUE = ("autocontrast", "equalize", "posterize", "solarize")
+_WARP = functools.partial(affine.warp, degrees=30)  # in every table
 
 
 def google_value(name: str, level: int) -> float:
@@ -162,8 +164,9 @@ class RandAugment:
             levels, visible = carry
             op, value = one
             if visible is not None:
-                visible = move(visible | _any_of(op, opaque)[:, None, None], op, value, table.names)
-            return (apply_chosen(levels, op, value, table.names), visible), None
+                visible = visible | _any_of(op, opaque)[:, None, None]
+                visible = move(visible, op, value, table.names, _WARP)
+            return (apply_chosen(levels, op, value, table.names, _WARP), visible), None
 
         levels = tone.planes(images)
         visible = None if table.outside is None else jnp.ones(images.shape[:3], bool)

@@ -7,8 +7,10 @@ Planes, because with three channels last a CPU could not vectorize it.
 
 import functools
 import operator
+from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmatch.augment import pixels
@@ -28,15 +30,19 @@ def blend(first: Array, second: Array, weight: Array) -> Array:
     ``weight`` broadcasts against the levels; 0 gives ``first`` and 1 gives ``second``, exactly.
     Beyond 0..1 it extrapolates.
     """
-    weight = weight.astype(jnp.float32)
+    difference = (second - first).astype(jnp.float32)
+    return mix(first.astype(jnp.float32), difference, weight.astype(jnp.float32)).astype(jnp.int32)
+
+
+def mix(first: Array, difference: Array, weight: Array) -> Array:
+    """``first + weight difference``, clipped, of whole numbers in float32."""
     # The product must be rounded before the sum, but XLA may contract the two to one fused
     # multiply-add. With 12 bits in each half of the weight the partial products are exact, so
     # that contracting changes nothing.
     high = lax.bitcast_convert_type(weight, jnp.int32) & ~0xFFF
     high = lax.bitcast_convert_type(high, jnp.float32)
-    difference = (second - first).astype(jnp.float32)
-    mixed = first.astype(jnp.float32) + (high * difference + (weight - high) * difference)
-    return jnp.clip(mixed, 0.0, 255.0).astype(jnp.int32)
+    mixed = first + (high * difference + (weight - high) * difference)
+    return jnp.clip(mixed, 0.0, 255.0)
 
 
 def luma(levels: Array) -> Array:
@@ -45,10 +51,21 @@ def luma(levels: Array) -> Array:
     return (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
 
 
+def luma_by_channels(channels: tuple[Array, Array, Array]) -> Array:
+    """As :func:`luma`, of whole numbers in float32, in which all sums are exact."""
+    red, green, blue = channels
+    return jnp.floor((19595 * red + 38470 * green + 7471 * blue + 32768) * 2.0**-16)
+
+
 def mean_grey(levels: Array) -> Array:
     """Mean of :func:`luma`, rounded half up: [b 1 1]."""
-    pixels = levels.shape[2] * levels.shape[3]
-    total = luma(levels).sum((1, 2), keepdims=True, dtype=jnp.int32)
+    return mean_of_grey(luma(levels))
+
+
+def mean_of_grey(grey: Array) -> Array:
+    """Mean of grey levels, int32 [b h w], rounded half up: [b 1 1]."""
+    pixels = grey.shape[1] * grey.shape[2]
+    total = grey.sum((1, 2), keepdims=True, dtype=jnp.int32)
     return (2 * total + pixels) // (2 * pixels)
 
 
@@ -98,34 +115,65 @@ def equalize(below: Array) -> Array:
     step = jnp.where(below < below[..., -1:], below, 0).max(-1, keepdims=True) // 255
     quotient = (below[..., :-1] + step // 2 + 0.5).astype(jnp.float32) / jnp.maximum(step, 1)
     spread = jnp.minimum(quotient, 255).astype(jnp.int32)
-    return jnp.where(step > 0, spread, jnp.arange(256, dtype=jnp.int32))
+    return jnp.where(step > 0, spread, np.arange(256, dtype=np.int32))
 
 
 def smooth(levels: Array) -> Array:
     """3x3 mean with the centre counted five times; the outermost pixels stay as they are."""
-    total = _window_sum(levels, 1) + 4 * levels
-    return jnp.where(_inner(levels, 1), (total + 6) // 13, levels)
+
+    def mean(levels: Array, window_sum: Callable[[Array, int], Array]) -> Array:
+        total = window_sum(levels, 1) + 4 * levels
+        # The half keeps quotients off whole numbers, so that their rounding cannot matter.
+        whole = (total + 6) // 13 if total.dtype == jnp.int32 else jnp.floor((total + 6.5) / 13)
+        return jnp.where(_inner(levels, 1), whole.astype(jnp.int32), levels)
+
+    return _by_windows(mean, levels)
 
 
 def blur(levels: Array) -> Array:
     """Mean of the 16 pixels two steps away (5x5 ring); the two outermost pixels stay."""
-    ring = _window_sum(levels, 2) - _window_sum(levels, 1)
-    return jnp.where(_inner(levels, 2), (ring + 8) // 16, levels)
+
+    def mean(levels: Array, window_sum: Callable[[Array, int], Array]) -> Array:
+        ring = (window_sum(levels, 2) - window_sum(levels, 1)).astype(jnp.int32)
+        return jnp.where(_inner(levels, 2), (ring + 8) >> 4, levels)
+
+    return _by_windows(mean, levels)
 
 
-def _window_sum(levels: Array, reach: int) -> Array:
-    """Sums over windows of side ``2 reach + 1``; what lies outside of the image counts as 0."""
-    height, width = levels.shape[2:]
-    padded = jnp.pad(levels, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
-    rows = functools.reduce(
-        operator.add, (padded[:, :, i : i + height] for i in range(2 * reach + 1))
+def _by_windows(mean: Callable[..., Array], levels: Array) -> Array:
+    """``mean`` with the sums over windows that the platform is best at."""
+    by_products, by_shifts = (
+        functools.partial(mean, window_sum=form)
+        for form in (_window_sum_by_products, _window_sum_by_shifts)
     )
+    return pixels.by_platform(by_products, by_shifts, levels)
+
+
+def _window_sum_by_shifts(levels: Array, reach: int) -> Array:
+    """Sums over windows of side ``2 reach + 1``; what lies outside of the image counts as 0."""
+    width = levels.shape[3]
+    rows = _sum_of_rows(jnp.pad(levels, ((0, 0), (0, 0), (reach, reach), (reach, reach))), reach)
     return functools.reduce(operator.add, (rows[..., i : i + width] for i in range(2 * reach + 1)))
 
 
-def _inner(levels: Array, margin: int) -> Array:
+def _window_sum_by_products(levels: Array, reach: int) -> Array:
+    """The same in float32: shifts along a row are slow, and levels are exact in bfloat16."""
+    each = jnp.arange(levels.shape[3])
+    band = (jnp.abs(each[:, None] - each) <= reach).astype(jnp.bfloat16)
+    levels = levels.astype(jnp.bfloat16)
+    sums = jnp.einsum("cbhw,wo->cbho", levels, band, preferred_element_type=jnp.float32)
+    return _sum_of_rows(jnp.pad(sums, ((0, 0), (0, 0), (reach, reach), (0, 0))), reach)
+
+
+def _sum_of_rows(padded: Array, reach: int) -> Array:
+    height = padded.shape[2] - 2 * reach
+    rows = (padded[:, :, i : i + height] for i in range(2 * reach + 1))
+    return functools.reduce(operator.add, rows)
+
+
+def _inner(levels: Array, margin: int) -> np.ndarray:
     """Whether a pixel is at least ``margin`` away from the border: bool [h w]."""
     height, width = levels.shape[2:]
-    row, column = jnp.arange(height)[:, None], jnp.arange(width)
-    inner_row = jnp.minimum(row, height - 1 - row) >= margin
-    return inner_row & (jnp.minimum(column, width - 1 - column) >= margin)
+    row, column = np.arange(height)[:, None], np.arange(width)
+    inner_row = np.minimum(row, height - 1 - row) >= margin
+    return inner_row & (np.minimum(column, width - 1 - column) >= margin)

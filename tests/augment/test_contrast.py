@@ -60,13 +60,23 @@ def test_hue_is_that_of_pil(shift):
     np.testing.assert_array_equal(ours[:, 0], np.moveaxis(np.asarray(expected), -1, 0))
 
 
+def test_hue_by_channels_is_the_same():
+    levels = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 8, 256, 256)), jnp.int32)
+    shift = jnp.array([-0.5, -0.31, -0.1, 0, 0.03, 0.1, 0.4, 0.5])
+    channels = tuple(levels.astype(jnp.float32))
+    ours = jnp.stack(jax.jit(color._hue_by_channels)(channels, shift))
+    np.testing.assert_array_equal(ours, jax.jit(color.hue)(levels, shift))
+
+
 def test_hue_leaves_grey_alone():
     grey = jnp.broadcast_to(jnp.arange(256, dtype=jnp.int32)[None, None, None], (3, 1, 1, 256))
     np.testing.assert_array_equal(jax.jit(color.hue)(grey, jnp.array([0.3])), grey)
 
 
+@pytest.mark.parametrize("form", ["gathers", "products"])
 @pytest.mark.parametrize("with_hue", [True, False])
-def test_jitter_applies_the_steps_in_each_images_order(with_hue):
+def test_jitter_applies_the_steps_in_each_images_order(with_hue, form, use_form):
+    use_form(form)
     orders = np.array(list(permutations(range(4))), np.int32)
     images = tone.planes(random_images(len(orders), 8))
     factors = np.random.default_rng(1).uniform(0.5, 1.5, orders.shape).astype(np.float32)
@@ -103,6 +113,19 @@ def test_blur_is_that_of_pil():
     ]
     ours = jax.jit(blur.gaussian_blur, static_argnums=2)(tone.planes(images), sigma, 4.0)
     np.testing.assert_array_equal(ours, np.moveaxis(np.stack(expected), -1, 0))
+
+
+@pytest.mark.parametrize("largest", [0.4, 2.0, 4.0, 12.0, 120.0])
+def test_blur_by_products_is_the_same(largest, use_form):
+    levels = tone.planes(random_images(12, 28)[:, :, :25])
+    sigma = np.linspace(0, largest, 12, dtype=np.float32)
+    blurred = {}
+    for form in ("gathers", "products"):
+        use_form(form)
+        blurred[form] = np.asarray(
+            quick_jit(blur.gaussian_blur, static_argnums=2)(levels, sigma, largest)
+        )
+    np.testing.assert_array_equal(blurred["products"], blurred["gathers"])
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from helpers import quick_jit
 from jax.experimental import topologies
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxmatch.augment import ops, pixels, resize
+from jaxmatch.augment import ops, pixels, resize, tone
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment_views import CTAugmentOps
@@ -42,7 +42,7 @@ def operands(name, shape, dtype=np.uint8):
     c, b, height, width = shape
     planes = rng.integers(0, 256, shape, np.int32)
     planes[:, 0] //= 99  # few levels, so that counts are large
-    if name == "take":  # turned about a corner, and in steps of up to 1.5 pixels
+    if name == "take":  # turned about a corner, and sheared
         y, x = np.arange(height)[:, None], np.arange(width)
         angle = rng.uniform(-0.8, 0.8, (b, 1, 1))
         sine, cosine = np.sin(angle), np.cos(angle)
@@ -132,6 +132,16 @@ def test_resize_by_products_equals_that_by_float32(method, use_form):
     np.testing.assert_array_equal(resized["products"], resized["gathers"])
 
 
+@pytest.mark.parametrize("op", [tone.smooth, tone.blur], ids=["smooth", "blur"])
+def test_means_by_products_equal_those_by_shifts(op, use_form):
+    planes = np.random.default_rng(0).integers(0, 256, (3, 4, 33, 47), np.int32)
+    means = {}
+    for form in ("gathers", "products"):
+        use_form(form)
+        means[form] = np.asarray(quick_jit(op)(planes))
+    np.testing.assert_array_equal(means["products"], means["gathers"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [32, 96])
 @pytest.mark.parametrize(
@@ -180,10 +190,12 @@ def test_eight_tpus_move_no_pixel_alone_and_none_between_them(name, side, monkey
     assert "convolution" in text or "dot(" in text  # products, as a TPU's program has them
 
 
-def test_a_shear_of_any_size_is_the_same_in_both_forms(use_form):
+@pytest.mark.parametrize("op", ["shear_x", "rotate"])
+def test_a_warp_of_any_size_is_the_same_in_both_forms(op, use_form):
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
-    sheared = {}
+    values = jnp.array([70, -130] if op == "rotate" else [0.9, -1.7])
+    moved = {}
     for form in ("gathers", "products"):
         use_form(form)
-        sheared[form] = ops.apply_one(images, "shear_x", jnp.array([0.9, -1.7]))
-    np.testing.assert_array_equal(sheared["products"], sheared["gathers"])
+        moved[form] = ops.apply_one(images, op, values)
+    np.testing.assert_array_equal(moved["products"], moved["gathers"])
