@@ -60,7 +60,7 @@ def _images_by_planes(rows: Array, size: tuple[int, int, int]) -> Array:
     """
     height, width, channels = size
     place = np.arange(width * channels).reshape(width, channels)
-    where = jnp.asarray(place.T == np.arange(width * channels)[:, None, None], jnp.bfloat16)
+    where = jnp.asarray(np.arange(width * channels)[:, None, None] == place.T, jnp.bfloat16)
     lines = rows.reshape(-1, height, width * channels).astype(jnp.bfloat16)
     planes = jnp.einsum("bhk,kcw->bchw", lines, where, preferred_element_type=jnp.float32)
     return planes.astype(rows.dtype).transpose(0, 2, 3, 1)
