@@ -53,7 +53,7 @@ def measure(name: str, overrides: Sequence[str], where: str, what: str = "step")
         "overrides": list(overrides),
         "topology": where,
         "what": what,
-        "commit": _commit(),
+        "commit": commit(),
         "batch": batch,
         "steps_per_program": steps,
         "compile_seconds": round(seconds, 1),
@@ -61,9 +61,16 @@ def measure(name: str, overrides: Sequence[str], where: str, what: str = "step")
     }
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+def commit() -> str:
+    """The commit that the program is of; "-dirty" where code differs, not what was recorded."""
+    folder = Path(__file__).parent
+
+    def git(*command: str) -> str:
+        line = ["git", "-C", str(folder), *command]
+        return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)*.jsonl")
+    return git("describe", "--always") + ("-dirty" if changed else "")
 
 
 if __name__ == "__main__":

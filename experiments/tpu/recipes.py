@@ -1,0 +1,157 @@
+"""The default recipe of every method, compiled for a topology and recorded.
+
+    python -m experiments.tpu.recipes --topology=v5e:8x8
+    python -m experiments.tpu.recipes --topology=v5e:8x8 fixmatch:tfds:cifar10 moco_v2:tfds:cifar10
+    python -m experiments.tpu.recipes --table
+
+Each recipe is compiled in a process of its own, by the command of :mod:`experiments.tpu`, and adds
+a line to ``recipes.jsonl`` beside this file. One that has a line for the topology is passed over,
+so the command goes on where it was stopped. A recipe that does not compile has a line with the
+compiler's message. Where a recipe's batch does not divide over the chips, it is scaled (the
+README's ``scale=K``) by the smallest factor that makes it. ``--table`` prints what was recorded as
+a Markdown table.
+"""
+
+import argparse
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.tpu import topology
+from experiments.tpu.__main__ import commit
+from jaxmatch.build import build_algorithm
+from jaxmatch.config import from_flags
+
+RECORDED = Path(__file__).with_name("recipes.jsonl")
+CONFIGS = Path(__file__).parents[2] / "configs"
+CIFAR, IMAGENET = "tfds:cifar10", "tfds:imagenet2012"
+KEPT = 3  # of the largest buffers
+MESSAGE = 400  # characters
+# "Used 20.50G of 15.75G hbm": what a program would hold, which the compiler prints as it gives up.
+USED = re.compile(r"Used ([\d.]+)([MG]) of ([\d.]+)G hbm")
+UNITS = {"M": 2**20, "G": 2**30}
+
+
+def recipes() -> list[str]:
+    """The ``--config`` arguments: each method on CIFAR-10, and on ImageNet where it has settings.
+
+    A recipe of stages is left out; each of its stages is a recipe here.
+    """
+    found = []
+    for path in sorted(CONFIGS.glob("[!_]*.py")):
+        for data in (CIFAR, IMAGENET):
+            config, _ = from_flags(f"{path.stem}:{data}", [])
+            if "order" not in config and (data == CIFAR or config.model.name.startswith("resnet")):
+                found.append(f"{path.stem}:{data}")
+    return found
+
+
+def fitting(recipe: str, chips: int) -> str:
+    """The recipe with the ``scale=K`` that it takes to divide over the chips, if it takes one."""
+    config, _ = from_flags(recipe, [])
+    algorithm, size = build_algorithm(config), config.data.batch_size
+    batches = [size] * bool(algorithm.labeled)
+    batches += [size * config.data.ratio] * bool(algorithm.unlabeled)
+    # The batch is a whole number times what each set adds to it.
+    factor = chips // math.gcd(chips, *batches)
+    return recipe if factor == 1 else f"{recipe},scale={factor}"
+
+
+def lines() -> list[dict[str, Any]]:
+    """What was recorded."""
+    if not RECORDED.exists():
+        return []
+    return [json.loads(line) for line in RECORDED.read_text().splitlines()]
+
+
+def compiled(recipe: str, where: str, what: str) -> dict[str, Any]:
+    """What :mod:`experiments.tpu` prints of a recipe, or why it failed."""
+    command = [sys.executable, "-m", "experiments.tpu", f"--config={recipe}"]
+    command += [f"--topology={where}", f"--what={what}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        found = json.loads(done.stdout.splitlines()[-1])
+        found["largest_buffers"] = found["largest_buffers"][:KEPT]
+        return found
+    told = {"config": recipe, "topology": where, "what": what, "commit": commit()}
+    return {**told, **failure(done.stderr)}
+
+
+def failure(text: str) -> dict[str, Any]:
+    """The message at the end of a failed process's output, and the bytes that did not fit."""
+    raised = [
+        line for line in text.splitlines() if re.match(r"[\w.]+(Error|Exit|Exhausted)\b", line)
+    ]
+    message = raised[-1] if raised else text.strip()[-MESSAGE:]
+    used = USED.search(text)
+    held = round(float(used[1]) * UNITS[used[2]]) if used else None
+    return {"error": message[:MESSAGE], "held": held}
+
+
+def table(found: Iterable[Mapping[str, Any]], what: str = "step") -> str:
+    """Markdown: held megabytes and static milliseconds a step by recipe and chips.
+
+    What does not fit is printed with what it would need. The newest line of a recipe counts.
+    """
+    newest = {
+        (line["config"].partition(",")[0], line["topology"]): line
+        for line in found
+        if line["what"] == what
+    }
+    places = sorted({where for _, where in newest}, key=chips)
+    rows = [
+        "| recipe | " + " | ".join(f"{where}, {chips(where)} chips" for where in places) + " |",
+        "|---|" + "---|" * len(places),
+    ]
+    for recipe in sorted({recipe for recipe, _ in newest}):
+        cells = [cell(newest.get((recipe, where))) for where in places]
+        rows.append(f"| `{recipe}` | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def cell(line: Mapping[str, Any] | None) -> str:
+    """Held megabytes and milliseconds; the scale if there is one; what failed."""
+    if line is None:
+        return ""
+    scale = "".join(re.findall(r",(scale=\d+)", line["config"]))
+    note = f" ({scale})" if scale else ""
+    if "error" in line:
+        need = f"does not fit: {line['held'] / 1e6:,.0f} MB" if line["held"] else "does not compile"
+        return need + note
+    return f"{line['memory']['held'] / 1e6:,.0f} MB, {line['static_ms']:.2f} ms{note}"
+
+
+def chips(where: str) -> int:
+    """Of a topology."""
+    return math.prod(int(side) for side in where.partition(":")[2].split("x"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("recipes", nargs="*", help="by default all")
+    parser.add_argument("--topology", default="v5e:8x8")
+    parser.add_argument("--what", default="step", choices=("step", "augment", "feed"))
+    parser.add_argument("--table", action="store_true")
+    chosen = parser.parse_args(arguments)
+    if chosen.table:
+        print(table(lines(), chosen.what))
+        return
+    topology.devices(chosen.topology)  # what cannot be compiled for is met here, once
+    done = {(line["config"], line["topology"], line["what"]) for line in lines()}
+    for recipe in chosen.recipes or recipes():
+        name = fitting(recipe, chips(chosen.topology))
+        if (name, chosen.topology, chosen.what) in done:
+            continue
+        line = json.dumps(compiled(name, chosen.topology, chosen.what))
+        with RECORDED.open("a") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
