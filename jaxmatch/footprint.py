@@ -11,7 +11,6 @@ what the compiler calls temporary memory.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,13 +19,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
 from jaxmatch.dispatch import make_call, on_cpu
 from jaxmatch.models.network import make_network
-from jaxmatch.parallel import make_mesh, state_shardings
+from jaxmatch.parallel import make_mesh
 from jaxmatch.program import Program
 from jaxmatch.types import PyTree
 
 # Operations whose results a compiler computes again wherever they are read.
-FUSED = frozenset(
-    """
+ELEMENTWISE = """
     abs add add_any and asin atan atan2 bitcast_convert_type broadcast_in_dim ceil clamp
     convert_element_type copy copy_p cos cosh cbrt div eq erf erf_inv exp exp2 expand_dims expm1
     floor ge gt integer_pow iota is_finite le lgamma log log1p logistic lt max min mul ne neg
@@ -35,8 +33,8 @@ FUSED = frozenset(
     shift_right_logical sign sin sinh slice split sqrt square squeeze stop_gradient sub tan tanh
     transpose xor random_wrap random_unwrap random_fold_in random_split random_clone
     channel_scale channel_spread dynamic_slice
-    """.split()
-)
+"""
+FUSED = frozenset(ELEMENTWISE.split())
 # The jaxpr that an operation stands for, by the name of its parameter.
 CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 LOOPS = ("scan", "while")
@@ -86,7 +84,9 @@ class Trace:
             return Value() if isinstance(atom, Literal) else known.get(atom, Value())
 
         for one in jaxpr.eqns:
-            known.update(zip(one.outvars, self.step(one, list(map(value, one.invars))), strict=True))
+            known.update(
+                zip(one.outvars, self.step(one, list(map(value, one.invars))), strict=True)
+            )
         return list(map(value, jaxpr.outvars))
 
     def step(self, one: Any, operands: list[Value]) -> list[Value]:
