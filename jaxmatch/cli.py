@@ -25,7 +25,10 @@ CONFIG_HELP = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 2 bad input, 3 NaN or Inf, 4 disk, 130 and 143 stopped."""
+    """Run one command and exit.
+
+    0 done, 1 out of device memory, 2 bad input, 3 NaN or Inf, 4 disk, 130 and 143 stopped.
+    """
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("gcsfs").setLevel(logging.ERROR)  # guesses at a bucket's kind, at each call
     os.environ.setdefault("EPATH_USE_TF", "false")  # which reads no s3://, and takes seconds
@@ -60,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for Python's own flush at the end
     except OSError as error:
         sys.exit(_fail(DiskError(f"{error.filename or 'a file'}: {error.strerror or error}.")))
+    except RuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        sys.exit(_fail(JaxmatchError(_out_of_memory(str(error)))))
     except KeyboardInterrupt:
         print("jaxmatch: interrupted.", file=sys.stderr)
         sys.exit(130)
@@ -68,6 +75,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 def not_of_orbax(record: logging.LogRecord) -> bool:
     """Whether another library than Orbax logs this."""
     return "orbax" not in record.pathname
+
+
+def _out_of_memory(text: str) -> str:
+    told = text.removeprefix("RESOURCE_EXHAUSTED: ").partition("\n")[0].rstrip(".")
+    return (
+        f"{told}; use more devices, dtype=bfloat16, microbatches or a smaller batch. A run goes on "
+        "from its last checkpoint."
+    )
 
 
 def _prepare_process() -> None:

@@ -22,6 +22,14 @@ PLACEMENTS = ("auto", "replicated", "sharded")
 # Per-example memories up to this size are cheaper to keep on every device than to exchange.
 SPREAD_BYTES = 64 * 2**20
 SPREADABLE = (PerExample, Bank)
+# What a program may use of a TPU's memory, by the kind of chip: the compiler's own limits (libtpu
+# 0.0.42). A chip that is at hand tells it; these are for those that are only described.
+MEMORY = {
+    "TPU v4": int(30.75 * 2**30),
+    "TPU v5 lite": int(15.75 * 2**30),
+    "TPU v5": int(95.74 * 2**30),
+    "TPU v6 lite": int(31.25 * 2**30),
+}
 
 
 def make_mesh(devices: int, *batches: int, present: Sequence[Any] | None = None) -> Mesh:
@@ -83,11 +91,7 @@ def check_memory(mesh: Mesh, trees: Mapping[str, PyTree], placement: str = "auto
     each device counts. Where a device does not tell its memory, nothing is refused. Raises
     InputError with the sizes in bytes.
     """
-    device = mesh.devices.flat[0]
-    if device.platform == "cpu":
-        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
-    else:
-        limit = (device.memory_stats() or {}).get("bytes_limit")
+    limit = memory_limit(mesh)
     sizes = {name: device_bytes(tree, mesh, placement) for name, tree in trees.items()}
     if limit is not None and max(sizes.values()) > limit:
         listed = ", ".join(f"{name} {size:,} bytes" for name, size in sizes.items())
@@ -95,6 +99,19 @@ def check_memory(mesh: Mesh, trees: Mapping[str, PyTree], placement: str = "auto
             f"a device has {limit:,} bytes, but the run needs more on each: {listed}; make the "
             "banks, queues or the network smaller."
         )
+
+
+def memory_limit(mesh: Mesh) -> int | None:
+    """Bytes that a program may hold on each device; None where a device does not tell.
+
+    CPU devices share the machine's memory.
+    """
+    device = mesh.devices.flat[0]
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
+    local = mesh.local_devices  # the only ones that tell; none where devices are only described
+    told = (local[0].memory_stats() or {}).get("bytes_limit") if local else None
+    return told or MEMORY.get(device.device_kind)
 
 
 def tree_bytes(tree: PyTree) -> int:

@@ -6,6 +6,7 @@ those of one run (:mod:`jaxmatch.loop`) or of several (:mod:`jaxmatch.together`)
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from jaxmatch.data.resident import Table, resident
 from jaxmatch.dispatch import Call, Feed, Meter, compile_call, means, on_cpu, watched
 from jaxmatch.errors import InputError, NonFiniteError
 from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
+from jaxmatch.footprint import check_step
 from jaxmatch.metrics import MetricsLog, open_wandb, summarise
 from jaxmatch.monitor import collapsed
 from jaxmatch.parallel import check_memory, replicated
@@ -81,6 +83,18 @@ class Run:
             program.state,
             program.shardings,
         )
+        check_memory(
+            parts.mesh,
+            {"memory": self.shapes.memory, "state": self.shapes},
+            config.memory_placement,
+        )
+        self.held_out: dict[str, Any] = {}
+        if parts.algorithm.labeled:
+            self.held_out["test"] = (data.source.test_images, data.source.test_labels)
+        if data.validation_images is not None:
+            self.held_out["validation"] = (data.validation_images, data.validation_labels)
+        held_out = sum(math.prod(images.shape) for images, _ in self.held_out.values())
+        check_step(program, 0 if config.data.stream else held_out)
         self.init = jax.jit(program.init, out_shardings=self.places)
         images = resident(data.source, data.split, config.data.include_labeled)
         images = images._replace(frozen=put(frozen, everywhere) if frozen else None)
@@ -99,23 +113,14 @@ class Run:
         self.features = make_features(*forward, strict=strict, spread=True)
         self.embed = make_embed(*forward, strict=strict)
         self.source = data.source
-        self.held_out: dict[str, Any] = {}
         self.probed: Sets | None = None
-        if parts.algorithm.labeled:
-            self.held_out["test"] = (data.source.test_images, data.source.test_labels)
-        elif (data.source.labels >= 0).any() and (data.source.test_labels >= 0).any():
+        known = (data.source.labels >= 0).any() and (data.source.test_labels >= 0).any()
+        if known and not parts.algorithm.labeled:
             self.probed = probe_sets(data.source, KNN_MEMORY, KNN_QUERIES)
-        if data.validation_images is not None:
-            self.held_out["validation"] = (data.validation_images, data.validation_labels)
         self.held_out = {
             name: (images if self.plan else put(Table.of(images), everywhere), labels)
             for name, (images, labels) in self.held_out.items()
         }
-        check_memory(
-            parts.mesh,
-            {"memory": self.shapes.memory, "state": self.shapes},
-            config.memory_placement,
-        )
         self.trunk = None
         if config.init_from and not checkpoints.steps():
             self.trunk = self.read_trunk()

@@ -28,8 +28,10 @@ from jaxmatch.compilation import jit
 from jaxmatch.data.shared import Shared
 from jaxmatch.dispatch import Meter, make_call, merge, on_cpu
 from jaxmatch.errors import InputError, JaxmatchError, Stopped
+from jaxmatch.footprint import check_step
 from jaxmatch.loop import completed, prepare
 from jaxmatch.parallel import check_memory, over_batch, replicated
+from jaxmatch.program import Program
 from jaxmatch.run import Flow, Run
 from jaxmatch.termination import Stop, termination_noted
 from jaxmatch.types import PyTree, TrainState
@@ -236,6 +238,7 @@ def compile_calls(runs: Sequence[Run], at_once: int | None = None) -> Calls:
 
     alone = build.build_parts(_on_one_device(config), run.facts)
     alone = replace(alone, frozen=run.parts.frozen)
+    check_step(Program(config, alone), seeds=at_once)
     examples_of = build.examples_of(alone)
 
     def one(state: TrainState, own: list[Any], common: list[Any]) -> tuple[TrainState, Meter]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import pytest
 from helpers import assert_bitwise, toy_images
 from PIL import Image
@@ -484,3 +485,15 @@ def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Closed())
     cli.main(["sweep", "--config=fixmatch:mnist5k", "--seeds", "0"])
     sys.stdout.close()
+
+
+def test_a_device_without_room_is_one_sentence(call, monkeypatch):
+    def allocate(arguments):
+        jnp.zeros(2**45)
+
+    monkeypatch.setattr(cli, "_describe", allocate)
+    code, _, error = call("describe", "--config=fixmatch:mnist5k")
+    assert code == 1
+    assert error.startswith("jaxmatch: ")
+    assert "checkpoint" in error
+    assert len(error.splitlines()) == 1

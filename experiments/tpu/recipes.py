@@ -6,10 +6,11 @@
 
 Each recipe is compiled in a process of its own, by the command of :mod:`experiments.tpu`, and adds
 a line to ``recipes.jsonl`` beside this file. One that has a line for the topology is passed over,
-so the command goes on where it was stopped. A recipe that does not compile has a line with the
-compiler's message. Where a recipe's batch does not divide over the chips, it is scaled (the
-README's ``scale=K``) by the smallest factor that makes it. ``--table`` prints what was recorded as
-a Markdown table.
+so the command goes on where it was stopped. A recipe that a run would refuse, because a chip has no
+room for its step, is not compiled. One that does not compile has a line with the compiler's
+message. Each line has the bytes that a run estimates. Where a recipe's batch does not divide over
+the chips, it is scaled (the README's ``scale=K``) by the smallest factor that makes it. ``--table``
+prints what was recorded as a Markdown table.
 """
 
 import argparse
@@ -24,16 +25,20 @@ from typing import Any
 
 from experiments.tpu import topology
 from experiments.tpu.__main__ import commit
+from experiments.tpu.program import facts_of
 from jaxmatch.build import build_algorithm
 from jaxmatch.config import from_flags
+from jaxmatch.errors import InputError
+from jaxmatch.footprint import check_step, estimate
+from jaxmatch.program import Program
 
 RECORDED = Path(__file__).with_name("recipes.jsonl")
 CONFIGS = Path(__file__).parents[2] / "configs"
 CIFAR, IMAGENET = "tfds:cifar10", "tfds:imagenet2012"
 KEPT = 3  # of the largest buffers
 MESSAGE = 400  # characters
-# "Used 20.50G of 15.75G hbm": what a program would hold, which the compiler prints as it gives up.
-USED = re.compile(r"Used ([\d.]+)([MG]) of ([\d.]+)G hbm")
+# What a program would hold, in both forms in which the compiler tells it as it gives up.
+USED = re.compile(r"(?:Used |HLO temporaries \()([\d.]+)([MG])\)? (?:of|exceeds)")
 UNITS = {"M": 2**20, "G": 2**30}
 
 
@@ -69,17 +74,25 @@ def lines() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RECORDED.read_text().splitlines()]
 
 
-def compiled(recipe: str, where: str, what: str) -> dict[str, Any]:
-    """What :mod:`experiments.tpu` prints of a recipe, or why it failed."""
+def compiled(recipe: str, where: str, devices: Sequence[Any], what: str) -> dict[str, Any]:
+    """What :mod:`experiments.tpu` prints of a recipe, or why it failed, with a run's estimate."""
+    told = {"config": recipe, "topology": where, "what": what, "commit": commit()}
+    if what == "step":
+        config, _ = from_flags(recipe, [])
+        program = Program.build(config, facts_of(config), devices)
+        told["estimate"] = estimate(program)
+        try:
+            check_step(program)
+        except InputError as error:
+            return {**told, "refused": str(error)}
     command = [sys.executable, "-m", "experiments.tpu", f"--config={recipe}"]
     command += [f"--topology={where}", f"--what={what}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        found = json.loads(done.stdout.splitlines()[-1])
-        found["largest_buffers"] = found["largest_buffers"][:KEPT]
-        return found
-    told = {"config": recipe, "topology": where, "what": what, "commit": commit()}
-    return {**told, **failure(done.stderr)}
+    if done.returncode != 0:
+        return {**told, **failure(done.stderr)}
+    found = json.loads(done.stdout.splitlines()[-1])
+    found["largest_buffers"] = found["largest_buffers"][:KEPT]
+    return {**told, **found}
 
 
 def failure(text: str) -> dict[str, Any]:
@@ -94,9 +107,9 @@ def failure(text: str) -> dict[str, Any]:
 
 
 def table(found: Iterable[Mapping[str, Any]], what: str = "step") -> str:
-    """Markdown: held megabytes and static milliseconds a step by recipe and chips.
+    """Markdown: megabytes held, and estimated before, and static milliseconds a step.
 
-    What does not fit is printed with what it would need. The newest line of a recipe counts.
+    A row is a recipe, a column a topology. The newest line of a recipe counts.
     """
     newest = {
         (line["config"].partition(",")[0], line["topology"]): line
@@ -115,15 +128,18 @@ def table(found: Iterable[Mapping[str, Any]], what: str = "step") -> str:
 
 
 def cell(line: Mapping[str, Any] | None) -> str:
-    """Held megabytes and milliseconds; the scale if there is one; what failed."""
+    """What :func:`table` has of one recipe on one topology, or why that has no program."""
     if line is None:
         return ""
     scale = "".join(re.findall(r",(scale=\d+)", line["config"]))
-    note = f" ({scale})" if scale else ""
+    note = f"; {scale}" if scale else ""
+    guess = f"{sum(line['estimate'].values()) / 1e6:,.0f}" if "estimate" in line else "?"
+    if "refused" in line:
+        return f"refused ({guess}{note})"
     if "error" in line:
-        need = f"does not fit: {line['held'] / 1e6:,.0f} MB" if line["held"] else "does not compile"
-        return need + note
-    return f"{line['memory']['held'] / 1e6:,.0f} MB, {line['static_ms']:.2f} ms{note}"
+        need = f"{line['held'] / 1e6:,.0f}" if line["held"] else "does not compile"
+        return f"**{need}** ({guess}{note})"
+    return f"{line['memory']['held'] / 1e6:,.0f} ({guess}{note}), {line['static_ms']:.2f} ms"
 
 
 def chips(where: str) -> int:
@@ -141,13 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.table:
         print(table(lines(), chosen.what))
         return
-    topology.devices(chosen.topology)  # what cannot be compiled for is met here, once
+    devices = topology.devices(chosen.topology)
     done = {(line["config"], line["topology"], line["what"]) for line in lines()}
     for recipe in chosen.recipes or recipes():
         name = fitting(recipe, chips(chosen.topology))
         if (name, chosen.topology, chosen.what) in done:
             continue
-        line = json.dumps(compiled(name, chosen.topology, chosen.what))
+        line = json.dumps(compiled(name, chosen.topology, devices, chosen.what))
         with RECORDED.open("a") as file:
             file.write(line + "\n")
         print(line, flush=True)
