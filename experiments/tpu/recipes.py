@@ -76,7 +76,7 @@ def lines() -> list[dict[str, Any]]:
 
 def compiled(recipe: str, where: str, devices: Sequence[Any], what: str) -> dict[str, Any]:
     """What :mod:`experiments.tpu` prints of a recipe, or why it failed, with a run's estimate."""
-    told = {"config": recipe, "topology": where, "what": what, "commit": commit()}
+    told: dict[str, Any] = {"config": recipe, "topology": where, "what": what, "commit": commit()}
     if what == "step":
         config, _ = from_flags(recipe, [])
         program = Program.build(config, facts_of(config), devices)
