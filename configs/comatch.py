@@ -17,8 +17,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make, parse_argument
-from jaxmatch.presets import TENTH, imagenet
+from jaxmatch.config.presets import TENTH, imagenet
+from jaxmatch.config.recipe import make, parse_argument
 
 CIFAR = {"steps": 512 * 1024, "data.include_labeled": False, "optim.decay": "not_batch_norm"}
 DATASETS: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ measures the test loss of the initial weights. MNIST-5k scales warm-up and perio
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make, parse_argument
+from jaxmatch.config.recipe import make, parse_argument
 
 SHORT = {"warmup_steps": 90, "rho_period_steps": 20}
 DATASETS = {"mnist5k": SHORT, "digits": SHORT}

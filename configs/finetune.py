@@ -20,8 +20,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make, parse_argument
-from jaxmatch.presets import IMAGENET, TENTH
+from jaxmatch.config.presets import IMAGENET, TENTH
+from jaxmatch.config.recipe import make, parse_argument
 
 Settings = dict[str, Any]
 

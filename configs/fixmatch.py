@@ -16,8 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make, parse_argument
-from jaxmatch.presets import TENTH, imagenet
+from jaxmatch.config.presets import TENTH, imagenet
+from jaxmatch.config.recipe import make, parse_argument
 
 BATCH = 1024
 

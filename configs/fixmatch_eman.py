@@ -12,8 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make, parse_argument
-from jaxmatch.presets import imagenet
+from jaxmatch.config.presets import imagenet
+from jaxmatch.config.recipe import make, parse_argument
 
 
 def large(labels: str) -> dict[str, Any]:

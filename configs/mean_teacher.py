@@ -10,7 +10,7 @@ works here.
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make
+from jaxmatch.config.recipe import make
 
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:

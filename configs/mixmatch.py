@@ -12,7 +12,7 @@ weight of MixUp for a whole batch, of USB nor the separate passes over labeled a
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make, parse_argument
+from jaxmatch.config.recipe import make, parse_argument
 
 WEIGHTS = {"tfds:cifar100": 150.0, "tfds:svhn_cropped": 250.0, "tfds:stl10": 50.0}
 USB_WEIGHTS = {"tfds:cifar100": 150.0}

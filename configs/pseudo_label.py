@@ -5,7 +5,7 @@ jaxmatch train --config=configs/pseudo_label.py:mnist5k,labels=40,seed=0
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make
+from jaxmatch.config.recipe import make
 
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:

@@ -10,7 +10,7 @@ costs twice FixMatch's. On digits the copies of a 6 and of a 9 look alike, yet h
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make
+from jaxmatch.config.recipe import make
 
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:

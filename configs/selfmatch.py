@@ -14,7 +14,7 @@ On MNIST-5k and the digits both stages together draw as many images as FixMatch 
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import load_module, make_stages, parse_argument
+from jaxmatch.config.recipe import load_module, make_stages, parse_argument
 
 SMALL = ("mnist5k", "digits")
 

@@ -22,7 +22,7 @@ apply; and left and right differ.
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make, parse_argument
+from jaxmatch.config.recipe import make, parse_argument
 
 CIFAR = {
     "steps": 98_304,  # 1,007 passes over 50,000 images

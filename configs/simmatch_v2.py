@@ -10,7 +10,7 @@ unlabeled images: untuned choices of ours.
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make, parse_argument
+from jaxmatch.config.recipe import make, parse_argument
 
 QUEUE_BATCHES = {"mnist5k": 32, "digits": 8}
 

@@ -7,7 +7,7 @@ Optimizer, schedule and EMA are FixMatch's (Sohn et al., NeurIPS 2020, section 4
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make
+from jaxmatch.config.recipe import make
 
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:

@@ -23,7 +23,7 @@ epsilon 0.03 the embeddings spread, and the loss falls, sooner than with the pub
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make, parse_argument
+from jaxmatch.config.recipe import make, parse_argument
 
 COMMON = {
     "data.ratio": 1,

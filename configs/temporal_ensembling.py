@@ -9,7 +9,7 @@ code base of this family has the method, so there is no preset and no number to 
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make
+from jaxmatch.config.recipe import make
 
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:

@@ -10,7 +10,7 @@ MNIST-5k, are reproduced with --config.algorithm.temperature=1.
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make
+from jaxmatch.config.recipe import make
 
 GOOGLE = {
     "algorithm.threshold": 0.95,

@@ -11,7 +11,7 @@ That code's Adam comes with the preset google, but not its divergence in the oth
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import make
+from jaxmatch.config.recipe import make
 
 DIFFERENCES = {"algorithm.vat_xi": 1e-6}
 GOOGLE = {

@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxmatch.classifier import Classifier, Predictions, load
-    from jaxmatch.loop import train
+    from jaxmatch.evaluation.classifier import Classifier, Predictions, load
+    from jaxmatch.training.train import train
 
 __all__ = ["Classifier", "Predictions", "load", "train"]
 

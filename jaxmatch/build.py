@@ -15,24 +15,24 @@ from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.ctaugment_views import CTAugmentOps, CTAugmentViews
-from jaxmatch.augment.on_host import divide
+from jaxmatch.augment.host import divide
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.views import Views
 from jaxmatch.augment.weak import Weak
-from jaxmatch.checks import check_batches, check_crops, check_numbers
-from jaxmatch.config import CONTRASTS, build_dataclass
+from jaxmatch.config.checks import check_batches, check_crops, check_numbers
+from jaxmatch.config.recipe import CONTRASTS, build_dataclass
 from jaxmatch.data import streaming
 from jaxmatch.data.crops import HostCrop
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Resident, batch
-from jaxmatch.dispatch import on_cpu
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models import DERIVED, MODELS
 from jaxmatch.models.network import make_network
 from jaxmatch.models.resnet import FEATURE_NORMS, STEMS
-from jaxmatch.optim import Ema, Optim
-from jaxmatch.parallel import make_mesh, shard_batch
+from jaxmatch.optim.optimizer import Ema, Optim
 from jaxmatch.random import stream
+from jaxmatch.runtime.dispatch import on_cpu
+from jaxmatch.runtime.mesh import make_mesh, shard_batch
 from jaxmatch.settings import check_values
 from jaxmatch.step import Step, init_state, make_train_step
 from jaxmatch.types import (

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from jaxmatch import build
 from jaxmatch.data import streaming
 from jaxmatch.data.resident import Resident, Table
-from jaxmatch.dispatch import jit_call
-from jaxmatch.parallel import replicated, state_shardings
+from jaxmatch.runtime.dispatch import jit_call
+from jaxmatch.runtime.mesh import replicated, state_shardings
 from jaxmatch.step import Step
 from jaxmatch.types import Batch, PyTree, TrainState
 

@@ -13,7 +13,7 @@ import pytest
 from etils.epath.backend import fsspec_backend
 from fsspec.implementations.memory import MemoryFileSystem
 
-from jaxmatch import paths
+from jaxmatch.runtime import paths
 
 BUCKET = "bucket"
 SERVERS = {

@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["NPROC"] = "32"  # threads to wait in reductions, as jaxmatch/compilation.py explains
+os.environ["NPROC"] = (
+    "32"  # threads to wait in reductions, as jaxmatch/runtime/compilation.py explains
+)
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 # Tests leave nothing in the user's folders; what is compiled once (jaxmatch/onednn) stays here.
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "user")

@@ -11,11 +11,11 @@ import numpy as np
 from flax import linen as nn
 
 from jaxmatch.augment.views import Views
-from jaxmatch.dispatch import make_call
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.network import make_network
-from jaxmatch.optim import Ema, Optim
-from jaxmatch.parallel import make_mesh, replicated, shard_batch
+from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.runtime.dispatch import make_call
+from jaxmatch.runtime.mesh import make_mesh, replicated, shard_batch
 from jaxmatch.step import init_state, make_train_step
 from jaxmatch.types import Batch, Examples, Outputs, Spec, Target, TrainState
 

@@ -3,7 +3,7 @@
 import jax
 from helpers import assert_close, quick_jit
 
-from jaxmatch.parallel import make_mesh, over_batch, replicated
+from jaxmatch.runtime.mesh import make_mesh, over_batch, replicated
 
 
 def assert_same_on_four(function, batch, whole=(), tolerance=1e-6):

@@ -10,7 +10,7 @@ from helpers import numpy_softmax, quick_jit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxmatch.adversarial import covariance_product, unit, virtual_adversarial_direction
+from jaxmatch.functional.adversarial import covariance_product, unit, virtual_adversarial_direction
 
 SHAPE = (3, 2, 2, 2)  # images
 KERNEL = np.random.default_rng(0).normal(size=(8, 5))

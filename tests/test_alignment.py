@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_devices import assert_same_on_four
 
-from jaxmatch.alignment import (
+from jaxmatch.functional.alignment import (
     align,
     align_by_average,
     align_by_history,

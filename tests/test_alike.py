@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxmatch.alike import split_alike, split_by_use
+from jaxmatch.functional.alike import split_alike, split_by_use
 
 X = np.arange(32, dtype=np.float32).reshape(8, 4)
 ORDER = np.arange(8)[::-1]

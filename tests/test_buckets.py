@@ -21,12 +21,12 @@ from PIL import Image
 from test_multihost import finish, start
 from tiny_runs import arguments, start_program, state_of, without_seconds
 
-from jaxmatch import paths
-from jaxmatch.checkpoint import Checkpoints, check_place
 from jaxmatch.data import sources, splits
 from jaxmatch.errors import DiskError, InputError
-from jaxmatch.metrics import MetricsLog, read
-from jaxmatch.models.weight_files import read_weights, write_weights
+from jaxmatch.record.metrics import MetricsLog, read
+from jaxmatch.runtime import paths
+from jaxmatch.runtime.checkpoint import Checkpoints, check_place
+from jaxmatch.weights.files import read_weights, write_weights
 
 STEPS, PERIOD = 60, 5
 OPTIONS = {"steps": STEPS, "eval_every": 10, "keep": 2}
@@ -101,7 +101,7 @@ def test_a_failed_upload_is_a_disk_error_and_leaves_the_older_ones(bucket, monke
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxmatch.checkpoint.write_whole", fail)
+        patch.setattr("jaxmatch.runtime.checkpoint.write_whole", fail)
         with Checkpoints(folder) as checkpoints:
             checkpoints.save(2, state(2))
             with pytest.raises(DiskError, match=r"step 2 could not be .*the network is down"):

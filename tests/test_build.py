@@ -9,16 +9,18 @@ import pytest
 from ml_collections import ConfigDict
 from tiny_runs import configuration, write_data
 
-from jaxmatch import build, checks, run_data
+from jaxmatch import build
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.ctaugment_views import CTAugmentOps
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.weak import Weak
-from jaxmatch.config import from_flags, to_json
+from jaxmatch.config import checks
+from jaxmatch.config.recipe import from_flags, to_json
 from jaxmatch.data import splits
 from jaxmatch.data.resident import resident
 from jaxmatch.errors import InputError
+from jaxmatch.record import data as run_data
 
 FACTS = {
     "classes": ["a", "b", "c", "d"],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxmatch.config import from_flags, run_name
+from jaxmatch.config.recipe import from_flags, run_name
 from jaxmatch.errors import InputError
 
 

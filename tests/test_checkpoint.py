@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxmatch.checkpoint import Checkpoints
-from jaxmatch.cli import not_of_orbax
+from jaxmatch.cli.main import not_of_orbax
 from jaxmatch.errors import DiskError, InputError
+from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.types import TrainState
 
 
@@ -404,7 +404,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_checkpoint import abstract, make_state
-from jaxmatch.checkpoint import Checkpoints
+from jaxmatch.runtime.checkpoint import Checkpoints
 
 checkpoints = Checkpoints({directory!r}, keep=2)
 restored = checkpoints.restore(abstract(make_state()))
@@ -457,7 +457,7 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize("localhost:{port}", 2, {rank})
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_checkpoint import abstract, assert_same_shards, make_state
-from jaxmatch.checkpoint import Checkpoints
+from jaxmatch.runtime.checkpoint import Checkpoints
 
 with Checkpoints({directory!r}, keep=2) as checkpoints:
     for step in (1, 2, 3):

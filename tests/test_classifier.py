@@ -9,12 +9,12 @@ from helpers import assert_bitwise, on_host
 from tiny_runs import STEPS, arguments, compiler_cache, state_of, write_data
 
 import jaxmatch
-from jaxmatch import config as configuration
+from jaxmatch.config import recipe as configuration
 from jaxmatch.errors import InputError
-from jaxmatch.metrics import read
+from jaxmatch.record.metrics import read
 
 CONFIG = """
-from jaxmatch.config import make
+from jaxmatch.config.recipe import make
 
 
 def get_config(argument):

@@ -24,10 +24,13 @@ from tiny_runs import (
     state_of,
 )
 
-from jaxmatch import classifier, cli, loop, probe, run_data
-from jaxmatch import config as configuration
-from jaxmatch.compilation import compiler_options
-from jaxmatch.metrics import read
+from jaxmatch.cli import main as cli
+from jaxmatch.config import recipe as configuration
+from jaxmatch.evaluation import classifier, probe
+from jaxmatch.record import data as run_data
+from jaxmatch.record.metrics import read
+from jaxmatch.runtime.compilation import compiler_options
+from jaxmatch.training import train as loop
 
 PICTURES = ("comparison", "losses")
 
@@ -202,9 +205,9 @@ def test_outputs_are_refused_before_the_work(run, call, data, pictures, tmp_path
     def work(*arguments, **options):
         raise AssertionError("it began to work")
 
-    monkeypatch.setattr("jaxmatch.classifier.load", work)
-    monkeypatch.setattr("jaxmatch.run_data.load_new", work)
-    monkeypatch.setattr("jaxmatch.results.read", work)
+    monkeypatch.setattr("jaxmatch.evaluation.classifier.load", work)
+    monkeypatch.setattr("jaxmatch.record.data.load_new", work)
+    monkeypatch.setattr("jaxmatch.report.results.read", work)
     commands = {
         "p.csv": ("predict", "--workdir", run[0], pictures / "a.png"),
         "w.npz": ("export", "--workdir", run[0]),

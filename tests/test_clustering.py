@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_devices import assert_same_on_four
 
-from jaxmatch import clustering
-from jaxmatch.clustering import Clusters, assign, kmeans, move, nearest
 from jaxmatch.errors import InputError
+from jaxmatch.functional import clustering
+from jaxmatch.functional.clustering import Clusters, assign, kmeans, move, nearest
 
 POINTS, WIDTH, CLUSTERS = 24, 3, 4
 SEEDS = st.integers(0, 2**32 - 1)

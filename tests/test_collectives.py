@@ -11,9 +11,9 @@ from collections import Counter
 import pytest
 
 from experiments.scaling.program import collectives, compile_quickly, facts
-from jaxmatch.config import from_flags
-from jaxmatch.parallel import tree_bytes
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.program import Program
+from jaxmatch.runtime.mesh import tree_bytes
 
 SIDE, CLASSES, LABELED, RATIO, QUEUE = 16, 10, 8, 2, 64
 UNLABELED = LABELED * RATIO

@@ -6,13 +6,13 @@ import sys
 
 import jax
 
-from jaxmatch.compilation import cache_folder, compiler_options, jit
+from jaxmatch.runtime.compilation import cache_folder, compiler_options, jit
 
 PROGRAM = """
 import sys
 from pathlib import Path
 import jax, jax.numpy as jnp
-from jaxmatch.compilation import jit, prepare_process
+from jaxmatch.runtime.compilation import jit, prepare_process
 
 prepare_process()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -69,7 +69,7 @@ def test_machines_that_share_a_home_do_not_share_programs(monkeypatch):
 
 
 def test_an_option_that_the_compiler_does_not_know_is_left_out(monkeypatch):
-    monkeypatch.setattr("jaxmatch.compilation.CPU_OPTIONS", {"xla_cpu_unheard_of": ""})
+    monkeypatch.setattr("jaxmatch.runtime.compilation.CPU_OPTIONS", {"xla_cpu_unheard_of": ""})
     compiler_options.cache_clear()
     assert compiler_options() == {}
     assert jit(lambda x: x + 1)(1) == 2

@@ -13,7 +13,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxmatch.algorithms.fixmatch import FixMatch
-from jaxmatch.config import (
+from jaxmatch.config.presets import DATASETS
+from jaxmatch.config.recipe import (
     IDENTITY,
     build_dataclass,
     complete,
@@ -30,7 +31,6 @@ from jaxmatch.config import (
     to_json,
 )
 from jaxmatch.errors import InputError
-from jaxmatch.presets import DATASETS
 
 ROOT = Path(__file__).parents[1]
 
@@ -353,7 +353,7 @@ def test_the_name_of_the_run_folder(argument, start):
 
 
 def test_the_name_does_not_depend_on_the_process():
-    code = "from jaxmatch.config import *; print(run_name(from_flags('fixmatch:mnist5k', [])[0]))"
+    code = "from jaxmatch.config.recipe import *; print(run_name(from_flags('fixmatch:mnist5k', [])[0]))"
     environment = os.environ | {"PYTHONHASHSEED": "5"}
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -391,7 +391,7 @@ def site_packages(folder, **neighbours):
 )
 def test_configs_of_a_neighbour_are_never_executed(tmp_path, neighbours):
     site = site_packages(tmp_path / "site", **neighbours)
-    code = """import jaxmatch.config as c
+    code = """import jaxmatch.config.recipe as c
 print(c.__file__, c.from_flags('fixmatch:mnist5k', [])[0].steps)
 try:
     c.from_flags('theirs:mnist5k', [])
@@ -428,7 +428,7 @@ def test_a_wheel_holds_the_configs_and_finds_them_by_name(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    code = """import jaxmatch.config as c
+    code = """import jaxmatch.config.recipe as c
 print(c.__file__, c.from_flags('fixmatch:mnist5k', [])[0].steps)"""
     found = subprocess.run(
         [sys.executable, "-c", code],

@@ -10,10 +10,10 @@ import pytest
 from helpers import quick_jit
 
 from jaxmatch import build
-from jaxmatch.config import from_flags, stages_of
+from jaxmatch.config.presets import DATASETS, PRESETS
+from jaxmatch.config.recipe import from_flags, stages_of
 from jaxmatch.data.resident import Resident, Table
 from jaxmatch.errors import InputError
-from jaxmatch.presets import DATASETS, PRESETS
 from jaxmatch.program import Program
 from jaxmatch.types import Ratio
 

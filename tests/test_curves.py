@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxmatch import curves
 from jaxmatch.errors import DiskError
+from jaxmatch.record import curves
 
 
 def lines(keys, steps=40, seed=0):

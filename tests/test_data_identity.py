@@ -12,13 +12,15 @@ from helpers import assert_bitwise, toy_images
 from PIL import Image
 from tiny_runs import OVERRIDES, compiler_cache, configuration, state_of, write_data
 
-from jaxmatch import cli, run_data, train
-from jaxmatch.config import from_flags
+from jaxmatch import train
+from jaxmatch.cli import main as cli
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
 from jaxmatch.errors import InputError
-from jaxmatch.metrics import read
-from jaxmatch.probe import probe
+from jaxmatch.evaluation.probe import probe
+from jaxmatch.record import data as run_data
+from jaxmatch.record.metrics import read
 
 CLASSES = ("ant", "bee", "cat", "dog")
 SHORT = {"steps": 10, "save_every": 5, "data__image_size": 8, "method": "fixmatch"}

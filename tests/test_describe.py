@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from tiny_runs import configuration
 
-from jaxmatch import build, run_data
-from jaxmatch.describe import describe
+from jaxmatch import build
 from jaxmatch.errors import InputError
+from jaxmatch.record import data as run_data
+from jaxmatch.report.describe import describe
 
 
 def test_counts_match_a_real_state(data):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmatch.dispatch import make_call, means, merge, watched
+from jaxmatch.runtime.dispatch import make_call, means, merge, watched
 from jaxmatch.types import Ratio, TrainState
 
 

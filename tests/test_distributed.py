@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxmatch import distributed
 from jaxmatch.errors import DiskError, InputError
+from jaxmatch.runtime import hosts as distributed
 
 
 def test_alone_it_leads_and_agrees_with_itself(tmp_path):

@@ -11,10 +11,10 @@ from PIL import Image
 
 from jaxmatch.data.lazy import SUBSTITUTES, Files, LazyImages
 from jaxmatch.errors import InputError
-from jaxmatch.evaluate import accuracy, make_embed, make_features, make_predict
+from jaxmatch.evaluation.forward import accuracy, make_embed, make_features, make_predict
 from jaxmatch.models.heads import Linear
 from jaxmatch.models.network import make_network
-from jaxmatch.parallel import make_mesh, over_batch
+from jaxmatch.runtime.mesh import make_mesh, over_batch
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 NETWORK = make_network(TinyNetwork(), shards=4)

@@ -6,11 +6,11 @@ import pytest
 from tiny_runs import OVERRIDES, train_tiny
 
 from experiments.tpu.program import facts_of
-from jaxmatch import footprint
-from jaxmatch.config import from_flags
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.errors import InputError
-from jaxmatch.footprint import array_bytes, estimate, follow
 from jaxmatch.program import Program
+from jaxmatch.training import footprint
+from jaxmatch.training.footprint import array_bytes, estimate, follow
 
 F32 = jnp.dtype(jnp.float32)
 
@@ -95,7 +95,7 @@ def test_a_step_that_does_not_fit_is_refused_before_it_is_compiled(data, tmp_pat
     compiled = []
     monkeypatch.setattr(footprint, "on_cpu", lambda mesh: False)  # as on an accelerator
     monkeypatch.setattr(footprint, "memory_limit", lambda mesh: 100_000)
-    monkeypatch.setattr("jaxmatch.run.compile_call", lambda *_, **__: compiled.append(1))
+    monkeypatch.setattr("jaxmatch.training.run.compile_call", lambda *_, **__: compiled.append(1))
     with pytest.raises(InputError, match=r"has 100,000 bytes, but a step needs about [\d,]+ \(st"):
         train_tiny(data, tmp_path / "run")
     assert not compiled

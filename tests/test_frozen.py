@@ -21,14 +21,15 @@ from tiny_runs import (
     without_seconds,
 )
 
-from jaxmatch import build, load, run_data
-from jaxmatch import frozen as frozen_module
+from jaxmatch import build, load
 from jaxmatch.algorithms.simclr import SimCLR
-from jaxmatch.cli import main
-from jaxmatch.describe import describe
+from jaxmatch.cli.main import main
 from jaxmatch.errors import InputError
-from jaxmatch.frozen import digest, load_frozen, rescaled
-from jaxmatch.metrics import read
+from jaxmatch.record import data as run_data
+from jaxmatch.record.metrics import read
+from jaxmatch.report.describe import describe
+from jaxmatch.training import frozen as frozen_module
+from jaxmatch.training.frozen import digest, load_frozen, rescaled
 from jaxmatch.types import Batch, Examples
 
 SHORT = {"steps": PERIOD}

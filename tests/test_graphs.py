@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_devices import assert_same_on_four
 
-from jaxmatch.graphs import connected_components, nearest_neighbor
+from jaxmatch.functional.graphs import connected_components, nearest_neighbor
 
 jit_components = quick_jit(connected_components)
 

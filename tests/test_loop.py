@@ -16,12 +16,13 @@ from tiny_runs import (
     write_data,
 )
 
-from jaxmatch import load, loop, train
-from jaxmatch.config import from_flags
+from jaxmatch import load, train
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.data import splits
 from jaxmatch.errors import DiskError, InputError, NonFiniteError
-from jaxmatch.metrics import read
-from jaxmatch.optim import Optim
+from jaxmatch.optim.optimizer import Optim
+from jaxmatch.record.metrics import read
+from jaxmatch.training import train as loop
 
 ALWAYS = {
     "step",

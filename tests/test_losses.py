@@ -7,7 +7,7 @@ import pytest
 from helpers import numpy_cross_entropy, numpy_softmax, quick_jit
 from on_devices import assert_same_on_four
 
-from jaxmatch.losses import (
+from jaxmatch.functional.losses import (
     cross_entropy,
     entropy,
     info_nce,
@@ -16,7 +16,7 @@ from jaxmatch.losses import (
     squared_difference,
     supervised_contrastive,
 )
-from jaxmatch.similarity import normalize
+from jaxmatch.functional.similarity import normalize
 
 
 def test_classes_and_distributions():

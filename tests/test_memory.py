@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_devices import assert_same_on_four
 
-from jaxmatch import memory
 from jaxmatch.errors import InputError
-from jaxmatch.memory import Bank, filled, make_bank, make_queue, push, write
-from jaxmatch.similarity import normalize
+from jaxmatch.functional import memory
+from jaxmatch.functional.memory import Bank, filled, make_bank, make_queue, push, write
+from jaxmatch.functional.similarity import normalize
 
 ROWS, BATCH, WIDTH = 5, 8, 3  # more in a batch than in the bank, so that every write has duplicates
 LABELS = (0, 1, 2, 0, 1)

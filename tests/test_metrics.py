@@ -19,8 +19,8 @@ from hypothesis import given, strategies
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jaxmatch.errors import DiskError
-from jaxmatch.metrics import MetricsLog, open_wandb, read, summarise
-from jaxmatch.run_files import write_json
+from jaxmatch.record.folder import write_json
+from jaxmatch.record.metrics import MetricsLog, open_wandb, read, summarise
 
 
 def write_steps(workdir, first, last, resume_step=0):
@@ -91,7 +91,7 @@ def test_a_killed_process_loses_no_line(tmp_path):
     root = str(Path(__file__).resolve().parent.parent)
     code = (
         f"import os, signal, sys; sys.path.insert(0, {root!r})\n"
-        "from jaxmatch.metrics import MetricsLog\n"
+        "from jaxmatch.record.metrics import MetricsLog\n"
         f"record = MetricsLog({str(tmp_path)!r}, resume_step=0)\n"
         "for step in (1, 2, 3): record.write(step, {'x': step})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

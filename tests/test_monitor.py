@@ -4,8 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmatch.dispatch import means
-from jaxmatch.monitor import collapsed, feature_spread, pseudo_label_metrics, unlabeled_accuracy
+from jaxmatch.functional.diagnostics import (
+    collapsed,
+    feature_spread,
+    pseudo_label_metrics,
+    unlabeled_accuracy,
+)
+from jaxmatch.runtime.dispatch import means
 
 WEAK = jnp.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 3.0]])  # says 0, 1, 0, 1
 STRONG = jnp.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])  # says 1, 1, 0, 0

@@ -11,7 +11,7 @@ import pytest
 from helpers import assert_bitwise, assert_close, on_host
 from tiny_runs import arguments, start_program, state_of, train_tiny, without_seconds
 
-from jaxmatch.metrics import read
+from jaxmatch.record.metrics import read
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxmatch import one_hot
-from jaxmatch.one_hot import look_up, sum_by
-from jaxmatch.similarity import aggregate, unfold
+from jaxmatch.functional import one_hot
+from jaxmatch.functional.one_hot import look_up, sum_by
+from jaxmatch.functional.similarity import aggregate, unfold
 
 ROWS, COUNT, NUMBERS = 8, 5, 64
 NUMBER = np.random.default_rng(0).integers(0, COUNT, NUMBERS).astype(np.int32)

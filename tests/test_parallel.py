@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxmatch.errors import InputError
-from jaxmatch.parallel import (
+from jaxmatch.runtime.mesh import (
     check_memory,
     make_mesh,
     over_batch,

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxmatch import parallel
 from jaxmatch.errors import InputError
-from jaxmatch.memory import MULTIPLE
-from jaxmatch.parallel import check_memory, make_mesh, over_batch, state_shardings
-from jaxmatch.per_example import make_rows, read, write
+from jaxmatch.functional.memory import MULTIPLE
+from jaxmatch.functional.per_example import make_rows, read, write
+from jaxmatch.runtime import mesh as parallel
+from jaxmatch.runtime.mesh import check_memory, make_mesh, over_batch, state_shardings
 
 
 def rows(count=20):

@@ -13,15 +13,15 @@ from sklearn.neighbors import KNeighborsClassifier
 from tiny_runs import STEPS, arguments, compiler_cache, train_tiny, write_data
 
 import jaxmatch
-from jaxmatch import probe as probing
-from jaxmatch import run
-from jaxmatch.config import complete, from_flags
+from jaxmatch.config.recipe import complete, from_flags
 from jaxmatch.data import sources
 from jaxmatch.data.sources import Source
 from jaxmatch.errors import InputError
-from jaxmatch.evaluate import make_features
-from jaxmatch.parallel import make_mesh
-from jaxmatch.probe import features, measure, probe, probe_sets
+from jaxmatch.evaluation import probe as probing
+from jaxmatch.evaluation.forward import make_features
+from jaxmatch.evaluation.probe import features, measure, probe, probe_sets
+from jaxmatch.runtime.mesh import make_mesh
+from jaxmatch.training import run
 
 
 def clusters(seed, train=300, test=120, width=6, classes=3, noise=1.0):

@@ -44,7 +44,12 @@ def process():
 
 before = process()
 import jaxmatch
-from jaxmatch import build, cli, config, describe, report, run_data, sweep, together
+from jaxmatch import build
+from jaxmatch.cli import main as cli, sweep
+from jaxmatch.config import recipe as config
+from jaxmatch.report import describe, page as report
+from jaxmatch.record import data as run_data
+from jaxmatch.training import together
 calls, folder, argument, *overrides = sys.argv[1:]
 chosen, _ = config.from_flags(argument, overrides)
 exec(calls)
@@ -82,7 +87,7 @@ def test_the_library_changes_nothing_of_the_process(data, tmp_path, calls):
 
 COMMAND = """
 import logging, os, sys
-from jaxmatch import cli
+from jaxmatch.cli import main as cli
 sys.argv = ["jaxmatch", "report", "nowhere"]
 try:
     cli.main()

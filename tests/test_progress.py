@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jaxmatch.errors import DiskError
-from jaxmatch.progress import Progress, describe
+from jaxmatch.record.progress import Progress, describe
 
 METRICS = {
     "loss/total": 1.23456,
@@ -71,7 +71,7 @@ def test_a_resumed_run_appends_to_the_log(tmp_path):
 
 def test_time_left_leaves_out_compilation(tmp_path, capsys, monkeypatch):
     clock = iter([0.0, 100.0, 110.0, 120.0])  # entered, compiled, then a step a second
-    monkeypatch.setattr("jaxmatch.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("jaxmatch.record.progress.time.monotonic", lambda: next(clock))
     with Progress(100, 0, tmp_path, "fixmatch") as progress:
         for step in (10, 20, 30):
             progress.update(step, {}, 1)
@@ -86,7 +86,7 @@ def test_time_left_leaves_out_compilation(tmp_path, capsys, monkeypatch):
 def test_warnings_of_any_logger_are_shown_and_logged(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest has set some
     with Progress(10, 0, tmp_path, "fixmatch"):
-        logging.getLogger("jaxmatch.checkpoint").warning("the checkpoint %s is damaged", 5)
+        logging.getLogger("jaxmatch.runtime.checkpoint").warning("the checkpoint %s is damaged", 5)
         logging.getLogger("jaxmatch").info("not for people")
     assert capsys.readouterr().err == "warning: the checkpoint 5 is damaged\n"
     assert log_of(tmp_path) == ["warning: the checkpoint 5 is damaged"]

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmatch.memory import Bank
-from jaxmatch.propagation import first_row_of_resolvent, propagate
+from jaxmatch.functional.memory import Bank
+from jaxmatch.functional.propagation import first_row_of_resolvent, propagate
 
 CLASSES, WIDTH, ROWS = 3, 5, 7
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxmatch.config import from_flags, make_stages, to_json
+from jaxmatch.config.recipe import from_flags, make_stages, to_json
 from jaxmatch.errors import DiskError, InputError
-from jaxmatch.metrics import summarise
-from jaxmatch.report import report
-from jaxmatch.results import group, read, table, table_text
+from jaxmatch.record.metrics import summarise
+from jaxmatch.report.page import report
+from jaxmatch.report.results import group, read, table, table_text
 
 STEPS = 300
 

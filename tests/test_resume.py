@@ -23,10 +23,11 @@ from tiny_runs import (
     without_seconds,
 )
 
-from jaxmatch import run, run_data
 from jaxmatch.data import splits
 from jaxmatch.errors import InputError, Terminated
-from jaxmatch.metrics import read
+from jaxmatch.record import data as run_data
+from jaxmatch.record.metrics import read
+from jaxmatch.training import run
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,13 +6,15 @@ import shutil
 import pytest
 from tiny_runs import STEPS, arguments, compiler_cache, configuration, snapshot, train_tiny
 
-from jaxmatch import cli, load, sweep
+from jaxmatch import load
+from jaxmatch.cli import main as cli
+from jaxmatch.cli import sweep
 from jaxmatch.data import record as records
 from jaxmatch.errors import InputError
-from jaxmatch.loop import finished
-from jaxmatch.metrics import MetricsLog, read
-from jaxmatch.results import read as read_run
-from jaxmatch.stages import run_folder
+from jaxmatch.record.metrics import MetricsLog, read
+from jaxmatch.report.results import read as read_run
+from jaxmatch.training.stages import run_folder
+from jaxmatch.training.train import finished
 
 # In place of a JSON file of the run; None cuts it in half.
 DAMAGE = {

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxmatch.config import differences, from_flags, run_name, stages_of, to_json
-from jaxmatch.dotted import flatten
+from jaxmatch.config.dotted import flatten
+from jaxmatch.config.recipe import differences, from_flags, run_name, stages_of, to_json
+from jaxmatch.config.scaling import PERIODS, scale
 from jaxmatch.errors import InputError
-from jaxmatch.memory import MULTIPLE, make_bank
-from jaxmatch.parallel import device_bytes, make_mesh, state_shardings
-from jaxmatch.per_example import make_rows
-from jaxmatch.scaling import PERIODS, scale
+from jaxmatch.functional.memory import MULTIPLE, make_bank
+from jaxmatch.functional.per_example import make_rows
+from jaxmatch.runtime.mesh import device_bytes, make_mesh, state_shardings
 
 RECIPES = ("fixmatch:tfds:cifar10", "simmatch_v2:mnist5k", "pcl:tfds:cifar10", "selfmatch:mnist5k")
 

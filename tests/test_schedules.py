@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmatch.errors import InputError
-from jaxmatch.schedules import cosine, cosine_7_16, learning_rate, linear_ramp, training_signal
+from jaxmatch.optim.schedules import (
+    cosine,
+    cosine_7_16,
+    learning_rate,
+    linear_ramp,
+    training_signal,
+)
 
 
 def test_cosine_starts_at_one_and_ends_at_0195():

@@ -12,12 +12,12 @@ import pytest
 from tiny_runs import compiler_cache, configuration, snapshot, train_tiny
 
 from jaxmatch import load
-from jaxmatch.config import run_name, stage_folders
+from jaxmatch.config.recipe import run_name, stage_folders
 from jaxmatch.data import sources, splits
 from jaxmatch.errors import InputError
-from jaxmatch.loop import finished
-from jaxmatch.probe import probe
-from jaxmatch.results import read
+from jaxmatch.evaluation.probe import probe
+from jaxmatch.report.results import read
+from jaxmatch.training.train import finished
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,12 +16,12 @@ from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.build import check_settings
-from jaxmatch.checks import VALUES
-from jaxmatch.cli import main
-from jaxmatch.config import build_dataclass, complete, defaults, flatten, from_flags, to_json
+from jaxmatch.cli.main import main
+from jaxmatch.config.checks import VALUES
+from jaxmatch.config.recipe import build_dataclass, complete, defaults, flatten, from_flags, to_json
 from jaxmatch.errors import InputError
 from jaxmatch.models import MODELS, settings
-from jaxmatch.optim import Ema, Optim
+from jaxmatch.optim.optimizer import Ema, Optim
 from jaxmatch.settings import Count, Range, Share, check_value, section
 
 SECTIONS = {

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_devices import assert_same_on_four
 
-from jaxmatch.losses import cross_entropy
-from jaxmatch.memory import make_bank, write
-from jaxmatch.similarity import (
+from jaxmatch.functional.losses import cross_entropy
+from jaxmatch.functional.memory import make_bank, write
+from jaxmatch.functional.similarity import (
     aggregate,
     inner_products,
     log_similarity,

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from on_devices import assert_same_on_four
 
 from jaxmatch.errors import InputError
-from jaxmatch.sinkhorn import sinkhorn
+from jaxmatch.functional.sinkhorn import sinkhorn
 
 BATCH, PROTOTYPES, EARLIER = 8, 5, 6
 GOLDEN = Path(__file__).parent / "golden" / "solo_swav.npz"

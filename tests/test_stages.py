@@ -10,11 +10,12 @@ import pytest
 from helpers import assert_bitwise, on_host
 from tiny_runs import OVERRIDES, PERIOD, STEPS, compiler_cache, snapshot, state_of
 
-from jaxmatch import load, run, train
-from jaxmatch.config import from_flags, run_name
+from jaxmatch import load, train
+from jaxmatch.config.recipe import from_flags, run_name
 from jaxmatch.errors import InputError, Interrupted, Terminated
-from jaxmatch.metrics import read
-from jaxmatch.stages import run_folder
+from jaxmatch.record.metrics import read
+from jaxmatch.training import run
+from jaxmatch.training.stages import run_folder
 
 STAGES = ("1_simclr", "2_fixmatch")
 

@@ -15,11 +15,12 @@ from PIL import Image
 from test_multihost import finish, start
 from tiny_runs import arguments, compiler_cache, start_program, state_of, train_tiny
 
-from jaxmatch import cli, load
+from jaxmatch import load
+from jaxmatch.cli import main as cli
 from jaxmatch.data.images import read_images
 from jaxmatch.errors import InputError
-from jaxmatch.metrics import read
-from jaxmatch.run_data import load_new
+from jaxmatch.record.data import load_new
+from jaxmatch.record.metrics import read
 
 GOLDEN = Path(__file__).parent / "golden"
 SHORT = {"steps": 10, "workers": 2, "chosen": ",labels=8", "data__image_size": 8}

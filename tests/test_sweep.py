@@ -11,10 +11,11 @@ import jax
 import pytest
 from tiny_runs import OPTIONS, OVERRIDES, SUMMARY, cache_folder, snapshot, start_program
 
-from jaxmatch import cli, sweep
-from jaxmatch.config import from_flags, run_name
+from jaxmatch.cli import main as cli
+from jaxmatch.cli import sweep
+from jaxmatch.config.recipe import from_flags, run_name
 from jaxmatch.errors import InputError
-from jaxmatch.metrics import read
+from jaxmatch.record.metrics import read
 
 TWO = 'def sweep():\n    for value in (0.9, 0.95):\n        yield {"algorithm.threshold": value}\n'
 
@@ -25,7 +26,7 @@ def file(tmp_path):
 
     def write(text):
         path = tmp_path / "my sweep.py"
-        start = "from jaxmatch.config import load_module\n"
+        start = "from jaxmatch.config.recipe import load_module\n"
         get = "get_config = load_module('fixmatch').get_config\n"
         path.write_text(f"{start}{get}{text}")
         return str(path)

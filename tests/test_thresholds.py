@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_devices import assert_same_on_four
 
-from jaxmatch import thresholds
-from jaxmatch.thresholds import Gaussian, SelfAdaptive
+from jaxmatch.functional import thresholds
+from jaxmatch.functional.thresholds import Gaussian, SelfAdaptive
 
 BATCH, CLASSES = 8, 4
 SEEDS = st.integers(0, 2**32 - 1)

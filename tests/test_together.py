@@ -22,9 +22,11 @@ from tiny_runs import (
     train_tiny,
 )
 
-from jaxmatch import cli, load, run, together
+from jaxmatch import load
+from jaxmatch.cli import main as cli
 from jaxmatch.errors import InputError, JaxmatchError, NonFiniteError, Terminated
-from jaxmatch.metrics import read
+from jaxmatch.record.metrics import read
+from jaxmatch.training import run, together
 
 SHORT = {"steps": 3 * PERIOD, "devices": 2}
 

@@ -18,9 +18,9 @@ from tiny_runs import (
 
 from jaxmatch import load
 from jaxmatch.algorithms.simclr import SimCLR
-from jaxmatch.cli import main
+from jaxmatch.cli.main import main
 from jaxmatch.errors import InputError
-from jaxmatch.transfer import check_encoder, encoder
+from jaxmatch.weights.transfer import check_encoder, encoder
 
 SHORT = {"steps": PERIOD, "model__conv_bias": "none"}
 FROZEN = {**SHORT, "optim__learning_rate": 0.0, "model__bn_decay": 1.0}

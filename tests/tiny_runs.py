@@ -16,7 +16,7 @@ from helpers import on_host, toy_images
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from jaxmatch import load, train
-from jaxmatch.config import from_flags
+from jaxmatch.config.recipe import from_flags
 
 LABELS = 16
 WITHOUT_THRESHOLD = (
@@ -142,7 +142,7 @@ def start_program(words, devices=None, before="", **environment):
         **{name.upper(): str(value) for name, value in OPTIONS.items()},
         **environment,
     }
-    program = f"{before}\nfrom jaxmatch.cli import main; main()"
+    program = f"{before}\nfrom jaxmatch.cli.main import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, words)],
         env=environment,

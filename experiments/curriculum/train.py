@@ -20,13 +20,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch import build
-from jaxmatch.checkpoint import Checkpoints
-from jaxmatch.compilation import prepare_process
-from jaxmatch.config import from_flags
-from jaxmatch.dispatch import compile_call
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.errors import InputError, JaxmatchError
-from jaxmatch.loop import prepare
-from jaxmatch.run_files import write_json
+from jaxmatch.record.folder import write_json
+from jaxmatch.runtime.checkpoint import Checkpoints
+from jaxmatch.runtime.compilation import prepare_process
+from jaxmatch.runtime.dispatch import compile_call
+from jaxmatch.training.train import prepare
 
 
 def main() -> None:

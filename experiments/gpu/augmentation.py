@@ -4,7 +4,7 @@
 
 Random images stand in for the data set. "platform" is the form that the library chooses for the
 device, "products" moves pixels by products with one-hot matrices, "gathers" by gathers and
-scatters: see ``jaxmatch/augment/pixels.py``. Prints a JSON line a form and a table.
+scatters: see ``jaxmatch/augment/pixels/source.py``. Prints a JSON line a form and a table.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from unittest import mock
 import jax
 
 from experiments.throughput.measure import measure
-from jaxmatch.augment import pixels
-from jaxmatch.config import from_flags
+from jaxmatch.augment.pixels import source as pixels
+from jaxmatch.config.recipe import from_flags
 
 IMAGES = [32, 10]  # side, classes
 # In place of the one function that chooses: (products, gathers, *operands) -> an array.

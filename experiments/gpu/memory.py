@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments.scaling.program import facts
-from jaxmatch.config import from_flags
-from jaxmatch.parallel import tree_bytes
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.program import Program
+from jaxmatch.runtime.mesh import tree_bytes
 
 SETTINGS = ("", "forward=split", "remat=True", "microbatches=4")
 STEPS = 3

@@ -20,11 +20,11 @@ from ml_collections import ConfigDict
 
 from experiments.throughput.measure import random_data
 from jaxmatch import build
-from jaxmatch.compilation import prepare_process
-from jaxmatch.config import from_flags
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.data.resident import resident
-from jaxmatch.dispatch import compile_call
-from jaxmatch.parallel import replicated
+from jaxmatch.runtime.compilation import prepare_process
+from jaxmatch.runtime.dispatch import compile_call
+from jaxmatch.runtime.mesh import replicated
 
 IMAGES = (32, 10)  # side, classes
 STEPS = 4  # of a call

@@ -16,9 +16,9 @@ import jax
 
 from experiments.mnist5k.results import steps_per_second
 from jaxmatch import train
-from jaxmatch.compilation import prepare_process
-from jaxmatch.config import from_flags
-from jaxmatch.metrics import read
+from jaxmatch.config.recipe import from_flags
+from jaxmatch.record.metrics import read
+from jaxmatch.runtime.compilation import prepare_process
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from jaxmatch.data import order, streaming
 from jaxmatch.data.crops import HostCrop
 from jaxmatch.data.lazy import Files
 from jaxmatch.data.loading import Plan, Pool
-from jaxmatch.parallel import make_mesh
+from jaxmatch.runtime.mesh import make_mesh
 
 COUNT, BATCH, STEPS = 128, 64, 24
 SIZE = (224, 224)

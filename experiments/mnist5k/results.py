@@ -16,11 +16,11 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from experiments.mnist5k.sweep import METHODS
-from jaxmatch.classifier import load
-from jaxmatch.metrics import read
-from jaxmatch.run_data import load_recorded
-from jaxmatch.run_files import write_json
-from jaxmatch.stages import run_folder
+from jaxmatch.evaluation.classifier import load
+from jaxmatch.record.data import load_recorded
+from jaxmatch.record.folder import write_json
+from jaxmatch.record.metrics import read
+from jaxmatch.training.stages import run_folder
 
 HERE = Path(__file__).parent
 

@@ -17,13 +17,14 @@ from unittest import mock
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxmatch import memory, train
+from jaxmatch import train
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.algorithms.simmatch import SimMatch
-from jaxmatch.compilation import prepare_process
-from jaxmatch.config import from_flags
+from jaxmatch.config.recipe import from_flags
+from jaxmatch.functional import memory
+from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.heads import Projection
-from jaxmatch.similarity import normalize
+from jaxmatch.runtime.compilation import prepare_process
 from jaxmatch.types import Array
 
 

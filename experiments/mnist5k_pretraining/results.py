@@ -14,12 +14,12 @@ import jax
 
 from experiments.mnist5k_pretraining.sweep import METHODS
 from jaxmatch import build
-from jaxmatch.classifier import load
-from jaxmatch.evaluate import make_features
-from jaxmatch.metrics import read
-from jaxmatch.probe import measure, probe_sets
-from jaxmatch.run_data import load_recorded
-from jaxmatch.run_files import write_json
+from jaxmatch.evaluation.classifier import load
+from jaxmatch.evaluation.forward import make_features
+from jaxmatch.evaluation.probe import measure, probe_sets
+from jaxmatch.record.data import load_recorded
+from jaxmatch.record.folder import write_json
+from jaxmatch.record.metrics import read
 
 HERE = Path(__file__).parent
 COLUMNS = {

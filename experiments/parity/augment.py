@@ -19,11 +19,11 @@ from experiments.parity.augment_rows import (
     Row,
     compare,
 )
-from jaxmatch.augment import geometry, tone
 from jaxmatch.augment.ctaugment import NAMES as CTA_NAMES
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.ctaugment import Draws as CTADraws
 from jaxmatch.augment.ops import OPS, apply_chosen
+from jaxmatch.augment.pixels import geometry, tone
 from jaxmatch.augment.randaugment import NAMES, TORCHSSL, Draws, RandAugment, google_value
 from jaxmatch.augment.weak import Draws as WeakDraws
 from jaxmatch.augment.weak import Weak

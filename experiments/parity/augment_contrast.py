@@ -15,8 +15,8 @@ from experiments.parity.augment_rows import (
     Row,
     compare,
 )
-from jaxmatch.augment import blur, color
-from jaxmatch.augment.resize import resize, resize_smooth
+from jaxmatch.augment.pixels import blur, color
+from jaxmatch.augment.pixels.resize import resize, resize_smooth
 
 Arrays = dict[str, np.ndarray]
 

@@ -8,8 +8,8 @@ import numpy as np
 from experiments.parity.entries import Quantities
 from experiments.parity.recording import PASSES
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
-from jaxmatch.models.torch_weights import to_torch
 from jaxmatch.types import Array, PyTree, Ratio
+from jaxmatch.weights.torch_names import to_torch
 
 COUNT = "num_batches_tracked"
 
@@ -18,7 +18,7 @@ class Names(NamedTuple):
     """How a file names the student's tensors.
 
     Attributes:
-        naming: a key of :data:`jaxmatch.models.torch_weights.NAMINGS`.
+        naming: a key of :data:`jaxmatch.weights.torch_names.NAMINGS`.
         prefix: what precedes the names, "main." where the teacher's have another.
     """
 

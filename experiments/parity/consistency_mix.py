@@ -10,9 +10,9 @@ from experiments.parity.rows import Case, UnknownCaseError
 from jaxmatch.algorithms import remixmatch
 from jaxmatch.algorithms.mixmatch import MixMatch
 from jaxmatch.algorithms.remixmatch import ReMixMatch
-from jaxmatch.alignment import Marginal
-from jaxmatch.augment.mixup import Mixing, in_parts, mix
-from jaxmatch.augment.rotation import rotate
+from jaxmatch.functional.alignment import Marginal
+from jaxmatch.functional.mixup import Mixing, in_parts, mix
+from jaxmatch.functional.rotation import rotate
 from jaxmatch.types import Array, Batch, Network, PyTree
 
 MIXMATCH_VIEWS = ("x_ulb_w", "x_ulb_s")

@@ -7,7 +7,7 @@ from experiments.parity.rows import Case
 from jaxmatch.algorithms import mean_teacher
 from jaxmatch.algorithms.mean_teacher import MeanTeacher
 from jaxmatch.algorithms.pi_model import PiModel
-from jaxmatch.losses import squared_difference
+from jaxmatch.functional.losses import squared_difference
 from jaxmatch.types import Array
 
 VIEWS = ("x_ulb_w", "x_ulb_s")

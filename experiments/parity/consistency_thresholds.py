@@ -11,9 +11,14 @@ from experiments.parity.entries import Argument, Call, Override, Quantities, Rep
 from experiments.parity.functions_alignment import padded
 from experiments.parity.rows import Case, UnknownCaseError
 from jaxmatch.algorithms import adamatch, flexmatch, freematch, softmatch
-from jaxmatch.alignment import Marginal
-from jaxmatch.per_example import PerExample, make_rows
-from jaxmatch.thresholds import Gaussian, SelfAdaptive, learning_effect, update_self_adaptive
+from jaxmatch.functional.alignment import Marginal
+from jaxmatch.functional.per_example import PerExample, make_rows
+from jaxmatch.functional.thresholds import (
+    Gaussian,
+    SelfAdaptive,
+    learning_effect,
+    update_self_adaptive,
+)
 from jaxmatch.types import Array
 
 # Of the largest probabilities of a batch, where USB takes a quantile in place of their mean.

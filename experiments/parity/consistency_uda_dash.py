@@ -14,11 +14,11 @@ from experiments.parity.functions_common import tags
 from experiments.parity.recording import RecordingModel
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
 from experiments.parity.trajectory import Setup, build
-from jaxmatch import schedules
 from jaxmatch.algorithms import dash, uda
 from jaxmatch.algorithms.supervised import Supervised
-from jaxmatch.losses import cross_entropy, entropy
+from jaxmatch.functional.losses import cross_entropy, entropy
 from jaxmatch.models.network import make_network
+from jaxmatch.optim import schedules
 from jaxmatch.types import Array, Batch, Examples, PyTree, Spec, TrainState
 
 Hyperparameters = Mapping[str, Any]

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 
 from experiments.parity.entries import Argument, Call, Quantities, Replay
 from experiments.parity.rows import Case, UnknownCaseError
-from jaxmatch.adversarial import unit
 from jaxmatch.algorithms.vat import VAT
-from jaxmatch.losses import entropy, kl_divergence
+from jaxmatch.functional.adversarial import unit
+from jaxmatch.functional.losses import entropy, kl_divergence
 from jaxmatch.types import Array
 
 # A constant of USB's function, which its description of a run does not hold.

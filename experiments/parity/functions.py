@@ -17,8 +17,8 @@ from experiments.parity.consistency_regression import mean_squared_difference
 from experiments.parity.consistency_vat import mean_divergence, mean_entropy
 from experiments.parity.functions_common import REFERENCE_ONLY, tags
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
-from jaxmatch.losses import cross_entropy
-from jaxmatch.optim import Ema
+from jaxmatch.functional.losses import cross_entropy
+from jaxmatch.optim.optimizer import Ema
 from jaxmatch.types import Array
 
 

@@ -7,8 +7,8 @@ from unittest import mock
 import jax.numpy as jnp
 
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
-from jaxmatch import alignment
-from jaxmatch.memory import Queue, push
+from jaxmatch.functional import alignment
+from jaxmatch.functional.memory import Queue, push
 from jaxmatch.types import Array
 
 # USB adds this to both averages; beside a queue of mostly zero rows it does not cancel.

@@ -10,8 +10,8 @@ import numpy as np
 from experiments.parity.functions_common import REFERENCE_ONLY, tags
 from experiments.parity.rows import Case, Comparison
 from jaxmatch.algorithms import comatch as library_comatch
-from jaxmatch.losses import nt_xent
-from jaxmatch.similarity import normalize
+from jaxmatch.functional.losses import nt_xent
+from jaxmatch.functional.similarity import normalize
 from jaxmatch.types import Array
 
 

@@ -7,10 +7,10 @@ from experiments.parity.functions_common import REFERENCE_ONLY, tags
 from experiments.parity.rows import Case, Comparison
 from jaxmatch.algorithms import swav
 from jaxmatch.algorithms.byol import regression
-from jaxmatch.losses import info_nce
-from jaxmatch.memory import Queue, filled, push
-from jaxmatch.similarity import normalize
-from jaxmatch.sinkhorn import sinkhorn
+from jaxmatch.functional.losses import info_nce
+from jaxmatch.functional.memory import Queue, filled, push
+from jaxmatch.functional.similarity import normalize
+from jaxmatch.functional.sinkhorn import sinkhorn
 from jaxmatch.types import Array
 
 Pair = tuple[Array, Array]

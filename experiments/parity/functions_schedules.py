@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.parity.functions_common import REFERENCE_ONLY, tags
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
-from jaxmatch import schedules
+from jaxmatch.optim import schedules
 
 
 def cosine_7_16(case: Case, comparison: Comparison) -> None:

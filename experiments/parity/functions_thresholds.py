@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from experiments.parity.consistency_thresholds import usb_confidence
 from experiments.parity.functions_common import REFERENCE_ONLY, tags
 from experiments.parity.rows import Case, Comparison
-from jaxmatch import thresholds
 from jaxmatch.algorithms import flexmatch
-from jaxmatch.per_example import make_rows
+from jaxmatch.functional import thresholds
+from jaxmatch.functional.per_example import make_rows
 from jaxmatch.types import Array
 
 # What USB's FlexMatch has where the file names no threshold.

@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments.parity.rows import Case, UnknownCaseError
 from jaxmatch.algorithms import comatch, simmatch, simmatch_v2
-from jaxmatch.alignment import make_history
-from jaxmatch.memory import Bank, Queue
+from jaxmatch.functional.alignment import make_history
+from jaxmatch.functional.memory import Bank, Queue
 from jaxmatch.types import Array
 
 # Batches, fixed in the authors' code.

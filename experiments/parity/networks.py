@@ -12,11 +12,11 @@ import numpy as np
 from experiments.parity.networks_formula import formula_weights, noise
 from experiments.parity.networks_official import build_official_model
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
-from jaxmatch.losses import cross_entropy
-from jaxmatch.models.torch_weights import find_naming, from_torch, to_torch
+from jaxmatch.functional.losses import cross_entropy
+from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.wide_resnet import STEM_CHANNELS, WideResNet
-from jaxmatch.similarity import normalize
 from jaxmatch.types import Array, Outputs, PyTree
+from jaxmatch.weights.torch_names import find_naming, from_torch, to_torch
 
 # The network cases do not record these constants of USB's networks, the trajectories do.
 USB_CONSTANTS = {

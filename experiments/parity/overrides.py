@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from experiments.parity.entries import Override
 from experiments.parity.functions_alignment import USB_EPSILON
-from jaxmatch import alignment, memory
 from jaxmatch.algorithms import comatch, simmatch, simmatch_v2
-from jaxmatch.memory import Queue
-from jaxmatch.similarity import normalize
+from jaxmatch.functional import alignment, memory
+from jaxmatch.functional.memory import Queue
+from jaxmatch.functional.similarity import normalize
 from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update
 
 

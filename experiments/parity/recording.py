@@ -13,7 +13,7 @@ import optax
 
 from experiments.parity.entries import Argument, Call, Override, Result
 from experiments.parity.rows import UnknownCaseError
-from jaxmatch.similarity import normalize
+from jaxmatch.functional.similarity import normalize
 from jaxmatch.types import Array, Batch, Outputs, PyTree, Update
 
 PASSES = "passes"

@@ -38,10 +38,10 @@ from experiments.parity.recording import (
 )
 from experiments.parity.rows import Case, Comparison
 from jaxmatch.models.network import make_network
-from jaxmatch.models.torch_weights import find_naming, from_torch
-from jaxmatch.optim import Ema, Optim
+from jaxmatch.optim.optimizer import Ema, Optim
 from jaxmatch.step import make_train_step
 from jaxmatch.types import Array, Batch, Examples, Outputs, PyTree, Spec, TrainState
+from jaxmatch.weights.torch_names import find_naming, from_torch
 
 # The networks are tiny: XLA's optimization would take most of the time.
 QUICK_COMPILATION = {"xla_backend_optimization_level": 0}

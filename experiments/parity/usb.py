@@ -13,9 +13,9 @@ from experiments.parity.compare import Names
 from experiments.parity.networks import build_model, model_shapes
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
 from experiments.parity.trajectory import Setup, run
-from jaxmatch.models.torch_weights import find_naming
-from jaxmatch.optim import Ema, Optim, scale_layers
+from jaxmatch.optim.optimizer import Ema, Optim, scale_layers
 from jaxmatch.types import PyTree, Spec
+from jaxmatch.weights.torch_names import find_naming
 
 
 def replay(case: Case, tolerance: float) -> Comparison:

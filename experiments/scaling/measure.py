@@ -22,11 +22,11 @@ import jax
 from experiments.scaling.program import collectives, compile_quickly, facts
 from experiments.throughput.measure import measure as throughput
 from experiments.tpu.hlo import COLLECTIVES
-from jaxmatch.compilation import operations
-from jaxmatch.config import from_flags
-from jaxmatch.parallel import tree_bytes
-from jaxmatch.presets import IMAGENET_IMAGES, TENTH
+from jaxmatch.config.presets import IMAGENET_IMAGES, TENTH
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.program import Program
+from jaxmatch.runtime.compilation import operations
+from jaxmatch.runtime.mesh import tree_bytes
 
 MEASURED = Path(__file__).with_name("measured.json")
 CIFAR = facts()

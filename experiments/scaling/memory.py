@@ -21,10 +21,10 @@ from typing import Any
 import jax
 
 from experiments.scaling.program import collectives, compile_quickly, facts
-from jaxmatch.config import from_flags
-from jaxmatch.parallel import device_bytes, state_shardings, tree_bytes
-from jaxmatch.presets import IMAGENET_IMAGES
+from jaxmatch.config.presets import IMAGENET_IMAGES
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.program import Program
+from jaxmatch.runtime.mesh import device_bytes, state_shardings, tree_bytes
 
 MOST_BYTES = 2 * 2**30
 CLASSES, LABELED = 1000, 128_000

@@ -42,7 +42,7 @@ import jax
 import numpy as np
 
 import jaxmatch
-from jaxmatch.metrics import read
+from jaxmatch.record.metrics import read
 
 LAYOUTS = ("1x1", "1x2", "2x1", "2x2")
 EVENTS = ("kill", "kill_saving", "terminate", "interrupt")
@@ -93,7 +93,7 @@ def start(data: Path, workdir: Path, layout: str) -> list[subprocess.Popen[str]]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "jaxmatch.cli", "train", *words]
+            [sys.executable, "-m", "jaxmatch.cli.main", "train", *words]
             + ([*where, f"--process={number}"] if processes > 1 else []),
             env=environment,
             stdout=subprocess.DEVNULL,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from experiments.tables import sweep
 from experiments.tables.render import page
-from jaxmatch import cli
+from jaxmatch.cli import main as cli
+from jaxmatch.config.presets import PRESETS
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
-from jaxmatch.presets import PRESETS
 
 SWEEP = Path(__file__).with_name("sweep.py")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.tables.sweep import Table, folder, point
-from jaxmatch.config import differences, from_flags, stage_folders, to_json
-from jaxmatch.results import Run, read
+from jaxmatch.config.recipe import differences, from_flags, stage_folders, to_json
+from jaxmatch.report.results import Run, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Cell:
     def error(self, kind: str) -> str:
         """100 - 100 * accuracy, mean ± sample deviation over the seeds (how many).
 
-        ``kind`` is one of :data:`jaxmatch.results.ACCURACIES`, of the network that the method
+        ``kind`` is one of :data:`jaxmatch.report.results.ACCURACIES`, of the network that the method
         reports. A star: some run does not have the recipe's settings.
         """
         values = [run.accuracy(kind, run.evaluated) for run in self.finished]

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxmatch.config import load_module
+from jaxmatch.config.presets import PRESETS
+from jaxmatch.config.recipe import load_module
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.presets import PRESETS
 
 SEEDS = ("0", "1", "2")
 ALL = "all"  # of a run that reads every label, which is beside every number of labels

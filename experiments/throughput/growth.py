@@ -28,10 +28,10 @@ from matplotlib.ticker import LogLocator
 
 from experiments.throughput.measure import random_data
 from jaxmatch import build
-from jaxmatch.compilation import jit, prepare_process
-from jaxmatch.config import from_flags
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.data.resident import resident
-from jaxmatch.parallel import replicated
+from jaxmatch.runtime.compilation import jit, prepare_process
+from jaxmatch.runtime.mesh import replicated
 
 HERE = Path(__file__).parent
 # A small network of the published kind; a quantity's values change one thing each.

@@ -66,9 +66,9 @@ def jax_paths() -> dict[str, Callable[[int, int, int, int, str], Three]]:
     """The library's path, and those of XLA: with the options that the library asks for, without."""
     from functools import partial
 
-    from jaxmatch import onednn
-    from jaxmatch.compilation import compiler_options, keep_memory
+    from jaxmatch.models import onednn
     from jaxmatch.models.contraction import convolve
+    from jaxmatch.runtime.compilation import compiler_options, keep_memory
 
     keep_memory()
     ours = partial(with_jax, convolution=convolve, options=compiler_options())

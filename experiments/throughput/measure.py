@@ -20,14 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch import build, run_data
-from jaxmatch.compilation import prepare_process
-from jaxmatch.config import from_flags
+from jaxmatch import build
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.data.resident import resident
 from jaxmatch.data.sources import Source
 from jaxmatch.data.splits import balanced
-from jaxmatch.dispatch import compile_call
-from jaxmatch.parallel import over_batch, replicated
+from jaxmatch.record import data as run_data
+from jaxmatch.runtime.compilation import prepare_process
+from jaxmatch.runtime.dispatch import compile_call
+from jaxmatch.runtime.mesh import over_batch, replicated
 from jaxmatch.types import TrainState
 
 WATCHED = ("loss/total", "optim/gradient_norm")  # metrics that every step has

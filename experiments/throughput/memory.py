@@ -17,10 +17,10 @@ import jax.numpy as jnp
 
 from experiments.scaling.program import facts
 from jaxmatch import build
-from jaxmatch.config import from_flags
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.models.network import make_network
-from jaxmatch.parallel import tree_bytes
 from jaxmatch.program import Program
+from jaxmatch.runtime.mesh import tree_bytes
 from jaxmatch.types import Array, PyTree, TrainState
 
 SIDE = 32

@@ -21,10 +21,11 @@ import jax.numpy as jnp
 
 from experiments.mnist5k.sweep import METHODS, VARIANTS
 from experiments.mnist5k_pretraining.sweep import METHODS as PRETRAININGS
-from jaxmatch import build, run_data
-from jaxmatch.compilation import jit, operations, prepare_process
-from jaxmatch.config import from_flags, stages_of
+from jaxmatch import build
+from jaxmatch.config.recipe import from_flags, stages_of
 from jaxmatch.data.resident import resident
+from jaxmatch.record import data as run_data
+from jaxmatch.runtime.compilation import jit, operations, prepare_process
 
 BASES = ("supervised", "fixmatch")
 ALL = (*METHODS, "distillation", *PRETRAININGS)

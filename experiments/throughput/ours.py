@@ -21,17 +21,19 @@ import numpy as np
 
 from experiments.parity.recording import RecordedViews
 from experiments.throughput.measure import random_data
-from jaxmatch import build, onednn, run_data
-from jaxmatch.compilation import prepare_process
-from jaxmatch.config import complete, from_flags, to_json
+from jaxmatch import build
+from jaxmatch.config.dotted import flatten
+from jaxmatch.config.recipe import complete, from_flags, to_json
 from jaxmatch.data.resident import Resident, Table, resident
-from jaxmatch.dispatch import Meter, compile_call
-from jaxmatch.dotted import flatten
 from jaxmatch.errors import InputError
-from jaxmatch.models.torch_weights import from_torch, to_torch
-from jaxmatch.parallel import replicated, shard_batch
+from jaxmatch.models import onednn
+from jaxmatch.record import data as run_data
+from jaxmatch.runtime.compilation import prepare_process
+from jaxmatch.runtime.dispatch import Meter, compile_call
+from jaxmatch.runtime.mesh import replicated, shard_batch
 from jaxmatch.step import Step
 from jaxmatch.types import Batch, Examples, PyTree, TrainState
+from jaxmatch.weights.torch_names import from_torch, to_torch
 
 # What the PyTorch contestants are written for, where no first step would tell the difference.
 KNOWN = {

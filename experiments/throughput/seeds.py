@@ -5,7 +5,7 @@
         --seeds-list 1 4 16 --config.dtype=bfloat16
 
 Rounds are interleaved: one call of the ordinary program of one run, then one of each program of
-several seeds (:mod:`jaxmatch.together`), and so on, so that other work on the machine meets all
+several seeds (:mod:`jaxmatch.training.together`), and so on, so that other work on the machine meets all
 alike. Separate runs take N times the steps of one, so a seed's step costs there what it costs
 alone. ``--at-once`` is how many seeds a device computes by one ``jax.vmap``. Prints a table in
 Markdown and one JSON line.
@@ -22,13 +22,13 @@ from typing import Any
 
 import jax
 
-from jaxmatch import together
-from jaxmatch.checkpoint import Checkpoints
-from jaxmatch.compilation import prepare_process
-from jaxmatch.config import from_flags
-from jaxmatch.data.shared import Shared
-from jaxmatch.loop import prepare
-from jaxmatch.run import Run
+from jaxmatch.config.recipe import from_flags
+from jaxmatch.runtime.checkpoint import Checkpoints
+from jaxmatch.runtime.compilation import prepare_process
+from jaxmatch.training import together
+from jaxmatch.training.run import Run
+from jaxmatch.training.shared import Shared
+from jaxmatch.training.train import prepare
 
 ALONE = "separate"
 
@@ -135,7 +135,7 @@ def runs_of(
 
 
 def ordinary(run: Run) -> Callable[..., Any]:
-    """The program of one run in the form of :func:`jaxmatch.together.compile_calls`."""
+    """The program of one run in the form of :func:`jaxmatch.training.together.compile_calls`."""
     call = run.compile()
     return lambda states: [call(states[0], lambda: run.data)]
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from experiments.scaling.program import facts
-from jaxmatch.config import from_flags
-from jaxmatch.dispatch import scanned
-from jaxmatch.parallel import over_batch, replicated
-from jaxmatch.presets import IMAGENET_IMAGES, TENTH
+from jaxmatch.config.presets import IMAGENET_IMAGES, TENTH
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.program import Program
 from jaxmatch.random import stream
+from jaxmatch.runtime.dispatch import scanned
+from jaxmatch.runtime.mesh import over_batch, replicated
 from jaxmatch.types import Array, Batch, PyTree, TrainState
 
 SIDES = {"tfds:stl10": 96, "tfds:imagenet2012": 224}

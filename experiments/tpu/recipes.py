@@ -27,10 +27,10 @@ from experiments.tpu import topology
 from experiments.tpu.__main__ import commit
 from experiments.tpu.program import facts_of
 from jaxmatch.build import build_algorithm
-from jaxmatch.config import from_flags
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.errors import InputError
-from jaxmatch.footprint import check_step, estimate
 from jaxmatch.program import Program
+from jaxmatch.training.footprint import check_step, estimate
 
 RECORDED = Path(__file__).with_name("recipes.jsonl")
 CONFIGS = Path(__file__).parents[2] / "configs"

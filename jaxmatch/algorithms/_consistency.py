@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 
-from jaxmatch.losses import cross_entropy
+from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.types import Array, Batch, Network, PyTree, Target, TrainState
 
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
-from jaxmatch.alignment import Marginal, align, make_marginal, update_marginal
-from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.functional.alignment import Marginal, align, make_marginal, update_marginal
+from jaxmatch.functional.diagnostics import pseudo_label_metrics
+from jaxmatch.functional.thresholds import relative_threshold
 from jaxmatch.settings import Momentum, NonNegative, Positive, Range, section
-from jaxmatch.thresholds import relative_threshold
 from jaxmatch.types import (
     NO_HEADS,
     Array,

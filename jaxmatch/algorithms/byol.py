@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmatch.functional.diagnostics import feature_spread
+from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.heads import PredictedProjection
-from jaxmatch.monitor import feature_spread
 from jaxmatch.settings import Count, section
-from jaxmatch.similarity import normalize
 from jaxmatch.types import (
     Array,
     Batch,

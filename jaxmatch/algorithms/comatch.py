@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.alignment import align_by_history, make_history
-from jaxmatch.losses import cross_entropy
-from jaxmatch.memory import Queue, filled, make_queue, push
-from jaxmatch.models.heads import Projection
-from jaxmatch.monitor import pseudo_label_metrics
-from jaxmatch.settings import Count, NonNegative, Positive, Share, Whole, section
-from jaxmatch.similarity import (
+from jaxmatch.functional.alignment import align_by_history, make_history
+from jaxmatch.functional.diagnostics import pseudo_label_metrics
+from jaxmatch.functional.losses import cross_entropy
+from jaxmatch.functional.memory import Queue, filled, make_queue, push
+from jaxmatch.functional.similarity import (
     NEVER,
     inner_products,
     log_similarity,
     normalize,
     pseudo_label_graph,
 )
+from jaxmatch.models.heads import Projection
+from jaxmatch.settings import Count, NonNegative, Positive, Share, Whole, section
 from jaxmatch.types import (
     Array,
     Batch,
@@ -245,7 +245,7 @@ def rows(embeddings: Array, probabilities: Array) -> dict[str, Array]:
 
 
 def graph_with_past(label: Array, queue: Queue, threshold: float) -> Array:
-    """:func:`jaxmatch.similarity.pseudo_label_graph` with further columns for earlier images.
+    """:func:`jaxmatch.functional.similarity.pseudo_label_graph` with further columns for earlier images.
 
     Args:
         label: pseudo-labels [b C].
@@ -264,7 +264,7 @@ def graph_with_past(label: Array, queue: Queue, threshold: float) -> Array:
 def log_similarity_with_past(
     queries: Array, keys: Array, queue: Queue, temperature: float
 ) -> Array:
-    """:func:`jaxmatch.similarity.log_similarity` to the keys and to a queue, normalised over both.
+    """:func:`jaxmatch.functional.similarity.log_similarity` to the keys and to a queue, normalised over both.
 
     The official code starts from random unit vectors, which repel until they are overwritten; here
     rows not written do not take part.

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.losses import cross_entropy
-from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.functional.diagnostics import pseudo_label_metrics
+from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.settings import Count, NonNegative, Positive, Range, Whole, section
 from jaxmatch.types import (
     NO_HEADS,

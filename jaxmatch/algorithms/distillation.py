@@ -10,8 +10,8 @@ from typing import Annotated
 
 import jax
 
-from jaxmatch.losses import cross_entropy
-from jaxmatch.monitor import unlabeled_accuracy
+from jaxmatch.functional.diagnostics import unlabeled_accuracy
+from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.settings import Positive, Range, section
 from jaxmatch.types import (
     NO_HEADS,

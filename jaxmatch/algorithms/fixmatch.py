@@ -9,8 +9,8 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.losses import cross_entropy
-from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.functional.diagnostics import pseudo_label_metrics
+from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.settings import NonNegative, Positive, Range, section
 from jaxmatch.types import (
     NO_HEADS,

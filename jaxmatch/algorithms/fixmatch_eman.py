@@ -7,8 +7,8 @@ Learning", CVPR 2021, https://arxiv.org/abs/2101.08482.
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.losses import cross_entropy
-from jaxmatch.monitor import pseudo_label_metrics
+from jaxmatch.functional.diagnostics import pseudo_label_metrics
+from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.settings import NonNegative, Share, section
 from jaxmatch.types import (
     NO_HEADS,

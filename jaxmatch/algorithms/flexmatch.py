@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
-from jaxmatch.memory import last_of_each
-from jaxmatch.monitor import pseudo_label_metrics
-from jaxmatch.per_example import PerExample, make_rows, read, write
+from jaxmatch.functional.diagnostics import pseudo_label_metrics
+from jaxmatch.functional.memory import last_of_each
+from jaxmatch.functional.per_example import PerExample, make_rows, read, write
+from jaxmatch.functional.thresholds import flexible_thresholds, learning_effect
 from jaxmatch.settings import NonNegative, Positive, Share, section
-from jaxmatch.thresholds import flexible_thresholds, learning_effect
 from jaxmatch.types import (
     NO_HEADS,
     Array,

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 
 from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
 from jaxmatch.errors import InputError
-from jaxmatch.monitor import pseudo_label_metrics
-from jaxmatch.settings import Momentum, NonNegative, Positive, Share, section
-from jaxmatch.thresholds import (
+from jaxmatch.functional.diagnostics import pseudo_label_metrics
+from jaxmatch.functional.thresholds import (
     SelfAdaptive,
     make_self_adaptive,
     self_adaptive_fairness,
     self_adaptive_thresholds,
     update_self_adaptive,
 )
+from jaxmatch.settings import Momentum, NonNegative, Positive, Share, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,

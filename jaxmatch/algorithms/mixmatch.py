@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.alignment import sharpen
-from jaxmatch.augment.mixup import Mixing, draw_mixing, interleave, mix
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.losses import cross_entropy, squared_difference
-from jaxmatch.monitor import unlabeled_accuracy
-from jaxmatch.schedules import linear_ramp
+from jaxmatch.functional.alignment import sharpen
+from jaxmatch.functional.diagnostics import unlabeled_accuracy
+from jaxmatch.functional.losses import cross_entropy, squared_difference
+from jaxmatch.functional.mixup import Mixing, draw_mixing, interleave, mix
+from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import NonNegative, Positive, Share, section
 from jaxmatch.types import (
     NO_HEADS,

@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.alike import split_alike
 from jaxmatch.errors import InputError
-from jaxmatch.losses import info_nce
-from jaxmatch.memory import Queue, filled, make_queue, push
+from jaxmatch.functional.alike import split_alike
+from jaxmatch.functional.diagnostics import feature_spread
+from jaxmatch.functional.losses import info_nce
+from jaxmatch.functional.memory import Queue, filled, make_queue, push
+from jaxmatch.functional.similarity import NEVER, inner_products, normalize
 from jaxmatch.models.heads import Projection
-from jaxmatch.monitor import feature_spread
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.similarity import NEVER, inner_products, normalize
 from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update
 
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jax.nn import logsumexp
 
 from jaxmatch.algorithms.moco_v2 import MoCoV2
-from jaxmatch.clustering import kmeans
 from jaxmatch.errors import InputError
-from jaxmatch.memory import Queue
+from jaxmatch.functional.clustering import kmeans
+from jaxmatch.functional.memory import Queue
+from jaxmatch.functional.similarity import NEVER, inner_products, normalize
 from jaxmatch.random import stream
 from jaxmatch.settings import LARGEST, Count, Range, Whole, section
-from jaxmatch.similarity import NEVER, inner_products, normalize
 from jaxmatch.types import Array, Batch, Network, PyTree, Ratio, Spec, TrainState, Update
 
 # Of k-means, as the authors'.

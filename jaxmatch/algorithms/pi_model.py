@@ -6,9 +6,9 @@ https://arxiv.org/abs/1610.02242; in the form of the FixMatch paper's baseline.
 
 import jax
 
-from jaxmatch.losses import cross_entropy, squared_difference
-from jaxmatch.monitor import unlabeled_accuracy
-from jaxmatch.schedules import linear_ramp
+from jaxmatch.functional.diagnostics import unlabeled_accuracy
+from jaxmatch.functional.losses import cross_entropy, squared_difference
+from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import NonNegative, Share, section
 from jaxmatch.types import (
     NO_HEADS,

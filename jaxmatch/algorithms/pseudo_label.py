@@ -7,9 +7,9 @@ Networks", ICML 2013 workshop; with the confidence threshold of the FixMatch pap
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.losses import cross_entropy
-from jaxmatch.monitor import pseudo_label_metrics
-from jaxmatch.schedules import linear_ramp
+from jaxmatch.functional.diagnostics import pseudo_label_metrics
+from jaxmatch.functional.losses import cross_entropy
+from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import NonNegative, Share, section
 from jaxmatch.types import (
     NO_HEADS,

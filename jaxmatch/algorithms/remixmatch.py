@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmatch.algorithms.mixmatch import check_mixing, mixed_logits
-from jaxmatch.alignment import Marginal, align, make_marginal, sharpen, update_marginal
-from jaxmatch.augment.mixup import Mixing, draw_mixing, mix
-from jaxmatch.augment.rotation import QUARTER_TURNS, rotate
-from jaxmatch.losses import cross_entropy
+from jaxmatch.functional.alignment import Marginal, align, make_marginal, sharpen, update_marginal
+from jaxmatch.functional.diagnostics import unlabeled_accuracy
+from jaxmatch.functional.losses import cross_entropy
+from jaxmatch.functional.mixup import Mixing, draw_mixing, mix
+from jaxmatch.functional.rotation import QUARTER_TURNS, rotate
 from jaxmatch.models.heads import Linear
-from jaxmatch.monitor import unlabeled_accuracy
+from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.random import stream
-from jaxmatch.schedules import linear_ramp
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, section
 from jaxmatch.types import NO_HEADS, Array, Batch, Network, PyTree, Spec, TrainState, Update
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxmatch.augment.rotation import QUARTER_TURNS, all_rotations
-from jaxmatch.losses import cross_entropy
+from jaxmatch.functional.diagnostics import unlabeled_accuracy
+from jaxmatch.functional.losses import cross_entropy
+from jaxmatch.functional.rotation import QUARTER_TURNS, all_rotations
 from jaxmatch.models.heads import Linear
-from jaxmatch.monitor import unlabeled_accuracy
 from jaxmatch.settings import NonNegative, section
 from jaxmatch.types import (
     Array,

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.losses import nt_xent
+from jaxmatch.functional.diagnostics import feature_spread
+from jaxmatch.functional.losses import nt_xent
+from jaxmatch.functional.similarity import NEVER, inner_products, normalize
 from jaxmatch.models.heads import Projection
-from jaxmatch.monitor import feature_spread
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.similarity import NEVER, inner_products, normalize
 from jaxmatch.types import (
     Array,
     Batch,

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmatch import memory
-from jaxmatch.alignment import align_by_history, make_history
-from jaxmatch.losses import cross_entropy
+from jaxmatch.functional import memory
+from jaxmatch.functional.alignment import align_by_history, make_history
+from jaxmatch.functional.diagnostics import pseudo_label_metrics
+from jaxmatch.functional.losses import cross_entropy
+from jaxmatch.functional.similarity import aggregate, log_similarity, normalize, unfold
 from jaxmatch.models.heads import Projection
-from jaxmatch.monitor import pseudo_label_metrics
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, Whole, section
-from jaxmatch.similarity import aggregate, log_similarity, normalize, unfold
 from jaxmatch.types import (
     Array,
     Batch,

@@ -10,14 +10,14 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmatch import memory
-from jaxmatch.alignment import align_by_average
-from jaxmatch.losses import cross_entropy
+from jaxmatch.functional import memory
+from jaxmatch.functional.alignment import align_by_average
+from jaxmatch.functional.diagnostics import pseudo_label_metrics
+from jaxmatch.functional.losses import cross_entropy
+from jaxmatch.functional.propagation import propagate
+from jaxmatch.functional.similarity import log_similarity, normalize
 from jaxmatch.models.heads import Projection
-from jaxmatch.monitor import pseudo_label_metrics
-from jaxmatch.propagation import propagate
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, section
-from jaxmatch.similarity import log_similarity, normalize
 from jaxmatch.types import (
     Array,
     Batch,

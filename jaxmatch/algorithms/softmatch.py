@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
-from jaxmatch.alignment import Marginal, align, make_marginal, update_marginal
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.monitor import pseudo_label_metrics
-from jaxmatch.settings import Momentum, NonNegative, Positive, section
-from jaxmatch.thresholds import (
+from jaxmatch.functional.alignment import Marginal, align, make_marginal, update_marginal
+from jaxmatch.functional.diagnostics import pseudo_label_metrics
+from jaxmatch.functional.thresholds import (
     Gaussian,
     make_gaussian,
     truncated_gaussian_weight,
     update_gaussian,
 )
+from jaxmatch.settings import Momentum, NonNegative, Positive, section
 from jaxmatch.types import (
     NO_HEADS,
     Array,

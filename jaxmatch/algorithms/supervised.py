@@ -1,6 +1,6 @@
 """Supervised baseline: cross-entropy on the labeled images alone, weakly augmented."""
 
-from jaxmatch.losses import cross_entropy
+from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.settings import section
 from jaxmatch.types import (
     NO_HEADS,

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.errors import InputError
-from jaxmatch.losses import cross_entropy
-from jaxmatch.memory import make_queue, push
+from jaxmatch.functional.diagnostics import feature_spread
+from jaxmatch.functional.losses import cross_entropy
+from jaxmatch.functional.memory import make_queue, push
+from jaxmatch.functional.similarity import inner_products, normalize
+from jaxmatch.functional.sinkhorn import sinkhorn
 from jaxmatch.models.heads import PrototypeProjection
-from jaxmatch.monitor import feature_spread
 from jaxmatch.settings import LARGEST, Count, Positive, Range, Share, Whole, section
-from jaxmatch.similarity import inner_products, normalize
-from jaxmatch.sinkhorn import sinkhorn
 from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update, no_draws
 
 LARGE = ("first", "second")  # the queue's names of the views that are assigned to prototypes
@@ -34,7 +34,7 @@ class SwAV:
 
     Attributes:
         temperature: tau of the predictions.
-        epsilon, iterations: of the assignments, see :func:`jaxmatch.sinkhorn.sinkhorn`.
+        epsilon, iterations: of the assignments, see :func:`jaxmatch.functional.sinkhorn.sinkhorn`.
         prototypes: their number.
         projection: width of embeddings and prototypes.
         hidden: width of the layer within the head.

@@ -7,10 +7,10 @@ https://arxiv.org/abs/1610.02242.
 import jax
 import jax.numpy as jnp
 
-from jaxmatch import per_example
-from jaxmatch.losses import cross_entropy, squared_difference
-from jaxmatch.monitor import unlabeled_accuracy
-from jaxmatch.schedules import linear_ramp
+from jaxmatch.functional import per_example
+from jaxmatch.functional.diagnostics import unlabeled_accuracy
+from jaxmatch.functional.losses import cross_entropy, squared_difference
+from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import Momentum, NonNegative, Share, section
 from jaxmatch.types import (
     NO_HEADS,

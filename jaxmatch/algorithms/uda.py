@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.losses import cross_entropy, kl_divergence
-from jaxmatch.monitor import pseudo_label_metrics
-from jaxmatch.schedules import SIGNALS, training_signal
+from jaxmatch.functional.diagnostics import pseudo_label_metrics
+from jaxmatch.functional.losses import cross_entropy, kl_divergence
+from jaxmatch.optim.schedules import SIGNALS, training_signal
 from jaxmatch.settings import NonNegative, Positive, Share, section
 from jaxmatch.types import (
     NO_HEADS,
@@ -36,7 +36,7 @@ class UDA:
             at least this.
         temperature: T of the target softmax(z / T); 1 leaves it unsharpened.
         unlabeled_weight: lambda.
-        signal: training signal annealing, see :func:`jaxmatch.schedules.training_signal`; labeled
+        signal: training signal annealing, see :func:`jaxmatch.optim.schedules.training_signal`; labeled
             examples that the network already knows better than the signal are left out.
     """
 

@@ -8,10 +8,10 @@ of Grandvalet & Bengio, "Semi-Supervised Learning by Entropy Minimization", Neur
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.adversarial import virtual_adversarial_direction
-from jaxmatch.losses import cross_entropy, entropy, kl_divergence
-from jaxmatch.monitor import unlabeled_accuracy
-from jaxmatch.schedules import linear_ramp
+from jaxmatch.functional.adversarial import virtual_adversarial_direction
+from jaxmatch.functional.diagnostics import unlabeled_accuracy
+from jaxmatch.functional.losses import cross_entropy, entropy, kl_divergence
+from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import NonNegative, Share, section
 from jaxmatch.types import (
     NO_HEADS,
@@ -36,7 +36,7 @@ class VAT:
         entropy_weight: of the predictions' entropy, from the first step on. 0.06 is VAT+EntMin, as
             in all tables of this family that name VAT; 0 is VAT alone.
         ramp: share of all steps over which ``unlabeled_weight`` rises linearly from 0.
-        vat_xi: see :func:`jaxmatch.adversarial.virtual_adversarial_direction`; 0 is exact, other
+        vat_xi: see :func:`jaxmatch.functional.adversarial.virtual_adversarial_direction`; 0 is exact, other
             code has 1e-6.
     """
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxmatch.algorithms.simclr import found
-from jaxmatch.graphs import connected_components, nearest_neighbor
-from jaxmatch.losses import nt_xent, supervised_contrastive
+from jaxmatch.functional.diagnostics import feature_spread
+from jaxmatch.functional.graphs import connected_components, nearest_neighbor
+from jaxmatch.functional.losses import nt_xent, supervised_contrastive
+from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.heads import DeepProjection
-from jaxmatch.monitor import feature_spread
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.similarity import normalize
 from jaxmatch.types import (
     Array,
     Batch,

@@ -13,8 +13,9 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.augment import blur, color, pixels, resize, tone
 from jaxmatch.augment.chain import Chain
+from jaxmatch.augment.pixels import blur, color, resize, tone
+from jaxmatch.augment.pixels import source as pixels
 from jaxmatch.errors import InputError
 from jaxmatch.settings import Count, NonNegative, Range, Share, section
 from jaxmatch.types import Array, PyTree, Transform
@@ -30,7 +31,7 @@ class RandomResizedCrop:
         size: side of the output in pixels; None keeps the images' height and width.
         area: least and largest share of the image's area.
         aspect: least and largest ratio of width to height, log-uniform.
-        method: see :func:`jaxmatch.augment.resize.resize`.
+        method: see :func:`jaxmatch.augment.pixels.resize.resize`.
     """
 
     size: int | None = None

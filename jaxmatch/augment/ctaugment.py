@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmatch.augment import geometry, pixels, resize, tone
 from jaxmatch.augment.ops import apply_chosen
+from jaxmatch.augment.pixels import geometry, resize, tone
+from jaxmatch.augment.pixels import source as pixels
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import Count, Momentum, Share, section
 from jaxmatch.types import Array

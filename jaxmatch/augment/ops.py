@@ -11,7 +11,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmatch.augment import affine, geometry, pixels, tone
+from jaxmatch.augment.pixels import affine, geometry, tone
+from jaxmatch.augment.pixels import source as pixels
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array
 
@@ -85,7 +86,7 @@ def apply_chosen(
         op: [b] integers, the position of each image's op in ``names``.
         value: [b] at least float32, the value of each image's op (see :data:`OPS`).
         names: the ops to choose from; nothing is computed for others.
-        warp: how pixels are moved; :func:`jaxmatch.augment.affine.warp` has limits.
+        warp: how pixels are moved; :func:`jaxmatch.augment.pixels.affine.warp` has limits.
 
     Returns:
         The new levels, planes again; black where a geometric op found nothing.

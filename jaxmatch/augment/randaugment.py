@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmatch.augment import affine, geometry, pixels, tone
 from jaxmatch.augment.ops import WARPS, apply_chosen, move
+from jaxmatch.augment.pixels import affine, geometry, tone
+from jaxmatch.augment.pixels import source as pixels
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import section
 from jaxmatch.types import Array

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.augment import pixels
+from jaxmatch.augment.pixels import source as pixels
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import Whole, section
 from jaxmatch.types import Array

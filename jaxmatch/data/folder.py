@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxmatch import paths
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
 from jaxmatch.data.images import read_files
@@ -22,6 +21,7 @@ from jaxmatch.data.lazy import Files, Images, LazyImages
 from jaxmatch.data.record import Listed, Record
 from jaxmatch.data.sources import Names, Source
 from jaxmatch.errors import InputError
+from jaxmatch.runtime import paths
 
 TABLE = "labels.csv"
 TEST_SHARE = 0.2  # of the labeled images of each class, where there is no test folder

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmatch import paths
 from jaxmatch.data import images as image_files
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.data.record import Listed, Record, array_hash, check_parts
 from jaxmatch.errors import InputError, suggest
+from jaxmatch.runtime import paths
 
 UNLABELED_PART = "x_unlabeled"
 ARRAYS = ("x_train", "y_train", "x_test", "y_test", UNLABELED_PART)  # of an npz file

@@ -16,11 +16,11 @@ from typing import Literal
 
 import numpy as np
 
-from jaxmatch import paths
 from jaxmatch.data import record as records
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.sources import Names, Source
 from jaxmatch.errors import DiskError, InputError
+from jaxmatch.runtime import paths
 
 FILE = "split.json"  # of a run folder
 MOST_COMPARED = 10_000  # names among which a similar one is looked for

@@ -26,9 +26,9 @@ from jaxmatch.data.crops import HostCrop
 from jaxmatch.data.lazy import LazyImages
 from jaxmatch.data.loading import Plan, Pool
 from jaxmatch.data.resident import Resident
-from jaxmatch.distributed import gather, leader
 from jaxmatch.errors import InputError, JaxmatchError
-from jaxmatch.parallel import from_processes, over_batch, process_share
+from jaxmatch.runtime.hosts import gather, leader
+from jaxmatch.runtime.mesh import from_processes, over_batch, process_share
 from jaxmatch.types import Array, Batch, Examples, PyTree, Spec
 
 log = logging.getLogger(__name__)

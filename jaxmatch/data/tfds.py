@@ -20,12 +20,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants, read_only_builder
 
-from jaxmatch import distributed
 from jaxmatch.data import images as image_files
 from jaxmatch.data.lazy import LazyImages, TfdsRecords
 from jaxmatch.data.record import Record, check_parts, file_hash
 from jaxmatch.data.sources import Source
 from jaxmatch.errors import InputError, suggest
+from jaxmatch.runtime import hosts as distributed
 
 log = logging.getLogger(__name__)
 

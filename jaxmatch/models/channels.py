@@ -4,7 +4,7 @@ The backward pass of a normalisation takes two sums over the batch for each chan
 gradient, and of it times the centred input. XLA reads the batch once for each, and computes anew
 what leads to it. So the pair of sums is one primitive of JAX, and the scaling whose transpose it is
 another; together they have derivatives of every order and kind. Where a program is compiled for one
-CPU device, oneDNN's threads take the sums (:mod:`jaxmatch.onednn`); elsewhere XLA does.
+CPU device, oneDNN's threads take the sums (:mod:`jaxmatch.models.onednn`); elsewhere XLA does.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from jaxmatch import onednn
+from jaxmatch.models import onednn
 from jaxmatch.models.primitives import define, lowering
 from jaxmatch.types import Array
 

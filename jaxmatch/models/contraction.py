@@ -7,7 +7,7 @@ second one adds a bias to the results, which then need not be read again; its de
 of the first.
 
 How they are computed is decided where a program is compiled for a platform: by oneDNN
-(:mod:`jaxmatch.onednn`) for float32 and bfloat16 on one CPU device where it is there, else as XLA
+(:mod:`jaxmatch.models.onednn`) for float32 and bfloat16 on one CPU device where it is there, else as XLA
 does.
 
 Kernel and bias may be wider than the images: they are rounded to the images' dtype where they meet
@@ -26,7 +26,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxmatch import onednn
+from jaxmatch.models import onednn
 from jaxmatch.models.channels import spread
 from jaxmatch.models.primitives import define, join_batch, join_entries, lowering
 from jaxmatch.types import Array

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxmatch.errors import InputError, suggest
+from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.batch_norm import BatchNorm
-from jaxmatch.similarity import normalize
 from jaxmatch.types import Array
 
 # PyTorch's default for dense layers: uniform within 1 / sqrt(inputs).

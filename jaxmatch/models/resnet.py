@@ -2,7 +2,7 @@
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
 https://arxiv.org/abs/1512.03385; sizes, padding and initial values are torchvision's, whose weights
-:mod:`jaxmatch.models.torch_weights` reads.
+:mod:`jaxmatch.weights.torch_names` reads.
 """
 
 from collections.abc import Mapping

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from helpers import CLASSES, numpy_logits
 
-from jaxmatch.memory import Bank
+from jaxmatch.functional.memory import Bank
 from jaxmatch.types import Batch, Examples, Outputs, Target, TrainState
 
 

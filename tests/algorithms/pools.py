@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxmatch.augment.mixup import Mixing
+from jaxmatch.functional.mixup import Mixing
 
 
 def numpy_mixing(batch, seed=1):

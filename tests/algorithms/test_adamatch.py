@@ -7,7 +7,7 @@ from helpers import CLASSES, SPEC, numpy_cross_entropy, numpy_softmax, one_hot
 from weak_strong import assert_value_and_gradient, logits_step
 
 from jaxmatch.algorithms.adamatch import AdaMatch, Memory
-from jaxmatch.alignment import Marginal
+from jaxmatch.functional.alignment import Marginal
 
 ON_LABELED = np.array([0.2, 0.25, 0.25, 0.3])
 ON_UNLABELED = np.array([0.3, 0.25, 0.25, 0.2])

@@ -19,7 +19,7 @@ from helpers import (
 
 from jaxmatch.algorithms.byol import BYOL, regression
 from jaxmatch.augment.contrast import Contrast
-from jaxmatch.config import build_dataclass, from_flags
+from jaxmatch.config.recipe import build_dataclass, from_flags
 from jaxmatch.models.network import make_network
 
 ALGORITHM = BYOL(projection=5, hidden=7)

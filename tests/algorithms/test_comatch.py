@@ -11,8 +11,8 @@ from helpers import numpy_cross_entropy, numpy_softmax, quick_jit, randomized
 
 from jaxmatch.algorithms.comatch import CoMatch, graph_with_past, log_similarity_with_past
 from jaxmatch.errors import InputError
-from jaxmatch.memory import make_queue, push
-from jaxmatch.similarity import log_similarity, pseudo_label_graph
+from jaxmatch.functional.memory import make_queue, push
+from jaxmatch.functional.similarity import log_similarity, pseudo_label_graph
 from jaxmatch.types import Batch, Examples, Outputs, Spec, Target, TrainState
 
 CLASSES, INPUTS, WIDTH, B, U = 4, 6, 5, 3, 7

@@ -49,8 +49,8 @@ from jaxmatch.algorithms.temporal_ensembling import TemporalEnsembling
 from jaxmatch.algorithms.uda import UDA
 from jaxmatch.algorithms.vat import VAT
 from jaxmatch.algorithms.wcl import WCL
-from jaxmatch.dispatch import means
 from jaxmatch.models.network import make_network
+from jaxmatch.runtime.dispatch import means
 
 CASES = {
     "supervised": Supervised(),

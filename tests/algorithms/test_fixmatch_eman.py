@@ -24,7 +24,7 @@ from helpers import (
 
 from jaxmatch.algorithms.fixmatch_eman import FixMatchEMAN
 from jaxmatch.models.network import make_network
-from jaxmatch.optim import Ema, Optim
+from jaxmatch.optim.optimizer import Ema, Optim
 from jaxmatch.step import make_train_step
 from jaxmatch.types import Examples
 

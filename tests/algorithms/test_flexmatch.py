@@ -22,8 +22,8 @@ from weak_strong import assert_value_and_gradient, logits_step
 
 from jaxmatch.algorithms.flexmatch import FlexMatch, Memory, remember
 from jaxmatch.errors import InputError
-from jaxmatch.parallel import make_mesh, over_batch, replicated
-from jaxmatch.per_example import PerExample, make_rows
+from jaxmatch.functional.per_example import PerExample, make_rows
+from jaxmatch.runtime.mesh import make_mesh, over_batch, replicated
 
 jit_remember = quick_jit(remember)
 

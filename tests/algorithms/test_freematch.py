@@ -8,7 +8,7 @@ from weak_strong import assert_value_and_gradient, logits_step
 
 from jaxmatch.algorithms.freematch import FreeMatch
 from jaxmatch.errors import InputError
-from jaxmatch.thresholds import SelfAdaptive
+from jaxmatch.functional.thresholds import SelfAdaptive
 
 START = SelfAdaptive(
     np.float64(0.55), np.array([0.3, 0.25, 0.25, 0.2]), np.array([0.5, 0.3, 0.2, 0.0])

@@ -21,11 +21,11 @@ from helpers import (
 
 from jaxmatch import build
 from jaxmatch.algorithms.moco_v2 import MoCoV2, found
-from jaxmatch.config import from_flags
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.errors import InputError
-from jaxmatch.memory import push
+from jaxmatch.functional.memory import push
 from jaxmatch.models.network import make_network
-from jaxmatch.parallel import make_mesh, over_batch, replicated
+from jaxmatch.runtime.mesh import make_mesh, over_batch, replicated
 
 ALGORITHM = MoCoV2(temperature=0.3, queue=40, projection=5)
 TRAINING = replace(SPEC, teacher_trains=True)

@@ -18,9 +18,9 @@ from tiny_runs import PERIOD, STEPS, compiler_cache, state_of, train_tiny, write
 
 from jaxmatch.algorithms.pcl import PCL, Prototypes, concentration, proto_nce, prototypes
 from jaxmatch.errors import InputError
-from jaxmatch.memory import push
-from jaxmatch.metrics import read
+from jaxmatch.functional.memory import push
 from jaxmatch.models.network import make_network
+from jaxmatch.record.metrics import read
 
 ALGORITHM = PCL(temperature=0.3, queue=40, projection=5, clusters=(30, 12), negatives=6)
 PAST = unit(np.random.default_rng(7).normal(size=(10, 5)))

@@ -19,11 +19,11 @@ from test_common import CASES
 from tiny_runs import configuration
 
 from jaxmatch.build import build_augment
-from jaxmatch.clustering import kmeans
+from jaxmatch.evaluation.probe import _fit, _hits
+from jaxmatch.functional.clustering import kmeans
 from jaxmatch.models.network import make_network
-from jaxmatch.optim import Ema, Optim
-from jaxmatch.parallel import make_mesh
-from jaxmatch.probe import _fit, _hits
+from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.runtime.mesh import make_mesh
 from jaxmatch.step import make_train_step
 
 INSIDE = "inside_the_network"

@@ -23,8 +23,8 @@ from helpers import (
 from pools import numpy_mix, numpy_mixing
 
 from jaxmatch.algorithms.remixmatch import Draws, Memory, ReMixMatch
-from jaxmatch.alignment import Marginal
 from jaxmatch.errors import InputError
+from jaxmatch.functional.alignment import Marginal
 from jaxmatch.models.network import make_network
 from jaxmatch.types import Batch, Examples
 

@@ -30,7 +30,7 @@ from helpers import (
 )
 
 from jaxmatch.algorithms.simmatch import Memory, SimMatch
-from jaxmatch.memory import Bank, Queue
+from jaxmatch.functional.memory import Bank, Queue
 from jaxmatch.models.network import make_network
 
 WIDTH, LENGTH = 8, 4

@@ -29,7 +29,7 @@ from helpers import (
 )
 
 from jaxmatch.algorithms.simmatch_v2 import Memory, SimMatchV2
-from jaxmatch.memory import Bank, Queue
+from jaxmatch.functional.memory import Bank, Queue
 from jaxmatch.models.network import make_network
 
 WIDTH, ROWS, FILLED = 8, 48, 24

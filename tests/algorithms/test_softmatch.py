@@ -8,9 +8,9 @@ from helpers import CLASSES, SPEC, numpy_cross_entropy, numpy_softmax, one_hot
 from weak_strong import assert_value_and_gradient, logits_step
 
 from jaxmatch.algorithms.softmatch import Memory, SoftMatch
-from jaxmatch.alignment import Marginal
 from jaxmatch.errors import InputError
-from jaxmatch.thresholds import Gaussian
+from jaxmatch.functional.alignment import Marginal
+from jaxmatch.functional.thresholds import Gaussian
 
 UNIFORM = np.full(CLASSES, 1 / CLASSES)
 MARGINAL = np.array([0.4, 0.3, 0.2, 0.1])

@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 
 from jaxmatch.algorithms.swav import SwAV, swapped_prediction
 from jaxmatch.build import build_parts
-from jaxmatch.config import from_flags
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.errors import InputError
-from jaxmatch.memory import push
+from jaxmatch.functional.memory import push
 from jaxmatch.models.network import make_network
 
 PLAIN = SwAV(prototypes=9, projection=5, hidden=7, small_crops=2, freeze=0.05)

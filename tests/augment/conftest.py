@@ -1,7 +1,7 @@
 import jax
 import pytest
 
-from jaxmatch.augment import pixels
+from jaxmatch.augment.pixels import source as pixels
 
 FORMS = {
     "products": lambda products, gathers, *operands: products(*operands),

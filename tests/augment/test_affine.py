@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import quick_jit
 
-from jaxmatch.augment import affine, geometry
+from jaxmatch.augment.pixels import affine, geometry
 
 
 def matrices(size, most, n):

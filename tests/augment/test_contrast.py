@@ -11,7 +11,6 @@ from jax.sharding import PartitionSpec as P
 from PIL import Image, ImageFilter
 
 from experiments.parity.augment_contrast import replay_simclr_color
-from jaxmatch.augment import blur, color, tone
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.contrast import (
     ColorJitter,
@@ -22,6 +21,7 @@ from jaxmatch.augment.contrast import (
     RandomResizedCrop,
     Solarize,
 )
+from jaxmatch.augment.pixels import blur, color, tone
 from jaxmatch.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"

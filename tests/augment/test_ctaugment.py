@@ -15,7 +15,7 @@ from PIL import Image
 
 from experiments.parity import augment as parity
 from jaxmatch.augment.ctaugment import BINS, METHODS, NAMES, CTAugment, Draws, describe
-from jaxmatch.augment.resize import zoom
+from jaxmatch.augment.pixels.resize import zoom
 from jaxmatch.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"

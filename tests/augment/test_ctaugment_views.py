@@ -12,7 +12,7 @@ from jaxmatch.augment.ctaugment_views import CTAugmentViews
 from jaxmatch.augment.views import Views
 from jaxmatch.augment.weak import Weak
 from jaxmatch.errors import InputError
-from jaxmatch.parallel import make_mesh, over_batch, replicated
+from jaxmatch.runtime.mesh import make_mesh, over_batch, replicated
 from jaxmatch.types import Batch, Examples
 
 ROLES = {"labeled": ("weak",), "unlabeled": ("weak", "strong", "strong")}

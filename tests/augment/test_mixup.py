@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_devices import assert_same_on_four
 
-from jaxmatch.augment.mixup import Mixing, draw_mixing, in_parts, interleave, mix
+from jaxmatch.functional.mixup import Mixing, draw_mixing, in_parts, interleave, mix
 
 SIZES = (4, 12, 12)
 jit_mix, jit_interleave = quick_jit(mix), quick_jit(interleave)

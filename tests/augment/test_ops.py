@@ -11,8 +11,8 @@ from helpers import quick_jit
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from experiments.parity import augment as parity
-from jaxmatch.augment import geometry, tone
 from jaxmatch.augment.ops import OPS, WARPS, apply_chosen, apply_one
+from jaxmatch.augment.pixels import geometry, tone
 from jaxmatch.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"

@@ -11,10 +11,12 @@ from helpers import quick_jit
 from jax.experimental import topologies
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxmatch.augment import ops, pixels, resize, tone
+from jaxmatch.augment import ops
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment_views import CTAugmentOps
+from jaxmatch.augment.pixels import resize, tone
+from jaxmatch.augment.pixels import source as pixels
 from jaxmatch.augment.randaugment import TABLES, RandAugment
 from jaxmatch.augment.weak import Weak
 

@@ -15,7 +15,7 @@ from jaxmatch.augment.ops import WARPS
 from jaxmatch.augment.randaugment import NAMES, TABLES, TORCHSSL, Draws, RandAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.errors import InputError
-from jaxmatch.parallel import make_mesh
+from jaxmatch.runtime.mesh import make_mesh
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
 SHAPE = (8, 16, 16, 3)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments.parity.augment_contrast import replay_resized_crop
-from jaxmatch.augment.resize import METHODS, resize, resize_smooth
+from jaxmatch.augment.pixels.resize import METHODS, resize, resize_smooth
 from jaxmatch.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"

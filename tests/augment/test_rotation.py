@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_devices import assert_same_on_four
 
-from jaxmatch.augment.rotation import all_rotations, rotate
 from jaxmatch.errors import InputError
+from jaxmatch.functional.rotation import all_rotations, rotate
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3)).astype(np.uint8)
 jit_rotate = jax.jit(rotate)

@@ -6,8 +6,8 @@ import numpy as np
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.ops import OPS
 from jaxmatch.augment.randaugment import RandAugment
-from jaxmatch.augment.sheet import contact_sheet
 from jaxmatch.augment.weak import Weak
+from jaxmatch.report.sheet import contact_sheet
 
 
 def test_a_row_for_each_op_and_two_for_each_image():

@@ -14,7 +14,7 @@ from jaxmatch.data import sources, splits, streaming
 from jaxmatch.data.crops import HostCrop
 from jaxmatch.data.resident import resident
 from jaxmatch.errors import InputError, JaxmatchError
-from jaxmatch.parallel import make_mesh, over_batch
+from jaxmatch.runtime.mesh import make_mesh, over_batch
 from jaxmatch.types import Spec
 
 STEPS = 40  # more than the loader has ready at any time

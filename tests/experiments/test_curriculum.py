@@ -6,9 +6,9 @@ import pytest
 
 import jaxmatch
 from experiments.curriculum.train import phase_of, train
-from jaxmatch.config import from_flags
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.errors import InputError
-from jaxmatch.metrics import read
+from jaxmatch.record.metrics import read
 
 
 def config():

@@ -9,7 +9,7 @@ import pytest
 from experiments.gpu import __main__ as gpu
 from experiments.gpu import augmentation, profile, wheels
 from experiments.gpu.parts import PARTS, Part
-from jaxmatch.augment import pixels
+from jaxmatch.augment.pixels import source as pixels
 
 STAND_IN = """
 import json, pathlib, subprocess, sys, time

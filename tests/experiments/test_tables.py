@@ -12,10 +12,11 @@ import pytest
 from experiments.tables import __main__ as command
 from experiments.tables.render import page
 from experiments.tables.sweep import METHODS, TABLES, choose
-from jaxmatch import cli, sweep
-from jaxmatch.config import from_flags, stage_folders, stages_of, to_json
+from jaxmatch.cli import main as cli
+from jaxmatch.cli import sweep
+from jaxmatch.config.recipe import from_flags, stage_folders, stages_of, to_json
 from jaxmatch.errors import DiskError, InputError
-from jaxmatch.metrics import summarise
+from jaxmatch.record.metrics import summarise
 
 LABELS = {
     "cifar10": ("40", "250", "4000"),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from experiments.threshold import results
 from experiments.threshold.sweep import THRESHOLDS
-from jaxmatch import sweep
+from jaxmatch.cli import sweep
 from jaxmatch.errors import InputError
 
 # Of the last four lines two are in the last 20% of the steps: 150 > 120.

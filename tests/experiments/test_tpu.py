@@ -13,8 +13,8 @@ from experiments.tpu.report import collectives, part
 TEXT = """HloModule jit_call
 
 FileNames
-1 "/somewhere/jaxmatch/augment/pixels.py"
-2 "/somewhere/jaxmatch/dispatch.py"
+1 "/somewhere/jaxmatch/augment/pixels/source.py"
+2 "/somewhere/jaxmatch/runtime/dispatch.py"
 
 FunctionNames
 1 "take"
@@ -112,9 +112,9 @@ import jax, jax.numpy as jnp
 from experiments.tpu import hlo, topology
 devices = topology.devices("v5e:2x2")
 from jax.sharding import Mesh
-from jaxmatch.memory import make_queue, push
-from jaxmatch.parallel import over_batch, replicated
-from jaxmatch.similarity import aggregate, unfold
+from jaxmatch.functional.memory import make_queue, push
+from jaxmatch.runtime.mesh import over_batch, replicated
+from jaxmatch.functional.similarity import aggregate, unfold
 
 mesh = Mesh(devices, ("data",))
 split, everywhere = over_batch(mesh), replicated(mesh)

@@ -9,7 +9,7 @@ import pytest
 from helpers import quick_jit
 
 from jaxmatch.models.batch_norm import BatchNorm
-from jaxmatch.parallel import make_mesh, over_batch, replicated
+from jaxmatch.runtime.mesh import make_mesh, over_batch, replicated
 
 SHAPE = (6, 5, 4, 3)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from on_devices import assert_same_on_four
 
-from jaxmatch import onednn
+from jaxmatch.models import onednn
 from jaxmatch.models.channels import channel_sums, moments, scale_and_activate, spread
 
 SHAPES = [(6, 8, 4, 3), (6, 7, 3, 3), (4, 1, 1, 3), (5, 3)]

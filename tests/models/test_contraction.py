@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 from on_devices import assert_same_on_four
 
-from jaxmatch import onednn
+from jaxmatch.models import onednn
 from jaxmatch.models.contraction import convolve
 
 PADDINGS = ("SAME", "VALID", ((0, 0), (0, 0)), ((1, 1), (1, 1)), ((0, 1), (0, 1)), ((3, 3), (3, 3)))

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from jaxmatch.models.convolution import Conv
-from jaxmatch.parallel import make_mesh, over_batch, replicated
+from jaxmatch.runtime.mesh import make_mesh, over_batch, replicated
 
 
 def pair(side, stride, padding):

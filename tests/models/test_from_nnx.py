@@ -18,10 +18,10 @@ from helpers import (
 )
 
 from jaxmatch.algorithms.fixmatch import FixMatch
-from jaxmatch.dispatch import means
 from jaxmatch.models.from_nnx import from_nnx
 from jaxmatch.models.network import make_network
-from jaxmatch.optim import Optim
+from jaxmatch.optim.optimizer import Optim
+from jaxmatch.runtime.dispatch import means
 from jaxmatch.step import init_state
 from jaxmatch.types import Outputs
 

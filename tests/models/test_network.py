@@ -12,7 +12,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.models.heads import DeepProjection, Linear
 from jaxmatch.models.network import make_network
 from jaxmatch.models.wide_resnet import WideResNet
-from jaxmatch.parallel import make_mesh, over_batch, replicated
+from jaxmatch.runtime.mesh import make_mesh, over_batch, replicated
 from jaxmatch.types import Outputs, Target
 
 

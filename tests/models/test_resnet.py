@@ -9,7 +9,7 @@ from helpers import quick_jit
 from jaxmatch.models import MODELS
 from jaxmatch.models.heads import Projection
 from jaxmatch.models.resnet import ResNet
-from jaxmatch.models.torch_weights import from_torch
+from jaxmatch.weights.torch_names import from_torch
 
 TINY = {"classes": 5, "blocks": (1, 1, 1, 1), "block": "basic", "width": 2}
 IMAGES = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)

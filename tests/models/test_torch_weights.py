@@ -8,8 +8,8 @@ import pytest
 from jaxmatch.errors import InputError
 from jaxmatch.models.heads import Linear, Projection
 from jaxmatch.models.resnet import ResNet
-from jaxmatch.models.torch_weights import find_naming, from_torch, to_torch
 from jaxmatch.models.wide_resnet import WideResNet
+from jaxmatch.weights.torch_names import find_naming, from_torch, to_torch
 
 
 def usb_network(**options):

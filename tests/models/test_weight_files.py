@@ -15,14 +15,15 @@ from tiny_runs import PERIOD, compiler_cache, train_tiny
 
 from experiments.parity.networks_formula import formula_weights
 from experiments.weights.from_pth import find_tensors
-from jaxmatch import cli, load
+from jaxmatch import load
+from jaxmatch.cli import main as cli
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.models.heads import Linear, Projection
 from jaxmatch.models.resnet import ResNet
-from jaxmatch.models.torch_weights import from_torch, nameable, to_torch
-from jaxmatch.models.weight_files import read_weights, write_weights
 from jaxmatch.models.wide_resnet import WideResNet
-from jaxmatch.transfer import names_weights, read_encoder
+from jaxmatch.weights.files import read_weights, write_weights
+from jaxmatch.weights.torch_names import from_torch, nameable, to_torch
+from jaxmatch.weights.transfer import names_weights, read_encoder
 
 SUFFIXES = (".safetensors", ".npz")
 TINY = ResNet(classes=5, blocks=(1, 1, 1, 1), block="basic", width=2)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from jaxmatch.onednn import loading as module
-from jaxmatch.onednn.loading import library
+from jaxmatch.models.onednn import loading as module
+from jaxmatch.models.onednn.loading import library
 
 PROGRAM = """
 import jax, jax.numpy as jnp
-from jaxmatch import onednn
+from jaxmatch.models import onednn
 from jaxmatch.models.contraction import convolve
 images, kernel = jnp.ones((2, 4, 4, 3)), jnp.ones((3, 3, 3, 2))
 value = jax.jit(lambda x, k: convolve(x, k, 1, "SAME"))(images, kernel)
@@ -28,7 +28,7 @@ MANY = """
 import threading
 import jax, jax.numpy as jnp, numpy as np
 from jax import lax
-from jaxmatch import onednn
+from jaxmatch.models import onednn
 from jaxmatch.models.contraction import convolve
 assert onednn.library().present
 function = jax.jit(lambda x, k: convolve(x, k, 1, "SAME"))
@@ -205,7 +205,7 @@ def test_a_processor_without_bfloat16_leaves_that_to_xla(processor, monkeypatch)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", processor)
     program = """
 import jax, jax.numpy as jnp
-from jaxmatch import onednn
+from jaxmatch.models import onednn
 from jaxmatch.models.contraction import convolve
 for dtype in (jnp.bfloat16, jnp.float32):
     images, kernel = jnp.ones((2, 4, 4, 3), dtype), jnp.ones((3, 3, 3, 2), dtype)
@@ -224,9 +224,9 @@ def test_what_onednn_refuses_is_an_exception_with_the_shapes(monkeypatch):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # knows no bfloat16
     program = """
 import jax, jax.numpy as jnp
-from jaxmatch import onednn
+from jaxmatch.models import onednn
 from jaxmatch.models.contraction import convolve
-from jaxmatch.onednn import lowering
+from jaxmatch.models.onednn import lowering
 found = onednn.library()
 lowering.library = lambda: onednn.Library(text=found.text, dtypes=("bfloat16",))
 images, kernel = jnp.ones((2, 4, 5, 3), jnp.bfloat16), jnp.ones((3, 3, 3, 6), jnp.bfloat16)

@@ -8,8 +8,8 @@ from helpers import assert_bitwise, assert_close
 from tiny_runs import PERIOD, STEPS, arguments, start_program, state_of, without_seconds
 
 from experiments.parity.__main__ import main as parity
-from jaxmatch import onednn
-from jaxmatch.metrics import read
+from jaxmatch.models import onednn
+from jaxmatch.record.metrics import read
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DTYPES = ("float32", "bfloat16")
@@ -94,7 +94,7 @@ def test_a_real_network_is_the_same_bits_again(dtype, tmp_path):
 def test_parity_in_float64_is_the_same_with_and_without(setting, monkeypatch):
     """In float64 XLA computes: what the library could break is where a program calls it."""
     monkeypatch.setattr(
-        "jaxmatch.onednn.lowering.library",
+        "jaxmatch.models.onednn.lowering.library",
         lambda: onednn.Library(text=setting, dtypes=DTYPES if setting == "on" else ()),
     )
     cases = [GOLDEN / f"{name}.npz" for name in ("fixmatch_hard_nocat", "net_wrn_28_2", "vat")]

@@ -8,8 +8,8 @@ import pytest
 
 from experiments.parity.__main__ import main
 from jaxmatch.algorithms import mixmatch, remixmatch
-from jaxmatch.alignment import sharpen
-from jaxmatch.losses import squared_difference
+from jaxmatch.functional.alignment import sharpen
+from jaxmatch.functional.losses import squared_difference
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 METHODS = {"mixmatch_late": "MixMatch", "remixmatch": "ReMixMatch"}

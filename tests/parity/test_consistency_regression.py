@@ -10,7 +10,7 @@ from helpers import numpy_softmax
 from experiments.parity import consistency_regression
 from experiments.parity.__main__ import main
 from jaxmatch.algorithms import mean_teacher
-from jaxmatch.losses import squared_difference
+from jaxmatch.functional.losses import squared_difference
 
 CASE = Path(__file__).parents[1] / "golden" / "meanteacher_corrected.npz"
 

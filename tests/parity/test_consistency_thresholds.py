@@ -11,8 +11,8 @@ import pytest
 from experiments.parity import consistency_thresholds, functions, functions_thresholds
 from experiments.parity.__main__ import main
 from experiments.parity.rows import TOLERANCE, Case, Unknown, UnknownCaseError
-from jaxmatch import thresholds
 from jaxmatch.algorithms import adamatch, flexmatch
+from jaxmatch.functional import thresholds
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SOURCES = {

@@ -9,9 +9,9 @@ import pytest
 from experiments.parity import consistency_uda_dash, functions
 from experiments.parity.__main__ import main
 from experiments.parity.rows import TOLERANCE, Case, UnknownCaseError
-from jaxmatch import schedules
 from jaxmatch.algorithms import dash, uda
-from jaxmatch.losses import cross_entropy
+from jaxmatch.functional.losses import cross_entropy
+from jaxmatch.optim import schedules
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAME = "dash_update_crossing"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from experiments.parity.__main__ import main
-from jaxmatch import adversarial
 from jaxmatch.algorithms import vat
-from jaxmatch.losses import entropy
+from jaxmatch.functional import adversarial
+from jaxmatch.functional.losses import entropy
 
 CASE = Path(__file__).parents[1] / "golden" / "vat.npz"
 

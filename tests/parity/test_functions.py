@@ -9,7 +9,8 @@ import pytest
 
 from experiments.parity import functions, functions_alignment, functions_contrastive
 from experiments.parity.rows import TOLERANCE, Case, Unknown
-from jaxmatch import alignment, losses, schedules
+from jaxmatch.functional import alignment, losses
+from jaxmatch.optim import schedules
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SOURCES = {

@@ -9,8 +9,8 @@ import pytest
 
 from experiments.parity.__main__ import main
 from experiments.parity.rows import relative_error
-from jaxmatch import losses
 from jaxmatch.algorithms import fixmatch, pseudo_label
+from jaxmatch.functional import losses
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 QUICK = (

@@ -8,9 +8,9 @@ import pytest
 from experiments.parity import functions, functions_pretraining
 from experiments.parity.rows import TOLERANCE, Case, Unknown
 from jaxmatch.algorithms import byol, swav
-from jaxmatch.losses import info_nce
-from jaxmatch.memory import push
-from jaxmatch.sinkhorn import sinkhorn
+from jaxmatch.functional.losses import info_nce
+from jaxmatch.functional.memory import push
+from jaxmatch.functional.sinkhorn import sinkhorn
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SOURCES = {

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from experiments.parity.__main__ import main
-from jaxmatch import propagation, similarity
 from jaxmatch.algorithms import comatch, fixmatch_eman, simmatch, simmatch_v2
-from jaxmatch.losses import cross_entropy
-from jaxmatch.optim import Ema
+from jaxmatch.functional import propagation, similarity
+from jaxmatch.functional.losses import cross_entropy
+from jaxmatch.optim.optimizer import Ema
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SOURCES = {

@@ -1,0 +1,253 @@
+"""Crop and resize boxes that differ per example as two small weight matrices per image.
+
+``resize`` has Pillow's semantics (always antialiased, weights in 22-bit fixed point, levels rounded
+after each axis); ``resize_smooth`` those of PyTorch's ``interpolate``. Filters: Keys, "Cubic
+convolution interpolation for digital image processing", 1981; Turkowski, "Filters for common
+resampling tasks", 1990.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.augment.pixels import source as pixels
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.types import Array
+
+_HALF = 11  # bits of half a weight's fraction; halves times levels sum exactly in float32
+_MOST_INPUTS = 512  # pixels a side, of which digits of 8 bits times levels sum exactly
+
+
+def _bilinear(distance: Array, width: Array | float) -> Array:
+    return jnp.maximum(width - jnp.abs(distance), 0)  # in units of 1/width, so exact
+
+
+def _keys(distance: Array, width: Array | float, a: float) -> Array:
+    distance = jnp.abs(distance)  # factored, and in units of 1/width^3: nothing cancels
+    near = (width - distance) * (width * (width + distance) - (a + 2) * distance * distance)
+    far = a * (distance - width) * (2 * width - distance) ** 2
+    return jnp.where(distance < width, near, jnp.where(distance < 2 * width, far, 0))
+
+
+def _bicubic(distance: Array, width: Array) -> Array:
+    return _keys(distance, width, -0.5)
+
+
+def _lanczos(distance: Array, width: Array) -> Array:
+    x = distance / width
+    return jnp.where(jnp.abs(x) < 3, jnp.sinc(x) * jnp.sinc(x / 3), 0)
+
+
+def _box(distance: Array, width: Array) -> Array:
+    return jnp.where((-width < 2 * distance) & (2 * distance <= width), 1.0, 0.0)
+
+
+def _hamming(distance: Array, width: Array) -> Array:
+    x = distance / width
+    return jnp.where(jnp.abs(x) < 1, jnp.sinc(x) * (0.54 + 0.46 * jnp.cos(jnp.pi * x)), 0)
+
+
+_FILTERS: dict[str, Callable[[Array, Array], Array]] = {
+    "bilinear": _bilinear,
+    "bicubic": _bicubic,
+    "lanczos": _lanczos,
+    "box": _box,
+    "hamming": _hamming,
+}
+METHODS = (*_FILTERS, "nearest")
+
+
+def _filtered(start: Array, extent: Array, inputs: int, outputs: int, method: str) -> Array:
+    """Antialiased weights [b outputs inputs] of an interval of pixels, before normalisation."""
+    start, extent = start[:, None, None], extent[:, None, None]
+    position = jnp.arange(inputs, dtype=jnp.int32) - start  # [b 1 inputs] inside the crop
+    output = jnp.arange(outputs, dtype=jnp.int32)[:, None]
+    # Between pixel centres, in 1/(2 outputs) pixel: whole numbers, so not yet rounded.
+    distance = (2 * position + 1) * outputs - (2 * output + 1) * extent
+    width = 2 * jnp.maximum(extent, outputs)
+    weights = _FILTERS[method](distance.astype(jnp.float32), width.astype(jnp.float32))
+    return jnp.where((position >= 0) & (position < extent), weights, 0)
+
+
+def _taps(start: Array, extent: Array, inputs: int, outputs: int, method: str) -> Array:
+    """Weights [b outputs inputs] of the nearest pixels only, whatever the scale."""
+    start, extent = start[:, None], extent[:, None]
+    output = jnp.arange(outputs, dtype=jnp.int32)
+    if method == "nearest":
+        nearest = (2 * output + 1) * extent // (2 * outputs)
+        return jax.nn.one_hot(start + nearest, inputs, dtype=jnp.float32)
+    place = (2 * output + 1) * extent - outputs  # [b outputs] in 1/(2 outputs) pixel
+    whole = place // (2 * outputs)
+    part = (place - whole * 2 * outputs).astype(jnp.float32) / (2 * outputs)
+    reach = 1 if method == "bilinear" else 2
+    weights = jnp.zeros((*place.shape, inputs), jnp.float32)
+    for offset in range(1 - reach, 1 + reach):
+        weight = _bilinear(part - offset, 1) if reach == 1 else _keys(part - offset, 1, -0.75)
+        index = start + jnp.clip(whole + offset, 0, extent - 1)  # the edge repeats
+        weights += weight[..., None] * jax.nn.one_hot(index, inputs, dtype=jnp.float32)
+    return weights
+
+
+def _levels(weights: Array, images: Array, equation: str) -> Array:
+    """Weighted means of 0..255 in fixed point, rounded to levels: half up, clipped."""
+    unit = 2.0**_HALF
+    total = weights.sum(-1, keepdims=True)
+    high = jnp.floor(weights * unit / total)
+    low = jnp.round((weights * unit - high * total) * unit / total)  # long division
+    by_digits, by_halves = (
+        functools.partial(form, equation=equation) for form in (_means_by_digits, _means_by_halves)
+    )
+    if weights.shape[-1] > _MOST_INPUTS:
+        return by_halves(high, low, images)
+    return pixels.by_platform(by_digits, by_halves, high, low, images)
+
+
+def _means_by_halves(high: Array, low: Array, images: Array, *, equation: str) -> Array:
+    """Two products in float32."""
+    equation = "n" + equation.replace("->", "->n")
+    halves = jnp.stack([high, low])  # [2 b outputs inputs]
+    high, low = jnp.einsum(equation, halves, images, precision="highest").astype(jnp.int32)
+    mean = ((high << _HALF) + low + (1 << (2 * _HALF - 1))) >> (2 * _HALF)
+    return jnp.clip(mean, 0, 255).astype(jnp.float32)
+
+
+def _means_by_digits(high: Array, low: Array, images: Array, *, equation: str) -> Array:
+    """Three products in bfloat16, which holds levels and digits of 8 bits exactly.
+
+    Their sums are whole numbers below 2^24, so exact in float32, as are the carries.
+    """
+    rest = (high.astype(jnp.int32) << _HALF) + low.astype(jnp.int32)
+    images, carried = images.astype(jnp.bfloat16), jnp.zeros((), jnp.float32)
+    for _ in range(2):
+        digit = ((rest + 128) & 255) - 128
+        total = jnp.einsum(
+            equation, digit.astype(jnp.bfloat16), images, preferred_element_type=jnp.float32
+        )
+        carried = jnp.floor((total + carried) / 256)
+        rest = (rest - digit) >> 8
+    total = jnp.einsum(
+        equation, rest.astype(jnp.bfloat16), images, preferred_element_type=jnp.float32
+    )
+    unit = 2.0 ** (2 * _HALF - 16)
+    return jnp.clip(jnp.floor((total + carried + unit / 2) / unit), 0, 255)
+
+
+def check_method(method: str, known: tuple[str, ...] = METHODS) -> None:
+    """Raise InputError for an unknown resize method."""
+    if method not in known:
+        raise InputError(f"unknown resize method {method!r}; {suggest(method, known)}")
+
+
+def resize(images: Array, box: Array, size: tuple[int, int], method: str = "bilinear") -> Array:
+    """Crop ``box`` from each image and resize it as Pillow 13 does.
+
+    That is :func:`resize_columns_first`, or rows first where the height shrinks by more than twice
+    as many pixels as the width (python-pillow/Pillow#9549); the two differ in rounding only. Both
+    are computed here.
+
+    Args:
+        images: levels 0..255 [b h w c], whole numbers of any dtype.
+        box: (top, left, height, width) in whole pixels [b 4], inside the image, not empty.
+        size: height and width of the output.
+        method: "lanczos", "bicubic", "bilinear", "box", "hamming" or "nearest".
+
+    Returns:
+        Float32 whole levels [b size c].
+
+    Raises:
+        InputError: unknown ``method``.
+    """
+    shrinks_by, narrows_by = box[:, 2] - size[0], box[:, 3] - size[1]
+    rows_first = (shrinks_by > 0) & (shrinks_by > 2 * narrows_by)
+    turned = resize_columns_first(
+        images.swapaxes(1, 2), box[:, jnp.array([1, 0, 3, 2])], (size[1], size[0]), method
+    )
+    return jnp.where(
+        rows_first[:, None, None, None],
+        turned.swapaxes(1, 2),
+        resize_columns_first(images, box, size, method),
+    )
+
+
+def resize_columns_first(
+    images: Array, box: Array, size: tuple[int, int], method: str = "bilinear"
+) -> Array:
+    """As :func:`resize`, but always the columns first, as Pillow did before version 13.
+
+    Where a size is no power of two, "box" and "nearest" may pick the other pixel of an exact tie.
+    """
+    check_method(method)
+    matrix = _taps if method == "nearest" else _filtered
+    top, left, height, width = box.astype(jnp.int32).T
+    images = images.astype(jnp.float32)
+    columns = matrix(left, width, images.shape[2], size[1], method)
+    images = _levels(columns, images, "bow,bhwc->bhoc")
+    rows = matrix(top, height, images.shape[1], size[0], method)
+    return _levels(rows, images, "boh,bhwc->bowc")
+
+
+def zoom(levels: Array, margin: Array, method: Array, names: tuple[str, ...]) -> Array:
+    """Cut ``margin`` off every side and resize back as Pillow does, each image by its own method.
+
+    Only the small weight matrices are computed for every method. Margin 0 changes nothing.
+
+    Args:
+        levels: planes, int32 0..255 [c b h w].
+        margin: int32 [b 2], pixels off the top and the bottom, and off the left and the right.
+        method: [b] integers, the position of each image's method in ``names``.
+        names: the methods to choose from, of :data:`METHODS`.
+
+    Returns:
+        Planes, int32 [c b h w].
+    """
+    height, width = levels.shape[2:]
+
+    def chosen(start: Array, side: int) -> Array:
+        weights = jnp.zeros((len(start), side, side), jnp.float32)
+        for position, name in enumerate(names):
+            matrix = _taps if name == "nearest" else _filtered
+            own = (method == position)[:, None, None]
+            weights = jnp.where(own, matrix(start, side - 2 * start, side, side, name), weights)
+        return weights
+
+    means = levels.astype(jnp.float32)
+    means = _levels(chosen(margin[:, 1], width), means, "bow,cbhw->cbho")
+    return _levels(chosen(margin[:, 0], height), means, "boh,cbhw->cbow").astype(jnp.int32)
+
+
+def resize_smooth(
+    images: Array,
+    box: Array,
+    size: tuple[int, int],
+    method: str = "bilinear",
+    antialias: bool = True,
+) -> Array:
+    """Crop ``box`` from each image and resize it as PyTorch does with tensors: no rounding.
+
+    With ``antialias`` the filters are Pillow's; without, two taps (bilinear) or four (bicubic with
+    Keys' a = -.75) at any scale, the edge repeated.
+
+    Args:
+        images: [b h w c] of any range; bicubic may overshoot it.
+        box: (top, left, height, width) in whole pixels [b 4], inside the image, not empty.
+        size: height and width of the output.
+        method: "bilinear" or "bicubic".
+        antialias: whether the filter widens as the image shrinks.
+
+    Returns:
+        [b size c] in the images' dtype, at least float32.
+
+    Raises:
+        InputError: unknown ``method``.
+    """
+    check_method(method, ("bilinear", "bicubic"))
+    matrix = _filtered if antialias else _taps
+    top, left, height, width = box.astype(jnp.int32).T
+    images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+    columns = matrix(left, width, images.shape[2], size[1], method)
+    rows = matrix(top, height, images.shape[1], size[0], method)
+    columns, rows = (weights / weights.sum(-1, keepdims=True) for weights in (columns, rows))
+    images = jnp.einsum("bow,bhwc->bhoc", columns, images, precision="highest")
+    return jnp.einsum("boh,bhwc->bowc", rows, images, precision="highest")

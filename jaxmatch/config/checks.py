@@ -1,0 +1,120 @@
+"""Checks of a configuration that need neither data nor compilation."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+from ml_collections import ConfigDict
+
+from jaxmatch.config.dotted import flatten
+from jaxmatch.config.recipe import CONTRASTS
+from jaxmatch.errors import InputError
+from jaxmatch.settings import Count, Positive, Range, Share, Whole, check_value
+from jaxmatch.types import Algorithm
+
+MOST_IMAGES = 2**22  # of a step; a position in a batch is a 32-bit number
+
+# What the settings take that belong to no dataclass, as the types of :mod:`jaxmatch.settings`.
+VALUES: dict[str, Any] = {
+    "recipe": str,
+    "preset": str,
+    "seed": Annotated[int, Range(least=0, most=2**32 - 1)],  # NumPy takes no other
+    "steps": Count,
+    "steps_per_call": Count,
+    "log_every": Count,
+    "eval_every": Count,
+    "save_every": Count,
+    "keep": Count,
+    "devices": Whole,
+    "memory_placement": str,
+    "workers": Whole,
+    "wandb": str,
+    "init_from": str,
+    "init_heads": tuple[str, ...],
+    "dtype": str,
+    "precision": str,
+    "forward": str,
+    "microbatches": Count,
+    "remat": bool,
+    "augment": str,
+    "data.name": str,
+    "data.labels": str,
+    "data.split": str,
+    "data.validation": Whole,
+    "data.include_labeled": bool,
+    "data.batch_size": Count,
+    "data.ratio": Whole,
+    "data.mean": tuple[float, ...],
+    "data.std": tuple[Positive, ...],
+    "data.image_size": Annotated[int | None, Range(least=1, most=2**14)],
+    "data.directory": str,
+    "data.extra": bool,
+    "data.strict": bool,
+    "data.stream": bool,
+    "data.center_crop": Annotated[float, Range(above=0, most=1)],
+    "views.weak.area": tuple[Share, Share] | tuple[()],
+    "views.strong.order": str,
+}
+
+
+def check_numbers(config: ConfigDict) -> None:
+    """Refuse values that a setting does not take, and periods that end inside a call."""
+    flat = flatten(config)
+    for key, kind in VALUES.items():
+        if key in flat:
+            check_value(key, flat[key], kind)
+    for role, run in config.frozen.items():
+        check_value(f"frozen.{role}", run, str)
+    if config.wandb and find_spec("wandb") is None:
+        raise InputError('config.wandb needs wandb: pip install "jaxmatch[wandb]".')
+    images = config.data.batch_size * (1 + config.data.ratio)
+    if images > MOST_IMAGES:
+        raise InputError(
+            f"data.batch_size={config.data.batch_size} and data.ratio={config.data.ratio} make "
+            f"{images} images a step, but it takes at most {MOST_IMAGES}; lower one of them."
+        )
+    periods = {key: config[key] for key in ("steps", "log_every", "eval_every", "save_every")}
+    if "refresh_steps" in config.algorithm:
+        check_value("algorithm.refresh_steps", config.algorithm.refresh_steps, Count)
+        periods["algorithm.refresh_steps"] = config.algorithm.refresh_steps
+    for key, period in periods.items():
+        if period % config.steps_per_call:
+            raise InputError(
+                f"{key}={period} is not a multiple of steps_per_call={config.steps_per_call}; "
+                "change one of them."
+            )
+
+
+def check_crops(config: ConfigDict, algorithm: Algorithm, image_shape: Sequence[int]) -> None:
+    """Refuse views that would be larger than the images [h w c] they are cropped from."""
+    roles = {
+        "contrast" if role == "strong" and config.augment == "contrast" else role
+        for role in (*algorithm.labeled, *algorithm.unlabeled)
+    }
+    side = min(image_shape[:2])
+    for role in CONTRASTS:
+        size = config.views[role].size
+        if role in roles and size is not None and size > side:
+            raise InputError(
+                f"views.{role}.size={size} is larger than the images, whose shorter side is "
+                f"{side}; give at most {side}, or larger images by data.image_size."
+            )
+
+
+def check_batches(config: ConfigDict, groups: int, devices: int, batches: Sequence[int]) -> None:
+    """Refuse batches that do not divide into BatchNorm's groups, or either into microbatches."""
+    parts, listed = config.microbatches, ", ".join(map(str, batches))
+    if any(batch % groups for batch in batches):
+        raise InputError(
+            f"batch sizes {listed} do not divide into model.bn_groups={groups}; "
+            "change data.batch_size or model.bn_groups."
+        )
+    if groups > 1 and groups % parts:
+        raise InputError(
+            f"microbatches={parts} does not divide model.bn_groups={groups}; change one of them."
+        )
+    if groups == 1 and any(batch % (devices * parts) for batch in batches):
+        raise InputError(
+            f"batch sizes {listed} do not divide into {devices} devices x microbatches={parts}; "
+            "change data.batch_size or microbatches."
+        )

@@ -1,0 +1,132 @@
+"""A trained run as a classifier of images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxmatch import build
+from jaxmatch.config.recipe import complete
+from jaxmatch.data.lazy import Images, LazyImages
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.evaluation.forward import make_predict
+from jaxmatch.record.folder import CONFIG, damaged, read_config, read_facts
+from jaxmatch.runtime.checkpoint import Checkpoints
+from jaxmatch.runtime.mesh import state_shardings
+from jaxmatch.training.stages import run_folder
+from jaxmatch.types import TrainState
+
+NETWORKS = ("teacher", "student")
+
+
+class Predictions(NamedTuple):
+    """What a classifier says of ``n`` images; of one that is not readable: label -1, else NaN."""
+
+    label: np.ndarray  # [n] int64 position in ``Classifier.classes``
+    confidence: np.ndarray  # [n] float32, the largest probability
+    probabilities: np.ndarray  # [n C] float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """One checkpoint of a run; made by :func:`load`.
+
+    Attributes:
+        folder: the run's folder; of a run in stages its last stage's.
+        config: the run's configuration.
+        classes: class names.
+        image_shape: (height, width, 3) of the images it takes.
+        step: the checkpoint's step.
+        state: all that the checkpoint holds.
+    """
+
+    folder: Path
+    config: ConfigDict
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    step: int
+    state: TrainState
+    parts: build.Parts
+
+    def variables(self, network: str = "") -> Any:
+        """The variables of "teacher" or "student", by default the one the method reports.
+
+        Raises InputError on another name.
+        """
+        network = network or self.parts.algorithm.evaluated
+        if network not in NETWORKS:
+            raise InputError(f"unknown network {network!r}; {suggest(network, NETWORKS)}")
+        return self.state.teacher if network == "teacher" else self.state.student()
+
+    def predict(self, images: Images, network: str = "") -> Predictions:
+        """Classify ``images`` [n h w 3] uint8, the size of the training images.
+
+        Raises:
+            InputError: on images of another shape or dtype, or none; on LazyImages of which none
+                is readable, or, under ``data.strict``, not all are.
+        """
+        if not isinstance(images, LazyImages):
+            images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
+            raise InputError(
+                f"predict takes uint8 images of shape (n, {', '.join(map(str, self.image_shape))}),"
+                f" not {images.dtype} {images.shape}."
+            )
+        if not self.parts.algorithm.labeled:
+            raise InputError(
+                f"{self.folder} was trained without labels and has no classifier; use jaxmatch "
+                "probe, or train one with --config.init_from."
+            )
+        if not len(images):
+            raise InputError("there are no images to predict.")
+        parts = self.parts
+        strict = self.config.data.strict
+        compute = make_predict(parts.network, parts.mean, parts.std, parts.mesh, strict=strict)
+        found, readable = compute(self.variables(network), images)
+        found = np.where(readable[:, None], found, np.float32(np.nan))
+        return Predictions(np.where(readable, found.argmax(-1), -1), found.max(-1), found)
+
+
+def load(workdir: str | Path, step: int | None = None) -> Classifier:
+    """Load the newest checkpoint of a run, or that of ``step``; no configuration file is executed.
+
+    Raises:
+        InputError: if ``workdir`` is no run folder or has no such checkpoint.
+    """
+    folder = run_folder(workdir)
+    values = read_config(folder)
+    if values is None:
+        raise InputError(f"{folder} is no run folder: it has no config.json.")
+    facts = read_facts(folder, values)
+    del values["facts"]
+    alone = jax.process_count() == 1 and jax.default_backend() != "cpu"
+    config = complete({**values, "devices": 1 if alone else 0})
+    try:
+        parts = build.build_parts(config, facts)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:  # no check met these values
+        raise damaged(folder / CONFIG, str(error)) from error
+    optimizer = parts.optim.build(config.steps, parts.model.layers)
+    shapes = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
+    places = state_shardings(shapes, parts.mesh)
+    abstract = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        places,
+    )
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        restored = checkpoints.restore(abstract, step)
+    if restored is None:
+        raise InputError(f"{folder} has no checkpoint yet.")
+    state, found = restored
+    return Classifier(
+        folder=folder,
+        config=config,
+        classes=tuple(facts["classes"]),
+        image_shape=parts.image_shape,
+        step=found,
+        state=state,
+        parts=parts,
+    )

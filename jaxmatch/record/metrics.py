@@ -1,0 +1,250 @@
+"""The record of a run: ``metrics.jsonl``, TensorBoard events and the summary of its evaluations.
+
+Each line of ``metrics.jsonl`` is one object, "step" first; TensorBoard files are written through
+tensorboardX (https://github.com/lanpa/tensorboardX), which needs no TensorFlow.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from statistics import fmean, median
+from types import TracebackType
+from typing import Any, Self
+
+from tensorboardX import RecordWriter
+from tensorboardX.proto.event_pb2 import (
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorboardX.summary import scalar
+
+from jaxmatch.errors import DiskError, InputError
+from jaxmatch.record.folder import disk_error
+from jaxmatch.runtime import paths
+from jaxmatch.runtime.paths import Growing, read_whole, reason, write_whole
+
+_log = logging.getLogger(__name__)
+
+FILE = "metrics.jsonl"
+WINDOW = 20  # evaluations that the published tables' mean and median are taken over
+
+
+class MetricsLog:
+    """Appends to the record of a run in ``workdir``; a context manager."""
+
+    def __init__(
+        self, workdir: str | Path, *, resume_step: int, expected: int = 0, wandb: Any = None
+    ):
+        """Cut the record to ``step <= resume_step`` (0 = start anew) and open it for appending.
+
+        Damaged lines are left out with a warning, and the file as it was is kept beside it; so is
+        told where the line of step ``expected`` is missing. ``wandb``, as :func:`open_wandb`
+        returns it, is given the same values and closed in the end.
+        DiskError where the folder cannot be written.
+        """
+        folder = paths.path(workdir)
+        self._path = folder / FILE
+        self._wandb = wandb
+        try:
+            self._cut(resume_step, expected)
+            self._file = Growing(self._path)
+            self._local_events = Growing(
+                folder / "events" / f"events.out.tfevents.{time.time_ns()}"
+            )
+            self._events = RecordWriter(str(self._local_events.local))
+            self._event(file_version="brain.Event:2")
+            if resume_step:
+                # Tells TensorBoard to drop what an interrupted run had logged after its checkpoint.
+                start = SessionLog(status=SessionLog.START)
+                self._event(step=resume_step + 1, session_log=start)
+        except OSError as error:
+            raise disk_error(self._path, error) from error
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append the metrics of ``step``; NaN and infinite values are left out.
+
+        DiskError where they cannot be written.
+        """
+        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        line = json.dumps({"step": int(step), **finite}) + "\n"
+        try:
+            self._file.write(line.encode())
+            for name, value in finite.items():
+                self._event(step=int(step), summary=scalar(name, value))
+            self._events.flush()
+            self._local_events.written()
+        except OSError as error:
+            raise disk_error(self._path, error) from error
+        if self._wandb is not None:
+            self._wandb.log(finite, step=int(step))
+
+    def flush(self) -> None:
+        """Have all lines in the folder before a checkpoint that relies on them is.
+
+        DiskError where they cannot be written.
+        """
+        try:
+            self._file.flush()
+            self._local_events.flush()
+        except OSError as error:
+            raise disk_error(self._path, error) from error
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All metrics of the run so far, as :func:`read`."""
+        return [values for _, values in _lines(self._file.local.read_bytes())[0]]
+
+    def close(self) -> None:
+        """Close the files; DiskError where the last of it cannot be written."""
+        try:
+            with self._file, self._local_events, closing(self._events):
+                if self._wandb is not None:
+                    self._wandb.finish()
+        except OSError as error:
+            raise disk_error(self._path, error) from error
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; a full disk does not hide an error that is already on its way."""
+        try:
+            self.close()
+        except DiskError:
+            if error is None:
+                raise
+
+    def _cut(self, resume_step: int, expected: int) -> None:
+        if not self._path.exists():
+            content, found, bad = b"", [], 0
+        else:
+            content = read_whole(self._path)
+            found, bad = _lines(content)
+        kept = [(text, values["step"]) for text, values in found if values["step"] <= resume_step]
+        if resume_step and bad:
+            copy = self._path.with_name(f"{FILE}.damaged-{time.time_ns()}")
+            write_whole(copy, content)
+            _log.warning(
+                "%s has %d damaged lines; all others are kept, and a copy of it is %s.",
+                self._path,
+                bad,
+                copy.name,
+            )
+        if expected and (kept[-1][1] if kept else 0) < expected:
+            last = f"after that of step {kept[-1][1]}" if kept else "all"
+            _log.warning(
+                "%s lacks lines up to step %d, %s: they cannot be written again.",
+                self._path,
+                expected,
+                last,
+            )
+        if content:
+            write_whole(self._path, b"".join(text for text, _ in kept))
+
+    def _event(self, **fields: Any) -> None:
+        self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
+
+
+def open_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
+    """The Weights & Biases run of a run folder, continued if it exists (https://wandb.ai)."""
+    import wandb  # pyright: ignore[reportMissingImports]
+
+    return wandb.init(
+        project=project,
+        id=workdir.name,
+        dir=None if paths.in_bucket(workdir) else workdir,
+        config=dict(config),
+        resume="allow",
+    )
+
+
+def read(workdir: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; no file gives none.
+
+    An unfinished last line is left out, damaged lines with a warning. InputError where the file
+    cannot be read.
+    """
+    file = paths.path(workdir) / FILE
+    try:
+        found, bad = _lines(read_whole(file))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({reason(error)}).") from error
+    if bad:
+        _log.warning("%s has %d damaged lines, which are left out.", file, bad)
+    return [values for _, values in found]
+
+
+def summarise(
+    lines: Sequence[Mapping[str, Any]],
+    *,
+    algorithm: str,
+    evaluated: str,
+    steps: int,
+    images_seen: Mapping[str, int],
+    forward_images: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """What summary.json says of a run with these metrics lines.
+
+    ``evaluated`` ("teacher" or "student") is the network that the method reports, ``images_seen``
+    counts the labeled and unlabeled images drawn, ``forward_images`` those through the network.
+    Accuracies are fractions; ``mean_20`` and ``median_20`` are over the last 20 evaluations or
+    those present; ``best`` is selected on the test set. A network never evaluated has None.
+    """
+    return {
+        "algorithm": algorithm,
+        "evaluated": evaluated,
+        "teacher": accuracies(lines, "test/teacher/accuracy"),
+        "student": accuracies(lines, "test/student/accuracy"),
+        "steps": steps,
+        "images_seen": dict(images_seen),
+        "forward_images": forward_images,
+        "seconds": seconds,
+    }
+
+
+def accuracies(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any] | None:
+    """The last, mean, median and best of the accuracy ``key``; None where no line has it."""
+    values = [line[key] for line in lines if key in line]
+    if not values:
+        return None
+    return {
+        "last": values[-1],
+        "mean_20": fmean(values[-WINDOW:]),
+        "median_20": median(values[-WINDOW:]),
+        "best": max(values),
+        "best_is_test_selection": True,
+        "evaluations": len(values),
+    }
+
+
+def _lines(content: bytes) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
+    """(text, values) of each intact line of a metrics file, and how many are damaged.
+
+    What follows the last line's end is no damage: a process was killed as it wrote it.
+    """
+    *texts, _ = content.split(b"\n")
+    found = [(text + b"\n", values) for text in texts if (values := _values(text)) is not None]
+    return found, len(texts) - len(found)
+
+
+def _values(text: bytes) -> dict[str, Any] | None:
+    """The numbers of a line; None where it is damaged."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or type(values.get("step")) is not int:
+        return None
+    return values if all(type(value) in (int, float) for value in values.values()) else None

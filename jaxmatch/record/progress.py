@@ -1,0 +1,201 @@
+"""What a person sees of a run: a live display on a terminal, plain lines elsewhere, and log.txt.
+
+The display is drawn by rich (https://rich.readthedocs.io).
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich import progress as bars
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from jaxmatch.errors import DiskError
+from jaxmatch.record.folder import disk_error
+from jaxmatch.runtime import paths
+
+FILE = "log.txt"
+
+_SHARES = {
+    "pseudo/coverage": "coverage",
+    "pseudo/accuracy": "pseudo-label accuracy",
+    "contrastive/accuracy": "positives found",
+    "test/teacher/accuracy": "teacher accuracy",
+    "probe/knn": "k-NN accuracy",
+}
+
+
+class Progress:
+    """Shows the progress of a run on stderr and writes it to ``workdir``/log.txt.
+
+    A context manager; while it is open, warnings of any logger go through it, so that they neither
+    break the display nor miss the log.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int,
+        workdir: str | Path,
+        title: str,
+        alone: bool = True,
+    ):
+        """Describe the run; nothing is shown or written before the context is entered.
+
+        Of runs that are not ``alone`` plain lines are shown, which begin with ``title``.
+        """
+        self._total, self._start = total_steps, start_step
+        self._path, self._title = paths.path(workdir) / FILE, title
+        self._alone, self._prefix = alone, "" if alone else f"{title}: "
+        self._latest: dict[str, float] = {}
+        self._text = Text("compiling the first step")
+
+    def __enter__(self) -> Self:
+        """Open log.txt and the display; DiskError where the former cannot be written."""
+        self._console = Console(stderr=True, highlight=False)
+        self._root = logging.getLogger()
+        self._handlers = list(self._root.handlers)
+        try:
+            self._file = paths.Growing(self._path)
+        except OSError as error:
+            raise disk_error(self._path, error) from error
+        self._mark = (time.monotonic(), self._start)
+        self._seen = False
+        self._bar = bars.Progress(
+            bars.BarColumn(bar_width=None),
+            bars.TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            bars.TextColumn("{task.fields[speed]}"),
+            console=self._console,
+            expand=True,
+        )
+        self._task = self._bar.add_task("", total=self._total, completed=self._start, speed="")
+        self._live = Live(get_renderable=self._render, console=self._console)
+        self._terminal = self._console.is_terminal and self._alone
+        self._handler = handler = _Messages(self, shown=self._terminal or not self._handlers)
+        if self._terminal:
+            # Other handlers write to the terminal behind the display's back.
+            self._root.handlers = [handler]
+            self._live.start(refresh=True)
+        else:
+            self._root.addHandler(handler)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the last state on the screen and give the loggers back."""
+        if self._terminal:
+            self._root.handlers = self._handlers
+            self._live.stop()
+        else:  # others, of runs that ended earlier or end later, are theirs to remove
+            self._root.removeHandler(self._handler)
+        try:
+            self._file.close()
+        except OSError as problem:
+            if error is None:
+                raise disk_error(self._path, problem) from problem
+
+    def update(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
+        """Show ``step`` and its metrics; of metrics that are absent the last known are kept.
+
+        Accuracies and coverage are fractions. DiskError where log.txt cannot be written.
+        """
+        self._latest.update(metrics)
+        speed = f"{images_per_second:,.0f} images/s, {self._time_left(step)} left"
+        self._text = Text(describe(self._latest))
+        self._bar.update(self._task, completed=step, speed=speed)
+        line = f"step {step}/{self._total}, {speed}: {describe(metrics)}".removesuffix(": ")
+        self._write(line)
+        if self._terminal:
+            self._live.refresh()
+        else:
+            self._console.print(Text(self._prefix + line), soft_wrap=True)
+
+    def message(self, text: str) -> None:
+        """Show a line of text above the display and write it to the log."""
+        self._write(text)
+        self._console.print(Text(self._prefix + text), soft_wrap=True)
+
+    def _time_left(self, step: int) -> timedelta:
+        """By the speed since the first update, which leaves out the time of compilation."""
+        now = time.monotonic()
+        then, done = self._mark
+        if not self._seen:
+            self._seen, self._mark = True, (now, step)
+        seconds = (now - then) / max(step - done, 1) * (self._total - step)
+        return timedelta(seconds=round(seconds))
+
+    def _render(self) -> RenderableType:
+        return Group(Text(self._title, style="bold"), self._bar, self._text)
+
+    def flush(self) -> None:
+        """Have all of log.txt in the folder; DiskError where it cannot be written."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise disk_error(self._path, error) from error
+
+    def _write(self, text: str) -> None:
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"
+        try:
+            self._file.write(line.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise disk_error(self._path, error) from error
+
+
+def describe(metrics: Mapping[str, float]) -> str:
+    """The metrics a person follows, those that are present, in one line of text."""
+    terms = {
+        name.removeprefix("loss/"): value for name, value in metrics.items() if "loss/" in name
+    }
+    total = terms.pop("total", None)
+    losses = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+    if total is not None:
+        losses = f"loss {total:.4g}" + (f" ({losses})" if losses else "")
+    shares = [f"{word} {metrics[key]:.1%}" for key, word in _SHARES.items() if key in metrics]
+    return ", ".join(filter(None, [losses, *shares]))
+
+
+class Silent:
+    """Stands for the record and the display of a run in processes that write neither."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def update(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def lines(self) -> list[dict[str, Any]]:
+        """None: only the process that writes them reads them."""
+        return []
+
+
+SILENT = Silent()
+
+
+class _Messages(logging.Handler):
+    """Hands warnings to the display and the log."""
+
+    def __init__(self, progress: Progress, shown: bool):
+        super().__init__(logging.WARNING)
+        self._put = progress.message if shown else progress._write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(DiskError):  # the next update meets it again, where it can stop
+            self._put(f"{record.levelname.lower()}: {record.getMessage()}")

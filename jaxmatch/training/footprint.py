@@ -1,0 +1,303 @@
+"""What a step will hold of a device's memory, estimated from its trace, before it is compiled.
+
+A compiler keeps an array in memory from the operation that makes it to the last one that reads it,
+unless it is cheap to make again: then it is fused into those that read it, and what it is made from
+is kept in its place. So the estimate follows the step's operations in their order, of one device's
+share of the batch. Convolutions, products, sums, gathers and sorts make arrays; a chain of
+elementwise operations does only where it reads more than it gives. The most that lives at once is
+what the compiler calls temporary memory.
+
+The constants were fitted to what the TPU compiler says of the recipes in ``experiments/tpu``, whose
+table shows how far the estimate is off. Programs for CPUs are not estimated.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+
+from jaxmatch.data import streaming
+from jaxmatch.errors import InputError
+from jaxmatch.models.network import make_network
+from jaxmatch.program import Program
+from jaxmatch.runtime.dispatch import make_call, on_cpu, scanned
+from jaxmatch.runtime.mesh import make_mesh, memory_limit
+from jaxmatch.types import PyTree
+
+# Operations whose results a compiler computes again wherever they are read.
+ELEMENTWISE = """
+    abs add add_any and asin atan atan2 bitcast_convert_type broadcast_in_dim ceil clamp
+    convert_element_type copy copy_p cos cosh cbrt div eq erf erf_inv exp exp2 expand_dims expm1
+    floor ge gt integer_pow iota is_finite le lgamma log log1p logistic lt max min mul ne neg
+    nextafter not optimization_barrier or pad population_count pow real reduce_precision rem reshape
+    reshard rev round rsqrt select_n sharding_constraint shift_left shift_right_arithmetic
+    shift_right_logical sign sin sinh slice split sqrt square squeeze stop_gradient sub tan tanh
+    transpose xor random_wrap random_unwrap random_fold_in random_split random_clone
+    channel_scale channel_spread dynamic_slice
+"""
+FUSED = frozenset(ELEMENTWISE.split())
+# The jaxpr that an operation stands for, by the name of its parameter.
+CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+LOOPS = ("scan", "while")
+# A fused chain that reads more than this many times what it gives is kept as an array.
+GROWTH = 1.5
+LANES, SUBLANES = 128, 8  # of a TPU's registers, which hold 32-bit words
+# Of a TPU: what is kept in the chip's own memory, and a program's bytes for each operation of it.
+ON_CHIP, CODE = 64 * 2**20, 8_000
+SURE = 1.15  # a step is refused if it is estimated to need so many times what a device has
+
+
+@dataclass
+class Buffer:
+    """An array that an operation makes."""
+
+    bytes: int
+    made: int
+    read: int
+
+
+@dataclass(frozen=True)
+class Value:
+    """A variable as the arrays that it is computed from, its own if it has one."""
+
+    sources: frozenset[int] = frozenset()
+    made: int = 0
+    platform: int | None = None  # the branch that this index of platforms chooses
+
+
+@dataclass
+class Trace:
+    """The operations of a step in order, and the arrays that they make.
+
+    Attributes:
+        platform: "tpu" pads arrays to tiles and picks its branches of an operation.
+        buffers: all arrays.
+        extra: by operation, bytes that only live inside of it.
+    """
+
+    platform: str
+    buffers: list[Buffer] = field(default_factory=list)
+    extra: dict[int, int] = field(default_factory=dict)
+    time: int = 0
+
+    def run(self, jaxpr: Jaxpr, arguments: Sequence[Value]) -> list[Value]:
+        """Follow the operations of ``jaxpr``: from its arguments to its results."""
+        known: dict[Any, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
+
+        def value(atom: Any) -> Value:
+            return Value() if isinstance(atom, Literal) else known.get(atom, Value())
+
+        for one in jaxpr.eqns:
+            known.update(
+                zip(one.outvars, self.step(one, list(map(value, one.invars))), strict=True)
+            )
+        return list(map(value, jaxpr.outvars))
+
+    def step(self, one: Any, operands: list[Value]) -> list[Value]:
+        """The results of one operation."""
+        name, params = one.primitive.name, one.params
+        self.time += 1
+        if name == "platform_index":
+            return [Value(platform=_branch(params["platforms"], self.platform))]
+        if name == "cond":
+            chosen = operands[0].platform
+            if chosen is not None:
+                return self.run(params["branches"][chosen].jaxpr, operands[1:])
+            self.extra[self.time] = max(self.inside(each) for each in params["branches"])
+            return self.made(one, operands)
+        if name in LOOPS:
+            bodies = [each for each in params.values() if isinstance(each, ClosedJaxpr)]
+            self.extra[self.time] = max(map(self.inside, bodies))
+            return self.made(one, operands)
+        for key in CALLS:
+            if isinstance(called := params.get(key), (Jaxpr, ClosedJaxpr)):
+                jaxpr = called if isinstance(called, Jaxpr) else called.jaxpr
+                return self.run(jaxpr, operands)
+        if name in FUSED:
+            sources = frozenset().union(*(operand.sources for operand in operands))
+            return [self.fused(variable, sources) for variable in one.outvars]
+        return self.made(one, operands)
+
+    def fused(self, variable: Var, sources: frozenset[int]) -> Value:
+        """The result of an operation that is computed where it is read, unless that costs more."""
+        own = self.bytes(variable)
+        if sum(self.buffers[source].bytes for source in sources) <= GROWTH * own:
+            return Value(sources, self.time)
+        self.reads(sources)
+        return self.new(own)
+
+    def made(self, one: Any, operands: Iterable[Value]) -> list[Value]:
+        """Results that are arrays of their own."""
+        for operand in operands:
+            self.reads(operand.sources, 1)
+        return [self.new(self.bytes(variable)) for variable in one.outvars]
+
+    def reads(self, sources: Iterable[int], more: int = 0) -> None:
+        """An elementwise operation may write over what it reads, others (``more``) do not."""
+        for source in sources:
+            self.buffers[source].read = max(self.buffers[source].read, self.time + more)
+
+    def new(self, size: int) -> Value:
+        """An array of so many bytes."""
+        self.buffers.append(Buffer(size, self.time, self.time))
+        return Value(frozenset((len(self.buffers) - 1,)), self.time)
+
+    def bytes(self, variable: Any) -> int:
+        """Of an array, as it lies in memory."""
+        aval = variable.aval
+        return array_bytes(aval.shape, aval.dtype, self.platform) if hasattr(aval, "dtype") else 0
+
+    def inside(self, closed: ClosedJaxpr) -> int:
+        """The most that lives at once in the body of a loop or a branch."""
+        return follow(closed.jaxpr, self.platform).most()
+
+    def most(self) -> int:
+        """The most bytes that live at once."""
+        change = [0] * (self.time + 3)
+        for each in self.buffers:
+            change[each.made] += each.bytes
+            change[max(each.read, each.made + 1)] -= each.bytes
+        live, found = 0, 0
+        for time, more in enumerate(change):
+            live += more
+            found = max(found, live + self.extra.get(time, 0))
+        return found
+
+
+def follow(jaxpr: Jaxpr, platform: str) -> Trace:
+    """The temporary arrays of ``jaxpr``, whose arguments and results are counted elsewhere."""
+    trace = Trace(platform)
+    results = trace.run(jaxpr, [Value()] * len(jaxpr.invars))
+    for result in results:
+        for source in result.sources:
+            found = trace.buffers[source]
+            if found.made == result.made and len(result.sources) == 1:
+                found.bytes = 0  # it is written to its place
+            else:
+                found.read = max(found.read, result.made)
+    return trace
+
+
+def array_bytes(shape: Sequence[int], dtype: Any, platform: str) -> int:
+    """Bytes of an array in memory; typed keys count as nothing.
+
+    A TPU stores two of the axes in tiles of 8 x 128 words, and chooses those that fill them best.
+    """
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return 0
+    width = dtype.itemsize
+    size = math.prod(shape) * width
+    if platform != "tpu" or not size:
+        return size
+    sides = sorted(side for side in shape if side > 1) or [1]
+    best = None
+    for lane in range(len(sides)):
+        for sublane in range(len(sides)):
+            if lane == sublane and len(sides) > 1:
+                continue
+            rest = math.prod(side for at, side in enumerate(sides) if at not in (lane, sublane))
+            rows = sides[sublane] if len(sides) > 1 else 1
+            tile = min(SUBLANES * (4 // width or 1), 1 << (rows - 1).bit_length())
+            padded = rest * _up(rows, tile) * _up(sides[lane], LANES)
+            best = padded if best is None else min(best, padded)
+    return (best or 1) * width
+
+
+def _up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+def _branch(platforms: Any, platform: str) -> int:
+    """Which entry of ``platform_index``'s parameter is this platform's; the default is None."""
+    names = {"gpu": ("gpu", "cuda", "rocm")}.get(platform, (platform,))
+    for at, each in enumerate(platforms):
+        if each is None or any(name in each for name in names):
+            return at
+    return len(platforms) - 1
+
+
+def share(program: Program) -> Program:
+    """The program of one device's part of the batch."""
+    config, parts, size = program.config, program.parts, program.parts.mesh.size
+    mesh = make_mesh(1, present=parts.mesh.devices.flat[:1].tolist())
+    if size == 1:
+        return program
+    model = parts.model
+    if getattr(model, "bn_groups", 1) > 1:
+        model = replace(model, bn_groups=1)
+    network = make_network(
+        model, 1, config.forward, config.microbatches, on_cpu(mesh), config.precision
+    )
+    spec = replace(
+        parts.spec,
+        labeled_batch=parts.spec.labeled_batch // size,
+        unlabeled_batch=parts.spec.unlabeled_batch // size,
+    )
+    return program.with_parts(mesh=mesh, model=model, network=network, spec=spec)
+
+
+def estimate(program: Program) -> dict[str, int]:
+    """Bytes of one device by what they hold: "state", "data", a step's "arrays" and its "code".
+
+    A loop over steps keeps a second state. Gradients that devices exchange are held twice.
+    """
+    mesh, local = program.parts.mesh, share(program)
+    platform = mesh.devices.flat[0].platform
+
+    def held(tree: PyTree, shardings: PyTree = None) -> int:
+        shapes = [leaf.shape for leaf in jax.tree.leaves(tree)]
+        if shardings is not None:
+            places = jax.tree.leaves(shardings)
+            shapes = [one.shard_shape(shape) for one, shape in zip(places, shapes, strict=True)]
+        leaves = zip(jax.tree.leaves(tree), shapes, strict=True)
+        return sum(array_bytes(shape, leaf.dtype, platform) for leaf, shape in leaves)
+
+    data = program.data
+    if program.config.data.stream:
+        parts = local.parts
+        data = streaming.shapes(parts.spec, parts.crops, parts.mesh)._replace(frozen=data.frozen)
+    call = make_call(local.step, local.examples, 1)
+    trace = follow(jax.jit(call).trace(program.state, data).jaxpr.jaxpr, platform)
+    state = held(program.state, program.shardings)
+    arrays = trace.most() - (ON_CHIP if platform == "tpu" else 0)
+    exchanged = 2 * held(program.state.params) if mesh.size > 1 else 0
+    streamed = True if program.config.data.stream else None
+    loop = scanned(program.config.steps_per_call, mesh, streamed) > 1
+    return {
+        "state": state,
+        "data": held(data),
+        "arrays": max(arrays, exchanged) + (state if loop else 0),
+        "code": CODE * trace.time if platform == "tpu" else 0,
+    }
+
+
+def check_step(program: Program, beside: int = 0, seeds: int = 1) -> None:
+    """Refuse a step that no device has room for, before it is compiled.
+
+    What is near the limit is left to the compiler. On a CPU, and where a device does not tell its
+    memory, nothing is refused.
+
+    Args:
+        program: the run's.
+        beside: bytes of the held-out images that each device holds meanwhile.
+        seeds: how many runs of the program a device computes at once.
+
+    Raises:
+        InputError: with the estimated bytes.
+    """
+    mesh = program.parts.mesh
+    limit = memory_limit(mesh)
+    if limit is None or on_cpu(mesh):
+        return
+    found = estimate(program) | ({"held-out images": beside} if beside else {})
+    found |= {name: seeds * found[name] for name in ("state", "arrays")}
+    if sum(found.values()) > SURE * limit:
+        listed = ", ".join(f"{name} {size:,}" for name, size in found.items() if size)
+        raise InputError(
+            f"a device has {limit:,} bytes, but a step needs about {sum(found.values()):,} "
+            f"({listed}); use more devices, dtype=bfloat16, microbatches or a smaller batch."
+        )

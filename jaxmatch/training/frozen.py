@@ -1,0 +1,139 @@
+"""Trained networks that a run learns from and leaves as they are: the teacher of distillation."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxmatch.build import Parts
+from jaxmatch.errors import InputError
+from jaxmatch.evaluation.classifier import Classifier, load
+from jaxmatch.record.folder import CONFIG, damaged, read_config
+from jaxmatch.types import Network, PyTree
+from jaxmatch.weights.transfer import source_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """The frozen networks of a run, each by its role.
+
+    Attributes:
+        networks: they take views in the scale of the run that they serve.
+        variables: arrays on the host.
+        digests: :func:`digest` of the variables.
+    """
+
+    networks: Mapping[str, Network]
+    variables: Mapping[str, PyTree]
+    digests: Mapping[str, str]
+
+
+def frozen_runs(config: ConfigDict, folder: Path) -> dict[str, Path]:
+    """The run of each role of ``config.frozen`` of the run in ``folder``.
+
+    A value as in ``init_from`` may name an earlier stage. Raises InputError where one is empty.
+    """
+    for role, name in config.frozen.items():
+        if not name:
+            raise InputError(
+                f"{config.algorithm.name} learns from a trained network; give its run folder as "
+                f"--config.frozen.{role}=RUN."
+            )
+    return {role: source_folder(name, folder) for role, name in config.frozen.items()}
+
+
+def load_frozen(config: ConfigDict, folder: Path, parts: Parts) -> Frozen:
+    """The networks that ``config.frozen`` names, at their newest checkpoint, as their runs report.
+
+    They may have any architecture and input scale, but must tell the run's classes apart.
+
+    Args:
+        config: of the run that learns from them.
+        folder: of that run. Where it holds one already, the networks must be those of then.
+        parts: of that run.
+
+    Raises:
+        InputError: if a run is missing, has no checkpoint, no classifier, another number of
+            classes or another image size, or is not the one that an interrupted run began with.
+    """
+    networks, variables, digests = {}, {}, {}
+    for role, path in frozen_runs(config, folder).items():
+        other = load(path)
+        where = f"frozen.{role}={config.frozen[role]}"
+        _check(other, parts, where)
+        networks[role] = rescaled(other, parts)
+        variables[role] = jax.device_get(other.variables())
+        digests[role] = digest(variables[role])
+        if _recorded(folder).get(role, digests[role]) != digests[role]:
+            raise InputError(
+                f"{where} is not the network that {folder} began with; put that one back or "
+                "choose another --workdir."
+            )
+    return Frozen(networks=networks, variables=variables, digests=digests)
+
+
+def rescaled(other: Classifier, parts: Parts) -> Network:
+    """The network of ``other`` for views in the scale of ``parts``: in that of ``other`` inside."""
+    mean, std, its_mean, its_std = (
+        np.asarray(values) for values in (parts.mean, parts.std, other.parts.mean, other.parts.std)
+    )
+    factor, shift = std / its_std, (mean - its_mean) / its_std
+    if np.all(factor == 1) and not np.any(shift):
+        return other.parts.network
+
+    def network(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
+        views = jax.tree.map(
+            lambda view: view * factor.astype(view.dtype) + shift.astype(view.dtype), views
+        )
+        return other.parts.network(variables, views, train)
+
+    return network
+
+
+def digest(variables: PyTree) -> str:
+    """SHA-256 over the names, shapes, types and bytes of all arrays, in hexadecimal."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        array = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def _check(other: Classifier, parts: Parts, where: str) -> None:
+    if not other.parts.algorithm.labeled:
+        raise InputError(
+            f"{where} was trained without labels and has no classifier; fine-tune it first "
+            "(--config=finetune, --config.init_from)."
+        )
+    if len(other.classes) != parts.spec.classes:
+        raise InputError(
+            f"{where} tells {len(other.classes)} classes apart, but the data has "
+            f"{parts.spec.classes}; give a run on the same classes."
+        )
+    if other.classes != parts.classes:
+        theirs, ours = next(
+            pair for pair in zip(other.classes, parts.classes, strict=True) if pair[0] != pair[1]
+        )
+        raise InputError(
+            f"{where} was trained on other classes: {theirs!r} stands where the data has {ours!r}; "
+            "give a run on the same classes."
+        )
+    if other.image_shape != parts.image_shape:
+        raise InputError(
+            f"{where} was trained on images of shape {other.image_shape}, but these are "
+            f"{parts.image_shape}; give a run on images of the same size."
+        )
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    """The digests that the run in ``folder`` began with."""
+    facts = (read_config(folder) or {}).get("facts")
+    recorded = facts.get("frozen", {}) if isinstance(facts, dict) else {}
+    if not isinstance(recorded, dict):
+        raise damaged(folder / CONFIG, "facts.frozen is no list of networks")
+    return recorded

@@ -1,0 +1,54 @@
+"""Runs one after another, each starting from the encoder of the one before (SelfMatch)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxmatch import build
+from jaxmatch.config.recipe import stage_folders, stages_of
+from jaxmatch.record.folder import read_config
+from jaxmatch.runtime import paths
+from jaxmatch.weights.transfer import check_encoder, given, wanted
+
+
+def run_folder(path: str | Path) -> Path:
+    """The folder of the run at ``path``: its last stage if it has stages.
+
+    Raises InputError where its config.json is damaged.
+    """
+    path = paths.path(path)
+    values = read_config(path)
+    if values is None or "order" not in values:
+        return path
+    return path / list(stage_folders(values))[-1]
+
+
+def check(config: ConfigDict, facts: Sequence[Mapping[str, Any]]) -> None:
+    """Check every stage before the first one trains; ``facts`` are those of each stage's data.
+
+    Raises InputError for anything in any stage that cannot work.
+    """
+    before = None
+    for stage, known in zip(stages_of(config).values(), facts, strict=True):
+        parts = build.build_parts(stage, known)
+        optimizer = parts.optim.build(stage.steps, parts.model.layers)
+        shapes = jax.eval_shape(lambda s=stage, p=parts, o=optimizer: build.build_state(s, p, o))
+        network = shapes.student()
+        if before is not None:
+            mine = wanted(network, parts.algorithm, stage)
+            check_encoder(given(*before, stage), mine, stage.init_from)
+        before = (network, parts.algorithm)
+
+
+def summarise(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The last stage's summary with what all stages together cost, and each stage's own."""
+    stages = list(summaries.values())
+    seen = {
+        kind: sum(stage["images_seen"][kind] for stage in stages)
+        for kind in ("labeled", "unlabeled")
+    }
+    totals = {key: sum(stage[key] for stage in stages) for key in ("forward_images", "seconds")}
+    return {**stages[-1], **totals, "images_seen": seen, "stages": summaries}

@@ -1,0 +1,111 @@
+"""Weights in files that cannot run code: safetensors, and npz without pickle."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from safetensors.numpy import save
+
+from jaxmatch.errors import InputError
+from jaxmatch.runtime import paths
+
+SUFFIXES = (".safetensors", ".npz")
+PICKLES = (".pth", ".pt", ".bin", ".pkl", ".ckpt", ".tar")
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a ``.safetensors`` or ``.npz`` file by name, in the file's dtypes.
+
+    bfloat16 (safetensors only) comes as the NumPy dtype that JAX uses.
+
+    Raises:
+        InputError: if the file is missing, damaged, of another kind, or holds anything but numbers;
+            nothing in it is executed.
+    """
+    path = paths.path(path)
+    _check_suffix(path)
+    try:
+        if path.suffix == ".npz":
+            return _read_npz(path)
+        content = paths.read_whole(path)
+        return {name: _tensor(value) for name, value in safetensors.deserialize(content)}
+    except FileNotFoundError as error:
+        raise InputError(f"there is no weights file {path}.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {paths.reason(error)}.") from error
+    except Exception as error:  # of whatever library: unreadable is unreadable
+        raise InputError(
+            f"{path} is damaged or holds more than numbers ({error}); get it anew."
+        ) from error
+
+
+def write_weights(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
+    """Write tensors by name to a new ``.safetensors`` or ``.npz`` file, whole or not at all.
+
+    Raises:
+        InputError: if the file exists, its folder does not, or its suffix is another.
+        DiskError: if it cannot be written.
+    """
+    path = paths.path(path)
+    check_new(path)
+    # safetensors writes an array's memory as it lies, which is not the order of a transposed view.
+    ordered = {name: np.asarray(value, order="C") for name, value in weights.items()}
+    if path.suffix == ".npz":
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **ordered)  # pyright: ignore[reportArgumentType]
+        content = buffer.getvalue()
+    else:
+        content = save(ordered)
+    paths.write_output(path, content)
+
+
+def check_new(path: Path) -> None:
+    """InputError unless a new weights file can be written to ``path``."""
+    _check_suffix(path)
+    if path.exists():
+        raise InputError(f"{path} exists; remove it or choose another name.")
+    paths.check_output(path)
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix in PICKLES:
+        raise InputError(
+            f"{path} would be a pickle, which can run code when it is read; turn it into "
+            ".safetensors with python -m experiments.weights.from_pth and give that."
+        )
+    if path.suffix not in SUFFIXES:
+        raise InputError(
+            f"{path} is no weights file: its name must end in {' or '.join(SUFFIXES)}."
+        )
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    content = np.load(io.BytesIO(paths.read_whole(path)), allow_pickle=False)
+    if not isinstance(content, np.lib.npyio.NpzFile):
+        raise ValueError("it is a single array")
+    found = {name: content[name] for name in content.files}
+    for name, value in found.items():
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+            raise ValueError(f"{name} is no array of numbers")
+    return found
+
+
+def _tensor(entry: Mapping) -> np.ndarray:
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"tensors of type {entry['dtype']} are not read")
+    return np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
