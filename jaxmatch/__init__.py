@@ -9,11 +9,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "Predictions", "load", "train"]
 
-_HOMES = {"Classifier": "classifier", "Predictions": "classifier", "load": "classifier"}
+_HOMES = {
+    "Classifier": "evaluation.classifier",
+    "Predictions": "evaluation.classifier",
+    "load": "evaluation.classifier",
+    "train": "training.train",
+}
 
 
 def __getattr__(name: str) -> Any:
     # On demand, so that the workers of a data loader import neither networks nor checkpoints.
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'jaxmatch' has no attribute {name!r}")
-    return getattr(import_module(f"jaxmatch.{_HOMES.get(name, 'loop')}"), name)
+    return getattr(import_module(f"jaxmatch.{_HOMES[name]}"), name)

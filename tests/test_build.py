@@ -20,7 +20,7 @@ from jaxmatch.config.recipe import from_flags, to_json
 from jaxmatch.data import splits
 from jaxmatch.data.resident import resident
 from jaxmatch.errors import InputError
-from jaxmatch.record import data as run_data
+from jaxmatch.record import run_data
 
 FACTS = {
     "classes": ["a", "b", "c", "d"],

@@ -27,7 +27,7 @@ from tiny_runs import (
 from jaxmatch.cli import main as cli
 from jaxmatch.config import recipe as configuration
 from jaxmatch.evaluation import classifier, probe
-from jaxmatch.record import data as run_data
+from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
 from jaxmatch.runtime.compilation import compiler_options
 from jaxmatch.training import train as loop
@@ -206,7 +206,7 @@ def test_outputs_are_refused_before_the_work(run, call, data, pictures, tmp_path
         raise AssertionError("it began to work")
 
     monkeypatch.setattr("jaxmatch.evaluation.classifier.load", work)
-    monkeypatch.setattr("jaxmatch.record.data.load_new", work)
+    monkeypatch.setattr("jaxmatch.record.run_data.load_new", work)
     monkeypatch.setattr("jaxmatch.report.results.read", work)
     commands = {
         "p.csv": ("predict", "--workdir", run[0], pictures / "a.png"),

@@ -353,7 +353,10 @@ def test_the_name_of_the_run_folder(argument, start):
 
 
 def test_the_name_does_not_depend_on_the_process():
-    code = "from jaxmatch.config.recipe import *; print(run_name(from_flags('fixmatch:mnist5k', [])[0]))"
+    code = (
+        "from jaxmatch.config.recipe import from_flags, run_name; "
+        "print(run_name(from_flags('fixmatch:mnist5k', [])[0]))"
+    )
     environment = os.environ | {"PYTHONHASHSEED": "5"}
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True

@@ -19,7 +19,7 @@ from jaxmatch.data import record as records
 from jaxmatch.data import splits
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import probe
-from jaxmatch.record import data as run_data
+from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
 
 CLASSES = ("ant", "bee", "cat", "dog")

@@ -7,7 +7,7 @@ from tiny_runs import configuration
 
 from jaxmatch import build
 from jaxmatch.errors import InputError
-from jaxmatch.record import data as run_data
+from jaxmatch.record import run_data
 from jaxmatch.report.describe import describe
 
 

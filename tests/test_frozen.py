@@ -25,7 +25,7 @@ from jaxmatch import build, load
 from jaxmatch.algorithms.simclr import SimCLR
 from jaxmatch.cli.main import main
 from jaxmatch.errors import InputError
-from jaxmatch.record import data as run_data
+from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
 from jaxmatch.report.describe import describe
 from jaxmatch.training import frozen as frozen_module

@@ -19,8 +19,8 @@ from hypothesis import given, strategies
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jaxmatch.errors import DiskError
-from jaxmatch.record.folder import write_json
 from jaxmatch.record.metrics import MetricsLog, open_wandb, read, summarise
+from jaxmatch.runtime.json_files import write_json
 
 
 def write_steps(workdir, first, last, resume_step=0):

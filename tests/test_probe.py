@@ -15,7 +15,7 @@ from tiny_runs import STEPS, arguments, compiler_cache, train_tiny, write_data
 import jaxmatch
 from jaxmatch.config.recipe import complete, from_flags
 from jaxmatch.data import sources
-from jaxmatch.data.sources import Source
+from jaxmatch.data.source import Source
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation import probe as probing
 from jaxmatch.evaluation.forward import make_features

@@ -48,7 +48,7 @@ from jaxmatch import build
 from jaxmatch.cli import main as cli, sweep
 from jaxmatch.config import recipe as config
 from jaxmatch.report import describe, page as report
-from jaxmatch.record import data as run_data
+from jaxmatch.record import run_data
 from jaxmatch.training import together
 calls, folder, argument, *overrides = sys.argv[1:]
 chosen, _ = config.from_flags(argument, overrides)

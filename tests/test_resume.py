@@ -25,7 +25,7 @@ from tiny_runs import (
 
 from jaxmatch.data import splits
 from jaxmatch.errors import InputError, Terminated
-from jaxmatch.record import data as run_data
+from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
 from jaxmatch.training import run
 

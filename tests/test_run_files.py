@@ -11,9 +11,9 @@ from jaxmatch.cli import main as cli
 from jaxmatch.cli import sweep
 from jaxmatch.data import record as records
 from jaxmatch.errors import InputError
+from jaxmatch.record.folder import run_folder
 from jaxmatch.record.metrics import MetricsLog, read
 from jaxmatch.report.results import read as read_run
-from jaxmatch.training.stages import run_folder
 from jaxmatch.training.train import finished
 
 # In place of a JSON file of the run; None cuts it in half.

@@ -13,9 +13,9 @@ from tiny_runs import OVERRIDES, PERIOD, STEPS, compiler_cache, snapshot, state_
 from jaxmatch import load, train
 from jaxmatch.config.recipe import from_flags, run_name
 from jaxmatch.errors import InputError, Interrupted, Terminated
+from jaxmatch.record.folder import run_folder
 from jaxmatch.record.metrics import read
 from jaxmatch.training import run
-from jaxmatch.training.stages import run_folder
 
 STAGES = ("1_simclr", "2_fixmatch")
 

@@ -19,8 +19,8 @@ from jaxmatch import load
 from jaxmatch.cli import main as cli
 from jaxmatch.data.images import read_images
 from jaxmatch.errors import InputError
-from jaxmatch.record.data import load_new
 from jaxmatch.record.metrics import read
+from jaxmatch.record.run_data import load_new
 
 GOLDEN = Path(__file__).parent / "golden"
 SHORT = {"steps": 10, "workers": 2, "chosen": ",labels=8", "data__image_size": 8}

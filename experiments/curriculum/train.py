@@ -22,10 +22,10 @@ from ml_collections import ConfigDict
 from jaxmatch import build
 from jaxmatch.config.recipe import from_flags
 from jaxmatch.errors import InputError, JaxmatchError
-from jaxmatch.record.folder import write_json
 from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.runtime.compilation import prepare_process
 from jaxmatch.runtime.dispatch import compile_call
+from jaxmatch.runtime.json_files import write_json
 from jaxmatch.training.train import prepare
 
 

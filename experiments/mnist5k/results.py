@@ -17,10 +17,10 @@ from scipy.optimize import linear_sum_assignment
 
 from experiments.mnist5k.sweep import METHODS
 from jaxmatch.evaluation.classifier import load
-from jaxmatch.record.data import load_recorded
-from jaxmatch.record.folder import write_json
+from jaxmatch.record.folder import run_folder
 from jaxmatch.record.metrics import read
-from jaxmatch.training.stages import run_folder
+from jaxmatch.record.run_data import load_recorded
+from jaxmatch.runtime.json_files import write_json
 
 HERE = Path(__file__).parent
 

@@ -17,9 +17,9 @@ from jaxmatch import build
 from jaxmatch.evaluation.classifier import load
 from jaxmatch.evaluation.forward import make_features
 from jaxmatch.evaluation.probe import measure, probe_sets
-from jaxmatch.record.data import load_recorded
-from jaxmatch.record.folder import write_json
 from jaxmatch.record.metrics import read
+from jaxmatch.record.run_data import load_recorded
+from jaxmatch.runtime.json_files import write_json
 
 HERE = Path(__file__).parent
 COLUMNS = {

@@ -93,7 +93,7 @@ def start(data: Path, workdir: Path, layout: str) -> list[subprocess.Popen[str]]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "jaxmatch.cli.main", "train", *words]
+            [sys.executable, "-m", "jaxmatch.cli", "train", *words]
             + ([*where, f"--process={number}"] if processes > 1 else []),
             env=environment,
             stdout=subprocess.DEVNULL,

@@ -22,8 +22,8 @@ class Cell:
     def error(self, kind: str) -> str:
         """100 - 100 * accuracy, mean ± sample deviation over the seeds (how many).
 
-        ``kind`` is one of :data:`jaxmatch.report.results.ACCURACIES`, of the network that the method
-        reports. A star: some run does not have the recipe's settings.
+        ``kind`` is one of :data:`jaxmatch.report.results.ACCURACIES`, of the network that the
+        method reports. A star: some run does not have the recipe's settings.
         """
         values = [run.accuracy(kind, run.evaluated) for run in self.finished]
         errors = [100 - 100 * value for value in values if value is not None]

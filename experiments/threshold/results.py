@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 from experiments.threshold.sweep import SEEDS, THRESHOLDS
 from jaxmatch.errors import InputError, JaxmatchError
-from jaxmatch.record.folder import write_json
 from jaxmatch.record.metrics import read
+from jaxmatch.runtime.json_files import write_json
 
 HERE = Path(__file__).parent
 LAST = 0.2  # share of the steps that pseudo-labels are averaged over

@@ -51,8 +51,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
 MEASURES = ("step", "loop")
 BASES = ("plain", "tuned")
 BUSY = 0.5  # processes
-# What the library asks of glibc by jaxmatch.runtime.compilation.keep_memory; PyTorch's tuning guide has
-# other allocators for the same purpose.
+# What the library asks of glibc by jaxmatch.runtime.compilation.keep_memory; PyTorch's tuning guide
+# has other allocators for the same purpose.
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",

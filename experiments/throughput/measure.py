@@ -23,9 +23,9 @@ from ml_collections import ConfigDict
 from jaxmatch import build
 from jaxmatch.config.recipe import from_flags
 from jaxmatch.data.resident import resident
-from jaxmatch.data.sources import Source
+from jaxmatch.data.source import Source
 from jaxmatch.data.splits import balanced
-from jaxmatch.record import data as run_data
+from jaxmatch.record import run_data
 from jaxmatch.runtime.compilation import prepare_process
 from jaxmatch.runtime.dispatch import compile_call
 from jaxmatch.runtime.mesh import over_batch, replicated

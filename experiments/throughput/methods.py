@@ -24,7 +24,7 @@ from experiments.mnist5k_pretraining.sweep import METHODS as PRETRAININGS
 from jaxmatch import build
 from jaxmatch.config.recipe import from_flags, stages_of
 from jaxmatch.data.resident import resident
-from jaxmatch.record import data as run_data
+from jaxmatch.record import run_data
 from jaxmatch.runtime.compilation import jit, operations, prepare_process
 
 BASES = ("supervised", "fixmatch")

@@ -27,7 +27,7 @@ from jaxmatch.config.recipe import complete, from_flags, to_json
 from jaxmatch.data.resident import Resident, Table, resident
 from jaxmatch.errors import InputError
 from jaxmatch.models import onednn
-from jaxmatch.record import data as run_data
+from jaxmatch.record import run_data
 from jaxmatch.runtime.compilation import prepare_process
 from jaxmatch.runtime.dispatch import Meter, compile_call
 from jaxmatch.runtime.mesh import replicated, shard_batch

@@ -245,7 +245,7 @@ def rows(embeddings: Array, probabilities: Array) -> dict[str, Array]:
 
 
 def graph_with_past(label: Array, queue: Queue, threshold: float) -> Array:
-    """:func:`jaxmatch.functional.similarity.pseudo_label_graph` with further columns for earlier images.
+    """:func:`~jaxmatch.functional.similarity.pseudo_label_graph` with columns for earlier images.
 
     Args:
         label: pseudo-labels [b C].
@@ -264,7 +264,7 @@ def graph_with_past(label: Array, queue: Queue, threshold: float) -> Array:
 def log_similarity_with_past(
     queries: Array, keys: Array, queue: Queue, temperature: float
 ) -> Array:
-    """:func:`jaxmatch.functional.similarity.log_similarity` to the keys and to a queue, normalised over both.
+    """:func:`~jaxmatch.functional.similarity.log_similarity` to keys and queue, normalised over all.
 
     The official code starts from random unit vectors, which repel until they are overwritten; here
     rows not written do not take part.

@@ -36,8 +36,8 @@ class UDA:
             at least this.
         temperature: T of the target softmax(z / T); 1 leaves it unsharpened.
         unlabeled_weight: lambda.
-        signal: training signal annealing, see :func:`jaxmatch.optim.schedules.training_signal`; labeled
-            examples that the network already knows better than the signal are left out.
+        signal: training signal annealing, see :func:`jaxmatch.optim.schedules.training_signal`;
+            labeled examples that the network already knows better than the signal are left out.
     """
 
     threshold: Share = 0.8

@@ -36,8 +36,8 @@ class VAT:
         entropy_weight: of the predictions' entropy, from the first step on. 0.06 is VAT+EntMin, as
             in all tables of this family that name VAT; 0 is VAT alone.
         ramp: share of all steps over which ``unlabeled_weight`` rises linearly from 0.
-        vat_xi: see :func:`jaxmatch.functional.adversarial.virtual_adversarial_direction`; 0 is exact, other
-            code has 1e-6.
+        vat_xi: see :func:`jaxmatch.functional.adversarial.virtual_adversarial_direction`; 0 is
+            exact, other code has 1e-6.
     """
 
     epsilon: NonNegative = 6.0

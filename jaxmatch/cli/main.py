@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxmatch.cli.words import AND, join_overrides, split_runs
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
 from jaxmatch.runtime.paths import check_output, path, write_output
 
 RUN_HELP = "a run folder, as train writes it"
 DATA_HELP = "where the run's folder, npz file or TFDS directory is now, if it has moved"
-AND = "--and"  # between the runs that one ``train`` trains together
 CONFIG_HELP = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # What goes wrong with a checkpoint is said in one sentence; Orbax logs every failure several
     # times, each with a traceback, and every save.
     logging.getLogger("absl").addFilter(not_of_orbax)
-    words, *others = _runs(sys.argv[1:] if argv is None else argv)
+    words, *others = split_runs(sys.argv[1:] if argv is None else argv)
     try:
         arguments, rest = _parser().parse_known_args(words)
         if arguments.run in (_train, _demo):
@@ -47,13 +47,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if rest and not hasattr(arguments, "config"):
             raise InputError(f"unknown argument {rest[0]!r}; see jaxmatch {arguments.command} -h.")
-        arguments.overrides = _overrides(rest)
+        arguments.overrides = join_overrides(rest)
         arguments.others = []
         for words in others:
             if arguments.command != "train":
                 raise InputError(f"{AND} joins runs of jaxmatch train, not {arguments.command}.")
             other, rest = _parser().parse_known_args(["train", *words])
-            other.overrides = _overrides(rest)
+            other.overrides = join_overrides(rest)
             arguments.others.append(other)
         _prepare_process()
         arguments.run(arguments)
@@ -94,30 +94,6 @@ def _prepare_process() -> None:
 def _fail(error: JaxmatchError) -> int:
     print(f"jaxmatch: {error}", file=sys.stderr)
     return error.exit_code
-
-
-def _runs(argv: Sequence[str]) -> list[list[str]]:
-    """The words of each run that ``--and`` joins."""
-    runs: list[list[str]] = [[]]
-    for word in argv:
-        if word == AND:
-            runs.append([])
-        else:
-            runs[-1].append(word)
-    return runs
-
-
-def _overrides(rest: Sequence[str]) -> list[str]:
-    """Join ``--config.key value`` to ``--config.key=value`` and refuse everything else."""
-    joined: list[str] = []
-    for word in rest:
-        if word.startswith("--config."):
-            joined.append(word)
-        elif joined and "=" not in joined[-1]:
-            joined[-1] += f"={word}"
-        else:
-            raise InputError(f"unknown argument {word!r}; overrides look like --config.key=value.")
-    return joined
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -211,7 +187,7 @@ def _config(arguments: argparse.Namespace):
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from jaxmatch.runtime import hosts as distributed
+    from jaxmatch.runtime import hosts
     from jaxmatch.training.train import train
 
     if arguments.others:
@@ -220,11 +196,11 @@ def _train(arguments: argparse.Namespace) -> None:
     config = _config(arguments)
     where = (arguments.coordinator, arguments.processes, arguments.process)
     if arguments.multihost or any(value is not None for value in where):
-        distributed.join(*where, seconds=arguments.join_seconds)
-        if not distributed.leader():
+        hosts.join(*where, seconds=arguments.join_seconds)
+        if not hosts.leader():
             logging.disable(logging.WARNING)
     summary = train(config, arguments.workdir, arguments.data)
-    if distributed.leader():
+    if hosts.leader():
         _print_summary(summary)
 
 
@@ -246,7 +222,7 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from jaxmatch.evaluation.classifier import load
-    from jaxmatch.record.data import load_recorded
+    from jaxmatch.record.run_data import load_recorded
 
     classifier = load(arguments.workdir, arguments.step)
     if not classifier.parts.algorithm.labeled:
@@ -380,7 +356,7 @@ def _show_augment(arguments: argparse.Namespace) -> None:
 
     from jaxmatch.build import build_algorithm, build_transforms
     from jaxmatch.config.recipe import stages_of
-    from jaxmatch.record.data import load_new
+    from jaxmatch.record.run_data import load_new
     from jaxmatch.report.sheet import check_name, contact_sheet, write_sheet
 
     check_name(arguments.output)
@@ -392,7 +368,3 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     images = np.asarray(source.images[:: max(1, len(source.images) // 8)][:8])
     write_sheet(contact_sheet(images, views, jax.random.key(config.seed)), arguments.output)
     print(f"wrote {arguments.output}")
-
-
-if __name__ == "__main__":
-    main()

@@ -37,6 +37,7 @@ from jaxmatch.models import MODELS
 from jaxmatch.models import settings as model_settings
 from jaxmatch.optim.optimizer import Ema, Optim
 from jaxmatch.settings import check_values, turned_off
+from jaxmatch.weights.transfer import STAGE
 
 # What identifies a run, with what of its numbers depends on it. Any other setting may change when
 # the run is continued. A name without a dot may be that of a section, all of which counts.
@@ -73,7 +74,6 @@ IDENTITY = {
 # These say where something lies. Their values as absolute paths tell new runs apart, beside what
 # identifies them; a run that has begun knows what it found there, and it may move.
 PLACES = ("data.name", "data.split", "init_from", "frozen")
-STAGE = "stage:"  # begins a place that is a stage of the same run
 # What the stages of a configuration have in common.
 SHARED = ("seed", "devices", "memory_placement", "remat", "wandb", "workers")
 # View roles with a contrastive pipeline each: the usual one, BYOL's other and SwAV's small crops.
@@ -251,8 +251,8 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
 
     Returns:
         The configuration, and a note for each value that ``scale=`` in CONFIG's argument changed
-        (:mod:`jaxmatch.config.scaling`), for each override that contradicts its preset and for each value
-        that turns its setting off.
+        (:mod:`jaxmatch.config.scaling`), for each override that contradicts its preset and for each
+        value that turns its setting off.
 
     Raises:
         InputError: if the file, a key or a value is wrong.
@@ -324,7 +324,7 @@ def load_module(path: str) -> Any:
         return SimpleNamespace(get_config=partial(_chain, path))
     file = Path(path)
     if file.suffix != ".py":
-        names = named_configs(Path(__file__).parent)
+        names = named_configs(Path(__file__).parents[1])
         if path not in names:
             raise InputError(f"unknown config {path!r}; {suggest(path, names)}")
         file = names[path]

@@ -19,7 +19,7 @@ from jaxmatch.data import splits
 from jaxmatch.data.images import read_files
 from jaxmatch.data.lazy import Files, Images, LazyImages
 from jaxmatch.data.record import Listed, Record
-from jaxmatch.data.sources import Names, Source
+from jaxmatch.data.source import Names, Source
 from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
 

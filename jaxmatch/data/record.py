@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxmatch.errors import InputError
-from jaxmatch.record.folder import damaged, read_object, write_json
+from jaxmatch.runtime.json_files import damaged, read_object, write_json
 from jaxmatch.runtime.paths import as_os_errors, files_in, read_whole, size
 
 FILE = "data.json"

@@ -11,7 +11,7 @@ from flax import struct
 
 from jaxmatch.data import order
 from jaxmatch.data.lazy import LazyImages
-from jaxmatch.data.sources import Source
+from jaxmatch.data.source import Source
 from jaxmatch.data.splits import Split, locate
 from jaxmatch.types import Array, Batch, Examples, PyTree
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxmatch.data import record as records
 from jaxmatch.data.lazy import Images
-from jaxmatch.data.sources import Names, Source
+from jaxmatch.data.source import Names, Source
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.runtime import paths
 

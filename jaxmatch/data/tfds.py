@@ -23,9 +23,9 @@ from tensorflow_datasets.core import constants, read_only_builder
 from jaxmatch.data import images as image_files
 from jaxmatch.data.lazy import LazyImages, TfdsRecords
 from jaxmatch.data.record import Record, check_parts, file_hash
-from jaxmatch.data.sources import Source
+from jaxmatch.data.source import Source
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.runtime import hosts as distributed
+from jaxmatch.runtime import hosts
 
 log = logging.getLogger(__name__)
 
@@ -181,8 +181,8 @@ def _index(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     """
     shards = [Path(path) for path in builder.info.splits[split].filepaths]
     written = [(path.name, path.stat().st_size) for path in shards]
-    distributed.check_same(f"prepared {builder.info.name}", repr(written))
-    labels, names = distributed.leaders_arrays(lambda: _read_index(builder, split, written))
+    hosts.check_same(f"prepared {builder.info.name}", repr(written))
+    labels, names = hosts.leaders_arrays(lambda: _read_index(builder, split, written))
     return labels, names
 
 

@@ -13,10 +13,10 @@ from jaxmatch.config.recipe import complete
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluation.forward import make_predict
-from jaxmatch.record.folder import CONFIG, damaged, read_config, read_facts
+from jaxmatch.record.folder import CONFIG, read_config, read_facts, run_folder
 from jaxmatch.runtime.checkpoint import Checkpoints
+from jaxmatch.runtime.json_files import damaged
 from jaxmatch.runtime.mesh import state_shardings
-from jaxmatch.training.stages import run_folder
 from jaxmatch.types import TrainState
 
 NETWORKS = ("teacher", "student")

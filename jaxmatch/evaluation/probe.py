@@ -23,13 +23,13 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmatch.data.lazy import Images
-from jaxmatch.data.sources import Source
+from jaxmatch.data.source import Source
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.classifier import Classifier, load
 from jaxmatch.evaluation.forward import Evaluate, make_features
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.similarity import inner_products, normalize
-from jaxmatch.record.data import load_recorded
+from jaxmatch.record.run_data import load_recorded
 from jaxmatch.runtime.mesh import over_batch, put
 from jaxmatch.types import Array, PyTree
 
@@ -140,8 +140,8 @@ def measure(
 ) -> Iterator[tuple[str, float]]:
     """The test accuracies ``names`` of the features that ``compute`` gives, each when it is known.
 
-    ``compute`` spreads them over ``mesh`` (:func:`jaxmatch.evaluation.forward.make_features`). Images that it
-    cannot read do not count.
+    ``compute`` spreads them over ``mesh`` (:func:`jaxmatch.evaluation.forward.make_features`).
+    Images that it cannot read do not count.
     """
     train, test = (_points(*compute(variables, part.images), part.labels, mesh) for part in sets)
     for name in names:

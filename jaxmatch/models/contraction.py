@@ -7,8 +7,8 @@ second one adds a bias to the results, which then need not be read again; its de
 of the first.
 
 How they are computed is decided where a program is compiled for a platform: by oneDNN
-(:mod:`jaxmatch.models.onednn`) for float32 and bfloat16 on one CPU device where it is there, else as XLA
-does.
+(:mod:`jaxmatch.models.onednn`) for float32 and bfloat16 on one CPU device where it is there, else
+as XLA does.
 
 Kernel and bias may be wider than the images: they are rounded to the images' dtype where they meet
 them, and their gradients keep their own. So the sums of gradients over devices are in float32 under

@@ -1,14 +1,26 @@
 """What ``config.json`` and ``summary.json`` of a run folder say, checked before it is used."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxmatch.errors import DiskError, InputError
-from jaxmatch.runtime.paths import make_folder, path, read_whole, reason, write_whole
+from jaxmatch.config.recipe import stage_folders
+from jaxmatch.runtime import paths
+from jaxmatch.runtime.json_files import damaged, read_object
 
 CONFIG, SUMMARY = "config.json", "summary.json"
+
+
+def run_folder(folder: str | Path) -> Path:
+    """The folder of the run in ``folder``: its last stage's if it has stages.
+
+    Raises InputError where its config.json is damaged.
+    """
+    folder = paths.path(folder)
+    values = read_config(folder)
+    if values is None or "order" not in values:
+        return folder
+    return folder / list(stage_folders(values))[-1]
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -88,50 +100,6 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 _SEEN = ("labeled", "unlabeled")
 _ACCURACIES = ("last", "mean_20", "median_20", "best")
 _SECTIONS = {"teacher": _ACCURACIES, "student": _ACCURACIES, "probe": ("knn", "linear")}
-_RESTORE = "put back a copy of it or choose another folder"
-
-
-def read_object(file: Path, advice: str = _RESTORE) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file.
-
-    Raises:
-        InputError: if it cannot be read or holds anything else, with ``advice``.
-    """
-    try:
-        value = json.loads(read_whole(file))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({reason(error)}).") from error
-    except (ValueError, RecursionError) as error:
-        raise damaged(file, "it is not JSON", advice) from error
-    if not isinstance(value, dict):
-        raise damaged(file, "it holds no JSON object", advice)
-    return value
-
-
-def write_json(file: str | Path, value: Any, indent: int | None = 2) -> None:
-    """Write a JSON file whole or not at all; DiskError where it cannot be written."""
-    file = path(file)
-    content = (json.dumps(value, indent=indent) + "\n").encode()
-    try:
-        make_folder(file.parent)
-        write_whole(file, content)
-    except OSError as error:
-        raise disk_error(file, error) from error
-
-
-def damaged(file: Path, problem: str, advice: str = _RESTORE) -> InputError:
-    """What to raise of a damaged file."""
-    return InputError(f"{file} is damaged ({problem}): {advice}.")
-
-
-def disk_error(file: Path, error: OSError) -> DiskError:
-    """What to raise of a file of the run folder that cannot be written."""
-    return DiskError(
-        f"{file} could not be written ({reason(error)}): make room or check "
-        "the folder's permissions, then run the same command again."
-    )
 
 
 def _is_number(value: Any) -> bool:

@@ -23,8 +23,8 @@ from tensorboardX.proto.event_pb2 import (
 from tensorboardX.summary import scalar
 
 from jaxmatch.errors import DiskError, InputError
-from jaxmatch.record.folder import disk_error
 from jaxmatch.runtime import paths
+from jaxmatch.runtime.json_files import disk_error
 from jaxmatch.runtime.paths import Growing, read_whole, reason, write_whole
 
 _log = logging.getLogger(__name__)

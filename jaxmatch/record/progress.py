@@ -18,8 +18,8 @@ from rich.live import Live
 from rich.text import Text
 
 from jaxmatch.errors import DiskError
-from jaxmatch.record.folder import disk_error
 from jaxmatch.runtime import paths
+from jaxmatch.runtime.json_files import disk_error
 
 FILE = "log.txt"
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch.config.recipe import stage_folders
 from jaxmatch.program import Program
-from jaxmatch.record import data as run_data
+from jaxmatch.record import run_data
 from jaxmatch.runtime.compilation import operations
 from jaxmatch.runtime.mesh import device_bytes, tree_bytes
 

@@ -18,10 +18,11 @@ import jax
 from jaxmatch.build import build_algorithm
 from jaxmatch.config.recipe import complete, flatten, stage_folders, tells_apart, to_json
 from jaxmatch.errors import InputError
-from jaxmatch.record.folder import CONFIG, damaged, read_config, read_summary
+from jaxmatch.record.folder import CONFIG, read_config, read_summary
 from jaxmatch.record.metrics import accuracies
 from jaxmatch.record.metrics import read as read_metrics
 from jaxmatch.runtime import paths
+from jaxmatch.runtime.json_files import damaged
 
 ACCURACIES = ("last", "mean_20", "median_20", "best")
 # Settings with a column of their own, or part of a group's name.

@@ -28,8 +28,7 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from jaxmatch.errors import DiskError, InputError
-from jaxmatch.runtime import hosts as distributed
-from jaxmatch.runtime import paths
+from jaxmatch.runtime import hosts, paths
 from jaxmatch.runtime.paths import in_bucket, write_whole
 from jaxmatch.types import PyTree
 
@@ -70,7 +69,7 @@ class Checkpoints:
 
         What process 0 sees, in every process.
         """
-        return distributed.from_leader(self._steps)
+        return hosts.from_leader(self._steps)
 
     def save(self, step: int, state: PyTree) -> None:
         """Copy ``state`` (arrays in any tree) to the host and write it in the background.
@@ -90,7 +89,7 @@ class Checkpoints:
         filled = {name: leaf for name, leaf in named.items() if leaf.size}
         tensors = {name: _describe(leaf) for name, leaf in named.items()}
         error = None
-        if distributed.leader():
+        if hosts.leader():
             try:
                 with paths.as_os_errors(saving):
                     self._sweep()
@@ -101,7 +100,7 @@ class Checkpoints:
                     write_whole(saving / _FORMAT, json.dumps(FORMAT).encode())
             except OSError as problem:
                 error = self._disk_error(step, problem)
-        distributed.raise_together(error)
+        hosts.raise_together(error)
         try:
             if _orbax_writes_to(saving):
                 staged, arrays = None, saving / _ARRAYS
@@ -163,7 +162,7 @@ class Checkpoints:
         error = saving.exception()
         if error is not None and not isinstance(error, DiskError):
             raise error
-        distributed.raise_together(error)
+        hosts.raise_together(error)
 
     def close(self) -> None:
         """Wait for the save under way, and accept no more."""
@@ -201,7 +200,7 @@ class Checkpoints:
         try:
             with contextlib.nullcontext() if staged is None else staged:
                 response.result()
-                if not distributed.leader():
+                if not hosts.leader():
                     return
                 if staged is not None:
                     for name in paths.files_in(Path(staged.name)):
@@ -295,7 +294,7 @@ def _read(path: Path, abstract_state: PyTree) -> tuple[PyTree, str | None]:
     leave the others waiting.
     """
     direct = _orbax_writes_to(path)
-    reason = distributed.from_leader(lambda: _damage(path) if direct else None)
+    reason = hosts.from_leader(lambda: _damage(path) if direct else None)
     if reason is not None:
         return None, reason
     with contextlib.ExitStack() as opened:
@@ -310,7 +309,7 @@ def _read(path: Path, abstract_state: PyTree) -> tuple[PyTree, str | None]:
         except Exception as problem:  # of whatever library: unreadable is unreadable
             reason = _reason(problem)
         _raise_everywhere(error)
-        if (reason := distributed.first_problem(reason)) is not None:
+        if (reason := hosts.first_problem(reason)) is not None:
             return None, reason
         state = None
         try:
@@ -326,7 +325,7 @@ def _read(path: Path, abstract_state: PyTree) -> tuple[PyTree, str | None]:
 
 
 def _raise_everywhere(error: InputError | None) -> None:
-    problem = distributed.first_problem(None if error is None else str(error))
+    problem = hosts.first_problem(None if error is None else str(error))
     if error is not None:
         raise error
     if problem is not None:
@@ -358,7 +357,7 @@ def _damage(path: Path) -> str | None:
 
 def _unreadable(path: Path) -> str | None:
     """What file this process, if not process 0, cannot read."""
-    if distributed.leader():
+    if hosts.leader():
         return None
     for name in json.loads(paths.read_whole(path / _MANIFEST)):
         with (path / name).open("rb") as file:

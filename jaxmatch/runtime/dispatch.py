@@ -89,8 +89,8 @@ def jit_call(
 ) -> Any:
     """:func:`make_call` jitted over ``mesh``, the state donated: (state, data) -> (state, meter).
 
-    ``places`` are the shardings of the state (:func:`~jaxmatch.runtime.mesh.state_shardings`); all else
-    is on every device, but for data that differs from step to step, whose shardings are
+    ``places`` are the shardings of the state (:func:`~jaxmatch.runtime.mesh.state_shardings`); all
+    else is on every device, but for data that differs from step to step, whose shardings are
     ``data_places``. A call takes :func:`scanned` steps.
     """
     everywhere = replicated(mesh)

@@ -137,9 +137,9 @@ def device_bytes(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> int:
 def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTree:
     """Where each array of a state lives: on every device, or its rows spread over them.
 
-    Only a :class:`~jaxmatch.functional.per_example.PerExample` memory and a :class:`~jaxmatch.functional.memory.Bank` are
-    ever spread. Steps read and write rows of the former, and compare a batch with each part of the
-    latter, by exchanges of the size of a batch.
+    Only a :class:`~jaxmatch.functional.per_example.PerExample` memory and a
+    :class:`~jaxmatch.functional.memory.Bank` are ever spread. Steps read and write rows of the
+    former, and compare a batch with each part of the latter, by exchanges of the size of a batch.
 
     Args:
         shapes: a tree of arrays or their shapes.

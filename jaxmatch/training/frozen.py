@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from jaxmatch.build import Parts
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.classifier import Classifier, load
-from jaxmatch.record.folder import CONFIG, damaged, read_config
+from jaxmatch.record.folder import CONFIG, read_config
+from jaxmatch.runtime.json_files import damaged
 from jaxmatch.types import Network, PyTree
 from jaxmatch.weights.transfer import source_folder
 

@@ -30,16 +30,16 @@ from jaxmatch.evaluation.probe import MOST_IMAGES, PROBES, Sets, measure, missin
 from jaxmatch.functional.diagnostics import collapsed
 from jaxmatch.models import onednn
 from jaxmatch.program import Program
-from jaxmatch.record import data as run_data
+from jaxmatch.record import run_data
 from jaxmatch.record.curves import plot
-from jaxmatch.record.folder import SUMMARY, read_object, write_json
+from jaxmatch.record.folder import SUMMARY
 from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
 from jaxmatch.record.progress import SILENT, Progress
-from jaxmatch.runtime import hosts as distributed
-from jaxmatch.runtime import mesh as parallel
+from jaxmatch.runtime import hosts
 from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.runtime.dispatch import Call, Feed, Meter, compile_call, means, on_cpu, watched
-from jaxmatch.runtime.mesh import check_memory, replicated
+from jaxmatch.runtime.json_files import read_object, write_json
+from jaxmatch.runtime.mesh import check_memory, put, replicated
 from jaxmatch.runtime.termination import Stop
 from jaxmatch.training.footprint import check_step
 from jaxmatch.types import PyTree, TrainState
@@ -67,7 +67,7 @@ class Run:
         frozen: PyTree,
         checkpoints: Checkpoints,
         started: float,
-        put: Callable[[PyTree, Any], PyTree] = parallel.put,
+        put: Callable[[PyTree, Any], PyTree] = put,
         alone: bool = True,
     ):
         """Put the data on the devices; nothing is compiled or written.
@@ -146,11 +146,9 @@ class Run:
         """Write what the run is to its folder; InputError where other processes have another."""
         settings = {**configuration.to_json(self.config), "facts": self.facts}
         digest = self.record_of_data.digest
-        distributed.check_same(
-            "configuration or data", json.dumps(settings) + self.split.hash + digest
-        )
-        distributed.check_shared(self.folder)
-        if distributed.leader():
+        hosts.check_same("configuration or data", json.dumps(settings) + self.split.hash + digest)
+        hosts.check_shared(self.folder)
+        if hosts.leader():
             write_json(self.folder / "config.json", settings)
             records.write(self.folder, self.record_of_data)
             splits.write(self.folder / "split.json", self.split)
@@ -165,16 +163,16 @@ class Run:
         """
         config = self.config
         state, first = self.begin()
-        if first == config.steps and distributed.from_leader((self.folder / SUMMARY).exists):
+        if first == config.steps and hosts.from_leader((self.folder / SUMMARY).exists):
             return self.with_probes(state)  # all else is done
         wandb = None
-        if config.wandb and distributed.leader():
+        if config.wandb and hosts.leader():
             wandb = open_wandb(config.wandb, self.folder, configuration.to_json(config))
         if first == 0:
             state = self.refreshed(state, first)
         with contextlib.ExitStack() as opened:
             record = progress = SILENT
-            if distributed.leader():
+            if hosts.leader():
                 record = opened.enter_context(
                     MetricsLog(
                         self.folder,
@@ -242,12 +240,12 @@ class Run:
                     )
             self.checkpoints.wait()
             lines = record.lines()
-        if distributed.leader():
+        if hosts.leader():
             plot({self.folder.name: lines}, self.folder / "curves.png")
             seconds = earlier + time.monotonic() - self.started
             summary = self.summary(lines, state.policy, seconds)
             write_json(self.folder / "summary.json", summary)
-        distributed.synchronize("summary written")
+        hosts.synchronize("summary written")
         return self.with_probes(state)
 
     def with_probes(self, state: TrainState) -> dict[str, Any]:
@@ -264,9 +262,9 @@ class Run:
             }
             for name, value in self.probe(state, sets, names):
                 summary["probe"][name] = value
-                if distributed.leader():
+                if hosts.leader():
                     write_json(file, summary)
-            distributed.synchronize("probes written")
+            hosts.synchronize("probes written")
         return summary
 
     def feed(self, first: int) -> contextlib.AbstractContextManager[Feed]:
@@ -311,7 +309,7 @@ class Run:
             return state
         algorithm: Any = self.parts.algorithm
         memory = algorithm.refresh(state, lambda net: self.embed(net, self.unlabeled_images))
-        return state.replace(memory=parallel.put(memory, self.places.memory))
+        return state.replace(memory=put(memory, self.places.memory))
 
     def read_trunk(self) -> PyTree:
         """The encoder that ``config.init_from`` names; InputError where it differs."""

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmatch.data.sources import Source
-from jaxmatch.runtime import mesh as parallel
+from jaxmatch.data.source import Source
+from jaxmatch.runtime.mesh import put
 from jaxmatch.types import PyTree
 
 
@@ -31,16 +31,16 @@ class Shared:
         return source
 
     def put(self, tree: PyTree, shardings: Any) -> PyTree:
-        """As :func:`jaxmatch.runtime.mesh.put` with one sharding, equal arrays giving the same one."""
+        """As :func:`jaxmatch.runtime.mesh.put` with one sharding; equal arrays give one."""
 
         def one(leaf: Any) -> jax.Array:
             if isinstance(leaf, jax.Array):
-                return parallel.put(leaf, shardings)
+                return put(leaf, shardings)
             for host, where, array in self._arrays:
                 same = host is leaf or (host.dtype == leaf.dtype and np.array_equal(host, leaf))
                 if same and where == shardings:
                     return array
-            array = parallel.put(leaf, shardings)
+            array = put(leaf, shardings)
             self._arrays.append((leaf, shardings, array))
             return array
 

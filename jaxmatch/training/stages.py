@@ -1,29 +1,14 @@
 """Runs one after another, each starting from the encoder of the one before (SelfMatch)."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from jaxmatch import build
-from jaxmatch.config.recipe import stage_folders, stages_of
-from jaxmatch.record.folder import read_config
-from jaxmatch.runtime import paths
+from jaxmatch.config.recipe import stages_of
 from jaxmatch.weights.transfer import check_encoder, given, wanted
-
-
-def run_folder(path: str | Path) -> Path:
-    """The folder of the run at ``path``: its last stage if it has stages.
-
-    Raises InputError where its config.json is damaged.
-    """
-    path = paths.path(path)
-    values = read_config(path)
-    if values is None or "order" not in values:
-        return path
-    return path / list(stage_folders(values))[-1]
 
 
 def check(config: ConfigDict, facts: Sequence[Mapping[str, Any]]) -> None:

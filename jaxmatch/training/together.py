@@ -49,7 +49,7 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
     """Train, or continue, runs that are equal but for their seed.
 
     Args:
-        runs: the configuration and the folder of each, as :func:`jaxmatch.training.train.train` takes them.
+        runs: the configuration and the folder of each, as :func:`jaxmatch.train` takes them.
 
     Returns:
         The content of ``summary.json`` of each run, in order. Their seconds, as those in

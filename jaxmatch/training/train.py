@@ -13,12 +13,12 @@ from jaxmatch import build
 from jaxmatch.config import recipe as configuration
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import missing
-from jaxmatch.record import data as run_data
-from jaxmatch.record.folder import CONFIG, read_config, read_facts, read_summary, write_json
-from jaxmatch.runtime import hosts as distributed
-from jaxmatch.runtime import paths
+from jaxmatch.record import run_data
+from jaxmatch.record.folder import CONFIG, read_config, read_facts, read_summary
+from jaxmatch.runtime import hosts, paths
 from jaxmatch.runtime.checkpoint import Checkpoints, check_place
 from jaxmatch.runtime.dispatch import Call
+from jaxmatch.runtime.json_files import write_json
 from jaxmatch.runtime.termination import Stop, termination_noted
 from jaxmatch.training import stages
 from jaxmatch.training.frozen import frozen_runs, load_frozen
@@ -32,7 +32,7 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
     """Train, or continue, the run that ``config`` describes; stages one after another.
 
     Args:
-        config: as ``jaxmatch.config.recipe.from_flags`` or a config file's ``get_config`` returns it.
+        config: as :func:`jaxmatch.config.recipe.from_flags` or a file's ``get_config`` returns it.
         workdir: the run folder; by default ``runs/<config>-<data>-<labels>-s<seed>-<hash>``.
             A folder that holds an interrupted run of the same configuration is continued.
         place: where the data of an interrupted run is now, if it has moved.
@@ -50,7 +50,7 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
         build.check_settings(stage)
     folder = paths.path(workdir or Path("runs") / configuration.run_name(config))
     check_place(folder)
-    if place and not distributed.from_leader((folder / CONFIG).exists):
+    if place and not hosts.from_leader((folder / CONFIG).exists):
         raise InputError(
             f"{folder} holds no run whose data could have moved; name the data of a new run in "
             "--config, without --data."
@@ -138,13 +138,13 @@ def _train_stages(config: ConfigDict, folder: Path, place: str, terminated: Stop
     facts = []
     for name, stage in parts.items():
         where = folder / name
-        done = distributed.from_leader(lambda s=stage, where=where: finished(s, where))
+        done = hosts.from_leader(lambda s=stage, where=where: finished(s, where))
         frozen_runs(stage, where)
         known = read_facts(where, read_config(where) or {}) if done else None
         facts.append(known or run_data.load(stage, where, place, kept)[0].facts())
     stages.check(config, facts)
-    distributed.synchronize("stages checked")
-    if distributed.leader():
+    hosts.synchronize("stages checked")
+    if hosts.leader():
         write_json(folder / "config.json", configuration.to_json(config))
     summaries: dict[str, Any] = {}
     for name, stage in parts.items():
@@ -155,7 +155,7 @@ def _train_stages(config: ConfigDict, folder: Path, place: str, terminated: Stop
             )
         summaries[name] = _train_one(stage, folder / name, place, terminated, kept)
     summary = stages.summarise(summaries)
-    if distributed.leader():
+    if hosts.leader():
         write_json(folder / "summary.json", summary)
     return summary
 
@@ -190,7 +190,7 @@ def completed(config: ConfigDict, folder: Path, place: str = "") -> dict[str, An
     Raises:
         InputError: as :func:`finished`, or if a new place holds something else.
     """
-    done = distributed.from_leader(lambda: finished(config, folder))
+    done = hosts.from_leader(lambda: finished(config, folder))
     if done is not None:
         old = read_config(folder)
         if place or (old and configuration.moved(old, configuration.to_json(config))):

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.config.recipe import STAGE
 from jaxmatch.errors import InputError
 from jaxmatch.models.heads import KEPT, hidden_layers
 from jaxmatch.runtime import paths
@@ -21,6 +20,7 @@ from jaxmatch.types import Algorithm, PyTree, TrainState
 from jaxmatch.weights.files import PICKLES, SUFFIXES, read_weights
 from jaxmatch.weights.torch_names import find_network, from_torch
 
+STAGE = "stage:"  # begins a place that is a stage of the same run
 _SUFFIX = "|".join(re.escape(suffix) for suffix in SUFFIXES + PICKLES)
 _FILE = re.compile(rf"(?P<path>.+({_SUFFIX}))(#(?P<prefix>[^/#]*))?")
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmatch.data import splits
-from jaxmatch.data.sources import Source
+from jaxmatch.data.source import Source
 from jaxmatch.errors import DiskError, InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "splits"

@@ -24,8 +24,8 @@ _PACKED = 3  # planes of 8 bits in an int32 that is not negative
 def warp(planes: Array, matrix: Array, degrees: int = STEEPEST) -> Array:
     """Fetch each pixel from where ``matrix`` has it.
 
-    In images of more than :data:`~jaxmatch.augment.pixels.source.SMALL` pixels a side: rotations about
-    the centre by up to ``degrees``, shears by up to a half, and moves by up to half a side.
+    In images of more than :data:`~jaxmatch.augment.pixels.source.SMALL` pixels a side: rotations
+    about the centre by up to ``degrees``, shears by up to a half, and moves by up to half a side.
     :func:`warp_far` has no limit.
 
     Args:

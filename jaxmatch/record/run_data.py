@@ -18,13 +18,11 @@ from jaxmatch.data import sources, splits
 from jaxmatch.data.copies import array_hashes, copies, listed_hashes
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.record import ELSEWHERE, Record, file_hashes
-from jaxmatch.data.sources import Source
+from jaxmatch.data.source import Source
 from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError
-from jaxmatch.record.folder import CONFIG, read_config, read_facts
-from jaxmatch.runtime import hosts as distributed
-from jaxmatch.runtime import paths
-from jaxmatch.training import stages
+from jaxmatch.record.folder import CONFIG, read_config, read_facts, run_folder
+from jaxmatch.runtime import hosts, paths
 from jaxmatch.weights.transfer import names_weights, source_folder
 
 log = logging.getLogger(__name__)
@@ -148,7 +146,7 @@ def load(
     Raises:
         InputError: as :func:`load_new` and :func:`load_recorded`.
     """
-    if distributed.from_leader(lambda: _begun(folder)):
+    if hosts.from_leader(lambda: _begun(folder)):
         return load_recorded(config, folder, place=place), ()
     earlier = _records_of_earlier_runs(config, folder)
     here = location(config, place)
@@ -174,7 +172,7 @@ def _records_of_earlier_runs(config: ConfigDict, folder: Path) -> dict[str, reco
     for name in (config.init_from, *config.frozen.values()):
         if not name or names_weights(name):
             continue
-        run = stages.run_folder(source_folder(name, folder))
+        run = run_folder(source_folder(name, folder))
         record = records.read(run)
         if record is not None:
             found[name] = record
@@ -237,7 +235,7 @@ def load_new(
 def _in_all(name: str, load: Callable[[], Source]) -> Source:
     """What ``load`` returns; where hosts have data of their own, one that fails ends all."""
     # The hosts talk to each other about a prepared set while they load it.
-    return load() if name.startswith("tfds:") else distributed.agreed(load)
+    return load() if name.startswith("tfds:") else hosts.agreed(load)
 
 
 def location(config: ConfigDict, place: str = "") -> str:

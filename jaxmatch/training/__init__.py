@@ -1,0 +1,4 @@
+"""Runs: their loop, their stages, several at once.
+
+The step itself is in :mod:`jaxmatch.step`.
+"""
