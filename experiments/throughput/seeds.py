@@ -7,8 +7,8 @@
 Rounds are interleaved: one call of the ordinary program of one run, then one of each program of
 several seeds (:mod:`jaxmatch.training.together`), and so on, so that other work on the machine
 meets all alike. Separate runs take N times the steps of one, so a seed's step costs there what it
-costs alone. ``--at-once`` is how many seeds a device computes by one ``jax.vmap``. Prints a table in
-Markdown and one JSON line.
+costs alone. ``--at-once`` is how many seeds a device computes by one ``jax.vmap``. Prints a table
+in Markdown and one JSON line.
 """
 
 import argparse

@@ -264,7 +264,7 @@ def graph_with_past(label: Array, queue: Queue, threshold: float) -> Array:
 def log_similarity_with_past(
     queries: Array, keys: Array, queue: Queue, temperature: float
 ) -> Array:
-    """:func:`~jaxmatch.functional.similarity.log_similarity` to keys and queue, normalised over all.
+    """:func:`~jaxmatch.functional.similarity.log_similarity` to keys and queue, as one softmax.
 
     The official code starts from random unit vectors, which repel until they are overwritten; here
     rows not written do not take part.

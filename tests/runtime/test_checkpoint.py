@@ -419,7 +419,7 @@ while True:
 
 
 def kill_while_saving(directory, delay):
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     code = KILLED.format(
         root=str(here.parent), tests=str(here), directory=str(directory), delay=delay
     )
@@ -478,7 +478,7 @@ def assert_same_shards(actual, expected):
 
 @pytest.mark.slow
 def test_two_processes_share_one_checkpoint(tmp_path):
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]

@@ -22,7 +22,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.record.metrics import read
 from jaxmatch.record.run_data import load_new
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 SHORT = {"steps": 10, "workers": 2, "chosen": ",labels=8", "data__image_size": 8}
 
 

@@ -17,7 +17,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.program import Program
 from jaxmatch.types import Ratio
 
-FOLDER = Path(__file__).parents[1] / "configs"
+FOLDER = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 LARGE = "tfds:imagenet2012"
 CLASSES = {"tfds:cifar100": 100, LARGE: 1000}

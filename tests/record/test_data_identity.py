@@ -526,7 +526,7 @@ def test_a_streamed_folder_is_known_by_ends_of_its_files(copy, capsys):
 
 
 def test_prepared_sets_are_known_by_version_and_records(tmp_path, capsys):
-    golden = os.path.join(os.path.dirname(__file__), "golden", "tfds.zip")
+    golden = os.path.join(os.path.dirname(__file__), "..", "golden", "tfds.zip")
     shutil.unpack_archive(golden, tmp_path / "tfds")
     place = tmp_path / "tfds"
     options = {**SHORT, "chosen": ",labels=10", "data__directory": str(place)}

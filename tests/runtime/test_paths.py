@@ -45,7 +45,7 @@ def test_the_command_line_refuses_a_bucket_without_its_extra(tmp_path):
         "from jaxmatch.cli.main import main; main(sys.argv[1:])"
     )
     words = ["train", "--config=fixmatch:mnist5k,labels=40", "--workdir=gs://bucket/run"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", hide, *words],
         env=environment,

@@ -32,7 +32,7 @@ from jaxmatch.config.recipe import (
 )
 from jaxmatch.errors import InputError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def config(argument="fixmatch:mnist5k", *overrides):

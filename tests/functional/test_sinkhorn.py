@@ -16,7 +16,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.functional.sinkhorn import sinkhorn
 
 BATCH, PROTOTYPES, EARLIER = 8, 5, 6
-GOLDEN = Path(__file__).parent / "golden" / "solo_swav.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "solo_swav.npz"
 jit_sinkhorn = quick_jit(sinkhorn, static_argnums=(1, 2))
 
 

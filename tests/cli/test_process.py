@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import arguments
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Third parties may change the process where they are imported, so they come first.
 LIBRARY = """
 import ctypes, json, logging, os, signal, sys, warnings

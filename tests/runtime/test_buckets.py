@@ -210,7 +210,7 @@ def server(request, monkeypatch):
 
 def program(code, *words):
     """What a process prints that can reach the server."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", "import sys; from jaxmatch import paths\n" + code, *words],
         env=os.environ | {"PYTHONPATH": str(root)},
@@ -265,7 +265,7 @@ def test_a_run_killed_while_it_saves_to_a_bucket_ends_as_one_on_a_disk(
         code = "import sys; from jaxmatch import paths" + WAIT
         watch = subprocess.Popen(
             [sys.executable, "-c", code, f"{server}/checkpoints", known],
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -88,7 +88,7 @@ def test_a_half_written_last_line_is_dropped(tmp_path, half):
 
 
 def test_a_killed_process_loses_no_line(tmp_path):
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     code = (
         f"import os, signal, sys; sys.path.insert(0, {root!r})\n"
         "from jaxmatch.record.metrics import MetricsLog\n"
