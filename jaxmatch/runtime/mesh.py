@@ -109,8 +109,10 @@ def memory_limit(mesh: Mesh) -> int | None:
     device = mesh.devices.flat[0]
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
-    local = mesh.local_devices  # the only ones that tell; none where devices are only described
-    told = (local[0].memory_stats() or {}).get("bytes_limit") if local else None
+    try:  # only a device of this process tells, and only one that is there
+        told = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    except (IndexError, jax.errors.JaxRuntimeError):
+        told = None
     return told or MEMORY.get(device.device_kind)
 
 

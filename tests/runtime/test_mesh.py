@@ -12,6 +12,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.runtime.mesh import (
     check_memory,
     make_mesh,
+    memory_limit,
     over_batch,
     replicated,
     shard_batch,
@@ -80,3 +81,22 @@ def test_arrays_that_no_device_has_room_for_are_refused():
 def test_bytes_of_a_tree():
     tree = {"a": np.zeros((2, 3), np.float64), "b": jax.ShapeDtypeStruct((5,), jnp.int8)}
     assert tree_bytes({**tree, "key": jax.random.key(0)}) == 48 + 5
+
+
+def test_devices_that_are_only_described_have_a_known_limit():
+    class Described:
+        platform, device_kind = "tpu", "TPU v5 lite"
+
+        def memory_stats(self):
+            raise jax.errors.JaxRuntimeError("only supported for addressable devices")
+
+    class Present(Described):
+        def memory_stats(self):
+            return {"bytes_limit": 1234}
+
+    def mesh(*local):
+        return SimpleNamespace(devices=np.array([Described()]), local_devices=local, size=1)
+
+    assert memory_limit(mesh(Described())) == int(15.75 * 2**30)
+    assert memory_limit(mesh()) == int(15.75 * 2**30)  # all are other processes'
+    assert memory_limit(mesh(Present())) == 1234
