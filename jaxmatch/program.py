@@ -1,35 +1,71 @@
 """A configuration and the facts of its data as one program: its state, its step, its shapes."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxmatch import build
+from jaxmatch.algorithms import build_algorithm
+from jaxmatch.augment.build import build_augment
+from jaxmatch.config.checks import check_batches, check_crops, check_settings
 from jaxmatch.data import streaming
-from jaxmatch.data.resident import Resident, Table
-from jaxmatch.runtime.dispatch import jit_call
-from jaxmatch.runtime.mesh import replicated, state_shardings
-from jaxmatch.step import Step
-from jaxmatch.types import Batch, PyTree, TrainState
+from jaxmatch.data.crops import HostCrop
+from jaxmatch.data.loading import Plan
+from jaxmatch.data.resident import Resident, Table, batch
+from jaxmatch.errors import InputError
+from jaxmatch.models.build import build_model
+from jaxmatch.models.network import make_network
+from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.random import stream
+from jaxmatch.runtime.dispatch import Call, jit_call, on_cpu, repeated, scanned
+from jaxmatch.runtime.mesh import make_mesh, replicated, shard_batch, state_shardings
+from jaxmatch.settings import build_section
+from jaxmatch.step import Step, init_state, make_train_step
+from jaxmatch.types import Algorithm, Augment, Batch, Network, PyTree, Spec, TrainState
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Program:
-    """What a run compiles, before there is any data or device memory.
+    """What a run compiles, before there is any data or device memory; made by :meth:`build`.
 
     Attributes:
         config: the configuration.
-        parts: what :func:`jaxmatch.build.build_parts` makes of it.
+        mesh: the devices.
+        algorithm: the method.
+        model: the Linen module.
+        network: the model as an algorithm calls it.
+        augment: makes views of raw examples.
+        crops: what the host cuts of a streamed set for each view of "labeled" and "unlabeled".
+        optim, ema: their settings.
+        spec: sizes for memories and schedules.
+        classes: their names.
+        image_shape: (height, width, channels) of the raw images.
+        mean, std: of the network's input.
+        frozen: networks that the method learns from, by role; none until they are loaded.
     """
 
     config: ConfigDict
-    parts: build.Parts
+    mesh: Mesh
+    algorithm: Algorithm
+    model: Any
+    network: Network
+    augment: Augment
+    crops: Mapping[str, tuple[HostCrop, ...]]
+    optim: Optim
+    ema: Ema
+    spec: Spec
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    frozen: Mapping[str, Network] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -38,32 +74,125 @@ class Program:
         facts: Mapping[str, Any],
         devices: Sequence[Any] | None = None,
     ) -> Self:
-        """The program over ``devices``, by default those of this process's platform.
+        """Build the program of ``config`` for data of ``facts``.
 
-        Devices of a topology that is only described (:mod:`jax.experimental.topologies`) compile
-        but do not run. Frozen networks are stood in for by the student, of which only the size
-        matters here. Raises InputError on any setting that cannot work.
+        Args:
+            config: of one run; of a run in stages that of a stage.
+            facts: "classes" (names), "image_shape", "labels" (of the labeled examples) and
+                "unlabeled" (a number), as :meth:`jaxmatch.record.run_data.Data.facts` gives them.
+            devices: to choose from, by default those of this process's platform. Devices of a
+                topology that is only described (:mod:`jax.experimental.topologies`) compile but do
+                not run.
+
+        Raises:
+            InputError: on any setting that cannot work.
         """
-        return cls(config, build.with_stand_ins(build.build_parts(config, facts, devices)))
+        check_settings(config)
+        algorithm, data = build_algorithm(config.algorithm), config.data
+        spec = Spec(
+            classes=len(facts["classes"]),
+            steps=config.steps,
+            labels=tuple(facts["labels"]),
+            unlabeled=facts["unlabeled"],
+            labeled_batch=data.batch_size if algorithm.labeled else 0,
+            unlabeled_batch=data.batch_size * data.ratio if algorithm.unlabeled else 0,
+            teacher_trains=config.ema.statistics == "own",
+        )
+        image_shape = tuple(facts["image_shape"])
+        mean, std = tuple(data.mean), tuple(data.std)
+        _check_data(spec, algorithm, image_shape, mean, std)
+        check_crops(config, algorithm, image_shape)
+        batches = (spec.labeled_batch, spec.unlabeled_batch)
+        mesh = make_mesh(config.devices, *batches, present=devices)
+        model = build_model(
+            config.model,
+            classes=spec.classes,
+            heads=algorithm.heads,
+            dtype=config.dtype,
+            remat=config.remat,
+        )
+        check_batches(config, model.bn_groups, mesh.size, batches)
+        views, crops = build_augment(
+            config.augment,
+            config.views,
+            algorithm,
+            mean=mean,
+            std=std,
+            streamed_size=image_shape[:2] if data.stream else None,
+        )
+        return cls(
+            config=config,
+            mesh=mesh,
+            algorithm=algorithm,
+            model=model,
+            network=make_network(
+                model,
+                mesh.size,
+                config.forward,
+                config.microbatches,
+                on_cpu(mesh),
+                config.precision,
+            ),
+            augment=views,
+            crops=crops,
+            optim=build_section(Optim, dict(config.optim), "optim"),
+            ema=build_section(Ema, dict(config.ema), "ema"),
+            spec=spec,
+            classes=tuple(facts["classes"]),
+            image_shape=image_shape,
+            mean=mean,
+            std=std,
+        )
 
     @cached_property
-    def optimizer(self) -> Any:
+    def optimizer(self) -> optax.GradientTransformation:
         """The gradient transformation."""
-        return self.parts.optim.build(self.config.steps, self.parts.model.layers)
+        return self.optim.build(self.config.steps, self.model.layers)
 
     def init(self) -> TrainState:
         """The state before the first step; to be called inside ``jax.jit``."""
-        return build.build_state(self.config, self.parts, self.optimizer)
+        return init_state(
+            jax.random.key(self.config.seed),
+            self.model,
+            jnp.zeros((1, *self.image_shape)),
+            self.algorithm,
+            self.augment,
+            self.optimizer,
+            self.spec,
+        )
 
     @cached_property
     def step(self) -> Step:
-        """The pure step."""
-        return build.build_step(self.config, self.parts, self.optimizer)
+        """The pure step.
 
-    @cached_property
-    def examples(self) -> Callable[[Resident | Batch, TrainState], Batch]:
-        """From the data and a state to the raw examples of its step."""
-        return build.examples_of(self.parts)
+        Raises:
+            InputError: if a frozen network that the method learns from is missing.
+        """
+        return make_train_step(
+            self.algorithm,
+            self.network,
+            self.augment,
+            self.optimizer,
+            self.optim.rate(self.config.steps),
+            self.ema,
+            self.spec,
+            self.frozen,
+        )
+
+    def examples(self, data: Resident | Batch, state: TrainState) -> Batch:
+        """The raw examples of a state's step, split over the devices; streamed ones as they came.
+
+        Args:
+            data: the resident set, or the examples of the step.
+            state: whose step and key choose the examples.
+        """
+        if isinstance(data, Batch):
+            return data
+        order, spec = stream(state.key, "order"), self.spec
+        drawn = batch(data, order, state.step, spec.labeled_batch, spec.unlabeled_batch)
+        if self.mesh.size > 1:  # one device's program may be a part of that of several
+            drawn = shard_batch(drawn, self.mesh)
+        return drawn._replace(frozen=data.frozen)
 
     @cached_property
     def state(self) -> TrainState:
@@ -73,19 +202,31 @@ class Program:
     @cached_property
     def shardings(self) -> PyTree:
         """Where each array of the state lives."""
-        return state_shardings(self.state, self.parts.mesh, self.config.memory_placement)
+        return state_shardings(self.state, self.mesh, self.config.memory_placement)
+
+    @cached_property
+    def abstract(self) -> TrainState:
+        """The state as shapes that know where they live, as a checkpoint is restored to them."""
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            self.state,
+            self.shardings,
+        )
 
     @cached_property
     def data(self) -> Resident | Batch:
-        """What a call takes beside the state, as shapes: the resident set, or a step's examples."""
-        parts, spec = self.parts, self.parts.spec
-        frozen = build.stand_ins(parts, self.state)
+        """What a call takes beside the state, as shapes: the resident set, or a step's examples.
+
+        A frozen network's variables are those of the student, which it is only here.
+        """
+        spec = self.spec
+        frozen = dict.fromkeys(self.frozen, self.state.student()) or None
         if self.config.data.stream:
-            return streaming.shapes(spec, parts.crops, parts.mesh)._replace(frozen=frozen)
+            return streaming.shapes(spec, self.crops, self.mesh)._replace(frozen=frozen)
 
         def images(count: int) -> Table:
-            rows = jax.ShapeDtypeStruct((count, int(np.prod(parts.image_shape))), jnp.uint8)
-            return Table(rows, parts.image_shape)
+            rows = jax.ShapeDtypeStruct((count, int(np.prod(self.image_shape))), jnp.uint8)
+            return Table(rows, self.image_shape)
 
         def labels(count: int) -> Any:
             return jax.ShapeDtypeStruct((count,), jnp.int32)
@@ -94,26 +235,103 @@ class Program:
         labeled, unlabeled = ((images(count), labels(count)) for count in counts)
         return Resident(*labeled, *unlabeled, frozen=frozen)
 
+    @property
+    def forward(self) -> tuple[Network, tuple[float, ...], tuple[float, ...], Mesh]:
+        """What :mod:`jaxmatch.evaluation.forward` takes: network, mean, std and mesh."""
+        return self.network, self.mean, self.std, self.mesh
+
+    def plan(self, data: Resident) -> Plan:
+        """What this process reads at each step of a streamed set."""
+        seed = self.config.seed
+        key = stream(jax.random.key(seed), "order")
+        return streaming.plan(data, key, self.spec, self.crops, seed, self.mesh)
+
     def jit(self, steps_per_call: int | None = None) -> Any:
         """The jitted call (state, data) -> (state, meter), which is lowered with their shapes."""
-        data = self.data
-        places = streaming.places(data._replace(frozen=None)) if self.config.data.stream else None
-        if places is not None and data.frozen is not None:
-            everywhere = replicated(self.parts.mesh)
-            places = places._replace(frozen=jax.tree.map(lambda _: everywhere, data.frozen))
         return jit_call(
             self.step,
             self.examples,
             steps_per_call or self.config.steps_per_call,
-            self.parts.mesh,
+            self.mesh,
             self.shardings,
-            places,
+            self._data_places,
         )
 
     def trace(self, steps_per_call: int | None = None) -> Any:
         """The call as ``jax.jit(...).trace`` gives it, for these shapes."""
         return self.jit(steps_per_call).trace(self.state, self.data)
 
-    def with_parts(self, **parts: Any) -> Self:
-        """The same program of other parts."""
-        return replace(self, parts=replace(self.parts, **parts))
+    def compile(self, data: PyTree = None, steps_per_call: int | None = None) -> Call:
+        """What takes the steps of a call: (state, feed) -> (state, meter).
+
+        Args:
+            data: what ``feed`` will give, or its shapes. The steps are traced with it at once; by
+                default when they are first taken.
+            steps_per_call: how many; by default the configuration's.
+
+        Raises:
+            InputError: if the step cannot work.
+        """
+        call, steps = self.jit(steps_per_call), steps_per_call or self.config.steps_per_call
+        if data is not None:
+            jax.eval_shape(call, self.state, data)
+        return repeated(call, steps // scanned(steps, self.mesh, self._data_places), self.mesh)
+
+    @property
+    def _data_places(self) -> PyTree | None:
+        """The shardings of streamed examples; None for a resident set, which is everywhere."""
+        if not self.config.data.stream:
+            return None
+        places = streaming.places(self.data._replace(frozen=None))
+        everywhere = replicated(self.mesh)
+        return places._replace(frozen=jax.tree.map(lambda _: everywhere, self.data.frozen))
+
+    def with_stand_ins(self) -> Self:
+        """The program with the student as its frozen networks, where only their size matters."""
+        roles = getattr(self.algorithm, "frozen", ())
+        return replace(self, frozen=dict.fromkeys(roles, self.network))
+
+    def forward_images(self, data: Any) -> int:
+        """How many images a step passes through networks, those of targets and probes included.
+
+        ``data`` are arrays or shapes as :attr:`data`.
+        """
+        count = 0
+
+        def counted(network: Network) -> Network:
+            def call(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
+                nonlocal count
+                count += sum(len(images) for images in jax.tree.leaves(views))
+                return network(variables, views, train)
+
+            return call
+
+        frozen = {role: counted(network) for role, network in self.frozen.items()}
+        same = replace(self, network=counted(self.network), frozen=frozen)
+        jax.eval_shape(
+            lambda state, data: same.step(state, same.examples(data, state)), self.state, data
+        )
+        return count
+
+
+def _check_data(
+    spec: Spec,
+    algorithm: Algorithm,
+    image_shape: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
+    """Refuse settings that do not fit the data."""
+    if spec.labeled_batch < bool(algorithm.labeled) or spec.unlabeled_batch < bool(
+        algorithm.unlabeled
+    ):
+        raise InputError("data.ratio must be at least 1 for this algorithm.")
+    if algorithm.labeled and not spec.labels:
+        raise InputError("no image is labeled; name some in the split file.")
+    if algorithm.unlabeled and not spec.unlabeled:
+        raise InputError("no unlabeled images are left; set data.include_labeled=True.")
+    channels = image_shape[-1]
+    if not {len(mean), len(std)} <= {1, channels}:
+        raise InputError(
+            f"data.mean={mean} and data.std={std} must have one number, or {channels}."
+        )

@@ -6,7 +6,7 @@ them; ``typing.Annotated`` adds the :class:`Range` of a number. NaN and infinity
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin
@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args
 import numpy as np
 from jax.core import Tracer
 
-from jaxmatch.errors import InputError
+from jaxmatch.errors import InputError, suggest
 
 LARGEST = 2**31 - 1  # of what a run counts, since its arrays count in int32
 LEAST_FLOAT, MOST_FLOAT = (float(getattr(np.finfo(np.float32), name)) for name in ("tiny", "max"))
@@ -88,6 +88,24 @@ def section(name: str) -> Callable[[Section], Section]:
         return dataclass(frozen=True, kw_only=True)(kind)
 
     return decorate
+
+
+def build_section(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    """An instance of a dataclass from config values.
+
+    Raises:
+        InputError: on a key it does not have, or a value that the key does not take.
+    """
+    known = [field.name for field in fields(kind)]
+    for key in values:
+        if key not in known:
+            hint = suggest(key, known) if known else f"{where} has no settings."
+            raise InputError(f"unknown config key {where}.{key}; {hint}")
+    check_values(kind, values, where)
+    # JSON has no tuples, which a saved configuration had.
+    return kind(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    )
 
 
 def check_values(kind: type, values: Mapping[str, Any], where: str) -> None:

@@ -23,7 +23,6 @@ ROOMS = [
     "algorithms",
     "augment",
     "config",
-    "build",
     "program",
     "record",
     "evaluation",

@@ -15,14 +15,13 @@ from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.weak import Weak
-from jaxmatch.build import check_settings
 from jaxmatch.cli.main import main
-from jaxmatch.config.checks import VALUES
-from jaxmatch.config.recipe import build_dataclass, complete, defaults, flatten, from_flags, to_json
+from jaxmatch.config.checks import VALUES, check_settings
+from jaxmatch.config.recipe import complete, defaults, flatten, from_flags, to_json
 from jaxmatch.errors import InputError
 from jaxmatch.models import MODELS, settings
 from jaxmatch.optim.optimizer import Ema, Optim
-from jaxmatch.settings import Count, Range, Share, check_value, section
+from jaxmatch.settings import Count, Range, Share, build_section, check_value, section
 
 SECTIONS = {
     "optim": Optim,
@@ -62,7 +61,7 @@ def test_every_number_has_a_range(kind, where):
                 kind(**wrong)
             assert str(caught.value).count(".") <= 8
             with pytest.raises(InputError, match=rf"there\.{field.name}=.* must "):
-                build_dataclass(kind, wrong, "there")
+                build_section(kind, wrong, "there")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -187,7 +186,7 @@ def test_saved_configurations_and_numbers_of_numpy_are_taken():
     config = from_flags("freematch:mnist5k", [])[0]
     again = complete(to_json(config))  # lists in place of tuples
     check_settings(again)
-    assert build_dataclass(Optim, {"drops": [0.5], "schedule": "steps"}, "optim").drops == (0.5,)
+    assert build_section(Optim, {"drops": [0.5], "schedule": "steps"}, "optim").drops == (0.5,)
     assert FixMatch(threshold=np.float32(0.5), unlabeled_weight=np.int64(2)).unlabeled_weight == 2
     check_value("steps", np.int32(5), Count)
 

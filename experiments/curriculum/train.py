@@ -19,12 +19,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch import build
 from jaxmatch.config.recipe import from_flags
 from jaxmatch.errors import InputError, JaxmatchError
+from jaxmatch.program import Program
 from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.runtime.compilation import prepare_process
-from jaxmatch.runtime.dispatch import compile_call
 from jaxmatch.runtime.json_files import write_json
 from jaxmatch.training.train import prepare
 
@@ -59,21 +58,10 @@ def train(config: ConfigDict, folder: Path, ratios: Sequence[int]) -> dict[str, 
     config = with_ratio(config, ratios[-1])
     with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints:
         run = prepare(config, folder, checkpoints, started)
-        programs = []
-        for ratio in ratios:
-            phase = with_ratio(config, ratio)
-            parts = build.build_parts(phase, run.facts)
-            step = build.build_step(phase, parts, run.optimizer)
-            examples_of = build.examples_of(parts)
-            program = compile_call(
-                step,
-                examples_of,
-                config.steps_per_call,
-                parts.mesh,
-                run.places,
-                traced=(run.shapes, run.data),
-            )
-            programs.append(program)
+        programs = [
+            Program.build(with_ratio(config, ratio), run.facts).compile(run.data)
+            for ratio in ratios
+        ]
         run.record()
         write_json(folder / "phases.json", {"ratios": list(ratios)})
         with contextlib.closing(run.go(lambda: None)) as flow:

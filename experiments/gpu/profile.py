@@ -19,11 +19,10 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments.throughput.measure import random_data
-from jaxmatch import build
 from jaxmatch.config.recipe import from_flags
 from jaxmatch.data.resident import resident
+from jaxmatch.program import Program
 from jaxmatch.runtime.compilation import prepare_process
-from jaxmatch.runtime.dispatch import compile_call
 from jaxmatch.runtime.mesh import replicated
 
 IMAGES = (32, 10)  # side, classes
@@ -65,13 +64,11 @@ def trace(config: ConfigDict, folder: Path, calls: int) -> float:
     """Trace ``calls`` calls into ``folder``; their seconds by the clock."""
     prepare_process()
     data = random_data(config, *IMAGES)
-    parts = build.build_parts(config, data.facts())
-    everywhere = replicated(parts.mesh)
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    state = jax.jit(lambda: build.build_state(config, parts, optimizer), out_shardings=everywhere)()
+    program = Program.build(config, data.facts())
+    everywhere = replicated(program.mesh)
+    state = jax.jit(program.init, out_shardings=everywhere)()
     images = jax.device_put(resident(data.source, data.split), everywhere)
-    step, examples_of = build.build_step(config, parts, optimizer), build.examples_of(parts)
-    call = compile_call(step, examples_of, STEPS, parts.mesh, everywhere)
+    call = program.compile(steps_per_call=STEPS)
     for _ in range(2):  # the first call compiles
         state, _ = jax.block_until_ready(call(state, lambda: images))
     options = jax.profiler.ProfileOptions()

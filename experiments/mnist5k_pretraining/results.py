@@ -13,7 +13,6 @@ from typing import Any
 import jax
 
 from experiments.mnist5k_pretraining.sweep import METHODS
-from jaxmatch import build
 from jaxmatch.evaluation.classifier import load
 from jaxmatch.evaluation.forward import make_features
 from jaxmatch.evaluation.probe import measure, probe_sets
@@ -74,11 +73,9 @@ def probe_of_start(folder: Path) -> dict[str, float]:
     """k-NN and linear probe of the run's network as it was before the first step."""
     run = load(folder)
     sets = probe_sets(load_recorded(run.config, folder, needed="known").source)
-    optimizer = run.parts.optim.build(run.config.steps, run.parts.model.layers)
-    state = jax.jit(lambda: build.build_state(run.config, run.parts, optimizer))()
-    parts = run.parts
-    compute = make_features(parts.network, parts.mean, parts.std, parts.mesh, spread=True)
-    return dict(measure(compute, state.student(), sets, parts.mesh))
+    state = jax.jit(run.program.init)()
+    compute = make_features(*run.program.forward, spread=True)
+    return dict(measure(compute, state.student(), sets, run.program.mesh))
 
 
 def table(results: dict) -> str:

@@ -53,13 +53,13 @@ def exchanges(recipe: str, devices: int) -> dict[str, Any]:
     config, _ = from_flags(recipe, [f"--config.devices={devices}"])
     program = Program.build(config, RECIPES[recipe][0])
     found = collectives(compile_quickly(program).as_text())
-    spec, state = program.parts.spec, program.state
+    spec, state = program.spec, program.state
     return {
         "recipe": recipe,
         "devices": devices,
         "batch": [spec.labeled_batch, spec.unlabeled_batch],
         "operations_per_step": operations(program.trace(1)),
-        "groups": getattr(program.parts.model, "bn_groups", 1),
+        "groups": getattr(program.model, "bn_groups", 1),
         "parameter_bytes": tree_bytes(state.params),
         "batch_norms": len(jax.tree.leaves(state.stats)) // 2,
         "collectives": {

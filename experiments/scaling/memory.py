@@ -44,12 +44,11 @@ def program_of(method: str, placement: str, devices: int) -> Program:
 
 def allocated(program: Program, placement: str) -> int:
     """Bytes that the memory takes on the fullest device, after it was made there."""
-    parts = program.parts
 
     def make() -> Any:
-        return parts.algorithm.init(jax.random.key(0), parts.spec)
+        return program.algorithm.init(jax.random.key(0), program.spec)
 
-    places = state_shardings(program.state.memory, parts.mesh, placement)
+    places = state_shardings(program.state.memory, program.mesh, placement)
     memory = jax.block_until_ready(jax.jit(make, out_shardings=places)())
     found: Counter[Any] = Counter()
     for leaf in jax.tree.leaves(memory):
@@ -71,7 +70,7 @@ def measure(devices: int) -> list[dict[str, Any]]:
     for method in METHODS:
         for placement in PLACEMENTS:
             program = program_of(method, placement, devices)
-            by_shape = device_bytes(program.state.memory, program.parts.mesh, placement)
+            by_shape = device_bytes(program.state.memory, program.mesh, placement)
             fits = by_shape * devices <= MOST_BYTES
             row = {
                 "method": method,

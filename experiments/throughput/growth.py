@@ -27,9 +27,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from experiments.throughput.measure import random_data
-from jaxmatch import build
 from jaxmatch.config.recipe import from_flags
 from jaxmatch.data.resident import resident
+from jaxmatch.program import Program
 from jaxmatch.runtime.compilation import jit, prepare_process
 from jaxmatch.runtime.mesh import replicated
 
@@ -101,15 +101,13 @@ def measure(point: Point, calls: int = 5) -> dict[str, float]:
     )
     prepare_process()
     data = random_data(config, side, 10, count=max(10_000, labels))
-    parts = build.build_parts(config, data.facts())
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    everywhere = replicated(parts.mesh)
-    state = jax.jit(lambda: build.build_state(config, parts, optimizer), out_shardings=everywhere)()
+    program = Program.build(config, data.facts())
+    everywhere = replicated(program.mesh)
+    state = jax.jit(program.init, out_shardings=everywhere)()
     images = jax.device_put(resident(data.source, data.split), everywhere)
-    step, examples_of = build.build_step(config, parts, optimizer), build.examples_of(parts)
     compiled = (
         jit(
-            lambda state, images: step(state, examples_of(images, state))[0],
+            lambda state, images: program.step(state, program.examples(images, state))[0],
             out_shardings=everywhere,
             donate_argnums=0,
         )

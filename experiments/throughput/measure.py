@@ -20,15 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch import build
 from jaxmatch.config.recipe import from_flags
 from jaxmatch.data.resident import resident
 from jaxmatch.data.source import Source
 from jaxmatch.data.splits import balanced
+from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.runtime.compilation import prepare_process
-from jaxmatch.runtime.dispatch import compile_call
 from jaxmatch.runtime.mesh import over_batch, replicated
+from jaxmatch.step import Step
 from jaxmatch.types import TrainState
 
 WATCHED = ("loss/total", "optim/gradient_norm")  # metrics that every step has
@@ -49,14 +49,11 @@ def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> 
     prepare_process()
     jax.config.update("jax_enable_compilation_cache", False)  # so that the compilation is timed
     data = random_data(config, *random_images) if random_images else run_data.load_new(config)
-    parts = build.build_parts(config, data.facts())
-    everywhere = replicated(parts.mesh)
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    state = jax.jit(lambda: build.build_state(config, parts, optimizer), out_shardings=everywhere)()
+    program = Program.build(config, data.facts())
+    everywhere = replicated(program.mesh)
+    state = jax.jit(program.init, out_shardings=program.shardings)()
     images = jax.device_put(resident(data.source, data.split), everywhere)
-    examples_of = build.examples_of(parts)
-    step = build.build_step(config, parts, optimizer)
-    call = compile_call(step, examples_of, config.steps_per_call, parts.mesh, everywhere)
+    call = program.compile()
 
     start = time.perf_counter()
     state, _ = jax.block_until_ready(call(state, lambda: images))
@@ -66,18 +63,18 @@ def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> 
         start = time.perf_counter()
         state, _ = jax.block_until_ready(call(state, lambda: images))
         times.append((time.perf_counter() - start) / config.steps_per_call)
-    examples = jax.jit(examples_of, out_shardings=over_batch(parts.mesh))(images, state)
-    augment = time_augment(parts, state.policy, examples, calls)
-    dispatch = time_dispatch(config, parts, state, images)
+    examples = jax.jit(program.examples, out_shardings=over_batch(program.mesh))(images, state)
+    augment = time_augment(program, state.policy, examples, calls)
+    dispatch = time_dispatch(Idle.build(config, data.facts()), state, images)
     median = statistics.median(times)
-    drawn = parts.spec.labeled_batch + parts.spec.unlabeled_batch
+    drawn = program.spec.labeled_batch + program.spec.unlabeled_batch
     device = jax.devices()[0]
     memory = device.memory_stats()
     return {
         "config": f"{config.recipe}:{config.data.name}",
         "dtype": config.dtype,
-        "batch": [parts.spec.labeled_batch, parts.spec.unlabeled_batch],
-        "device": f"{parts.mesh.size} x {device.device_kind}",
+        "batch": [program.spec.labeled_batch, program.spec.unlabeled_batch],
+        "device": f"{program.mesh.size} x {device.device_kind}",
         "jax": jax.__version__,
         "steps_per_second": 1 / median,
         "step_seconds": {"median": median, "min": min(times), "max": max(times)},
@@ -92,10 +89,10 @@ def measure(config: ConfigDict, calls: int, random_images: list[int] | None) -> 
     }
 
 
-def time_augment(parts: build.Parts, policy: Any, examples: Any, calls: int) -> float:
+def time_augment(program: Program, policy: Any, examples: Any, calls: int) -> float:
     """Median seconds of the views of one batch alone."""
     key = jax.random.key(0)
-    apply = jax.jit(lambda key, batch: parts.augment.apply(policy, key, batch)[0])
+    apply = jax.jit(lambda key, batch: program.augment.apply(policy, key, batch)[0])
     jax.block_until_ready(apply(key, examples))
     times = []
     for _ in range(max(calls, 10)):
@@ -105,24 +102,30 @@ def time_augment(parts: build.Parts, policy: Any, examples: Any, calls: int) -> 
     return statistics.median(times)
 
 
-def time_dispatch(config: ConfigDict, parts: build.Parts, state: TrainState, images: Any) -> float:
-    """Median seconds a step of calls whose steps count and do nothing else."""
+class Idle(Program):
+    """The program with steps that count and do nothing else."""
 
-    def idle(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        del batch
-        return state.replace(step=state.step + 1), dict.fromkeys(WATCHED, jnp.zeros(()))
+    @property
+    def step(self) -> Step:
+        """A step of no work."""
+        return lambda state, _: (
+            state.replace(step=state.step + 1),
+            dict.fromkeys(WATCHED, jnp.zeros(())),
+        )
 
-    def nothing(data: Any, state: TrainState) -> Any:
-        del data, state
+    def examples(self, data: Any, state: TrainState) -> Any:
+        """None."""
 
-    everywhere = replicated(parts.mesh)
-    call = compile_call(idle, nothing, config.steps_per_call, parts.mesh, everywhere)
+
+def time_dispatch(program: Idle, state: TrainState, images: Any) -> float:
+    """Median seconds of an idle step."""
+    call, steps = program.compile(), program.config.steps_per_call
     state, _ = jax.block_until_ready(call(state, lambda: images))
     times = []
     for _ in range(20):
         start = time.perf_counter()
         state, _ = jax.block_until_ready(call(state, lambda: images))
-        times.append((time.perf_counter() - start) / config.steps_per_call)
+        times.append((time.perf_counter() - start) / steps)
     return statistics.median(times)
 
 

@@ -11,17 +11,17 @@ are a loop here, as accelerators have it; a CPU's programs do not, for speed.
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from experiments.scaling.program import facts
-from jaxmatch import build
 from jaxmatch.config.recipe import from_flags
 from jaxmatch.models.network import make_network
 from jaxmatch.program import Program
 from jaxmatch.runtime.mesh import tree_bytes
-from jaxmatch.types import Array, PyTree, TrainState
+from jaxmatch.types import Array, PyTree
 
 SIDE = 32
 SETTINGS = (
@@ -53,21 +53,21 @@ def measure(flags: list[str]) -> tuple[int, float, int]:
     """Images passed with gradient in a step, bytes kept for each, bytes of the step's plan."""
     config, _ = from_flags("fixmatch:tfds:cifar10,labels=40", flags)
     program = Program.build(config, facts(side=SIDE))
-    parts, state = program.parts, program.state
-    looped = make_network(parts.model, 1, config.forward, config.microbatches)
-    compiled = program.with_parts(network=looped).trace(1).lower().compile()
-    spec = parts.spec
+    looped = make_network(program.model, 1, config.forward, config.microbatches)
+    compiled = replace(program, network=looped).trace(1).lower().compile()
+    spec = program.spec
     passed = spec.labeled_batch + spec.unlabeled_batch * (1 if config.forward == "split" else 2)
-    return passed, kept(parts, state, passed), compiled.memory_analysis().temp_size_in_bytes
+    return passed, kept(program, passed), compiled.memory_analysis().temp_size_in_bytes
 
 
-def kept(parts: build.Parts, state: TrainState, count: int) -> float:
+def kept(program: Program, count: int) -> float:
     """Bytes that the backward pass of ``count`` images reads of each, besides parameters."""
+    state = program.state
     views = jax.ShapeDtypeStruct((count, SIDE, SIDE, 3), jnp.float32)
 
     def pull_back(variables: Mapping[str, PyTree], views: Array) -> PyTree:
         def logits(params: PyTree) -> Array:
-            return parts.network({**variables, "params": params}, views)[0].logits
+            return program.network({**variables, "params": params}, views)[0].logits
 
         return jax.vjp(logits, variables["params"])[1]
 

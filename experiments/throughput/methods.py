@@ -21,9 +21,9 @@ import jax.numpy as jnp
 
 from experiments.mnist5k.sweep import METHODS, VARIANTS
 from experiments.mnist5k_pretraining.sweep import METHODS as PRETRAININGS
-from jaxmatch import build
 from jaxmatch.config.recipe import from_flags, stages_of
 from jaxmatch.data.resident import resident
+from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.runtime.compilation import jit, operations, prepare_process
 
@@ -82,18 +82,19 @@ def prepare(name: str) -> Prepared:
     *_, config = stages_of(whole).values()  # of SelfMatch its FixMatch
     config.devices, config.init_from = 1, ""
     data = run_data.load_new(config)
-    parts = build.with_stand_ins(build.build_parts(config, data.facts()))
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    state = jax.jit(lambda: build.build_state(config, parts, optimizer))()
+    program = Program.build(config, data.facts()).with_stand_ins()
+    state = jax.jit(program.init)()
     images = jax.device_put(resident(data.source, data.split, config.data.include_labeled))
     # Copies, since the state is donated to the step.
-    frozen = jax.tree.map(jnp.copy, build.stand_ins(parts, state))
+    frozen = jax.tree.map(jnp.copy, dict.fromkeys(program.frozen, state.student())) or None
     images = images._replace(frozen=frozen)
-    step, examples_of = build.build_step(config, parts, optimizer), build.examples_of(parts)
-    forwarded = build.forward_images(config, parts, optimizer, state, images)
+    forwarded = program.forward_images(images)
 
     start = time.perf_counter()
-    call = jit(lambda state, images: step(state, examples_of(images, state))[0], donate_argnums=0)
+    call = jit(
+        lambda state, images: program.step(state, program.examples(images, state))[0],
+        donate_argnums=0,
+    )
     traced = call.trace(state, images)
     compiled = traced.lower().compile()
     compilation = time.perf_counter() - start

@@ -21,17 +21,16 @@ import numpy as np
 
 from experiments.parity.recording import RecordedViews
 from experiments.throughput.measure import random_data
-from jaxmatch import build
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.recipe import complete, from_flags, to_json
 from jaxmatch.data.resident import Resident, Table, resident
 from jaxmatch.errors import InputError
 from jaxmatch.models import onednn
+from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.runtime.compilation import prepare_process
-from jaxmatch.runtime.dispatch import Meter, compile_call
+from jaxmatch.runtime.dispatch import Meter
 from jaxmatch.runtime.mesh import replicated, shard_batch
-from jaxmatch.step import Step
 from jaxmatch.types import Batch, Examples, PyTree, TrainState
 from jaxmatch.weights.torch_names import from_torch, to_torch
 
@@ -89,17 +88,16 @@ class Worker:
             if values[key] != value:
                 raise InputError(f"the PyTorch contestants know {key}={value} only.")
         data = random_data(chosen, *random_images) if random_images else run_data.load_new(chosen)
-        parts = build.build_parts(chosen, data.facts())
+        program = Program.build(chosen, data.facts())
         images: Any = resident(data.source, data.split)
-        optimizer = parts.optim.build(chosen.steps, parts.model.layers)
 
         @jax.jit
         def first(images: Resident) -> tuple[PyTree, Batch]:
-            state = build.build_state(chosen, parts, optimizer)
-            examples = build.examples_of(parts)(images, state)
-            return state.student(), parts.augment.apply((), state.key, examples)[0]
+            state = program.init()
+            examples = program.examples(images, state)
+            return state.student(), program.augment.apply((), state.key, examples)[0]
 
-        student, views = first(jax.device_put(images, replicated(parts.mesh)))
+        student, views = first(jax.device_put(images, replicated(program.mesh)))
         weights = to_torch(student)
         weights["classifier.weight"] = weights["classifier.weight"] * SHARPENED
         np.savez(
@@ -141,25 +139,17 @@ class Worker:
             raise InputError("TF32 is a format of GPUs; choose --precision=float32.")
         config = complete(settings)
         config.forward = forward
-        parts = build.build_parts(config, facts)
-        optimizer = parts.optim.build(config.steps, parts.model.layers)
-        everywhere = replicated(parts.mesh)
+        program = Contestant.build(config, facts)
+        everywhere = replicated(program.mesh)
         with np.load(path) as saved:
             arrays = dict(saved)
-
-        def initial() -> TrainState:
-            return build.build_state(config, parts, optimizer)
 
         @partial(jax.jit, out_shardings=everywhere)
         def begin(variables: PyTree) -> TrainState:
             params, stats = variables["params"], variables["batch_stats"]
-            return initial().replace(params=params, stats=stats, teacher=variables)
+            return program.init().replace(params=params, stats=stats, teacher=variables)
 
-        def compiled(step: Step, steps: int) -> Call:
-            return compile_call(step, examples_of(parts), steps, parts.mesh, everywhere)
-
-        shapes = jax.eval_shape(lambda: initial().student())
-        variables = from_torch(under(arrays, "weights/"), shapes)
+        variables = from_torch(under(arrays, "weights/"), program.state.student())
         views = under(arrays, "views/")
         data = {
             "step": Batch(
@@ -173,10 +163,7 @@ class Worker:
                 arrays["unlabeled_labels"],
             ),
         }
-        steps_of = {
-            "step": build.build_step(config, replace(parts, augment=RecordedViews()), optimizer),
-            "loop": build.build_step(config, parts, optimizer),
-        }
+        programs = {"step": replace(program, augment=RecordedViews()), "loop": program}
         self.data = {
             measure: jax.device_put(data[measure], everywhere)
             for measure in dict.fromkeys(("step", *measures))
@@ -185,7 +172,7 @@ class Worker:
         # On a CPU the library dispatches each step by itself, elsewhere it scans over many: there
         # the steps of a turn are one scan, and the first step has a program of its own.
         self.at_once = 1 if platform == "cpu" else steps
-        first = compiled(steps_of["step"], 1)
+        first = programs["step"].compile(steps_per_call=1)
         state, meter = first(self.states["step"], lambda: self.data["step"])
         self.states["step"] = state
         sums = jax.device_get(meter.sums)
@@ -197,18 +184,18 @@ class Worker:
         self.calls = {
             measure: first
             if measure == "step" and self.at_once == 1
-            else compiled(steps_of[measure], self.at_once)
+            else programs[measure].compile(steps_per_call=self.at_once)
             for measure in self.data
         }
         self.warm_up = warm_up
         for measure in self.calls:
             self.turn(measure, 1)
-        self.device = parts.mesh.devices.flat[0]
+        self.device = program.mesh.devices.flat[0]
         return {
             "first": {"loss": float(sums["loss/total"].total), **moved},
             "confident": float(sums["pseudo/coverage"].total),
             "platform": "cpu" if platform == "cpu" else "gpu",
-            "device": f"{parts.mesh.size} x {self.device.device_kind}",
+            "device": f"{program.mesh.size} x {self.device.device_kind}",
             "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
             "notes": [onednn.library().text] if platform == "cpu" else [],
         }
@@ -241,15 +228,14 @@ class Worker:
         }
 
 
-def examples_of(parts: build.Parts) -> Callable[[Resident | Batch, TrainState], Batch]:
-    """Those of training from images; from views the views, which every device has its share of."""
+class Contestant(Program):
+    """The program, which also takes views, of which every device has its share."""
 
-    def examples(data: Resident | Batch, state: TrainState) -> Batch:
+    def examples(self, data: Resident | Batch, state: TrainState) -> Batch:
+        """Those of training from images; from views the views."""
         if isinstance(data, Batch):
-            return shard_batch(data, parts.mesh)
-        return build.examples_of(parts)(data, state)
-
-    return examples
+            return shard_batch(data, self.mesh)
+        return super().examples(data, state)
 
 
 def under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:

@@ -81,13 +81,13 @@ def measure(
     return {
         "config": f"{config.recipe}:{config.data.name}",
         "dtype": config.dtype,
-        "device": f"{alone[0].parts.mesh.size} x {device.device_kind}",
+        "device": f"{alone[0].program.mesh.size} x {device.device_kind}",
         "jax": jax.__version__,
         "steps_per_call": config.steps_per_call,
         "at_once": at_once,
         "programs": {
             label: {
-                "devices": runs[0].parts.mesh.size,
+                "devices": runs[0].program.mesh.size,
                 "seconds": spread([value / turn.steps for value in times[label]]),
                 # Of times of the same round, which other work on the machine slows alike.
                 "speed": spread(

@@ -43,8 +43,8 @@ def lower(
     ``what``: "step", "augment" or "feed"; see :mod:`experiments.tpu.__main__`.
     """
     config, _ = from_flags(name, list(overrides))
-    program = Program.build(config, facts_of(config), devices)
-    mesh, spec = program.parts.mesh, program.parts.spec
+    program = Program.build(config, facts_of(config), devices).with_stand_ins()
+    mesh, spec = program.mesh, program.spec
     batch = [spec.labeled_batch, spec.unlabeled_batch]
     everywhere = replicated(mesh)
 
@@ -53,7 +53,7 @@ def lower(
 
     def views(policy: PyTree, step: Array, examples: Batch) -> PyTree:
         key = stream(jax.random.fold_in(jax.random.key(config.seed), step), "augment")
-        return program.parts.augment.apply(policy, key, examples)
+        return program.augment.apply(policy, key, examples)
 
     if what == "feed":
         call = jax.jit(feed, in_shardings=(everywhere, program.shardings))

@@ -26,7 +26,7 @@ from typing import Any
 from experiments.tpu import topology
 from experiments.tpu.__main__ import commit
 from experiments.tpu.program import facts_of
-from jaxmatch.build import build_algorithm
+from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.recipe import from_flags
 from jaxmatch.errors import InputError
 from jaxmatch.program import Program
@@ -59,7 +59,7 @@ def recipes() -> list[str]:
 def fitting(recipe: str, chips: int) -> str:
     """The recipe with the ``scale=K`` that it takes to divide over the chips, if it takes one."""
     config, _ = from_flags(recipe, [])
-    algorithm, size = build_algorithm(config), config.data.batch_size
+    algorithm, size = build_algorithm(config.algorithm), config.data.batch_size
     batches = [size] * bool(algorithm.labeled)
     batches += [size * config.data.ratio] * bool(algorithm.unlabeled)
     # The batch is a whole number times what each set adds to it.
@@ -79,7 +79,7 @@ def compiled(recipe: str, where: str, devices: Sequence[Any], what: str) -> dict
     told: dict[str, Any] = {"config": recipe, "topology": where, "what": what, "commit": commit()}
     if what == "step":
         config, _ = from_flags(recipe, [])
-        program = Program.build(config, facts_of(config), devices)
+        program = Program.build(config, facts_of(config), devices).with_stand_ins()
         told["estimate"] = estimate(program)
         try:
             check_step(program)

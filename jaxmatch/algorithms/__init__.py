@@ -1,4 +1,10 @@
-"""The methods by the name that ``config.algorithm.name`` takes."""
+"""The methods, one file a paper, by the name that ``config.algorithm.name`` takes.
+
+What several methods share is in :mod:`jaxmatch.functional`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 from jaxmatch.algorithms.adamatch import AdaMatch
 from jaxmatch.algorithms.byol import BYOL
@@ -28,6 +34,9 @@ from jaxmatch.algorithms.temporal_ensembling import TemporalEnsembling
 from jaxmatch.algorithms.uda import UDA
 from jaxmatch.algorithms.vat import VAT
 from jaxmatch.algorithms.wcl import WCL
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.settings import build_section
+from jaxmatch.types import Algorithm
 
 ALGORITHMS = {
     "supervised": Supervised,
@@ -59,3 +68,16 @@ ALGORITHMS = {
     "swav": SwAV,
     "distillation": Distillation,
 }
+
+
+def build_algorithm(values: Mapping[str, Any]) -> Algorithm:
+    """The method of ``config.algorithm``: its name and its settings.
+
+    Raises:
+        InputError: on an unknown name, an unknown setting or a value that a setting does not take.
+    """
+    settings = dict(values)
+    name = settings.pop("name")
+    if name not in ALGORITHMS:
+        raise InputError(f"unknown algorithm {name!r}; {suggest(name, ALGORITHMS)}")
+    return build_section(ALGORITHMS[name], settings, "algorithm")

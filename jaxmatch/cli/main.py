@@ -225,12 +225,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from jaxmatch.record.run_data import load_recorded
 
     classifier = load(arguments.workdir, arguments.step)
-    if not classifier.parts.algorithm.labeled:
+    if not classifier.program.algorithm.labeled:
         raise InputError(f"{arguments.workdir} is a label-free run: use jaxmatch probe.")
     source = load_recorded(
         classifier.config, classifier.folder, place=arguments.data, needed="held"
     ).source
-    result = {"step": classifier.step, "evaluated": classifier.parts.algorithm.evaluated}
+    result = {"step": classifier.step, "evaluated": classifier.program.algorithm.evaluated}
     for network in ("teacher", "student"):
         found = classifier.predict(source.test_images, network).label
         readable = found >= 0
@@ -282,7 +282,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     check_new(arguments.output)
     run = load(arguments.workdir, arguments.step)
-    algorithm = run.parts.algorithm
+    algorithm = run.program.algorithm
     variables = run.variables(arguments.network)
     if not algorithm.labeled:  # its classifier was never trained
         variables = encoder(variables, algorithm, algorithm.heads)
@@ -354,15 +354,16 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     import jax
     import numpy as np
 
-    from jaxmatch.build import build_algorithm, build_transforms
+    from jaxmatch.algorithms import build_algorithm
+    from jaxmatch.augment.build import build_transforms
     from jaxmatch.config.recipe import stages_of
     from jaxmatch.record.run_data import load_new
     from jaxmatch.report.sheet import check_name, contact_sheet, write_sheet
 
     check_name(arguments.output)
     *_, config = stages_of(_config(arguments)).values()
-    transforms = build_transforms(config)
-    algorithm = build_algorithm(config)
+    transforms = build_transforms(config.augment, config.views)
+    algorithm = build_algorithm(config.algorithm)
     views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}
     source = load_new(config).source
     images = np.asarray(source.images[:: max(1, len(source.images) // 8)][:8])

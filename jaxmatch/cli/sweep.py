@@ -23,8 +23,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.build import check_settings
 from jaxmatch.cli.words import AND
+from jaxmatch.config.checks import check_settings
 from jaxmatch.config.recipe import from_flags, load_module, run_name, stage_folders, stages_of
 from jaxmatch.errors import InputError, Terminated
 from jaxmatch.runtime import paths

@@ -6,10 +6,14 @@ from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
+from jaxmatch.algorithms import build_algorithm
+from jaxmatch.augment.build import CONTRASTS, build_ctaugment, build_transforms
 from jaxmatch.config.dotted import flatten
-from jaxmatch.config.recipe import CONTRASTS
 from jaxmatch.errors import InputError
-from jaxmatch.settings import Count, Positive, Range, Share, Whole, check_value
+from jaxmatch.models.build import build_model
+from jaxmatch.models.network import make_network
+from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.settings import Count, Positive, Range, Share, Whole, build_section, check_value
 from jaxmatch.types import Algorithm
 
 MOST_IMAGES = 2**22  # of a step; a position in a batch is a 32-bit number
@@ -55,6 +59,26 @@ VALUES: dict[str, Any] = {
     "views.weak.area": tuple[Share, Share] | tuple[()],
     "views.strong.order": str,
 }
+
+
+def check_settings(config: ConfigDict) -> None:
+    """Refuse every setting that cannot work whatever the data.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    check_numbers(config)
+    algorithm = build_algorithm(config.algorithm)
+    model = build_model(
+        config.model, classes=1, heads=algorithm.heads, dtype=config.dtype, remat=config.remat
+    )
+    make_network(model, 1, config.forward, precision=config.precision)
+    build_transforms(config.augment, config.views)
+    build_ctaugment(config.views)
+    build_section(Optim, dict(config.optim), "optim").rate(config.steps)
+    build_section(Ema, dict(config.ema), "ema")
+    if not config.data.mean or not config.data.std:
+        raise InputError("data.mean and data.std need a number for all channels, or one for each.")
 
 
 def check_numbers(config: ConfigDict) -> None:

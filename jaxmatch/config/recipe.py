@@ -24,6 +24,7 @@ from ml_collections.config_dict import placeholder
 from ml_collections.config_flags import config_flags
 
 from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.augment.build import CONTRASTS
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.randaugment import RandAugment
@@ -36,7 +37,7 @@ from jaxmatch.errors import InputError, suggest
 from jaxmatch.models import MODELS
 from jaxmatch.models import settings as model_settings
 from jaxmatch.optim.optimizer import Ema, Optim
-from jaxmatch.settings import check_values, turned_off
+from jaxmatch.settings import turned_off
 from jaxmatch.weights.transfer import STAGE
 
 # What identifies a run, with what of its numbers depends on it. Any other setting may change when
@@ -76,8 +77,6 @@ IDENTITY = {
 PLACES = ("data.name", "data.split", "init_from", "frozen")
 # What the stages of a configuration have in common.
 SHARED = ("seed", "devices", "memory_placement", "remat", "wandb", "workers")
-# View roles with a contrastive pipeline each: the usual one, BYOL's other and SwAV's small crops.
-CONTRASTS = ("contrast", "second", "small")
 
 
 def defaults() -> dict[str, Any]:
@@ -380,24 +379,6 @@ def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
     if len(refusals) == len(stages):
         raise refusals[-1]
     return make_stages("+".join(stages), stages)
-
-
-def build_dataclass(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """An instance of a dataclass from config values.
-
-    Raises:
-        InputError: on a key it does not have, or a value that the key does not take.
-    """
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key in values:
-        if key not in known:
-            hint = suggest(key, known) if known else f"{where} has no settings."
-            raise InputError(f"unknown config key {where}.{key}; {hint}")
-    check_values(kind, values, where)
-    # JSON has no tuples, which a saved configuration had.
-    return kind(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    )
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -8,15 +8,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch import build
 from jaxmatch.config.recipe import complete
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluation.forward import make_predict
+from jaxmatch.program import Program
 from jaxmatch.record.folder import CONFIG, read_config, read_facts, run_folder
 from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.runtime.json_files import damaged
-from jaxmatch.runtime.mesh import state_shardings
 from jaxmatch.types import TrainState
 
 NETWORKS = ("teacher", "student")
@@ -49,14 +48,14 @@ class Classifier:
     image_shape: tuple[int, int, int]
     step: int
     state: TrainState
-    parts: build.Parts
+    program: Program
 
     def variables(self, network: str = "") -> Any:
         """The variables of "teacher" or "student", by default the one the method reports.
 
         Raises InputError on another name.
         """
-        network = network or self.parts.algorithm.evaluated
+        network = network or self.program.algorithm.evaluated
         if network not in NETWORKS:
             raise InputError(f"unknown network {network!r}; {suggest(network, NETWORKS)}")
         return self.state.teacher if network == "teacher" else self.state.student()
@@ -75,16 +74,16 @@ class Classifier:
                 f"predict takes uint8 images of shape (n, {', '.join(map(str, self.image_shape))}),"
                 f" not {images.dtype} {images.shape}."
             )
-        if not self.parts.algorithm.labeled:
+        if not self.program.algorithm.labeled:
             raise InputError(
                 f"{self.folder} was trained without labels and has no classifier; use jaxmatch "
                 "probe, or train one with --config.init_from."
             )
         if not len(images):
             raise InputError("there are no images to predict.")
-        parts = self.parts
+        program = self.program
         strict = self.config.data.strict
-        compute = make_predict(parts.network, parts.mean, parts.std, parts.mesh, strict=strict)
+        compute = make_predict(*program.forward, strict=strict)
         found, readable = compute(self.variables(network), images)
         found = np.where(readable[:, None], found, np.float32(np.nan))
         return Predictions(np.where(readable, found.argmax(-1), -1), found.max(-1), found)
@@ -103,21 +102,15 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
     facts = read_facts(folder, values)
     del values["facts"]
     alone = jax.process_count() == 1 and jax.default_backend() != "cpu"
-    config = complete({**values, "devices": 1 if alone else 0})
+    # Wherever it was trained: memories may lie as they fit here.
+    here = {"devices": 1 if alone else 0, "memory_placement": "auto"}
+    config = complete({**values, **here})
     try:
-        parts = build.build_parts(config, facts)
+        program = Program.build(config, facts)
     except (TypeError, ValueError, AttributeError, KeyError) as error:  # no check met these values
         raise damaged(folder / CONFIG, str(error)) from error
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    shapes = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
-    places = state_shardings(shapes, parts.mesh)
-    abstract = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        places,
-    )
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        restored = checkpoints.restore(abstract, step)
+        restored = checkpoints.restore(program.abstract, step)
     if restored is None:
         raise InputError(f"{folder} has no checkpoint yet.")
     state, found = restored
@@ -125,8 +118,8 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
         folder=folder,
         config=config,
         classes=tuple(facts["classes"]),
-        image_shape=parts.image_shape,
+        image_shape=program.image_shape,
         step=found,
         state=state,
-        parts=parts,
+        program=program,
     )

@@ -88,23 +88,21 @@ def probe(
     classifier = load(workdir, step)
     data = load_recorded(classifier.config, classifier.folder, place=place, needed="known")
     sets = probe_sets(data.source, images, images)
-    parts = classifier.parts
+    program = classifier.program
     strict = classifier.config.data.strict
-    compute = make_features(
-        parts.network, parts.mean, parts.std, parts.mesh, strict=strict, spread=True
-    )
+    compute = make_features(*program.forward, strict=strict, spread=True)
     names = [name for name, asked in (("knn", knn), ("linear", linear)) if asked]
     return {
         "step": classifier.step,
-        "evaluated": parts.algorithm.evaluated,
-        **dict(measure(compute, classifier.variables(), sets, parts.mesh, names)),
+        "evaluated": program.algorithm.evaluated,
+        **dict(measure(compute, classifier.variables(), sets, program.mesh, names)),
     }
 
 
 def features(classifier: Classifier, images: np.ndarray) -> np.ndarray:
     """Pooled features [n d] of ``images`` [n h w 3] uint8 by the network that the run reports."""
-    parts = classifier.parts
-    compute = make_features(parts.network, parts.mean, parts.std, parts.mesh)
+    program = classifier.program
+    compute = make_features(*program.forward)
     return compute(classifier.variables(), images).values
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch.build import build_algorithm
+from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.checks import check_numbers
 from jaxmatch.config.recipe import STAGE
 from jaxmatch.data import record as records
@@ -214,7 +214,7 @@ def load_new(
         InputError: if the data cannot be read, or not as configured.
     """
     check_numbers(config)
-    data, algorithm = config.data, build_algorithm(config)
+    data, algorithm = config.data, build_algorithm(config.algorithm)
     name, directory = _at(data.name, data.directory, place)
 
     def load() -> Source:
@@ -365,7 +365,7 @@ def _as_read(config: ConfigDict, directory: str) -> dict[str, Any]:
 
 def _chosen(config: ConfigDict, source: Source, split: Split | None) -> Data:
     """The data of a run on ``source``: labeled examples and validation set, as configured."""
-    data, algorithm = config.data, build_algorithm(config)
+    data, algorithm = config.data, build_algorithm(config.algorithm)
     if algorithm.labeled and not len(source.test_images):
         raise InputError(f"{data.name} has no test images.")
     if not algorithm.labeled:

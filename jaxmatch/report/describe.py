@@ -21,8 +21,8 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     """
     if "order" in config:
         return {folder: describe(stage) for folder, stage in stage_folders(config).items()}
-    program = Program.build(config, run_data.load_new(config).facts())
-    parts, state = program.parts, program.state
+    program = Program.build(config, run_data.load_new(config).facts()).with_stand_ins()
+    state = program.state
     return {
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params)),
         "shapes": {
@@ -31,12 +31,12 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         },
         "bytes": {
             **{
-                name: device_bytes(getattr(state, name), parts.mesh, config.memory_placement)
+                name: device_bytes(getattr(state, name), program.mesh, config.memory_placement)
                 for name in ("params", "stats", "teacher", "optimizer", "memory", "policy")
             },
             "images": tree_bytes(program.data._replace(frozen=None)),
         },
         "operations_per_step": operations(program.trace(1)),
-        "batch": {"labeled": parts.spec.labeled_batch, "unlabeled": parts.spec.unlabeled_batch},
-        "devices": parts.mesh.size,
+        "batch": {"labeled": program.spec.labeled_batch, "unlabeled": program.spec.unlabeled_batch},
+        "devices": program.mesh.size,
     }

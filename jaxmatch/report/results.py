@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from jaxmatch.build import build_algorithm
+from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.recipe import complete, flatten, stage_folders, tells_apart, to_json
 from jaxmatch.errors import InputError
 from jaxmatch.record.folder import CONFIG, read_config, read_summary
@@ -215,7 +215,7 @@ def _so_far(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> di
     """What of a summary can be said of a run that has not finished."""
     evaluated = "teacher"
     with suppress(InputError):  # of another version's algorithm
-        evaluated = build_algorithm(complete(config)).evaluated
+        evaluated = build_algorithm(complete(config).algorithm).evaluated
     probed = [line["probe/knn"] for line in lines if "probe/knn" in line]
     return {
         "evaluated": evaluated,

@@ -112,31 +112,17 @@ def scanned(steps_per_call: int, mesh: Mesh, data_places: PyTree | None = None) 
     return 1 if data_places is not None or on_cpu(mesh) else steps_per_call
 
 
-def compile_call(
-    step: Step,
-    examples_of: Callable[[PyTree, TrainState], Batch],
-    steps_per_call: int,
-    mesh: Mesh,
-    places: PyTree,
-    data_places: PyTree | None = None,
-    traced: tuple[TrainState, PyTree] | None = None,
-) -> Call:
-    """:func:`jit_call` for ``steps_per_call`` steps: (state, feed) -> (state, meter).
+def repeated(call: Any, times: int, mesh: Mesh) -> Call:
+    """A jitted call several times, as one: (state, feed) -> (state, meter).
 
-    ``feed()`` gives the data of the next step. With the shapes of (state, data) in ``traced`` the
-    steps are traced at once, so that what cannot work is met before the first.
+    ``feed()`` gives the data of the next call; nothing else is sent to the devices.
     """
-    everywhere = replicated(mesh)
-    call = jit_call(step, examples_of, steps_per_call, mesh, places, data_places)
-    repeats = steps_per_call // scanned(steps_per_call, mesh, data_places)
-    if traced is not None:
-        jax.eval_shape(call, *traced)
-    add = jax.jit(merge, out_shardings=everywhere, donate_argnums=0)
+    add = jax.jit(merge, out_shardings=replicated(mesh), donate_argnums=0)
 
     def run(state: TrainState, feed: Feed) -> tuple[TrainState, Meter]:
         with jax.transfer_guard("disallow"):
             state, meter = call(state, feed())
-            for _ in range(repeats - 1):
+            for _ in range(times - 1):
                 state, new = call(state, feed())
                 meter = add(meter, new)
         return state, meter

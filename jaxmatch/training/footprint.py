@@ -222,30 +222,36 @@ def _branch(platforms: Any, platform: str) -> int:
 
 def share(program: Program) -> Program:
     """The program of one device's part of the batch."""
-    config, parts, size = program.config, program.parts, program.parts.mesh.size
-    mesh = make_mesh(1, present=parts.mesh.devices.flat[:1].tolist())
+    config, spec, size = program.config, program.spec, program.mesh.size
     if size == 1:
         return program
-    model = parts.model
+    mesh = make_mesh(1, present=program.mesh.devices.flat[:1].tolist())
+    model = program.model
     if getattr(model, "bn_groups", 1) > 1:
         model = replace(model, bn_groups=1)
-    network = make_network(
-        model, 1, config.forward, config.microbatches, on_cpu(mesh), config.precision
+    return replace(
+        program,
+        mesh=mesh,
+        model=model,
+        network=make_network(
+            model, 1, config.forward, config.microbatches, on_cpu(mesh), config.precision
+        ),
+        spec=replace(
+            spec,
+            labeled_batch=spec.labeled_batch // size,
+            unlabeled_batch=spec.unlabeled_batch // size,
+        ),
     )
-    spec = replace(
-        parts.spec,
-        labeled_batch=parts.spec.labeled_batch // size,
-        unlabeled_batch=parts.spec.unlabeled_batch // size,
-    )
-    return program.with_parts(mesh=mesh, model=model, network=network, spec=spec)
 
 
-def estimate(program: Program) -> dict[str, int]:
+def estimate(program: Program, frozen: PyTree = None) -> dict[str, int]:
     """Bytes of one device by what they hold: "state", "data", a step's "arrays" and its "code".
 
     A loop over steps keeps a second state. Gradients that devices exchange are held twice.
+
+    ``frozen``: the variables of frozen networks by role, or their shapes; by default the student's.
     """
-    mesh, local = program.parts.mesh, share(program)
+    mesh, local = program.mesh, share(program)
     platform = mesh.devices.flat[0].platform
 
     def held(tree: PyTree, shardings: PyTree = None) -> int:
@@ -256,10 +262,9 @@ def estimate(program: Program) -> dict[str, int]:
         leaves = zip(jax.tree.leaves(tree), shapes, strict=True)
         return sum(array_bytes(shape, leaf.dtype, platform) for leaf, shape in leaves)
 
-    data = program.data
+    data = program.data if not frozen else program.data._replace(frozen=frozen)
     if program.config.data.stream:
-        parts = local.parts
-        data = streaming.shapes(parts.spec, parts.crops, parts.mesh)._replace(frozen=data.frozen)
+        data = streaming.shapes(local.spec, local.crops, local.mesh)._replace(frozen=data.frozen)
     call = make_call(local.step, local.examples, 1)
     trace = follow(jax.jit(call).trace(program.state, data).jaxpr.jaxpr, platform)
     state = held(program.state, program.shardings)
@@ -275,7 +280,7 @@ def estimate(program: Program) -> dict[str, int]:
     }
 
 
-def check_step(program: Program, beside: int = 0, seeds: int = 1) -> None:
+def check_step(program: Program, beside: int = 0, seeds: int = 1, frozen: PyTree = None) -> None:
     """Refuse a step that no device has room for, before it is compiled.
 
     What is near the limit is left to the compiler. On a CPU, and where a device does not tell its
@@ -285,15 +290,16 @@ def check_step(program: Program, beside: int = 0, seeds: int = 1) -> None:
         program: the run's.
         beside: bytes of the held-out images that each device holds meanwhile.
         seeds: how many runs of the program a device computes at once.
+        frozen: as of :func:`estimate`.
 
     Raises:
         InputError: with the estimated bytes.
     """
-    mesh = program.parts.mesh
+    mesh = program.mesh
     limit = memory_limit(mesh)
     if limit is None or on_cpu(mesh):
         return
-    found = estimate(program) | ({"held-out images": beside} if beside else {})
+    found = estimate(program, frozen) | ({"held-out images": beside} if beside else {})
     found |= {name: seeds * found[name] for name in ("state", "arrays")}
     if sum(found.values()) > SURE * limit:
         listed = ", ".join(f"{name} {size:,}" for name, size in found.items() if size)

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch.build import Parts
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.classifier import Classifier, load
+from jaxmatch.program import Program
 from jaxmatch.record.folder import CONFIG, read_config
 from jaxmatch.runtime.json_files import damaged
 from jaxmatch.types import Network, PyTree
@@ -47,7 +47,7 @@ def frozen_runs(config: ConfigDict, folder: Path) -> dict[str, Path]:
     return {role: source_folder(name, folder) for role, name in config.frozen.items()}
 
 
-def load_frozen(config: ConfigDict, folder: Path, parts: Parts) -> Frozen:
+def load_frozen(config: ConfigDict, folder: Path, program: Program) -> Frozen:
     """The networks that ``config.frozen`` names, at their newest checkpoint, as their runs report.
 
     They may have any architecture and input scale, but must tell the run's classes apart.
@@ -55,7 +55,7 @@ def load_frozen(config: ConfigDict, folder: Path, parts: Parts) -> Frozen:
     Args:
         config: of the run that learns from them.
         folder: of that run. Where it holds one already, the networks must be those of then.
-        parts: of that run.
+        program: of that run.
 
     Raises:
         InputError: if a run is missing, has no checkpoint, no classifier, another number of
@@ -65,8 +65,8 @@ def load_frozen(config: ConfigDict, folder: Path, parts: Parts) -> Frozen:
     for role, path in frozen_runs(config, folder).items():
         other = load(path)
         where = f"frozen.{role}={config.frozen[role]}"
-        _check(other, parts, where)
-        networks[role] = rescaled(other, parts)
+        _check(other, program, where)
+        networks[role] = rescaled(other, program)
         variables[role] = jax.device_get(other.variables())
         digests[role] = digest(variables[role])
         if _recorded(folder).get(role, digests[role]) != digests[role]:
@@ -77,20 +77,21 @@ def load_frozen(config: ConfigDict, folder: Path, parts: Parts) -> Frozen:
     return Frozen(networks=networks, variables=variables, digests=digests)
 
 
-def rescaled(other: Classifier, parts: Parts) -> Network:
-    """The network of ``other`` for views in the scale of ``parts``: in that of ``other`` inside."""
+def rescaled(other: Classifier, program: Program) -> Network:
+    """The network of ``other`` for views in the scale of ``program``, turned into its own."""
     mean, std, its_mean, its_std = (
-        np.asarray(values) for values in (parts.mean, parts.std, other.parts.mean, other.parts.std)
+        np.asarray(values)
+        for values in (program.mean, program.std, other.program.mean, other.program.std)
     )
     factor, shift = std / its_std, (mean - its_mean) / its_std
     if np.all(factor == 1) and not np.any(shift):
-        return other.parts.network
+        return other.program.network
 
     def network(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
         views = jax.tree.map(
             lambda view: view * factor.astype(view.dtype) + shift.astype(view.dtype), views
         )
-        return other.parts.network(variables, views, train)
+        return other.program.network(variables, views, train)
 
     return network
 
@@ -105,29 +106,29 @@ def digest(variables: PyTree) -> str:
     return found.hexdigest()
 
 
-def _check(other: Classifier, parts: Parts, where: str) -> None:
-    if not other.parts.algorithm.labeled:
+def _check(other: Classifier, program: Program, where: str) -> None:
+    if not other.program.algorithm.labeled:
         raise InputError(
             f"{where} was trained without labels and has no classifier; fine-tune it first "
             "(--config=finetune, --config.init_from)."
         )
-    if len(other.classes) != parts.spec.classes:
+    if len(other.classes) != program.spec.classes:
         raise InputError(
             f"{where} tells {len(other.classes)} classes apart, but the data has "
-            f"{parts.spec.classes}; give a run on the same classes."
+            f"{program.spec.classes}; give a run on the same classes."
         )
-    if other.classes != parts.classes:
+    if other.classes != program.classes:
         theirs, ours = next(
-            pair for pair in zip(other.classes, parts.classes, strict=True) if pair[0] != pair[1]
+            pair for pair in zip(other.classes, program.classes, strict=True) if pair[0] != pair[1]
         )
         raise InputError(
             f"{where} was trained on other classes: {theirs!r} stands where the data has {ours!r}; "
             "give a run on the same classes."
         )
-    if other.image_shape != parts.image_shape:
+    if other.image_shape != program.image_shape:
         raise InputError(
             f"{where} was trained on images of shape {other.image_shape}, but these are "
-            f"{parts.image_shape}; give a run on images of the same size."
+            f"{program.image_shape}; give a run on images of the same size."
         )
 
 

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxmatch import build
 from jaxmatch.augment import ctaugment
 from jaxmatch.config import recipe as configuration
 from jaxmatch.data import record as records
@@ -37,7 +36,7 @@ from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
 from jaxmatch.record.progress import SILENT, Progress
 from jaxmatch.runtime import hosts
 from jaxmatch.runtime.checkpoint import Checkpoints
-from jaxmatch.runtime.dispatch import Call, Feed, Meter, compile_call, means, on_cpu, watched
+from jaxmatch.runtime.dispatch import Call, Feed, Meter, means, on_cpu, watched
 from jaxmatch.runtime.json_files import read_object, write_json
 from jaxmatch.runtime.mesh import check_memory, put, replicated
 from jaxmatch.runtime.termination import Stop
@@ -63,7 +62,7 @@ class Run:
         folder: Path,
         data: run_data.Data,
         facts: dict[str, Any],
-        parts: build.Parts,
+        program: Program,
         frozen: PyTree,
         checkpoints: Checkpoints,
         started: float,
@@ -78,49 +77,42 @@ class Run:
         Raises:
             InputError: if the state does not fit into memory, or ``config.init_from`` not the run.
         """
-        self.config, self.folder, self.parts = config, folder, parts
+        self.config, self.folder, self.program = config, folder, program
         self.split, self.facts, self.record_of_data = data.split, facts, data.record
         self.checkpoints, self.started, self.alone = checkpoints, started, alone
-        everywhere = replicated(parts.mesh)
-        self.program = program = Program(config, parts)
-        self.optimizer, self.shapes, self.places = (
-            program.optimizer,
-            program.state,
-            program.shardings,
-        )
+        everywhere = replicated(program.mesh)
         check_memory(
-            parts.mesh,
-            {"memory": self.shapes.memory, "state": self.shapes},
+            program.mesh,
+            {"memory": program.state.memory, "state": program.state},
             config.memory_placement,
         )
         self.held_out: dict[str, Any] = {}
-        if parts.algorithm.labeled:
+        if program.algorithm.labeled:
             self.held_out["test"] = (data.source.test_images, data.source.test_labels)
         if data.validation_images is not None:
             self.held_out["validation"] = (data.validation_images, data.validation_labels)
         held_out = sum(math.prod(images.shape) for images, _ in self.held_out.values())
-        check_step(program, 0 if config.data.stream else held_out)
-        self.init = jax.jit(program.init, out_shardings=self.places)
+        check_step(program, 0 if config.data.stream else held_out, frozen=frozen)
+        self.init = jax.jit(program.init, out_shardings=program.shardings)
         images = resident(data.source, data.split, config.data.include_labeled)
         images = images._replace(frozen=put(frozen, everywhere) if frozen else None)
         self.plan: Plan | None = None
         if config.data.stream:
-            self.plan = build.build_plan(config, parts, images)
-            self.data = streaming.shapes(parts.spec, parts.crops, parts.mesh)._replace(
+            self.plan = program.plan(images)
+            self.data = streaming.shapes(program.spec, program.crops, program.mesh)._replace(
                 frozen=images.frozen
             )
         else:
             self.data = images = put(images, everywhere)
         self.unlabeled_images = images.unlabeled_images
-        forward = (parts.network, parts.mean, parts.std, parts.mesh)
         strict = config.data.strict
-        self.predict = make_predict(*forward, strict=strict)
-        self.features = make_features(*forward, strict=strict, spread=True)
-        self.embed = make_embed(*forward, strict=strict)
+        self.predict = make_predict(*program.forward, strict=strict)
+        self.features = make_features(*program.forward, strict=strict, spread=True)
+        self.embed = make_embed(*program.forward, strict=strict)
         self.source = data.source
         self.probed: Sets | None = None
         known = (data.source.labels >= 0).any() and (data.source.test_labels >= 0).any()
-        if known and not parts.algorithm.labeled:
+        if known and not program.algorithm.labeled:
             self.probed = probe_sets(data.source, KNN_MEMORY, KNN_QUERIES)
         self.held_out = {
             name: (images if self.plan else put(Table.of(images), everywhere), labels)
@@ -132,15 +124,7 @@ class Run:
 
     def compile(self) -> Call:
         """What takes the steps of this run alone; InputError where they cannot work."""
-        return compile_call(
-            self.program.step,
-            self.program.examples,
-            self.config.steps_per_call,
-            self.parts.mesh,
-            self.places,
-            streaming.places(self.data) if self.plan else None,
-            traced=(self.shapes, self.data),
-        )
+        return self.program.compile(self.data)
 
     def record(self) -> None:
         """Write what the run is to its folder; InputError where other processes have another."""
@@ -184,7 +168,7 @@ class Run:
                 progress = opened.enter_context(
                     Progress(config.steps, first, self.folder, self.folder.name, self.alone)
                 )
-            if self.parts.mesh.size == 1 and on_cpu(self.parts.mesh):
+            if self.program.mesh.size == 1 and on_cpu(self.program.mesh):
                 progress.message(onednn.library().text)
             if first:
                 progress.message(f"continuing from the checkpoint of step {first}")
@@ -271,18 +255,13 @@ class Run:
         """What gives the data of step ``first`` and, at each call, of the next."""
         if self.plan is None:
             return contextlib.nullcontext(lambda: self.data)
-        config, mesh, frozen = self.config, self.parts.mesh, self.data.frozen
+        config, mesh, frozen = self.config, self.program.mesh, self.data.frozen
         options = {"strict": config.data.strict, "frozen": frozen}
         return streaming.Feed(self.plan, mesh, first, config.steps, config.workers, **options)
 
     def begin(self) -> tuple[TrainState, int]:
         """The newest checkpoint's state and step, or the initial state and 0."""
-        abstract = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            self.shapes,
-            self.places,
-        )
-        restored = self.checkpoints.restore(abstract)
+        restored = self.checkpoints.restore(self.program.abstract)
         if restored is not None:
             if restored[1] % self.config.steps_per_call:
                 raise InputError(
@@ -297,7 +276,7 @@ class Run:
 
     def due_refresh(self, step: int) -> bool:
         """Whether the method looks at all images after ``step`` steps."""
-        algorithm: Any = self.parts.algorithm
+        algorithm: Any = self.program.algorithm
         if not hasattr(algorithm, "refresh"):
             return False
         due = step % algorithm.refresh_steps == 0 and step >= algorithm.start_step
@@ -307,25 +286,25 @@ class Run:
         """``state`` after ``step`` steps with its memory refreshed, if that is due."""
         if not self.due_refresh(step):
             return state
-        algorithm: Any = self.parts.algorithm
+        algorithm: Any = self.program.algorithm
         memory = algorithm.refresh(state, lambda net: self.embed(net, self.unlabeled_images))
-        return state.replace(memory=put(memory, self.places.memory))
+        return state.replace(memory=put(memory, self.program.shardings.memory))
 
     def read_trunk(self) -> PyTree:
         """The encoder that ``config.init_from`` names; InputError where it differs."""
-        config, algorithm = self.config, self.parts.algorithm
-        name, student = config.init_from, self.shapes.student()
+        config, algorithm = self.config, self.program.algorithm
+        name, student = config.init_from, self.program.state.student()
         if transfer.names_weights(name):
             return transfer.read_encoder(name, transfer.wanted(student, algorithm, config))
         source = load(transfer.source_folder(name, self.folder))
-        trunk = transfer.given(source.variables(), source.parts.algorithm, config)
+        trunk = transfer.given(source.variables(), source.program.algorithm, config)
         transfer.check_encoder(trunk, transfer.wanted(student, algorithm, config), name)
         return trunk
 
     @property
     def images_per_step(self) -> int:
         """Labeled and unlabeled ones."""
-        return self.parts.spec.labeled_batch + self.parts.spec.unlabeled_batch
+        return self.program.spec.labeled_batch + self.program.spec.unlabeled_batch
 
     def collect(self, meter: Meter, interval: dict[str, list[float]]) -> None:
         """Fetch a call's metrics and add them up; NonFiniteError where a loss is not finite."""
@@ -362,17 +341,15 @@ class Run:
         self, state: TrainState, sets: Sets, names: Sequence[str]
     ) -> Iterator[tuple[str, float]]:
         """What the features of the network that the method reports are worth."""
-        network = _networks(state)[self.parts.algorithm.evaluated]
-        return measure(self.features, network, sets, self.parts.mesh, names)
+        network = _networks(state)[self.program.algorithm.evaluated]
+        return measure(self.features, network, sets, self.program.mesh, names)
 
     def summary(
         self, lines: list[dict[str, Any]], policy: PyTree, seconds: float
     ) -> dict[str, Any]:
         """The content of summary.json; the probes in it are still to be made."""
-        spec, steps, algorithm = self.parts.spec, self.config.steps, self.parts.algorithm
-        images = build.forward_images(
-            self.config, self.parts, self.optimizer, self.shapes, self.data
-        )
+        spec, steps, algorithm = self.program.spec, self.config.steps, self.program.algorithm
+        images = self.program.forward_images(self.data)
         refreshes = sum(map(self.due_refresh, range(0, steps, self.config.steps_per_call)))
         summary = summarise(
             lines,

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
-from jaxmatch import build
 from jaxmatch.config.recipe import stages_of
+from jaxmatch.program import Program
 from jaxmatch.weights.transfer import check_encoder, given, wanted
 
 
@@ -18,14 +17,12 @@ def check(config: ConfigDict, facts: Sequence[Mapping[str, Any]]) -> None:
     """
     before = None
     for stage, known in zip(stages_of(config).values(), facts, strict=True):
-        parts = build.build_parts(stage, known)
-        optimizer = parts.optim.build(stage.steps, parts.model.layers)
-        shapes = jax.eval_shape(lambda s=stage, p=parts, o=optimizer: build.build_state(s, p, o))
-        network = shapes.student()
+        program = Program.build(stage, known)
+        network = program.state.student()
         if before is not None:
-            mine = wanted(network, parts.algorithm, stage)
+            mine = wanted(network, program.algorithm, stage)
             check_encoder(given(*before, stage), mine, stage.init_from)
-        before = (network, parts.algorithm)
+        before = (network, program.algorithm)
 
 
 def summarise(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:

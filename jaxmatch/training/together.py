@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxmatch import build
 from jaxmatch.config import recipe as configuration
+from jaxmatch.config.checks import check_settings
 from jaxmatch.errors import InputError, JaxmatchError, Stopped
 from jaxmatch.program import Program
 from jaxmatch.runtime import paths
@@ -64,7 +64,7 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
     started = time.monotonic()
     check([config for config, _ in runs])
     for config, _ in runs:
-        build.check_settings(config)
+        check_settings(config)
     folders = [paths.path(given or Path("runs") / configuration.run_name(c)) for c, given in runs]
     if len({paths.absolute(folder) for folder in folders}) < len(folders):
         raise InputError("two of the runs have the same folder; give each its own.")
@@ -218,9 +218,9 @@ def compile_calls(runs: Sequence[Run], at_once: int | None = None) -> Calls:
             states do not fit into memory.
     """
     run, count = runs[0], len(runs)
-    mesh, config = run.parts.mesh, run.config
+    mesh, config = run.program.mesh, run.config
     check_shapes(runs)
-    check_memory(mesh, {f"the states of {count} runs": [run.shapes for run in runs]})
+    check_memory(mesh, {f"the states of {count} runs": [run.program.state for run in runs]})
     if count == 1:
         call = run.compile()
         return lambda states: [call(states[0], lambda: run.data)]
@@ -237,18 +237,17 @@ def compile_calls(runs: Sequence[Run], at_once: int | None = None) -> Calls:
     def own(position: int) -> list[jax.Array]:
         return [leaf for leaf, own in zip(leaves[position], differs, strict=True) if own]
 
-    alone = build.build_parts(_on_one_device(config), run.facts)
-    alone = replace(alone, frozen=run.parts.frozen)
-    check_step(Program(config, alone), seeds=at_once)
-    examples_of = build.examples_of(alone)
+    alone = Program.build(_on_one_device(config), run.facts)
+    alone = replace(alone, frozen=run.program.frozen)
+    check_step(alone, seeds=at_once, frozen=run.data.frozen)
 
     def one(state: TrainState, own: list[Any], common: list[Any]) -> tuple[TrainState, Meter]:
         mine, others = iter(own), iter(common)
         data = structure.unflatten(next(mine if own else others) for own in differs)
         # Labels differ by seed, so here they are no constants.
         spec: Any = replace(alone.spec, labels=data.labeled_labels)
-        step = build.build_step(config, replace(alone, spec=spec), run.optimizer)
-        return make_call(step, examples_of, scanned)(state, data)
+        step = replace(alone, spec=spec).step
+        return make_call(step, alone.examples, scanned)(state, data)
 
     def on_each_device(states: TrainState, own: list[Any], common: list[Any]) -> PyTree:
         if at_once > 1:
@@ -271,7 +270,7 @@ def compile_calls(runs: Sequence[Run], at_once: int | None = None) -> Calls:
     stack = jax.jit(_stacked, out_shardings=over_seeds)
     unstack = jax.jit(
         lambda tree: [_part(tree, position) for position in range(width)],
-        out_shardings=[(run.places, everywhere)] * width,
+        out_shardings=[(run.program.shardings, everywhere)] * width,
     )
     # The last call is filled up with the first runs, whose second results are dropped.
     members = [
@@ -279,7 +278,7 @@ def compile_calls(runs: Sequence[Run], at_once: int | None = None) -> Calls:
         for start in range(0, count, width)
     ]
     owned = [stack([own(position) for position in positions]) for positions in members]
-    shapes = jax.eval_shape(stack, [run.shapes] * width)
+    shapes = jax.eval_shape(stack, [run.program.state] * width)
     jax.eval_shape(program, shapes, owned[0], common)
 
     def calls(states: Sequence[TrainState]) -> list[tuple[TrainState, Meter]]:
@@ -302,7 +301,7 @@ def check_shapes(runs: Sequence[Run]) -> None:
     """InputError where the arrays of runs differ in more than their values."""
 
     def of(run: Run) -> PyTree:
-        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (run.shapes, run.data))
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (run.program.state, run.data))
 
     for run in runs[1:]:
         if of(run) != of(runs[0]):

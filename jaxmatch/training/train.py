@@ -9,10 +9,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch import build
 from jaxmatch.config import recipe as configuration
+from jaxmatch.config.checks import check_settings
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import missing
+from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.record.folder import CONFIG, read_config, read_facts, read_summary
 from jaxmatch.runtime import hosts, paths
@@ -47,7 +48,7 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
         Stopped: after SIGTERM or Ctrl-C (SIGINT), once the state is saved.
     """
     for stage in configuration.stages_of(config).values():
-        build.check_settings(stage)
+        check_settings(stage)
     folder = paths.path(workdir or Path("runs") / configuration.run_name(config))
     check_place(folder)
     if place and not hosts.from_leader((folder / CONFIG).exists):
@@ -111,12 +112,12 @@ def prepare(
     if devices is not None:
         placed = config.copy_and_resolve_references()
         placed.devices = devices
-    parts = build.build_parts(placed, facts)
-    frozen = load_frozen(config, folder, parts)
+    program = Program.build(placed, facts)
+    frozen = load_frozen(config, folder, program)
     if frozen.digests:
         facts["frozen"] = frozen.digests
-    parts = replace(parts, frozen=frozen.networks)
-    run = (config, folder, data, facts, parts, frozen.variables, checkpoints, started)
+    program = replace(program, frozen=frozen.networks)
+    run = (config, folder, data, facts, program, frozen.variables, checkpoints, started)
     return Run(*run) if shared is None else Run(*run, put=shared.put, alone=False)
 
 

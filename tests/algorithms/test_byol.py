@@ -19,8 +19,9 @@ from helpers import (
 
 from jaxmatch.algorithms.byol import BYOL, regression
 from jaxmatch.augment.contrast import Contrast
-from jaxmatch.config.recipe import build_dataclass, from_flags
+from jaxmatch.config.recipe import from_flags
 from jaxmatch.models.network import make_network
+from jaxmatch.settings import build_section
 
 ALGORITHM = BYOL(projection=5, hidden=7)
 TRAINING = replace(SPEC, teacher_trains=True)
@@ -128,9 +129,7 @@ def test_half_precision_is_widened():
 def test_the_two_views_of_the_published_settings_differ():
     for data, solarized in (("tfds:cifar10", 0.2), ("tfds:imagenet2012", 0.2), ("mnist5k", 0.0)):
         views = from_flags(f"byol:{data}", [])[0].views
-        first, second = (
-            build_dataclass(Contrast, views[role], role) for role in ALGORITHM.unlabeled
-        )
+        first, second = (build_section(Contrast, views[role], role) for role in ALGORITHM.unlabeled)
         blurs = (1.0, 0.1) if "imagenet" in data else (0.0, 0.0)
         assert (first.blur, second.blur) == blurs
         assert (first.solarize, second.solarize) == (0.0, solarized)

@@ -19,12 +19,12 @@ from helpers import (
     toy_views,
 )
 
-from jaxmatch import build
 from jaxmatch.algorithms.moco_v2 import MoCoV2, found
 from jaxmatch.config.recipe import from_flags
 from jaxmatch.errors import InputError
 from jaxmatch.functional.memory import push
 from jaxmatch.models.network import make_network
+from jaxmatch.program import Program
 from jaxmatch.runtime.mesh import make_mesh, over_batch, replicated
 
 ALGORITHM = MoCoV2(temperature=0.3, queue=40, projection=5)
@@ -167,7 +167,7 @@ def test_a_batch_that_groups_do_not_divide_is_refused():
     config, _ = from_flags("moco_v2:mnist5k", ["--config.model.bn_groups=3"])
     facts = {"classes": ["x"], "image_shape": (32, 32, 3), "labels": [], "unlabeled": 9}
     with pytest.raises(InputError, match=r"batch sizes 0, 128 .* model.bn_groups=3; change"):
-        build.build_parts(config, facts)
+        Program.build(config, facts)
 
 
 def test_found_counts_only_written_rows_and_needs_a_strict_maximum():

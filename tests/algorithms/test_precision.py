@@ -18,7 +18,7 @@ from helpers import (
 from test_common import CASES
 from tiny_runs import configuration
 
-from jaxmatch.build import build_augment
+from jaxmatch.augment.build import build_augment
 from jaxmatch.evaluation.probe import _fit, _hits
 from jaxmatch.functional.clustering import kmeans
 from jaxmatch.models.network import make_network
@@ -73,7 +73,7 @@ def exact(line):
 def lower(algorithm, **options):
     """The train step of ``algorithm`` with real views, lowered for a TPU."""
     config = configuration("x.npz", **options)
-    augment, _ = build_augment(config, algorithm, (0.5,), (0.5,), (8, 8, 3))
+    augment, _ = build_augment(config.augment, config.views, algorithm, mean=(0.5,), std=(0.5,))
     network = inside(make_network(TinyNetwork(heads=algorithm.heads)))
     optim = Optim()
     frozen = dict.fromkeys(frozen_roles(algorithm), inside(color_network))

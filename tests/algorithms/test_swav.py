@@ -26,11 +26,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxmatch.algorithms.swav import SwAV, swapped_prediction
-from jaxmatch.build import build_parts
 from jaxmatch.config.recipe import from_flags
 from jaxmatch.errors import InputError
 from jaxmatch.functional.memory import push
 from jaxmatch.models.network import make_network
+from jaxmatch.program import Program
 
 PLAIN = SwAV(prototypes=9, projection=5, hidden=7, small_crops=2, freeze=0.05)
 QUEUED = replace(PLAIN, queue=30, queue_start=0.1, freeze=0.0)
@@ -247,8 +247,8 @@ FACTS = {"classes": ["x"] * 10, "image_shape": (32, 28, 3), "labels": [0], "unla
 def test_views_larger_than_the_image_are_refused(config, overrides, role):
     flags = [f"--config.{key}={value}" for key, value in overrides.items()]
     with pytest.raises(InputError, match=rf"views.{role}.size=29 is larger .* 28; give at most 28"):
-        build_parts(from_flags(config, flags)[0], FACTS)
-    views = build_parts(from_flags("fixmatch:mnist5k", flags[:1])[0], FACTS).augment
+        Program.build(from_flags(config, flags)[0], FACTS)
+    views = Program.build(from_flags("fixmatch:mnist5k", flags[:1])[0], FACTS).augment
     assert views.transforms[role].size == 29  # of a role that the method does not ask for
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import quick_jit
 
-from jaxmatch import build
+from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.presets import DATASETS, PRESETS
 from jaxmatch.config.recipe import from_flags, stages_of
 from jaxmatch.data.resident import Resident, Table
@@ -72,15 +72,15 @@ def facts_of(data):
 
 
 def trace_one(config, data):
-    program = Program.build(config, facts_of(data))
-    parts, state = program.parts, program.state
+    program = Program.build(config, facts_of(data)).with_stand_ins()
+    state = program.state
     after, metrics = jax.eval_shape(
         lambda state, data: program.step(state, program.examples(data, state)), state, program.data
     )
     assert jax.tree.structure(after) == jax.tree.structure(state)
     same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), after, state)
     assert all(jax.tree.leaves(same))
-    supervised = {"loss/supervised"} if parts.algorithm.labeled else set()
+    supervised = {"loss/supervised"} if program.algorithm.labeled else set()
     assert {"loss/total", "optim/learning_rate", *supervised} <= metrics.keys()
     for value in metrics.values():
         for leaf in value if isinstance(value, Ratio) else (value,):
@@ -105,10 +105,9 @@ def test_every_config_builds_for_every_data_set_and_preset(name, data):
     facts = facts_of(data)
     for preset in PRESETS_OF.get(name, PRESETS):
         for config in stages_of(configuration(name, data, preset)).values():
-            parts = build.build_parts(config, facts)
-            optimizer = parts.optim.build(config.steps, parts.model.layers)
-            assert optimizer is not None
-            assert parts.algorithm == build.build_algorithm(config)
+            program = Program.build(config, facts)
+            assert program.optimizer is not None
+            assert program.algorithm == build_algorithm(config.algorithm)
             for period in ("steps_per_call", "log_every"):
                 assert config.steps % config[period] == 0
 
@@ -123,7 +122,7 @@ def test_the_step_of_every_config_can_be_traced(name, data):
 def test_imagenet_has_the_published_network(name):
     config = configuration(name, LARGE, "jaxmatch")
     assert (config.model.name, config.data.image_size) == ("resnet50", 224)
-    assert build.build_parts(config, facts_of(LARGE)).spec.classes == 1000
+    assert Program.build(config, facts_of(LARGE)).spec.classes == 1000
 
 
 @pytest.mark.slow
@@ -168,7 +167,7 @@ def test_one_step_of_every_config_runs(name, data):
 def run_one(config, data):
     """One real step on random images of the data set's shape."""
     facts, random = facts_of(data), np.random.default_rng(0)
-    program = Program.build(config, facts)
+    program = Program.build(config, facts).with_stand_ins()
 
     def images(count):
         return Table.of(random.integers(0, 256, (count, *facts["image_shape"]), np.uint8))
@@ -180,7 +179,7 @@ def run_one(config, data):
         unlabeled_labels=np.full(1000, -1, np.int32),
     )
     state = quick_jit(program.init)()
-    data = data._replace(frozen=build.stand_ins(program.parts, state))
+    data = data._replace(frozen=dict.fromkeys(program.frozen, state.student()) or None)
     one = quick_jit(lambda state, data: program.step(state, program.examples(data, state)))
     after, metrics = one(state, data)
     assert after.step == 1
@@ -205,9 +204,7 @@ def test_the_full_network_of_every_config_can_be_traced(name, data):
 def test_parameter_counts(data, preset, parameters):
     config, _ = from_flags(f"supervised:{data},preset={preset}", [])
     facts = {"classes": ["x"] * 10, "image_shape": (32, 32, 3), "labels": [0], "unlabeled": 9}
-    parts = build.build_parts(config, facts)
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    state = jax.eval_shape(lambda: build.build_state(config, parts, optimizer))
+    state = Program.build(config, facts).state
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == parameters
 
 

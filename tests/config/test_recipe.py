@@ -16,7 +16,6 @@ from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.config.recipe import (
     IDENTITY,
-    build_dataclass,
     complete,
     defaults,
     differences,
@@ -31,6 +30,7 @@ from jaxmatch.config.recipe import (
     to_json,
 )
 from jaxmatch.errors import InputError
+from jaxmatch.settings import build_section
 
 ROOT = Path(__file__).parents[2]
 
@@ -220,8 +220,8 @@ def test_a_preset_as_an_override_is_refused_as_it_would_set_nothing():
 
 
 def test_unknown_fields_of_a_dataclass():
-    assert build_dataclass(FixMatch, {"threshold": 0.5}, "algorithm") == FixMatch(threshold=0.5)
-    text = message(build_dataclass, FixMatch, {"treshold": 0.5}, "algorithm")
+    assert build_section(FixMatch, {"threshold": 0.5}, "algorithm") == FixMatch(threshold=0.5)
+    text = message(build_section, FixMatch, {"treshold": 0.5}, "algorithm")
     assert text == "unknown config key algorithm.treshold; did you mean 'threshold'?"
 
 

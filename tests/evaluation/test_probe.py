@@ -253,8 +253,8 @@ def test_features_are_those_of_the_network_that_is_reported(runs):
     images = arrays["x_test"][:7]
     for name, network in (("fixmatch", "teacher"), ("simclr", "student")):
         found = jaxmatch.load(folder / name)
-        inputs = (images / 255 - np.float32(found.parts.mean)) / np.float32(found.parts.std)
-        outputs, _ = jax.jit(found.parts.model.apply, static_argnames=("train", "mutable"))(
+        inputs = (images / 255 - np.float32(found.program.mean)) / np.float32(found.program.std)
+        outputs, _ = jax.jit(found.program.model.apply, static_argnames=("train", "mutable"))(
             found.variables(network), inputs.astype(np.float32), train=False, mutable=()
         )
         ours = features(found, images)
@@ -299,14 +299,14 @@ def test_measure_computes_what_is_asked(runs):
         train=30,
         test=10,
     )
-    parts, counted = found.parts, []
-    exact = make_features(parts.network, parts.mean, parts.std, parts.mesh, spread=True)
+    program, counted = found.program, []
+    exact = make_features(*program.forward, spread=True)
 
     def compute(variables, images):
         counted.append(len(images))
         return exact(variables, images)
 
-    measured = measure(compute, found.variables(), sets, parts.mesh, ["knn"])
+    measured = measure(compute, found.variables(), sets, program.mesh, ["knn"])
     assert dict(measured).keys() == {"knn"}
     assert counted == [30, 10]
 

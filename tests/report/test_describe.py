@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from tiny_runs import configuration
 
-from jaxmatch import build
 from jaxmatch.errors import InputError
+from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.report.describe import describe
 
@@ -14,9 +14,7 @@ from jaxmatch.report.describe import describe
 def test_counts_match_a_real_state(data):
     config = configuration(data)
     found = describe(config)
-    parts = build.build_parts(config, run_data.load_new(config).facts())
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    state = jax.jit(lambda: build.build_state(config, parts, optimizer))()
+    state = jax.jit(Program.build(config, run_data.load_new(config).facts()).init)()
     leaves = jax.tree.leaves(state.params)
     assert found["parameters"] == sum(leaf.size for leaf in leaves)
     assert sorted(map(tuple, found["shapes"].values())) == sorted(leaf.shape for leaf in leaves)

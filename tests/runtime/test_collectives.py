@@ -78,7 +78,7 @@ def check(program, allowed, layers=1):
                 # The batch is an axis of its own, in front or, transposed, behind.
                 gathered[tuple(sorted(shape))] += 1
             else:  # indices and labels
-                assert math.prod(shape) <= program.parts.spec.unlabeled_batch, one.line
+                assert math.prod(shape) <= program.spec.unlabeled_batch, one.line
     assert gathered == Counter(tuple(sorted(shape)) for shape in allowed)
 
     sums = [

@@ -95,7 +95,7 @@ def test_a_step_that_does_not_fit_is_refused_before_it_is_compiled(data, tmp_pat
     compiled = []
     monkeypatch.setattr(footprint, "on_cpu", lambda mesh: False)  # as on an accelerator
     monkeypatch.setattr(footprint, "memory_limit", lambda mesh: 100_000)
-    monkeypatch.setattr("jaxmatch.training.run.compile_call", lambda *_, **__: compiled.append(1))
+    monkeypatch.setattr("jaxmatch.program.Program.compile", lambda *_, **__: compiled.append(1))
     with pytest.raises(InputError, match=r"has 100,000 bytes, but a step needs about [\d,]+ \(st"):
         train_tiny(data, tmp_path / "run")
     assert not compiled
@@ -119,8 +119,8 @@ def test_only_what_surely_does_not_fit_is_refused(monkeypatch):
 def test_a_program_on_one_device_is_its_own_share():
     program = tiny()
     assert footprint.share(program) is program
-    halves = footprint.share(tiny(2)).parts
-    assert halves.spec.unlabeled_batch == program.parts.spec.unlabeled_batch // 2
+    halves = footprint.share(tiny(2))
+    assert halves.spec.unlabeled_batch == program.spec.unlabeled_batch // 2
     assert halves.mesh.size == 1
 
 

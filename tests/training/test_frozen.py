@@ -21,10 +21,11 @@ from tiny_runs import (
     without_seconds,
 )
 
-from jaxmatch import build, load
+from jaxmatch import load
 from jaxmatch.algorithms.simclr import SimCLR
 from jaxmatch.cli.main import main
 from jaxmatch.errors import InputError
+from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
 from jaxmatch.report.describe import describe
@@ -67,21 +68,20 @@ def distil(data, teacher, workdir, **overrides):
 
 def logits_of(run, images):
     """Of the network that ``run`` reports, on levels [n h w 3]."""
-    views = (images / 255 - np.asarray(run.parts.mean)) / np.asarray(run.parts.std)
+    views = (images / 255 - np.asarray(run.program.mean)) / np.asarray(run.program.std)
     views = jnp.asarray(views, jnp.float32)
-    return run.parts.network(run.variables(), views, train=False)[0].logits
+    return run.program.network(run.variables(), views, train=False)[0].logits
 
 
 def test_a_frozen_network_that_is_not_loaded_is_absent(data, teacher):
     config = configuration(data, **options(teacher))
-    parts = build.build_parts(config, run_data.load_new(config).facts())
-    assert parts.frozen == {}
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
+    program = Program.build(config, run_data.load_new(config).facts())
+    assert program.frozen == {}
     with pytest.raises(InputError, match="learns from the frozen network 'teacher', which is not"):
-        build.build_step(config, parts, optimizer)
-    standing = build.with_stand_ins(parts)
-    assert standing.frozen == {"teacher": parts.network}
-    build.build_step(config, standing, optimizer)
+        _ = program.step
+    standing = program.with_stand_ins()
+    assert standing.frozen == {"teacher": program.network}
+    assert callable(standing.step)
 
 
 def test_a_run_distils_another_network(data, teacher, reference):
@@ -107,17 +107,15 @@ def test_the_frozen_run_is_not_touched(data, teacher, tmp_path):
 
 def test_the_student_may_be_of_any_architecture(data, teacher, tmp_path):
     config = configuration(data, **options(teacher, model__depth=10, model__width=0.5))
-    parts = build.build_parts(config, run_data.load_new(config).facts())
-    frozen = load_frozen(config, tmp_path / "run", parts)
-    parts = replace(parts, frozen=frozen.networks)
-    optimizer = parts.optim.build(config.steps, parts.model.layers)
-    step = build.build_step(config, parts, optimizer)
+    program = Program.build(config, run_data.load_new(config).facts())
+    frozen = load_frozen(config, tmp_path / "run", program)
+    program = replace(program, frozen=frozen.networks)
 
     def one():
-        state = build.build_state(config, parts, optimizer)
+        state = program.init()
         images = jnp.zeros((16, 8, 8, 3), jnp.uint8)
         examples = Examples((images,), jnp.zeros(16, jnp.int32), jnp.arange(16))
-        return step(state, Batch(examples, examples, frozen.variables))
+        return program.step(state, Batch(examples, examples, frozen.variables))
 
     state, metrics = jax.eval_shape(one)
     assert "group1" in state.params
@@ -126,8 +124,8 @@ def test_the_student_may_be_of_any_architecture(data, teacher, tmp_path):
 
 def test_a_step_sees_the_frozen_networks_own_predictions(data, teacher, tmp_path):
     config = configuration(data, **options(teacher))
-    parts = build.build_parts(config, run_data.load_new(config).facts())
-    frozen = load_frozen(config, tmp_path / "run", parts)
+    program = Program.build(config, run_data.load_new(config).facts())
+    frozen = load_frozen(config, tmp_path / "run", program)
     images = np.load(data)["x_test"]
     views = jnp.asarray((images / 255 - 0.5) / 0.5, jnp.float32)
     outputs, _ = frozen.networks["teacher"](frozen.variables["teacher"], views, train=False)
@@ -136,12 +134,14 @@ def test_a_step_sees_the_frozen_networks_own_predictions(data, teacher, tmp_path
 
 def test_an_equal_scale_costs_nothing(data, reference):
     student = load(reference)
-    assert rescaled(student, student.parts) is student.parts.network
+    assert rescaled(student, student.program) is student.program.network
     config = configuration(data, data__mean=(0.1, 0.2, 0.3), data__std=(0.4, 0.5, 0.6))
-    parts = build.build_parts(config, run_data.load_new(config).facts())
+    program = Program.build(config, run_data.load_new(config).facts())
     images = np.load(data)["x_test"]
-    views = jnp.asarray((images / 255 - np.array(parts.mean)) / np.array(parts.std), jnp.float32)
-    outputs, _ = rescaled(student, parts)(student.variables(), views, train=False)
+    views = jnp.asarray(
+        (images / 255 - np.array(program.mean)) / np.array(program.std), jnp.float32
+    )
+    outputs, _ = rescaled(student, program)(student.variables(), views, train=False)
     np.testing.assert_allclose(outputs.logits, logits_of(student, images), atol=1e-4)
 
 
@@ -218,7 +218,7 @@ def test_a_run_that_is_not_there_is_refused_before_anything_is_written(data, tmp
 def test_a_run_that_does_not_fit_is_refused(change, expected, data, teacher, tmp_path, monkeypatch):
     other = load(teacher)
     if "algorithm" in change:
-        change = {"parts": replace(other.parts, **change)}
+        change = {"program": replace(other.program, **change)}
     monkeypatch.setattr(frozen_module, "load", lambda folder: replace(other, **change))
     with pytest.raises(InputError, match=expected):
         distil(data, teacher, tmp_path / "run")

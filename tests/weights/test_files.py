@@ -372,7 +372,7 @@ def test_an_exported_network_starts_another_run(suffix, network, run, data, tmp_
     before, then = load(run), load(tmp_path / "then")
     images = jnp.asarray(np.random.default_rng(0).normal(size=(6, 8, 8, 3)), jnp.float32)
     expected, found, other = (
-        each.parts.network(jax.device_get(variables), images, train=False)[0].features
+        each.program.network(jax.device_get(variables), images, train=False)[0].features
         for each, variables in (
             (before, before.variables(network)),
             (then, then.variables()),

@@ -62,10 +62,10 @@ def test_encoders_of_other_shapes_are_refused_by_their_first_tensors():
 def test_the_run_starts_from_the_reported_network_of_the_source(data, source, tmp_path):
     train_tiny(data, tmp_path / "run", init_from=str(source), **FROZEN)
     run, before = load(tmp_path / "run"), load(source)
-    trunk = encoder(jax.device_get(before.variables()), before.parts.algorithm)
+    trunk = encoder(jax.device_get(before.variables()), before.program.algorithm)
     # Neither the rate of zero nor the decay of one lets the step change anything.
     for variables in (run.state.student(), run.state.teacher):
-        found = encoder(jax.device_get(variables), run.parts.algorithm)
+        found = encoder(jax.device_get(variables), run.program.algorithm)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, trunk)
     fresh = train_and_load(data, tmp_path / "fresh")
     assert_bitwise(run.state.params["classifier"], fresh.state.params["classifier"])

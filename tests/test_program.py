@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run, and every setting that is refused on the way."""
+"""From a configuration to the program of a run, and every setting that is refused on the way."""
 
 import json
 
@@ -9,7 +9,6 @@ import pytest
 from ml_collections import ConfigDict
 from tiny_runs import configuration, write_data
 
-from jaxmatch import build
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.ctaugment_views import CTAugmentOps
@@ -20,6 +19,7 @@ from jaxmatch.config.recipe import from_flags, to_json
 from jaxmatch.data import splits
 from jaxmatch.data.resident import resident
 from jaxmatch.errors import InputError
+from jaxmatch.program import Program
 from jaxmatch.record import run_data
 
 FACTS = {
@@ -30,13 +30,13 @@ FACTS = {
 }
 
 
-def parts(**options):
+def program(**options):
     facts = FACTS | options.pop("facts", {})
-    return build.build_parts(configuration("x.npz", **options), facts)
+    return Program.build(configuration("x.npz", **options), facts)
 
 
-def test_parts_follow_the_configuration():
-    found = parts(
+def test_programs_follow_the_configuration():
+    found = program(
         algorithm__threshold=0.7,
         data__batch_size=4,
         data__ratio=3,
@@ -62,31 +62,33 @@ def test_parts_follow_the_configuration():
 
 
 def test_ctaugment_takes_the_place_of_the_strong_ops():
-    found = parts(augment="ctaugment", views__ctaugment__depth=3, views__strong__order="ops_first")
+    found = program(
+        augment="ctaugment", views__ctaugment__depth=3, views__strong__order="ops_first"
+    )
     assert found.augment.ctaugment == CTAugment(depth=3)
     assert found.augment.ops_first
     shown = found.augment.views.transforms["strong"].transforms  # for show-augment
     assert [type(transform) for transform in shown] == [CTAugmentOps, Weak]
 
 
-def test_parts_of_a_saved_configuration_are_the_same():
+def test_programs_of_a_saved_configuration_are_the_same():
     config = configuration("x.npz")
     again = ConfigDict(json.loads(json.dumps(to_json(config))))
-    left, right = (build.build_parts(each, FACTS) for each in (config, again))
+    left, right = (Program.build(each, FACTS) for each in (config, again))
     for name in ("algorithm", "model", "augment", "optim", "ema", "spec", "mean", "std"):
         assert getattr(left, name) == getattr(right, name)
 
 
 def test_supervised_has_no_unlabeled_batch():
-    found = parts(method="supervised", data__ratio=0)
+    found = program(method="supervised", data__ratio=0)
     assert (found.spec.labeled_batch, found.spec.unlabeled_batch) == (8, 0)
 
 
 def test_the_default_number_of_devices_divides_the_batch(caplog):
-    assert parts(data__batch_size=8).mesh.size == 4
-    assert parts(data__batch_size=6, data__ratio=1).mesh.size == 3
+    assert program(data__batch_size=8).mesh.size == 4
+    assert program(data__batch_size=6, data__ratio=1).mesh.size == 3
     assert "3 of 4 CPU devices" in caplog.text
-    assert parts(data__batch_size=8, devices=2).mesh.size == 2
+    assert program(data__batch_size=8, devices=2).mesh.size == 2
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_the_default_number_of_devices_divides_the_batch(caplog):
 )
 def test_settings_that_cannot_work(options, expected):
     with pytest.raises(InputError) as caught:
-        parts(**options)
+        program(**options)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -168,7 +170,7 @@ def test_a_batch_for_no_accelerator_count_is_refused(monkeypatch):
 
     monkeypatch.setattr(jax, "devices", lambda: [Accelerator()] * 3)
     with pytest.raises(InputError, match="do not divide over 3 devices"):
-        parts(data__batch_size=8)
+        program(data__batch_size=8)
 
 
 def test_the_split_is_drawn_by_seed_and_a_given_one_is_kept(data):
@@ -199,7 +201,7 @@ def test_the_pool_without_the_labeled_images(data):
     config = configuration(data, chosen=",labels=all", data__include_labeled=False)
     facts = run_data.load_new(config).facts()
     with pytest.raises(InputError, match="no unlabeled images are left"):
-        build.build_parts(config, facts)
+        Program.build(config, facts)
 
 
 def empty_test(tmp_path):
