@@ -436,7 +436,7 @@ def test_probe_takes_a_number_of_images(call, monkeypatch):
 
 
 def test_evaluate_of_a_label_free_run_names_probe(call, monkeypatch):
-    label_free = SimpleNamespace(parts=SimpleNamespace(algorithm=SimpleNamespace(labeled=())))
+    label_free = SimpleNamespace(program=SimpleNamespace(algorithm=SimpleNamespace(labeled=())))
     monkeypatch.setattr(classifier, "load", lambda workdir, step: label_free)
     code, output, error = call("evaluate", "--workdir", "run")
     assert (code, output) == (2, "")

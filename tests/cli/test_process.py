@@ -44,7 +44,6 @@ def process():
 
 before = process()
 import jaxmatch
-from jaxmatch import build
 from jaxmatch.cli import main as cli, sweep
 from jaxmatch.config import recipe as config
 from jaxmatch.report import describe, page as report
