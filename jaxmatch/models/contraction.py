@@ -184,9 +184,9 @@ def _contract_by_xla(
 def _gradient_apart(static: tuple[tuple[str, Any], ...]) -> Callable[[Array, Array], Array]:
     """The gradient of a kernel that is wider than images and results: :data:`contract_p`'s.
 
-    A GPU rounds it to the dtype of the images: whether cuDNN can do without depends on its
-    version. So that devices add theirs in the wider dtype, each of them widens its own before;
-    XLA, left to itself, adds first.
+    A GPU rounds it to the dtype of the images: otherwise XLA would widen both operands in memory
+    before it calls cuDNN. So that devices add theirs in the wider dtype, each of them widens its
+    own before; XLA, left to itself, adds first.
     """
     whole = partial(contract_p.bind, **dict(static))
 
