@@ -77,3 +77,7 @@ def test_an_option_that_the_compiler_does_not_know_is_left_out(monkeypatch):
     compiler_options.cache_clear()
     assert "unheard" not in str(compiler_options())
     assert jax.default_backend() == "cpu"
+
+
+def test_programs_are_found_again_whatever_the_addresses_in_them():
+    assert jax.config.jax_remove_custom_partitioning_ptr_from_cache_key  # pyright: ignore[reportAttributeAccessIssue]
