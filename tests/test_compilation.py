@@ -87,7 +87,7 @@ from jaxmatch.models.contraction import convolve
 
 prepare_process()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-lax.platform_dependent = lambda *given, cuda, default: cuda(*given)
+lax.platform_dependent = lambda *given, cuda, **_: cuda(*given)
 mesh = jax.make_mesh((4,), ("data",), (jax.sharding.AxisType.Auto,))
 places = jax.NamedSharding(mesh, jax.P("data")), jax.NamedSharding(mesh, jax.P())
 
