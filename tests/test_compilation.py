@@ -104,7 +104,11 @@ lowered.compile()
 
 def test_programs_are_found_again_whatever_the_addresses_in_them(tmp_path):
     """As for several GPUs."""
-    variables = {"JAX_NUM_CPU_DEVICES": "4", "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}
+    environment |= {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+    }
     for _ in range(2):
-        subprocess.run([sys.executable, "-c", SHARED], env=os.environ | variables, check=True)
+        subprocess.run([sys.executable, "-c", SHARED], env=environment, check=True)
     assert len(list(tmp_path.glob("jit_slope-*-cache"))) == 1
