@@ -37,16 +37,16 @@ def devices(topology: str) -> Sequence[Any]:
     Raises:
         SystemExit: where the compiler is not installed or does not know the topology.
     """
-    os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()})
-    jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])  # JAX was imported before
-    from jax.experimental import topologies
-
     kind, _, shape = topology.partition(":")
     options: dict[str, Any] = {}
     try:
         chips = math.prod(int(side) for side in shape.split("x"))
     except ValueError:
         raise SystemExit(f"{topology!r} is not a topology such as v5e:2x4 or h100:8.") from None
+    os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()})
+    jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])  # JAX was imported before
+    from jax.experimental import topologies
+
     if chips == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     if kind == "v4":
