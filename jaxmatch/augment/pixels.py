@@ -1,8 +1,8 @@
 """Moving, counting and replacing pixels: gathers and scatters, or products with zeros and ones.
 
 A TPU moves one element at a time in a gather or scatter, and multiplies matrices at full speed.
-CPUs do the opposite, and GPUs would write the zeros and ones to memory. So each operation has two forms with equal results, and the platform
-that a program is lowered for picks one.
+CPUs do the opposite, and GPUs would write the zeros and ones to memory. So each operation has two
+forms with equal results, and the platform that a program is lowered for picks one.
 
 A product is exact here, although a TPU rounds the factors to bfloat16: one factor is 0 or 1, the
 other a whole number of at most 8 bits, or that times a power of two, and the terms of a sum that

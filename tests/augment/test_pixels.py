@@ -212,12 +212,14 @@ def test_channels_at_once_and_in_turn_are_the_same(monkeypatch, platform):
     table = random.integers(0, 256, (3, 4, 256)).astype(np.int32)
     padded = np.pad(planes, ((0, 0), (0, 0), (1, 2), (1, 3)))
     picked = padded[:, np.arange(4)[:, None, None], row + 1, column + 1]
-    np.testing.assert_array_equal(pixels.take_far(planes, row, column), picked)
+    given, tables = jnp.asarray(planes), jnp.asarray(table)
+    found = pixels.take_far(given, jnp.asarray(row), jnp.asarray(column))
+    np.testing.assert_array_equal(found, picked)
     flat = planes.reshape(12, -1)
     counts = np.stack([np.bincount(plane, minlength=256) for plane in flat]).reshape(3, 4, 256)
-    np.testing.assert_array_equal(pixels._count_by_scatters(planes), counts)
+    np.testing.assert_array_equal(pixels._count_by_scatters(given), counts)
     looked = np.take_along_axis(table.reshape(12, -1), flat, 1).reshape(planes.shape)
-    np.testing.assert_array_equal(pixels._look_up_by_gathers(table, planes), looked)
+    np.testing.assert_array_equal(pixels._look_up_by_gathers(tables, given), looked)
 
 
 @pytest.mark.parametrize(("platform", "loops"), [("cpu", 1), ("cuda", 0)])
