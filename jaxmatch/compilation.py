@@ -68,6 +68,11 @@ def prepare_process() -> None:
         os.environ.setdefault("NPROC", str(THREADS_A_CORE * (os.cpu_count() or 1)))
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+    # Programs for several GPUs name a function by its address (models/contraction.py), by which
+    # the next process would not find them.
+    by_content = "jax_remove_custom_partitioning_ptr_from_cache_key"
+    if hasattr(jax.config, by_content):
+        jax.config.update(by_content, True)
 
 
 def keep_memory() -> None:

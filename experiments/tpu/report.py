@@ -30,9 +30,7 @@ def report(compiled: Any, hertz: float, steps: int = 1) -> dict[str, Any]:
     """
     text = compiled.as_text()
     program = hlo.read(text)
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    sizes = {kind: getattr(memory, f"{kind}_size_in_bytes") for kind in KINDS}
-    held = sum(sizes.values()) - 2 * sizes["alias"]
+    cost = compiled.cost_analysis()
     cycles: defaultdict[str, float] = defaultdict(float)
     moves: Counter[tuple[int, str]] = Counter()
     buffers: dict[str, tuple[int, float, str]] = {}
@@ -54,7 +52,7 @@ def report(compiled: Any, hertz: float, steps: int = 1) -> dict[str, Any]:
     milliseconds = {name: round(1e3 * value / hertz, 4) for name, value in cycles.items()}
     largest = sorted(buffers.items(), key=lambda item: -item[1][0])[:LARGEST]
     return {
-        "memory": {**sizes, "held": held, "peak": getattr(memory, "peak_memory_in_bytes", None)},
+        "memory": memory_of(compiled),
         "flops": cost.get("flops"),
         "bytes_accessed": cost.get("bytes accessed"),
         "static_ms": round(sum(milliseconds.values()), 4),
@@ -69,8 +67,21 @@ def report(compiled: Any, hertz: float, steps: int = 1) -> dict[str, Any]:
         ],
         "collectives": collectives(program, steps),
         "products": products(program),
-        "host_calls": len(re.findall(r" (?:outfeed|infeed|send|recv)\(|callback", text)),
+        "host_calls": host_calls(text),
     }
+
+
+def memory_of(compiled: Any) -> dict[str, int | None]:
+    """Bytes on a chip by kind, those of all kinds, and the peak if the compiler tells it."""
+    memory = compiled.memory_analysis()
+    sizes = {kind: getattr(memory, f"{kind}_size_in_bytes") for kind in KINDS}
+    held = sum(sizes.values()) - 2 * sizes["alias"]
+    return {**sizes, "held": held, "peak": getattr(memory, "peak_memory_in_bytes", None)}
+
+
+def host_calls(text: str) -> int:
+    """How many instructions exchange data with the host."""
+    return len(re.findall(r" (?:outfeed|infeed|send|recv)\(|callback", text))
 
 
 def part(program: hlo.Program, one: hlo.Instruction) -> str:
@@ -84,8 +95,8 @@ def part(program: hlo.Program, one: hlo.Instruction) -> str:
 
 
 def collectives(program: hlo.Program, steps: int) -> list[dict[str, Any]]:
-    """Exchanges between chips: kind, times and bytes of results on a chip in a step, what for."""
-    found: defaultdict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0])
+    """Exchanges between chips: kind, dtype, times and bytes of results on a chip in a step."""
+    found: defaultdict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0, 0])
     channels: set[str] = set()
     for outer, times in program.scheduled():
         for one in program.inside(outer):
@@ -100,12 +111,13 @@ def collectives(program: hlo.Program, steps: int) -> list[dict[str, Any]]:
             results = hlo.shapes(one.type)
             if one.operation.endswith("-start") and kind != "all-reduce":
                 results = results[len(results) // 2 :]
-            entry = found[kind, part(program, one)]
+            dtype = max(results, key=lambda shape: shape.bytes).dtype
+            entry = found[kind, part(program, one), dtype]
             entry[0] += times / steps
             entry[1] += sum(shape.bytes for shape in results) * times / steps
     return [
-        {"kind": kind, "part": where, "times": times, "bytes": size}
-        for (kind, where), (times, size) in sorted(found.items())
+        {"kind": kind, "part": where, "dtype": dtype, "times": times, "bytes": size}
+        for (kind, where, dtype), (times, size) in sorted(found.items())
     ]
 
 

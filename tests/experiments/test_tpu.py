@@ -69,7 +69,7 @@ def test_what_a_loop_runs_is_counted_as_often_as_it_runs():
     assert part(program, one) == "augmentation"
     assert program.moved(one) == (448, 448 * 24)
     assert collectives(program, steps=6) == [
-        {"kind": "all-reduce", "part": "other", "times": 1, "bytes": 60}
+        {"kind": "all-reduce", "part": "other", "dtype": "f32", "times": 1, "bytes": 60}
     ]
 
 
