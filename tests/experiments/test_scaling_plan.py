@@ -64,7 +64,8 @@ def test_one_chip_only_computes(chip):
 def test_efficiency_falls_with_the_chips_that_share_a_batch(chip, recipe):
     for factor in (1, 16):
         counts = [count for count in COUNTS if count <= 64 * factor]
-        shares = [whole_step(recipe, factor, chip, count).efficiency for count in counts]
+        steps = [whole_step(recipe, factor, chip, count) for count in counts]
+        shares = [step.compute / step.chips for step in steps]  # whatever the hosts can decode
         assert min(shares) > 0
         assert max(shares) <= 1
         assert all(after <= before for before, after in pairwise(shares))
