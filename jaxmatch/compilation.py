@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 # XLA:CPU hands convolutions and matrix products to a library (YNNPACK) that takes several times as
 # long as the older path for the gradients of kernels, and runs on one thread a device.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
-# XLA:GPU joins gradients to sums of 30 MB, which begin after the whole backward pass. Smaller ones
-# begin while it goes on (experiments/tpu/README.md).
+# XLA:GPU joins gradients to sums of 30 MB, most of which wait for the whole backward pass. More of
+# the smaller ones begin while it goes on (experiments/tpu/README.md).
 GPU_OPTIONS = {"xla_gpu_all_reduce_combine_threshold_bytes": str(4 * 2**20)}
 # A CPU device that waits for another in a reduction keeps a thread of XLA's pool, by default one a
 # core. With a few such waits the other device finds no thread, and the program stands still.
