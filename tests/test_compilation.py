@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import pytest
 
 from jaxmatch.compilation import cache_folder, compiler_options, jit
 
@@ -66,6 +67,18 @@ def test_machines_that_share_a_home_do_not_share_programs(monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "another")
     assert cache_folder() != here
     assert cache_folder().parent == here.parent
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_options_are_the_platforms_unless_the_user_names_them(monkeypatch, platform):
+    compiler_options.cache_clear()
+    usual = compiler_options(platform)
+    assert all(key.startswith(f"xla_{platform}_") for key in usual)
+    assert bool(usual) == (platform != "tpu")
+    monkeypatch.setenv("XLA_FLAGS", " ".join(f"--{key}=1" for key in usual))
+    compiler_options.cache_clear()
+    assert compiler_options(platform) == {}
+    compiler_options.cache_clear()
 
 
 def test_an_option_that_the_compiler_does_not_know_is_left_out(monkeypatch):

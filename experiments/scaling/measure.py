@@ -22,7 +22,6 @@ import jax
 from experiments.scaling.program import collectives, compile_quickly, facts
 from experiments.throughput.measure import measure as throughput
 from experiments.tpu.hlo import COLLECTIVES
-from jaxmatch.compilation import operations
 from jaxmatch.config import from_flags
 from jaxmatch.parallel import tree_bytes
 from jaxmatch.presets import IMAGENET_IMAGES, TENTH
@@ -58,7 +57,6 @@ def exchanges(recipe: str, devices: int) -> dict[str, Any]:
         "recipe": recipe,
         "devices": devices,
         "batch": [spec.labeled_batch, spec.unlabeled_batch],
-        "operations_per_step": operations(program.trace(1)),
         "groups": getattr(program.parts.model, "bn_groups", 1),
         "parameter_bytes": tree_bytes(state.params),
         "batch_norms": len(jax.tree.leaves(state.stats)) // 2,
