@@ -6,10 +6,12 @@
 
 ``--what`` is "step" (the call that a run takes, its steps in a loop), "augment" (the views of a
 step alone) or "feed" (the order and the gather of the images alone). Prints one JSON line;
-``--record`` adds it to ``results.jsonl`` beside this file. The data set need not be here: its size
-is all that matters. Times for TPUs are static: see :mod:`experiments.tpu.hlo`. For GPUs there are
-none, but kernels and bytes: see :mod:`experiments.tpu.kernels`. ``--form`` moves the pixels of
-views by "gathers" or by "products" whatever the platform: see ``jaxmatch/augment/pixels.py``.
+``--record`` adds it to ``results.jsonl`` beside this file. ``--json FILE`` writes the figures by
+which programs are compared (:func:`experiments.tpu.report.summary`). The data set need not be here:
+its size is all that matters. Times for TPUs are static: see :mod:`experiments.tpu.hlo`. For GPUs
+there are none, but kernels and bytes: see :mod:`experiments.tpu.kernels`. ``--form`` moves the
+pixels of views by "gathers" or by "products" whatever the platform: see
+``jaxmatch/augment/pixels.py``.
 """
 
 import argparse
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--what", default="step", choices=WHAT)
     parser.add_argument("--form", default="platform", choices=FORMS)
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     chosen, overrides = parser.parse_known_args(arguments)
     found = measure(chosen.config, overrides, chosen.topology, chosen.what, chosen.form)
     line = json.dumps(found)
@@ -41,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.record:
         with RESULTS.open("a") as file:
             file.write(line + "\n")
+    if chosen.json:
+        from experiments.tpu.report import summary
+
+        chosen.json.write_text(json.dumps(summary(found), indent=2) + "\n")
 
 
 def measure(

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.tpu import hlo
@@ -68,6 +69,32 @@ def report(compiled: Any, hertz: float, steps: int = 1) -> dict[str, Any]:
         "collectives": collectives(program, steps),
         "products": products(program),
         "host_calls": host_calls(text),
+    }
+
+
+def summary(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures by which programs are compared, of what a report tells: flat, and by name.
+
+    ``flops`` of a GPU's program are those of its products. ``static_ms`` of it is empty.
+    """
+    memory = found["memory"]
+    moves = [move["elements"] for move in found["moves"] if move.get("kind") != "sort"]
+    exchanged: defaultdict[str, dict[str, float]] = defaultdict(lambda: {"count": 0, "bytes": 0})
+    for one in found["collectives"]:
+        exchanged[one["kind"]]["count"] += one["times"]
+        exchanged[one["kind"]]["bytes"] += one["bytes"]
+    return {
+        "compile_seconds": found["compile_seconds"],
+        "argument_bytes": memory["argument"],
+        "temp_bytes": memory["temp"],
+        "peak_bytes": memory["peak"],
+        "flops": found.get("flops", found.get("flops_of_products")),
+        "bytes_accessed": found["bytes_accessed"],
+        "static_ms": found.get("static_ms_by_part", {}),
+        "largest_gather": max(moves, default=0),
+        "collectives": dict(exchanged),
+        "precision": found["products"],
+        "host_callbacks": found["host_calls"],
     }
 
 
