@@ -25,7 +25,6 @@ from experiments.tpu.hlo import COLLECTIVES
 from jaxmatch.config.presets import IMAGENET_IMAGES, TENTH
 from jaxmatch.config.recipe import from_flags
 from jaxmatch.program import Program
-from jaxmatch.runtime.compilation import operations
 from jaxmatch.runtime.mesh import tree_bytes
 
 MEASURED = Path(__file__).with_name("measured.json")
@@ -58,7 +57,6 @@ def exchanges(recipe: str, devices: int) -> dict[str, Any]:
         "recipe": recipe,
         "devices": devices,
         "batch": [spec.labeled_batch, spec.unlabeled_batch],
-        "operations_per_step": operations(program.trace(1)),
         "groups": getattr(program.model, "bn_groups", 1),
         "parameter_bytes": tree_bytes(state.params),
         "batch_norms": len(jax.tree.leaves(state.stats)) // 2,

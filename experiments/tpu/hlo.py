@@ -125,6 +125,7 @@ class Program:
     """Instructions by computation, and where in the sources each comes from."""
 
     computations: dict[str, list[Instruction]] = field(default_factory=dict)
+    roots: dict[str, str] = field(default_factory=dict)
     entry: str = ""
     sections: dict[str, dict[int, str]] = field(default_factory=dict)
 
@@ -163,6 +164,12 @@ class Program:
         ]
         return max(bounds, default=1)
 
+    def sides(self, branch: Instruction) -> list[str]:
+        """The computations of a conditional, of which one runs."""
+        listed = re.search(r"branch_computations=\{([^}]*)\}", branch.rest)
+        names = re.findall(rf"%({_NAME})", listed[1]) if listed else []
+        return names or [branch.attribute(f"{side}_computation") for side in ("true", "false")]
+
     def inside(self, one: Instruction) -> Iterator[Instruction]:
         """A fusion's instructions, nested ones too; of others the instruction itself."""
         if one.operation not in ("fusion", "async-start"):
@@ -177,12 +184,7 @@ class Program:
             if one.operation == "while":
                 yield from self.scheduled(one.attribute("body"), times * self.trips(one))
             elif one.operation == "conditional":
-                listed = re.search(r"branch_computations=\{([^}]*)\}", one.rest)
-                names = re.findall(rf"%({_NAME})", listed[1]) if listed else []
-                names = names or [
-                    one.attribute(f"{side}_computation") for side in ("true", "false")
-                ]
-                for name in names:
+                for name in self.sides(one):
                     yield from self.scheduled(name, times)
             elif one.operation == "call":
                 yield from self.scheduled(one.attribute("to_apply"), times)
@@ -214,20 +216,24 @@ def read(text: str) -> Program:
     program = Program()
     section: dict[int, str] = {}
     body: list[Instruction] | None = None
+    name = ""
     for line in text.splitlines():
         if line in ("FileNames", "FunctionNames", "FileLocations", "StackFrames"):
             section = program.sections.setdefault(line, {})
         elif entry := re.match(r"(\d+) (.*)", line):
             section[int(entry[1])] = entry[2]
         elif head := re.match(rf"(ENTRY )?%({_NAME}) \(.*\{{$", line):
-            body = program.computations.setdefault(head[2], [])
-            program.entry = head[2] if head[1] else program.entry
+            name = head[2]
+            body = program.computations.setdefault(name, [])
+            program.entry = name if head[1] else program.entry
         elif line == "}":
             body = None
-        elif body is not None and (found := re.match(rf"  (?:ROOT )?%({_NAME}) = (.*)$", line)):
-            type_, rest = _split_type(found[2])
+        elif body is not None and (found := re.match(rf"  (ROOT )?%({_NAME}) = (.*)$", line)):
+            type_, rest = _split_type(found[3])
+            if found[1]:
+                program.roots[name] = found[2]
             if call := re.match(r"([\w\-]+)\((.*)$", rest):
-                body.append(Instruction(found[1], type_, call[1], call[2]))
+                body.append(Instruction(found[2], type_, call[1], call[2]))
     return program
 
 

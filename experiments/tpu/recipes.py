@@ -139,7 +139,8 @@ def cell(line: Mapping[str, Any] | None) -> str:
     if "error" in line:
         need = f"{line['held'] / 1e6:,.0f}" if line["held"] else "does not compile"
         return f"**{need}** ({guess}{note})"
-    return f"{line['memory']['held'] / 1e6:,.0f} ({guess}{note}), {line['static_ms']:.2f} ms"
+    time = f", {line['static_ms']:.2f} ms" if "static_ms" in line else ""  # none of GPUs
+    return f"{line['memory']['held'] / 1e6:,.0f} ({guess}{note}){time}"
 
 
 def chips(where: str) -> int:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.tpu import hlo
@@ -30,9 +31,7 @@ def report(compiled: Any, hertz: float, steps: int = 1) -> dict[str, Any]:
     """
     text = compiled.as_text()
     program = hlo.read(text)
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    sizes = {kind: getattr(memory, f"{kind}_size_in_bytes") for kind in KINDS}
-    held = sum(sizes.values()) - 2 * sizes["alias"]
+    cost = compiled.cost_analysis()
     cycles: defaultdict[str, float] = defaultdict(float)
     moves: Counter[tuple[int, str]] = Counter()
     buffers: dict[str, tuple[int, float, str]] = {}
@@ -54,7 +53,7 @@ def report(compiled: Any, hertz: float, steps: int = 1) -> dict[str, Any]:
     milliseconds = {name: round(1e3 * value / hertz, 4) for name, value in cycles.items()}
     largest = sorted(buffers.items(), key=lambda item: -item[1][0])[:LARGEST]
     return {
-        "memory": {**sizes, "held": held, "peak": getattr(memory, "peak_memory_in_bytes", None)},
+        "memory": memory_of(compiled),
         "flops": cost.get("flops"),
         "bytes_accessed": cost.get("bytes accessed"),
         "static_ms": round(sum(milliseconds.values()), 4),
@@ -69,8 +68,47 @@ def report(compiled: Any, hertz: float, steps: int = 1) -> dict[str, Any]:
         ],
         "collectives": collectives(program, steps),
         "products": products(program),
-        "host_calls": len(re.findall(r" (?:outfeed|infeed|send|recv)\(|callback", text)),
+        "host_calls": host_calls(text),
     }
+
+
+def summary(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures by which programs are compared, of what a report tells: flat, and by name.
+
+    ``flops`` of a GPU's program are those of its products. ``static_ms`` of it is empty.
+    """
+    memory = found["memory"]
+    moves = [move["elements"] for move in found["moves"] if move.get("kind") != "sort"]
+    exchanged: defaultdict[str, dict[str, float]] = defaultdict(lambda: {"count": 0, "bytes": 0})
+    for one in found["collectives"]:
+        exchanged[one["kind"]]["count"] += one["times"]
+        exchanged[one["kind"]]["bytes"] += one["bytes"]
+    return {
+        "compile_seconds": found["compile_seconds"],
+        "argument_bytes": memory["argument"],
+        "temp_bytes": memory["temp"],
+        "peak_bytes": memory["peak"],
+        "flops": found.get("flops", found.get("flops_of_products")),
+        "bytes_accessed": found["bytes_accessed"],
+        "static_ms": found.get("static_ms_by_part", {}),
+        "largest_gather": max(moves, default=0),
+        "collectives": dict(exchanged),
+        "precision": found["products"],
+        "host_callbacks": found["host_calls"],
+    }
+
+
+def memory_of(compiled: Any) -> dict[str, int | None]:
+    """Bytes on a chip by kind, those of all kinds, and the peak if the compiler tells it."""
+    memory = compiled.memory_analysis()
+    sizes = {kind: getattr(memory, f"{kind}_size_in_bytes") for kind in KINDS}
+    held = sum(sizes.values()) - 2 * sizes["alias"]
+    return {**sizes, "held": held, "peak": getattr(memory, "peak_memory_in_bytes", None)}
+
+
+def host_calls(text: str) -> int:
+    """How many instructions exchange data with the host."""
+    return len(re.findall(r" (?:outfeed|infeed|send|recv)\(|callback", text))
 
 
 def part(program: hlo.Program, one: hlo.Instruction) -> str:
@@ -84,8 +122,8 @@ def part(program: hlo.Program, one: hlo.Instruction) -> str:
 
 
 def collectives(program: hlo.Program, steps: int) -> list[dict[str, Any]]:
-    """Exchanges between chips: kind, times and bytes of results on a chip in a step, what for."""
-    found: defaultdict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0])
+    """Exchanges between chips: kind, dtype, times and bytes of results on a chip in a step."""
+    found: defaultdict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0, 0])
     channels: set[str] = set()
     for outer, times in program.scheduled():
         for one in program.inside(outer):
@@ -100,12 +138,13 @@ def collectives(program: hlo.Program, steps: int) -> list[dict[str, Any]]:
             results = hlo.shapes(one.type)
             if one.operation.endswith("-start") and kind != "all-reduce":
                 results = results[len(results) // 2 :]
-            entry = found[kind, part(program, one)]
+            dtype = max(results, key=lambda shape: shape.bytes).dtype
+            entry = found[kind, part(program, one), dtype]
             entry[0] += times / steps
             entry[1] += sum(shape.bytes for shape in results) * times / steps
     return [
-        {"kind": kind, "part": where, "times": times, "bytes": size}
-        for (kind, where), (times, size) in sorted(found.items())
+        {"kind": kind, "part": where, "dtype": dtype, "times": times, "bytes": size}
+        for (kind, where, dtype), (times, size) in sorted(found.items())
     ]
 
 

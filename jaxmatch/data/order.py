@@ -80,13 +80,12 @@ def shuffle(words: Words, passes: Words, position: Words, count: int) -> Words:
 
         return jax.lax.scan(swap, position, rounds, unroll=unroll)[0]
 
-    # A round of a batch is a few instructions, to which a loop of a TPU adds several times as many.
-    # On a CPU the loop costs less than the compilation of all rounds.
+    # A round of a batch is a few instructions, to which a loop of a TPU adds several times as many,
+    # and one of a GPU a start of kernels. On a CPU it costs less than to compile all rounds.
+    at_once = partial(swap_all, unroll=ROUNDS)
+    by_rounds = partial(swap_all, unroll=1)
     return jax.lax.platform_dependent(
-        position,
-        *rounds,
-        tpu=partial(swap_all, unroll=ROUNDS),
-        default=partial(swap_all, unroll=1),
+        position, *rounds, tpu=at_once, cuda=at_once, rocm=at_once, default=by_rounds
     )
 
 

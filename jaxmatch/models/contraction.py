@@ -15,7 +15,8 @@ them, and their gradients keep their own. So the sums of gradients over devices 
 bfloat16.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -23,8 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import ShapedArray
+from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmatch.models import onednn
 from jaxmatch.models.channels import spread
@@ -176,6 +180,56 @@ def _contract_by_xla(
     return jax.linear_transpose(linear, absent)(right)[0].astype(dtype)
 
 
+@lru_cache
+def _gradient_apart(static: tuple[tuple[str, Any], ...]) -> Callable[[Array, Array], Array]:
+    """The gradient of a kernel that is wider than images and results: :data:`contract_p`'s.
+
+    A GPU rounds it to the dtype of the images: otherwise XLA would widen both operands in memory
+    before it calls cuDNN. So that devices add theirs in the wider dtype, each of them widens its
+    own before; XLA, left to itself, adds first.
+    """
+    whole = partial(contract_p.bind, **dict(static))
+
+    def share(mesh: Any, operands: Any, _: Any) -> tuple[Any, Any, Any, Any]:
+        axes = operands[0].sharding.spec[1]
+
+        def own(images: Array, results: Array) -> Array:
+            gradient = whole(images, results)
+            return gradient if axes is None else lax.psum(gradient, axes)
+
+        split = NamedSharding(mesh, PartitionSpec(None, axes))
+        return mesh, own, NamedSharding(mesh, PartitionSpec()), (split, split)
+
+    shared = custom_partitioning(whole)
+    shared.def_partition(
+        share,
+        sharding_rule="v b h w c, v b y x d -> v k l c d",
+        reduction_factors=("b",),
+        need_replication_factors=("v", "h", "w", "c", "y", "x", "d", "k", "l"),
+    )
+    apart = custom_vmap(shared)
+
+    @apart.def_vmap
+    def _(size: int, mapped: list[bool], *operands: Array) -> tuple[Array, bool]:
+        joined = (
+            (operand if own else jnp.broadcast_to(operand, (size, *operand.shape)))
+            for operand, own in zip(operands, mapped, strict=True)
+        )
+        out = apart(*(operand.reshape(-1, *operand.shape[2:]) for operand in joined))
+        return out.reshape(size, -1, *out.shape[1:]), True
+
+    @jax.custom_jvp
+    def gradient(images: Array, results: Array) -> Array:
+        return lax.platform_dependent(images, results, cuda=apart, rocm=apart, default=whole)
+
+    @gradient.defjvp
+    def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+        (images, results), (of_images, of_results) = primals, tangents
+        return gradient(*primals), whole(of_images, results) + whole(images, of_results)
+
+    return gradient
+
+
 def _contract_shape(
     left: Any,
     right: Any,
@@ -213,6 +267,8 @@ def _contract_transpose(
     shape, static["dtype"] = aval.shape, aval.dtype
     static["spatial"] = {IMAGES: shape[2:4], KERNEL: shape[1:3], RESULTS: ()}[absent]
     first, second = (arrays[role] for role in sorted(arrays))
+    if absent == KERNEL and jnp.promote_types(first.dtype, second.dtype) != aval.dtype:
+        return _gradient_apart(tuple({**static, "wanted": KERNEL}.items()))(first, second)
     return contract_p.bind(first, second, wanted=absent, **static)
 
 
@@ -287,7 +343,6 @@ _contract_on_cpu = partial(_on_cpu, contract_p, "jaxmatch_contract", _products)
 _affine_on_cpu = partial(_on_cpu, affine_p, "jaxmatch_convolve", _affine_by_xla)
 define(contract_p, _contract_shape, _contract_by_xla, _contract_on_cpu)
 define(affine_p, _affine_shape, _affine_by_xla, _affine_on_cpu)
-# Not on GPUs: whether cuDNN has such a convolution depends on its version.
 _contract_wide = lowering(contract_p, partial(_contract_by_xla, wide=True))
 mlir.register_lowering(contract_p, _contract_wide, platform="tpu")
 ad.defbilinear(contract_p, partial(_contract_transpose, 0), partial(_contract_transpose, 1))

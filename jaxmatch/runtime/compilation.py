@@ -16,6 +16,9 @@ from jax.sharding import Mesh
 # XLA:CPU hands convolutions and matrix products to a library (YNNPACK) that takes several times as
 # long as the older path for the gradients of kernels, and runs on one thread a device.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# XLA:GPU joins gradients to sums of 30 MB, most of which wait for the whole backward pass. More of
+# the smaller ones begin while it goes on (experiments/tpu/README.md).
+GPU_OPTIONS = {"xla_gpu_all_reduce_combine_threshold_bytes": str(4 * 2**20)}
 # A CPU device that waits for another in a reduction keeps a thread of XLA's pool, by default one a
 # core. With a few such waits the other device finds no thread, and the program stands still.
 THREADS_A_CORE = 8
@@ -34,14 +37,19 @@ def jit(function: Callable[..., Any], mesh: Mesh | None = None, **options: Any) 
 
 @lru_cache
 def compiler_options(platform: str = "cpu") -> dict[str, str]:
-    """The options for a platform, as far as its compiler knows them."""
-    if platform != "cpu":
-        return {}
+    """The options for a platform, as far as its compiler knows them and the user sets no other.
+
+    An option that the variable ``XLA_FLAGS`` names is left to it.
+    """
+    known = {"cpu": CPU_OPTIONS, "gpu": GPU_OPTIONS}
+    given = os.environ.get("XLA_FLAGS", "")
+    options = {key: value for key, value in known.get(platform, {}).items() if key not in given}
     try:
-        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
+        if options:
+            jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:  # a version of XLA without it
         return {}
-    return CPU_OPTIONS
+    return options
 
 
 def operations(traced: Any) -> float | None:
@@ -68,6 +76,11 @@ def prepare_process() -> None:
         os.environ.setdefault("NPROC", str(THREADS_A_CORE * (os.cpu_count() or 1)))
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+    # Programs for several GPUs name a function by its address (models/contraction.py), by which
+    # the next process would not find them.
+    by_content = "jax_remove_custom_partitioning_ptr_from_cache_key"
+    if hasattr(jax.config, by_content):
+        jax.config.update(by_content, True)
 
 
 def keep_memory() -> None:

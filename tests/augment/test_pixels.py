@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import quick_jit
+from jax import lax
 from jax.experimental import topologies
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -201,3 +202,30 @@ def test_a_warp_of_any_size_is_the_same_in_both_forms(op, use_form):
         use_form(form)
         moved[form] = ops.apply_one(images, op, values)
     np.testing.assert_array_equal(moved["products"], moved["gathers"])
+
+
+@pytest.mark.parametrize("platform", ["cuda", "default"])
+def test_channels_at_once_and_in_turn_are_the_same(monkeypatch, platform):
+    """Gathers and scatters as on a GPU and as on a CPU."""
+    monkeypatch.setattr(lax, "platform_dependent", lambda *given, **to: to[platform](*given))
+    random = np.random.default_rng(0)
+    planes = random.integers(0, 256, (3, 4, 6, 5)).astype(np.int32)
+    row, column = random.integers(-1, 7, (2, 4, 6, 5)).astype(np.int32)
+    table = random.integers(0, 256, (3, 4, 256)).astype(np.int32)
+    padded = np.pad(planes, ((0, 0), (0, 0), (1, 2), (1, 3)))
+    picked = padded[:, np.arange(4)[:, None, None], row + 1, column + 1]
+    given, tables = jnp.asarray(planes), jnp.asarray(table)
+    found = pixels.take_far(given, jnp.asarray(row), jnp.asarray(column))
+    np.testing.assert_array_equal(found, picked)
+    flat = planes.reshape(12, -1)
+    counts = np.stack([np.bincount(plane, minlength=256) for plane in flat]).reshape(3, 4, 256)
+    np.testing.assert_array_equal(pixels._count_by_scatters(given), counts)
+    looked = np.take_along_axis(table.reshape(12, -1), flat, 1).reshape(planes.shape)
+    np.testing.assert_array_equal(pixels._look_up_by_gathers(tables, given), looked)
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", 1), ("cuda", 0)])
+def test_a_gpu_has_no_loop_over_channels(platform, loops):
+    planes = jax.ShapeDtypeStruct((3, 4, 6, 5), jnp.int32)
+    lowered = jax.jit(pixels.count_levels).trace(planes).lower(lowering_platforms=(platform,))
+    assert lowered.as_text().count("stablehlo.while") == loops

@@ -384,7 +384,7 @@ def test_a_second_interrupt_leaves_at_once(data, tmp_path):
     workdir = tmp_path / "run"
     words = ["train", f"--workdir={workdir}", *arguments(data, steps=6000, save_every=6000)]
     slow_save = (
-        "import time; from jaxmatch import checkpoint; "
+        "import time; from jaxmatch.runtime import checkpoint; "
         "checkpoint.Checkpoints.save = lambda *a: (print('saving', flush=True), time.sleep(99))"
     )
     process = start_program(words, before=slow_save)

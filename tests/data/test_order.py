@@ -98,3 +98,10 @@ def test_numpy_computes_the_same_order(batch, count, step):
     assert isinstance(found, np.ndarray)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, positions(KEY, step, batch, count))
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", 1), ("tpu", 0), ("cuda", 0)])
+def test_rounds_are_a_loop_only_where_it_costs_nothing(platform, loops):
+    traced = jax.jit(lambda words: order.positions(words, 3, 64, 1000)).trace(order.words(KEY))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.while") == loops

@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from experiments.tpu import hlo
-from experiments.tpu.report import collectives, part
+from experiments.tpu.report import collectives, part, summary
 
 TEXT = """HloModule jit_call
 
@@ -69,8 +70,31 @@ def test_what_a_loop_runs_is_counted_as_often_as_it_runs():
     assert part(program, one) == "augmentation"
     assert program.moved(one) == (448, 448 * 24)
     assert collectives(program, steps=6) == [
-        {"kind": "all-reduce", "part": "other", "times": 1, "bytes": 60}
+        {"kind": "all-reduce", "part": "other", "dtype": "f32", "times": 1, "bytes": 60}
     ]
+
+
+RESULTS = Path(hlo.__file__).with_name("results.jsonl")
+
+
+@pytest.mark.parametrize("topology", ["v5e:8x8", "h100:8"])
+def test_the_summary_of_what_was_recorded(topology):
+    found = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    (*_, line) = (each for each in found if each["topology"] == topology and "step" in each["what"])
+    short = summary(line)
+    assert short["temp_bytes"] == line["memory"]["temp"]
+    assert short["static_ms"] == line.get("static_ms_by_part", {})
+    assert (sum(short["static_ms"].values()) > 0) == topology.startswith("v5e")
+    assert any("augment" in part for part in short["static_ms"]) == topology.startswith("v5e")
+    reductions = [one for one in line["collectives"] if one["kind"] == "all-reduce"]
+    assert short["collectives"]["all-reduce"] == {
+        "count": sum(one["times"] for one in reductions),
+        "bytes": sum(one["bytes"] for one in reductions),
+    }
+    assert short["flops"] > 1e9
+    gathers = [each["elements"] for each in line["moves"] if each.get("kind") != "sort"]
+    assert short["largest_gather"] == max(gathers)
+    assert short["host_callbacks"] == 0
 
 
 SMALL = ("model.depth=10", "model.width=1", "data.batch_size=32", "data.ratio=2")
@@ -84,7 +108,7 @@ SMALL = ("model.depth=10", "model.width=1", "data.batch_size=32", "data.ratio=2"
         ("simmatch", {"all-reduce", "all-gather"}, 18e6),
     ],
 )
-def test_small_runs_for_eight_chips(name, kinds, temp):
+def test_small_runs_for_eight_chips(name, kinds, temp, tmp_path):
     """What they may move, exchange and keep; the images alone are 154 MB, of which no copy is made.
 
     Each has a process of its own, whose environment the compiler reads.
@@ -93,13 +117,14 @@ def test_small_runs_for_eight_chips(name, kinds, temp):
     flags = [f"--config.{value}" for value in (*SMALL, "steps_per_call=4")]
     command = [sys.executable, "-m", "experiments.tpu", "--topology=v5e:2x4", *flags]
     done = subprocess.run(
-        [*command, f"--config={name}:tfds:cifar10"],
+        [*command, f"--config={name}:tfds:cifar10", f"--json={tmp_path / 'figures.json'}"],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
     found = json.loads(done.stdout.splitlines()[-1])
+    assert json.loads((tmp_path / "figures.json").read_text()) == summary(found)
     assert found["steps_per_program"] == 4
     assert max(move["elements"] for move in found["moves"]) < 10_000
     assert {each["kind"] for each in found["collectives"]} == kinds

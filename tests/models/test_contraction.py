@@ -12,7 +12,7 @@ from jax import lax
 from on_devices import assert_same_on_four
 
 from jaxmatch.models import onednn
-from jaxmatch.models.contraction import convolve
+from jaxmatch.models.contraction import _gradient_apart, convolve
 
 PADDINGS = ("SAME", "VALID", ((0, 0), (0, 0)), ((1, 1), (1, 1)), ((0, 1), (0, 1)), ((3, 3), (3, 3)))
 # The relative rounding of a sum of a thousand terms; bfloat16 keeps 8 bits of each result.
@@ -325,3 +325,33 @@ def test_a_tpu_sums_a_wider_kernels_gradient_in_its_dtype_and_asked_precision():
     lines = [line for line in text.split("\n") if "stablehlo.convolution" in line]
     assert len(lines) == 3
     assert all(line.count("HIGHEST") == 2 for line in lines)
+
+
+def test_gpus_add_a_wider_kernels_gradients_in_its_dtype(monkeypatch):
+    images, kernel = arrays(8, 7, 6, 4, 5, 3)
+    given = images.astype(jnp.bfloat16), kernel, jnp.ones(5)
+    mesh = jax.make_mesh((4,), ("data",), (jax.sharding.AxisType.Auto,))
+    places = jax.NamedSharding(mesh, jax.P("data")), *[jax.NamedSharding(mesh, jax.P())] * 2
+
+    def gradients(*given):
+        kernels = jnp.stack([given[1], 2 * given[1]])
+        return jax.vmap(lambda kernel: wide_gradient(given[0], kernel, given[2])[0])(kernels)
+
+    found = []
+    for form in ("cuda", "default"):
+        _gradient_apart.cache_clear()
+        monkeypatch.setattr(lax, "platform_dependent", lambda *given, **to: to[form](*given))  # noqa: B023
+        # Functions of their own, since JAX keeps what it traced.
+        for function in (lambda *a: wide_gradient(*a)[0], lambda *a: gradients(*a)):
+            lowered = jax.jit(function, in_shardings=places).trace(*given).lower()
+            assert ("CustomSPMDPartitioning" in lowered.as_text()) == (form == "cuda")
+            compiled = lowered.compile()
+            assert ("psum" in str(compiled.as_text())) == (form == "cuda")
+            found.append(compiled(*jax.device_put(given, places)))
+    _gradient_apart.cache_clear()
+    for apart, whole in zip(found[:2], found[2:], strict=True):
+        assert apart.dtype == jnp.float32
+        assert_close(apart / 10, whole / 10, jnp.bfloat16)
+    # On one GPU there is nothing to add.
+    traced = jax.jit(wide_gradient).trace(*given)
+    assert "CustomSPMDPartitioning" not in traced.lower(lowering_platforms=("cuda",)).as_text()

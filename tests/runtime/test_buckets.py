@@ -212,7 +212,7 @@ def program(code, *words):
     """What a process prints that can reach the server."""
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; from jaxmatch import paths\n" + code, *words],
+        [sys.executable, "-c", "import sys; from jaxmatch.runtime import paths\n" + code, *words],
         env=os.environ | {"PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
@@ -262,7 +262,7 @@ def test_a_run_killed_while_it_saves_to_a_bucket_ends_as_one_on_a_disk(
     words = ["train", *arguments(data, **OPTIONS), f"--workdir={server}"]
     known = "-"
     for kill in range(2):
-        code = "import sys; from jaxmatch import paths" + WAIT
+        code = "import sys; from jaxmatch.runtime import paths" + WAIT
         watch = subprocess.Popen(
             [sys.executable, "-c", code, f"{server}/checkpoints", known],
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},

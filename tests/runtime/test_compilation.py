@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import pytest
 
 from jaxmatch.runtime.compilation import cache_folder, compiler_options, jit
 
@@ -68,6 +69,18 @@ def test_machines_that_share_a_home_do_not_share_programs(monkeypatch):
     assert cache_folder().parent == here.parent
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_options_are_the_platforms_unless_the_user_names_them(monkeypatch, platform):
+    compiler_options.cache_clear()
+    usual = compiler_options(platform)
+    assert all(key.startswith(f"xla_{platform}_") for key in usual)
+    assert bool(usual) == (platform != "tpu")
+    monkeypatch.setenv("XLA_FLAGS", " ".join(f"--{key}=1" for key in usual))
+    compiler_options.cache_clear()
+    assert compiler_options(platform) == {}
+    compiler_options.cache_clear()
+
+
 def test_an_option_that_the_compiler_does_not_know_is_left_out(monkeypatch):
     monkeypatch.setattr("jaxmatch.runtime.compilation.CPU_OPTIONS", {"xla_cpu_unheard_of": ""})
     compiler_options.cache_clear()
@@ -77,3 +90,38 @@ def test_an_option_that_the_compiler_does_not_know_is_left_out(monkeypatch):
     compiler_options.cache_clear()
     assert "unheard" not in str(compiler_options())
     assert jax.default_backend() == "cpu"
+
+
+SHARED = """
+import jax, jax.numpy as jnp
+from jax import lax
+from jaxmatch.runtime.compilation import prepare_process
+from jaxmatch.models.contraction import convolve
+
+prepare_process()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+lax.platform_dependent = lambda *given, cuda, **_: cuda(*given)
+mesh = jax.make_mesh((4,), ("data",), (jax.sharding.AxisType.Auto,))
+places = jax.NamedSharding(mesh, jax.P("data")), jax.NamedSharding(mesh, jax.P())
+
+def slope(images, kernel):
+    return jax.grad(lambda kernel: convolve(images, kernel, 1, "SAME").sum())(kernel)
+
+images = jax.ShapeDtypeStruct((4, 6, 6, 3), jnp.bfloat16)
+kernel = jax.ShapeDtypeStruct((3, 3, 3, 4), jnp.float32)
+lowered = jax.jit(slope, in_shardings=places).trace(images, kernel).lower()
+assert "CustomSPMDPartitioning" in lowered.as_text()
+lowered.compile()
+"""
+
+
+def test_programs_are_found_again_whatever_the_addresses_in_them(tmp_path):
+    """As for several GPUs."""
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}
+    environment |= {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+    }
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", SHARED], env=environment, check=True)
+    assert len(list(tmp_path.glob("jit_slope-*-cache"))) == 1

@@ -41,7 +41,7 @@ def test_a_missing_extra_is_named_with_its_command(scheme, extra, monkeypatch):
 
 def test_the_command_line_refuses_a_bucket_without_its_extra(tmp_path):
     hide = (
-        "import sys; from jaxmatch import paths; paths.installed = lambda name: False\n"
+        "import sys; from jaxmatch.runtime import paths; paths.installed = lambda name: False\n"
         "from jaxmatch.cli.main import main; main(sys.argv[1:])"
     )
     words = ["train", "--config=fixmatch:mnist5k,labels=40", "--workdir=gs://bucket/run"]

@@ -276,7 +276,9 @@ def test_loaders_end_with_the_run(number, pictures, tmp_path):
     """However it ends: SIGKILL, or a second Ctrl-C, for neither of which it can clean up."""
     options = SHORT | {"data__stream": True, "steps": 5000, "save_every": 5000}
     words = ["train", *arguments(f"folder:{pictures}", **options), f"--workdir={tmp_path / 'run'}"]
-    program = start_program(words, before="import time; from jaxmatch import checkpoint\n" + SLOW)
+    program = start_program(
+        words, before="import time; from jaxmatch.runtime import checkpoint\n" + SLOW
+    )
     while program.poll() is None and not read(tmp_path / "run"):
         time.sleep(0.05)
     workers = children(program.pid)

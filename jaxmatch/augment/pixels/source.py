@@ -1,8 +1,8 @@
 """Moving, counting and replacing pixels: gathers and scatters, or products with zeros and ones.
 
-A TPU moves one element at a time in a gather or scatter, and multiplies matrices at full speed;
-CPUs and GPUs do the opposite. So each operation has two forms with equal results, and the platform
-that a program is lowered for picks one.
+A TPU moves one element at a time in a gather or scatter, and multiplies matrices at full speed.
+CPUs do the opposite, and GPUs would write the zeros and ones to memory. So each operation has two
+forms with equal results, and the platform that a program is lowered for picks one.
 
 A product is exact here, although a TPU rounds the factors to bfloat16: one factor is 0 or 1, the
 other a whole number of at most 8 bits, or that times a power of two, and the terms of a sum that
@@ -121,12 +121,10 @@ def take_far(planes: Array, row: Array, column: Array) -> Array:
     inside = inside.reshape(b, -1)
     index = jnp.where(inside, (row * width + column).reshape(b, -1), 0)
 
-    # A loop over the channels, here and below, because XLA would fuse the gathers with the
-    # arithmetic around them, which a CPU can then no longer vectorize.
     def one(plane: Array) -> Array:
         return jnp.where(inside, _gather(plane, index), 0)
 
-    return lax.map(one, planes.reshape(c, b, -1)).reshape(planes.shape)
+    return _each_channel(one, planes.reshape(c, b, -1)).reshape(planes.shape)
 
 
 def _take_grid_by_products(images: Array, row: Array, column: Array) -> Array:
@@ -170,7 +168,7 @@ def _count_by_scatters(planes: Array) -> Array:
         counts = jnp.zeros(_NIBBLE**2, jnp.int32)
         return counts.at[levels].add(1, mode="promise_in_bounds")
 
-    return lax.map(jax.vmap(histogram), planes.reshape(c, b, -1))
+    return _each_channel(jax.vmap(histogram), planes.reshape(c, b, -1))
 
 
 def _look_up_by_products(table: Array, planes: Array) -> Array:
@@ -181,7 +179,7 @@ def _look_up_by_products(table: Array, planes: Array) -> Array:
 
 def _look_up_by_gathers(table: Array, planes: Array) -> Array:
     flat = planes.reshape(*planes.shape[:2], -1)
-    return lax.map(lambda one: _gather(*one), (table, flat)).reshape(planes.shape)
+    return _each_channel(_gather, table, flat).reshape(planes.shape)
 
 
 def _select_by_comparison(table: Array, index: Array) -> Array:
@@ -192,6 +190,20 @@ def _select_by_comparison(table: Array, index: Array) -> Array:
 
 def _select_by_gathers(table: Array, index: Array) -> Array:
     return table.at[index].get(mode="promise_in_bounds")
+
+
+def _each_channel(function: Callable[..., Array], *operands: Array) -> Array:
+    """The function of each entry of the operands' first axis.
+
+    In a loop, because XLA would fuse the gathers with the arithmetic around them, which a CPU can
+    then no longer vectorize. A GPU does it all at once: it starts a kernel for each turn of a loop.
+    """
+    at_once = jax.vmap(function)
+
+    def in_turn(*operands: Array) -> Array:
+        return lax.map(lambda one: function(*one), operands)
+
+    return lax.platform_dependent(*operands, cuda=at_once, rocm=at_once, default=in_turn)
 
 
 def _gather(rows: Array, index: Array) -> Array:
