@@ -10,7 +10,6 @@ beside it. A run that was stopped is not continued.
 """
 
 import argparse
-import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -64,15 +63,12 @@ def train(config: ConfigDict, folder: Path, ratios: Sequence[int]) -> dict[str, 
         ]
         run.record()
         write_json(folder / "phases.json", {"ratios": list(ratios)})
-        with contextlib.closing(run.go(lambda: None)) as flow:
-            reply: Any = None
-            for call in range(calls + 1):
-                try:
-                    state, feed = flow.send(reply)
-                except StopIteration as end:
-                    return end.value
-                reply = programs[phase_of(call, calls, len(ratios))](state, feed)
-    raise AssertionError("the run asked for more than its steps")
+        with run:
+            state = run.start()
+            for call in range(calls):
+                take = programs[phase_of(call, calls, len(ratios))]
+                state = run.after(*take(state, run.feed), lambda: None)
+            return run.finish(state)
 
 
 def phase_of(call: int, calls: int, phases: int) -> int:

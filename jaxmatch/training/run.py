@@ -1,16 +1,23 @@
 """One training run as its host sees it: what to log, evaluate and save, and when.
 
-A run does not take its steps. It is a generator that asks for them, so that one program can take
-those of one run (:mod:`jaxmatch.training.train`) or of several (:mod:`jaxmatch.training.together`).
+The caller runs the compiled steps, of one run (:mod:`jaxmatch.training.train`) or of several by one
+program (:mod:`jaxmatch.training.together`); :class:`Run` logs, evaluates and saves between them::
+
+    with run:
+        state = run.start()
+        while not run.done:
+            state, meter = call(state, run.feed)
+            state = run.after(state, meter, terminated)
+        summary = run.finish(state)
 """
 
 import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -48,13 +55,15 @@ DUE = ("log", "eval", "save")  # each at its own period
 # While a label-free method trains, k-NN uses at most so many training and test images.
 KNN_MEMORY, KNN_QUERIES = 4000, 1000
 
-# Yields a state, with what gives its data, whenever ``steps_per_call`` steps are to be taken from
-# it; is sent the state after them and their metrics; returns the content of summary.json.
-Flow = Generator[tuple[TrainState, Feed], tuple[TrainState, Meter], dict[str, Any]]
-
 
 class Run:
-    """One training run on this process: the state of the host, no more."""
+    """One training run on this process: the state of the host, no more.
+
+    Attributes:
+        program: what it compiles.
+        step: how many steps were taken.
+        feed: gives the data of the next call; of a streamed set from :meth:`start` on.
+    """
 
     def __init__(
         self,
@@ -118,6 +127,11 @@ class Run:
             name: (images if self.plan else put(Table.of(images), everywhere), labels)
             for name, (images, labels) in self.held_out.items()
         }
+        self.step = 0
+        self.feed: Feed = lambda: self.data
+        self._opened = contextlib.ExitStack()
+        self._metrics: Any = None
+        self._progress: Any = None
         self.trunk = None
         if config.init_from and not checkpoints.steps():
             self.trunk = self.read_trunk()
@@ -137,99 +151,153 @@ class Run:
             records.write(self.folder, self.record_of_data)
             splits.write(self.folder / "split.json", self.split)
 
-    def go(self, terminated: Stop) -> Flow:
-        """The run from its newest checkpoint, or its beginning, to its end.
+    def __enter__(self) -> Self:
+        """The run itself, which closes its files at the end of the block."""
+        return self
 
-        ``terminated()`` tells whether to save and stop.
+    def __exit__(self, *error: Any) -> None:
+        """Close the files; a full disk does not hide an error that is already on its way."""
+        self._opened.__exit__(*error)
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken."""
+        return self.step == self.config.steps
+
+    def start(self) -> TrainState:
+        """Open the record and the display, and go on from the newest checkpoint, if there is one.
+
+        Returns:
+            The state from which the next step is taken.
 
         Raises:
-            NonFiniteError, DiskError, Stopped: as :func:`jaxmatch.training.train.train`.
+            InputError: if the checkpoint is not this run's.
+            DiskError: if the run folder cannot be written.
+        """
+        state, self.step = self.begin()
+        if self.done and hosts.from_leader((self.folder / SUMMARY).exists):
+            return state  # all is done but for probes
+        if self.step == 0:
+            state = self.refreshed(state)
+        self._open()
+        return state
+
+    def _open(self) -> None:
+        config, first = self.config, self.step
+        self._metrics = self._progress = SILENT
+        if hosts.leader():
+            wandb = None
+            if config.wandb:
+                wandb = open_wandb(config.wandb, self.folder, configuration.to_json(config))
+            metrics = MetricsLog(
+                self.folder,
+                resume_step=first,
+                expected=first - first % config.log_every,
+                wandb=wandb,
+            )
+            self._metrics = self._opened.enter_context(metrics)
+            progress = Progress(config.steps, first, self.folder, self.folder.name, self.alone)
+            self._progress = self._opened.enter_context(progress)
+        if self.program.mesh.size == 1 and on_cpu(self.program.mesh):
+            self._progress.message(onednn.library().text)
+        if first:
+            self._progress.message(f"continuing from the checkpoint of step {first}")
+        # The losses since the last line before a restart are not in the next line's means.
+        lines = self._metrics.lines()
+        self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
+        self._interval: dict[str, list[float]] = {}
+        self._pending: Meter | None = None
+        self._mark = time.monotonic(), first
+        if self.plan is not None:
+            self.feed = self._opened.enter_context(self._streamed(self.plan))
+
+    def after(self, state: TrainState, meter: Meter, terminated: Stop) -> TrainState:
+        """Log, evaluate and save what is due after a call.
+
+        The metrics of a call are fetched after the next one is dispatched, unless they are due, so
+        that the devices do not wait.
+
+        Args:
+            state: after the call.
+            meter: of the call.
+            terminated: tells whether to save and stop.
+
+        Returns:
+            The state from which the next step is taken.
+
+        Raises:
+            NonFiniteError: if a loss became NaN or Inf.
+            DiskError: if the run folder cannot be written.
+            Stopped: once the state is saved.
         """
         config = self.config
-        state, first = self.begin()
-        if first == config.steps and hosts.from_leader((self.folder / SUMMARY).exists):
-            return self.with_probes(state)  # all else is done
-        wandb = None
-        if config.wandb and hosts.leader():
-            wandb = open_wandb(config.wandb, self.folder, configuration.to_json(config))
-        if first == 0:
-            state = self.refreshed(state, first)
-        with contextlib.ExitStack() as opened:
-            record = progress = SILENT
-            if hosts.leader():
-                record = opened.enter_context(
-                    MetricsLog(
-                        self.folder,
-                        resume_step=first,
-                        expected=first - first % config.log_every,
-                        wandb=wandb,
-                    )
-                )
-                progress = opened.enter_context(
-                    Progress(config.steps, first, self.folder, self.folder.name, self.alone)
-                )
-            if self.program.mesh.size == 1 and on_cpu(self.program.mesh):
-                progress.message(onednn.library().text)
-            if first:
-                progress.message(f"continuing from the checkpoint of step {first}")
-            # The losses since the last line before a restart are not in the next line's means.
-            earlier = max((line.get("time/seconds", 0.0) for line in record.lines()), default=0.0)
-            interval: dict[str, list[float]] = {}
-            pending: Meter | None = None
-            mark, mark_step = time.monotonic(), first
-            stride = config.steps_per_call
-            feed = opened.enter_context(self.feed(first))
-            for step in range(first + stride, config.steps + 1, stride):
-                state, meter = yield state, feed
-                state = self.refreshed(state, step)
-                if pending is not None:
-                    self.collect(pending, interval)
-                pending = meter
-                last = step == config.steps
-                stop = terminated()
-                due = {kind: last or step % config[f"{kind}_every"] == 0 for kind in DUE}
-                if not (any(due.values()) or stop):
-                    continue
-                self.collect(pending, interval)
-                pending = None
-                values: dict[str, float] = {}
-                if due["log"]:
-                    values |= means({name: (total, n) for name, (total, n) in interval.items()})
-                    interval.clear()
-                    if collapsed(values):
-                        progress.message(
-                            f"step {step}: the features have collapsed, they are the same for all "
-                            "images (features/spread in metrics.jsonl)"
-                        )
-                if due["eval"]:
-                    values |= self.evaluate(state)
-                if values:
-                    now = time.monotonic()
-                    values["time/seconds"] = earlier + now - self.started
-                    record.write(step, values)
-                    rate = (step - mark_step) * self.images_per_step / (now - mark)
-                    progress.update(step, values, rate)
-                    mark, mark_step = now, step
-                if due["save"] or stop:
-                    if not _finite((state.params, state.stats, state.teacher)):
-                        raise self.diverged("a parameter", step - 1)
-                    record.flush()
-                    progress.flush()
-                    self.checkpoints.save(step, state)
-                if stop and not last:
-                    self.checkpoints.wait()
-                    raise stop(
-                        f"stopped by {stop.cause} at step {step} after saving; "
-                        "the same command continues."
-                    )
+        self.step += config.steps_per_call
+        state = self.refreshed(state)
+        if self._pending is not None:
+            self.collect(self._pending)
+        self._pending = meter
+        stop = terminated()
+        due = {kind: self.done or self.step % config[f"{kind}_every"] == 0 for kind in DUE}
+        if not (any(due.values()) or stop):
+            return state
+        self.collect(self._pending)
+        self._pending = None
+        self.tell(state, log=due["log"], evaluate=due["eval"])
+        if due["save"] or stop:
+            self.save(state)
+        if stop and not self.done:
             self.checkpoints.wait()
-            lines = record.lines()
-        if hosts.leader():
-            plot({self.folder.name: lines}, self.folder / "curves.png")
-            seconds = earlier + time.monotonic() - self.started
-            summary = self.summary(lines, state.policy, seconds)
-            write_json(self.folder / "summary.json", summary)
-        hosts.synchronize("summary written")
+            raise stop(
+                f"stopped by {stop.cause} at step {self.step} after saving; the same command "
+                "continues."
+            )
+        return state
+
+    def tell(self, state: TrainState, *, log: bool, evaluate: bool) -> None:
+        """Write a line of means since the last one, of held-out accuracies, or of both."""
+        values: dict[str, float] = {}
+        if log:
+            values |= means({name: (total, n) for name, (total, n) in self._interval.items()})
+            self._interval.clear()
+            if collapsed(values):
+                self._progress.message(
+                    f"step {self.step}: the features have collapsed, they are the same for all "
+                    "images (features/spread in metrics.jsonl)"
+                )
+        if evaluate:
+            values |= self.evaluate(state)
+        if values:
+            now, (mark, mark_step) = time.monotonic(), self._mark
+            values["time/seconds"] = self._earlier + now - self.started
+            self._metrics.write(self.step, values)
+            rate = (self.step - mark_step) * self.images_per_step / (now - mark)
+            self._progress.update(self.step, values, rate)
+            self._mark = now, self.step
+
+    def save(self, state: TrainState) -> None:
+        """Save a checkpoint, and what was told before it; NonFiniteError where it would be bad."""
+        if not _finite((state.params, state.stats, state.teacher)):
+            raise self.diverged("a parameter", self.step - 1)
+        self._metrics.flush()
+        self._progress.flush()
+        self.checkpoints.save(self.step, state)
+
+    def finish(self, state: TrainState) -> dict[str, Any]:
+        """Write the curves and ``summary.json`` of a run whose steps are taken.
+
+        Returns:
+            The content of ``summary.json``.
+        """
+        if self._metrics is not None:  # otherwise an earlier process wrote them
+            self.checkpoints.wait()
+            lines = self._metrics.lines()
+            self._opened.close()
+            if hosts.leader():
+                plot({self.folder.name: lines}, self.folder / "curves.png")
+                seconds = self._earlier + time.monotonic() - self.started
+                summary = self.summary(lines, state.policy, seconds)
+                write_json(self.folder / SUMMARY, summary)
+            hosts.synchronize("summary written")
         return self.with_probes(state)
 
     def with_probes(self, state: TrainState) -> dict[str, Any]:
@@ -251,13 +319,11 @@ class Run:
             hosts.synchronize("probes written")
         return summary
 
-    def feed(self, first: int) -> contextlib.AbstractContextManager[Feed]:
-        """What gives the data of step ``first`` and, at each call, of the next."""
-        if self.plan is None:
-            return contextlib.nullcontext(lambda: self.data)
+    def _streamed(self, plan: Plan) -> streaming.Feed:
+        """What gives the examples of one step after another, from the next on."""
         config, mesh, frozen = self.config, self.program.mesh, self.data.frozen
         options = {"strict": config.data.strict, "frozen": frozen}
-        return streaming.Feed(self.plan, mesh, first, config.steps, config.workers, **options)
+        return streaming.Feed(plan, mesh, self.step, config.steps, config.workers, **options)
 
     def begin(self) -> tuple[TrainState, int]:
         """The newest checkpoint's state and step, or the initial state and 0."""
@@ -282,9 +348,9 @@ class Run:
         due = step % algorithm.refresh_steps == 0 and step >= algorithm.start_step
         return due and step < self.config.steps
 
-    def refreshed(self, state: TrainState, step: int) -> TrainState:
-        """``state`` after ``step`` steps with its memory refreshed, if that is due."""
-        if not self.due_refresh(step):
+    def refreshed(self, state: TrainState) -> TrainState:
+        """``state`` with its memory refreshed, if that is due."""
+        if not self.due_refresh(self.step):
             return state
         algorithm: Any = self.program.algorithm
         memory = algorithm.refresh(state, lambda net: self.embed(net, self.unlabeled_images))
@@ -306,13 +372,13 @@ class Run:
         """Labeled and unlabeled ones."""
         return self.program.spec.labeled_batch + self.program.spec.unlabeled_batch
 
-    def collect(self, meter: Meter, interval: dict[str, list[float]]) -> None:
+    def collect(self, meter: Meter) -> None:
         """Fetch a call's metrics and add them up; NonFiniteError where a loss is not finite."""
         sums, bad_step, bad_term = jax.device_get(meter)
         if bad_step >= 0:
             raise self.diverged(watched(sums)[bad_term], bad_step)
         for name, (total, count) in sums.items():
-            have = interval.setdefault(name, [0.0, 0.0])
+            have = self._interval.setdefault(name, [0.0, 0.0])
             have[0] += float(total)
             have[1] += float(count)
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from jaxmatch.runtime.dispatch import Meter, make_call, merge, on_cpu
 from jaxmatch.runtime.mesh import check_memory, over_batch, replicated
 from jaxmatch.runtime.termination import Stop, termination_noted
 from jaxmatch.training.footprint import check_step
-from jaxmatch.training.run import Flow, Run
+from jaxmatch.training.run import Run
 from jaxmatch.training.shared import Shared
 from jaxmatch.training.train import completed, prepare
 from jaxmatch.types import PyTree, TrainState
@@ -149,7 +149,6 @@ class Group:
 
     def __init__(self, runs: Sequence[Run]):
         """Trace the program; InputError where it cannot work or does not fit into memory."""
-        self._flows: dict[Run, Flow] = {}
         self._summaries: dict[Run, dict[str, Any]] = {}
         self._errors: dict[Run, Exception] = {}
         self._runs = tuple(runs)
@@ -162,39 +161,44 @@ class Group:
 
         What goes wrong while one run logs, evaluates or saves ends that run alone.
         """
-        waiting: dict[Run, TrainState] = {}
-        stopping: type[Stopped] | None = None
+        states: dict[Run, TrainState] = {}
         with contextlib.ExitStack() as opened:
             for run in self._runs:
-                self._flows[run] = opened.enter_context(
-                    contextlib.closing(run.go(lambda: stopping))
-                )
-                self._advance(run, None, waiting)
-            while waiting:
-                runs = tuple(waiting)
-                states = [waiting.pop(run) for run in runs]
-                replies = self._calls(runs)(states)
-                del states
+                opened.enter_context(run)
+                with self._apart(run):
+                    self._keep(run, run.start(), states)
+            while states:
+                runs = tuple(states)
+                replies = self._calls(runs)([states.pop(run) for run in runs])
                 # Asked once for all: a run that went on by itself would need another program.
-                stopping = terminated()
+                stop = terminated()
                 for run in runs:
-                    self._advance(run, replies.pop(0), waiting)
+                    with self._apart(run):
+                        state = run.after(*replies.pop(0), lambda stop=stop: stop)
+                        self._keep(run, state, states)
+                        del state  # the next call is given it, and frees it
         return self._summaries, self._errors
 
-    def _advance(self, run: Run, reply: Any, waiting: dict[Run, TrainState]) -> None:
-        """Let a run do what it does between calls, until it waits for the next or has ended."""
+    def _keep(self, run: Run, state: TrainState, states: dict[Run, TrainState]) -> None:
+        """Keep a state for the next call, or finish a run whose steps are taken."""
+        if run.done:
+            self._summaries[run] = run.finish(state)
+        else:
+            states[run] = state
+
+    @contextlib.contextmanager
+    def _apart(self, run: Run) -> Iterator[None]:
+        """What goes wrong in the block ends this run alone."""
         try:
-            waiting[run], _ = self._flows[run].send(reply)
-        except StopIteration as end:
-            self._summaries[run] = end.value
-        except JaxmatchError as error:
-            self._errors[run] = error
-            if not isinstance(error, Stopped):
-                log.warning("%s: %s The other runs go on.", run.folder, error)
+            yield
         # Hours of the other runs are worth more than a clean end of this one.
         except Exception as error:
             self._errors[run] = error
-            log.exception("%s: an unexpected error. The other runs go on.", run.folder)
+            run.__exit__(type(error), error, error.__traceback__)
+            if not isinstance(error, JaxmatchError):
+                log.exception("%s: an unexpected error. The other runs go on.", run.folder)
+            elif not isinstance(error, Stopped):
+                log.warning("%s: %s The other runs go on.", run.folder, error)
 
     def _calls(self, runs: tuple[Run, ...]) -> Calls:
         """The program of these runs; when one has ended, a smaller one for the others."""

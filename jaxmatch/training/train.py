@@ -1,6 +1,5 @@
 """Training from a configuration to its summary: one run, or stages one after another."""
 
-import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -122,15 +121,13 @@ def prepare(
 
 
 def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:
-    """Take the steps that the run asks for, to its end."""
-    with contextlib.closing(run.go(terminated)) as flow:
-        reply: Any = None
-        while True:
-            try:
-                state, feed = flow.send(reply)
-            except StopIteration as end:
-                return end.value
-            reply = call(state, feed)
+    """Train a run to its end."""
+    with run:
+        state = run.start()
+        while not run.done:
+            state, meter = call(state, run.feed)
+            state = run.after(state, meter, terminated)
+        return run.finish(state)
 
 
 def _train_stages(config: ConfigDict, folder: Path, place: str, terminated: Stop) -> dict[str, Any]:
