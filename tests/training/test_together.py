@@ -178,10 +178,10 @@ def test_ordinary_training_continues_and_is_continued(data, three, tmp_path):
 def test_a_run_that_diverges_ends_alone(data, three, tmp_path, caplog, monkeypatch):
     refreshed = run.Run.refreshed
 
-    def broken(self, state, step):
-        if self.folder.name == "0" and step == PERIOD:
+    def broken(self, state):
+        if self.folder.name == "0" and self.step == PERIOD:
             return state.replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, state.params))
-        return refreshed(self, state, step)
+        return refreshed(self, state)
 
     monkeypatch.setattr(run.Run, "refreshed", broken)
     handlers = list(logging.getLogger().handlers)
