@@ -17,6 +17,7 @@ from jaxmatch.augment.build import build_augment
 from jaxmatch.config.checks import check_batches, check_crops, check_settings
 from jaxmatch.data import streaming
 from jaxmatch.data.crops import HostCrop
+from jaxmatch.data.facts import Facts
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Resident, Table, batch
 from jaxmatch.errors import InputError
@@ -71,15 +72,14 @@ class Program:
     def build(
         cls,
         config: ConfigDict,
-        facts: Mapping[str, Any],
+        facts: Facts,
         devices: Sequence[Any] | None = None,
     ) -> Self:
         """Build the program of ``config`` for data of ``facts``.
 
         Args:
             config: of one run; of a run in stages that of a stage.
-            facts: "classes" (names), "image_shape", "labels" (of the labeled examples) and
-                "unlabeled" (a number), as :meth:`jaxmatch.record.run_data.Data.facts` gives them.
+            facts: of the data, as :meth:`jaxmatch.record.run_data.Data.facts` gives them.
             devices: to choose from, by default those of this process's platform. Devices of a
                 topology that is only described (:mod:`jax.experimental.topologies`) compile but do
                 not run.
@@ -90,15 +90,15 @@ class Program:
         check_settings(config)
         algorithm, data = build_algorithm(config.algorithm), config.data
         spec = Spec(
-            classes=len(facts["classes"]),
+            classes=len(facts.classes),
             steps=config.steps,
-            labels=tuple(facts["labels"]),
-            unlabeled=facts["unlabeled"],
+            labels=facts.labels,
+            unlabeled=facts.unlabeled,
             labeled_batch=data.batch_size if algorithm.labeled else 0,
             unlabeled_batch=data.batch_size * data.ratio if algorithm.unlabeled else 0,
             teacher_trains=config.ema.statistics == "own",
         )
-        image_shape = tuple(facts["image_shape"])
+        image_shape = facts.image_shape
         mean, std = tuple(data.mean), tuple(data.std)
         _check_data(spec, algorithm, image_shape, mean, std)
         check_crops(config, algorithm, image_shape)
@@ -138,7 +138,7 @@ class Program:
             optim=build_section(Optim, dict(config.optim), "optim"),
             ema=build_section(Ema, dict(config.ema), "ema"),
             spec=spec,
-            classes=tuple(facts["classes"]),
+            classes=facts.classes,
             image_shape=image_shape,
             mean=mean,
             std=std,

@@ -17,6 +17,7 @@ from jaxmatch.augment.weak import Weak
 from jaxmatch.config import checks
 from jaxmatch.config.recipe import from_flags, to_json
 from jaxmatch.data import splits
+from jaxmatch.data.facts import Facts
 from jaxmatch.data.resident import resident
 from jaxmatch.errors import InputError
 from jaxmatch.program import Program
@@ -32,7 +33,7 @@ FACTS = {
 
 def program(**options):
     facts = FACTS | options.pop("facts", {})
-    return Program.build(configuration("x.npz", **options), facts)
+    return Program.build(configuration("x.npz", **options), Facts.from_json(facts))
 
 
 def test_programs_follow_the_configuration():
@@ -74,7 +75,7 @@ def test_ctaugment_takes_the_place_of_the_strong_ops():
 def test_programs_of_a_saved_configuration_are_the_same():
     config = configuration("x.npz")
     again = ConfigDict(json.loads(json.dumps(to_json(config))))
-    left, right = (Program.build(each, FACTS) for each in (config, again))
+    left, right = (Program.build(each, Facts.from_json(FACTS)) for each in (config, again))
     for name in ("algorithm", "model", "augment", "optim", "ema", "spec", "mean", "std"):
         assert getattr(left, name) == getattr(right, name)
 
@@ -181,7 +182,7 @@ def test_the_split_is_drawn_by_seed_and_a_given_one_is_kept(data):
     assert not np.array_equal(drawn.split.indices, other.split.indices)
     kept = run_data.load_new(configuration(data), other.split)
     assert kept.split is other.split
-    assert drawn.facts()["labels"] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
+    assert drawn.facts().labels == (0,) * 4 + (1,) * 4 + (2,) * 4 + (3,) * 4
 
 
 def test_all_labels_leave_room_for_a_validation_set_which_a_resume_finds_again(data):
@@ -196,7 +197,7 @@ def test_all_labels_leave_room_for_a_validation_set_which_a_resume_finds_again(d
 
 def test_the_pool_without_the_labeled_images(data):
     found = run_data.load_new(configuration(data, data__include_labeled=False))
-    assert found.facts()["unlabeled"] == 64 - 16
+    assert found.facts().unlabeled == 64 - 16
     assert len(resident(found.source, found.split, False).unlabeled_images) == 64 - 16
     config = configuration(data, chosen=",labels=all", data__include_labeled=False)
     facts = run_data.load_new(config).facts()

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from experiments.mnist5k.sweep import METHODS
 from jaxmatch.evaluation.classifier import load
-from jaxmatch.record.folder import run_folder
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import read
 from jaxmatch.record.run_data import load_recorded
 from jaxmatch.runtime.json_files import write_json
@@ -45,7 +45,7 @@ def main() -> None:
 def entry(folder: Path) -> dict[str, Any]:
     """What is kept of one run."""
     summary = json.loads((folder / "summary.json").read_text())
-    lines = read(run_folder(folder))
+    lines = read(RunFolder.at(folder).path)
     stages = summary.get("stages", {})
     return {
         "teacher": summary["teacher"]["last"],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.tpu.hlo import BYTES, COLLECTIVES
+from jaxmatch.data.facts import Facts
 from jaxmatch.program import Program
 
 
@@ -47,14 +48,14 @@ def collectives(text: str) -> list[Collective]:
 
 def facts(
     *, side: int = 32, classes: int = 10, labels: int = 400, unlabeled: int = 50_000
-) -> dict[str, Any]:
-    """Of a data set that need not exist, as ``run_data.Data.facts`` gives them."""
-    return {
-        "classes": [str(number) for number in range(classes)],
-        "image_shape": (side, side, 3),
-        "labels": [index % classes for index in range(labels)],
-        "unlabeled": unlabeled,
-    }
+) -> Facts:
+    """Of a data set that need not exist."""
+    return Facts(
+        classes=tuple(str(number) for number in range(classes)),
+        image_shape=(side, side, 3),
+        labels=tuple(index % classes for index in range(labels)),
+        unlabeled=unlabeled,
+    )
 
 
 def compile_quickly(program: Program) -> Any:

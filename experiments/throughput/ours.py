@@ -23,6 +23,7 @@ from experiments.parity.recording import RecordedViews
 from experiments.throughput.measure import random_data
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.recipe import complete, from_flags, to_json
+from jaxmatch.data.facts import Facts
 from jaxmatch.data.resident import Resident, Table, resident
 from jaxmatch.errors import InputError
 from jaxmatch.models import onednn
@@ -116,7 +117,7 @@ class Worker:
                 "views/unlabeled_label": views.unlabeled.label,
             },
         )
-        return {"settings": to_json(chosen), "facts": data.facts()}
+        return {"settings": to_json(chosen), "facts": data.facts().to_json()}
 
     def prepare(
         self,
@@ -139,7 +140,7 @@ class Worker:
             raise InputError("TF32 is a format of GPUs; choose --precision=float32.")
         config = complete(settings)
         config.forward = forward
-        program = Contestant.build(config, facts)
+        program = Contestant.build(config, Facts.from_json(facts))
         everywhere = replicated(program.mesh)
         with np.load(path) as saved:
             arrays = dict(saved)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from experiments.scaling.program import facts
 from jaxmatch.config.presets import IMAGENET_IMAGES, TENTH
 from jaxmatch.config.recipe import from_flags
+from jaxmatch.data.facts import Facts
 from jaxmatch.program import Program
 from jaxmatch.random import stream
 from jaxmatch.runtime.dispatch import scanned
@@ -21,7 +22,7 @@ POOLS = {"tfds:svhn_cropped": 73_257, "tfds:stl10": 105_000, "tfds:imagenet2012"
 SVHN_EXTRA = 531_131
 
 
-def facts_of(config: Any) -> dict[str, Any]:
+def facts_of(config: Any) -> Facts:
     """Sizes of the data set that a configuration names, which need not be on this machine."""
     data = config.data
     pool = POOLS.get(data.name, 50_000) + (SVHN_EXTRA if data.extra else 0)

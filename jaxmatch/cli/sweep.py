@@ -27,6 +27,7 @@ from jaxmatch.cli.words import AND
 from jaxmatch.config.checks import check_settings
 from jaxmatch.config.recipe import from_flags, load_module, run_name, stage_folders, stages_of
 from jaxmatch.errors import InputError, Terminated
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import paths
 from jaxmatch.training import together
 from jaxmatch.training.train import completed
@@ -221,7 +222,7 @@ def _complete(point: Point) -> bool:
     config, folder = point.config, point.workdir
     stages = stage_folders(config) if "order" in config else {"": config}
     done = [completed(stage, folder / name) for name, stage in stages.items()]
-    return None not in done and (folder / "summary.json").exists()
+    return None not in done and RunFolder(folder).summary_file.exists()
 
 
 def _train(words: Sequence[str]) -> int:

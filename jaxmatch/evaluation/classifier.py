@@ -13,9 +13,8 @@ from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluation.forward import make_predict
 from jaxmatch.program import Program
-from jaxmatch.record.folder import CONFIG, read_config, read_facts, run_folder
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime.checkpoint import Checkpoints
-from jaxmatch.runtime.json_files import damaged
 from jaxmatch.types import TrainState
 
 NETWORKS = ("teacher", "student")
@@ -95,11 +94,11 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
     Raises:
         InputError: if ``workdir`` is no run folder or has no such checkpoint.
     """
-    folder = run_folder(workdir)
-    values = read_config(folder)
+    found = RunFolder.at(workdir)
+    values = found.read_config()
     if values is None:
-        raise InputError(f"{folder} is no run folder: it has no config.json.")
-    facts = read_facts(folder, values)
+        raise InputError(f"{found.path} is no run folder: it has no config.json.")
+    facts = found.read_facts()
     del values["facts"]
     alone = jax.process_count() == 1 and jax.default_backend() != "cpu"
     # Wherever it was trained: memories may lie as they fit here.
@@ -108,18 +107,18 @@ def load(workdir: str | Path, step: int | None = None) -> Classifier:
     try:
         program = Program.build(config, facts)
     except (TypeError, ValueError, AttributeError, KeyError) as error:  # no check met these values
-        raise damaged(folder / CONFIG, str(error)) from error
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+        raise found.damaged(str(error)) from error
+    with Checkpoints(found.checkpoints) as checkpoints:
         restored = checkpoints.restore(program.abstract, step)
     if restored is None:
-        raise InputError(f"{folder} has no checkpoint yet.")
-    state, found = restored
+        raise InputError(f"{found.path} has no checkpoint yet.")
+    state, taken = restored
     return Classifier(
-        folder=folder,
+        folder=found.path,
         config=config,
-        classes=tuple(facts["classes"]),
+        classes=facts.classes,
         image_shape=program.image_shape,
-        step=found,
+        step=taken,
         state=state,
         program=program,
     )

@@ -1,100 +1,199 @@
-"""What ``config.json`` and ``summary.json`` of a run folder say, checked before it is used."""
+"""The run folder: which files it holds, what they say, checked before it is used."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from jaxmatch.config.recipe import stage_folders
+from jaxmatch.data import record as records
+from jaxmatch.data import splits
+from jaxmatch.data.facts import Facts
+from jaxmatch.data.record import Record
+from jaxmatch.data.splits import Split
+from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
-from jaxmatch.runtime.json_files import damaged, read_object
-
-CONFIG, SUMMARY = "config.json", "summary.json"
+from jaxmatch.runtime.json_files import damaged, read_object, write_json
 
 
-def run_folder(folder: str | Path) -> Path:
-    """The folder of the run in ``folder``: its last stage's if it has stages.
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run, or of a run in stages, by what they are for.
 
-    Raises InputError where its config.json is damaged.
+    Nothing is read before it is asked for, and nothing is written unless a method says so.
+
+    Attributes:
+        path: of the folder, which need not exist.
     """
-    folder = paths.path(folder)
-    values = read_config(folder)
-    if values is None or "order" not in values:
-        return folder
-    return folder / list(stage_folders(values))[-1]
 
+    path: Path
 
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """The settings of the run, or of the stages, in ``folder``; None where there are none.
+    @classmethod
+    def at(cls, place: str | Path) -> Self:
+        """The folder of the run at ``place``: that of its last stage if it has stages.
 
-    Raises:
-        InputError: if the file cannot be read or is damaged.
-    """
-    file = folder / CONFIG
-    values = read_object(file)
-    if values is None:
-        return None
-    if "order" in values:
-        order, stages = values["order"], values.get("stages")
-        if not (
-            isinstance(stages, dict)
-            and isinstance(order, list)
-            and order
-            and all(isinstance(name, str) for name in order)
-        ):
-            raise damaged(file, "its stages are not listed")
-        parts = {f"stages.{name}.": stages.get(name) for name in order}
-    else:
-        parts = {"": values}
-    for prefix, part in parts.items():
-        for key in ("algorithm", "data"):
-            section = part.get(key) if isinstance(part, dict) else None
-            if not isinstance(section, dict) or not isinstance(section.get("name"), str):
-                raise damaged(file, f"{prefix}{key}.name is missing")
-        for key in ("model", "optim", "ema"):
-            if isinstance(part, dict) and not isinstance(part.get(key, {}), dict):
-                raise damaged(file, f"{prefix}{key} is no group of settings")
-    return values
+        Raises:
+            InputError: if its settings are damaged.
+        """
+        found = cls(paths.path(place))
+        values = found.read_config()
+        if values is None or "order" not in values:
+            return found
+        return cls(found.path / list(stage_folders(values))[-1])
 
+    @property
+    def config_file(self) -> Path:
+        """The settings, with the facts of the data."""
+        return self.path / "config.json"
 
-def read_facts(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the ``values`` of config.json say of the run's data. InputError where it is damaged."""
-    facts = values.get("facts")
-    facts = facts if isinstance(facts, dict) else {}
-    kinds = {"classes": list, "image_shape": list, "labels": list, "unlabeled": int}
-    for key, kind in kinds.items():
-        if not isinstance(facts.get(key), kind):
-            raise damaged(folder / CONFIG, f"facts.{key} is missing")
-    return facts
+    @property
+    def summary_file(self) -> Path:
+        """What came of the run; there once all its steps are taken."""
+        return self.path / "summary.json"
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the saved states."""
+        return self.path / "checkpoints"
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of the finished run in ``folder``; None where there is none.
+    @property
+    def metrics(self) -> Path:
+        """A line of JSON for each time that the run told how it is."""
+        return self.path / "metrics.jsonl"
 
-    Raises:
-        InputError: if the file cannot be read or is damaged.
-    """
-    file = folder / SUMMARY
-    advice = "remove it and give the train command again, which writes it from the last checkpoint"
-    summary = read_object(file, advice)
-    if summary is None:
-        return None
-    for key in ("steps", "forward_images", "seconds"):
-        if not _is_number(summary.get(key)):
-            raise damaged(file, f"{key} is no number", advice)
-    if summary.get("evaluated") not in ("teacher", "student"):
-        raise damaged(file, "evaluated is neither teacher nor student", advice)
-    seen = summary.get("images_seen")
-    if not isinstance(seen, dict) or not all(_is_number(seen.get(k)) for k in _SEEN):
-        raise damaged(file, "images_seen is missing", advice)
-    for key, needed in _SECTIONS.items():
-        section = summary.get(key)
-        if section is None:
-            continue
-        for name in needed:
-            value = section.get(name) if isinstance(section, dict) else ""
-            if not _is_number(value) and not (key == "probe" and value is None):  # to be made yet
-                raise damaged(file, f"{key}.{name} is no number", advice)
-    return summary
+    @property
+    def events(self) -> Path:
+        """The folder of the same for TensorBoard."""
+        return self.path / "events"
+
+    @property
+    def log(self) -> Path:
+        """What was said to people."""
+        return self.path / "log.txt"
+
+    @property
+    def curves(self) -> Path:
+        """The picture of the metrics."""
+        return self.path / "curves.png"
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run has chosen its images."""
+        folder = self.checkpoints
+        saved = folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+        return saved or (self.path / splits.FILE).exists()
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything of training is there."""
+        return self.checkpoints.exists() or self.metrics.exists()
+
+    def read_config(self) -> dict[str, Any] | None:
+        """The settings of the run, or of its stages, with what else the file says; None if absent.
+
+        Raises:
+            InputError: if the file cannot be read or is damaged.
+        """
+        values = read_object(self.config_file)
+        if values is None:
+            return None
+        if "order" in values:
+            order, stages = values["order"], values.get("stages")
+            if not (
+                isinstance(stages, dict)
+                and isinstance(order, list)
+                and order
+                and all(isinstance(name, str) for name in order)
+            ):
+                raise self.damaged("its stages are not listed")
+            parts = {f"stages.{name}.": stages.get(name) for name in order}
+        else:
+            parts = {"": values}
+        for prefix, part in parts.items():
+            for key in ("algorithm", "data"):
+                section = part.get(key) if isinstance(part, dict) else None
+                if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+                    raise self.damaged(f"{prefix}{key}.name is missing")
+            for key in ("model", "optim", "ema"):
+                if isinstance(part, dict) and not isinstance(part.get(key, {}), dict):
+                    raise self.damaged(f"{prefix}{key} is no group of settings")
+        return values
+
+    def read_facts(self) -> Facts:
+        """The facts of the run's data.
+
+        Raises:
+            InputError: if they are missing or damaged.
+        """
+        values = (read_object(self.config_file) or {}).get("facts")
+        try:
+            return Facts.from_json(values if isinstance(values, dict) else {})
+        except (TypeError, ValueError) as error:
+            raise self.damaged(str(error)) from error
+
+    def write_config(self, settings: Mapping[str, Any], facts: Facts | None = None) -> None:
+        """Write the settings of a run with the facts of its data, or of stages without.
+
+        Raises:
+            DiskError: if they cannot be written.
+        """
+        told = {} if facts is None else {"facts": facts.to_json()}
+        write_json(self.config_file, {**settings, **told})
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run; None where there is none.
+
+        Raises:
+            InputError: if the file cannot be read or is damaged.
+        """
+        advice = (
+            "remove it and give the train command again, which writes it from the last checkpoint"
+        )
+        summary = read_object(self.summary_file, advice)
+        if summary is None:
+            return None
+        for key in ("steps", "forward_images", "seconds"):
+            if not _is_number(summary.get(key)):
+                raise damaged(self.summary_file, f"{key} is no number", advice)
+        if summary.get("evaluated") not in ("teacher", "student"):
+            raise damaged(self.summary_file, "evaluated is neither teacher nor student", advice)
+        seen = summary.get("images_seen")
+        if not isinstance(seen, dict) or not all(_is_number(seen.get(k)) for k in _SEEN):
+            raise damaged(self.summary_file, "images_seen is missing", advice)
+        for key, needed in _SECTIONS.items():
+            section = summary.get(key)
+            if section is None:
+                continue
+            for name in needed:
+                value = section.get(name) if isinstance(section, dict) else ""
+                to_come = key == "probe" and value is None
+                if not _is_number(value) and not to_come:
+                    raise damaged(self.summary_file, f"{key}.{name} is no number", advice)
+        return summary
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write what came of the run; DiskError where it cannot be written."""
+        write_json(self.summary_file, summary)
+
+    def read_split(self) -> Split:
+        """Which images are labeled; InputError where that cannot be read."""
+        return splits.read(self.path / splits.FILE)
+
+    def write_split(self, split: Split) -> None:
+        """Write which images are labeled; DiskError where it cannot be written."""
+        splits.write(self.path / splits.FILE, split)
+
+    def read_record(self) -> Record | None:
+        """What the data was; None for runs of old versions, InputError where it is damaged."""
+        return records.read(self.path)
+
+    def write_record(self, record: Record) -> None:
+        """Write what the data was; DiskError where it cannot be written."""
+        records.write(self.path, record)
+
+    def damaged(self, problem: str) -> InputError:
+        """What to raise of damaged settings."""
+        return damaged(self.config_file, problem)
 
 
 _SEEN = ("labeled", "unlabeled")

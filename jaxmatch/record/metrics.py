@@ -23,13 +23,13 @@ from tensorboardX.proto.event_pb2 import (
 from tensorboardX.summary import scalar
 
 from jaxmatch.errors import DiskError, InputError
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.json_files import disk_error
 from jaxmatch.runtime.paths import Growing, read_whole, reason, write_whole
 
 _log = logging.getLogger(__name__)
 
-FILE = "metrics.jsonl"
 WINDOW = 20  # evaluations that the published tables' mean and median are taken over
 
 
@@ -47,13 +47,13 @@ class MetricsLog:
         DiskError where the folder cannot be written.
         """
         folder = paths.path(workdir)
-        self._path = folder / FILE
+        self._path = RunFolder(folder).metrics
         self._wandb = wandb
         try:
             self._cut(resume_step, expected)
             self._file = Growing(self._path)
             self._local_events = Growing(
-                folder / "events" / f"events.out.tfevents.{time.time_ns()}"
+                RunFolder(folder).events / f"events.out.tfevents.{time.time_ns()}"
             )
             self._events = RecordWriter(str(self._local_events.local))
             self._event(file_version="brain.Event:2")
@@ -131,7 +131,7 @@ class MetricsLog:
             found, bad = _lines(content)
         kept = [(text, values["step"]) for text, values in found if values["step"] <= resume_step]
         if resume_step and bad:
-            copy = self._path.with_name(f"{FILE}.damaged-{time.time_ns()}")
+            copy = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns()}")
             write_whole(copy, content)
             _log.warning(
                 "%s has %d damaged lines; all others are kept, and a copy of it is %s.",
@@ -173,7 +173,7 @@ def read(workdir: str | Path) -> list[dict[str, Any]]:
     An unfinished last line is left out, damaged lines with a warning. InputError where the file
     cannot be read.
     """
-    file = paths.path(workdir) / FILE
+    file = RunFolder(paths.path(workdir)).metrics
     try:
         found, bad = _lines(read_whole(file))
     except (FileNotFoundError, NotADirectoryError):

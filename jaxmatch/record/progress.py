@@ -18,10 +18,9 @@ from rich.live import Live
 from rich.text import Text
 
 from jaxmatch.errors import DiskError
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.json_files import disk_error
-
-FILE = "log.txt"
 
 _SHARES = {
     "pseudo/coverage": "coverage",
@@ -52,7 +51,7 @@ class Progress:
         Of runs that are not ``alone`` plain lines are shown, which begin with ``title``.
         """
         self._total, self._start = total_steps, start_step
-        self._path, self._title = paths.path(workdir) / FILE, title
+        self._path, self._title = RunFolder(paths.path(workdir)).log, title
         self._alone, self._prefix = alone, "" if alone else f"{title}: "
         self._latest: dict[str, float] = {}
         self._text = Text("compiling the first step")

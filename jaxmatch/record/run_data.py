@@ -16,12 +16,13 @@ from jaxmatch.config.recipe import STAGE
 from jaxmatch.data import record as records
 from jaxmatch.data import sources, splits
 from jaxmatch.data.copies import array_hashes, copies, listed_hashes
+from jaxmatch.data.facts import Facts
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.record import ELSEWHERE, Record, file_hashes
 from jaxmatch.data.source import Source
 from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError
-from jaxmatch.record.folder import CONFIG, read_config, read_facts, run_folder
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import hosts, paths
 from jaxmatch.weights.transfer import names_weights, source_folder
 
@@ -111,15 +112,17 @@ class Data:
             sets["validation"] = array_hashes(self.validation_images, "validation image")
         return copies(sets)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """What a trained run needs to know of its data when the data is not there."""
-        return {
-            "classes": list(self.source.classes),
-            "image_shape": list(self.source.images.shape[1:]),
-            "labels": [int(label) for label in self.labels()],
-            "unlabeled": len(self.source.images)
-            - (0 if self.include_labeled else len(self.split.indices)),
-        }
+        source = self.source
+        taken = 0 if self.include_labeled else len(self.split.indices)
+        height, width, channels = source.images.shape[1:]
+        return Facts(
+            classes=source.classes,
+            image_shape=(height, width, channels),
+            labels=tuple(int(label) for label in self.labels()),
+            unlabeled=len(source.images) - taken,
+        )
 
     def labels(self) -> np.ndarray:
         """The true label of each labeled example, in split order."""
@@ -146,7 +149,7 @@ def load(
     Raises:
         InputError: as :func:`load_new` and :func:`load_recorded`.
     """
-    if hosts.from_leader(lambda: _begun(folder)):
+    if hosts.from_leader(lambda: RunFolder(folder).begun):
         return load_recorded(config, folder, place=place), ()
     earlier = _records_of_earlier_runs(config, folder)
     here = location(config, place)
@@ -159,28 +162,21 @@ def load(
     return data, tuple(earlier.values())
 
 
-def _begun(folder: Path) -> bool:
-    """Whether ``folder`` holds a run that has chosen its images."""
-    checkpoints = folder / "checkpoints"
-    saved = checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
-    return saved or (folder / "split.json").exists()
-
-
 def _records_of_earlier_runs(config: ConfigDict, folder: Path) -> dict[str, records.Record]:
     """The records of data of the runs that a new run starts from or learns from, by their names."""
     found = {}
     for name in (config.init_from, *config.frozen.values()):
         if not name or names_weights(name):
             continue
-        run = run_folder(source_folder(name, folder))
-        record = records.read(run)
+        run = RunFolder.at(source_folder(name, folder))
+        record = run.read_record()
         if record is not None:
             found[name] = record
-        elif (run / CONFIG).exists():
+        elif run.config_file.exists():
             log.warning(
                 "%s has no record of its images, as older versions wrote none: it may have been "
                 "trained on test images of this run.",
-                run,
+                run.path,
             )
     return found
 
@@ -260,8 +256,7 @@ def load_recorded(
     Raises:
         InputError: naming the first needed image that is missing, changed or relabelled.
     """
-    split = splits.read(folder / "split.json")
-    record = records.read(folder)
+    split, record = RunFolder(folder).read_split(), RunFolder(folder).read_record()
     if record is None:
         if place:
             raise InputError(f"{folder} has no record of its data; give the place in --config.")
@@ -309,12 +304,11 @@ def load_recorded(
 
 def _as_told(folder: Path, data: Data) -> Data:
     """``data`` of a run without a record; InputError where it is not what config.json tells."""
-    values = read_config(folder)
-    if values is None:  # a split alone
+    if not RunFolder(folder).config_file.exists():  # a split alone
         return data
-    told, found = read_facts(folder, values), data.facts()
+    told, found = RunFolder(folder).read_facts(), data.facts()
     for key in ("classes", "labels", "unlabeled"):
-        if told[key] != found[key]:
+        if getattr(told, key) != getattr(found, key):
             raise InputError(
                 f"{folder} has no record of its images, and what {data.name} holds now is not what "
                 f"it was begun with: its {key} differ; put the old data back, or train anew."

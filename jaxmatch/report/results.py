@@ -18,11 +18,10 @@ import jax
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.recipe import complete, flatten, stage_folders, tells_apart, to_json
 from jaxmatch.errors import InputError
-from jaxmatch.record.folder import CONFIG, read_config, read_summary
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import accuracies
 from jaxmatch.record.metrics import read as read_metrics
 from jaxmatch.runtime import paths
-from jaxmatch.runtime.json_files import damaged
 
 ACCURACIES = ("last", "mean_20", "median_20", "best")
 # Settings with a column of their own, or part of a group's name.
@@ -121,7 +120,7 @@ def read(folder: str | Path) -> Run:
         InputError: if it is none, or holds no metrics yet.
     """
     folder = paths.path(folder)
-    values = read_config(folder)
+    values = RunFolder(folder).read_config()
     if values is None:
         raise InputError(f"{folder} is no run folder: it has no config.json.")
     try:
@@ -129,7 +128,7 @@ def read(folder: str | Path) -> Run:
         found = tuple(_stage(folder, name, stage) for name, stage in stages.items())
         method = values.get("recipe") or values["algorithm"]["name"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(folder / CONFIG, "its settings are not those of a run") from error
+        raise RunFolder(folder).damaged("its settings are not those of a run") from error
     if not any(stage.lines or stage.finished for stage in found):
         raise InputError(f"{folder} has no metrics yet; report it once it has logged some.")
     return Run(folder=folder, method=method, stages=found)
@@ -201,7 +200,7 @@ def _stage(folder: Path, name: str, config: Mapping[str, Any]) -> Stage:
     for fact in [key for key in settings if key.startswith("facts.")]:
         del settings[fact]
     lines = read_metrics(folder / name)
-    summary = read_summary(folder / name)
+    summary = RunFolder(folder / name).read_summary()
     return Stage(
         name=name,
         settings=settings,

@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.classifier import Classifier, load
 from jaxmatch.program import Program
-from jaxmatch.record.folder import CONFIG, read_config
-from jaxmatch.runtime.json_files import damaged
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.types import Network, PyTree
 from jaxmatch.weights.transfer import source_folder
 
@@ -132,10 +131,7 @@ def _check(other: Classifier, program: Program, where: str) -> None:
         )
 
 
-def _recorded(folder: Path) -> dict[str, str]:
+def _recorded(folder: Path) -> Mapping[str, str]:
     """The digests that the run in ``folder`` began with."""
-    facts = (read_config(folder) or {}).get("facts")
-    recorded = facts.get("frozen", {}) if isinstance(facts, dict) else {}
-    if not isinstance(recorded, dict):
-        raise damaged(folder / CONFIG, "facts.frozen is no list of networks")
-    return recorded
+    found = RunFolder(folder)
+    return found.read_facts().frozen if "facts" in (found.read_config() or {}) else {}

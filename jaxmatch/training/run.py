@@ -25,8 +25,8 @@ from ml_collections import ConfigDict
 
 from jaxmatch.augment import ctaugment
 from jaxmatch.config import recipe as configuration
-from jaxmatch.data import record as records
-from jaxmatch.data import splits, streaming
+from jaxmatch.data import streaming
+from jaxmatch.data.facts import Facts
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Table, resident
 from jaxmatch.errors import InputError, NonFiniteError
@@ -38,13 +38,13 @@ from jaxmatch.models import onednn
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.record.curves import plot
-from jaxmatch.record.folder import SUMMARY
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
 from jaxmatch.record.progress import SILENT, Progress
 from jaxmatch.runtime import hosts
 from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.runtime.dispatch import Call, Feed, Meter, means, on_cpu, watched
-from jaxmatch.runtime.json_files import read_object, write_json
+from jaxmatch.runtime.json_files import read_object
 from jaxmatch.runtime.mesh import check_memory, put, replicated
 from jaxmatch.runtime.termination import Stop
 from jaxmatch.training.footprint import check_step
@@ -70,7 +70,7 @@ class Run:
         config: ConfigDict,
         folder: Path,
         data: run_data.Data,
-        facts: dict[str, Any],
+        facts: Facts,
         program: Program,
         frozen: PyTree,
         checkpoints: Checkpoints,
@@ -87,6 +87,7 @@ class Run:
             InputError: if the state does not fit into memory, or ``config.init_from`` not the run.
         """
         self.config, self.folder, self.program = config, folder, program
+        self.files = RunFolder(folder)
         self.split, self.facts, self.record_of_data = data.split, facts, data.record
         self.checkpoints, self.started, self.alone = checkpoints, started, alone
         everywhere = replicated(program.mesh)
@@ -142,14 +143,14 @@ class Run:
 
     def record(self) -> None:
         """Write what the run is to its folder; InputError where other processes have another."""
-        settings = {**configuration.to_json(self.config), "facts": self.facts}
-        digest = self.record_of_data.digest
-        hosts.check_same("configuration or data", json.dumps(settings) + self.split.hash + digest)
+        settings, facts = configuration.to_json(self.config), self.facts
+        told = json.dumps([settings, facts.to_json(), self.split.hash, self.record_of_data.digest])
+        hosts.check_same("configuration or data", told)
         hosts.check_shared(self.folder)
         if hosts.leader():
-            write_json(self.folder / "config.json", settings)
-            records.write(self.folder, self.record_of_data)
-            splits.write(self.folder / "split.json", self.split)
+            self.files.write_config(settings, facts)
+            self.files.write_record(self.record_of_data)
+            self.files.write_split(self.split)
 
     def __enter__(self) -> Self:
         """The run itself, which closes its files at the end of the block."""
@@ -175,7 +176,7 @@ class Run:
             DiskError: if the run folder cannot be written.
         """
         state, self.step = self.begin()
-        if self.done and hosts.from_leader((self.folder / SUMMARY).exists):
+        if self.done and hosts.from_leader(self.files.summary_file.exists):
             return state  # all is done but for probes
         if self.step == 0:
             state = self.refreshed(state)
@@ -293,10 +294,10 @@ class Run:
             lines = self._metrics.lines()
             self._opened.close()
             if hosts.leader():
-                plot({self.folder.name: lines}, self.folder / "curves.png")
+                plot({self.folder.name: lines}, self.files.curves)
                 seconds = self._earlier + time.monotonic() - self.started
                 summary = self.summary(lines, state.policy, seconds)
-                write_json(self.folder / SUMMARY, summary)
+                self.files.write_summary(summary)
             hosts.synchronize("summary written")
         return self.with_probes(state)
 
@@ -305,8 +306,7 @@ class Run:
 
         Each is written as soon as it is known: a restart does not repeat it.
         """
-        file = self.folder / SUMMARY
-        summary = read_object(file) or {}
+        summary = read_object(self.files.summary_file) or {}
         if names := missing(summary):
             sets = probe_sets(self.source, MOST_IMAGES, MOST_IMAGES)
             summary["probe_images"] = {
@@ -315,7 +315,7 @@ class Run:
             for name, value in self.probe(state, sets, names):
                 summary["probe"][name] = value
                 if hosts.leader():
-                    write_json(file, summary)
+                    self.files.write_summary(summary)
             hosts.synchronize("probes written")
         return summary
 

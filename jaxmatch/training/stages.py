@@ -1,16 +1,17 @@
 """Runs one after another, each starting from the encoder of the one before (SelfMatch)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxmatch.config.recipe import stages_of
+from jaxmatch.data.facts import Facts
 from jaxmatch.program import Program
 from jaxmatch.weights.transfer import check_encoder, given, wanted
 
 
-def check(config: ConfigDict, facts: Sequence[Mapping[str, Any]]) -> None:
+def check(config: ConfigDict, facts: Sequence[Facts]) -> None:
     """Check every stage before the first one trains; ``facts`` are those of each stage's data.
 
     Raises InputError for anything in any stage that cannot work.

@@ -25,6 +25,7 @@ from jaxmatch.config import recipe as configuration
 from jaxmatch.config.checks import check_settings
 from jaxmatch.errors import InputError, JaxmatchError, Stopped
 from jaxmatch.program import Program
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.runtime.compilation import jit
@@ -80,7 +81,7 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
         devices = None
         for position in todo:
             config, folder = runs[position][0], folders[position]
-            checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep)
+            checkpoints = Checkpoints(RunFolder(folder).checkpoints, keep=config.keep)
             opened.enter_context(checkpoints)
             if devices is None:
                 devices = seed_devices(config, len(todo))

@@ -14,11 +14,10 @@ from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import missing
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
-from jaxmatch.record.folder import CONFIG, read_config, read_facts, read_summary
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import hosts, paths
 from jaxmatch.runtime.checkpoint import Checkpoints, check_place
 from jaxmatch.runtime.dispatch import Call
-from jaxmatch.runtime.json_files import write_json
 from jaxmatch.runtime.termination import Stop, termination_noted
 from jaxmatch.training import stages
 from jaxmatch.training.frozen import frozen_runs, load_frozen
@@ -50,7 +49,7 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
         check_settings(stage)
     folder = paths.path(workdir or Path("runs") / configuration.run_name(config))
     check_place(folder)
-    if place and not hosts.from_leader((folder / CONFIG).exists):
+    if place and not hosts.from_leader(RunFolder(folder).config_file.exists):
         raise InputError(
             f"{folder} holds no run whose data could have moved; name the data of a new run in "
             "--config, without --data."
@@ -68,7 +67,7 @@ def _train_one(
     if (done := completed(config, folder, place)) is not None:
         log.warning("%s is already complete.", folder)
         return done
-    with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints:
+    with Checkpoints(RunFolder(folder).checkpoints, keep=config.keep) as checkpoints:
         run = prepare(config, folder, checkpoints, started, place, kept)
         call = run.compile()
         run.record()
@@ -114,7 +113,7 @@ def prepare(
     program = Program.build(placed, facts)
     frozen = load_frozen(config, folder, program)
     if frozen.digests:
-        facts["frozen"] = frozen.digests
+        facts = replace(facts, frozen=frozen.digests)
     program = replace(program, frozen=frozen.networks)
     run = (config, folder, data, facts, program, frozen.variables, checkpoints, started)
     return Run(*run) if shared is None else Run(*run, put=shared.put, alone=False)
@@ -138,12 +137,12 @@ def _train_stages(config: ConfigDict, folder: Path, place: str, terminated: Stop
         where = folder / name
         done = hosts.from_leader(lambda s=stage, where=where: finished(s, where))
         frozen_runs(stage, where)
-        known = read_facts(where, read_config(where) or {}) if done else None
+        known = RunFolder(where).read_facts() if done else None
         facts.append(known or run_data.load(stage, where, place, kept)[0].facts())
     stages.check(config, facts)
     hosts.synchronize("stages checked")
     if hosts.leader():
-        write_json(folder / "config.json", configuration.to_json(config))
+        RunFolder(folder).write_config(configuration.to_json(config))
     summaries: dict[str, Any] = {}
     for name, stage in parts.items():
         if summaries and (stop := terminated()):
@@ -154,7 +153,7 @@ def _train_stages(config: ConfigDict, folder: Path, place: str, terminated: Stop
         summaries[name] = _train_one(stage, folder / name, place, terminated, kept)
     summary = stages.summarise(summaries)
     if hosts.leader():
-        write_json(folder / "summary.json", summary)
+        RunFolder(folder).write_summary(summary)
     return summary
 
 
@@ -164,9 +163,10 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
     Raises InputError where the folder holds a run of another configuration, with the difference,
     or one of these files is damaged.
     """
-    old = read_config(folder)
+    found = RunFolder(folder)
+    old = found.read_config()
     if old is None:
-        if (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists():
+        if found.trained:
             raise InputError(f"{folder} holds a run without config.json; choose another folder.")
         return None
     old.pop("facts", None)
@@ -175,7 +175,7 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
             f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
             "choose another --workdir or undo the change."
         )
-    summary = read_summary(folder)
+    summary = found.read_summary()
     return None if summary is None or missing(summary) else summary
 
 
@@ -190,8 +190,8 @@ def completed(config: ConfigDict, folder: Path, place: str = "") -> dict[str, An
     """
     done = hosts.from_leader(lambda: finished(config, folder))
     if done is not None:
-        old = read_config(folder)
+        old = RunFolder(folder).read_config()
         if place or (old and configuration.moved(old, configuration.to_json(config))):
-            with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints:
+            with Checkpoints(RunFolder(folder).checkpoints, keep=config.keep) as checkpoints:
                 prepare(config, folder, checkpoints, time.monotonic(), place).record()
     return done

@@ -21,6 +21,7 @@ from helpers import (
 
 from jaxmatch.algorithms.moco_v2 import MoCoV2, found
 from jaxmatch.config.recipe import from_flags
+from jaxmatch.data.facts import Facts
 from jaxmatch.errors import InputError
 from jaxmatch.functional.memory import push
 from jaxmatch.models.network import make_network
@@ -165,7 +166,7 @@ def test_a_shuffled_step_is_the_same_on_any_number_of_devices():
 
 def test_a_batch_that_groups_do_not_divide_is_refused():
     config, _ = from_flags("moco_v2:mnist5k", ["--config.model.bn_groups=3"])
-    facts = {"classes": ["x"], "image_shape": (32, 32, 3), "labels": [], "unlabeled": 9}
+    facts = Facts(classes=("x",), image_shape=(32, 32, 3), labels=(), unlabeled=9)
     with pytest.raises(InputError, match=r"batch sizes 0, 128 .* model.bn_groups=3; change"):
         Program.build(config, facts)
 

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from jaxmatch.algorithms.swav import SwAV, swapped_prediction
 from jaxmatch.config.recipe import from_flags
+from jaxmatch.data.facts import Facts
 from jaxmatch.errors import InputError
 from jaxmatch.functional.memory import push
 from jaxmatch.models.network import make_network
@@ -232,7 +233,7 @@ def test_batches_too_small_for_prototypes_or_queue_are_refused():
     assert SwAV(prototypes=48, queue=24).init(jax.random.key(0), SPEC).filled == 0
 
 
-FACTS = {"classes": ["x"] * 10, "image_shape": (32, 28, 3), "labels": [0], "unlabeled": 9}
+FACTS = Facts(classes=("x",) * 10, image_shape=(32, 28, 3), labels=(0,), unlabeled=9)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from helpers import quick_jit
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.presets import DATASETS, PRESETS
 from jaxmatch.config.recipe import from_flags, stages_of
+from jaxmatch.data.facts import Facts
 from jaxmatch.data.resident import Resident, Table
 from jaxmatch.errors import InputError
 from jaxmatch.program import Program
@@ -63,12 +64,12 @@ def trace(name, data, preset, overrides=(), small=False):
 
 def facts_of(data):
     side, classes = SIDES.get(data, 32), CLASSES.get(data, 10)
-    return {
-        "classes": [str(number) for number in range(classes)],
-        "image_shape": (side, side, 3),
-        "labels": [index % classes for index in range(400)],
-        "unlabeled": 120_000,  # as many as PCL has clusters on ImageNet
-    }
+    return Facts(
+        classes=tuple(str(number) for number in range(classes)),
+        image_shape=(side, side, 3),
+        labels=tuple(index % classes for index in range(400)),
+        unlabeled=120_000,  # as many as PCL has clusters on ImageNet
+    )
 
 
 def trace_one(config, data):
@@ -170,11 +171,11 @@ def run_one(config, data):
     program = Program.build(config, facts).with_stand_ins()
 
     def images(count):
-        return Table.of(random.integers(0, 256, (count, *facts["image_shape"]), np.uint8))
+        return Table.of(random.integers(0, 256, (count, *facts.image_shape), np.uint8))
 
     data = Resident(
         labeled_images=images(400),
-        labeled_labels=np.asarray(facts["labels"], np.int32),
+        labeled_labels=np.asarray(facts.labels, np.int32),
         unlabeled_images=images(1000),
         unlabeled_labels=np.full(1000, -1, np.int32),
     )
@@ -203,7 +204,7 @@ def test_the_full_network_of_every_config_can_be_traced(name, data):
 )
 def test_parameter_counts(data, preset, parameters):
     config, _ = from_flags(f"supervised:{data},preset={preset}", [])
-    facts = {"classes": ["x"] * 10, "image_shape": (32, 32, 3), "labels": [0], "unlabeled": 9}
+    facts = Facts(classes=("x",) * 10, image_shape=(32, 32, 3), labels=(0,), unlabeled=9)
     state = Program.build(config, facts).state
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == parameters
 

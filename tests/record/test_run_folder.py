@@ -11,7 +11,7 @@ from jaxmatch.cli import main as cli
 from jaxmatch.cli import sweep
 from jaxmatch.data import record as records
 from jaxmatch.errors import InputError
-from jaxmatch.record.folder import run_folder
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import MetricsLog, read
 from jaxmatch.report.results import read as read_run
 from jaxmatch.training.train import finished
@@ -90,7 +90,7 @@ def test_config(kind, workdir, data, capsys, tmp_path):
     assert snapshot(workdir) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
     with pytest.raises(InputError, match="is damaged"):
-        run_folder(workdir)
+        RunFolder.at(workdir)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tiny_runs import OVERRIDES, PERIOD, STEPS, compiler_cache, snapshot, state_
 from jaxmatch import load, train
 from jaxmatch.config.recipe import from_flags, run_name
 from jaxmatch.errors import InputError, Interrupted, Terminated
-from jaxmatch.record.folder import run_folder
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import read
 from jaxmatch.training import run
 
@@ -96,8 +96,8 @@ def test_a_finished_run_is_not_touched(data, reference):
 
 
 def test_a_run_folder_is_either_level(reference):
-    assert run_folder(reference) == reference / STAGES[1]
-    assert run_folder(reference / STAGES[0]) == reference / STAGES[0]
+    assert RunFolder.at(reference).path == reference / STAGES[1]
+    assert RunFolder.at(reference / STAGES[0]).path == reference / STAGES[0]
     assert_bitwise(state_of(reference), state_of(reference / STAGES[1]))
 
 
