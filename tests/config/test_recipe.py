@@ -408,7 +408,7 @@ except c.InputError as error:
         text=True,
     )
     lines = found.stdout.splitlines()
-    assert lines[0] == f"{site / 'jaxmatch' / 'config.py'} 1500", found.stderr
+    assert lines[0] == f"{site / 'jaxmatch' / 'config' / 'recipe.py'} 1500", found.stderr
     assert "unknown config 'theirs'" in lines[1]
 
 
@@ -441,7 +441,10 @@ print(c.__file__, c.from_flags('fixmatch:mnist5k', [])[0].steps)"""
         text=True,
         check=True,
     )
-    assert found.stdout.split() == [str(tmp_path / "site" / "jaxmatch" / "config.py"), "1500"]
+    assert found.stdout.split() == [
+        str(tmp_path / "site" / "jaxmatch" / "config" / "recipe.py"),
+        "1500",
+    ]
 
 
 def test_a_network_brings_its_own_settings():
