@@ -9,8 +9,9 @@ a line to ``recipes.jsonl`` beside this file. One that has a line for the topolo
 so the command goes on where it was stopped. A recipe that a run would refuse, because a chip has no
 room for its step, is not compiled. One that does not compile has a line with the compiler's
 message. Each line has the bytes that a run estimates. Where a recipe's batch does not divide over
-the chips, it is scaled (the README's ``scale=K``) by the smallest factor that makes it. ``--table``
-prints what was recorded as a Markdown table.
+the chips, it is scaled (the README's ``scale=K``) by the smallest factor that makes it.
+``--estimate`` records what a run estimates alone, in seconds. ``--table`` prints what was recorded
+as a Markdown table.
 """
 
 import argparse
@@ -74,17 +75,26 @@ def lines() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RECORDED.read_text().splitlines()]
 
 
+def estimated(recipe: str, where: str, devices: Sequence[Any]) -> dict[str, Any]:
+    """The bytes of a chip that a run estimates for a recipe's step, and whether it refuses it."""
+    config, _ = from_flags(recipe, [])
+    program = Program.build(config, facts_of(config), devices).with_stand_ins()
+    told = {"config": recipe, "topology": where, "what": "step", "commit": commit()}
+    told["estimate"] = estimate(program)
+    try:
+        check_step(program)
+    except InputError as error:
+        told["refused"] = str(error)
+    return told
+
+
 def compiled(recipe: str, where: str, devices: Sequence[Any], what: str) -> dict[str, Any]:
     """What :mod:`experiments.tpu` prints of a recipe, or why it failed, with a run's estimate."""
     told: dict[str, Any] = {"config": recipe, "topology": where, "what": what, "commit": commit()}
     if what == "step":
-        config, _ = from_flags(recipe, [])
-        program = Program.build(config, facts_of(config), devices).with_stand_ins()
-        told["estimate"] = estimate(program)
-        try:
-            check_step(program)
-        except InputError as error:
-            return {**told, "refused": str(error)}
+        told = estimated(recipe, where, devices)
+        if "refused" in told:
+            return told
     command = [sys.executable, "-m", "experiments.tpu", f"--config={recipe}"]
     command += [f"--topology={where}", f"--what={what}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -136,6 +146,8 @@ def cell(line: Mapping[str, Any] | None) -> str:
     guess = f"{sum(line['estimate'].values()) / 1e6:,.0f}" if "estimate" in line else "?"
     if "refused" in line:
         return f"refused ({guess}{note})"
+    if not line.keys() & {"error", "memory"}:  # not compiled
+        return f"({guess}{note})"
     if "error" in line:
         need = f"{line['held'] / 1e6:,.0f}" if line["held"] else "does not compile"
         return f"**{need}** ({guess}{note})"
@@ -153,18 +165,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("recipes", nargs="*", help="by default all")
     parser.add_argument("--topology", default="v5e:8x8")
     parser.add_argument("--what", default="step", choices=("step", "augment", "feed"))
+    parser.add_argument("--estimate", action="store_true", help="compile nothing")
     parser.add_argument("--table", action="store_true")
     chosen = parser.parse_args(arguments)
     if chosen.table:
         print(table(lines(), chosen.what))
         return
     devices = topology.devices(chosen.topology)
-    done = {(line["config"], line["topology"], line["what"]) for line in lines()}
+    done = {
+        (line["config"], line["topology"], line["what"])
+        for line in lines()
+        if chosen.estimate or line.keys() & {"error", "memory", "refused"}
+    }
     for recipe in chosen.recipes or recipes():
         name = fitting(recipe, chips(chosen.topology))
         if (name, chosen.topology, chosen.what) in done:
             continue
-        line = json.dumps(compiled(name, chosen.topology, devices, chosen.what))
+        if chosen.estimate:
+            found = estimated(name, chosen.topology, devices)
+        else:
+            found = compiled(name, chosen.topology, devices, chosen.what)
+        line = json.dumps(found)
         with RECORDED.open("a") as file:
             file.write(line + "\n")
         print(line, flush=True)

@@ -68,6 +68,7 @@ def test_the_table_says_what_fits(capsys, monkeypatch):
         {**LINE, "memory": MEMORY, "static_ms": 3.654},
         {**LINE, "topology": "v5e:1x1", "error": "RESOURCE_EXHAUSTED", "held": 20_000_000_000},
         {**LINE, "config": "swav:tfds:imagenet2012,scale=2", "refused": "a device has"},
+        {**LINE, "config": "swav:tfds:imagenet2012", "topology": "v5e:1x1"},
     ]
     monkeypatch.setattr(recipes, "lines", lambda: lines)
     recipes.main(["--table"])
@@ -75,13 +76,15 @@ def test_the_table_says_what_fits(capsys, monkeypatch):
         "| recipe | v5e:1x1, 1 chips | v5e:2x4, 8 chips |",
         "|---|---|---|",
         "| `fixmatch:tfds:cifar10` | **20,000** (290) | 300 (290), 3.65 ms |",
-        "| `swav:tfds:imagenet2012` |  | refused (290; scale=2) |",
+        "| `swav:tfds:imagenet2012` | (290) | refused (290; scale=2) |",
     ]
 
 
 def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     record = tmp_path / "recipes.jsonl"
-    record.write_text(json.dumps({**LINE, "memory": MEMORY, "static_ms": 3.0}) + "\n")
+    done = {**LINE, "memory": MEMORY, "static_ms": 3.0}
+    known = [done, {**LINE, "config": "uda:tfds:cifar10"}]  # the second is estimated alone
+    record.write_text("".join(json.dumps(line) + "\n" for line in known))
     monkeypatch.setattr(recipes, "RECORDED", record)
     monkeypatch.setattr(recipes.topology, "devices", lambda where: [])
     taken = []
@@ -90,8 +93,10 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys)
     )
     recipes.main(["--topology=v5e:2x4", "fixmatch:tfds:cifar10", "uda:tfds:cifar10"])
     assert taken == ["uda:tfds:cifar10"]
-    assert len(record.read_text().splitlines()) == 2
+    assert len(record.read_text().splitlines()) == 3
     assert json.loads(capsys.readouterr().out)["config"] == "uda:tfds:cifar10"
+    recipes.main(["--topology=v5e:2x4", "--estimate", "uda:tfds:cifar10"])
+    assert len(taken) == 1
 
 
 def test_recorded_estimates_agree_with_the_compiler():
