@@ -79,7 +79,7 @@ def estimated(recipe: str, where: str, devices: Sequence[Any]) -> dict[str, Any]
     """The bytes of a chip that a run estimates for a recipe's step, and whether it refuses it."""
     config, _ = from_flags(recipe, [])
     program = Program.build(config, facts_of(config), devices).with_stand_ins()
-    told = {"config": recipe, "topology": where, "what": "step", "commit": commit()}
+    told: dict[str, Any] = {"config": recipe, "topology": where, "what": "step", "commit": commit()}
     told["estimate"] = estimate(program)
     try:
         check_step(program)
