@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxmatch.config.recipe import config
     from jaxmatch.evaluation.classifier import Classifier, Predictions, load
     from jaxmatch.training.train import train
 
-__all__ = ["Classifier", "Predictions", "load", "train"]
+__all__ = ["Classifier", "Predictions", "config", "load", "train"]
 
 _HOMES = {
     "Classifier": "evaluation.classifier",
@@ -19,6 +20,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # On demand, so that the workers of a data loader import neither networks nor checkpoints.
+    if name == "config":  # the room is the function
+        return import_module("jaxmatch.config")
     if name not in _HOMES:
         raise AttributeError(f"module 'jaxmatch' has no attribute {name!r}")
     return getattr(import_module(f"jaxmatch.{_HOMES[name]}"), name)

@@ -8,6 +8,7 @@ the preset, the argument after the colon, and ``--config.key=value``.
 import dataclasses
 import importlib.util
 import json
+import logging
 import os
 import re
 import tomllib
@@ -39,6 +40,8 @@ from jaxmatch.models import settings as model_settings
 from jaxmatch.optim.optimizer import Ema, Optim
 from jaxmatch.settings import turned_off
 from jaxmatch.weights.transfer import STAGE
+
+log = logging.getLogger(__name__)
 
 # What identifies a run, with what of its numbers depends on it. Any other setting may change when
 # the run is continued. A name without a dot may be that of a section, all of which counts.
@@ -243,6 +246,44 @@ def set_model(config: ConfigDict, name: str) -> None:
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
     config.model = ConfigDict({"name": name, **model_settings(name)})
+
+
+def config(
+    recipe: str,
+    *,
+    labels: int | str | None = None,
+    seed: int | None = None,
+    preset: str | None = None,
+    split: str | Path | None = None,
+    **overrides: Any,
+) -> ConfigDict:
+    """The configuration of a recipe, as ``jaxmatch train --config=...`` reads it.
+
+    ::
+
+        jaxmatch.config("fixmatch:mnist5k", labels=40, steps=600, **{"algorithm.threshold": 0.9})
+
+    Args:
+        recipe: ``NAME:DATA``, or the path of a config file in place of the name; it may have an
+            argument of its own.
+        labels: how many images are labeled in all, or "all".
+        seed: of all draws.
+        preset: a name that stands for other values.
+        split: the file that lists the labeled images.
+        overrides: values by dotted key; they win. A note about them is logged as a warning.
+
+    Raises:
+        InputError: on an unknown recipe, key or preset, or a value that cannot be read.
+    """
+    chosen = {"labels": labels, "seed": seed, "preset": preset, "split": split}
+    words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+    if words and ":" not in recipe:
+        raise InputError(f"{recipe} names no data set, which comes first: {recipe}:DATA.")
+    flags = [f"--config.{key}={value}" for key, value in overrides.items()]
+    found, notes = from_flags(",".join([recipe, *words]), flags)
+    for note in notes:
+        log.warning("%s", note)
+    return found
 
 
 def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:

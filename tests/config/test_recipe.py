@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+import jaxmatch
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.config.recipe import (
@@ -501,3 +502,39 @@ def test_an_older_run_has_its_data_sets_defaults():
     assert complete(old).views.contrast.flip == 0
     old["ema"]["decay"] = 0.5
     assert differences(old, new) == ["ema.decay: 0.5 -> 0.99"]
+
+
+def test_from_python_it_is_what_the_command_line_reads(caplog):
+    found = jaxmatch.config(
+        "fixmatch:mnist5k", labels=40, seed=3, steps=600, **{"algorithm.threshold": 0.9}
+    )
+    flags = ["--config.steps=600", "--config.algorithm.threshold=0.9"]
+    assert found == from_flags("fixmatch:mnist5k,labels=40,seed=3", flags)[0]
+    assert not caplog.records
+    several = {"views.weak.area": (0.2, 1.0), "optim.nesterov": False, "init_heads": ("a", "b")}
+    found = jaxmatch.config("fixmatch:mnist5k", **several)
+    assert (found.views.weak.area, found.optim.nesterov) == ((0.2, 1.0), False)
+    assert found.init_heads == ("a", "b")
+
+
+def test_from_python_overrides_are_noted_and_mistakes_refused(caplog):
+    jaxmatch.config("fixmatch:tfds:cifar10", preset="usb", **{"model.conv_bias": "none"})
+    assert "contradicts preset 'usb'" in caplog.text
+    assert "threshold" in message(
+        lambda: jaxmatch.config("fixmatch:mnist5k", **{"algorithm.treshold": 0.9})
+    )
+    assert "names no data set" in message(lambda: jaxmatch.config("fixmatch", labels=40))
+    assert "unknown preset" in message(lambda: jaxmatch.config("fixmatch:mnist5k", preset="none"))
+
+
+def test_the_function_is_there_whatever_was_imported_before():
+    for before in ("", "import jaxmatch.config.recipe;", "from jaxmatch import train;"):
+        code = f"{before} import jaxmatch; print(jaxmatch.config('uda:mnist5k', labels=40).recipe)"
+        found = subprocess.run(
+            [sys.executable, "-c", code.strip()],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
+        )
+        assert found.stdout.split() == ["uda"]
