@@ -18,7 +18,7 @@ import pytest
 from buckets import in_memory, serving
 from helpers import assert_bitwise, toy_images
 from PIL import Image
-from test_multihost import finish, start
+from processes import finish, start
 from tiny_runs import arguments, start_program, state_of, without_seconds
 
 from jaxmatch.data import sources, splits

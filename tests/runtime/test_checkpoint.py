@@ -402,7 +402,7 @@ KILLED = """
 import os, signal, sys, threading, time
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
-sys.path[:0] = [{root!r}, {tests!r}]
+sys.path[:0] = [{root!r}, {tests!r}, {folder!r}]
 from test_checkpoint import abstract, make_state
 from jaxmatch.runtime.checkpoint import Checkpoints
 
@@ -421,7 +421,11 @@ while True:
 def kill_while_saving(directory, delay):
     here = Path(__file__).resolve().parents[1]
     code = KILLED.format(
-        root=str(here.parent), tests=str(here), directory=str(directory), delay=delay
+        root=str(here.parent),
+        tests=str(here),
+        folder=str(here / "runtime"),
+        directory=str(directory),
+        delay=delay,
     )
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
@@ -455,7 +459,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize("localhost:{port}", 2, {rank})
-sys.path[:0] = [{root!r}, {tests!r}]
+sys.path[:0] = [{root!r}, {tests!r}, {folder!r}]
 from test_checkpoint import abstract, assert_same_shards, make_state
 from jaxmatch.runtime.checkpoint import Checkpoints
 
@@ -486,7 +490,12 @@ def test_two_processes_share_one_checkpoint(tmp_path):
     processes = []
     for rank in range(2):
         code = PROCESS.format(
-            root=str(here.parent), tests=str(here), directory=str(tmp_path), port=port, rank=rank
+            root=str(here.parent),
+            tests=str(here),
+            folder=str(here / "runtime"),
+            directory=str(tmp_path),
+            port=port,
+            rank=rank,
         )
         processes.append(
             subprocess.Popen(

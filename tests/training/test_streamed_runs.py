@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import assert_bitwise, assert_close, on_host
 from PIL import Image
-from test_multihost import finish, start
+from processes import finish, start
 from tiny_runs import arguments, compiler_cache, start_program, state_of, train_tiny
 
 from jaxmatch import load
