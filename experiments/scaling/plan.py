@@ -163,9 +163,10 @@ def figures(
     for line in lines:
         name, _, factor = line["config"].partition(",scale=")
         count = recipes.chips(line["topology"])
-        if (name, line["what"]) != (recipe, "step") or line["overrides"] not in ALLOWED:
+        # Neither a part of a step, nor one that was only estimated, refused or did not compile.
+        if (name, line["what"]) != (recipe, "step") or line.get("static_ms") is None:
             continue
-        if "error" in line or not line["topology"].startswith("v5e:"):
+        if line["overrides"] not in ALLOWED or not line["topology"].startswith("v5e:"):
             continue
         if shared or not shares(groups, int(factor or 1), count):
             known = Figure(line["static_ms"] / 1e3, line["memory"]["held"])
