@@ -283,8 +283,8 @@ class Program:
         if not self.config.data.stream:
             return None
         places = streaming.places(self.data._replace(frozen=None))
-        everywhere = replicated(self.mesh)
-        return places._replace(frozen=jax.tree.map(lambda _: everywhere, self.data.frozen))
+        # One for all variables, since a frozen network may be of any architecture.
+        return places._replace(frozen=replicated(self.mesh) if self.frozen else None)
 
     def with_stand_ins(self) -> Self:
         """The program with the student as its frozen networks, where only their size matters."""

@@ -24,6 +24,7 @@ from tiny_runs import (
 from jaxmatch import load
 from jaxmatch.algorithms.simclr import SimCLR
 from jaxmatch.cli.main import main
+from jaxmatch.data.facts import Facts
 from jaxmatch.errors import InputError
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
@@ -31,7 +32,7 @@ from jaxmatch.record.metrics import read
 from jaxmatch.report.describe import describe
 from jaxmatch.training import frozen as frozen_module
 from jaxmatch.training.frozen import digest, load_frozen, rescaled
-from jaxmatch.types import Batch, Examples
+from jaxmatch.types import Batch, Examples, Outputs
 
 SHORT = {"steps": PERIOD}
 
@@ -120,6 +121,19 @@ def test_the_student_may_be_of_any_architecture(data, teacher, tmp_path):
     state, metrics = jax.eval_shape(one)
     assert "group1" in state.params
     assert metrics["loss/distillation"].shape == ()
+
+
+def test_the_frozen_network_of_a_streamed_set_may_be_of_any_architecture(data, teacher):
+    config = configuration(data, **options(teacher, data__stream=True))
+    facts = Facts(classes=("a", "b", "c", "d"), image_shape=(8, 8, 3), labels=(0,), unlabeled=64)
+
+    def network(variables, views, train=True):
+        features = views.mean((1, 2))
+        return Outputs(features @ variables["other"], features, {}), {}
+
+    program = replace(Program.build(config, facts), frozen={"teacher": network})
+    variables = {"teacher": {"other": jax.ShapeDtypeStruct((3, 4), jnp.float32)}}
+    assert callable(program.compile(program.data._replace(frozen=variables)))
 
 
 def test_a_step_sees_the_frozen_networks_own_predictions(data, teacher, tmp_path):
