@@ -1,4 +1,4 @@
-"""The vocabulary of the library: what a step reads, what a run carries, what an algorithm supplies.
+"""The contract: what a step reads, what a run carries, what a method defines.
 
 Shapes: ``b`` examples of a global batch, ``h w c`` image height, width and channels, ``C`` classes.
 """
@@ -9,29 +9,46 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
+from flax import linen as nn
 from flax import struct
 
 Array = jax.Array
 PyTree = Any
+Embed = Callable[[PyTree], Mapping[str, np.ndarray]]
+
+
+NOT_GIVEN: Any = None
 
 
 class Examples(NamedTuple):
-    """Some images of one kind, before (one view) or after (one view a role) augmentation."""
+    """Some images of one kind, before (one view) or after (one view a role) augmentation.
+
+    ``label`` and ``index`` are None where nothing reads them.
+    """
 
     views: tuple[Array, ...]  # [b h w c] each: uint8 before augmentation, network input after
-    label: Array | None = None  # [b] int32, -1 = unknown; of unlabeled images only metrics read it
-    index: Array | None = None  # [b] int32 position in its own set (memory banks)
+    label: Array = NOT_GIVEN  # [b] int32, -1 = unknown; of unlabeled images only metrics read it
+    index: Array = NOT_GIVEN  # [b] int32 position in its own set (memory banks)
 
 
 class Batch(NamedTuple):
-    """The examples of one step; ``labeled`` is None for label-free methods, and vice versa."""
+    """The examples of one step.
 
-    # Typed loosely, since an algorithm knows which of the two it asked for.
-    labeled: Any  # Examples | None
-    unlabeled: Any  # Examples | None
-    # Of the trained networks that the algorithm declares, by role: their variables before
-    # augmentation, after it the Outputs on each unlabeled view, in eval mode.
-    frozen: Any = None  # Mapping[str, PyTree] | Mapping[str, tuple[Outputs, ...]] | None
+    ``labeled`` is None for a method that reads no labels, ``unlabeled`` for one that reads only
+    labeled images.
+    """
+
+    labeled: Examples | None
+    unlabeled: Examples | None
+    # By role of the frozen networks: before augmentation their variables, after it a tuple with
+    # their Outputs on each unlabeled view, in eval mode.
+    frozen: Mapping[str, PyTree] | None = None
+
+    @property
+    def views(self) -> tuple[Array, ...]:
+        """All views: those of labeled images, then those of unlabeled ones."""
+        return tuple(view for each in self[:2] if each is not None for view in each.views)
 
 
 class TrainState(struct.PyTreeNode):
@@ -67,7 +84,7 @@ class Update(NamedTuple):
     stats: PyTree
     metrics: dict[str, Array | Ratio]
     memory: PyTree = ()
-    teacher_stats: PyTree = None  # where ``Spec.teacher_trains``: the teacher's own statistics
+    teacher_stats: PyTree = None  # the teacher's own, as Inputs.teacher gives them
 
 
 class Outputs(NamedTuple):
@@ -101,7 +118,7 @@ class Network(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The facts of a run that an algorithm may size its memory and its ramps by."""
+    """Constants of a run: sizes for memories and schedules."""
 
     classes: int
     steps: int  # of the whole run
@@ -109,68 +126,114 @@ class Spec:
     unlabeled: int = 0  # number of unlabeled examples
     labeled_batch: int = 0
     unlabeled_batch: int = 0
-    # The teacher normalises by batch statistics and keeps running ones of its own, which the loss
-    # hands back (``ema.statistics="own"``); otherwise it runs in eval mode.
+    # The teacher normalises by batch statistics and has running statistics of its own
+    # (``ema.statistics="own"``); otherwise it runs in eval mode.
     teacher_trains: bool = False
 
 
-NO_HEADS: Mapping[str, Any] = MappingProxyType({})
+class Inputs(NamedTuple):
+    """Everything that a loss reads."""
+
+    network: Network
+    params: PyTree  # the student's; the loss is differentiated with respect to them
+    state: TrainState  # before the step
+    batch: Batch
+    draws: PyTree  # what the method's ``draw`` returned
+    spec: Spec
+
+    @property
+    def labeled(self) -> Examples:
+        """The labeled examples; only for methods with labeled views."""
+        assert self.batch.labeled is not None
+        return self.batch.labeled
+
+    @property
+    def unlabeled(self) -> Examples:
+        """The unlabeled examples; only for methods with unlabeled views."""
+        assert self.batch.unlabeled is not None
+        return self.batch.unlabeled
+
+    @property
+    def frozen(self) -> Mapping[str, PyTree]:
+        """What the frozen networks say of each unlabeled view, by role: a tuple of Outputs."""
+        assert self.batch.frozen is not None
+        return self.batch.frozen
+
+    @property
+    def step(self) -> Array:
+        """The number [] of steps before this one, int32."""
+        return self.state.step
+
+    @property
+    def memory(self) -> PyTree:
+        """The method's memory before this step."""
+        return self.state.memory
+
+    def student(self, views: PyTree, stats: PyTree = None) -> tuple[PyTree, PyTree]:
+        """Outputs of the student on ``views``, in train mode, and its new BatchNorm statistics.
+
+        ``stats`` are the statistics to start from, by default those of the state.
+        """
+        stats = self.state.stats if stats is None else stats
+        return self.network({"params": self.params, "batch_stats": stats}, views)
+
+    def constant_student(self, views: PyTree) -> PyTree:
+        """Outputs of the student through which no gradient reaches its parameters, in train mode.
+
+        The new statistics are dropped.
+        """
+        return self.network(jax.lax.stop_gradient(self.state.student(self.params)), views)[0]
+
+    def teacher(self, views: PyTree, train: bool | None = None) -> tuple[PyTree, PyTree]:
+        """Outputs of the teacher on ``views``, and its new statistics if it has its own, else None.
+
+        No gradient passes through the outputs. ``train``: normalise by the statistics of ``views``; by
+        default only a teacher with statistics of its own does.
+        """
+        own = self.spec.teacher_trains
+        train = own if train is None else train
+        outputs, stats = jax.lax.stop_gradient(self.network(self.state.teacher, views, train=train))
+        return outputs, stats if own else None
 
 
-def no_memory(self: Any, key: Array, spec: Spec) -> PyTree:
-    """The ``init`` of an algorithm that carries nothing from step to step."""
-    del self, key, spec
-    return ()
+class Algorithm:
+    """The base of the methods: what a method may define, and what holds where it does not.
 
+    A method is a frozen dataclass (:func:`jaxmatch.settings.section`); its fields are the settings
+    ``config.algorithm``. It defines :meth:`objective` and the views that it needs. All other
+    members have defaults.
 
-def no_draws(self: Any, key: Array, batch: Batch) -> PyTree:
-    """The ``draw`` of an algorithm whose loss is deterministic."""
-    del self, key, batch
-    return ()
-
-
-class Algorithm(Protocol):
-    """One method. Implementations are frozen dataclasses; their fields are ``config.algorithm``.
-
-    A method may also have ``project(params) -> params``, which every step applies to what the
-    optimizer made, before the teacher follows (SwAV keeps its prototypes at length 1).
-    And it may have ``frozen``, the roles of trained networks that ``config.frozen`` names runs for
-    and whose outputs it finds in ``batch.frozen`` (distillation).
-
-    A method that looks at all images between steps (PCL's clusters) has the fields
-    ``refresh_steps`` and ``start_step``, and ``refresh(state, embed) -> memory``, called outside
-    ``jax.jit`` wherever from ``start_step`` on a multiple of ``refresh_steps`` steps are done and
-    others follow. ``embed(variables)`` gives what each head says of each unlabeled image, not
-    augmented and in index order, in eval mode: arrays [n ...] by name.
+    Attributes:
+        labeled: roles of the views of labeled examples, in order. A role that occurs twice gives
+            two independent views.
+        unlabeled: roles of the views of unlabeled examples.
+        heads: further heads on the pooled features, by name (:mod:`jaxmatch.models.heads`).
+        evaluated: the network that the method reports, "teacher" or "student".
+        frozen: roles of the trained networks that ``config.frozen`` names runs for; their outputs
+            are in ``batch.frozen``.
+        refresh_steps: the steps between two calls of :meth:`refresh`; 0 for none.
+        start_step: the first step that :meth:`refresh` may precede.
     """
 
-    @property
-    def labeled(self) -> tuple[str, ...]:
-        """The view roles of labeled examples, in order; a repeated role is an independent draw."""
-        ...
-
-    @property
-    def unlabeled(self) -> tuple[str, ...]:
-        """The view roles of unlabeled examples."""
-        ...
-
-    @property
-    def heads(self) -> Mapping[str, Any]:
-        """Extra heads on the pooled features, by name (see ``models/heads.py``)."""
-        ...
-
-    @property
-    def evaluated(self) -> str:
-        """Which network the method reports: "teacher" or "student"."""
-        ...
+    labeled: tuple[str, ...] = ()
+    unlabeled: tuple[str, ...] = ()
+    heads: Mapping[str, nn.Module] = MappingProxyType({})
+    evaluated: str = "teacher"
+    frozen: tuple[str, ...] = ()
+    refresh_steps: int = 0
+    start_step: int = 0
 
     def init(self, key: Array, spec: Spec) -> PyTree:
-        """The method's own memory before the first step."""
-        ...
+        """The memory before the first step."""
+        return ()
 
     def draw(self, key: Array, batch: Batch) -> PyTree:
-        """All randomness of the loss, as a value."""
-        ...
+        """All randomness of the loss, as a value; ``batch`` holds the views."""
+        return ()
+
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
+        """The loss [] without weight decay, and what the step updates."""
+        raise NotImplementedError(f"{type(self).__name__} defines no objective.")
 
     def loss(
         self,
@@ -181,8 +244,25 @@ class Algorithm(Protocol):
         draws: PyTree,
         spec: Spec,
     ) -> tuple[Array, Update]:
-        """The loss without weight decay, differentiated with respect to ``params``."""
-        ...
+        """:meth:`objective` of these :class:`Inputs`; the step differentiates it by ``params``."""
+        return self.objective(Inputs(network, params, state, batch, draws, spec))
+
+    def project(self, params: PyTree) -> PyTree:
+        """The parameters that follow from those that the optimizer made, before the EMA."""
+        return params
+
+    def refresh(self, state: TrainState, embed: Embed) -> PyTree:
+        """The memory after a look at all unlabeled images, between two steps.
+
+        It is called outside of ``jax.jit``, from ``start_step`` on, where the number of steps done
+        is a multiple of ``refresh_steps`` and steps follow.
+
+        Args:
+            state: of the run.
+            embed: maps variables to the outputs of each head in eval mode, by name, for all
+                unlabeled images without augmentation: arrays [n ...] in index order.
+        """
+        return state.memory
 
 
 class Augment(Protocol):

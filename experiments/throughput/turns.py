@@ -93,6 +93,8 @@ def start(checkout: Path, rest: list[str]) -> subprocess.Popen:
 
 def ask(server: subprocess.Popen) -> float:
     """Seconds of one call."""
+    assert server.stdin is not None
+    assert server.stdout is not None
     server.stdin.write("\n")
     server.stdin.flush()
     line = server.stdout.readline()

@@ -24,18 +24,7 @@ from jaxmatch.functional.similarity import (
 )
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, NonNegative, Positive, Share, Whole, section
-from jaxmatch.types import (
-    Array,
-    Batch,
-    Network,
-    Outputs,
-    PyTree,
-    Spec,
-    Target,
-    TrainState,
-    Update,
-    no_draws,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Outputs, Spec, Target, Update
 
 # Bounds the loss of an edge between images whose embeddings are far apart (official code).
 SMALLEST = 1e-7
@@ -50,7 +39,7 @@ class Memory(NamedTuple):
 
 
 @section("algorithm")
-class CoMatch:
+class CoMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised + contrastive_weight * contrastive.
 
     Without a teacher (the CIFAR form) all views are the student's and the graph spans the batch.
@@ -93,7 +82,6 @@ class CoMatch:
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong", "contrast")
-    draw = no_draws
 
     @property
     def heads(self) -> Mapping[str, Any]:
@@ -107,52 +95,41 @@ class CoMatch:
 
     def init(self, key: Array, spec: Spec) -> Memory:
         """Empty queues and an empty history."""
-        del key
         batch = spec.labeled_batch + spec.unlabeled_batch
         size = self.queue if self.teacher else self.queue_batches * batch
         queue = partial(make_queue, size, embedding=self.projection, probabilities=spec.classes)
         history = make_history(self.alignment_length, spec.classes)
         return Memory(history, queue(), queue() if self.teacher else None)
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """L_x + lambda_u L_u + lambda_c L_c; the queues are read before they are written.
 
         L_u = mean 1[max p >= tau] H(p, p(s(u))), p aligned and smoothed;
         L_c = mean_i -sum_j Q_ij log S_ij: the graph Q of the pseudo-labels is the target of the
         similarities S from the strong to the contrast views.
         """
-        del draws
-        (x,), (weak, strong, contrast) = batch.labeled.views, batch.unlabeled.views
-        student, teacher_stats = state.student(params), None
+        (x,), (weak, strong, contrast) = given.labeled.views, given.unlabeled.views
+        teacher_stats = None
         if self.teacher:
-            (on_x, on_strong), stats = network(student, (x, strong))
-            (target_x, target_weak, on_contrast), teacher_stats = jax.lax.stop_gradient(
-                network(state.teacher, (x, weak, contrast), train=spec.teacher_trains)
-            )
+            (on_x, on_strong), stats = given.student((x, strong))
+            targets, teacher_stats = given.teacher((x, weak, contrast))
+            target_x, target_weak, on_contrast = targets
         else:
             views = (x, Target(weak), strong, contrast)
-            (on_x, on_weak, on_strong, on_contrast), stats = network(student, views)
+            (on_x, on_weak, on_strong, on_contrast), stats = given.student(views)
             target_x, target_weak = jax.lax.stop_gradient((on_x, on_weak))
 
-        memory: Memory = jax.lax.stop_gradient(state.memory)
+        memory: Memory = jax.lax.stop_gradient(given.memory)
         log_own = jax.nn.log_softmax(target_weak.logits)
         log_own, history = align_by_history(memory.history, log_own)
         own = jnp.exp(log_own)  # [b C]
-        pseudo_label = self.smooth(own, embedding(target_weak), memory.weak, state.step)
+        pseudo_label = self.smooth(own, embedding(target_weak), memory.weak, given.step)
         confident = pseudo_label.max(-1) >= self.threshold
 
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
         errors = cross_entropy(on_strong.logits, pseudo_label)
         unsupervised = jnp.where(confident, errors, 0.0).mean()
-        contrastive = self.ramp(state.step) * self.contrast(
+        contrastive = self.ramp(given.step) * self.contrast(
             pseudo_label, embedding(on_strong), embedding(on_contrast), memory.strong
         )
         loss = (
@@ -161,7 +138,7 @@ class CoMatch:
             + self.contrastive_weight * contrastive
         )
 
-        one_hot = jax.nn.one_hot(batch.labeled.label, spec.classes, dtype=own.dtype)
+        one_hot = jax.nn.one_hot(given.labeled.label, given.spec.classes, dtype=own.dtype)
         # One after the other: joined they would cross from device to device.
         queue = push(memory.weak, rows(embedding(target_weak), own))
         queue = push(queue, rows(embedding(target_x), one_hot))
@@ -173,11 +150,11 @@ class CoMatch:
                 "loss/unsupervised": unsupervised,
                 "loss/contrastive": contrastive,
                 **pseudo_label_metrics(
-                    pseudo_label, confident, batch.unlabeled.label, on_strong.logits
+                    pseudo_label, confident, given.unlabeled.label, on_strong.logits
                 ),
             },
             Memory(history, queue, past),
-            teacher_stats if spec.teacher_trains else None,
+            teacher_stats,
         )
 
     def smooth(self, own: Array, embeddings: Array, queue: Queue, step: Array) -> Array:

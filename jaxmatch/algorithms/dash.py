@@ -10,23 +10,12 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmatch.algorithms._consistency import weak_strong
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.settings import Count, NonNegative, Positive, Range, Whole, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Ratio,
-    Spec,
-    Target,
-    TrainState,
-    Update,
-    no_draws,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Ratio, Spec, TrainState, Update
 
 NORMS = ("batch", "selected")
 SELECTED_FACTOR = 0.9  # of the authors' code
@@ -41,7 +30,7 @@ class Memory(NamedTuple):
 
 
 @section("algorithm")
-class Dash:
+class Dash(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
     Attributes:
@@ -71,9 +60,6 @@ class Dash:
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
-    heads = NO_HEADS
-    evaluated = "teacher"
-    draw = no_draws
 
     def __post_init__(self) -> None:
         """Refuse a clock that measures nothing or does not move, and values without a meaning."""
@@ -92,55 +78,37 @@ class Dash:
 
     def init(self, key: Array, spec: Spec) -> Memory:
         """Nothing measured."""
-        del key, spec
         return Memory(jnp.zeros((), float), jnp.zeros((), jnp.int32), jnp.zeros((), float))
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda_u mean 1[l < max(rho, rho_min)] H(q, p(s(u))).
 
         With p = p(w(u)) and its logits z, l = -log max p. The target q is softmax(z / T) as long as
         rho > rho_min and during the warm-up, afterwards the argmax.
         """
-        del draws
-        (x,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
-        (on_x, on_weak, on_strong), stats = network(
-            state.student(params), (x, Target(weak), strong)
-        )
-
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
-        weak_logits = jax.lax.stop_gradient(on_weak.logits)  # [b C]
-        warming = state.step < self.warmup_steps
-        rho = self.threshold(state.step, state.memory, spec)
-        soft = jax.nn.softmax(weak_logits / self.temperature)
-        hard = jax.nn.one_hot(weak_logits.argmax(-1), spec.classes, dtype=soft.dtype)
-        target = jnp.where(warming | (rho > self.rho_min), soft, hard)
+        on, spec = weak_strong(given), given.spec
+        warming = given.step < self.warmup_steps
+        rho = self.threshold(given.step, given.memory, spec)
+        soft = jax.nn.softmax(on.weak / self.temperature)
+        hard = jax.nn.one_hot(on.weak.argmax(-1), spec.classes, dtype=soft.dtype)
+        target = jnp.where(warming | (rho > self.rho_min), soft, hard)  # [b C]
         held = jnp.maximum(rho, self.rho_min)
-        selected = warming | below(weak_logits, held)
-        errors = cross_entropy(on_strong.logits, target)
+        selected = warming | below(on.weak, held)  # [b]
+        errors = cross_entropy(on.strong, target)
         total = jnp.where(selected, errors, 0.0).sum()
         unsupervised = total / len(errors)
         if self.dash_norm == "selected":
             unsupervised = SELECTED_FACTOR * total / jnp.maximum(1, selected.sum())
-        loss = supervised + self.unlabeled_weight * unsupervised
+        loss = on.supervised + self.unlabeled_weight * unsupervised
         return loss, Update(
-            stats,
+            on.stats,
             {
-                "loss/supervised": supervised,
+                "loss/supervised": on.supervised,
                 "loss/unsupervised": unsupervised,
                 "pseudo/rho": Ratio(jnp.where(warming, 0.0, held), ~warming),
-                **pseudo_label_metrics(
-                    weak_logits, selected, batch.unlabeled.label, on_strong.logits
-                ),
+                **pseudo_label_metrics(on.weak, selected, given.unlabeled.label, on.strong),
             },
-            self.remember(state, errors, rho, spec),
+            self.remember(given.state, errors, rho, spec),
         )
 
     def threshold(self, step: Array, memory: Memory, spec: Spec) -> Array:

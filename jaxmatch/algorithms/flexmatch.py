@@ -15,17 +15,7 @@ from jaxmatch.functional.memory import last_of_each
 from jaxmatch.functional.per_example import PerExample, make_rows, read, write
 from jaxmatch.functional.thresholds import flexible_thresholds, learning_effect
 from jaxmatch.settings import NonNegative, Positive, Share, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Spec, Update
 
 # No example has this index, whatever the padding of the rows.
 NOWHERE = jnp.iinfo(jnp.int32).max
@@ -39,7 +29,7 @@ class Memory(NamedTuple):
 
 
 @section("algorithm")
-class FlexMatch:
+class FlexMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
     Attributes:
@@ -60,38 +50,25 @@ class FlexMatch:
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
-    heads = NO_HEADS
-    evaluated = "teacher"
-    draw = no_draws
 
     def init(self, key: Array, spec: Spec) -> Memory:
         """No example has been predicted confidently, so all thresholds are 0."""
-        del key
         return Memory(
             make_rows(spec.unlabeled, label=jnp.int32(-1)), jnp.zeros(spec.classes, jnp.int32)
         )
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda mean 1[max q >= tau_c] H(c, p(s(u))), c = argmax q.
 
         With q = p(w(u)) and tau_c = tau beta_c / (2 - beta_c) from the examples that each class
         had won before this step.
         """
-        del draws
-        memory = state.memory
-        on = weak_strong(network, params, state, batch)
+        memory = given.memory
+        on = weak_strong(given)
         probabilities = jax.nn.softmax(on.weak)
         confidence, label = probabilities.max(-1), probabilities.argmax(-1)
 
-        unselected = spec.unlabeled - memory.counts.sum() if self.threshold_warmup else 0
+        unselected = given.spec.unlabeled - memory.counts.sum() if self.threshold_warmup else 0
         effect = learning_effect(memory.counts, unselected)
         thresholds = flexible_thresholds(self.threshold, effect)
         confident = confidence >= thresholds[label]
@@ -104,9 +81,9 @@ class FlexMatch:
                 "loss/supervised": on.supervised,
                 "loss/unsupervised": unsupervised,
                 "pseudo/threshold": thresholds.mean(),
-                **pseudo_label_metrics(on.weak, confident, batch.unlabeled.label, on.strong),
+                **pseudo_label_metrics(on.weak, confident, given.unlabeled.label, on.strong),
             },
-            remember(memory, batch.unlabeled.index, label, confidence >= self.threshold),
+            remember(memory, given.unlabeled.index, label, confidence >= self.threshold),
         )
 
 

@@ -18,21 +18,11 @@ from jaxmatch.functional.thresholds import (
     update_self_adaptive,
 )
 from jaxmatch.settings import Momentum, NonNegative, Positive, Share, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Spec, Update
 
 
 @section("algorithm")
-class FreeMatch:
+class FreeMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised + fairness_weight * fairness.
 
     Attributes:
@@ -53,9 +43,6 @@ class FreeMatch:
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
-    heads = NO_HEADS
-    evaluated = "teacher"
-    draw = no_draws
 
     def __post_init__(self) -> None:
         """Refuse bounds that are none."""
@@ -67,27 +54,17 @@ class FreeMatch:
 
     def init(self, key: Array, spec: Spec) -> SelfAdaptive:
         """Averages of a model that knows nothing, so a threshold of 1 / C for each class."""
-        del key
         return make_self_adaptive(spec.classes)
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + w_u mean 1[max q >= tau_c] H(c, p(s(u))) + w_f L_f, c = argmax q.
 
         With q = p(w(u)), tau_c = t p~_c / max p~ of averages that this batch has entered, and L_f
         the fairness term of the same examples.
         """
-        del draws, spec
-        on = weak_strong(network, params, state, batch)
+        on = weak_strong(given)
         probabilities = jax.nn.softmax(on.weak)
-        averages = update_self_adaptive(state.memory, probabilities, self.momentum)
+        averages = update_self_adaptive(given.memory, probabilities, self.momentum)
 
         thresholds = jnp.clip(self_adaptive_thresholds(averages), *self.clip)
         confident = probabilities.max(-1) >= thresholds[probabilities.argmax(-1)]
@@ -104,7 +81,7 @@ class FreeMatch:
                 "loss/unsupervised": unsupervised,
                 "loss/fairness": fairness,
                 "pseudo/threshold": thresholds.mean(),
-                **pseudo_label_metrics(on.weak, confident, batch.unlabeled.label, on.strong),
+                **pseudo_label_metrics(on.weak, confident, given.unlabeled.label, on.strong),
             },
             averages,
         )

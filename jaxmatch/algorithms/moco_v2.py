@@ -19,11 +19,11 @@ from jaxmatch.functional.memory import Queue, filled, make_queue, push
 from jaxmatch.functional.similarity import NEVER, inner_products, normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update
+from jaxmatch.types import Algorithm, Array, Batch, Inputs, PyTree, Spec, Update
 
 
 @section("algorithm")
-class MoCoV2:
+class MoCoV2(Algorithm):
     """The loss is InfoNCE from the student's queries to the teacher's keys; no label is read.
 
     The authors move the teacher before it makes the keys, by the weights that the step before
@@ -58,7 +58,6 @@ class MoCoV2:
 
     def init(self, key: Array, spec: Spec) -> Queue:
         """An empty queue; the authors' starts with random unit vectors instead."""
-        del key
         if spec.unlabeled_batch > self.queue:
             raise InputError(
                 f"a batch of {spec.unlabeled_batch} keys does not fit into algorithm.queue="
@@ -70,31 +69,14 @@ class MoCoV2:
         """With ``shuffle``, which image is at each place of the teacher's batch: int32 [b]."""
         if not self.shuffle:
             return ()
-        return jax.random.permutation(key, len(batch.unlabeled.views[1]))
+        return jax.random.permutation(key, len(batch.views[1]))
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """See :meth:`contrast`."""
-        loss, _, update = self.contrast(network, params, state, state.memory, batch, draws, spec)
+        loss, _, update = self.contrast(given, given.memory, given.draws)
         return loss, update
 
-    def contrast(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        queue: Queue,
-        batch: Batch,
-        places: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Array, Update]:
+    def contrast(self, given: Inputs, queue: Queue, places: PyTree) -> tuple[Array, Array, Update]:
         """mean -log exp(q . k / tau) / (exp(q . k / tau) + sum_n exp(q . k_n / tau)).
 
         q is the student's embedding of one view, k the teacher's of the other (MoCo eq. 1), and
@@ -104,12 +86,12 @@ class MoCoV2:
         Returns:
             The loss, q [b d] unit rows, and what the step updates, with the new queue as memory.
         """
-        first, second = batch.unlabeled.views
-        on_first, stats = network(state.student(params), first)
+        first, second = given.unlabeled.views
+        on_first, stats = given.student(first)
         if self.shuffle:
             # The gather alone would leave every device the whole batch to run the teacher on.
             second = split_alike(second, second[places])[1]
-        on_second, teacher_stats = network(state.teacher, second, train=spec.teacher_trains)
+        on_second, teacher_stats = given.teacher(second)
         query = normalize(on_first.heads["projection"])  # [b d]
         key = jax.lax.stop_gradient(normalize(on_second.heads["projection"]))  # [b d]
         if self.shuffle:
@@ -124,7 +106,7 @@ class MoCoV2:
                 **feature_spread(query),
             },
             push(queue, {"embedding": key}),
-            teacher_stats if spec.teacher_trains else None,
+            teacher_stats,
         )
         return loss, query, update
 

@@ -5,7 +5,6 @@ https://arxiv.org/abs/2005.04966. Here with MoCo v2's head and views, as the aut
 version.
 """
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, NamedTuple
 
@@ -20,7 +19,7 @@ from jaxmatch.functional.memory import Queue
 from jaxmatch.functional.similarity import NEVER, inner_products, normalize
 from jaxmatch.random import stream
 from jaxmatch.settings import LARGEST, Count, Range, Whole, section
-from jaxmatch.types import Array, Batch, Network, PyTree, Ratio, Spec, TrainState, Update
+from jaxmatch.types import Array, Batch, Embed, Inputs, PyTree, Ratio, Spec, TrainState, Update
 
 # Of k-means, as the authors'.
 ITERATIONS, RESTARTS = 20, 5
@@ -85,7 +84,7 @@ class PCL(MoCoV2):
         )
         return Memory(super().init(key, spec), none, jnp.zeros((), bool))
 
-    def refresh(self, state: TrainState, embed: Callable[[PyTree], Mapping[str, Array]]) -> Memory:
+    def refresh(self, state: TrainState, embed: Embed) -> Memory:
         """The memory with new clusters of all images; ``embed`` see :class:`Algorithm`."""
         points = normalize(jnp.asarray(embed(state.teacher)["projection"]))  # [n d]
         key = stream(jax.random.fold_in(state.key, state.step), "clusters")
@@ -103,25 +102,15 @@ class PCL(MoCoV2):
         )
         return super().draw(stream(key, "shuffle"), batch), ranks
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """InfoNCE(q, k) + 1/M sum_m ProtoNCE_m(q) (PCL eq. 11), the latter once there are clusters.
 
         q is the student's embedding of one view, k the teacher's of the other.
         """
-        memory, (places, ranks) = state.memory, draws
-        contrastive, query, update = self.contrast(
-            network, params, state, memory.queue, batch, places, spec
-        )
+        memory, (places, ranks) = given.memory, given.draws
+        contrastive, query, update = self.contrast(given, memory.queue, places)
         terms = [
-            proto_nce(query, clustering, batch.unlabeled.index, rank, self.negatives)
+            proto_nce(query, clustering, given.unlabeled.index, rank, self.negatives)
             for clustering, rank in zip(memory.clusterings, ranks, strict=True)
         ]
         costs, hits = (jnp.stack(term) for term in zip(*terms, strict=True))  # [M b]

@@ -21,7 +21,7 @@ from jaxmatch.models.heads import Linear
 from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.random import stream
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, section
-from jaxmatch.types import NO_HEADS, Array, Batch, Network, PyTree, Spec, TrainState, Update
+from jaxmatch.types import Algorithm, Array, Batch, Inputs, PyTree, Spec, Update
 
 # Added to both averages of the alignment, as in the authors' code.
 EPSILON = 1e-6
@@ -51,7 +51,7 @@ class Forward(NamedTuple):
 
 
 @section("algorithm")
-class ReMixMatch:
+class ReMixMatch(Algorithm):
     """The loss is supervised + ramp * unlabeled + rotation_weight * rotation.
 
     unlabeled = unlabeled_weight * unsupervised + unmixed_weight * unmixed.
@@ -80,8 +80,6 @@ class ReMixMatch:
     ramp: Share = 1 / 64
     batch_norm: str = "joint"
 
-    evaluated = "teacher"
-
     def __post_init__(self) -> None:
         """Refuse settings that no mixing has."""
         check_mixing(self.batch_norm)
@@ -99,54 +97,46 @@ class ReMixMatch:
     @property
     def heads(self) -> Mapping[str, Any]:
         """The head that tells quarter turns."""
-        return {"rotation": Linear(features=QUARTER_TURNS)} if self.rotation_weight else NO_HEADS
+        return {"rotation": Linear(features=QUARTER_TURNS)} if self.rotation_weight else {}
 
     def init(self, key: Array, spec: Spec) -> Memory:
         """No guesses yet, and the frequencies of the labels, uniform where none are known."""
-        del key
         labels = spec.labels or range(spec.classes)
         frequencies = np.bincount(labels, minlength=spec.classes) / len(labels)
         return Memory(make_marginal(spec.classes), jnp.asarray(frequencies, float))
 
     def draw(self, key: Array, batch: Batch) -> Draws:
         """Weights, partners, and uniform quarter turns."""
-        views = (*batch.labeled.views, *batch.unlabeled.views)
-        mixing = draw_mixing(stream(key, "mixing"), [len(view) for view in views], self.alpha)
-        shape = (len(batch.unlabeled.views[0]),)
+        sizes = [len(view) for view in batch.views]
+        mixing = draw_mixing(stream(key, "mixing"), sizes, self.alpha)
+        shape = (sizes[1],)
         turns = jax.random.randint(stream(key, "rotation"), shape, 0, QUARTER_TURNS, jnp.int32)
         return Draws(mixing, turns)
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: Draws,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """The paper's algorithm 1, with one target q for the weak and strong views of an image.
 
         mean H(y', p(x')) + ramp (lambda_U mean H(q', p(u')) + lambda_U1 mean H(q, p(s_1)))
         + lambda_r mean H(r, p_rotation(turned by r s_1)). x', y', u', q' are mixed and u' runs over
         the weak and all strong views; q is p(w(u)), aligned by averages of this step too.
         """
-        variables = state.student(params)
-        log_guess = self.guess(network, variables, batch)
-        predicted = update_marginal(state.memory.predicted, jnp.exp(log_guess), self.momentum)
-        prior = state.memory.labeled
+        log_guess = self.guess(given)
+        predicted = update_marginal(given.memory.predicted, jnp.exp(log_guess), self.momentum)
+        prior = given.memory.labeled
         log_aligned = align(log_guess, predicted.average + EPSILON, prior + EPSILON)
         target = jnp.exp(sharpen(log_aligned, self.temperature))  # [b C]
 
-        label = jax.nn.one_hot(batch.labeled.label, spec.classes, dtype=target.dtype)
-        mixed_label, *mixed_targets = mix([label, *[target] * len(self.unlabeled)], draws.mixing)
-        on = self.forward(network, variables, batch, draws)
+        label = jax.nn.one_hot(given.labeled.label, given.spec.classes, dtype=target.dtype)
+        mixed_label, *mixed_targets = mix(
+            [label, *[target] * len(self.unlabeled)], given.draws.mixing
+        )
+        on = self.forward(given)
         on_x, *on_u = on.mixed
         supervised = cross_entropy(on_x, mixed_label).mean()
         errors = [cross_entropy(*pair) for pair in zip(on_u, mixed_targets, strict=True)]
         unsupervised = jnp.mean(jnp.stack(errors))
         unmixed = cross_entropy(on.strong, target).mean()
-        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        ramp = linear_ramp(given.step, given.spec.steps, self.ramp)
         unlabeled = self.unlabeled_weight * unsupervised + self.unmixed_weight * unmixed
         loss = supervised + ramp * unlabeled
         metrics = {
@@ -154,26 +144,26 @@ class ReMixMatch:
             "loss/unsupervised": unsupervised,
             "loss/unmixed": unmixed,
             "optim/ramp": ramp,
-            **unlabeled_accuracy(log_guess, batch.unlabeled.label, on.strong),
+            **unlabeled_accuracy(log_guess, given.unlabeled.label, on.strong),
         }
         if on.rotation is not None:
-            rotation = cross_entropy(on.rotation, draws.turns).mean()
+            rotation = cross_entropy(on.rotation, given.draws.turns).mean()
             metrics["loss/rotation"] = rotation
             loss += self.rotation_weight * rotation
         return loss, Update(on.stats, metrics, Memory(predicted, prior))
 
-    def guess(self, network: Network, variables: PyTree, batch: Batch) -> Array:
+    def guess(self, given: Inputs) -> Array:
         """log p(w(u)) [b C], in a pass of its own without gradient that updates no statistics."""
-        (on_weak,), _ = network(jax.lax.stop_gradient(variables), batch.unlabeled.views[:1])
+        (on_weak,) = given.constant_student(given.unlabeled.views[:1])
         return jax.nn.log_softmax(on_weak.logits)
 
-    def forward(self, network: Network, variables: PyTree, batch: Batch, draws: Draws) -> Forward:
+    def forward(self, given: Inputs) -> Forward:
         """All passes with gradient; those of unmixed images update no running statistics."""
-        views = (*batch.labeled.views, *batch.unlabeled.views)
-        mixed, stats = mixed_logits(network, variables, mix(views, draws.mixing), self.batch_norm)
-        first = batch.unlabeled.views[1]
-        (on_first,), _ = network(variables, (first,))
+        mixed = mix(given.batch.views, given.draws.mixing)
+        on_mixed, stats = mixed_logits(given, mixed, self.batch_norm)
+        first = given.unlabeled.views[1]
+        (on_first,), _ = given.student((first,))
         if not self.rotation_weight:
-            return Forward(mixed, on_first.logits, None, stats)
-        (on_turned,), _ = network(variables, (rotate(first, draws.turns),))
-        return Forward(mixed, on_first.logits, on_turned.heads["rotation"], stats)
+            return Forward(on_mixed, on_first.logits, None, stats)
+        (on_turned,), _ = given.student((rotate(first, given.draws.turns),))
+        return Forward(on_mixed, on_first.logits, on_turned.heads["rotation"], stats)

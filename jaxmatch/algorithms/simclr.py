@@ -15,21 +15,11 @@ from jaxmatch.functional.losses import nt_xent
 from jaxmatch.functional.similarity import NEVER, inner_products, normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import (
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
 @section("algorithm")
-class SimCLR:
+class SimCLR(Algorithm):
     """The loss is the mean NT-Xent of both directions over the global batch; no label is read.
 
     Attributes:
@@ -45,37 +35,24 @@ class SimCLR:
     labeled = ()
     unlabeled = ("contrast", "contrast")
     evaluated = "student"
-    init = no_memory
-    draw = no_draws
 
     @property
     def heads(self) -> Mapping[str, Any]:
         """g, from pooled features to what is compared; dropped after training."""
         return {"projection": Projection(features=self.projection, norm=self.norm)}
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """See :func:`contrastive_loss`."""
-        del draws, spec
-        return contrastive_loss(network, params, state, batch, self.temperature)
+        return contrastive_loss(given, self.temperature)
 
 
-def contrastive_loss(
-    network: Network, params: PyTree, state: TrainState, batch: Batch, temperature: float
-) -> tuple[Array, Update]:
+def contrastive_loss(given: Inputs, temperature: float) -> tuple[Array, Update]:
     """mean -log exp(z_i . z_i' / tau) / sum_{k != i} exp(z_i . z_k / tau), z = g(f) / |g(f)|.
 
     k runs over both views of all images, and the mean over both views as anchors i (eq. 1). g is
     the head "projection", tau the temperature.
     """
-    outputs, stats = network(state.student(params), batch.unlabeled.views)
+    outputs, stats = given.student(given.unlabeled.views)
     first, second = (normalize(output.heads["projection"]) for output in outputs)  # [b d]
     loss = nt_xent(first, second, temperature).mean()
     return loss, Update(

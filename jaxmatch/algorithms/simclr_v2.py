@@ -10,21 +10,11 @@ from typing import Any
 from jaxmatch.algorithms.simclr import contrastive_loss
 from jaxmatch.models.heads import DeepProjection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import (
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
 @section("algorithm")
-class SimCLRv2:
+class SimCLRv2(Algorithm):
     """The loss is SimCLR's, over the global batch; no label is read.
 
     The paper's memory of a teacher's embeddings, worth about a point there, is in none of the
@@ -41,23 +31,12 @@ class SimCLRv2:
     labeled = ()
     unlabeled = ("contrast", "contrast")
     evaluated = "student"
-    init = no_memory
-    draw = no_draws
 
     @property
     def heads(self) -> Mapping[str, Any]:
         """g, three layers with a BatchNorm each; fine-tuning may keep the first."""
         return {"projection": DeepProjection(layers=3, features=self.projection, last_norm=True)}
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """See :func:`jaxmatch.algorithms.simclr.contrastive_loss`."""
-        del draws, spec
-        return contrastive_loss(network, params, state, batch, self.temperature)
+        return contrastive_loss(given, self.temperature)

@@ -18,17 +18,7 @@ from jaxmatch.functional.propagation import propagate
 from jaxmatch.functional.similarity import log_similarity, normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, section
-from jaxmatch.types import (
-    Array,
-    Batch,
-    Network,
-    Outputs,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Outputs, PyTree, Spec, Update
 
 
 class Memory(NamedTuple):
@@ -40,7 +30,7 @@ class Memory(NamedTuple):
 
 
 @section("algorithm")
-class SimMatchV2:
+class SimMatchV2(Algorithm):
     """The loss is supervised + unlabeled_weight * node-node + edge_edge + node_edge, weighted.
 
     The defaults are the authors' for ImageNet with 1% labels, the only data set of their release
@@ -75,7 +65,6 @@ class SimMatchV2:
 
     labeled = ("weak",)
     evaluated = "student"
-    draw = no_draws
 
     @property
     def unlabeled(self) -> tuple[str, ...]:
@@ -89,7 +78,6 @@ class SimMatchV2:
 
     def init(self, key: Array, spec: Spec) -> Memory:
         """An empty bank, an empty queue and a uniform average."""
-        del key
         size = self.queue_batches * spec.unlabeled_batch
         return Memory(
             memory.make_bank(spec.labels, self.projection),
@@ -97,27 +85,16 @@ class SimMatchV2:
             jnp.full(spec.classes, 1 / spec.classes, float),
         )
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """H(y, p_x) + l_nn 1[max p_w >= tau] H(p', p_s) + l_ee H(r_w, r_s) + l_ne H(p_w, r_s Y).
 
         All are means. The teacher gives the aligned p_w, p' propagated from it over the labeled
         bank, and r_w; r are similarities to the queue, Y its probabilities. Bank and queue are as
         they were before this step; while the queue is empty the last two terms are 0.
         """
-        del draws
-        bank, queue, average = state.memory
-        (x,), (weak, *strong) = batch.labeled.views, batch.unlabeled.views
-        (teacher_on_x, on_weak), teacher_stats = jax.lax.stop_gradient(
-            network(state.teacher, (x, weak), train=spec.teacher_trains)
-        )
+        bank, queue, average = given.memory
+        (x,), (weak, *strong) = given.labeled.views, given.unlabeled.views
+        (teacher_on_x, on_weak), teacher_stats = given.teacher((x, weak))
         log_aligned, average = align_by_average(
             average, jax.nn.log_softmax(on_weak.logits), self.alignment_momentum
         )
@@ -133,8 +110,8 @@ class SimMatchV2:
         )
         edges = jnp.exp(self._log_edges(queue, on_weak))  # [b n]
 
-        on_x, on_strong, stats = _student(network, state.student(params), x, strong)
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        on_x, on_strong, stats = _student(given, x, strong)
+        supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
         node_node, edge_edge, node_edge = jnp.zeros(()), jnp.zeros(()), jnp.zeros(())
         for on in on_strong:
             errors = cross_entropy(on.logits, target)
@@ -154,7 +131,7 @@ class SimMatchV2:
             + self.edge_edge_weight * edge_edge
             + self.node_edge_weight * node_edge
         )
-        index = batch.labeled.index
+        index = given.labeled.index
         rows = {"embeddings": _embed(on_weak), "probabilities": prediction}
         return loss, Update(
             stats,
@@ -164,7 +141,7 @@ class SimMatchV2:
                 "loss/edge_edge": edge_edge,
                 "loss/node_edge": node_edge,
                 **pseudo_label_metrics(
-                    target, confident, batch.unlabeled.label, on_strong[0].logits
+                    target, confident, given.unlabeled.label, on_strong[0].logits
                 ),
             },
             Memory(
@@ -172,7 +149,7 @@ class SimMatchV2:
                 memory.push(queue, rows),
                 average,
             ),
-            teacher_stats if spec.teacher_trains else None,
+            teacher_stats,
         )
 
     def _log_edges(self, queue: memory.Queue, outputs: Outputs) -> Array:
@@ -186,13 +163,13 @@ def _embed(outputs: Outputs) -> Array:
 
 
 def _student(
-    network: Network, variables: PyTree, x: Array, strong: Sequence[Array]
+    given: Inputs, x: Array, strong: Sequence[Array]
 ) -> tuple[Outputs, list[Outputs], PyTree]:
     """Outputs for the labeled and the first strong views together, then for each other alone."""
     first, *others = strong
-    (on_x, on_first), stats = network(variables, (x, first))
+    (on_x, on_first), stats = given.student((x, first))
     on_strong = [on_first]
     for view in others:
-        on_view, stats = network({**variables, "batch_stats": stats}, view)
+        on_view, stats = given.student(view, stats)
         on_strong.append(on_view)
     return on_x, on_strong, stats

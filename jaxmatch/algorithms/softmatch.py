@@ -20,17 +20,7 @@ from jaxmatch.functional.thresholds import (
     update_gaussian,
 )
 from jaxmatch.settings import Momentum, NonNegative, Positive, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Spec, Update
 
 PRIORS = ("uniform", "labeled")
 
@@ -44,7 +34,7 @@ class Memory(NamedTuple):
 
 
 @section("algorithm")
-class SoftMatch:
+class SoftMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
     Attributes:
@@ -67,9 +57,6 @@ class SoftMatch:
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
-    heads = NO_HEADS
-    evaluated = "teacher"
-    draw = no_draws
 
     def __post_init__(self) -> None:
         """Refuse an unknown prior."""
@@ -80,7 +67,6 @@ class SoftMatch:
 
     def init(self, key: Array, spec: Spec) -> Memory:
         """The average confidence of a guess, a wide Gaussian, and no predictions yet."""
-        del key
         uniform = jnp.full(spec.classes, 1 / spec.classes, float)
         return Memory(
             make_gaussian(spec.classes),
@@ -88,27 +74,19 @@ class SoftMatch:
             make_marginal(spec.classes, uniform),
         )
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda_u mean weight(max q') H(c, p(s(u))), c = argmax q.
 
         With q = p(w(u)) and q' its alignment: only the weight is of aligned predictions. All
         averages are of this step too.
         """
-        del draws, spec
-        gaussian, marginal, prior = state.memory
-        on = weak_strong(network, params, state, batch)
+        gaussian, marginal, prior = given.memory
+        on = weak_strong(given)
         log_weak = jax.nn.log_softmax(on.weak)
         marginal = update_marginal(marginal, jnp.exp(log_weak), self.momentum)
         if self.prior == "labeled":
-            prior = update_marginal(prior, jax.nn.softmax(on.labeled), self.momentum)
+            on_labeled = jax.nn.softmax(jax.lax.stop_gradient(on.labeled))
+            prior = update_marginal(prior, on_labeled, self.momentum)
         log_aligned = align(log_weak, marginal.average, prior.average)
 
         confidence = jnp.exp(log_aligned).max(-1)
@@ -123,7 +101,7 @@ class SoftMatch:
                 "loss/supervised": on.supervised,
                 "loss/unsupervised": unsupervised,
                 "pseudo/threshold": gaussian.mean,
-                **pseudo_label_metrics(on.weak, weight, batch.unlabeled.label, on.strong),
+                **pseudo_label_metrics(on.weak, weight, given.unlabeled.label, on.strong),
             },
             Memory(gaussian, marginal, prior),
         )

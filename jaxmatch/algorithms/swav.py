@@ -18,13 +18,13 @@ from jaxmatch.functional.similarity import inner_products, normalize
 from jaxmatch.functional.sinkhorn import sinkhorn
 from jaxmatch.models.heads import PrototypeProjection
 from jaxmatch.settings import LARGEST, Count, Positive, Range, Share, Whole, section
-from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update, no_draws
+from jaxmatch.types import Algorithm, Array, Inputs, PyTree, Spec, Update
 
 LARGE = ("first", "second")  # the queue's names of the views that are assigned to prototypes
 
 
 @section("algorithm")
-class SwAV:
+class SwAV(Algorithm):
     """The loss is the cross-entropy of swapped predictions among two large and some small views.
 
     No label is read. The two sizes of views pass the network apart, each a BatchNorm batch of its
@@ -58,7 +58,6 @@ class SwAV:
 
     labeled = ()
     evaluated = "student"
-    draw = no_draws
 
     @property
     def unlabeled(self) -> tuple[str, ...]:
@@ -72,7 +71,6 @@ class SwAV:
 
     def init(self, key: Array, spec: Spec) -> PyTree:
         """An empty queue of embeddings for each large view, if any is asked for."""
-        del key
         batch = spec.unlabeled_batch
         if batch + self.queue < self.prototypes:
             raise InputError(
@@ -95,34 +93,25 @@ class SwAV:
         unit = jax.tree.map(normalize, head["prototypes"])
         return {**params, "projection": {**head, "prototypes": unit}}
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(q_s, softmax(C z_t / tau)) over large views s and other views t (eqs. 1, 2, 6).
 
         z_t are the embeddings of view t, and q_s the assignment of view s by its scores C z_s.
         """
-        del draws
-        images = batch.unlabeled.views
-        outputs, stats = network(state.student(params), images[:2])
+        images = given.unlabeled.views
+        outputs, stats = given.student(images[:2])
         if self.small_crops:
-            small, stats = network({"params": params, "batch_stats": stats}, images[2:])
+            small, stats = given.student(images[2:], stats)
             outputs += small
         embeddings = [output.heads["projection"] for output in outputs]  # [b d] each
 
-        prototypes = params["projection"]["prototypes"]["kernel"]  # [k d]
-        frozen = state.step < self.freeze * spec.steps
+        prototypes = given.params["projection"]["prototypes"]["kernel"]  # [k d]
+        frozen = given.step < self.freeze * given.spec.steps
         prototypes = jnp.where(frozen, jax.lax.stop_gradient(prototypes), prototypes)
         scores = [inner_products(each, prototypes) for each in embeddings]  # [b k]
 
         codes = [
-            self.assign(name, score, prototypes, state, spec)
+            self.assign(name, score, prototypes, given)
             for name, score in zip(LARGE, scores[:2], strict=True)
         ]
         loss = swapped_prediction(scores, codes, self.temperature).mean()
@@ -130,12 +119,10 @@ class SwAV:
         return loss, Update(
             stats,
             {"loss/swapped": loss, **feature_spread(embeddings[0])},
-            push(state.memory, new) if self.queue else (),
+            push(given.memory, new) if self.queue else (),
         )
 
-    def assign(
-        self, view: str, scores: Array, prototypes: Array, state: TrainState, spec: Spec
-    ) -> Array:
+    def assign(self, view: str, scores: Array, prototypes: Array, given: Inputs) -> Array:
         """The assignments [b k] of a large view by its scores [b k]; no gradient (section 3.1).
 
         With a queue that is full and due they are shared with its embeddings of the same view,
@@ -143,9 +130,9 @@ class SwAV:
         """
         if not self.queue:
             return sinkhorn(scores, self.epsilon, self.iterations)
-        past = inner_products(state.memory.rows[view], prototypes)  # [n k]
-        due = state.step >= self.queue_start * spec.steps
-        used = due & (state.memory.filled == self.queue)
+        past = inner_products(given.memory.rows[view], prototypes)  # [n k]
+        due = given.step >= self.queue_start * given.spec.steps
+        used = due & (given.memory.filled == self.queue)
         return sinkhorn(scores, self.epsilon, self.iterations, queue=past, valid=used)
 
 

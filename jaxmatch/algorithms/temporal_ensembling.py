@@ -12,21 +12,11 @@ from jaxmatch.functional.diagnostics import unlabeled_accuracy
 from jaxmatch.functional.losses import cross_entropy, squared_difference
 from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import Momentum, NonNegative, Share, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, PyTree, Spec, Update
 
 
 @section("algorithm")
-class TemporalEnsembling:
+class TemporalEnsembling(Algorithm):
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
     The paper counts epochs of one pool of labeled and unlabeled images; here labeled images have a
@@ -44,26 +34,14 @@ class TemporalEnsembling:
 
     labeled = ("weak",)
     unlabeled = ("weak",)
-    heads = NO_HEADS
-    evaluated = "teacher"
-    draw = no_draws
 
     def init(self, key: Array, spec: Spec) -> PyTree:
         """Z [N C] and the visits [N] of every unlabeled image, zeros."""
-        del key
         return per_example.make_rows(
             spec.unlabeled, average=jnp.zeros(spec.classes, float), visits=jnp.zeros((), jnp.int32)
         )
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + weight ramp mean 1[n > 0] (p(w(u)) - Z / (1 - alpha^n))^2.
 
         n is the number of the image's visits before this one; afterwards Z becomes
@@ -71,13 +49,12 @@ class TemporalEnsembling:
         (algorithm 2). The last mean runs over all images of the batch and over classes. Each part
         is normalised by its own batch statistics; only the labeled pass updates the running ones.
         """
-        del draws
-        (x,), (u,) = batch.labeled.views, batch.unlabeled.views
-        (on_x,), stats = network(state.student(params), (x,))
-        (on_u,), _ = network(state.student(params), (u,))
+        (x,), (u,) = given.labeled.views, given.unlabeled.views
+        (on_x,), stats = given.student((x,))
+        (on_u,), _ = given.student((u,))
 
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
-        remembered = per_example.read(state.memory, batch.unlabeled.index)
+        supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
+        remembered = per_example.read(given.memory, given.unlabeled.index)
         average, visits = remembered["average"], remembered["visits"]  # [b C], [b]
         seen = visits > 0
         gathered = jnp.where(seen, 1 - self.momentum**visits, 1.0)  # [b] sum of Z's weights
@@ -90,7 +67,7 @@ class TemporalEnsembling:
             "average": self.momentum * average + (1 - self.momentum) * prediction,
             "visits": visits + 1,
         }
-        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        ramp = linear_ramp(given.step, given.spec.steps, self.ramp)
         loss = supervised + self.unlabeled_weight * ramp * unsupervised
         return loss, Update(
             stats,
@@ -98,7 +75,7 @@ class TemporalEnsembling:
                 "loss/supervised": supervised,
                 "loss/unsupervised": unsupervised,
                 "optim/ramp": ramp,
-                **unlabeled_accuracy(prediction, batch.unlabeled.label),
+                **unlabeled_accuracy(prediction, given.unlabeled.label),
             },
-            per_example.write(state.memory, batch.unlabeled.index, visited),
+            per_example.write(given.memory, given.unlabeled.index, visited),
         )

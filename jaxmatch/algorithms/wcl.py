@@ -14,21 +14,11 @@ from jaxmatch.functional.losses import nt_xent, supervised_contrastive
 from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.heads import DeepProjection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import (
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
 @section("algorithm")
-class WCL:
+class WCL(Algorithm):
     """The loss is SimCLR's of one head and a supervised contrastive one of another.
 
     Both are over the global batch, and gradients reach all embeddings; the authors take those of
@@ -48,8 +38,6 @@ class WCL:
     labeled = ()
     unlabeled = ("contrast", "contrast")
     evaluated = "student"
-    init = no_memory
-    draw = no_draws
 
     @property
     def heads(self) -> Mapping[str, Any]:
@@ -57,22 +45,13 @@ class WCL:
         head = DeepProjection(layers=3, features=self.projection, hidden=self.hidden, bias=True)
         return {"projection": head, "graph": head}
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """NT-Xent of g + (SupCon(h_1, labels of h_2) + SupCon(h_2, labels of h_1)) / 2.
 
         The labels of a view are the connected components of the graph in which each image has an
         edge to its nearest neighbor within the view (section 3.2).
         """
-        del draws, spec
-        outputs, stats = network(state.student(params), batch.unlabeled.views)
+        outputs, stats = given.student(given.unlabeled.views)
         first, second = (normalize(output.heads["projection"]) for output in outputs)  # [b d]
         left, right = (normalize(output.heads["graph"]) for output in outputs)  # [b d]
         on_left, on_right = (connected_components(nearest_neighbor(h)) for h in (left, right))

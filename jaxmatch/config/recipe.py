@@ -170,7 +170,7 @@ def make(
         raise InputError(f"unknown algorithm {name!r}; {suggest(name, ALGORITHMS)}")
     fields = _fields(ALGORITHMS[name])
     config = ConfigDict({**defaults(), "algorithm": {"name": name, **fields}})
-    config.frozen = dict.fromkeys(getattr(ALGORITHMS[name], "frozen", ()), "")
+    config.frozen = dict.fromkeys(ALGORITHMS[name].frozen, "")
     label_free = not ALGORITHMS[name].labeled
     if label_free and ("labels" in chosen or "split" in chosen):
         raise InputError(f"{recipe} reads no labels; leave labels and split out of its argument.")

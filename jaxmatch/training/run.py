@@ -342,8 +342,8 @@ class Run:
 
     def due_refresh(self, step: int) -> bool:
         """Whether the method looks at all images after ``step`` steps."""
-        algorithm: Any = self.program.algorithm
-        if not hasattr(algorithm, "refresh"):
+        algorithm = self.program.algorithm
+        if not algorithm.refresh_steps:
             return False
         due = step % algorithm.refresh_steps == 0 and step >= algorithm.start_step
         return due and step < self.config.steps
@@ -352,8 +352,9 @@ class Run:
         """``state`` with its memory refreshed, if that is due."""
         if not self.due_refresh(self.step):
             return state
-        algorithm: Any = self.program.algorithm
-        memory = algorithm.refresh(state, lambda net: self.embed(net, self.unlabeled_images))
+        memory = self.program.algorithm.refresh(
+            state, lambda net: self.embed(net, self.unlabeled_images)
+        )
         return state.replace(memory=put(memory, self.program.shardings.memory))
 
     def read_trunk(self) -> PyTree:
