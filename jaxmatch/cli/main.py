@@ -281,9 +281,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     ).source
     result = {"step": classifier.step, "evaluated": classifier.program.algorithm.evaluated}
     for network in ("teacher", "student"):
-        found = classifier.predict(source.test_images, network).label
-        readable = found >= 0
-        result[network] = float((found == source.test_labels)[readable].mean())
+        scores = classifier.score(source.test_images, source.test_labels, network)
+        result[network] = scores["accuracy"]
     print(json.dumps(result))
 
 

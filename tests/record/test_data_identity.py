@@ -242,7 +242,7 @@ def test_a_relative_folder_is_that_of_the_run(original, copy, capsys, monkeypatc
 
 def test_place_is_for_runs_that_exist_and_for_data_that_has_one(copy, tmp_path):
     config = configuration(f"folder:{copy / 'photos'}", **SHORT)
-    with pytest.raises(InputError, match="holds no run whose data could have moved"):
+    with pytest.raises(InputError, match="holds no run, so its data cannot have moved"):
         train(config, tmp_path / "new", str(copy / "photos"))
     assert not (tmp_path / "new").exists()
     with pytest.raises(InputError, match="mnist5k is part of a package and has no place"):
