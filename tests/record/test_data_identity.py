@@ -377,7 +377,7 @@ def test_a_list_that_names_others_by_now_is_refused(tmp_path):
     train(config, tmp_path / "run")
     interrupted(tmp_path)
     file.write_text("\n".join(names[1::4]))
-    with pytest.raises(InputError, match="names other images than the run was begun with"):
+    with pytest.raises(InputError, match="names other images than the run began with"):
         train(config, tmp_path / "run")
     file.unlink()
     train(config, tmp_path / "run")
