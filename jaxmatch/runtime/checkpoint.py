@@ -24,20 +24,8 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from jaxmatch.errors import DiskError, InputError
+from jaxmatch.runtime import checkpoint_files as files
 from jaxmatch.runtime import hosts, paths
-from jaxmatch.runtime.checkpoint_files import (
-    ARRAYS,
-    FORMAT,
-    FORMAT_FILE,
-    MANIFEST,
-    TENSORS,
-    arrays_by_name,
-    describe,
-    orbax_writes_to,
-    read_checkpoint,
-    reason,
-    sha256,
-)
 from jaxmatch.runtime.paths import in_bucket, write_whole
 from jaxmatch.types import PyTree
 
@@ -85,29 +73,29 @@ class Checkpoints:
         saving = self._directory / f"{_SAVING}{step}-{self._saves}"
         if in_bucket(self._directory):
             saving = self._directory / str(step)
-        named = arrays_by_name(state)
+        named = files.arrays_by_name(state)
         # Orbax does not save arrays without elements, such as the bank of an empty set.
         filled = {name: leaf for name, leaf in named.items() if leaf.size}
-        tensors = {name: describe(leaf) for name, leaf in named.items()}
+        tensors = {name: files.describe(leaf) for name, leaf in named.items()}
         error = None
         if hosts.leader():
             try:
                 with paths.as_os_errors(saving):
                     self._sweep()
-                    if in_bucket(saving) and (saving / MANIFEST).exists():
+                    if in_bucket(saving) and (saving / files.MANIFEST).exists():
                         self._remove(saving)
                     paths.make_folder(saving)
-                    write_whole(saving / TENSORS, json.dumps(tensors, indent=1).encode())
-                    write_whole(saving / FORMAT_FILE, json.dumps(FORMAT).encode())
+                    write_whole(saving / files.TENSORS, json.dumps(tensors, indent=1).encode())
+                    write_whole(saving / files.FORMAT_FILE, json.dumps(files.FORMAT).encode())
             except OSError as problem:
                 error = self._disk_error(step, problem)
         hosts.raise_together(error)
         try:
-            if orbax_writes_to(saving):
-                staged, arrays = None, saving / ARRAYS
+            if files.orbax_writes_to(saving):
+                staged, arrays = None, saving / files.ARRAYS
             else:
                 staged = tempfile.TemporaryDirectory(prefix="jaxmatch-")
-                arrays = Path(staged.name) / ARRAYS
+                arrays = Path(staged.name) / files.ARRAYS
             with paths.as_os_errors(saving), jax.transfer_guard("allow"):
                 response = ocp.save_async(str(arrays), filled)
         except OSError as error:
@@ -139,7 +127,7 @@ class Checkpoints:
         damaged: list[tuple[Path, str]] = []
         for candidate in present[::-1] if step is None else [step]:
             path = self._directory / str(candidate)
-            state, problem = read_checkpoint(path, abstract_state)
+            state, problem = files.read_checkpoint(path, abstract_state)
             if problem is not None:
                 damaged.append((path, problem))
                 continue
@@ -211,8 +199,8 @@ class Checkpoints:
                 if staged is not None:
                     for name in paths.files_in(Path(staged.name)):
                         write_whole(saving / name, (Path(staged.name) / name).read_bytes())
-            hashes = {name: sha256(saving / name) for name in paths.files_in(saving)}
-            write_whole(saving / MANIFEST, json.dumps(hashes, indent=1).encode())
+            hashes = {name: files.sha256(saving / name) for name in paths.files_in(saving)}
+            write_whole(saving / files.MANIFEST, json.dumps(hashes, indent=1).encode())
             if not in_bucket(saving):
                 final = self._directory / str(step)
                 if final.exists():
@@ -231,7 +219,7 @@ class Checkpoints:
     def _steps(self) -> list[int]:
         if in_bucket(self._directory):
             names = [name.split("/") for name in paths.files_in(self._directory)]
-            found = [first for first, *rest in names if rest == [MANIFEST]]
+            found = [first for first, *rest in names if rest == [files.MANIFEST]]
         elif self._directory.is_dir():
             found = [path.name for path in self._directory.iterdir()]
         else:
@@ -241,7 +229,7 @@ class Checkpoints:
     def _remove(self, path: Path) -> None:
         # A kill in between must not leave half a checkpoint, so its manifest or name goes first.
         if in_bucket(path):
-            (path / MANIFEST).unlink()
+            (path / files.MANIFEST).unlink()
             paths.remove_folder(path)
             return
         doomed = path.with_name(_REMOVING + path.name)
@@ -263,7 +251,7 @@ class Checkpoints:
     def _disk_error(self, step: int, error: Exception) -> DiskError:
         return DiskError(
             f"The checkpoint of step {step} could not be written to {self._directory} "
-            f"({reason(error)}): make room or give another folder; earlier ones are intact."
+            f"({files.reason(error)}): make room or give another folder; earlier ones are intact."
         )
 
 
@@ -273,7 +261,7 @@ def check_place(folder: Path) -> None:
     Raises:
         InputError: if they cannot.
     """
-    if not orbax_writes_to(folder) and jax.process_count() > 1:
+    if not files.orbax_writes_to(folder) and jax.process_count() > 1:
         raise InputError(
             f"several processes cannot save to {folder}, because Orbax does not write to s3://; "
             "give a --workdir in a gs:// bucket or on a file system that all hosts share."

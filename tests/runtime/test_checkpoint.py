@@ -174,7 +174,7 @@ def test_keeps_the_newest(tmp_path):
         checkpoints.wait()
         assert checkpoints.steps() == [20, 100]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["100", "20"]
-    with pytest.raises(InputError, match="At least one"):
+    with pytest.raises(InputError, match="keep=0 must be at least 1"):
         Checkpoints(tmp_path, keep=0)
 
 
