@@ -187,8 +187,8 @@ class Inputs(NamedTuple):
     def teacher(self, views: PyTree, train: bool | None = None) -> tuple[PyTree, PyTree]:
         """Outputs of the teacher on ``views``, and its new statistics if it has its own, else None.
 
-        No gradient passes through the outputs. ``train``: normalise by the statistics of ``views``; by
-        default only a teacher with statistics of its own does.
+        No gradient passes through the outputs. In train mode they are normalised by the statistics
+        of ``views``; by default a teacher with statistics of its own is in train mode.
         """
         own = self.spec.teacher_trains
         train = own if train is None else train

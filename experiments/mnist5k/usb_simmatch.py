@@ -20,7 +20,7 @@ from flax import linen as nn
 from jaxmatch import train
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.algorithms.simmatch import SimMatch
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.functional import memory
 from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.heads import Projection

@@ -17,8 +17,8 @@ from jaxmatch.types import Algorithm, Array, Inputs, Update
 class SimCLRv2(Algorithm):
     """The loss is SimCLR's, over the global batch; no label is read.
 
-    The paper's memory of a teacher's embeddings, worth about a point there, is in none of the
-    authors' code and not here.
+    The paper also has a memory of the embeddings of a teacher, which gains about a point; the
+    authors did not release it, and it is not here.
 
     Attributes:
         temperature: tau of the similarities.
@@ -34,7 +34,7 @@ class SimCLRv2(Algorithm):
 
     @property
     def heads(self) -> Mapping[str, Any]:
-        """g, three layers with a BatchNorm each; fine-tuning may keep the first."""
+        """The projection head g, three layers with BatchNorm; fine-tuning may keep the first."""
         return {"projection": DeepProjection(layers=3, features=self.projection, last_norm=True)}
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxmatch.augment import ctaugment
-from jaxmatch.config import recipe as configuration
+from jaxmatch.config import saved
 from jaxmatch.data import streaming
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.loading import Plan
@@ -143,7 +143,7 @@ class Run:
 
     def record(self) -> None:
         """Write what the run is to its folder; InputError where other processes have another."""
-        settings, facts = configuration.to_json(self.config), self.facts
+        settings, facts = saved.to_json(self.config), self.facts
         told = json.dumps([settings, facts.to_json(), self.split.hash, self.record_of_data.digest])
         hosts.check_same("configuration or data", told)
         hosts.check_shared(self.folder)
@@ -189,7 +189,7 @@ class Run:
         if hosts.leader():
             wandb = None
             if config.wandb:
-                wandb = open_wandb(config.wandb, self.folder, configuration.to_json(config))
+                wandb = open_wandb(config.wandb, self.folder, saved.to_json(config))
             metrics = MetricsLog(
                 self.folder,
                 resume_step=first,
