@@ -66,7 +66,7 @@ class MoCoV2(Algorithm):
         return make_queue(self.queue, embedding=self.projection)
 
     def draw(self, key: Array, batch: Batch) -> PyTree:
-        """With ``shuffle`` the index [b] int32 of the image at each place of the teacher's batch."""
+        """With ``shuffle``, the image [b] int32 at each place of the teacher's batch."""
         if not self.shuffle:
             return ()
         return jax.random.permutation(key, len(batch.views[1]))
