@@ -36,9 +36,9 @@ def init_state(
     optimizer: optax.GradientTransformation,
     spec: Spec,
 ) -> TrainState:
-    """The state before the first step; call it inside ``jax.jit`` so that no buffers are shared.
+    """The state before the first step; call it inside ``jax.jit``, so that it shares no buffers.
 
-    ``images`` [1 h w c] only gives the shape and dtype of the network's input.
+    ``images`` [1 h w c] give the shape and dtype of the network's input.
     """
     variables = model.init(stream(key, "model"), images, train=False)
     return TrainState(
@@ -65,8 +65,8 @@ def make_train_step(
 ) -> Step:
     """The pure step (state, raw examples) -> (state, metrics).
 
-    ``rate`` tells the learning rate that ``optimizer`` uses at its own step count; ``frozen`` are
-    the networks of the variables in ``examples.frozen``.
+    ``rate`` maps the step count of ``optimizer`` to its learning rate. ``frozen`` are the networks
+    for the variables in ``examples.frozen``.
 
     Raises:
         InputError: if a frozen network that ``algorithm`` learns from is not among them.
@@ -124,7 +124,7 @@ def make_train_step(
 def outputs_of_frozen(
     frozen: Mapping[str, Network], variables: Mapping[str, PyTree] | None, batch: Batch
 ) -> dict[str, tuple[Outputs, ...]]:
-    """What each frozen network says of each unlabeled view, in eval mode."""
+    """The outputs of each frozen network on each unlabeled view, in eval mode."""
     assert variables is not None
     assert batch.unlabeled is not None
     return {
