@@ -15,6 +15,7 @@ from flax import struct
 
 Array = jax.Array
 PyTree = Any
+Heads = Mapping[str, nn.Module]
 Embed = Callable[[PyTree], Mapping[str, np.ndarray]]
 
 
@@ -29,7 +30,8 @@ class Examples(NamedTuple):
 
     views: tuple[Array, ...]  # [b h w c] each: uint8 before augmentation, network input after
     label: Array = NOT_GIVEN  # [b] int32, -1 = unknown; of unlabeled images only metrics read it
-    index: Array = NOT_GIVEN  # [b] int32 position in its own set (memory banks)
+    # [b] int32 position in its own set, for memory banks
+    index: Array = NOT_GIVEN  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Batch(NamedTuple):
@@ -75,7 +77,7 @@ class Ratio(NamedTuple):
     """A mean over a number of items that varies: both are summed, and divided when logged."""
 
     total: Array  # []
-    count: Array  # []
+    count: Array  # [] # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Update(NamedTuple):
@@ -219,7 +221,7 @@ class Algorithm:
 
     labeled: tuple[str, ...] = ()
     unlabeled: tuple[str, ...] = ()
-    heads: Mapping[str, nn.Module] = MappingProxyType({})
+    heads: Heads = MappingProxyType({})
     evaluated: str = "teacher"
     frozen: tuple[str, ...] = ()
     refresh_steps: int = 0

@@ -8,7 +8,6 @@ embedding over its features; ``--heads`` averages three projection heads. The li
 """
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from jaxmatch.functional import memory
 from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.runtime.compilation import prepare_process
-from jaxmatch.types import Array
+from jaxmatch.types import Array, Heads
 
 
 class AveragedProjections(nn.Module):
@@ -50,7 +49,7 @@ class ManyHeads(SimMatch):
     """SimMatch on averaged heads."""
 
     @property
-    def heads(self) -> Mapping[str, Any]:
+    def heads(self) -> Heads:
         """Three in place of one."""
         return {"projection": AveragedProjections(self.projection)}
 

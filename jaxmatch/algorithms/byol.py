@@ -4,16 +4,13 @@ Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Lear
 https://arxiv.org/abs/2006.07733.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax.numpy as jnp
 
 from jaxmatch.functional.diagnostics import feature_spread
 from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.heads import PredictedProjection
 from jaxmatch.settings import Count, section
-from jaxmatch.types import Algorithm, Array, Inputs, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Update
 
 
 @section("algorithm")
@@ -36,7 +33,7 @@ class BYOL(Algorithm):
     evaluated = "student"
 
     @property
-    def heads(self) -> Mapping[str, Any]:
+    def heads(self) -> Heads:
         """The projector g and the predictor q, which are not evaluated."""
         return {"projection": PredictedProjection(self.hidden, self.projection)}
 

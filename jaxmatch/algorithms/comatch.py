@@ -4,9 +4,8 @@ Li, Xiong & Hoi, "CoMatch: Semi-supervised Learning with Contrastive Graph Regul
 ICCV 2021, https://arxiv.org/abs/2011.11183.
 """
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from jaxmatch.functional.similarity import (
 )
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, NonNegative, Positive, Share, Whole, section
-from jaxmatch.types import Algorithm, Array, Inputs, Outputs, Spec, Target, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, Spec, Target, Update
 
 # Bounds the loss of an edge between images whose embeddings are far apart (official code).
 SMALLEST = 1e-7
@@ -87,7 +86,7 @@ class CoMatch(Algorithm):
     unlabeled = ("weak", "strong", "contrast")
 
     @property
-    def heads(self) -> Mapping[str, Any]:
+    def heads(self) -> Heads:
         """The projection head."""
         return {"projection": Projection(features=self.projection, activation=self.activation)}
 

@@ -5,9 +5,6 @@ https://arxiv.org/abs/1911.05722; Chen et al., "Improved Baselines with Momentum
 Learning", 2020, https://arxiv.org/abs/2003.04297.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -19,7 +16,7 @@ from jaxmatch.functional.memory import Queue, filled, make_queue, push
 from jaxmatch.functional.similarity import NEVER, inner_products, normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import Algorithm, Array, Batch, Inputs, PyTree, Spec, Update
+from jaxmatch.types import Algorithm, Array, Batch, Heads, Inputs, PyTree, Spec, Update
 
 
 @section("algorithm")
@@ -52,7 +49,7 @@ class MoCoV2(Algorithm):
     evaluated = "student"
 
     @property
-    def heads(self) -> Mapping[str, Any]:
+    def heads(self) -> Heads:
         """The projection head g, which is not evaluated."""
         return {"projection": Projection(features=self.projection)}
 

@@ -4,8 +4,7 @@ Berthelot et al., "ReMixMatch: Semi-Supervised Learning with Distribution Alignm
 Anchoring", ICLR 2020, https://arxiv.org/abs/1911.09785.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ from jaxmatch.models.heads import Linear
 from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.random import stream
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, section
-from jaxmatch.types import Algorithm, Array, Batch, Inputs, PyTree, Spec, Update
+from jaxmatch.types import Algorithm, Array, Batch, Heads, Inputs, PyTree, Spec, Update
 
 # Added to both averages of the alignment, as in the authors' code.
 EPSILON = 1e-6
@@ -98,7 +97,7 @@ class ReMixMatch(Algorithm):
         return ("weak", *["strong"] * self.strong_views)
 
     @property
-    def heads(self) -> Mapping[str, Any]:
+    def heads(self) -> Heads:
         """The head that predicts quarter turns."""
         return {"rotation": Linear(features=QUARTER_TURNS)} if self.rotation_weight else {}
 

@@ -4,7 +4,6 @@ Zhai et al., "S4L: Self-Supervised Semi-Supervised Learning", ICCV 2019,
 https://arxiv.org/abs/1905.03670.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.rotation import QUARTER_TURNS, all_rotations
 from jaxmatch.models.heads import Linear
 from jaxmatch.settings import NonNegative, section
-from jaxmatch.types import Algorithm, Array, Inputs, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Update
 
 
 @section("algorithm")
@@ -34,7 +33,7 @@ class S4LRotation(Algorithm):
     unlabeled = ("weak",)
 
     @property
-    def heads(self) -> Mapping[str, Any]:
+    def heads(self) -> Heads:
         """The head that predicts the number of quarter turns; it is not evaluated."""
         return {"rotation": Linear(features=QUARTER_TURNS)}
 

@@ -4,9 +4,6 @@ Chen et al., "A Simple Framework for Contrastive Learning of Visual Representati
 https://arxiv.org/abs/2002.05709.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -15,7 +12,7 @@ from jaxmatch.functional.losses import nt_xent
 from jaxmatch.functional.similarity import NEVER, inner_products, normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import Algorithm, Array, Inputs, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Update
 
 
 @section("algorithm")
@@ -37,7 +34,7 @@ class SimCLR(Algorithm):
     evaluated = "student"
 
     @property
-    def heads(self) -> Mapping[str, Any]:
+    def heads(self) -> Heads:
         """The projection head g, which is not evaluated."""
         return {"projection": Projection(features=self.projection, norm=self.norm)}
 

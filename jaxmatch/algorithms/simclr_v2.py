@@ -4,13 +4,10 @@ Chen et al., "Big Self-Supervised Models are Strong Semi-Supervised Learners", N
 https://arxiv.org/abs/2006.10029.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from jaxmatch.algorithms.simclr import contrastive_loss
 from jaxmatch.models.heads import DeepProjection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import Algorithm, Array, Inputs, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Update
 
 
 @section("algorithm")
@@ -33,7 +30,7 @@ class SimCLRv2(Algorithm):
     evaluated = "student"
 
     @property
-    def heads(self) -> Mapping[str, Any]:
+    def heads(self) -> Heads:
         """The projection head g, three layers with BatchNorm; fine-tuning may keep the first."""
         return {"projection": DeepProjection(layers=3, features=self.projection, last_norm=True)}
 

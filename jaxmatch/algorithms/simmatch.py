@@ -4,7 +4,7 @@ Zheng et al., "SimMatch: Semi-supervised Learning with Similarity Matching", CVP
 https://arxiv.org/abs/2203.06915.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,18 @@ from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.similarity import aggregate, log_similarity, normalize, unfold
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, Whole, section
-from jaxmatch.types import Algorithm, Array, Examples, Inputs, Outputs, PyTree, Spec, Target, Update
+from jaxmatch.types import (
+    Algorithm,
+    Array,
+    Examples,
+    Heads,
+    Inputs,
+    Outputs,
+    PyTree,
+    Spec,
+    Target,
+    Update,
+)
 
 
 class Memory(NamedTuple):
@@ -78,7 +89,7 @@ class SimMatch(Algorithm):
     unlabeled = ("weak", "strong")
 
     @property
-    def heads(self) -> dict[str, Any]:
+    def heads(self) -> Heads:
         """The projection head that the embeddings come from."""
         return {"projection": Projection(features=self.projection)}
 

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2308.06692.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxmatch.functional.propagation import propagate
 from jaxmatch.functional.similarity import log_similarity, normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, section
-from jaxmatch.types import Algorithm, Array, Inputs, Outputs, PyTree, Spec, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, PyTree, Spec, Update
 
 
 class Memory(NamedTuple):
@@ -72,7 +72,7 @@ class SimMatchV2(Algorithm):
         return ("weak", *["strong"] * self.strong_views)
 
     @property
-    def heads(self) -> dict[str, Any]:
+    def heads(self) -> Heads:
         """The projection head that the embeddings come from."""
         return {"projection": Projection(features=self.projection)}
 

@@ -4,8 +4,8 @@ Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster A
 2020, https://arxiv.org/abs/2006.09882.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxmatch.functional.similarity import inner_products, normalize
 from jaxmatch.functional.sinkhorn import sinkhorn
 from jaxmatch.models.heads import PrototypeProjection
 from jaxmatch.settings import LARGEST, Count, Positive, Range, Share, Whole, section
-from jaxmatch.types import Algorithm, Array, Inputs, PyTree, Spec, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, PyTree, Spec, Update
 
 LARGE = ("first", "second")  # names in the queue of the views that are assigned to prototypes
 
@@ -66,7 +66,7 @@ class SwAV(Algorithm):
         return ("contrast", "contrast") + ("small",) * self.small_crops
 
     @property
-    def heads(self) -> Mapping[str, Any]:
+    def heads(self) -> Heads:
         """The head with the unit embeddings and the prototypes C, which is not evaluated."""
         return {"projection": PrototypeProjection(self.hidden, self.projection, self.prototypes)}
 

@@ -4,9 +4,6 @@ Zheng et al., "Weakly Supervised Contrastive Learning", ICCV 2021,
 https://arxiv.org/abs/2110.04770.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from jaxmatch.algorithms.simclr import found
 from jaxmatch.functional.diagnostics import feature_spread
 from jaxmatch.functional.graphs import connected_components, nearest_neighbor
@@ -14,7 +11,7 @@ from jaxmatch.functional.losses import nt_xent, supervised_contrastive
 from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.heads import DeepProjection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import Algorithm, Array, Inputs, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Update
 
 
 @section("algorithm")
@@ -40,7 +37,7 @@ class WCL(Algorithm):
     evaluated = "student"
 
     @property
-    def heads(self) -> Mapping[str, Any]:
+    def heads(self) -> Heads:
         """The heads g for the first loss and h for the second."""
         head = DeepProjection(layers=3, features=self.projection, hidden=self.hidden, bias=True)
         return {"projection": head, "graph": head}
