@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 import numpy as np
 from jax.core import Tracer
@@ -127,6 +136,9 @@ def check_values(kind: type, values: Mapping[str, Any], where: str) -> None:
 
 def check_value(key: str, value: Any, kind: Any) -> None:
     """Refuse a ``value`` that a field of the type ``kind`` does not take, naming ``key``."""
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    if choices and isinstance(value, str) and value not in choices:
+        raise InputError(f"unknown {key} {value!r}; {suggest(value, choices)}")
     if demand := _demand(value, kind):
         shown = repr(value) if isinstance(value, str) else value
         raise InputError(f"{key}={shown} {demand}.")
@@ -161,7 +173,7 @@ def _demand(value: Any, kind: Any) -> str:
         return "must be None" if value is not None else ""
     if kind is bool:
         return "" if isinstance(value, bool | np.bool_) else "must be True or False"
-    if kind is str:
+    if kind is str or origin is Literal:
         return "" if isinstance(value, str) else "must be a text"
     if kind is int:
         whole = isinstance(value, Integral) and not isinstance(value, bool)

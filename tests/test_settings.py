@@ -19,7 +19,7 @@ from jaxmatch.cli.main import main
 from jaxmatch.config.checks import VALUES, check_settings
 from jaxmatch.config.recipe import complete, defaults, flatten, from_flags, to_json
 from jaxmatch.errors import InputError
-from jaxmatch.models import MODELS, settings
+from jaxmatch.models.build import MODELS, model_settings
 from jaxmatch.optim.optimizer import Ema, Optim
 from jaxmatch.settings import Count, Range, Share, build_section, check_value, section
 
@@ -66,12 +66,12 @@ def test_every_number_has_a_range(kind, where):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_number_of_a_network_has_a_range(name):
-    for key, default in settings(name).items():
+    for key, default in model_settings(name).items():
         if isinstance(default, bool | str):
             continue
         for wrong in (-1, math.nan, math.inf, "1", True):
             config = configuration("x.npz")
-            config.model = ConfigDict({"name": name, **settings(name), key: wrong})
+            config.model = ConfigDict({"name": name, **model_settings(name), key: wrong})
             with pytest.raises(InputError, match=rf"model\.{key}=.* must "):
                 check_settings(config)
 

@@ -9,7 +9,10 @@ from jaxmatch.types import Array, Outputs, PyTree
 
 
 class NNXModel:
-    """The part of Linen's interface that training uses, over an NNX module."""
+    """The part of :class:`jaxmatch.models.model.Model` that training uses, over an NNX module."""
+
+    bn_groups = 1
+    layers = ()
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
         """Keep the constructor; see :func:`from_nnx`."""

@@ -226,20 +226,3 @@ class KeptHead(nn.Module):
             )(x)
             x = nn.relu(BatchNorm(decay=0.9, epsilon=1e-5, name=norm, **options)(x, train))
         return x
-
-
-def classify(module: nn.Module, features: Array, train: bool, kernel_init: Any) -> Array:
-    """Logits [b C] of pooled features [b d], inside a network with the fields read here.
-
-    ``head_layers`` layers of a projection head come first; ``zero_classifier`` starts the
-    classifier's kernel at zero instead of ``kernel_init``.
-    """
-    options: Any = {"param_dtype": module.param_dtype}
-    if module.head_layers:
-        features = KeptHead(module.head_layers, name=KEPT, parent=module, **options)(
-            features, train
-        )
-    init = nn.initializers.zeros if module.zero_classifier else kernel_init
-    return nn.Dense(module.classes, kernel_init=init, name="classifier", parent=module, **options)(
-        features
-    )

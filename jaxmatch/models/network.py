@@ -59,7 +59,7 @@ def make_network(
         raise InputError(f"unknown precision {precision!r}; {suggest(precision, PRECISIONS)}")
     if forward not in FORWARD_MODES:
         raise InputError(f"unknown forward mode {forward!r}; {suggest(forward, FORWARD_MODES)}")
-    groups = getattr(model, "bn_groups", 1)
+    groups = model.bn_groups
     parts = math.lcm(shards, groups)
 
     def network(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:

@@ -5,23 +5,21 @@ https://arxiv.org/abs/1512.03385; sizes, padding and initial values are torchvis
 :mod:`jaxmatch.weights.torch_names` reads.
 """
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
-from jaxmatch.models.heads import UNIFORM_FAN_IN, classify
+from jaxmatch.models.heads import UNIFORM_FAN_IN
+from jaxmatch.models.model import Model
 from jaxmatch.models.wide_resnet import HE_FAN_OUT
-from jaxmatch.settings import Count, Positive, Range, Share
+from jaxmatch.settings import Count, Positive, Share
 from jaxmatch.types import Array, Outputs
 
 EXPANSIONS = {"basic": 1, "bottleneck": 4}
-STEMS = ("imagenet", "cifar")
-FEATURE_NORMS = ("", "layer")
 POOL_PADDING: Any = ((1, 1), (1, 1))  # Flax's annotation of max_pool only admits names
 
 
@@ -81,11 +79,10 @@ class ResidualGroup(nn.Module):
         return x
 
 
-class ResNet(nn.Module):
+class ResNet(Model):
     """A residual network with ``len(blocks)`` groups; ResNet-50 unless told otherwise.
 
     Attributes:
-        classes: number of classes C.
         blocks: blocks of each group; every group but the first halves the resolution.
         block: "bottleneck" or "basic".
         width: channels of the stem, and inside the blocks of the first group; doubled by each
@@ -97,31 +94,18 @@ class ResNet(nn.Module):
         feature_norm: "layer" puts a layer norm between the pooled features and whatever reads
             them (SimMatchV2), "" nothing.
         bn_decay, bn_eps: BatchNorm's running decay and epsilon.
-        bn_groups: parts of a batch that BatchNorm treats as batches of their own in training, where
-            :func:`jaxmatch.models.network.make_network` runs the network.
-        head_layers, zero_classifier: see :func:`jaxmatch.models.heads.classify`.
-        heads: extra heads on the pooled features, by name.
-        remat: keep only the inputs of the blocks for the gradient and compute the rest again.
-        dtype: compute dtype of convolutions and activations; None follows inputs and parameters.
-        param_dtype: dtype of the parameters.
+        bn_groups: see :class:`~jaxmatch.models.model.Model`, which has the other settings.
     """
 
-    classes: int
     blocks: tuple[int, ...] = (3, 4, 6, 3)
-    block: str = "bottleneck"
+    block: Literal["bottleneck", "basic"] = "bottleneck"
     width: Count = 64
-    stem: str = "imagenet"
+    stem: Literal["imagenet", "cifar"] = "imagenet"
     zero_gamma: bool = False
-    feature_norm: str = ""
+    feature_norm: Literal["", "layer"] = ""
     bn_decay: Share = 0.9
     bn_eps: Positive = 1e-5
     bn_groups: Count = 1
-    head_layers: Annotated[int, Range(least=0, most=64)] = 0
-    zero_classifier: bool = False
-    heads: Mapping[str, Any] = nn.FrozenDict()
-    remat: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
@@ -172,9 +156,4 @@ class ResNet(nn.Module):
                 param_dtype=self.param_dtype,
                 name="feature_norm",
             )(features)
-        logits = classify(self, features, train, UNIFORM_FAN_IN)
-        heads = {
-            name: head.clone(name=name, parent=self, param_dtype=self.param_dtype)(features, train)
-            for name, head in self.heads.items()
-        }
-        return Outputs(logits, features, heads)
+        return self.read_out(features, train, UNIFORM_FAN_IN)

@@ -4,16 +4,16 @@ Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016; the layout is that o
 FixMatch (Berthelot et al. 2019, Sohn et al. 2020).
 """
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxmatch.errors import InputError
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
-from jaxmatch.models.heads import classify
+from jaxmatch.models.model import Model
 from jaxmatch.settings import Count, Positive, Range, Share
 from jaxmatch.types import Array, Outputs
 
@@ -74,11 +74,10 @@ class Group(nn.Module):
         return x
 
 
-class WideResNet(nn.Module):
+class WideResNet(Model):
     """WRN-``depth``-``width``: stem of 16 channels, ``groups`` groups of (depth - 4) / 6 blocks.
 
     Attributes:
-        classes: number of classes C.
         depth: 6n + 4; 28 gives four blocks a group (STL-10's "37-2" is depth 28 with four groups).
         width: channels of group g are int(16 * width) * 2^g.
         groups: number of groups, each halving the resolution after the first.
@@ -90,33 +89,26 @@ class WideResNet(nn.Module):
         conv_bias: which convolutions have a bias: "all", "stem" or "none".
         bn_decay, bn_eps, bn_eps_final: BatchNorm's running decay, epsilon in the blocks and in
             the last one.
-        bn_groups: parts of a batch that BatchNorm treats as batches of their own in training, where
-            :func:`jaxmatch.models.network.make_network` runs the network.
-        head_layers, zero_classifier: see :func:`jaxmatch.models.heads.classify`.
-        heads: extra heads on the pooled features, by name.
-        remat: keep only the inputs of the blocks for the gradient and compute the rest again.
-        dtype: compute dtype of convolutions and activations; None follows inputs and parameters.
-        param_dtype: dtype of the parameters.
+        bn_groups: see :class:`~jaxmatch.models.model.Model`, which has the other settings.
     """
 
-    classes: int
     depth: Annotated[int, Range(least=1, most=1000)] = 28
     width: Annotated[float, Range(least=1 / 16, most=1024)] = 2.0
     groups: Count = 3
     first_stride: Count = 1
     legacy_transition: bool = False
-    padding: str = "same"
-    conv_bias: str = "all"
+    padding: Literal["same", "torch"] = "same"
+    conv_bias: Literal["all", "stem", "none"] = "all"
     bn_decay: Share = 0.999
     bn_eps: Positive = 1e-3
     bn_eps_final: Positive = 1e-3
     bn_groups: Count = 1
-    head_layers: Annotated[int, Range(least=0, most=64)] = 0
-    zero_classifier: bool = False
-    heads: Mapping[str, Any] = nn.FrozenDict()
-    remat: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Refuse a depth that is not 6n + 4."""
+        if self.depth < 4 or (self.depth - 4) % 6:
+            raise InputError(f"model.depth={self.depth} is not 6n + 4; give 4, 10, 16, 22, 28, ...")
+        super().__post_init__()
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
@@ -164,9 +156,4 @@ class WideResNet(nn.Module):
             )(x, train)
         x = norm(epsilon=self.bn_eps_final, name="norm")(x, train)
         features = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), (1, 2))
-        logits = classify(self, features, train, GLOROT_NORMAL)
-        heads = {
-            name: head.clone(name=name, parent=self, param_dtype=self.param_dtype)(features, train)
-            for name, head in self.heads.items()
-        }
-        return Outputs(logits, features, heads)
+        return self.read_out(features, train, GLOROT_NORMAL)

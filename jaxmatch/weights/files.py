@@ -1,7 +1,7 @@
 """Weights in files that cannot run code: safetensors, and npz without pickle."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -74,23 +74,27 @@ def write_weights(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
     paths.write_output(path, content)
 
 
-def check_new(path: Path) -> None:
-    """InputError unless a new weights file can be written to ``path``."""
-    _check_suffix(path)
+def check_new(path: Path, suffixes: Iterable[str] = SUFFIXES) -> None:
+    """Check that a new file with one of ``suffixes`` can be written to ``path``.
+
+    Raises:
+        InputError: if not.
+    """
+    _check_suffix(path, suffixes)
     if path.exists():
         raise InputError(f"{path} exists; remove it or choose another name.")
     paths.check_output(path)
 
 
-def _check_suffix(path: Path) -> None:
+def _check_suffix(path: Path, suffixes: Iterable[str] = SUFFIXES) -> None:
     if path.suffix in PICKLES:
         raise InputError(
             f"{path} would be a pickle, which can run code when it is read; turn it into "
             ".safetensors with python -m experiments.weights.from_pth and give that."
         )
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in suffixes:
         raise InputError(
-            f"{path} is no weights file: its name must end in {' or '.join(SUFFIXES)}."
+            f"{path} is no weights file: its name must end in {' or '.join(suffixes)}."
         )
 
 
