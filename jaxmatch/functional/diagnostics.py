@@ -88,4 +88,4 @@ def collapsed(metrics: Mapping[str, float]) -> bool:
     >>> collapsed({"features/spread": 0.01})
     True
     """
-    return metrics.get("features/spread", 1.0) < COLLAPSED
+    return bool(metrics.get("features/spread", 1.0) < COLLAPSED)

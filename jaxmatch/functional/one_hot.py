@@ -38,7 +38,7 @@ def look_up(table: Float[Array, "b c"], number: Int[Array, "n"]) -> Float[Array,
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def sum_by(
     values: Float[Array, "b n"], number: Int[Array, "n"], count: int
-) -> Float[Array, "b {count}"]:
+) -> Float[Array, "b c"]:
     """Sums of columns: ``out[i, k]`` is the sum of ``values[i, j]`` over j with ``number[j] == k``.
 
     The order of the sums depends on the platform.
@@ -49,7 +49,7 @@ def sum_by(
     Args:
         values: finite.
         number: in 0..count-1.
-        count: columns of the result.
+        count: c.
     """
     return _by_platform(
         partial(_sum_by_product, count), partial(_sum_by_scatter, count), values, number
@@ -114,8 +114,8 @@ def _product(equation: str, values: Array, chosen: Array) -> Array:
     return found.sum(0).astype(values.dtype)
 
 
-def _exact_parts(values: Float[Array, "*shape"]) -> BFloat16[Array, "3 *shape"]:
-    """Three parts whose sum is ``values`` in float32."""
+def _exact_parts(values: Float[Array, "*shape"]) -> BFloat16[Array, "parts *shape"]:
+    """Three parts whose sum is the float32 ``values``."""
     rest, parts = values.astype(jnp.float32), []
     for _ in range(_PARTS):
         parts.append(lax.reduce_precision(rest, 8, _BITS - 1))

@@ -14,14 +14,14 @@ from jaxtyping import Int
 
 from jaxmatch.errors import InputError
 from jaxmatch.functional.memory import last_of_each, padded
-from jaxmatch.types import Array
+from jaxmatch.types import Array, PyTree
 
 
 @struct.dataclass
 class PerExample:
     """A row for each example, in index order, and rows that pad them."""
 
-    rows: Mapping[str, Array]  # [n ...] each, n a multiple of memory.MULTIPLE
+    rows: PyTree  # arrays [n ...] by name, n a multiple of memory.MULTIPLE
 
 
 def make_rows(count: int, **start: Array) -> PerExample:

@@ -36,7 +36,7 @@ def propagate(
     >>> image, prediction = jnp.array([[0.6, 0.8]]), jnp.array([[0.5, 0.5]])
     >>> settings = {"neighbors": 2, "temperature": 0.1, "share": 0.5}
     >>> print(propagate(image, prediction, bank, **settings).round(2))
-    [[0.36 0.64]]
+    [[0.37 0.63]]
 
     Args:
         embeddings: unit rows.

@@ -89,7 +89,7 @@ def unfold(
 
 def aggregate(
     instance: Float[Array, "b n"], labels: Int[Array, "n"], classes: int
-) -> Float[Array, "b {classes}"]:
+) -> Float[Array, "b C"]:
     """Instance into semantic similarity: a_c = sum of q_j over j with y_j = c (SimMatch eq. 9).
 
     >>> print(aggregate(jnp.array([[0.5, 0.25, 0.25]]), jnp.array([1, 0, 1]), 2))

@@ -25,9 +25,9 @@ def sinkhorn(
     Rows of the result sum to 1 exactly; the sums of the columns tend to b / k with the iterations.
     The result is at least float32. No gradient passes into the scores.
 
-    >>> print(sinkhorn(jnp.array([[1.0, 0.9], [1.0, 0.5]])).round(2))
-    [[0.05 0.95]
-     [0.95 0.05]]
+    >>> print(sinkhorn(jnp.array([[1.0, 0.9], [1.0, 0.5]]), epsilon=0.5).round(2))
+    [[0.4 0.6]
+     [0.6 0.4]]
 
     Args:
         scores: of each example and prototype; adding a constant to all changes nothing.
