@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxmatch.errors import InputError
-from jaxmatch.optim.optimizer import Ema, steps_taken
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import steps_taken
 from jaxmatch.random import stream
 from jaxmatch.types import (
     Algorithm,

@@ -20,7 +20,8 @@ from jaxmatch.config.checks import VALUES, check_settings
 from jaxmatch.config.recipe import complete, defaults, flatten, from_flags, to_json
 from jaxmatch.errors import InputError
 from jaxmatch.models.build import MODELS, model_settings
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.settings import Count, Range, Share, build_section, check_value, section
 
 SECTIONS = {

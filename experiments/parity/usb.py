@@ -13,7 +13,8 @@ from experiments.parity.compare import Names
 from experiments.parity.networks import build_model, model_shapes
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
 from experiments.parity.trajectory import Setup, run
-from jaxmatch.optim.optimizer import Ema, Optim, scale_layers
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim, scale_layers
 from jaxmatch.types import PyTree, Spec
 from jaxmatch.weights.torch_names import find_naming
 

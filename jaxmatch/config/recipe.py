@@ -36,7 +36,8 @@ from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.presets import DATASETS, PRESETS, preset_values
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models.build import MODELS, model_settings
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.settings import turned_off
 from jaxmatch.weights.transfer import STAGE
 

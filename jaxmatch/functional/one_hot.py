@@ -36,9 +36,7 @@ def look_up(table: Float[Array, "b c"], number: Int[Array, "n"]) -> Float[Array,
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def sum_by(
-    values: Float[Array, "b n"], number: Int[Array, "n"], count: int
-) -> Float[Array, "b c"]:
+def sum_by(values: Float[Array, "b n"], number: Int[Array, "n"], count: int) -> Float[Array, "b c"]:
     """Sums of columns: ``out[i, k]`` is the sum of ``values[i, j]`` over j with ``number[j] == k``.
 
     The order of the sums depends on the platform.

@@ -1,4 +1,4 @@
-"""The layer of a two-dimensional convolution."""
+"""A layer that convolves images."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ class Conv(nn.Module):
         features: channels of the result.
         side: height and width of the kernel.
         stride: in both directions.
-        padding: "same", as TensorFlow pads, or "torch", half a kernel on every side.
+        padding: "same" pads as TensorFlow does, "torch" by half a kernel on every side.
         use_bias: whether to add a learned bias.
         kernel_init: initial kernel.
-        dtype: compute dtype; None follows inputs and parameters. Parameters of a wider dtype are
-            rounded to it, their gradients are not.
+        dtype: compute dtype; None follows inputs and parameters. Wider parameters are rounded to
+            it, but their gradients are not.
         param_dtype: dtype of the parameters.
     """
 
@@ -41,9 +41,9 @@ class Conv(nn.Module):
 
         Args:
             x: images.
-            centered: what uses the result takes each channel's mean over the batch away, and the
-                bias with it. Then its gradient is exactly 0, and not computed: it would be a pass
-                over all pixels, for a sum of rounding errors.
+            centered: whether all uses of the result subtract each channel's mean over the batch.
+                That removes the bias, so its gradient is exactly 0 and is not computed: it would
+                take a pass over all pixels to sum rounding errors.
         """
         shape = (self.side, self.side, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)

@@ -1,4 +1,4 @@
-"""Residual networks in version 1.5, where bottleneck blocks stride in their 3x3 convolution.
+"""Residual networks of version 1.5, whose bottleneck blocks stride in their 3x3 convolution.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
 https://arxiv.org/abs/1512.03385; sizes, padding and initial values are torchvision's, whose weights
@@ -24,10 +24,10 @@ POOL_PADDING: Any = ((1, 1), (1, 1))  # Flax's annotation of max_pool only admit
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, or ("bottleneck") a 3x3 between two 1x1, around a shortcut.
+    """Convolutions beside a shortcut: two 3x3, or ("bottleneck") a 3x3 between two 1x1.
 
     Attributes:
-        features: channels inside; the block gives ``EXPANSIONS[kind]`` times as many.
+        features: channels inside; the result has ``EXPANSIONS[kind]`` times as many.
         stride: of the first 3x3 convolution and of the shortcut.
         kind: "basic" or "bottleneck".
         conv, norm: make the layers.
@@ -80,19 +80,19 @@ class ResidualGroup(nn.Module):
 
 
 class ResNet(Model):
-    """A residual network with ``len(blocks)`` groups; ResNet-50 unless told otherwise.
+    """A residual network with ``len(blocks)`` groups; the defaults are ResNet-50.
 
     Attributes:
         blocks: blocks of each group; every group but the first halves the resolution.
         block: "bottleneck" or "basic".
-        width: channels of the stem, and inside the blocks of the first group; doubled by each
-            group. Bottleneck blocks give four times as many.
+        width: channels of the stem, and inside the blocks of the first group; each further group
+            doubles them. Bottleneck blocks have four times as many in their results.
         stem: "imagenet": 7x7 convolution of stride 2 and 3x3 max-pooling of stride 2; "cifar": 3x3
             convolution of stride 1, no pooling.
         zero_gamma: start the scale of each block's last norm at zero, so that blocks start as the
             identity (Goyal et al. 2017).
-        feature_norm: "layer" puts a layer norm between the pooled features and whatever reads
-            them (SimMatchV2), "" nothing.
+        feature_norm: "layer" puts a layer norm between the pooled features and all that reads
+            them (SimMatchV2); "" puts nothing.
         bn_decay, bn_eps: BatchNorm's running decay and epsilon.
         bn_groups: see :class:`~jaxmatch.models.model.Model`, which has the other settings.
     """
@@ -121,7 +121,7 @@ class ResNet(Model):
     def __call__(self, x: Array, train: bool) -> Outputs:
         """Map images ``x`` [b h w c] to logits [b C], features [b d] and the heads' outputs.
 
-        The features are those that the classifier and the heads read, after ``feature_norm``.
+        The features are taken after ``feature_norm``, as the classifier and the heads read them.
         """
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, kernel_init=HE_FAN_OUT, **options)

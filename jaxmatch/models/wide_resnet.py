@@ -43,8 +43,8 @@ class Block(nn.Module):
         inner = x if transition and self.legacy_transition else activated
         inner = self.conv(self.features, 3, self.stride, name="conv1")(inner, centered=train)
         inner = self.norm(name="norm2")(inner, train)
-        # The sum goes to norms and, over shortcuts, to sums that do; but a padded convolution of
-        # it would let the bias show at the borders.
+        # The sum goes to norms, and over shortcuts to sums that go to norms, which remove its mean.
+        # With a legacy transition a padded convolution reads it, and the bias shows at the borders.
         centered = train and not self.legacy_transition
         inner = self.conv(self.features, 3, 1, name="conv2")(inner, centered)
         if changes:
@@ -82,10 +82,11 @@ class WideResNet(Model):
         width: channels of group g are int(16 * width) * 2^g.
         groups: number of groups, each halving the resolution after the first.
         first_stride: stride of the first group; 1 on CIFAR, 2 on STL-10 and MNIST-5k.
-        legacy_transition: in the first block of every group but the first, feed conv1 the raw
-            input, past norm1, as TorchSSL's and USB's networks do (their weights need it).
+        legacy_transition: in the first block of every group but the first, conv1 reads the raw
+            input and not norm1's result, as in TorchSSL's and USB's networks (their weights need
+            it).
         padding: "same" pads strided convolutions as TensorFlow does, (0, 1) on even sizes;
-            "torch" symmetrically.
+            "torch" pads symmetrically.
         conv_bias: which convolutions have a bias: "all", "stem" or "none".
         bn_decay, bn_eps, bn_eps_final: BatchNorm's running decay, epsilon in the blocks and in
             the last one.

@@ -14,7 +14,8 @@ from jaxmatch.models.build import MODELS, build_model, model_settings
 from jaxmatch.models.heads import Linear
 from jaxmatch.models.model import Model
 from jaxmatch.models.network import make_network
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.step import init_state, make_train_step
 from jaxmatch.types import Batch, Examples, Outputs, Spec
 
