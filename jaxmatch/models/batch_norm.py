@@ -12,11 +12,10 @@ several devices knows; the result is the same on any number of devices:
   running statistics.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from jaxmatch.models.channels import moments, scale_and_activate
 from jaxmatch.types import Array
@@ -42,11 +41,11 @@ class BatchNorm(nn.Module):
     decay: float = 0.999
     epsilon: float = 1e-3
     unbiased: bool = True
-    scale_init: Any = nn.initializers.ones
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
     use_bias: bool = True
     slope: float = 1.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:

@@ -1,11 +1,10 @@
 """A layer that convolves images."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
 
 from jaxmatch.models.contraction import convolve
 from jaxmatch.types import Array
@@ -31,9 +30,9 @@ class Conv(nn.Module):
     stride: int = 1
     padding: str = "torch"
     use_bias: bool = False
-    kernel_init: Any = nn.initializers.lecun_normal()
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, centered: bool = False) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.functional.similarity import normalize
@@ -21,7 +22,7 @@ class Linear(nn.Module):
     """One dense layer, such as ReMixMatch's rotation head."""
 
     features: int
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -49,7 +50,7 @@ class Projection(nn.Module):
     features: int
     activation: str = "relu"
     norm: bool = False
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -98,7 +99,7 @@ class DeepProjection(nn.Module):
     hidden: int | None = None
     last_norm: bool = False
     bias: bool = False
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -125,7 +126,7 @@ class Perceptron(nn.Module):
 
     hidden: int
     features: int
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -147,7 +148,7 @@ class PredictedProjection(nn.Module):
 
     hidden: int
     features: int
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -169,7 +170,7 @@ class PrototypeProjection(nn.Module):
     hidden: int
     features: int
     prototypes: int
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -186,7 +187,7 @@ class Prototypes(nn.Module):
 
     count: int
     features: int
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self) -> Array:
@@ -198,7 +199,7 @@ class Prototypes(nn.Module):
         return self.param("kernel", unit_rows, (self.count, self.features), self.param_dtype)
 
 
-def _idle_bias(head: nn.Module, name: str, width: int, dtype: Any) -> Array:
+def _idle_bias(head: nn.Module, name: str, width: int, dtype: DTypeLike) -> Array:
     """The bias of a layer that a BatchNorm follows, as some authors have it."""
     # BatchNorm removes it again. Its gradient would be a rounding error that depends on the number
     # of devices.
@@ -223,15 +224,16 @@ class KeptHead(nn.Module):
     """
 
     layers: int
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Map pooled features ``x`` [b d] to [b d]."""
-        options = {"param_dtype": self.param_dtype}
-        for dense, norm in zip(*[iter(hidden_layers(self.layers))] * 2, strict=True):
-            x = nn.Dense(
-                x.shape[-1], use_bias=False, kernel_init=UNIFORM_FAN_IN, name=dense, **options
-            )(x)
-            x = nn.relu(BatchNorm(decay=0.9, epsilon=1e-5, name=norm, **options)(x, train))
+        dense = partial(
+            nn.Dense, use_bias=False, kernel_init=UNIFORM_FAN_IN, param_dtype=self.param_dtype
+        )
+        norm = partial(BatchNorm, decay=0.9, epsilon=1e-5, param_dtype=self.param_dtype)
+        names = hidden_layers(self.layers)
+        for layer, layer_norm in zip(names[::2], names[1::2], strict=True):
+            x = nn.relu(norm(name=layer_norm)(dense(x.shape[-1], name=layer)(x), train))
         return x

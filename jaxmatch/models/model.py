@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from jaxmatch.models.heads import KEPT, KeptHead
 from jaxmatch.settings import Range
@@ -36,10 +37,10 @@ class Model(nn.Module):
     classes: int
     head_layers: Annotated[int, Range(least=0, most=64)] = 0
     zero_classifier: bool = False
-    heads: Mapping[str, Any] = nn.FrozenDict()
+    heads: Mapping[str, nn.Module] = nn.FrozenDict()
     remat: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
 
     bn_groups = 1
 

@@ -5,6 +5,7 @@ https://arxiv.org/abs/1512.03385; sizes, padding and initial values are torchvis
 :mod:`jaxmatch.weights.torch_names` reads.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -37,9 +38,9 @@ class ResidualBlock(nn.Module):
     features: int
     stride: int
     kind: str
-    conv: Any
-    norm: Any
-    last_norm: Any
+    conv: Callable[..., Conv]
+    norm: Callable[..., BatchNorm]
+    last_norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -68,7 +69,7 @@ class ResidualGroup(nn.Module):
     blocks: int
     features: int
     stride: int
-    block: Any
+    block: Callable[..., ResidualBlock]
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:

@@ -4,8 +4,9 @@ Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016; the layout is that o
 FixMatch (Berthelot et al. 2019, Sohn et al. 2020).
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -30,8 +31,8 @@ class Block(nn.Module):
     stride: int
     activate_before_residual: bool
     legacy_transition: bool
-    conv: Any
-    norm: Any
+    conv: Callable[..., Conv]
+    norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -59,7 +60,7 @@ class Group(nn.Module):
     features: int
     stride: int
     activate_before_residual: bool
-    block: Any
+    block: Callable[..., Block]
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
