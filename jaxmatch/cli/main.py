@@ -274,7 +274,8 @@ def _probe(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     from jaxmatch.evaluation.classifier import load
-    from jaxmatch.weights.export import Trained, check_export, export
+    from jaxmatch.weights.export import check_export, export
+    from jaxmatch.weights.trained import Trained
 
     check_export(arguments.output)
     run = load(arguments.workdir, arguments.step)
