@@ -24,7 +24,7 @@ def checked(function):
 
 
 def as_jax(value):
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return jnp.asarray(value)
     if type(value) in (list, tuple):
         return type(value)(map(as_jax, value))
