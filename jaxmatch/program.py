@@ -289,8 +289,7 @@ class Program:
 
     def with_stand_ins(self) -> Self:
         """The program with the student as its frozen networks, where only their size matters."""
-        roles = getattr(self.algorithm, "frozen", ())
-        return replace(self, frozen=dict.fromkeys(roles, self.network))
+        return replace(self, frozen=dict.fromkeys(self.algorithm.frozen, self.network))
 
     def forward_images(self, data: Any) -> int:
         """How many images a step passes through networks, those of targets and probes included.

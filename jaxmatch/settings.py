@@ -52,6 +52,15 @@ class Range:
     below: float | None = None
     off: float | None = None
 
+    def text(self) -> str:
+        """The range in words; empty where every number of the type is in it."""
+        low = {"at least": self.least, "above": self.above}
+        high = {"at most": None if self.most == LARGEST else self.most, "below": self.below}
+        bounds = {**low, **high}
+        return " and ".join(
+            f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None
+        )
+
     def demand(self, value: float) -> str:
         """The demand that ``value`` fails, such as "must be at least 1"; empty if there is none."""
         low = (self.least is None or value >= self.least) and (

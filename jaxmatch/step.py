@@ -18,6 +18,7 @@ from jaxmatch.types import (
     Augment,
     Batch,
     Network,
+    Outputs,
     PyTree,
     Ratio,
     Spec,
@@ -36,9 +37,9 @@ def init_state(
     optimizer: optax.GradientTransformation,
     spec: Spec,
 ) -> TrainState:
-    """The state before the first step; call it inside ``jax.jit`` so that no buffers are shared.
+    """The state before the first step; call it inside ``jax.jit``, so that it shares no buffers.
 
-    ``images`` [1 h w c] only gives the shape and dtype of the network's input.
+    ``images`` [1 h w c] give the shape and dtype of the network's input.
     """
     variables = model.init(stream(key, "model"), images, train=False)
     stats = variables.get("batch_stats", {})  # none in a network without BatchNorm
@@ -66,31 +67,23 @@ def make_train_step(
 ) -> Step:
     """The pure step (state, raw examples) -> (state, metrics).
 
-    ``rate`` tells the learning rate that ``optimizer`` uses at its own step count; ``frozen`` are
-    the networks of the variables in ``examples.frozen``.
+    ``rate`` maps the step count of ``optimizer`` to its learning rate. ``frozen`` are the networks
+    for the variables in ``examples.frozen``.
 
     Raises:
         InputError: if a frozen network that ``algorithm`` learns from is not among them.
     """
-    if missing := [role for role in getattr(algorithm, "frozen", ()) if role not in frozen]:
+    if missing := [role for role in algorithm.frozen if role not in frozen]:
         raise InputError(
             f"{type(algorithm).__name__} learns from the frozen network {missing[0]!r}, which is "
             "not loaded; name its run in config.frozen, or give it as frozen."
         )
-    project = getattr(algorithm, "project", lambda params: params)
 
     def step(state: TrainState, examples: Batch) -> tuple[TrainState, dict[str, Array | Ratio]]:
         key = jax.random.fold_in(state.key, state.step)
         batch, record = augment.apply(state.policy, stream(key, "augment"), examples)
         if frozen:
-            outputs = {
-                role: tuple(
-                    other(examples.frozen[role], view, train=False)[0]
-                    for view in batch.unlabeled.views
-                )
-                for role, other in frozen.items()
-            }
-            batch = batch._replace(frozen=outputs)
+            batch = batch._replace(frozen=outputs_of_frozen(frozen, examples.frozen, batch))
         draws = algorithm.draw(stream(key, "loss"), batch)
 
         def objective(params: PyTree) -> tuple[Array, Any]:
@@ -98,7 +91,7 @@ def make_train_step(
 
         (loss, update), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         change, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = project(optax.apply_updates(state.params, change))
+        params = algorithm.project(optax.apply_updates(state.params, change))
         teacher = ema.update(
             state.teacher,
             params,
@@ -128,3 +121,17 @@ def make_train_step(
         ), metrics
 
     return step
+
+
+def outputs_of_frozen(
+    frozen: Mapping[str, Network], variables: Mapping[str, PyTree] | None, batch: Batch
+) -> dict[str, tuple[Outputs, ...]]:
+    """The outputs of each frozen network on each unlabeled view, in eval mode."""
+    assert variables is not None
+    assert batch.unlabeled is not None
+    return {
+        role: tuple(
+            network(variables[role], view, train=False)[0] for view in batch.unlabeled.views
+        )
+        for role, network in frozen.items()
+    }

@@ -1,4 +1,4 @@
-"""The vocabulary of the library: what a step reads, what a run carries, what an algorithm supplies.
+"""The contract: what a step reads, what a run carries, what a method defines.
 
 Shapes: ``b`` examples of a global batch, ``h w c`` image height, width and channels, ``C`` classes.
 """
@@ -9,42 +9,61 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
+from flax import linen as nn
 from flax import struct
 
 Array = jax.Array
 PyTree = Any
+Heads = Mapping[str, nn.Module]
+Embed = Callable[[PyTree], Mapping[str, np.ndarray]]
+
+
+NOT_GIVEN: Any = None
 
 
 class Examples(NamedTuple):
-    """Some images of one kind, before (one view) or after (one view a role) augmentation."""
+    """Images of one kind, with one view before augmentation and one view for each role after it.
+
+    ``label`` and ``index`` are None where nothing reads them.
+    """
 
     views: tuple[Array, ...]  # [b h w c] each: uint8 before augmentation, network input after
-    label: Array | None = None  # [b] int32, -1 = unknown; of unlabeled images only metrics read it
-    index: Array | None = None  # [b] int32 position in its own set (memory banks)
+    label: Array = NOT_GIVEN  # [b] int32, -1 = unknown; of unlabeled images only metrics read it
+    # [b] int32 position in its own set, for memory banks
+    index: Array = NOT_GIVEN  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Batch(NamedTuple):
-    """The examples of one step; ``labeled`` is None for label-free methods, and vice versa."""
+    """The examples of one step.
 
-    # Typed loosely, since an algorithm knows which of the two it asked for.
-    labeled: Any  # Examples | None
-    unlabeled: Any  # Examples | None
-    # Of the trained networks that the algorithm declares, by role: their variables before
-    # augmentation, after it the Outputs on each unlabeled view, in eval mode.
-    frozen: Any = None  # Mapping[str, PyTree] | Mapping[str, tuple[Outputs, ...]] | None
+    ``labeled`` is None for a method that reads no labels, ``unlabeled`` for one that reads only
+    labeled images.
+    """
+
+    labeled: Examples | None
+    unlabeled: Examples | None
+    # By role of the frozen networks: before augmentation their variables, after it a tuple with
+    # their Outputs on each unlabeled view, in eval mode.
+    frozen: Mapping[str, PyTree] | None = None
+
+    @property
+    def views(self) -> tuple[Array, ...]:
+        """All views: those of labeled images, then those of unlabeled ones."""
+        return tuple(view for each in self[:2] if each is not None for view in each.views)
 
 
 class TrainState(struct.PyTreeNode):
-    """All that a run carries from step to step, so all that a checkpoint holds."""
+    """Everything that a run carries from step to step, and that a checkpoint holds."""
 
     step: Array  # [] int32, optimizer steps done
     key: Array  # [] typed PRNG key, the root: never split, only folded with the step
-    params: PyTree
-    stats: PyTree  # BatchNorm running statistics
+    params: PyTree  # of the student
+    stats: PyTree  # running BatchNorm statistics of the student
     teacher: PyTree  # EMA {"params", "batch_stats"}; evaluated by default
     optimizer: PyTree
-    memory: PyTree  # the algorithm's own: banks, queues, alignment history, thresholds
-    policy: PyTree  # the augmentation's own: CTAugment's bins
+    memory: PyTree  # of the method: banks, queues, alignment history, thresholds
+    policy: PyTree  # of the augmentation: CTAugment's bins
 
     def student(self, params: PyTree | None = None) -> PyTree:
         """The student's variables, with ``params`` in place of its own where given."""
@@ -55,42 +74,45 @@ class TrainState(struct.PyTreeNode):
 
 
 class Ratio(NamedTuple):
-    """A metric that is a mean over a varying number of items: summed apart, divided when logged."""
+    """A mean over a number of items that varies: both are summed, and divided when logged."""
 
     total: Array  # []
-    count: Array  # []
+    count: Array  # [] # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Update(NamedTuple):
-    """What a loss hands back besides its value."""
+    """The results of a loss beside its value."""
 
     stats: PyTree
     metrics: dict[str, Array | Ratio]
     memory: PyTree = ()
-    teacher_stats: PyTree = None  # where ``Spec.teacher_trains``: the teacher's own statistics
+    teacher_stats: PyTree = None  # the teacher's own, as Inputs.teacher gives them
 
 
 class Outputs(NamedTuple):
-    """What a network says of a batch of images."""
+    """The outputs of a network on a batch of images."""
 
     logits: Array  # [b C] at least float32
     features: Array  # [b d] pooled
-    heads: Mapping[str, Array]  # the algorithm's extra heads, each [b ...]
+    heads: Mapping[str, Array]  # of the method's own heads, each [b ...]
 
 
 @struct.dataclass
 class Target:
-    """Marks a view that only serves as a target: no gradient is taken through its outputs.
+    """Marks a view that serves as a target only: no gradient is taken through its outputs.
 
-    Under ``forward="joint"`` the mark changes nothing (gradients still pass through the joint
-    BatchNorm statistics); ``"split"`` and ``"separate"`` give such views a pass of their own.
+    ``forward="split"`` and ``"separate"`` give such views a pass of their own. ``"joint"`` ignores
+    the mark: gradients still pass through the joint BatchNorm statistics.
     """
 
     view: Array  # [b h w c]
 
 
 class Network(Protocol):
-    """Images in any tree, :class:`Outputs` in the same tree, one joint BatchNorm batch."""
+    """A function from a tree of images to the same tree of :class:`Outputs`.
+
+    All images of a call are one BatchNorm batch.
+    """
 
     def __call__(
         self, variables: PyTree, views: PyTree, train: bool = True
@@ -101,7 +123,7 @@ class Network(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The facts of a run that an algorithm may size its memory and its ramps by."""
+    """Constants of a run: sizes for memories and schedules."""
 
     classes: int
     steps: int  # of the whole run
@@ -109,68 +131,113 @@ class Spec:
     unlabeled: int = 0  # number of unlabeled examples
     labeled_batch: int = 0
     unlabeled_batch: int = 0
-    # The teacher normalises by batch statistics and keeps running ones of its own, which the loss
-    # hands back (``ema.statistics="own"``); otherwise it runs in eval mode.
+    # The teacher normalises by batch statistics and has running statistics of its own
+    # (``ema.statistics="own"``); otherwise it runs in eval mode.
     teacher_trains: bool = False
 
 
-NO_HEADS: Mapping[str, Any] = MappingProxyType({})
+class Inputs(NamedTuple):
+    """Everything that a loss reads."""
+
+    network: Network
+    params: PyTree  # the student's; the loss is differentiated with respect to them
+    state: TrainState  # before the step
+    batch: Batch
+    draws: PyTree  # what the method's ``draw`` returned
+    spec: Spec
+
+    @property
+    def labeled(self) -> Examples:
+        """The labeled examples; only for methods with labeled views."""
+        assert self.batch.labeled is not None
+        return self.batch.labeled
+
+    @property
+    def unlabeled(self) -> Examples:
+        """The unlabeled examples; only for methods with unlabeled views."""
+        assert self.batch.unlabeled is not None
+        return self.batch.unlabeled
+
+    @property
+    def frozen(self) -> Mapping[str, PyTree]:
+        """Outputs of the frozen networks on each unlabeled view, a tuple by role."""
+        assert self.batch.frozen is not None
+        return self.batch.frozen
+
+    @property
+    def step(self) -> Array:
+        """The number [] of steps before this one, int32."""
+        return self.state.step
+
+    @property
+    def memory(self) -> PyTree:
+        """The method's memory before this step."""
+        return self.state.memory
+
+    def student(self, views: PyTree, stats: PyTree = None) -> tuple[PyTree, PyTree]:
+        """Outputs of the student on ``views``, in train mode, and its new BatchNorm statistics.
+
+        ``stats`` are the statistics to start from, by default those of the state.
+        """
+        stats = self.state.stats if stats is None else stats
+        return self.network({"params": self.params, "batch_stats": stats}, views)
+
+    def constant_student(self, views: PyTree) -> PyTree:
+        """Outputs of the student through which no gradient reaches its parameters, in train mode.
+
+        The new statistics are dropped.
+        """
+        return self.network(jax.lax.stop_gradient(self.state.student(self.params)), views)[0]
+
+    def teacher(self, views: PyTree, train: bool | None = None) -> tuple[PyTree, PyTree]:
+        """Outputs of the teacher on ``views``, and its new statistics if it has its own, else None.
+
+        No gradient passes through the outputs. In train mode they are normalised by the statistics
+        of ``views``; by default a teacher with statistics of its own is in train mode.
+        """
+        own = self.spec.teacher_trains
+        train = own if train is None else train
+        outputs, stats = jax.lax.stop_gradient(self.network(self.state.teacher, views, train=train))
+        return outputs, stats if own else None
 
 
-def no_memory(self: Any, key: Array, spec: Spec) -> PyTree:
-    """The ``init`` of an algorithm that carries nothing from step to step."""
-    del self, key, spec
-    return ()
+class Algorithm:
+    """The base of the methods, with defaults for all members but :meth:`objective`.
 
+    A method is a frozen dataclass (:func:`jaxmatch.settings.section`); its fields are the settings
+    ``config.algorithm``. It names the views that it needs and defines :meth:`objective`.
 
-def no_draws(self: Any, key: Array, batch: Batch) -> PyTree:
-    """The ``draw`` of an algorithm whose loss is deterministic."""
-    del self, key, batch
-    return ()
-
-
-class Algorithm(Protocol):
-    """One method. Implementations are frozen dataclasses; their fields are ``config.algorithm``.
-
-    A method may also have ``project(params) -> params``, which every step applies to what the
-    optimizer made, before the teacher follows (SwAV keeps its prototypes at length 1).
-    And it may have ``frozen``, the roles of trained networks that ``config.frozen`` names runs for
-    and whose outputs it finds in ``batch.frozen`` (distillation).
-
-    A method that looks at all images between steps (PCL's clusters) has the fields
-    ``refresh_steps`` and ``start_step``, and ``refresh(state, embed) -> memory``, called outside
-    ``jax.jit`` wherever from ``start_step`` on a multiple of ``refresh_steps`` steps are done and
-    others follow. ``embed(variables)`` gives what each head says of each unlabeled image, not
-    augmented and in index order, in eval mode: arrays [n ...] by name.
+    Attributes:
+        labeled: roles of the views of labeled examples, in order. A role that occurs twice gives
+            two independent views.
+        unlabeled: roles of the views of unlabeled examples.
+        heads: further heads on the pooled features, by name (:mod:`jaxmatch.models.heads`).
+        evaluated: the network that the method reports, "teacher" or "student".
+        frozen: roles of the trained networks that ``config.frozen`` names runs for; their outputs
+            are in ``batch.frozen``.
+        refresh_steps: the steps between two calls of :meth:`refresh`; 0 for none.
+        start_step: the first step that :meth:`refresh` may precede.
     """
 
-    @property
-    def labeled(self) -> tuple[str, ...]:
-        """The view roles of labeled examples, in order; a repeated role is an independent draw."""
-        ...
-
-    @property
-    def unlabeled(self) -> tuple[str, ...]:
-        """The view roles of unlabeled examples."""
-        ...
-
-    @property
-    def heads(self) -> Mapping[str, Any]:
-        """Extra heads on the pooled features, by name (see ``models/heads.py``)."""
-        ...
-
-    @property
-    def evaluated(self) -> str:
-        """Which network the method reports: "teacher" or "student"."""
-        ...
+    labeled: tuple[str, ...] = ()
+    unlabeled: tuple[str, ...] = ()
+    heads: Heads = MappingProxyType({})
+    evaluated: str = "teacher"
+    frozen: tuple[str, ...] = ()
+    refresh_steps: int = 0
+    start_step: int = 0
 
     def init(self, key: Array, spec: Spec) -> PyTree:
-        """The method's own memory before the first step."""
-        ...
+        """The memory before the first step."""
+        return ()
 
     def draw(self, key: Array, batch: Batch) -> PyTree:
-        """All randomness of the loss, as a value."""
-        ...
+        """All randomness of the loss, as a value; ``batch`` holds the views."""
+        return ()
+
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
+        """The loss [] without weight decay, and what the step updates."""
+        raise NotImplementedError(f"{type(self).__name__} defines no objective.")
 
     def loss(
         self,
@@ -181,12 +248,29 @@ class Algorithm(Protocol):
         draws: PyTree,
         spec: Spec,
     ) -> tuple[Array, Update]:
-        """The loss without weight decay, differentiated with respect to ``params``."""
-        ...
+        """:meth:`objective` of these :class:`Inputs`; the step differentiates it by ``params``."""
+        return self.objective(Inputs(network, params, state, batch, draws, spec))
+
+    def project(self, params: PyTree) -> PyTree:
+        """Parameters in place of those that the optimizer made, before the EMA follows."""
+        return params
+
+    def refresh(self, state: TrainState, embed: Embed) -> PyTree:
+        """The memory after a look at all unlabeled images.
+
+        The run calls it between two steps, outside of ``jax.jit``, from ``start_step`` on, whenever
+        the number of steps done is a multiple of ``refresh_steps``.
+
+        Args:
+            state: the state between the two steps.
+            embed: function from variables to the outputs of each head, by name, on all unlabeled
+                images without augmentation in eval mode: arrays [n ...] in index order.
+        """
+        return state.memory
 
 
 class Augment(Protocol):
-    """Turns the images of a batch into the views that an algorithm asked for."""
+    """Makes the views that a method needs from the images of a batch."""
 
     def init(self) -> PyTree:
         """The policy's state before the first step."""
@@ -197,12 +281,12 @@ class Augment(Protocol):
         ...
 
     def update(self, policy: PyTree, record: PyTree, predict: Callable[[Array], Array]) -> PyTree:
-        """Learn from the step; ``predict`` maps views to the new teacher's probabilities."""
+        """The policy after a step; ``predict`` maps views to probabilities of the new teacher."""
         ...
 
 
 class Transform(Protocol):
-    """One view of images: randomness drawn as a value, then applied."""
+    """A random view of images: :meth:`draw` makes the randomness, :meth:`apply` uses it."""
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> PyTree:
         """All randomness for images of ``shape`` [b h w c]; leaves lead with ``b``."""

@@ -16,8 +16,11 @@ from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.cli.main import main
-from jaxmatch.config.checks import VALUES, check_settings
-from jaxmatch.config.recipe import complete, defaults, flatten, from_flags, to_json
+from jaxmatch.config.checks import check_settings
+from jaxmatch.config.dotted import flatten
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.keys import KEYS, defaults
+from jaxmatch.config.saved import complete, to_json
 from jaxmatch.errors import InputError
 from jaxmatch.models.build import MODELS, model_settings
 from jaxmatch.optim.ema import Ema
@@ -78,15 +81,16 @@ def test_every_number_of_a_network_has_a_range(name):
 
 
 def test_every_setting_of_no_section_has_a_type():
-    sections = {"algorithm", "model", "optim", "ema", "frozen"}
+    sections = {"optim", "ema", "frozen"}
     keys = {key for key in flatten(defaults()) if key.partition(".")[0] not in sections}
     views = {f"views.{role}." for role in ("weak", "strong", "contrast", "second", "small")}
     own = {key for key in keys if key.startswith((*views, "views.ctaugment."))}
-    assert keys - own <= VALUES.keys()
-    assert VALUES.keys() <= keys
+    networks = {key for key in keys if key.startswith("model.") and key != "model.name"}
+    assert keys - own - networks <= KEYS.keys()
+    assert KEYS.keys() - {"algorithm.name"} <= keys
 
 
-@pytest.mark.parametrize("key", VALUES)
+@pytest.mark.parametrize("key", KEYS)
 def test_values_of_another_type_are_refused(key):
     config = configuration("x.npz")
     for wrong in (object(), math.nan, -1, -0.5):

@@ -74,7 +74,10 @@ def _fixmatch(case: Case) -> FixMatch:
 
 
 def _fixmatch_quantities(case: Case) -> Quantities:
-    common = _pseudo_label_quantities(case)
+    common: Quantities = {
+        "mask": Argument("weighted_cross_entropy", 0, 2),
+        "pseudo_label": Argument("weighted_cross_entropy", 0, 1),
+    }
     if not _sharpens(case):
         return common
     # The files of the corrected variant record the probabilities as they were before sharpening.

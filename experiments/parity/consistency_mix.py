@@ -13,7 +13,7 @@ from jaxmatch.algorithms.remixmatch import ReMixMatch
 from jaxmatch.functional.alignment import Marginal
 from jaxmatch.functional.mixup import Mixing, in_parts, mix
 from jaxmatch.functional.rotation import rotate
-from jaxmatch.types import Array, Batch, Network, PyTree
+from jaxmatch.types import Array, Inputs, PyTree
 
 MIXMATCH_VIEWS = ("x_ulb_w", "x_ulb_s")
 REMIXMATCH_VIEWS = ("x_ulb_w", "x_ulb_s_0", "x_ulb_s_1")
@@ -67,7 +67,7 @@ def _remixmatch(case: Case) -> ReMixMatch:
 
 
 def chunks_apart(
-    network: Network, variables: PyTree, views: Sequence[Array], pool: Sequence[int]
+    given: Inputs, views: Sequence[Array], pool: Sequence[int]
 ) -> tuple[list[Array], PyTree]:
     """USB's passes over mixed views: as many images each as are labeled, without interleaving.
 
@@ -77,7 +77,7 @@ def chunks_apart(
     for part in pool:
         chunks = []
         for chunk in jnp.split(views[part], len(views[part]) // size):
-            (on_chunk,), stats = network(variables, (chunk,))
+            (on_chunk,), stats = given.student((chunk,))
             chunks.append(on_chunk.logits)
             statistics.append(stats)
         logits[part] = jnp.concatenate(chunks)
@@ -87,13 +87,9 @@ def chunks_apart(
 def mixmatch_passes() -> Override:
     """USB's passes for MixMatch: :func:`chunks_apart`, after one over x that nothing uses."""
 
-    def forward(
-        self: MixMatch, network: Network, variables: PyTree, batch: Batch, mixing: Mixing
-    ) -> tuple[list[Array], PyTree]:
-        del self
-        network(variables, batch.labeled.views)
-        views = mix((*batch.labeled.views, *batch.unlabeled.views), mixing)
-        return chunks_apart(network, variables, views, MIXMATCH_POOL)
+    def forward(self: MixMatch, given: Inputs) -> tuple[list[Array], PyTree]:
+        given.student(given.labeled.views)
+        return chunks_apart(given, mix(given.batch.views, given.draws), MIXMATCH_POOL)
 
     return Override(MixMatch, "forward", forward)
 
@@ -104,22 +100,16 @@ def remixmatch_passes() -> Override:
     The mixed ones are of :func:`chunks_apart`; of the others nothing uses those over x and s_2.
     """
 
-    def forward(
-        self: ReMixMatch,
-        network: Network,
-        variables: PyTree,
-        batch: Batch,
-        draws: remixmatch.Draws,
-    ) -> remixmatch.Forward:
-        (x,), (_, first, second) = batch.labeled.views, batch.unlabeled.views
-        network(variables, (x,))
-        (on_first,), _ = network(variables, (first,))
-        network(variables, (second,))
-        views = mix((x, *batch.unlabeled.views), draws.mixing)
-        mixed, stats = chunks_apart(network, variables, views, REMIXMATCH_POOL)
+    def forward(self: ReMixMatch, given: Inputs) -> remixmatch.Forward:
+        (x,), (_, first, second) = given.labeled.views, given.unlabeled.views
+        given.student((x,))
+        (on_first,), _ = given.student((first,))
+        given.student((second,))
+        views = mix(given.batch.views, given.draws.mixing)
+        mixed, stats = chunks_apart(given, views, REMIXMATCH_POOL)
         rotation = None
         if self.rotation_weight:
-            (on_turned,), _ = network(variables, (rotate(first, draws.turns),))
+            (on_turned,), _ = given.student((rotate(first, given.draws.turns),))
             rotation = on_turned.heads["rotation"]
         return remixmatch.Forward(mixed, on_first.logits, rotation, stats)
 

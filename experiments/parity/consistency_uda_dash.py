@@ -142,7 +142,7 @@ def _dash_quantities(case: Case) -> Quantities:
     del case
     return {
         "mask": Argument("pseudo_label_metrics", 0, 1),
-        "pseudo_label": Argument("cross_entropy", 1, 1),
+        "pseudo_label": Argument("cross_entropy", 0, 1),
     }
 
 

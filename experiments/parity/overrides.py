@@ -12,7 +12,7 @@ from jaxmatch.algorithms import comatch, simmatch, simmatch_v2
 from jaxmatch.functional import alignment, memory
 from jaxmatch.functional.memory import Queue
 from jaxmatch.functional.similarity import normalize
-from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update
+from jaxmatch.types import Array, Inputs, PyTree, Update
 
 
 def align_with_epsilon() -> Override:
@@ -48,23 +48,17 @@ def drop_infinite_loss() -> Override:
     The library's queue starts without rows; the loss of rows that say nothing is finite and has no
     gradient.
     """
-    library = simmatch_v2.SimMatchV2.loss
+    library = simmatch_v2.SimMatchV2.objective
 
-    def loss(
-        self: simmatch_v2.SimMatchV2,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        *rest: Any,
-    ) -> tuple[Array, Update]:
-        value, update = library(self, network, params, state, *rest)
-        silent = ~jnp.any(state.memory.queue.rows["probabilities"])
+    def objective(self: simmatch_v2.SimMatchV2, given: Inputs) -> tuple[Array, Update]:
+        value, update = library(self, given)
+        silent = ~jnp.any(given.memory.queue.rows["probabilities"])
         metrics: dict[str, Any] = dict(update.metrics)
         term = jnp.where(silent, metrics["loss/node_edge"], 0.0)
         metrics["loss/node_edge"] -= term
         return value - self.node_edge_weight * term, update._replace(metrics=metrics)
 
-    return Override(simmatch_v2.SimMatchV2, "loss", loss)
+    return Override(simmatch_v2.SimMatchV2, "objective", objective)
 
 
 def usb_forward(together: bool, teacher: bool) -> Override:
@@ -77,25 +71,16 @@ def usb_forward(together: bool, teacher: bool) -> Override:
             with the student's running statistics, which are updated once more.
     """
 
-    def forward(
-        self: simmatch.SimMatch,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        spec: Spec,
-    ) -> simmatch.Forward:
-        del self, spec
-        views = (*batch.labeled.views, *batch.unlabeled.views)
-        stats, seen = state.stats, []
+    def forward(self: simmatch.SimMatch, given: Inputs) -> simmatch.Forward:
+        views, stats, seen = given.batch.views, given.state.stats, []
         for group in [views] if together else [(view,) for view in views]:
-            outputs, stats = network({"params": params, "batch_stats": stats}, group)
+            outputs, stats = given.student(group, stats)
             seen += outputs
         on_x, on_weak, on_strong = seen
         remembered = on_x
         if teacher:
-            average = jax.lax.stop_gradient(state.teacher["params"])
-            (remembered,), stats = network({"params": average, "batch_stats": stats}, views[:1])
+            average = jax.lax.stop_gradient(given.state.teacher["params"])
+            (remembered,), stats = given._replace(params=average).student(views[:1], stats)
         return simmatch.Forward(on_x, on_weak, on_strong, remembered, stats)
 
     return Override(simmatch.SimMatch, "forward", forward)

@@ -71,7 +71,7 @@ class RecordingAlgorithm:
 
     def loss(self, *arguments: Any) -> tuple[Array, Update]:
         """The algorithm's own loss."""
-        module = inspect.getmodule(type(self.algorithm).loss)
+        module = inspect.getmodule(type(self.algorithm).objective)
         self.passes.clear()
         with ExitStack() as stack:
             for override in self.overrides:

@@ -41,7 +41,7 @@ from jaxmatch.models.network import make_network
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
 from jaxmatch.step import make_train_step
-from jaxmatch.types import Array, Batch, Examples, Outputs, PyTree, Spec, TrainState
+from jaxmatch.types import NOT_GIVEN, Array, Batch, Examples, Outputs, PyTree, Spec, TrainState
 from jaxmatch.weights.torch_names import find_naming, from_torch
 
 # The networks are tiny: XLA's optimization would take most of the time.
@@ -96,7 +96,7 @@ def run(case: Case, setup: Setup, tolerance: float) -> Comparison:
 
     views = entry.views(case)
     batches = [read_batch(case, step, views) for step in range(case.meta["steps"])]
-    shapes = model_shapes(setup.model, batches[0].labeled.views[0])
+    shapes = model_shapes(setup.model, batches[0].views[0])
     tensors = case.under(setup.student)
     names = Names(find_naming(tensors, shapes), setup.student.removeprefix("init/"))
     state, step = build(case, setup, quantities, overrides, shapes, names)
@@ -184,14 +184,14 @@ def read_batch(case: Case, step: int, views: Sequence[str]) -> Batch:
         values = case[f"batch/{step}/{name}"].transpose(0, 2, 3, 1)
         return jnp.asarray(values, case.meta["dtype"])
 
-    def integers(name: str) -> Array | None:
+    def integers(name: str) -> Array:
         key = f"batch/{step}/{name}"
-        return jnp.asarray(case[key], jnp.int32) if key in case else None
+        return jnp.asarray(case[key], jnp.int32) if key in case else NOT_GIVEN
 
     labeled = Examples((images("x_lb"),), integers("y_lb"), integers("idx_lb"))
     if not views:
         return Batch(labeled, None)
-    return Batch(labeled, Examples(tuple(map(images, views)), None, integers("idx_ulb")))
+    return Batch(labeled, Examples(tuple(map(images, views)), index=integers("idx_ulb")))
 
 
 def read_variables(case: Case, key: str, shapes: PyTree, names: Names) -> dict[str, PyTree]:

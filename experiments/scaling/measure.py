@@ -22,8 +22,8 @@ import jax
 from experiments.scaling.program import collectives, compile_quickly, facts
 from experiments.throughput.measure import measure as throughput
 from experiments.tpu.hlo import COLLECTIVES
+from jaxmatch.config.flags import from_flags
 from jaxmatch.config.presets import IMAGENET_IMAGES, TENTH
-from jaxmatch.config.recipe import from_flags
 from jaxmatch.program import Program
 from jaxmatch.runtime.mesh import tree_bytes
 

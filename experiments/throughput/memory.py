@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.scaling.program import facts
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.models.network import make_network
 from jaxmatch.program import Program
 from jaxmatch.runtime.mesh import tree_bytes

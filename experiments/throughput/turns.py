@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.data.resident import resident
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
@@ -93,6 +93,8 @@ def start(checkout: Path, rest: list[str]) -> subprocess.Popen:
 
 def ask(server: subprocess.Popen) -> float:
     """Seconds of one call."""
+    assert server.stdin is not None
+    assert server.stdout is not None
     server.stdin.write("\n")
     server.stdin.flush()
     line = server.stdout.readline()

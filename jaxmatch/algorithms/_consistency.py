@@ -1,30 +1,30 @@
-"""What methods share that, like FixMatch, label strong views by weak views of the same images."""
+"""Shared by the methods that label strong views by weak views of the same images, as FixMatch."""
 
 from typing import NamedTuple
 
 import jax
 
 from jaxmatch.functional.losses import cross_entropy
-from jaxmatch.types import Array, Batch, Network, PyTree, Target, TrainState
+from jaxmatch.types import Array, Inputs, PyTree, Target
 
 
 class WeakStrong(NamedTuple):
-    """One joint pass over labeled, weak and strong views."""
+    """The logits of one joint pass over labeled, weak and strong views, and the supervised loss."""
 
+    labeled: Array  # [B C] of w(x)
+    weak: Array  # [b C] of w(u), without gradient
+    strong: Array  # [b C] of s(u)
     supervised: Array  # [] mean H(y, p(w(x)))
-    labeled: Array  # [B C] logits of w(x), without gradient
-    weak: Array  # [b C] logits of w(u), without gradient
-    strong: Array  # [b C] logits of s(u)
-    stats: PyTree
+    stats: PyTree  # the new BatchNorm statistics
 
 
-def weak_strong(network: Network, params: PyTree, state: TrainState, batch: Batch) -> WeakStrong:
-    """FixMatch's pass and supervised loss."""
-    (x,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
-    (on_x, on_weak, on_strong), stats = network(state.student(params), (x, Target(weak), strong))
-    supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
-    labeled, on_weak = jax.lax.stop_gradient((on_x.logits, on_weak.logits))
-    return WeakStrong(supervised, labeled, on_weak, on_strong.logits, stats)
+def weak_strong(given: Inputs) -> WeakStrong:
+    """Pass labeled, weak and strong views through the student as one batch."""
+    (x,), (weak, strong) = given.labeled.views, given.unlabeled.views
+    (on_x, on_weak, on_strong), stats = given.student((x, Target(weak), strong))
+    supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
+    on_weak = jax.lax.stop_gradient(on_weak)
+    return WeakStrong(on_x.logits, on_weak.logits, on_strong.logits, supervised, stats)
 
 
 def pseudo_label(logits: Array, hard: bool, temperature: float) -> Array:

@@ -1,38 +1,24 @@
-"""BYOL: the student predicts the teacher's embedding of the other view; nothing is pushed apart.
+"""BYOL: the student predicts the projection that the teacher gives the other view.
 
 Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", NeurIPS 2020,
 https://arxiv.org/abs/2006.07733.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 
 from jaxmatch.functional.diagnostics import feature_spread
 from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.heads import PredictedProjection
 from jaxmatch.settings import Count, section
-from jaxmatch.types import (
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Update
 
 
 @section("algorithm")
-class BYOL:
+class BYOL(Algorithm):
     """The loss is the mean distance of both views' predictions from the teacher's projections.
 
-    No label is read. The teacher starts as a copy of the student, where the authors' starts from
-    weights of its own; they let it run in train mode (``ema.statistics="own"``).
+    No label is read. The teacher starts as a copy of the student; that of the authors has initial
+    weights of its own. Theirs runs in train mode (``ema.statistics="own"``).
 
     Attributes:
         projection: width of the projections and predictions.
@@ -45,32 +31,19 @@ class BYOL:
     labeled = ()
     unlabeled = ("contrast", "second")
     evaluated = "student"
-    init = no_memory
-    draw = no_draws
 
     @property
-    def heads(self) -> Mapping[str, Any]:
-        """g and q after the pooled features; dropped after training."""
+    def heads(self) -> Heads:
+        """The projector g and the predictor q, which are not evaluated."""
         return {"projection": PredictedProjection(self.hidden, self.projection)}
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean |n(q(z_1)) - n(z'_2)|^2 + |n(q(z_2)) - n(z'_1)|^2, n(x) = x / |x| (eqs. 2, 3).
 
         z_v and z'_v are the student's and the teacher's projection of view v.
         """
-        del draws
-        student, stats = network(state.student(params), batch.unlabeled.views)
-        teacher, teacher_stats = jax.lax.stop_gradient(
-            network(state.teacher, batch.unlabeled.views, train=spec.teacher_trains)
-        )
+        student, stats = given.student(given.unlabeled.views)
+        teacher, teacher_stats = given.teacher(given.unlabeled.views)
         first, second = (outputs.heads["projection"] for outputs in student)  # [b 2 d]
         target_first, target_second = (outputs.heads["projection"][:, 0] for outputs in teacher)
         errors = regression(first[:, 1], target_second) + regression(second[:, 1], target_first)
@@ -79,7 +52,7 @@ class BYOL:
             stats,
             {"loss/regression": loss, **feature_spread(first[:, 0])},
             (),
-            teacher_stats if spec.teacher_trains else None,
+            teacher_stats,
         )
 
 

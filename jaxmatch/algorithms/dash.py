@@ -1,4 +1,4 @@
-"""Dash: unlabeled images train as long as their loss is below a threshold that decays.
+"""Dash: an unlabeled image counts while its loss is below a threshold that decays.
 
 Xu et al., "Dash: Semi-Supervised Learning with Dynamic Thresholding", ICML 2021,
 https://arxiv.org/abs/2109.00650.
@@ -10,51 +10,40 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmatch.algorithms._consistency import weak_strong
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.settings import Count, NonNegative, Positive, Range, Whole, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Ratio,
-    Spec,
-    Target,
-    TrainState,
-    Update,
-    no_draws,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Ratio, Spec, TrainState, Update
 
 NORMS = ("batch", "selected")
 SELECTED_FACTOR = 0.9  # of the authors' code
 
 
 class Memory(NamedTuple):
-    """What the threshold starts from, and itself."""
+    """The threshold, and the losses that its first value comes from."""
 
     measured: Array  # [] sum of the mean unlabeled losses of the measured batches, nats
-    batches: Array  # [] int32, how many there are
-    rho: Array  # [] nats, not yet held at rho_min; 0 during the warm-up
+    batches: Array  # [] int32, number of measured batches
+    rho: Array  # [] threshold before the bound rho_min, nats; 0 during the warm-up
 
 
 @section("algorithm")
-class Dash:
+class Dash(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
     Attributes:
         rho_initial: the first threshold rho as a multiple of log C, the loss of a guess; 0 takes
             rho_hat / gamma, where rho_hat is the unlabeled loss at the end of the warm-up.
-        rho_min: the least threshold, nats; once it is reached targets are hard.
-        gamma: rho is divided by this ...
-        rho_period_steps: ... every so many steps after the warm-up.
-        warmup_steps: during these the unlabeled loss counts all images.
-        measure_steps: rho_hat is a mean over the last so many of them; 0 stands for one pass over
-            the unlabeled images, or the whole warm-up where that is shorter.
+        rho_min: the least threshold in nats; targets are hard once rho reaches it.
+        gamma: the factor that rho is divided by after each period.
+        rho_period_steps: length of a period; periods begin after the warm-up.
+        warmup_steps: first steps, in which all unlabeled images count.
+        measure_steps: number of last steps of the warm-up that rho_hat is the mean over; 0 stands
+            for one pass over the unlabeled images, at most the warm-up.
         temperature: T of the soft target softmax(z / T).
-        unlabeled_weight: lambda_u.
+        unlabeled_weight: weight of the unsupervised loss, lambda_u.
         dash_norm: the unlabeled loss is a mean over the "batch", or as in the authors' code 0.9
             times the mean over the "selected" images.
     """
@@ -71,12 +60,9 @@ class Dash:
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
-    heads = NO_HEADS
-    evaluated = "teacher"
-    draw = no_draws
 
     def __post_init__(self) -> None:
-        """Refuse a clock that measures nothing or does not move, and values without a meaning."""
+        """Refuse a threshold that cannot start or cannot be measured, and unknown norms."""
         if self.dash_norm not in NORMS:
             raise InputError(f"unknown dash_norm {self.dash_norm!r}; {suggest('', NORMS)}")
         if self.rho_initial == 0 and self.warmup_steps < 1:
@@ -92,55 +78,37 @@ class Dash:
 
     def init(self, key: Array, spec: Spec) -> Memory:
         """Nothing measured."""
-        del key, spec
         return Memory(jnp.zeros((), float), jnp.zeros((), jnp.int32), jnp.zeros((), float))
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda_u mean 1[l < max(rho, rho_min)] H(q, p(s(u))).
 
-        With p = p(w(u)) and its logits z, l = -log max p. The target q is softmax(z / T) as long as
-        rho > rho_min and during the warm-up, afterwards the argmax.
+        p = p(w(u)) has the logits z, and l = -log max p. The target q is softmax(z / T) during the
+        warm-up and while rho > rho_min; then it is the argmax.
         """
-        del draws
-        (x,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
-        (on_x, on_weak, on_strong), stats = network(
-            state.student(params), (x, Target(weak), strong)
-        )
-
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
-        weak_logits = jax.lax.stop_gradient(on_weak.logits)  # [b C]
-        warming = state.step < self.warmup_steps
-        rho = self.threshold(state.step, state.memory, spec)
-        soft = jax.nn.softmax(weak_logits / self.temperature)
-        hard = jax.nn.one_hot(weak_logits.argmax(-1), spec.classes, dtype=soft.dtype)
-        target = jnp.where(warming | (rho > self.rho_min), soft, hard)
+        on, spec = weak_strong(given), given.spec
+        warming = given.step < self.warmup_steps
+        rho = self.threshold(given.step, given.memory, spec)
+        soft = jax.nn.softmax(on.weak / self.temperature)
+        hard = jax.nn.one_hot(on.weak.argmax(-1), spec.classes, dtype=soft.dtype)
+        target = jnp.where(warming | (rho > self.rho_min), soft, hard)  # [b C]
         held = jnp.maximum(rho, self.rho_min)
-        selected = warming | below(weak_logits, held)
-        errors = cross_entropy(on_strong.logits, target)
+        selected = warming | below(on.weak, held)  # [b]
+        errors = cross_entropy(on.strong, target)
         total = jnp.where(selected, errors, 0.0).sum()
         unsupervised = total / len(errors)
         if self.dash_norm == "selected":
             unsupervised = SELECTED_FACTOR * total / jnp.maximum(1, selected.sum())
-        loss = supervised + self.unlabeled_weight * unsupervised
+        loss = on.supervised + self.unlabeled_weight * unsupervised
         return loss, Update(
-            stats,
+            on.stats,
             {
-                "loss/supervised": supervised,
+                "loss/supervised": on.supervised,
                 "loss/unsupervised": unsupervised,
                 "pseudo/rho": Ratio(jnp.where(warming, 0.0, held), ~warming),
-                **pseudo_label_metrics(
-                    weak_logits, selected, batch.unlabeled.label, on_strong.logits
-                ),
+                **pseudo_label_metrics(on.weak, selected, given.unlabeled.label, on.strong),
             },
-            self.remember(state, errors, rho, spec),
+            self.remember(given.state, errors, rho, spec),
         )
 
     def threshold(self, step: Array, memory: Memory, spec: Spec) -> Array:

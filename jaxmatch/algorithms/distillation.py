@@ -13,30 +13,19 @@ import jax
 from jaxmatch.functional.diagnostics import unlabeled_accuracy
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.settings import Positive, Range, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
 @section("algorithm")
-class Distillation:
+class Distillation(Algorithm):
     """The loss is labeled_weight * supervised + (1 - labeled_weight) * distillation.
 
-    The frozen network is that of ``config.frozen.teacher``, not the run's own moving average.
+    The trained network is that of ``config.frozen.teacher``, not the EMA of the run.
 
     Attributes:
-        temperature: tau, by which the logits of both networks are divided.
-        labeled_weight: 1 - alpha; at 0 labels are only measured by, though labeled images share
-            the BatchNorm batch.
+        temperature: tau, which divides the logits of both networks.
+        labeled_weight: weight of the supervised loss, 1 - alpha. At 0 labels serve for metrics
+            only; labeled images still share the BatchNorm batch.
     """
 
     temperature: Positive = 1.0
@@ -45,30 +34,18 @@ class Distillation:
     labeled = ("weak",)
     unlabeled = ("weak",)
     frozen = ("teacher",)
-    heads = NO_HEADS
     evaluated = "student"
-    init = no_memory
-    draw = no_draws
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """(1 - alpha) mean H(y, p(w(x))) + alpha mean H(p^T(w(u); tau), p(w(u); tau)) (eqs. 2, 3).
 
         p(x; tau) = softmax(z(x) / tau); p^T is the frozen network's, which sees the same view.
         """
-        del draws, spec
-        (x,), (u,) = batch.labeled.views, batch.unlabeled.views
-        (on_x, on_u), stats = network(state.student(params), (x, u))
-        (teacher,) = batch.frozen["teacher"]
+        (x,), (u,) = given.labeled.views, given.unlabeled.views
+        (on_x, on_u), stats = given.student((x, u))
+        (teacher,) = given.frozen["teacher"]
 
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
         target = jax.nn.softmax(teacher.logits / self.temperature)  # [b C]
         distillation = cross_entropy(on_u.logits / self.temperature, target).mean()
         loss = self.labeled_weight * supervised + (1 - self.labeled_weight) * distillation
@@ -77,6 +54,6 @@ class Distillation:
             {
                 "loss/supervised": supervised,
                 "loss/distillation": distillation,
-                **unlabeled_accuracy(on_u.logits, batch.unlabeled.label),
+                **unlabeled_accuracy(on_u.logits, given.unlabeled.label),
             },
         )

@@ -1,4 +1,4 @@
-"""FixMatch: confident predictions on weak views are the labels of strong views of the same images.
+"""FixMatch: a confident prediction on a weak view is the label of a strong view of the image.
 
 Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence",
 NeurIPS 2020, https://arxiv.org/abs/2001.07685.
@@ -7,36 +7,24 @@ NeurIPS 2020, https://arxiv.org/abs/2001.07685.
 from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 
+from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
-from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.settings import NonNegative, Positive, Range, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    Target,
-    TrainState,
-    Update,
-    no_draws,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
 @section("algorithm")
-class FixMatch:
+class FixMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
     Attributes:
-        threshold: tau; a weak view labels its strong view if its largest probability, before any
-            sharpening, is at least this. Above 1 only the supervised loss is left.
-        unlabeled_weight: lambda_u.
-        hard_labels: train on the argmax; otherwise on the distribution softmax(z / temperature).
-        temperature: T of soft labels; 1 leaves them unsharpened.
+        threshold: tau; a weak view labels its strong view if its largest probability is at least
+            this, before sharpening. Above 1 the unsupervised loss is 0.
+        unlabeled_weight: weight of the unsupervised loss, lambda_u.
+        hard_labels: the target is the argmax of the prediction; otherwise it is the distribution
+            softmax(z / temperature).
+        temperature: T of soft targets; 1 does not sharpen them.
     """
 
     threshold: Annotated[float, Range(least=0, most=1, off=2)] = 0.95
@@ -46,47 +34,22 @@ class FixMatch:
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
-    heads = NO_HEADS
-    evaluated = "teacher"
-    init = no_memory
-    draw = no_draws
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda_u mean 1[max q >= tau] H(q, p(s(u))), q = p(w(u)) (eq. 3, 4).
 
-        Both means run over the whole batch, the second over the confident and the others alike.
+        Both means run over the whole batch: images that are not confident add 0 to the second.
         """
-        del draws, spec
-        (x,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
-        (on_x, on_weak, on_strong), stats = network(
-            state.student(params), (x, Target(weak), strong)
-        )
-
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
-        weak_logits = jax.lax.stop_gradient(on_weak.logits)  # [b C]
-        confident = jax.nn.softmax(weak_logits).max(-1) >= self.threshold
-        if self.hard_labels:
-            target = weak_logits.argmax(-1)
-        else:
-            target = jax.nn.softmax(weak_logits / self.temperature)
-        errors = cross_entropy(on_strong.logits, target)
-        unsupervised = jnp.where(confident, errors, 0.0).mean()
-        loss = supervised + self.unlabeled_weight * unsupervised
+        on = weak_strong(given)
+        confident = jax.nn.softmax(on.weak).max(-1) >= self.threshold  # [b]
+        target = pseudo_label(on.weak, self.hard_labels, self.temperature)
+        unsupervised = weighted_cross_entropy(on.strong, target, confident)
+        loss = on.supervised + self.unlabeled_weight * unsupervised
         return loss, Update(
-            stats,
+            on.stats,
             {
-                "loss/supervised": supervised,
+                "loss/supervised": on.supervised,
                 "loss/unsupervised": unsupervised,
-                **pseudo_label_metrics(
-                    weak_logits, confident, batch.unlabeled.label, on_strong.logits
-                ),
+                **pseudo_label_metrics(on.weak, confident, given.unlabeled.label, on.strong),
             },
         )

@@ -10,31 +10,20 @@ import jax.numpy as jnp
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.settings import NonNegative, Share, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
 @section("algorithm")
-class FixMatchEMAN:
+class FixMatchEMAN(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
-    It takes ``ema.statistics="averaged"``: the teacher normalises by running averages of the
-    student's running statistics, so a weak view's label does not depend on the batch it is in.
+    Use it with ``ema.statistics="averaged"``: the teacher normalises by averages of the student's
+    running statistics. So the label of a weak view does not depend on the rest of its batch.
 
     Attributes:
         threshold: tau; a weak view labels its strong view if the teacher's largest probability is
-            at least this. 0.95 is FixMatch's at CIFAR scale, 0.7 the paper's on ImageNet.
-        unlabeled_weight: lambda_u; 10 on ImageNet.
+            at least this. FixMatch has 0.95 at CIFAR scale, the paper 0.7 on ImageNet.
+        unlabeled_weight: weight of the unsupervised loss, lambda_u; 10 on ImageNet.
     """
 
     threshold: Share = 0.95
@@ -42,33 +31,19 @@ class FixMatchEMAN:
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
-    heads = NO_HEADS
     evaluated = "student"
-    init = no_memory
-    draw = no_draws
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda_u mean 1[max q >= tau] H(argmax q, p(s(u))), q = p'(w(u)).
 
-        p is the student's prediction, p' the teacher's. Both means run over the whole batch, the
-        second over the confident and the others alike.
+        p is the student's prediction, p' the teacher's. Both means run over the whole batch:
+        images that are not confident add 0 to the second.
         """
-        del draws
-        (x,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
-        (on_x, on_strong), stats = network(state.student(params), (x, strong))
-        (on_weak,), teacher_stats = network(
-            jax.lax.stop_gradient(state.teacher), (weak,), train=spec.teacher_trains
-        )
+        (x,), (weak, strong) = given.labeled.views, given.unlabeled.views
+        (on_x, on_strong), stats = given.student((x, strong))
+        (on_weak,), teacher_stats = given.teacher((weak,))
 
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
         confident = jax.nn.softmax(on_weak.logits).max(-1) >= self.threshold  # [b]
         errors = cross_entropy(on_strong.logits, on_weak.logits.argmax(-1))
         unsupervised = jnp.where(confident, errors, 0.0).mean()
@@ -79,8 +54,8 @@ class FixMatchEMAN:
                 "loss/supervised": supervised,
                 "loss/unsupervised": unsupervised,
                 **pseudo_label_metrics(
-                    on_weak.logits, confident, batch.unlabeled.label, on_strong.logits
+                    on_weak.logits, confident, given.unlabeled.label, on_strong.logits
                 ),
             },
-            teacher_stats=teacher_stats if spec.teacher_trains else None,
+            teacher_stats=teacher_stats,
         )

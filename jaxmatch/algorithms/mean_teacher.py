@@ -10,29 +10,18 @@ from jaxmatch.functional.diagnostics import unlabeled_accuracy
 from jaxmatch.functional.losses import cross_entropy, squared_difference
 from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import NonNegative, Share, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
 @section("algorithm")
-class MeanTeacher:
+class MeanTeacher(Algorithm):
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
-    The teacher is the run's own, ``ema.decay``.
+    The teacher is the EMA of the run (``config.ema``).
 
     Attributes:
-        unlabeled_weight: weight of the unsupervised term after the ramp.
-        ramp: share of all steps over which that weight rises linearly from 0.
+        unlabeled_weight: weight of the unsupervised loss after the ramp.
+        ramp: share of all steps in which that weight rises linearly from 0.
     """
 
     unlabeled_weight: NonNegative = 50.0
@@ -40,37 +29,23 @@ class MeanTeacher:
 
     labeled = ("weak",)
     unlabeled = ("weak", "weak")
-    heads = NO_HEADS
-    evaluated = "teacher"
-    init = no_memory
-    draw = no_draws
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + weight ramp mean (p(w'(u)) - q)^2, q = p'(w(u)) of the teacher p'.
 
-        The last mean runs over images and classes. Teacher and student normalise by the batch
-        statistics of their own pass; only the labeled pass updates the student's running ones, as
-        in FixMatch's, TorchSSL's and USB's code. The paper takes labeled images into the
-        unsupervised term, too.
+        The last mean runs over images and classes. Each pass is a BatchNorm batch of its own. Only
+        the labeled pass updates the student's running statistics, as in the code of FixMatch,
+        TorchSSL and USB. In the paper the unsupervised loss covers labeled images, too.
         """
-        del draws
-        (x,), (first, second) = batch.labeled.views, batch.unlabeled.views
-        (on_x,), stats = network(state.student(params), (x,))
-        (on_first,), teacher_stats = network(jax.lax.stop_gradient(state.teacher), (first,))
-        (on_second,), _ = network(state.student(params), (second,))
+        (x,), (first, second) = given.labeled.views, given.unlabeled.views
+        (on_x,), stats = given.student((x,))
+        (on_first,), teacher_stats = given.teacher((first,), train=True)
+        (on_second,), _ = given.student((second,))
 
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
         target = jax.nn.softmax(on_first.logits)  # [b C]
         unsupervised = squared_difference(on_second.logits, target).mean()
-        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        ramp = linear_ramp(given.step, given.spec.steps, self.ramp)
         loss = supervised + self.unlabeled_weight * ramp * unsupervised
         return loss, Update(
             stats,
@@ -78,7 +53,7 @@ class MeanTeacher:
                 "loss/supervised": supervised,
                 "loss/unsupervised": unsupervised,
                 "optim/ramp": ramp,
-                **unlabeled_accuracy(target, batch.unlabeled.label),
+                **unlabeled_accuracy(target, given.unlabeled.label),
             },
-            teacher_stats=teacher_stats if spec.teacher_trains else None,
+            teacher_stats=teacher_stats,
         )

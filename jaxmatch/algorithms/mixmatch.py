@@ -1,4 +1,4 @@
-"""MixMatch: sharpened guesses label the unlabeled images, then all are mixed with each other.
+"""MixMatch: sharpened predictions label the unlabeled images, then MixUp mixes all images.
 
 Berthelot et al., "MixMatch: A Holistic Approach to Semi-Supervised Learning", NeurIPS 2019,
 https://arxiv.org/abs/1905.02249.
@@ -16,31 +16,23 @@ from jaxmatch.functional.losses import cross_entropy, squared_difference
 from jaxmatch.functional.mixup import Mixing, draw_mixing, interleave, mix
 from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import NonNegative, Positive, Share, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Batch, Inputs, PyTree, Update
 
 BATCH_NORMS = ("joint", "interleave")
 
 
 @section("algorithm")
-class MixMatch:
+class MixMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
     Attributes:
-        alpha: of the Beta distribution that the weights of MixUp come from.
+        alpha: parameter of the Beta distribution of MixUp's weights.
         temperature: T; guesses are sharpened to q^(1/T).
-        unlabeled_weight: lambda_u; the paper has 75 on CIFAR-10, 150 on CIFAR-100, 250 on SVHN.
-        ramp: share of all steps over which that weight rises linearly from 0.
-        batch_norm: of the mixed images, see :func:`mixed_logits`.
+        unlabeled_weight: weight of the unsupervised loss after the ramp, lambda_u; the paper has 75
+            on CIFAR-10, 150 on CIFAR-100, 250 on SVHN.
+        ramp: share of all steps in which that weight rises linearly from 0.
+        batch_norm: BatchNorm batches of the mixed images, "joint" or "interleave"
+            (:func:`mixed_logits`).
     """
 
     alpha: Positive = 0.75
@@ -51,42 +43,29 @@ class MixMatch:
 
     labeled = ("weak",)
     unlabeled = ("weak", "weak")
-    heads = NO_HEADS
-    evaluated = "teacher"
-    init = no_memory
 
     def __post_init__(self) -> None:
-        """Refuse settings that no mixing has."""
+        """Refuse unknown BatchNorm batches."""
         check_mixing(self.batch_norm)
 
     def draw(self, key: Array, batch: Batch) -> Mixing:
         """Weights and partners in the pool of labeled images and both views of unlabeled ones."""
-        views = (*batch.labeled.views, *batch.unlabeled.views)
-        return draw_mixing(key, [len(view) for view in views], self.alpha)
+        return draw_mixing(key, [len(view) for view in batch.views], self.alpha)
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: Mixing,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y', p(x')) + lambda_u ramp mean (p(u') - q')^2 over images, both views, classes.
 
-        x', y', u', q' are mixed; q is the sharpened mean of p(u) over both views (eq. 2 to 7).
+        x', y', u', q' are mixed. q is the sharpened mean of p(u) over both views (eq. 2 to 7).
         """
-        variables = state.student(params)
-        target = self.guess(network, variables, batch)  # [b C]
-        label = jax.nn.one_hot(batch.labeled.label, spec.classes, dtype=target.dtype)
-        mixed_label, *mixed_targets = mix([label, target, target], draws)
-        (on_x, *on_u), stats = self.forward(network, variables, batch, draws)
+        target = self.guess(given)  # [b C]
+        label = jax.nn.one_hot(given.labeled.label, given.spec.classes, dtype=target.dtype)
+        mixed_label, *mixed_targets = mix([label, target, target], given.draws)
+        (on_x, *on_u), stats = self.forward(given)
 
         supervised = cross_entropy(on_x, mixed_label).mean()
         errors = [squared_difference(*pair) for pair in zip(on_u, mixed_targets, strict=True)]
         unsupervised = jnp.mean(jnp.stack(errors))
-        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        ramp = linear_ramp(given.step, given.spec.steps, self.ramp)
         loss = supervised + self.unlabeled_weight * ramp * unsupervised
         return loss, Update(
             stats,
@@ -94,57 +73,56 @@ class MixMatch:
                 "loss/supervised": supervised,
                 "loss/unsupervised": unsupervised,
                 "optim/ramp": ramp,
-                **unlabeled_accuracy(target, batch.unlabeled.label),
+                **unlabeled_accuracy(target, given.unlabeled.label),
             },
         )
 
-    def guess(self, network: Network, variables: PyTree, batch: Batch) -> Array:
-        """q [b C]: each view is normalised by its own batch statistics and updates no running ones.
+    def guess(self, given: Inputs) -> Array:
+        """q [b C], without gradient.
 
-        No gradient passes.
+        Each view is normalised by its own batch statistics and updates no running ones.
         """
-        constant = jax.lax.stop_gradient(variables)
         first, second = (
-            jax.nn.log_softmax(network(constant, (view,))[0][0].logits)
-            for view in batch.unlabeled.views
+            jax.nn.log_softmax(given.constant_student((view,))[0].logits)
+            for view in given.unlabeled.views
         )
-        # Of the mean only the logarithm up to a constant is needed.
+        # Sharpening needs the logarithm of the mean only up to a constant.
         return jnp.exp(sharpen(jnp.logaddexp(first, second), self.temperature))
 
-    def forward(
-        self, network: Network, variables: PyTree, batch: Batch, mixing: Mixing
-    ) -> tuple[list[Array], PyTree]:
+    def forward(self, given: Inputs) -> tuple[list[Array], PyTree]:
         """Logits of the mixed labeled images and of both mixed views, and the new statistics."""
-        views = mix((*batch.labeled.views, *batch.unlabeled.views), mixing)
-        return mixed_logits(network, variables, views, self.batch_norm)
+        return mixed_logits(given, mix(given.batch.views, given.draws), self.batch_norm)
 
 
 def check_mixing(batch_norm: str) -> None:
-    """Raise InputError on an unknown way to normalise the mixed images."""
+    """Check a ``batch_norm`` of :func:`mixed_logits`.
+
+    Raises:
+        InputError: if it is unknown.
+    """
     if batch_norm not in BATCH_NORMS:
         raise InputError(f"unknown batch_norm {batch_norm!r}; {suggest(batch_norm, BATCH_NORMS)}")
 
 
 def mixed_logits(
-    network: Network, variables: PyTree, views: Sequence[Array], batch_norm: str
+    given: Inputs, views: Sequence[Array], batch_norm: str
 ) -> tuple[list[Array], PyTree]:
-    """Logits [b C] of each mixed view, and the new BatchNorm statistics.
+    """The student's logits [b C] of each mixed view, and the new BatchNorm statistics.
 
     Args:
-        network: the network.
-        variables: its variables.
+        given: whose student is meant.
         views: mixed labeled images [b h w c], then unlabeled ones, each a multiple of b.
-        batch_norm: "joint": one pass over all. "interleave": passes of b images that each hold a
-            share of the labeled ones, of which the first alone updates the running statistics, as
-            in the authors' code. After mixing and interleaving all passes are alike, so the
-            statistics of one joint pass are those of the others, but for noise.
+        batch_norm: "joint" is one pass over all images. "interleave" is passes of b images, each
+            with a share of the labeled ones; only the first updates the running statistics, as in
+            the authors' code. Mixed and interleaved images are alike in all passes, so both choices
+            have the same statistics up to noise.
     """
     if batch_norm == "joint":
-        outputs, stats = network(variables, tuple(views))
+        outputs, stats = given.student(tuple(views))
         return [output.logits for output in outputs], stats
     size = len(views[0])
     counts = [len(view) // size for view in views]
-    # Every count-th row, as contiguous rows of a view would go from device to device.
+    # Each chunk takes every count-th row: contiguous rows would move between devices.
     chunks = interleave(
         [
             view.reshape(size, count, *view.shape[1:])[:, number]
@@ -152,7 +130,7 @@ def mixed_logits(
             for number in range(count)
         ]
     )
-    passes = [network(variables, (chunk,)) for chunk in chunks]
+    passes = [given.student((chunk,)) for chunk in chunks]
     logits = interleave([on_chunk.logits for (on_chunk,), _ in passes])
     ends = [sum(counts[: position + 1]) for position in range(len(counts))]
     joined = [

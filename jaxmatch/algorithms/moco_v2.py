@@ -5,9 +5,6 @@ https://arxiv.org/abs/1911.05722; Chen et al., "Improved Baselines with Momentum
 Learning", 2020, https://arxiv.org/abs/2003.04297.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -19,27 +16,27 @@ from jaxmatch.functional.memory import Queue, filled, make_queue, push
 from jaxmatch.functional.similarity import NEVER, inner_products, normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update
+from jaxmatch.types import Algorithm, Array, Batch, Heads, Inputs, PyTree, Spec, Update
 
 
 @section("algorithm")
-class MoCoV2:
+class MoCoV2(Algorithm):
     """The loss is InfoNCE from the student's queries to the teacher's keys; no label is read.
 
-    The authors move the teacher before it makes the keys, by the weights that the step before
-    ended with; here it moves at the end of that step, which is the same. A teacher that normalises
-    by the statistics of the batch (``ema.statistics="own"``) marks its keys as those of this batch,
-    which alone gives the positive away. The authors permute the teacher's images among devices that
-    each normalise alone (MoCo, section 3.3): ``shuffle`` and ``model.bn_groups`` above 1. A teacher
-    in eval mode needs neither (EMAN; Cai et al., CVPR 2021, https://arxiv.org/abs/2101.08482).
+    The authors update the teacher at the start of a step; here it is updated at the end of the step
+    before, which is the same. If the teacher normalises by batch statistics
+    (``ema.statistics="own"``), these mark the keys of this batch, and the network can find the
+    positive by them. So the authors permute the images of the teacher among devices that normalise
+    separately (MoCo, section 3.3): ``shuffle`` with ``model.bn_groups`` above 1. A teacher in eval
+    mode needs neither (EMAN; Cai et al., CVPR 2021, https://arxiv.org/abs/2101.08482).
 
     Attributes:
         temperature: tau of the similarities.
         queue: length of the queue in keys, at least the batch.
         projection: width of the embeddings.
-        shuffle: permute the teacher's images over the global batch, and put its embeddings back.
-            Devices exchange these images; it changes nothing unless the teacher trains
-            (``ema.statistics="own"``) in ``model.bn_groups`` above 1.
+        shuffle: permute the images of the teacher over the global batch, and its embeddings back.
+            Devices exchange these images. It has an effect only with ``ema.statistics="own"`` and
+            ``model.bn_groups`` above 1.
     """
 
     temperature: Positive = 0.2
@@ -52,13 +49,12 @@ class MoCoV2:
     evaluated = "student"
 
     @property
-    def heads(self) -> Mapping[str, Any]:
-        """g, from pooled features to what is compared; dropped after training."""
+    def heads(self) -> Heads:
+        """The projection head g, which is not evaluated."""
         return {"projection": Projection(features=self.projection)}
 
     def init(self, key: Array, spec: Spec) -> Queue:
         """An empty queue; the authors' starts with random unit vectors instead."""
-        del key
         if spec.unlabeled_batch > self.queue:
             raise InputError(
                 f"a batch of {spec.unlabeled_batch} keys does not fit into algorithm.queue="
@@ -67,34 +63,17 @@ class MoCoV2:
         return make_queue(self.queue, embedding=self.projection)
 
     def draw(self, key: Array, batch: Batch) -> PyTree:
-        """With ``shuffle``, which image is at each place of the teacher's batch: int32 [b]."""
+        """With ``shuffle``, the image [b] int32 at each place of the teacher's batch."""
         if not self.shuffle:
             return ()
-        return jax.random.permutation(key, len(batch.unlabeled.views[1]))
+        return jax.random.permutation(key, len(batch.views[1]))
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """See :meth:`contrast`."""
-        loss, _, update = self.contrast(network, params, state, state.memory, batch, draws, spec)
+        loss, _, update = self.contrast(given, given.memory, given.draws)
         return loss, update
 
-    def contrast(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        queue: Queue,
-        batch: Batch,
-        places: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Array, Update]:
+    def contrast(self, given: Inputs, queue: Queue, places: PyTree) -> tuple[Array, Array, Update]:
         """mean -log exp(q . k / tau) / (exp(q . k / tau) + sum_n exp(q . k_n / tau)).
 
         q is the student's embedding of one view, k the teacher's of the other (MoCo eq. 1), and
@@ -104,12 +83,12 @@ class MoCoV2:
         Returns:
             The loss, q [b d] unit rows, and what the step updates, with the new queue as memory.
         """
-        first, second = batch.unlabeled.views
-        on_first, stats = network(state.student(params), first)
+        first, second = given.unlabeled.views
+        on_first, stats = given.student(first)
         if self.shuffle:
-            # The gather alone would leave every device the whole batch to run the teacher on.
+            # Without it every device would run the teacher on the whole batch.
             second = split_alike(second, second[places])[1]
-        on_second, teacher_stats = network(state.teacher, second, train=spec.teacher_trains)
+        on_second, teacher_stats = given.teacher(second)
         query = normalize(on_first.heads["projection"])  # [b d]
         key = jax.lax.stop_gradient(normalize(on_second.heads["projection"]))  # [b d]
         if self.shuffle:
@@ -124,13 +103,13 @@ class MoCoV2:
                 **feature_spread(query),
             },
             push(queue, {"embedding": key}),
-            teacher_stats if spec.teacher_trains else None,
+            teacher_stats,
         )
         return loss, query, update
 
 
 def found(query: Array, key: Array, queue: Array, valid: Array) -> Array:
-    """Which queries are nearer to their own key than to any valid row of the queue.
+    """Whether a query is nearer to its own key than to any valid row of the queue.
 
     Args:
         query, key: [b d] unit rows.
@@ -138,7 +117,7 @@ def found(query: Array, key: Array, queue: Array, valid: Array) -> Array:
         valid: [n] bool.
 
     Returns:
-        [b] bool; where all embeddings are equal, false.
+        [b] bool; False if all embeddings are equal.
     """
     others = jnp.where(valid, inner_products(query, queue), NEVER)
     return jnp.sum(query * key, -1) > others.max(1)

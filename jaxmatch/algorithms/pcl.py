@@ -1,11 +1,10 @@
-"""PCL: MoCo's task, and beside it a view finds the prototype of its image's cluster among others.
+"""PCL: beside MoCo's task, a view finds the prototype of its image's cluster among others.
 
 Li et al., "Prototypical Contrastive Learning of Unsupervised Representations", ICLR 2021,
 https://arxiv.org/abs/2005.04966. Here with MoCo v2's head and views, as the authors' second
 version.
 """
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, NamedTuple
 
@@ -20,9 +19,9 @@ from jaxmatch.functional.memory import Queue
 from jaxmatch.functional.similarity import NEVER, inner_products, normalize
 from jaxmatch.random import stream
 from jaxmatch.settings import LARGEST, Count, Range, Whole, section
-from jaxmatch.types import Array, Batch, Network, PyTree, Ratio, Spec, TrainState, Update
+from jaxmatch.types import Array, Batch, Embed, Inputs, PyTree, Ratio, Spec, TrainState, Update
 
-# Of k-means, as the authors'.
+# Of k-means, as in the authors' code.
 ITERATIONS, RESTARTS = 20, 5
 
 
@@ -35,7 +34,7 @@ class Prototypes(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What PCL carries from step to step."""
+    """The memory of PCL."""
 
     queue: Queue
     clusterings: tuple[Prototypes, ...]
@@ -46,15 +45,15 @@ class Memory(NamedTuple):
 class PCL(MoCoV2):
     """The loss is MoCo's InfoNCE plus the mean ProtoNCE over several clusterings; no label is read.
 
-    Every ``refresh_steps`` all images are clustered anew by the teacher's embeddings of them.
+    Every ``refresh_steps`` steps k-means clusters the teacher's embeddings of all images again.
 
     Attributes:
         queue: length of the queue in keys, at least the batch.
-        clusters: k of each clustering, at most the number of images.
-        negatives: prototypes of no image of the batch that a query is compared with in each
-            clustering; all of them where there are fewer.
+        clusters: number k of clusters of each clustering, at most the number of images.
+        negatives: number of prototypes without an image in the batch that a query is compared with
+            in each clustering.
         refresh_steps: steps from one clustering to the next.
-        start_step: there are no clusters, and so no ProtoNCE, before this step.
+        start_step: the first step with clusters and ProtoNCE.
     """
 
     queue: Count = 16384
@@ -64,12 +63,12 @@ class PCL(MoCoV2):
     start_step: Whole = 0
 
     def __post_init__(self) -> None:
-        """Refuse clusterings that are none."""
+        """Refuse an empty list of clusterings."""
         if not self.clusters:
             raise InputError("algorithm.clusters=() leaves nothing to compare; give at least one.")
 
     def init(self, key: Array, spec: Spec) -> PyTree:
-        """A :class:`Memory` of an empty queue and no clusters."""
+        """A :class:`Memory` with an empty queue and no clusters."""
         if max(self.clusters) > spec.unlabeled:
             raise InputError(
                 f"algorithm.clusters={self.clusters} are more than the {spec.unlabeled} images; "
@@ -85,8 +84,8 @@ class PCL(MoCoV2):
         )
         return Memory(super().init(key, spec), none, jnp.zeros((), bool))
 
-    def refresh(self, state: TrainState, embed: Callable[[PyTree], Mapping[str, Array]]) -> Memory:
-        """The memory with new clusters of all images; ``embed`` see :class:`Algorithm`."""
+    def refresh(self, state: TrainState, embed: Embed) -> Memory:
+        """The memory with new clusters of all images."""
         points = normalize(jnp.asarray(embed(state.teacher)["projection"]))  # [n d]
         key = stream(jax.random.fold_in(state.key, state.step), "clusters")
         clusterings = tuple(
@@ -103,25 +102,15 @@ class PCL(MoCoV2):
         )
         return super().draw(stream(key, "shuffle"), batch), ranks
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """InfoNCE(q, k) + 1/M sum_m ProtoNCE_m(q) (PCL eq. 11), the latter once there are clusters.
 
         q is the student's embedding of one view, k the teacher's of the other.
         """
-        memory, (places, ranks) = state.memory, draws
-        contrastive, query, update = self.contrast(
-            network, params, state, memory.queue, batch, places, spec
-        )
+        memory, (places, ranks) = given.memory, given.draws
+        contrastive, query, update = self.contrast(given, memory.queue, places)
         terms = [
-            proto_nce(query, clustering, batch.unlabeled.index, rank, self.negatives)
+            proto_nce(query, clustering, given.unlabeled.index, rank, self.negatives)
             for clustering, rank in zip(memory.clusterings, ranks, strict=True)
         ]
         costs, hits = (jnp.stack(term) for term in zip(*terms, strict=True))  # [M b]
@@ -160,7 +149,7 @@ def proto_nce(
     own = clustering.assignment[index]  # [b]
     outside = rank.at[own].set(-1.0)
     lowest = jax.lax.top_k(outside, negatives)[0][-1] if negatives < len(rank) else 0.0
-    # Products with all prototypes: to fetch some of them takes a TPU longer.
+    # Products with all prototypes take a TPU less time than fetching some of them.
     all_logits = inner_products(query, clustering.centroids) / clustering.concentration
     of_others = jnp.where(outside >= jnp.maximum(lowest, 0.0), all_logits, NEVER)  # [b k]
     of_batch = inner_products(query, clustering.centroids[own]) / clustering.concentration[own]

@@ -1,4 +1,4 @@
-"""Π-Model: two random views of an unlabeled image shall be predicted alike.
+"""Π-Model: the predictions on two random views of an unlabeled image agree.
 
 Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017,
 https://arxiv.org/abs/1610.02242; in the form of the FixMatch paper's baseline.
@@ -10,27 +10,16 @@ from jaxmatch.functional.diagnostics import unlabeled_accuracy
 from jaxmatch.functional.losses import cross_entropy, squared_difference
 from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import NonNegative, Share, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
 @section("algorithm")
-class PiModel:
+class PiModel(Algorithm):
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
     Attributes:
-        unlabeled_weight: weight of the unsupervised term after the ramp.
-        ramp: share of all steps over which that weight rises linearly from 0.
+        unlabeled_weight: weight of the unsupervised loss after the ramp.
+        ramp: share of all steps in which that weight rises linearly from 0.
     """
 
     unlabeled_weight: NonNegative = 10.0
@@ -38,37 +27,23 @@ class PiModel:
 
     labeled = ("weak",)
     unlabeled = ("weak", "weak")
-    heads = NO_HEADS
-    evaluated = "teacher"
-    init = no_memory
-    draw = no_draws
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + weight ramp mean (p(w'(u)) - p(w(u)))^2, no gradient to p(w(u)).
 
-        The last mean runs over images and classes. The paper lets both views take gradient; in
-        FixMatch's, TorchSSL's and USB's code one view is the target. Each view is normalised by its
-        own batch statistics; only the labeled pass updates the running ones, as there.
+        The last mean runs over images and classes. In the paper both views take gradient; in the
+        code of FixMatch, TorchSSL and USB one view is the target. Each pass is a BatchNorm batch of
+        its own, and only the labeled one updates the running statistics, as there.
         """
-        del draws
-        (x,), (first, second) = batch.labeled.views, batch.unlabeled.views
-        student = state.student(params)
-        (on_x,), stats = network(student, (x,))
-        (on_first,), _ = network(jax.lax.stop_gradient(student), (first,))
-        (on_second,), _ = network(student, (second,))
+        (x,), (first, second) = given.labeled.views, given.unlabeled.views
+        (on_x,), stats = given.student((x,))
+        (on_first,) = given.constant_student((first,))
+        (on_second,), _ = given.student((second,))
 
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
         target = jax.nn.softmax(on_first.logits)  # [b C]
         unsupervised = squared_difference(on_second.logits, target).mean()
-        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        ramp = linear_ramp(given.step, given.spec.steps, self.ramp)
         loss = supervised + self.unlabeled_weight * ramp * unsupervised
         return loss, Update(
             stats,
@@ -76,6 +51,6 @@ class PiModel:
                 "loss/supervised": supervised,
                 "loss/unsupervised": unsupervised,
                 "optim/ramp": ramp,
-                **unlabeled_accuracy(target, batch.unlabeled.label),
+                **unlabeled_accuracy(target, given.unlabeled.label),
             },
         )

@@ -1,4 +1,4 @@
-"""Pseudo-Label: the network's own confident predictions are trained on as if they were labels.
+"""Pseudo-Label: a confident prediction of the network is its label.
 
 Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
 Networks", ICML 2013 workshop; with the confidence threshold of the FixMatch paper's baseline.
@@ -11,28 +11,17 @@ from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import NonNegative, Share, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
 @section("algorithm")
-class PseudoLabel:
+class PseudoLabel(Algorithm):
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
     Attributes:
         threshold: a prediction counts if its largest probability is at least this.
-        unlabeled_weight: weight of the unsupervised term after the ramp.
-        ramp: share of all steps over which that weight rises linearly from 0.
+        unlabeled_weight: weight of the unsupervised loss after the ramp.
+        ramp: share of all steps in which that weight rises linearly from 0.
     """
 
     threshold: Share = 0.95
@@ -41,36 +30,23 @@ class PseudoLabel:
 
     labeled = ("weak",)
     unlabeled = ("weak",)
-    heads = NO_HEADS
-    evaluated = "teacher"
-    init = no_memory
-    draw = no_draws
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + ramp mean 1[max p(w(u)) >= threshold] H(argmax p(w(u)), p(w(u))).
 
-        Labeled and unlabeled images are normalised by their own batch statistics; only the
-        labeled pass updates the running ones, as in FixMatch's, TorchSSL's and USB's code.
+        Labeled and unlabeled images are BatchNorm batches of their own. Only the labeled pass
+        updates the running statistics, as in the code of FixMatch, TorchSSL and USB.
         """
-        del draws
-        (x,), (u,) = batch.labeled.views, batch.unlabeled.views
-        (on_x,), stats = network(state.student(params), (x,))
-        (on_u,), _ = network(state.student(params), (u,))
+        (x,), (u,) = given.labeled.views, given.unlabeled.views
+        (on_x,), stats = given.student((x,))
+        (on_u,), _ = given.student((u,))
 
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
         target = jax.nn.softmax(jax.lax.stop_gradient(on_u.logits))  # [b C]
         confident = target.max(-1) >= self.threshold
         errors = cross_entropy(on_u.logits, target.argmax(-1))
         unsupervised = jnp.where(confident, errors, 0.0).mean()
-        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        ramp = linear_ramp(given.step, given.spec.steps, self.ramp)
         loss = supervised + self.unlabeled_weight * ramp * unsupervised
         return loss, Update(
             stats,
@@ -78,6 +54,6 @@ class PseudoLabel:
                 "loss/supervised": supervised,
                 "loss/unsupervised": unsupervised,
                 "optim/ramp": ramp,
-                **pseudo_label_metrics(target, confident, batch.unlabeled.label),
+                **pseudo_label_metrics(target, confident, given.unlabeled.label),
             },
         )

@@ -1,11 +1,10 @@
-"""ReMixMatch: aligned guesses on weak views label strong views, then all are mixed.
+"""ReMixMatch: aligned predictions on weak views label strong views, then MixUp mixes all.
 
 Berthelot et al., "ReMixMatch: Semi-Supervised Learning with Distribution Alignment and Augmentation
 Anchoring", ICLR 2020, https://arxiv.org/abs/1911.09785.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +20,14 @@ from jaxmatch.models.heads import Linear
 from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.random import stream
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, section
-from jaxmatch.types import NO_HEADS, Array, Batch, Network, PyTree, Spec, TrainState, Update
+from jaxmatch.types import Algorithm, Array, Batch, Heads, Inputs, PyTree, Spec, Update
 
 # Added to both averages of the alignment, as in the authors' code.
 EPSILON = 1e-6
 
 
 class Memory(NamedTuple):
-    """What the guesses are aligned by."""
+    """The averages that align the guesses."""
 
     predicted: Marginal  # moving average of the guesses before alignment
     labeled: Array  # [C] class frequencies of the labeled examples; constant
@@ -42,7 +41,7 @@ class Draws(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What a step sees."""
+    """Outputs of the passes with gradient."""
 
     mixed: list[Array]  # logits [b C] of the mixed labeled images, weak view and strong views
     strong: Array  # [b C] logits of the first strong view, unmixed
@@ -51,22 +50,25 @@ class Forward(NamedTuple):
 
 
 @section("algorithm")
-class ReMixMatch:
+class ReMixMatch(Algorithm):
     """The loss is supervised + ramp * unlabeled + rotation_weight * rotation.
 
     unlabeled = unlabeled_weight * unsupervised + unmixed_weight * unmixed.
 
     Attributes:
-        strong_views: K, of each unlabeled image; the authors have 8, TorchSSL and USB have 2.
-        labeled_view: "weak" or (the authors' code) "strong", the role of the labeled images.
-        alpha: of the Beta distribution that the weights of MixUp come from.
+        strong_views: number K of strong views of an unlabeled image; the authors have 8, TorchSSL
+            and USB have 2.
+        labeled_view: role of the labeled images: "weak", or "strong" as in the authors' code.
+        alpha: parameter of the Beta distribution of MixUp's weights.
         temperature: T; aligned guesses are sharpened to q^(1/T).
-        momentum: share of the old average guess that stays at each step.
-        unlabeled_weight: lambda_U.
-        unmixed_weight: lambda_U1, of the first strong view before mixing.
-        rotation_weight: lambda_r, of telling its quarter turns; 0 leaves the head out.
-        ramp: share of all steps over which the weights but that of rotations rise from 0.
-        batch_norm: of the mixed images, see :func:`jaxmatch.algorithms.mixmatch.mixed_logits`.
+        momentum: the share of the old average guess that stays at each step.
+        unlabeled_weight: weight of the unsupervised loss after the ramp, lambda_U.
+        unmixed_weight: weight after the ramp of the first strong view before mixing, lambda_U1.
+        rotation_weight: weight of predicting the quarter turns of that view, lambda_r; 0 leaves
+            the head out.
+        ramp: share of all steps in which the first two weights rise linearly from 0.
+        batch_norm: BatchNorm batches of the mixed images, "joint" or "interleave"
+            (:func:`jaxmatch.algorithms.mixmatch.mixed_logits`).
     """
 
     strong_views: Count = 2
@@ -80,10 +82,8 @@ class ReMixMatch:
     ramp: Share = 1 / 64
     batch_norm: str = "joint"
 
-    evaluated = "teacher"
-
     def __post_init__(self) -> None:
-        """Refuse settings that no mixing has."""
+        """Refuse unknown BatchNorm batches."""
         check_mixing(self.batch_norm)
 
     @property
@@ -93,60 +93,52 @@ class ReMixMatch:
 
     @property
     def unlabeled(self) -> tuple[str, ...]:
-        """The view of the guess, and K to learn it from."""
+        """The weak view that gives the target, and K strong views that learn it."""
         return ("weak", *["strong"] * self.strong_views)
 
     @property
-    def heads(self) -> Mapping[str, Any]:
-        """The head that tells quarter turns."""
-        return {"rotation": Linear(features=QUARTER_TURNS)} if self.rotation_weight else NO_HEADS
+    def heads(self) -> Heads:
+        """The head that predicts quarter turns."""
+        return {"rotation": Linear(features=QUARTER_TURNS)} if self.rotation_weight else {}
 
     def init(self, key: Array, spec: Spec) -> Memory:
-        """No guesses yet, and the frequencies of the labels, uniform where none are known."""
-        del key
+        """No guesses yet, and the frequencies of the labels; uniform if no label is known."""
         labels = spec.labels or range(spec.classes)
         frequencies = np.bincount(labels, minlength=spec.classes) / len(labels)
         return Memory(make_marginal(spec.classes), jnp.asarray(frequencies, float))
 
     def draw(self, key: Array, batch: Batch) -> Draws:
         """Weights, partners, and uniform quarter turns."""
-        views = (*batch.labeled.views, *batch.unlabeled.views)
-        mixing = draw_mixing(stream(key, "mixing"), [len(view) for view in views], self.alpha)
-        shape = (len(batch.unlabeled.views[0]),)
+        sizes = [len(view) for view in batch.views]
+        mixing = draw_mixing(stream(key, "mixing"), sizes, self.alpha)
+        shape = (sizes[1],)
         turns = jax.random.randint(stream(key, "rotation"), shape, 0, QUARTER_TURNS, jnp.int32)
         return Draws(mixing, turns)
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: Draws,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """The paper's algorithm 1, with one target q for the weak and strong views of an image.
 
         mean H(y', p(x')) + ramp (lambda_U mean H(q', p(u')) + lambda_U1 mean H(q, p(s_1)))
         + lambda_r mean H(r, p_rotation(turned by r s_1)). x', y', u', q' are mixed and u' runs over
         the weak and all strong views; q is p(w(u)), aligned by averages of this step too.
         """
-        variables = state.student(params)
-        log_guess = self.guess(network, variables, batch)
-        predicted = update_marginal(state.memory.predicted, jnp.exp(log_guess), self.momentum)
-        prior = state.memory.labeled
+        log_guess = self.guess(given)
+        predicted = update_marginal(given.memory.predicted, jnp.exp(log_guess), self.momentum)
+        prior = given.memory.labeled
         log_aligned = align(log_guess, predicted.average + EPSILON, prior + EPSILON)
         target = jnp.exp(sharpen(log_aligned, self.temperature))  # [b C]
 
-        label = jax.nn.one_hot(batch.labeled.label, spec.classes, dtype=target.dtype)
-        mixed_label, *mixed_targets = mix([label, *[target] * len(self.unlabeled)], draws.mixing)
-        on = self.forward(network, variables, batch, draws)
+        label = jax.nn.one_hot(given.labeled.label, given.spec.classes, dtype=target.dtype)
+        mixed_label, *mixed_targets = mix(
+            [label, *[target] * len(self.unlabeled)], given.draws.mixing
+        )
+        on = self.forward(given)
         on_x, *on_u = on.mixed
         supervised = cross_entropy(on_x, mixed_label).mean()
         errors = [cross_entropy(*pair) for pair in zip(on_u, mixed_targets, strict=True)]
         unsupervised = jnp.mean(jnp.stack(errors))
         unmixed = cross_entropy(on.strong, target).mean()
-        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        ramp = linear_ramp(given.step, given.spec.steps, self.ramp)
         unlabeled = self.unlabeled_weight * unsupervised + self.unmixed_weight * unmixed
         loss = supervised + ramp * unlabeled
         metrics = {
@@ -154,26 +146,26 @@ class ReMixMatch:
             "loss/unsupervised": unsupervised,
             "loss/unmixed": unmixed,
             "optim/ramp": ramp,
-            **unlabeled_accuracy(log_guess, batch.unlabeled.label, on.strong),
+            **unlabeled_accuracy(log_guess, given.unlabeled.label, on.strong),
         }
         if on.rotation is not None:
-            rotation = cross_entropy(on.rotation, draws.turns).mean()
+            rotation = cross_entropy(on.rotation, given.draws.turns).mean()
             metrics["loss/rotation"] = rotation
             loss += self.rotation_weight * rotation
         return loss, Update(on.stats, metrics, Memory(predicted, prior))
 
-    def guess(self, network: Network, variables: PyTree, batch: Batch) -> Array:
+    def guess(self, given: Inputs) -> Array:
         """log p(w(u)) [b C], in a pass of its own without gradient that updates no statistics."""
-        (on_weak,), _ = network(jax.lax.stop_gradient(variables), batch.unlabeled.views[:1])
+        (on_weak,) = given.constant_student(given.unlabeled.views[:1])
         return jax.nn.log_softmax(on_weak.logits)
 
-    def forward(self, network: Network, variables: PyTree, batch: Batch, draws: Draws) -> Forward:
+    def forward(self, given: Inputs) -> Forward:
         """All passes with gradient; those of unmixed images update no running statistics."""
-        views = (*batch.labeled.views, *batch.unlabeled.views)
-        mixed, stats = mixed_logits(network, variables, mix(views, draws.mixing), self.batch_norm)
-        first = batch.unlabeled.views[1]
-        (on_first,), _ = network(variables, (first,))
+        mixed = mix(given.batch.views, given.draws.mixing)
+        on_mixed, stats = mixed_logits(given, mixed, self.batch_norm)
+        first = given.unlabeled.views[1]
+        (on_first,), _ = given.student((first,))
         if not self.rotation_weight:
-            return Forward(mixed, on_first.logits, None, stats)
-        (on_turned,), _ = network(variables, (rotate(first, draws.turns),))
-        return Forward(mixed, on_first.logits, on_turned.heads["rotation"], stats)
+            return Forward(on_mixed, on_first.logits, None, stats)
+        (on_turned,), _ = given.student((rotate(first, given.draws.turns),))
+        return Forward(on_mixed, on_first.logits, on_turned.heads["rotation"], stats)

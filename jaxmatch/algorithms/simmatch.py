@@ -1,10 +1,10 @@
-"""SimMatch: weak and strong views agree on the class and on the resemblance to labeled images.
+"""SimMatch: weak and strong views agree on the class and on the similarity to labeled images.
 
 Zheng et al., "SimMatch: Semi-supervised Learning with Similarity Matching", CVPR 2022,
 https://arxiv.org/abs/2203.06915.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,39 +17,39 @@ from jaxmatch.functional.similarity import aggregate, log_similarity, normalize,
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, Whole, section
 from jaxmatch.types import (
+    Algorithm,
     Array,
-    Batch,
-    Network,
+    Examples,
+    Heads,
+    Inputs,
     Outputs,
     PyTree,
     Spec,
     Target,
-    TrainState,
     Update,
-    no_draws,
 )
 
 
 class Memory(NamedTuple):
-    """What SimMatch carries from step to step."""
+    """The memory of SimMatch."""
 
-    bank: memory.Bank  # the labeled examples' embeddings
-    history: PyTree  # memory.Queue of the last batches' average predictions; () without alignment
+    bank: memory.Bank  # embeddings of the labeled examples
+    history: PyTree  # memory.Queue of average predictions of the last batches, () if not aligned
 
 
 class Forward(NamedTuple):
-    """Who said what of which view."""
+    """The outputs on each view."""
 
-    labeled: Outputs  # the student
-    weak: Outputs  # whoever gives the targets
-    strong: Outputs  # the student
-    remembered: Outputs  # of the labeled views, what enters the bank
+    labeled: Outputs  # of the student
+    weak: Outputs  # of the network that gives the targets
+    strong: Outputs  # of the student
+    remembered: Outputs  # on the labeled views; their embeddings enter the bank
     stats: PyTree
     teacher_stats: PyTree = None
 
 
 @section("algorithm")
-class SimMatch:
+class SimMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised + instance_weight * instance.
 
     Two forms are published. At CIFAR scale (the default) the student gives the targets and the
@@ -57,18 +57,18 @@ class SimMatch:
     gives both, and the student is what is evaluated.
 
     Attributes:
-        threshold: tau; an image counts if the largest probability of its pseudo-label, after
-            alignment and aggregation, is at least this.
-        unlabeled_weight: lambda_u.
-        instance_weight: lambda_in.
+        threshold: tau; an image counts if the largest probability of its pseudo-label is at least
+            this, after alignment and aggregation.
+        unlabeled_weight: weight of the unsupervised loss, lambda_u.
+        instance_weight: weight of the instance loss, lambda_in.
         temperature: t of the similarities between embeddings.
-        smoothing: alpha, the share of the prediction itself in the pseudo-label; the rest is what
-            the most similar labeled images vote for. 1 turns aggregation off.
-        instance_start_step: neither the instance loss nor aggregation before this step.
-        alignment_length: batches whose average prediction alignment divides by; 0 turns it off.
-        bank_momentum: share of the old embedding that stays in the bank; the teacher's replace it
-            (0) as the authors' do.
-        teacher: the EMA teacher sees the weak and the labeled views, and not the student.
+        smoothing: alpha, the share of the prediction in the pseudo-label; the rest is the vote of
+            similar labeled images. 1 turns aggregation off.
+        instance_start_step: the first step with instance loss and aggregation.
+        alignment_length: number of last batches whose average prediction alignment divides by; 0
+            turns alignment off.
+        bank_momentum: the share of the old embedding that stays in the bank.
+        teacher: the EMA teacher gives the targets and the embeddings of the bank.
         projection: width of the embeddings.
         aggregate_unfolded: aggregate the unfolded similarity in place of the plain one.
     """
@@ -87,58 +87,47 @@ class SimMatch:
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
-    draw = no_draws
 
     @property
-    def heads(self) -> dict[str, Any]:
+    def heads(self) -> Heads:
         """The projection head that the embeddings come from."""
         return {"projection": Projection(features=self.projection)}
 
     @property
     def evaluated(self) -> str:
-        """The student where the teacher has a part in training, else its average."""
+        """The student if the teacher takes part in training, else the teacher."""
         return "student" if self.teacher else "teacher"
 
     def init(self, key: Array, spec: Spec) -> Memory:
         """An empty bank and an empty history."""
-        del key
         length = self.alignment_length
         return Memory(
             memory.make_bank(spec.labels, self.projection),
             make_history(length, spec.classes) if length else (),
         )
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p_x) + lambda_u mean 1[max p' >= tau] H(p', p_s) + lambda_in mean H(q', q_s).
 
-        With the bank as it was before this step: q the similarities to it, p_w the aligned
-        prediction of the weak view, q' unfolded from (q_w, p_w), p' = alpha p_w + (1 - alpha) a,
-        a aggregated from q_w.
+        q are the similarities to the bank as it was before this step, p_w is the aligned prediction
+        on the weak view, q' is unfolded from (q_w, p_w), and p' = alpha p_w + (1 - alpha) a with a
+        aggregated from q_w.
         """
-        del draws
-        on = self.forward(network, params, state, batch, spec)
-        bank, history = state.memory
-        ready = (state.step >= self.instance_start_step) & bank.filled.any()
+        on = self.forward(given)
+        bank, history = given.memory
+        ready = (given.step >= self.instance_start_step) & bank.filled.any()
 
         log_weak = jax.nn.log_softmax(jax.lax.stop_gradient(on.weak.logits))  # [b C]
         log_aligned, history = self.align(history, log_weak)
         log_instance = self.similarity(bank, jax.lax.stop_gradient(on.weak))  # [b n]
         log_unfolded = unfold(log_instance, log_aligned, bank.labels)
         voters = jnp.exp(log_unfolded if self.aggregate_unfolded else log_instance)
-        votes = aggregate(voters, bank.labels, spec.classes)  # [b C]
+        votes = aggregate(voters, bank.labels, given.spec.classes)  # [b C]
         alpha = jnp.where(ready, self.smoothing, 1.0)
         target = alpha * jnp.exp(log_aligned) + (1 - alpha) * votes
 
         confident = target.max(-1) >= self.threshold
-        supervised = cross_entropy(on.labeled.logits, batch.labeled.label).mean()
+        supervised = cross_entropy(on.labeled.logits, given.labeled.label).mean()
         errors = cross_entropy(on.strong.logits, target)
         unsupervised = jnp.where(confident, errors, 0.0).mean()
         instance_errors = -(jnp.exp(log_unfolded) * self.similarity(bank, on.strong)).sum(-1)
@@ -150,29 +139,23 @@ class SimMatch:
                 "loss/supervised": supervised,
                 "loss/unsupervised": unsupervised,
                 "loss/instance": instance,
-                # nats; log C where all classes are predicted alike, 0 after a collapse to one
+                # In nats: log C if all classes are predicted equally, 0 after a collapse to one.
                 "pseudo/marginal_entropy": jax.scipy.special.entr(jnp.exp(log_weak).mean(0)).sum(),
-                **pseudo_label_metrics(target, confident, batch.unlabeled.label, on.strong.logits),
+                **pseudo_label_metrics(target, confident, given.unlabeled.label, on.strong.logits),
             },
-            Memory(self.remember(bank, batch, on.remembered), history),
+            Memory(self.remember(bank, given.labeled, on.remembered), history),
             on.teacher_stats,
         )
 
-    def forward(
-        self, network: Network, params: PyTree, state: TrainState, batch: Batch, spec: Spec
-    ) -> Forward:
+    def forward(self, given: Inputs) -> Forward:
         """One pass of the student over all views, or one each of student and teacher."""
-        (x,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
-        student = state.student(params)
+        (x,), (weak, strong) = given.labeled.views, given.unlabeled.views
         if not self.teacher:
-            (on_x, on_weak, on_strong), stats = network(student, (x, Target(weak), strong))
+            (on_x, on_weak, on_strong), stats = given.student((x, Target(weak), strong))
             return Forward(on_x, on_weak, on_strong, on_x, stats)
-        (on_x, on_strong), stats = network(student, (x, strong))
-        (teacher_on_x, on_weak), teacher_stats = network(
-            jax.lax.stop_gradient(state.teacher), (x, weak), train=spec.teacher_trains
-        )
-        own = teacher_stats if spec.teacher_trains else None
-        return Forward(on_x, on_weak, on_strong, teacher_on_x, stats, own)
+        (on_x, on_strong), stats = given.student((x, strong))
+        (teacher_on_x, on_weak), teacher_stats = given.teacher((x, weak))
+        return Forward(on_x, on_weak, on_strong, teacher_on_x, stats, teacher_stats)
 
     def align(self, history: PyTree, log_probabilities: Array) -> tuple[Array, PyTree]:
         """Divide predictions [b C] by their average over the last batches, this one included."""
@@ -185,8 +168,7 @@ class SimMatch:
         embeddings = normalize(outputs.heads["projection"])
         return log_similarity(embeddings, bank.embeddings, self.temperature, bank.filled)
 
-    def remember(self, bank: memory.Bank, batch: Batch, outputs: Outputs) -> memory.Bank:
+    def remember(self, bank: memory.Bank, labeled: Examples, outputs: Outputs) -> memory.Bank:
         """The bank after the labeled examples of this step have entered it."""
         embeddings = jax.lax.stop_gradient(normalize(outputs.heads["projection"]))
-        index, label = batch.labeled.index, batch.labeled.label
-        return memory.write(bank, index, embeddings, label, self.bank_momentum)
+        return memory.write(bank, labeled.index, embeddings, labeled.label, self.bank_momentum)

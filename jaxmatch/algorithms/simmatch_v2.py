@@ -5,7 +5,7 @@ https://arxiv.org/abs/2308.06692.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +18,11 @@ from jaxmatch.functional.propagation import propagate
 from jaxmatch.functional.similarity import log_similarity, normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, section
-from jaxmatch.types import (
-    Array,
-    Batch,
-    Network,
-    Outputs,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-)
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, PyTree, Spec, Update
 
 
 class Memory(NamedTuple):
-    """What SimMatchV2 carries from step to step; the teacher fills it."""
+    """The memory of SimMatchV2, from outputs of the teacher."""
 
     bank: memory.Bank  # embeddings of the labeled examples
     queue: memory.Queue  # embeddings [n d] and probabilities [n C] of the last unlabeled ones
@@ -40,23 +30,23 @@ class Memory(NamedTuple):
 
 
 @section("algorithm")
-class SimMatchV2:
+class SimMatchV2(Algorithm):
     """The loss is supervised + unlabeled_weight * node-node + edge_edge + node_edge, weighted.
 
-    The defaults are the authors' for ImageNet with 1% labels, the only data set of their release
-    (10%: edge weights of 5). Strong views beyond the first pass through the network on their own.
+    The defaults are those of the authors for ImageNet with 1% of the labels, their only data set
+    (with 10% the edge weights are 5). Each strong view after the first has a pass of its own.
 
     Attributes:
         threshold: tau; an image counts in the node-node loss if the largest aligned probability of
-            its weak view, before propagation, is at least this.
-        unlabeled_weight: lambda_nn.
-        edge_edge_weight: lambda_ee.
-        node_edge_weight: lambda_ne.
+            its weak view is at least this, before propagation.
+        unlabeled_weight: weight of the node-node loss, lambda_nn.
+        edge_edge_weight: weight of the edge-edge loss, lambda_ee.
+        node_edge_weight: weight of the node-edge loss, lambda_ne.
         temperature: t of all similarities between embeddings.
         propagation: alpha, how far labels travel; 0 turns propagation off.
         neighbors: labeled images in the graph of an unlabeled one.
         queue_batches: unlabeled batches that the queue of unlabeled images holds.
-        alignment_momentum: share of the old average prediction that stays.
+        alignment_momentum: the share of the old average prediction that stays.
         projection: width of the embeddings.
         strong_views: strong views of each unlabeled image; the losses are means over them.
     """
@@ -75,7 +65,6 @@ class SimMatchV2:
 
     labeled = ("weak",)
     evaluated = "student"
-    draw = no_draws
 
     @property
     def unlabeled(self) -> tuple[str, ...]:
@@ -83,13 +72,12 @@ class SimMatchV2:
         return ("weak", *["strong"] * self.strong_views)
 
     @property
-    def heads(self) -> dict[str, Any]:
+    def heads(self) -> Heads:
         """The projection head that the embeddings come from."""
         return {"projection": Projection(features=self.projection)}
 
     def init(self, key: Array, spec: Spec) -> Memory:
         """An empty bank, an empty queue and a uniform average."""
-        del key
         size = self.queue_batches * spec.unlabeled_batch
         return Memory(
             memory.make_bank(spec.labels, self.projection),
@@ -97,27 +85,16 @@ class SimMatchV2:
             jnp.full(spec.classes, 1 / spec.classes, float),
         )
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """H(y, p_x) + l_nn 1[max p_w >= tau] H(p', p_s) + l_ee H(r_w, r_s) + l_ne H(p_w, r_s Y).
 
-        All are means. The teacher gives the aligned p_w, p' propagated from it over the labeled
-        bank, and r_w; r are similarities to the queue, Y its probabilities. Bank and queue are as
-        they were before this step; while the queue is empty the last two terms are 0.
+        All are means. The teacher gives the aligned prediction p_w, p' after propagation over the
+        labeled bank, and r_w. r are similarities to the queue, and Y its probabilities. Bank and
+        queue are those before this step; while the queue is empty the last two terms are 0.
         """
-        del draws
-        bank, queue, average = state.memory
-        (x,), (weak, *strong) = batch.labeled.views, batch.unlabeled.views
-        (teacher_on_x, on_weak), teacher_stats = jax.lax.stop_gradient(
-            network(state.teacher, (x, weak), train=spec.teacher_trains)
-        )
+        bank, queue, average = given.memory
+        (x,), (weak, *strong) = given.labeled.views, given.unlabeled.views
+        (teacher_on_x, on_weak), teacher_stats = given.teacher((x, weak))
         log_aligned, average = align_by_average(
             average, jax.nn.log_softmax(on_weak.logits), self.alignment_momentum
         )
@@ -133,8 +110,8 @@ class SimMatchV2:
         )
         edges = jnp.exp(self._log_edges(queue, on_weak))  # [b n]
 
-        on_x, on_strong, stats = _student(network, state.student(params), x, strong)
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        on_x, on_strong, stats = _student(given, x, strong)
+        supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
         node_node, edge_edge, node_edge = jnp.zeros(()), jnp.zeros(()), jnp.zeros(())
         for on in on_strong:
             errors = cross_entropy(on.logits, target)
@@ -154,7 +131,7 @@ class SimMatchV2:
             + self.edge_edge_weight * edge_edge
             + self.node_edge_weight * node_edge
         )
-        index = batch.labeled.index
+        index = given.labeled.index
         rows = {"embeddings": _embed(on_weak), "probabilities": prediction}
         return loss, Update(
             stats,
@@ -164,7 +141,7 @@ class SimMatchV2:
                 "loss/edge_edge": edge_edge,
                 "loss/node_edge": node_edge,
                 **pseudo_label_metrics(
-                    target, confident, batch.unlabeled.label, on_strong[0].logits
+                    target, confident, given.unlabeled.label, on_strong[0].logits
                 ),
             },
             Memory(
@@ -172,7 +149,7 @@ class SimMatchV2:
                 memory.push(queue, rows),
                 average,
             ),
-            teacher_stats if spec.teacher_trains else None,
+            teacher_stats,
         )
 
     def _log_edges(self, queue: memory.Queue, outputs: Outputs) -> Array:
@@ -186,13 +163,13 @@ def _embed(outputs: Outputs) -> Array:
 
 
 def _student(
-    network: Network, variables: PyTree, x: Array, strong: Sequence[Array]
+    given: Inputs, x: Array, strong: Sequence[Array]
 ) -> tuple[Outputs, list[Outputs], PyTree]:
-    """Outputs for the labeled and the first strong views together, then for each other alone."""
+    """Outputs of a joint pass over labeled and first strong views, and of a pass for each other."""
     first, *others = strong
-    (on_x, on_first), stats = network(variables, (x, first))
+    (on_x, on_first), stats = given.student((x, first))
     on_strong = [on_first]
     for view in others:
-        on_view, stats = network({**variables, "batch_stats": stats}, view)
+        on_view, stats = given.student(view, stats)
         on_strong.append(on_view)
     return on_x, on_strong, stats

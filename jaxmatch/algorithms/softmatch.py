@@ -1,4 +1,4 @@
-"""SoftMatch: every pseudo-label counts, the less the further its confidence is below the average.
+"""SoftMatch: a pseudo-label counts less, the further its confidence is below the average.
 
 Chen et al., "SoftMatch: Addressing the Quantity-Quality Trade-off in Semi-supervised Learning",
 ICLR 2023, https://arxiv.org/abs/2301.10921.
@@ -20,17 +20,7 @@ from jaxmatch.functional.thresholds import (
     update_gaussian,
 )
 from jaxmatch.settings import Momentum, NonNegative, Positive, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Spec, Update
 
 PRIORS = ("uniform", "labeled")
 
@@ -40,22 +30,23 @@ class Memory(NamedTuple):
 
     gaussian: Gaussian  # of the aligned confidences
     marginal: Marginal  # of the predictions on weak views
-    prior: Marginal  # of those on labeled images; stays uniform where that is the prior
+    prior: Marginal  # of the predictions on labeled images; constant if the prior is uniform
 
 
 @section("algorithm")
-class SoftMatch:
+class SoftMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
     Attributes:
-        deviations: n; the weight of a pseudo-label falls as a Gaussian whose standard deviation is
-            that of the confidences divided by n.
-        momentum: m, share of the old averages that stays at each step.
-        prior: what alignment takes the classes to be: "uniform" or, as predicted on "labeled"
-            images, their moving average.
-        unlabeled_weight: lambda_u.
-        hard_labels: train on the argmax; otherwise on the distribution softmax(z / temperature).
-        temperature: T of soft labels; 1 leaves them unsharpened.
+        deviations: n; the weight of a pseudo-label falls as a Gaussian with the standard deviation
+            of the confidences divided by n.
+        momentum: m, the share of the old averages that stays at each step.
+        prior: class frequencies that predictions are aligned to: "uniform", or "labeled", the
+            moving average of the predictions on labeled images.
+        unlabeled_weight: weight of the unsupervised loss, lambda_u.
+        hard_labels: the target is the argmax of the prediction; otherwise it is the distribution
+            softmax(z / temperature).
+        temperature: T of soft targets; 1 does not sharpen them.
     """
 
     deviations: Positive = 2.0
@@ -67,9 +58,6 @@ class SoftMatch:
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
-    heads = NO_HEADS
-    evaluated = "teacher"
-    draw = no_draws
 
     def __post_init__(self) -> None:
         """Refuse an unknown prior."""
@@ -79,8 +67,7 @@ class SoftMatch:
             )
 
     def init(self, key: Array, spec: Spec) -> Memory:
-        """The average confidence of a guess, a wide Gaussian, and no predictions yet."""
-        del key
+        """The confidence 1 / C, a wide Gaussian, and uniform averages."""
         uniform = jnp.full(spec.classes, 1 / spec.classes, float)
         return Memory(
             make_gaussian(spec.classes),
@@ -88,27 +75,19 @@ class SoftMatch:
             make_marginal(spec.classes, uniform),
         )
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda_u mean weight(max q') H(c, p(s(u))), c = argmax q.
 
-        With q = p(w(u)) and q' its alignment: only the weight is of aligned predictions. All
-        averages are of this step too.
+        q = p(w(u)) and q' is q after alignment, which only the weight uses. All averages include
+        this step.
         """
-        del draws, spec
-        gaussian, marginal, prior = state.memory
-        on = weak_strong(network, params, state, batch)
+        gaussian, marginal, prior = given.memory
+        on = weak_strong(given)
         log_weak = jax.nn.log_softmax(on.weak)
         marginal = update_marginal(marginal, jnp.exp(log_weak), self.momentum)
         if self.prior == "labeled":
-            prior = update_marginal(prior, jax.nn.softmax(on.labeled), self.momentum)
+            on_labeled = jax.nn.softmax(jax.lax.stop_gradient(on.labeled))
+            prior = update_marginal(prior, on_labeled, self.momentum)
         log_aligned = align(log_weak, marginal.average, prior.average)
 
         confidence = jnp.exp(log_aligned).max(-1)
@@ -123,7 +102,7 @@ class SoftMatch:
                 "loss/supervised": on.supervised,
                 "loss/unsupervised": unsupervised,
                 "pseudo/threshold": gaussian.mean,
-                **pseudo_label_metrics(on.weak, weight, batch.unlabeled.label, on.strong),
+                **pseudo_label_metrics(on.weak, weight, given.unlabeled.label, on.strong),
             },
             Memory(gaussian, marginal, prior),
         )

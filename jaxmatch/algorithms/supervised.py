@@ -1,44 +1,20 @@
-"""Supervised baseline: cross-entropy on the labeled images alone, weakly augmented."""
+"""Supervised baseline: cross-entropy on weak views of the labeled images."""
 
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.settings import section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
 @section("algorithm")
-class Supervised:
-    """No options: the optimizer, schedule and EMA of the other methods, without their data."""
+class Supervised(Algorithm):
+    """The baseline of the other methods, without unlabeled images."""
 
     labeled = ("weak",)
     unlabeled = ()
-    heads = NO_HEADS
-    evaluated = "teacher"
-    init = no_memory
-    draw = no_draws
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """Mean cross-entropy H(y, p(w(x))) over the labeled batch."""
-        del draws, spec
-        (x,) = batch.labeled.views
-        (on_x,), stats = network(state.student(params), (x,))
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        (x,) = given.labeled.views
+        (on_x,), stats = given.student((x,))
+        supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
         return supervised, Update(stats, {"loss/supervised": supervised})

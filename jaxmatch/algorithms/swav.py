@@ -1,11 +1,11 @@
-"""SwAV: each view predicts to which prototypes other views of its image were assigned.
+"""SwAV: a view predicts the prototypes that the other views of its image are assigned to.
 
 Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", NeurIPS
 2020, https://arxiv.org/abs/2006.09882.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -18,28 +18,29 @@ from jaxmatch.functional.similarity import inner_products, normalize
 from jaxmatch.functional.sinkhorn import sinkhorn
 from jaxmatch.models.heads import PrototypeProjection
 from jaxmatch.settings import LARGEST, Count, Positive, Range, Share, Whole, section
-from jaxmatch.types import Array, Batch, Network, PyTree, Spec, TrainState, Update, no_draws
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, PyTree, Spec, Update
 
-LARGE = ("first", "second")  # the queue's names of the views that are assigned to prototypes
+LARGE = ("first", "second")  # names in the queue of the views that are assigned to prototypes
 
 
 @section("algorithm")
-class SwAV:
+class SwAV(Algorithm):
     """The loss is the cross-entropy of swapped predictions among two large and some small views.
 
-    No label is read. The two sizes of views pass the network apart, each a BatchNorm batch of its
-    own. Assignments use all prototypes equally, so batch and queue together must have at least as
-    many embeddings as there are prototypes (published: 4,096 for 3,000); until the queue takes part
+    No label is read. Large and small views have a pass each, which are BatchNorm batches of their
+    own. Assignments use all prototypes equally, so batch and queue together need at least as many
+    embeddings as there are prototypes (published: 4,096 for 3,000). Before the queue takes part,
     the batch is assigned alone.
 
     Attributes:
         temperature: tau of the predictions.
-        epsilon, iterations: of the assignments, see :func:`jaxmatch.functional.sinkhorn.sinkhorn`.
-        prototypes: their number.
+        epsilon: regularisation of the assignments (:func:`jaxmatch.functional.sinkhorn.sinkhorn`).
+        iterations: iterations of the assignments.
+        prototypes: number of prototypes.
         projection: width of embeddings and prototypes.
-        hidden: width of the layer within the head.
+        hidden: width of the hidden layer of the head.
         small_crops: number of small views, which predict but are not assigned.
-        queue: embeddings of earlier batches that take part in the assignments of each large view,
+        queue: number of earlier embeddings that take part in the assignments of each large view,
             at least a batch; 0 for none.
         queue_start: share of the run before the queue takes part; it must also be full.
         freeze: share of the run before the prototypes learn.
@@ -58,7 +59,6 @@ class SwAV:
 
     labeled = ()
     evaluated = "student"
-    draw = no_draws
 
     @property
     def unlabeled(self) -> tuple[str, ...]:
@@ -66,13 +66,12 @@ class SwAV:
         return ("contrast", "contrast") + ("small",) * self.small_crops
 
     @property
-    def heads(self) -> Mapping[str, Any]:
-        """The unit embeddings and the prototypes C; dropped after training."""
+    def heads(self) -> Heads:
+        """The head with the unit embeddings and the prototypes C, which is not evaluated."""
         return {"projection": PrototypeProjection(self.hidden, self.projection, self.prototypes)}
 
     def init(self, key: Array, spec: Spec) -> PyTree:
-        """An empty queue of embeddings for each large view, if any is asked for."""
-        del key
+        """An empty queue of embeddings for each large view; () without a queue."""
         batch = spec.unlabeled_batch
         if batch + self.queue < self.prototypes:
             raise InputError(
@@ -90,39 +89,30 @@ class SwAV:
         return make_queue(self.queue, **dict.fromkeys(LARGE, self.projection))
 
     def project(self, params: PyTree) -> PyTree:
-        """Bring the prototypes back to length 1."""
+        """Scale the prototypes to length 1."""
         head = params["projection"]
         unit = jax.tree.map(normalize, head["prototypes"])
         return {**params, "projection": {**head, "prototypes": unit}}
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(q_s, softmax(C z_t / tau)) over large views s and other views t (eqs. 1, 2, 6).
 
         z_t are the embeddings of view t, and q_s the assignment of view s by its scores C z_s.
         """
-        del draws
-        images = batch.unlabeled.views
-        outputs, stats = network(state.student(params), images[:2])
+        images = given.unlabeled.views
+        outputs, stats = given.student(images[:2])
         if self.small_crops:
-            small, stats = network({"params": params, "batch_stats": stats}, images[2:])
+            small, stats = given.student(images[2:], stats)
             outputs += small
         embeddings = [output.heads["projection"] for output in outputs]  # [b d] each
 
-        prototypes = params["projection"]["prototypes"]["kernel"]  # [k d]
-        frozen = state.step < self.freeze * spec.steps
+        prototypes = given.params["projection"]["prototypes"]["kernel"]  # [k d]
+        frozen = given.step < self.freeze * given.spec.steps
         prototypes = jnp.where(frozen, jax.lax.stop_gradient(prototypes), prototypes)
         scores = [inner_products(each, prototypes) for each in embeddings]  # [b k]
 
         codes = [
-            self.assign(name, score, prototypes, state, spec)
+            self.assign(name, score, prototypes, given)
             for name, score in zip(LARGE, scores[:2], strict=True)
         ]
         loss = swapped_prediction(scores, codes, self.temperature).mean()
@@ -130,22 +120,20 @@ class SwAV:
         return loss, Update(
             stats,
             {"loss/swapped": loss, **feature_spread(embeddings[0])},
-            push(state.memory, new) if self.queue else (),
+            push(given.memory, new) if self.queue else (),
         )
 
-    def assign(
-        self, view: str, scores: Array, prototypes: Array, state: TrainState, spec: Spec
-    ) -> Array:
+    def assign(self, view: str, scores: Array, prototypes: Array, given: Inputs) -> Array:
         """The assignments [b k] of a large view by its scores [b k]; no gradient (section 3.1).
 
-        With a queue that is full and due they are shared with its embeddings of the same view,
-        scored by the present prototypes.
+        A full queue takes part from its start on: its embeddings of the same view are assigned
+        together with the batch, scored by the present prototypes.
         """
         if not self.queue:
             return sinkhorn(scores, self.epsilon, self.iterations)
-        past = inner_products(state.memory.rows[view], prototypes)  # [n k]
-        due = state.step >= self.queue_start * spec.steps
-        used = due & (state.memory.filled == self.queue)
+        past = inner_products(given.memory.rows[view], prototypes)  # [n k]
+        due = given.step >= self.queue_start * given.spec.steps
+        used = due & (given.memory.filled == self.queue)
         return sinkhorn(scores, self.epsilon, self.iterations, queue=past, valid=used)
 
 

@@ -1,4 +1,4 @@
-"""Temporal Ensembling: an image's past predictions, averaged, are the target of its next one.
+"""Temporal Ensembling: the average of the past predictions on an image is its target.
 
 Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017,
 https://arxiv.org/abs/1610.02242.
@@ -12,29 +12,19 @@ from jaxmatch.functional.diagnostics import unlabeled_accuracy
 from jaxmatch.functional.losses import cross_entropy, squared_difference
 from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import Momentum, NonNegative, Share, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_draws,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, PyTree, Spec, Update
 
 
 @section("algorithm")
-class TemporalEnsembling:
+class TemporalEnsembling(Algorithm):
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
-    The paper counts epochs of one pool of labeled and unlabeled images; here labeled images have a
-    batch of their own, as for the other methods, and every unlabeled image counts its own visits.
+    The paper draws epochs from one pool of labeled and unlabeled images. Here labeled images have
+    a batch of their own, as in the other methods, and each unlabeled image counts its own visits.
 
     Attributes:
-        unlabeled_weight: weight of the unsupervised term after the ramp.
-        ramp: share of all steps over which that weight rises linearly from 0.
+        unlabeled_weight: weight of the unsupervised loss after the ramp.
+        ramp: share of all steps in which that weight rises linearly from 0.
         momentum: alpha, the share of the old average that stays at a visit.
     """
 
@@ -44,40 +34,27 @@ class TemporalEnsembling:
 
     labeled = ("weak",)
     unlabeled = ("weak",)
-    heads = NO_HEADS
-    evaluated = "teacher"
-    draw = no_draws
 
     def init(self, key: Array, spec: Spec) -> PyTree:
         """Z [N C] and the visits [N] of every unlabeled image, zeros."""
-        del key
         return per_example.make_rows(
             spec.unlabeled, average=jnp.zeros(spec.classes, float), visits=jnp.zeros((), jnp.int32)
         )
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + weight ramp mean 1[n > 0] (p(w(u)) - Z / (1 - alpha^n))^2.
 
-        n is the number of the image's visits before this one; afterwards Z becomes
-        alpha Z + (1 - alpha) p(w(u)), from which the division takes the bias of its start at zero
-        (algorithm 2). The last mean runs over all images of the batch and over classes. Each part
-        is normalised by its own batch statistics; only the labeled pass updates the running ones.
+        n is the number of visits of the image before this one. Then Z becomes
+        alpha Z + (1 - alpha) p(w(u)); the division corrects for its start at 0 (algorithm 2). The
+        last mean runs over all images of the batch and over classes. Both passes are BatchNorm
+        batches of their own, and only the labeled one updates the running statistics.
         """
-        del draws
-        (x,), (u,) = batch.labeled.views, batch.unlabeled.views
-        (on_x,), stats = network(state.student(params), (x,))
-        (on_u,), _ = network(state.student(params), (u,))
+        (x,), (u,) = given.labeled.views, given.unlabeled.views
+        (on_x,), stats = given.student((x,))
+        (on_u,), _ = given.student((u,))
 
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
-        remembered = per_example.read(state.memory, batch.unlabeled.index)
+        supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
+        remembered = per_example.read(given.memory, given.unlabeled.index)
         average, visits = remembered["average"], remembered["visits"]  # [b C], [b]
         seen = visits > 0
         gathered = jnp.where(seen, 1 - self.momentum**visits, 1.0)  # [b] sum of Z's weights
@@ -90,7 +67,7 @@ class TemporalEnsembling:
             "average": self.momentum * average + (1 - self.momentum) * prediction,
             "visits": visits + 1,
         }
-        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        ramp = linear_ramp(given.step, given.spec.steps, self.ramp)
         loss = supervised + self.unlabeled_weight * ramp * unsupervised
         return loss, Update(
             stats,
@@ -98,7 +75,7 @@ class TemporalEnsembling:
                 "loss/supervised": supervised,
                 "loss/unsupervised": unsupervised,
                 "optim/ramp": ramp,
-                **unlabeled_accuracy(prediction, batch.unlabeled.label),
+                **unlabeled_accuracy(prediction, given.unlabeled.label),
             },
-            per_example.write(state.memory, batch.unlabeled.index, visited),
+            per_example.write(given.memory, given.unlabeled.index, visited),
         )

@@ -7,37 +7,27 @@ https://arxiv.org/abs/1904.12848.
 import jax
 import jax.numpy as jnp
 
+from jaxmatch.algorithms._consistency import weak_strong
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy, kl_divergence
 from jaxmatch.optim.schedules import SIGNALS, training_signal
 from jaxmatch.settings import NonNegative, Positive, Share, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    Target,
-    TrainState,
-    Update,
-    no_draws,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
 @section("algorithm")
-class UDA:
+class UDA(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
     Attributes:
-        threshold: tau; a weak view is a target if its largest probability, before sharpening, is
-            at least this.
-        temperature: T of the target softmax(z / T); 1 leaves it unsharpened.
-        unlabeled_weight: lambda.
-        signal: training signal annealing, see :func:`jaxmatch.optim.schedules.training_signal`;
-            labeled examples that the network already knows better than the signal are left out.
+        threshold: tau; a weak view is a target if its largest probability is at least this, before
+            sharpening.
+        temperature: T of the target softmax(z / T); 1 does not sharpen it.
+        unlabeled_weight: weight of the unsupervised loss, lambda.
+        signal: schedule of training signal annealing
+            (:func:`jaxmatch.optim.schedules.training_signal`). The supervised loss leaves out the
+            labeled examples whose true class is more probable than the signal.
     """
 
     threshold: Share = 0.8
@@ -47,10 +37,6 @@ class UDA:
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
-    heads = NO_HEADS
-    evaluated = "teacher"
-    init = no_memory
-    draw = no_draws
 
     def __post_init__(self) -> None:
         """Refuse an unknown signal."""
@@ -59,42 +45,26 @@ class UDA:
                 f"unknown training signal {self.signal!r}; {suggest(self.signal, SIGNALS)}"
             )
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: PyTree,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """L_x + lambda mean 1[max p(w(u)) >= tau] KL(q || p(s(u))), q = softmax(z(w(u)) / T).
 
-        The mean runs over the whole batch. L_x is the mean of H(y, p(w(x))) over the examples that
-        the training signal lets through.
+        The mean runs over the whole batch. L_x is the mean of H(y, p(w(x))) over the labeled
+        examples with p_y at most the training signal.
         """
-        del draws
-        (x,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
-        (on_x, on_weak, on_strong), stats = network(
-            state.student(params), (x, Target(weak), strong)
-        )
-
-        signal = training_signal(self.signal, state.step, spec.steps, spec.classes)
-        supervised = annealed_cross_entropy(on_x.logits, batch.labeled.label, signal)
-        weak_logits = jax.lax.stop_gradient(on_weak.logits)  # [b C]
-        confident = jax.nn.softmax(weak_logits).max(-1) >= self.threshold
-        divergences = kl_divergence(weak_logits / self.temperature, on_strong.logits)
+        on = weak_strong(given)
+        signal = training_signal(self.signal, given.step, given.spec.steps, given.spec.classes)
+        supervised = annealed_cross_entropy(on.labeled, given.labeled.label, signal)
+        confident = jax.nn.softmax(on.weak).max(-1) >= self.threshold  # [b]
+        divergences = kl_divergence(on.weak / self.temperature, on.strong)
         unsupervised = jnp.where(confident, divergences, 0.0).mean()
         loss = supervised + self.unlabeled_weight * unsupervised
         return loss, Update(
-            stats,
+            on.stats,
             {
                 "loss/supervised": supervised,
                 "loss/unsupervised": unsupervised,
                 "optim/training_signal": signal,
-                **pseudo_label_metrics(
-                    weak_logits, confident, batch.unlabeled.label, on_strong.logits
-                ),
+                **pseudo_label_metrics(on.weak, confident, given.unlabeled.label, on.strong),
             },
         )
 
@@ -105,7 +75,7 @@ def annealed_cross_entropy(logits: Array, label: Array, signal: Array) -> Array:
     Args:
         logits: [b C], at least float32.
         label: [b] integer classes.
-        signal: [] largest probability of the true class that is still trained on.
+        signal: [] largest probability of the true class with which an example counts.
 
     Returns:
         [] nats.

@@ -1,4 +1,4 @@
-"""VAT: predictions shall not change along the direction in input space that changes them most.
+"""VAT: predictions stay the same along the direction in input space that changes them most.
 
 Miyato et al., "Virtual Adversarial Training: A Regularization Method for Supervised and
 Semi-Supervised Learning", TPAMI 2018, https://arxiv.org/abs/1704.03976; with entropy minimisation
@@ -13,31 +13,22 @@ from jaxmatch.functional.diagnostics import unlabeled_accuracy
 from jaxmatch.functional.losses import cross_entropy, entropy, kl_divergence
 from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import NonNegative, Share, section
-from jaxmatch.types import (
-    NO_HEADS,
-    Array,
-    Batch,
-    Network,
-    PyTree,
-    Spec,
-    TrainState,
-    Update,
-    no_memory,
-)
+from jaxmatch.types import Algorithm, Array, Batch, Inputs, Update
 
 
 @section("algorithm")
-class VAT:
+class VAT(Algorithm):
     """supervised + unlabeled_weight * ramp * unsupervised + entropy_weight * entropy.
 
     Attributes:
         epsilon: norm of the adversarial change of an image, in units of the network's input.
         unlabeled_weight: weight of the divergence after the ramp.
-        entropy_weight: of the predictions' entropy, from the first step on. 0.06 is VAT+EntMin, as
-            in all tables of this family that name VAT; 0 is VAT alone.
-        ramp: share of all steps over which ``unlabeled_weight`` rises linearly from 0.
-        vat_xi: see :func:`jaxmatch.functional.adversarial.virtual_adversarial_direction`; 0 is
-            exact, other code has 1e-6.
+        entropy_weight: weight beta of the entropy of predictions, without ramp. 0.06 is VAT+EntMin,
+            which the tables of FixMatch and its successors call VAT; 0 is VAT alone.
+        ramp: share of all steps in which ``unlabeled_weight`` rises linearly from 0.
+        vat_xi: step of the finite difference in
+            :func:`jaxmatch.functional.adversarial.virtual_adversarial_direction`. 0 takes the exact
+            derivative; other code has 1e-6.
     """
 
     epsilon: NonNegative = 6.0
@@ -48,47 +39,35 @@ class VAT:
 
     labeled = ("weak",)
     unlabeled = ("weak",)
-    heads = NO_HEADS
-    evaluated = "teacher"
-    init = no_memory
 
     def draw(self, key: Array, batch: Batch) -> Array:
-        """Where the search for each direction starts: normal noise [b h w c]."""
-        (u,) = batch.unlabeled.views
+        """The start of the search for each direction: normal noise [b h w c]."""
+        u = batch.views[1]
         return jax.random.normal(key, u.shape, jnp.result_type(u, jnp.float32))
 
-    def loss(
-        self,
-        network: Network,
-        params: PyTree,
-        state: TrainState,
-        batch: Batch,
-        draws: Array,
-        spec: Spec,
-    ) -> tuple[Array, Update]:
+    def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(x)) + weight ramp mean KL(p(u) || p(u + r)) + beta mean H(p(u)).
 
-        r is epsilon times the virtual adversarial direction (paper, section 3); neither it nor
-        the target p(u) takes gradient. Each pass is normalised by its own batch statistics; only
-        the labeled one updates the running ones, as in FixMatch's, TorchSSL's and USB's code.
+        r is epsilon times the virtual adversarial direction (paper, section 3). Neither r nor the
+        target p(u) takes gradient. Each pass is a BatchNorm batch of its own. Only the labeled one
+        updates the running statistics, as in the code of FixMatch, TorchSSL and USB.
         """
-        (x,), (u,) = batch.labeled.views, batch.unlabeled.views
-        student = state.student(params)
+        (x,), (u,) = given.labeled.views, given.unlabeled.views
 
         def logits_of(images: Array) -> Array:
-            (outputs,), _ = network(jax.lax.stop_gradient(student), (images,))
+            (outputs,) = given.constant_student((images,))
             return outputs.logits
 
-        (on_x,), stats = network(student, (x,))
-        (on_u,), _ = network(student, (u,))
+        (on_x,), stats = given.student((x,))
+        (on_u,), _ = given.student((u,))
         target = jax.lax.stop_gradient(on_u.logits)  # [b C]
-        direction = virtual_adversarial_direction(logits_of, u, target, draws, self.vat_xi)
-        (on_moved,), _ = network(student, (u + self.epsilon * direction,))
+        direction = virtual_adversarial_direction(logits_of, u, target, given.draws, self.vat_xi)
+        (on_moved,), _ = given.student((u + self.epsilon * direction,))
 
-        supervised = cross_entropy(on_x.logits, batch.labeled.label).mean()
+        supervised = cross_entropy(on_x.logits, given.labeled.label).mean()
         unsupervised = kl_divergence(target, on_moved.logits).mean()
         entropies = entropy(on_u.logits).mean()
-        ramp = linear_ramp(state.step, spec.steps, self.ramp)
+        ramp = linear_ramp(given.step, given.spec.steps, self.ramp)
         loss = (
             supervised
             + self.unlabeled_weight * ramp * unsupervised
@@ -101,6 +80,6 @@ class VAT:
                 "loss/unsupervised": unsupervised,
                 "loss/entropy": entropies,
                 "optim/ramp": ramp,
-                **unlabeled_accuracy(target, batch.unlabeled.label),
+                **unlabeled_accuracy(target, given.unlabeled.label),
             },
         )

@@ -85,13 +85,15 @@ class CTAugmentViews:
         transforms = {**self.views.transforms, "strong": self._strong(ops)}
         batch, _ = replace(self.views, transforms=transforms).apply((), key, examples)
 
-        images = examples.labeled.views[0]
+        labeled = examples.labeled
+        assert labeled is not None  # a method without labels is refused
+        images = labeled.views[0]
         weak, uniform = self.views.transforms["weak"], replace(ops, policy=None, cutout=False)
         drawn = weak.draw(stream(key, "probe weak"), images.shape)
         draws = uniform.draw(stream(key, "probe"), images.shape)
         levels = uniform.apply(weak.apply(images, drawn), draws)
         views = normalize(levels, self.views.mean, self.views.std)
-        return batch, Record(views, draws, examples.labeled.label)
+        return batch, Record(views, draws, labeled.label)
 
     def update(self, policy: Policy, record: Record, predict: Callable[[Array], Array]) -> Policy:
         """Move the bins that the probes used towards the probability of the true class."""

@@ -169,7 +169,15 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--seed", type=int, default=0, help="of labels and draws")
 
     added = command("describe", _describe, "Shapes, parameters, memory and arithmetic of a config.")
-    added.add_argument("--config", required=True, help=CONFIG_HELP)
+    added.add_argument("--config", help=CONFIG_HELP)
+    added.add_argument(
+        "--keys",
+        nargs="?",
+        const="",
+        metavar="PREFIX",
+        help="list the keys of a configuration instead: type, value (of --config, else the "
+        "default) and meaning",
+    )
 
     added = command("show-augment", _show_augment, "A contact sheet of each op and of whole views.")
     added.add_argument("--config", default="fixmatch:mnist5k", help=CONFIG_HELP)
@@ -178,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(arguments: argparse.Namespace):
-    from jaxmatch.config.recipe import from_flags
+    from jaxmatch.config.flags import from_flags
 
     config, notes = from_flags(arguments.config, arguments.overrides)
     for note in notes:
@@ -333,7 +341,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jaxmatch.config.recipe import from_flags
+    from jaxmatch.config.flags import from_flags
     from jaxmatch.training.train import train
 
     table = Table("method", "test accuracy", "steps", "seconds", title="MNIST-5k, 40 labels")
@@ -346,9 +354,24 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _describe(arguments: argparse.Namespace) -> None:
+    if arguments.keys is not None:
+        _describe_keys(arguments)
+        return
+    if arguments.config is None:
+        raise InputError("describe needs --config=NAME:DATA, or --keys to list the keys.")
     from jaxmatch.report.describe import describe
 
     print(json.dumps(describe(_config(arguments)), indent=2))
+
+
+def _describe_keys(arguments: argparse.Namespace) -> None:
+    from jaxmatch.config.keys import documented, with_prefix
+    from jaxmatch.config.stages import stages_of
+
+    configs = [None] if arguments.config is None else stages_of(_config(arguments)).values()
+    rows = with_prefix((row for each in configs for row in documented(each)), arguments.keys)
+    for key, kind, value, meaning in rows:
+        print(f"{key}={value!r}  ({kind})\n    {meaning}")
 
 
 def _show_augment(arguments: argparse.Namespace) -> None:
@@ -357,7 +380,7 @@ def _show_augment(arguments: argparse.Namespace) -> None:
 
     from jaxmatch.algorithms import build_algorithm
     from jaxmatch.augment.build import build_transforms
-    from jaxmatch.config.recipe import stages_of
+    from jaxmatch.config.stages import stages_of
     from jaxmatch.record.run_data import load_new
     from jaxmatch.report.sheet import check_name, contact_sheet, write_sheet
 

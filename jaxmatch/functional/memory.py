@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from jaxmatch.errors import InputError
 from jaxmatch.functional.alike import split_by_use
 from jaxmatch.functional.similarity import normalize
-from jaxmatch.types import Array
+from jaxmatch.types import Array, PyTree
 
 # Large memories of rows are padded to a multiple of this, so that any usual number of devices
 # divides them.
@@ -135,7 +135,7 @@ def make_queue(size: int, **widths: int) -> Queue:
     )
 
 
-def push(queue: Queue, rows: Mapping[str, Array]) -> Queue:
+def push(queue: Queue, rows: PyTree) -> Queue:
     """Append ``rows``, [b ...] each, of the queue's names; they replace the oldest rows.
 
     >>> queue = push(make_queue(3, key=1), {"key": jnp.array([[1.0], [2.0]])})

@@ -1,17 +1,18 @@
 """The table of networks, and a network from the settings of ``config.model``."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
-from flax import linen as nn
 
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models.model import NOT_SETTINGS, Model
 from jaxmatch.models.resnet import ResNet
 from jaxmatch.models.wide_resnet import WideResNet
 from jaxmatch.settings import check_values
+from jaxmatch.types import Heads
 
 # By ``config.model.name``; the arguments of ``partial`` are fields that the name fixes.
 MODELS: dict[str, partial[Model]] = {
@@ -28,17 +29,26 @@ def model_settings(name: str) -> dict[str, Any]:
     Raises:
         InputError: on an unknown name.
     """
-    model = _find(name)
-    hidden = (*NOT_SETTINGS, *model.keywords)
-    fields = _kind(model).__dataclass_fields__
-    return {key: field.default for key, field in fields.items() if key not in hidden}
+    hidden = (*NOT_SETTINGS, *_find(name).keywords)
+    return {
+        field.name: field.default for field in fields(model_class(name)) if field.name not in hidden
+    }
+
+
+def model_class(name: str) -> type[Model]:
+    """The class of a network, whose fields are its settings.
+
+    Raises:
+        InputError: on an unknown name.
+    """
+    return cast(type[Model], _find(name).func)
 
 
 def build_model(
     values: Mapping[str, Any],
     *,
     classes: int,
-    heads: Mapping[str, nn.Module],
+    heads: Heads,
     dtype: str = "float32",
     remat: bool = False,
 ) -> Model:
@@ -59,7 +69,7 @@ def build_model(
     model = _find(name)
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; {suggest(dtype, DTYPES)}")
-    check_values(_kind(model), settings, "model")
+    check_values(model_class(name), settings, "model")
     known = model_settings(name)
     for key in settings:
         if key not in known:
@@ -73,8 +83,3 @@ def _find(name: str) -> partial[Model]:
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
     return MODELS[name]
-
-
-def _kind(model: partial[Model]) -> Any:
-    """The dataclass that a table entry builds."""
-    return model.func

@@ -1,6 +1,5 @@
 """The base of all networks: their common settings, and the classifier and heads at their end."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ from jax.typing import DTypeLike
 
 from jaxmatch.models.heads import KEPT, KeptHead
 from jaxmatch.settings import Range
-from jaxmatch.types import Array, Outputs
+from jaxmatch.types import Array, Heads, Outputs
 
 # Fields that do not come from ``config.model``: the program fills them in.
 NOT_SETTINGS = ("parent", "name", "classes", "heads", "dtype", "param_dtype", "remat")
@@ -23,21 +22,21 @@ class Model(nn.Module):
 
     Attributes:
         classes: number of classes C.
-        head_layers: so many layers of a projection head stay between features and classifier.
+        head_layers: number of layers of a projection head that fine-tuning keeps between features
+            and classifier.
         zero_classifier: start the classifier's kernel at zero.
         heads: extra heads on the pooled features, by name.
         remat: keep only the inputs of the blocks for the gradient and compute the rest again.
         dtype: compute dtype of the layers; None follows inputs and parameters.
         param_dtype: dtype of the parameters.
-        bn_groups: parts of a batch that BatchNorm treats as batches of their own in training, where
-            :func:`jaxmatch.models.network.make_network` runs the network. A network with BatchNorm
-            makes it a setting.
+        bn_groups: number of parts of a batch that BatchNorm treats as separate batches in training.
+            A network with BatchNorm makes it a setting.
     """
 
     classes: int
     head_layers: Annotated[int, Range(least=0, most=64)] = 0
     zero_classifier: bool = False
-    heads: Mapping[str, nn.Module] = nn.FrozenDict()
+    heads: Heads = nn.FrozenDict()
     remat: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32

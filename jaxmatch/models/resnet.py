@@ -95,7 +95,6 @@ class ResNet(Model):
         feature_norm: "layer" puts a layer norm between the pooled features and all that reads
             them (SimMatchV2); "" puts nothing.
         bn_decay, bn_eps: BatchNorm's running decay and epsilon.
-        bn_groups: see :class:`~jaxmatch.models.model.Model`, which has the other settings.
     """
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)

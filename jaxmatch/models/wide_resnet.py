@@ -91,7 +91,6 @@ class WideResNet(Model):
         conv_bias: which convolutions have a bias: "all", "stem" or "none".
         bn_decay, bn_eps, bn_eps_final: BatchNorm's running decay, epsilon in the blocks and in
             the last one.
-        bn_groups: see :class:`~jaxmatch.models.model.Model`, which has the other settings.
     """
 
     depth: Annotated[int, Range(least=1, most=1000)] = 28

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.checks import check_numbers
-from jaxmatch.config.recipe import STAGE
 from jaxmatch.data import record as records
 from jaxmatch.data import sources, splits
 from jaxmatch.data.copies import array_hashes, copies, listed_hashes
@@ -24,7 +23,7 @@ from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import hosts, paths
-from jaxmatch.weights.transfer import names_weights, source_folder
+from jaxmatch.weights.transfer import STAGE, names_weights, source_folder
 
 log = logging.getLogger(__name__)
 

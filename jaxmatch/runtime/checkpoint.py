@@ -299,8 +299,10 @@ def _read(path: Path, abstract_state: PyTree) -> tuple[PyTree, str | None]:
         return None, reason
     with contextlib.ExitStack() as opened:
         error: InputError | None = None
+        local = path
         try:
-            local = path if direct else opened.enter_context(paths.on_this_machine(path))
+            if not direct:
+                local = opened.enter_context(paths.on_this_machine(path))
             reason = _unreadable(local) if direct else _damage(local)
             if reason is None:
                 _check_tensors(path, local, abstract_state)

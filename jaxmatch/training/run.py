@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxmatch.augment import ctaugment
-from jaxmatch.config import recipe as configuration
+from jaxmatch.config import saved
 from jaxmatch.data import streaming
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.loading import Plan
@@ -143,7 +143,7 @@ class Run:
 
     def record(self) -> None:
         """Write what the run is to its folder; InputError where other processes have another."""
-        settings, facts = configuration.to_json(self.config), self.facts
+        settings, facts = saved.to_json(self.config), self.facts
         told = json.dumps([settings, facts.to_json(), self.split.hash, self.record_of_data.digest])
         hosts.check_same("configuration or data", told)
         hosts.check_shared(self.folder)
@@ -189,7 +189,7 @@ class Run:
         if hosts.leader():
             wandb = None
             if config.wandb:
-                wandb = open_wandb(config.wandb, self.folder, configuration.to_json(config))
+                wandb = open_wandb(config.wandb, self.folder, saved.to_json(config))
             metrics = MetricsLog(
                 self.folder,
                 resume_step=first,
@@ -342,8 +342,8 @@ class Run:
 
     def due_refresh(self, step: int) -> bool:
         """Whether the method looks at all images after ``step`` steps."""
-        algorithm: Any = self.program.algorithm
-        if not hasattr(algorithm, "refresh"):
+        algorithm = self.program.algorithm
+        if not algorithm.refresh_steps:
             return False
         due = step % algorithm.refresh_steps == 0 and step >= algorithm.start_step
         return due and step < self.config.steps
@@ -352,8 +352,9 @@ class Run:
         """``state`` with its memory refreshed, if that is due."""
         if not self.due_refresh(self.step):
             return state
-        algorithm: Any = self.program.algorithm
-        memory = algorithm.refresh(state, lambda net: self.embed(net, self.unlabeled_images))
+        memory = self.program.algorithm.refresh(
+            state, lambda net: self.embed(net, self.unlabeled_images)
+        )
         return state.replace(memory=put(memory, self.program.shardings.memory))
 
     def read_trunk(self) -> PyTree:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import stages_of
+from jaxmatch.config.stages import stages_of
 from jaxmatch.data.facts import Facts
 from jaxmatch.program import Program
 from jaxmatch.weights.transfer import check_encoder, source_encoder, target_encoder

@@ -25,6 +25,7 @@ from pools import numpy_mix, numpy_mixing
 from jaxmatch.algorithms.mixmatch import MixMatch, mixed_logits
 from jaxmatch.errors import InputError
 from jaxmatch.models.network import make_network
+from jaxmatch.types import Inputs
 
 
 def numpy_joint(params, views):
@@ -121,7 +122,11 @@ def test_guesses_are_sharper_than_predictions():
     state, batch = toy_state(algorithm), toy_views(algorithm)
     plain = MixMatch(temperature=1.0)
     sharp, unsharpened = (
-        quick_jit(partial(method.guess, network))(state.student(), batch)
+        quick_jit(
+            lambda state, batch, method=method: method.guess(
+                Inputs(network, state.params, state, batch, (), SPEC)
+            )
+        )(state, batch)
         for method in (algorithm, plain)
     )
     np.testing.assert_allclose(sharp.sum(1), 1, rtol=1e-6)
@@ -131,14 +136,15 @@ def test_guesses_are_sharper_than_predictions():
 
 def test_interleaved_passes_on_several_devices():
     algorithm, network = MixMatch(), make_network(TinyNetwork())
-    variables = toy_state(algorithm).student()
+    state = toy_state(algorithm)
     batch = toy_views(algorithm)
     views = [np.float32(view) for view in (*batch.labeled.views, *batch.unlabeled.views)]
 
-    def logits(views, variables):
-        return mixed_logits(network, variables, views, "interleave")
+    def logits(views, state):
+        given = Inputs(network, state.params, state, batch, (), SPEC)
+        return mixed_logits(given, views, "interleave")
 
-    assert_same_on_four(logits, views, variables, tolerance=1e-5)
+    assert_same_on_four(logits, views, state, tolerance=1e-5)
 
 
 def test_weights_are_drawn_for_each_example():

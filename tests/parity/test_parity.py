@@ -9,7 +9,7 @@ import pytest
 
 from experiments.parity.__main__ import main
 from experiments.parity.rows import relative_error
-from jaxmatch.algorithms import fixmatch, pseudo_label
+from jaxmatch.algorithms import _consistency, pseudo_label
 from jaxmatch.functional import losses
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -70,7 +70,7 @@ def test_float64_does_not_leak():
 
 def test_a_wrong_supervised_loss_fails(monkeypatch, capsys):
     wrong = lambda logits, target: 1.0001 * losses.cross_entropy(logits, target)  # noqa: E731
-    monkeypatch.setattr(fixmatch, "cross_entropy", wrong)
+    monkeypatch.setattr(_consistency, "cross_entropy", wrong)
     assert command(golden("fixmatch_soft_T05_sharpened")) == 1
     failed = [line.split()[1] for line in capsys.readouterr().out.splitlines() if "FAIL" in line]
     assert {"out/sup_loss", "out/unsup_loss", "grad/0", "final/parameters"} <= set(failed)
