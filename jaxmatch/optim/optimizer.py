@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmatch.errors import InputError
 from jaxmatch.optim.schedules import Schedule, learning_rate
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, Whole, section
 from jaxmatch.types import Array, PyTree
@@ -28,8 +29,8 @@ class Optim:
         learning_rate: after the warm-up.
         schedule: see :func:`jaxmatch.optim.schedules.learning_rate`.
         warmup_steps: steps of linear warm-up.
-        period_steps: after the warm-up the rate changes only at multiples of these steps (the
-            authors of SimMatch and CoMatch change it once an epoch on ImageNet).
+        period_steps: after the warm-up the rate changes once in this number of steps (the authors
+            of SimMatch and CoMatch change it once an epoch on ImageNet).
         drops: shares of the run after which the "steps" schedule lowers the rate.
         drop_factor: factor by which it lowers the rate.
         momentum: of sgd and lars.
@@ -91,7 +92,15 @@ class Optim:
         Args:
             steps: of the whole run.
             layers: names of the modules of each layer, as in ``Model.layers``.
+
+        Raises:
+            InputError: if there is a layer decay, but the network does not list its layers.
         """
+        if self.layer_decay != 1 and not layers:
+            raise InputError(
+                f"optim.layer_decay={self.layer_decay:g} needs a network that lists its layers; "
+                "set optim.layer_decay=1."
+            )
         rate = self.rate(steps)
         decay = optax.add_decayed_weights(self.weight_decay, mask=partial(_mask, self.decay))
         momentum = optax.trace(self.momentum, self.nesterov)

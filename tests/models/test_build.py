@@ -70,6 +70,8 @@ def test_what_a_network_does_not_take_is_refused(name, settings, message):
 class Plain(Model):
     """One dense layer, without BatchNorm."""
 
+    layers = (("hidden",), ("classifier",))
+
     @nn.compact
     def __call__(self, x, train):
         features = nn.relu(nn.Dense(4, name="hidden")(x.reshape(len(x), -1)))
@@ -80,6 +82,8 @@ def test_a_network_without_batch_norm_takes_a_step():
     model, algorithm = Plain(classes=3), FixMatch()
     spec = Spec(classes=3, steps=4, labels=(0, 1, 2), unlabeled=6)
     optim = Optim(layer_decay=0.5, schedule="constant")
+    with pytest.raises(InputError, match="needs a network that lists its layers"):
+        optim.build(4)
     optimizer, augment = optim.build(4, model.layers), RecordedViews()
     images = jax.random.normal(jax.random.key(0), (6, 4, 4, 3))
     batch = Batch(
