@@ -25,7 +25,8 @@ from jaxmatch.data.resident import Resident, Table, batch
 from jaxmatch.errors import InputError
 from jaxmatch.models.build import build_model
 from jaxmatch.models.network import make_network
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.random import stream
 from jaxmatch.runtime.dispatch import Call, jit_call, on_cpu, repeated, scanned
 from jaxmatch.runtime.mesh import make_mesh, replicated, shard_batch, state_shardings

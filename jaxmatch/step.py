@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxmatch.errors import InputError
-from jaxmatch.optim.optimizer import Ema, steps_taken
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import steps_taken
 from jaxmatch.random import stream
 from jaxmatch.types import (
     Algorithm,
@@ -41,12 +42,13 @@ def init_state(
     ``images`` [1 h w c] give the shape and dtype of the network's input.
     """
     variables = model.init(stream(key, "model"), images, train=False)
+    stats = variables.get("batch_stats", {})  # none in a network without BatchNorm
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=key,
         params=variables["params"],
-        stats=variables["batch_stats"],
-        teacher=dict(variables),
+        stats=stats,
+        teacher={"params": variables["params"], "batch_stats": stats},
         optimizer=optimizer.init(variables["params"]),
         memory=algorithm.init(stream(key, "memory"), spec),
         policy=augment.init(),

@@ -22,8 +22,9 @@ from jaxmatch.config.flags import from_flags
 from jaxmatch.config.keys import KEYS, defaults
 from jaxmatch.config.saved import complete, to_json
 from jaxmatch.errors import InputError
-from jaxmatch.models import MODELS, settings
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.models.build import MODELS, model_settings
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.settings import Count, Range, Share, build_section, check_value, section
 
 SECTIONS = {
@@ -69,12 +70,12 @@ def test_every_number_has_a_range(kind, where):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_number_of_a_network_has_a_range(name):
-    for key, default in settings(name).items():
+    for key, default in model_settings(name).items():
         if isinstance(default, bool | str):
             continue
         for wrong in (-1, math.nan, math.inf, "1", True):
             config = configuration("x.npz")
-            config.model = ConfigDict({"name": name, **settings(name), key: wrong})
+            config.model = ConfigDict({"name": name, **model_settings(name), key: wrong})
             with pytest.raises(InputError, match=rf"model\.{key}=.* must "):
                 check_settings(config)
 

@@ -57,7 +57,7 @@ def exchanges(recipe: str, devices: int) -> dict[str, Any]:
         "recipe": recipe,
         "devices": devices,
         "batch": [spec.labeled_batch, spec.unlabeled_batch],
-        "groups": getattr(program.model, "bn_groups", 1),
+        "groups": program.model.bn_groups,
         "parameter_bytes": tree_bytes(state.params),
         "batch_norms": len(jax.tree.leaves(state.stats)) // 2,
         "collectives": {

@@ -281,25 +281,26 @@ def _probe(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    import jax
-
     from jaxmatch.evaluation.classifier import load
-    from jaxmatch.weights.files import check_new, write_weights
-    from jaxmatch.weights.torch_names import nameable, to_torch
-    from jaxmatch.weights.transfer import encoder
+    from jaxmatch.weights.export import check_export, export
+    from jaxmatch.weights.trained import Trained
 
-    check_new(arguments.output)
+    check_export(arguments.output)
     run = load(arguments.workdir, arguments.step)
-    algorithm = run.program.algorithm
-    variables = run.variables(arguments.network)
-    if not algorithm.labeled:  # its classifier was never trained
-        variables = encoder(variables, algorithm, algorithm.heads)
-    kept, naming = nameable(variables, algorithm.heads, arguments.naming)
-    write_weights(arguments.output, to_torch(jax.device_get(kept), naming=naming))
-    network = arguments.network or algorithm.evaluated
-    left_out = [head for head in algorithm.heads if head not in kept["params"]]
-    without = f", without the head {' and '.join(left_out)}" if left_out else ""
-    print(f"wrote {arguments.output}: {network} of step {run.step}, {naming} names{without}")
+    program = run.program
+    trained = Trained(
+        variables=run.variables(arguments.network),
+        algorithm=program.algorithm,
+        network=program.network,
+        classes=run.classes,
+        image_shape=run.image_shape,
+        mean=program.mean,
+        std=program.std,
+        naming=arguments.naming,
+    )
+    holds = export(arguments.output, trained)
+    network = arguments.network or program.algorithm.evaluated
+    print(f"wrote {arguments.output}: {network} of step {run.step}, {holds}")
 
 
 def _report(arguments: argparse.Namespace) -> None:

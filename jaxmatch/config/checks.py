@@ -12,7 +12,8 @@ from jaxmatch.config.keys import KEYS
 from jaxmatch.errors import InputError
 from jaxmatch.models.build import build_model
 from jaxmatch.models.network import make_network
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.settings import Count, build_section, check_value
 from jaxmatch.types import Algorithm
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -18,9 +18,9 @@ from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.config.dotted import flatten
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.models import MODELS
-from jaxmatch.models import settings as model_settings
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.models.build import MODELS, model_class, model_settings
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.settings import Count, Positive, Range, Share, Whole
 
 
@@ -170,7 +170,7 @@ def documented(config: Mapping[str, Any] | ConfigDict | None = None) -> Iterator
         yield from _documented_fields(section, kind, flat, field_defaults(kind))
     several = config is None
     for name in models:
-        usual, kind = model_settings(name), MODELS[name][0]
+        usual, kind = model_settings(name), model_class(name)
         given = {} if several else flat
         for row in _documented_fields("model", kind, given, usual):
             yield row._replace(meaning=f"{name}: {row.meaning}") if several else row
@@ -229,6 +229,8 @@ def kind_text(kind: Any) -> str:
         return ", ".join([kind_text(base), *ranges])
     if origin in (Union, UnionType):
         return " or ".join(kind_text(each) for each in arguments)
+    if origin is Literal:
+        return " or ".join(repr(each) for each in arguments)
     if origin is tuple:
         if not arguments:
             return "()"

@@ -17,8 +17,7 @@ from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import defaults, field_defaults
 from jaxmatch.config.presets import DATASETS, PRESETS, preset_values
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.models import MODELS
-from jaxmatch.models import settings as model_settings
+from jaxmatch.models.build import model_settings
 
 __all__ = ["Recipe", "make", "parse_argument", "set_model"]
 
@@ -111,6 +110,4 @@ def set_model(config: ConfigDict, name: str) -> None:
     Raises:
         InputError: if the name is unknown.
     """
-    if name not in MODELS:
-        raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
     config.model = ConfigDict({"name": name, **model_settings(name)})

@@ -16,7 +16,7 @@ from jaxmatch.config.keys import defaults, field_defaults
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.config.recipe import set_model
 from jaxmatch.config.stages import stages_of
-from jaxmatch.models import MODELS
+from jaxmatch.models.build import MODELS
 from jaxmatch.weights.transfer import STAGE
 
 # The settings that identify a run, and what depends on each. Every other setting may change when

@@ -362,10 +362,10 @@ class Run:
         config, algorithm = self.config, self.program.algorithm
         name, student = config.init_from, self.program.state.student()
         if transfer.names_weights(name):
-            return transfer.read_encoder(name, transfer.wanted(student, algorithm, config))
+            return transfer.read_encoder(name, transfer.target_encoder(student, algorithm, config))
         source = load(transfer.source_folder(name, self.folder))
-        trunk = transfer.given(source.variables(), source.program.algorithm, config)
-        transfer.check_encoder(trunk, transfer.wanted(student, algorithm, config), name)
+        trunk = transfer.source_encoder(source.variables(), source.program.algorithm, config)
+        transfer.check_encoder(trunk, transfer.target_encoder(student, algorithm, config), name)
         return trunk
 
     @property

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from jaxmatch.config.stages import stages_of
 from jaxmatch.data.facts import Facts
 from jaxmatch.program import Program
-from jaxmatch.weights.transfer import check_encoder, given, wanted
+from jaxmatch.weights.transfer import check_encoder, source_encoder, target_encoder
 
 
 def check(config: ConfigDict, facts: Sequence[Facts]) -> None:
@@ -21,8 +21,8 @@ def check(config: ConfigDict, facts: Sequence[Facts]) -> None:
         program = Program.build(stage, known)
         network = program.state.student()
         if before is not None:
-            mine = wanted(network, program.algorithm, stage)
-            check_encoder(given(*before, stage), mine, stage.init_from)
+            mine = target_encoder(network, program.algorithm, stage)
+            check_encoder(source_encoder(*before, stage), mine, stage.init_from)
         before = (network, program.algorithm)
 
 

@@ -8,7 +8,7 @@ from jaxmatch.cli.main import main
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.keys import attribute_meanings, documented, kind_text
-from jaxmatch.models import MODELS
+from jaxmatch.models.build import MODELS
 from jaxmatch.settings import Count, Momentum, Share
 
 
