@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -371,7 +372,8 @@ def _describe_keys(arguments: argparse.Namespace) -> None:
     configs = [None] if arguments.config is None else stages_of(_config(arguments)).values()
     rows = with_prefix((row for each in configs for row in documented(each)), arguments.keys)
     for key, kind, value, meaning in rows:
-        print(f"{key}={value!r}  ({kind})\n    {meaning}")
+        print(f"{key}={value!r}  ({kind})")
+        print(textwrap.indent(textwrap.fill(meaning, 96), "    "))
 
 
 def _show_augment(arguments: argparse.Namespace) -> None:
