@@ -95,7 +95,7 @@ def imagenet(epochs: float, unlabeled_batch: int, labels: str = "") -> dict[str,
 
 
 def preset_values(preset: str, data: str) -> dict[str, Any]:
-    """What a preset sets for a data set, whatever the method (README, "Presets")."""
+    """What a preset sets for a data set, whatever the method (configs/README.md, "Presets")."""
     values: dict[str, Any] = {}
     if preset == "google":
         values["views.strong.table"] = "google"
