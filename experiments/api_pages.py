@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import pdoc
+from pdoc import render
 
 import jaxmatch
 
@@ -15,7 +16,7 @@ def write_pages(output: Path) -> None:
     """Write a page for each module of the package into the folder ``output``."""
     names = list(jaxmatch.__all__)
     for name in names:  # pdoc reads the module's dictionary, where names appear on demand
-        vars(jaxmatch)[name] = getattr(jaxmatch, name)
+        setattr(jaxmatch, name, getattr(jaxmatch, name))
     rooms = {file.stem for file in PACKAGE.glob("[!_]*.py")}
     rooms |= {folder.parent.name for folder in PACKAGE.glob("*/__init__.py")}
     jaxmatch.__all__ = [*names, *sorted(rooms - {*names})]
@@ -23,7 +24,7 @@ def write_pages(output: Path) -> None:
         with warnings.catch_warnings():
             # A default that is a function of JAX, whose types only a type checker can name.
             warnings.filterwarnings("ignore", r"Error parsing type annotation .*\.scale_init\.")
-            pdoc.render.configure(docformat="google", show_source=False)
+            render.configure(docformat="google", show_source=False)
             pdoc.pdoc("jaxmatch", output_directory=output)
     finally:
         jaxmatch.__all__ = names

@@ -5,6 +5,7 @@ import ast
 import glob
 import importlib
 import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -215,7 +216,7 @@ def check_extras(words: list[str]) -> None:
     for word in words:
         for extras in re.findall(r"^(?:jaxmatch|\.)\[([\w,-]+)\]$", word):
             assert set(extras.split(",")) <= set(EXTRAS), f"unknown extras {extras}"
-    check_files(after for word, after in zip(words, words[1:], strict=False) if word == "-c")
+    check_files(after for word, after in itertools.pairwise(words) if word == "-c")
 
 
 def check_files(names) -> None:
