@@ -22,7 +22,8 @@ as the network is; solarizing would swap ink and paper.
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.recipe import make
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

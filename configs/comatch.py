@@ -17,8 +17,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.presets import TENTH, imagenet
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.recipe import make
 
 CIFAR = {"steps": 512 * 1024, "data.include_labeled": False, "optim.decay": "not_batch_norm"}
 DATASETS: dict[str, dict[str, Any]] = {

@@ -10,7 +10,8 @@ measures the test loss of the initial weights. MNIST-5k scales warm-up and perio
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.recipe import make
 
 SHORT = {"warmup_steps": 90, "rho_period_steps": 20}
 DATASETS = {"mnist5k": SHORT, "digits": SHORT}

@@ -18,7 +18,8 @@ authors' notebook.
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import load_module, make, parse_argument
+from jaxmatch.config.flags import load_module
+from jaxmatch.config.recipe import make, parse_argument
 
 TENTH = 128_116  # labels of ImageNet; from half of them on the temperature is that for 10 %
 COMMON = {"optim.schedule": "cosine", "optim.weight_decay": 1e-4}

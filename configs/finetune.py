@@ -20,8 +20,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.presets import IMAGENET, TENTH
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.recipe import make
 
 Settings = dict[str, Any]
 

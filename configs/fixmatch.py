@@ -16,8 +16,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.presets import TENTH, imagenet
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.recipe import make
 
 BATCH = 1024
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.presets import imagenet
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.recipe import make
 
 
 def large(labels: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ weight of MixUp for a whole batch, of USB nor the separate passes over labeled a
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.recipe import make
 
 WEIGHTS = {"tfds:cifar100": 150.0, "tfds:svhn_cropped": 250.0, "tfds:stl10": 50.0}
 USB_WEIGHTS = {"tfds:cifar100": 150.0}

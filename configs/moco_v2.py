@@ -27,8 +27,9 @@ that few negatives are earlier views of the image itself, and the teacher's deca
 
 from ml_collections import ConfigDict
 
+from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.presets import IMAGENET as SCALE
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.recipe import make
 
 CIFAR = {
     "steps": 195_584,  # 1,001 passes over 50,000 images

@@ -17,7 +17,8 @@ a tenth of the run on.
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import load_module, make, parse_argument
+from jaxmatch.config.flags import load_module
+from jaxmatch.config.recipe import make, parse_argument
 
 CIFAR = {
     "algorithm.clusters": (1_000, 2_000, 4_000),

@@ -15,8 +15,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.presets import DATASETS
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.recipe import make
 
 # Of the authors' runs with 40 labels; the ramp is 2^17 of 2^20 steps.
 GOOGLE_40_LABELS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,9 @@ On MNIST-5k and the digits both stages together draw as many images as FixMatch 
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import load_module, make_stages, parse_argument
+from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.flags import load_module
+from jaxmatch.config.stages import make_stages
 
 SMALL = ("mnist5k", "digits")
 

@@ -22,7 +22,8 @@ apply; and left and right differ.
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.recipe import make
 
 CIFAR = {
     "steps": 98_304,  # 1,007 passes over 50,000 images

@@ -14,7 +14,8 @@ that only the head differs.
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import load_module, make, parse_argument
+from jaxmatch.config.flags import load_module
+from jaxmatch.config.recipe import make, parse_argument
 
 IMAGENET = {
     "steps": 249_856,  # 801 epochs of 312 steps

@@ -13,8 +13,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.presets import imagenet
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.recipe import make
 
 # The instance loss starts after what the reference calls an epoch: 1024 steps, 15 on MNIST-5k.
 DATASETS = {"mnist5k": {"instance_start_step": 15}, "digits": {"instance_start_step": 15}}

@@ -10,7 +10,8 @@ unlabeled images: untuned choices of ours.
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.recipe import make
 
 QUEUE_BATCHES = {"mnist5k": 32, "digits": 8}
 

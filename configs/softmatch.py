@@ -12,7 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.recipe import make
 
 SHORT = {"algorithm.momentum": 0.99}
 DATASETS: dict[str, dict[str, Any]] = {"mnist5k": SHORT, "digits": SHORT}

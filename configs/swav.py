@@ -23,7 +23,8 @@ epsilon 0.03 the embeddings spread, and the loss falls, sooner than with the pub
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.recipe import make
 
 COMMON = {
     "data.ratio": 1,

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxmatch.config.recipe import config
+    from jaxmatch.config.flags import config
     from jaxmatch.evaluation.classifier import Classifier, Predictions, load
     from jaxmatch.training.train import train
 

@@ -1,11 +1,11 @@
-"""The failures a user can meet, each with the exit code of the command line."""
+"""Errors that are written for the user, each with the exit code of the command line."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class JaxmatchError(Exception):
-    """Base of all errors whose text is written for the user: one sentence, no traceback."""
+    """Base of all errors that the command line prints as one sentence, without a traceback."""
 
     exit_code = 1
 
@@ -29,25 +29,25 @@ class DiskError(JaxmatchError):
 
 
 class Stopped(JaxmatchError):
-    """A signal came and the state was saved."""
+    """A signal arrived, and the state was saved."""
 
     cause = "a signal"
 
 
 class Terminated(Stopped):
-    """SIGTERM came and the state was saved."""
+    """SIGTERM arrived, and the state was saved."""
 
     exit_code, cause = 143, "SIGTERM"
 
 
 class Interrupted(Stopped):
-    """Ctrl-C (SIGINT) came and the state was saved."""
+    """Ctrl-C (SIGINT) arrived, and the state was saved."""
 
     exit_code, cause = 130, "Ctrl-C"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The clause that helps after an unknown name: the nearest known one, or all of them."""
+    """The clause that follows an unknown name: the nearest known name, or all of them."""
     known = sorted(known)
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."

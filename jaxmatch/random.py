@@ -1,4 +1,4 @@
-"""Named random streams: every use of randomness has a key of its own, none is ever consumed."""
+"""Named random streams: each use of randomness folds its own name into a key."""
 
 from zlib import crc32
 
@@ -8,5 +8,5 @@ from jaxmatch.types import Array
 
 
 def stream(key: Array, name: str) -> Array:
-    """The key of the stream ``name`` under ``key`` (both typed PRNG keys)."""
+    """The key of the stream ``name`` under ``key``; both are typed PRNG keys."""
     return jax.random.fold_in(key, crc32(name.encode()))

@@ -1,7 +1,8 @@
-"""Sections of the configuration: dataclasses whose fields say which values they take.
+"""Sections of the configuration: dataclasses whose field types state the values they take.
 
-A field's type is ``int``, ``float``, ``bool``, ``str``, a tuple of these or ``None`` beside one of
-them; ``typing.Annotated`` adds the :class:`Range` of a number. NaN and infinity are in no range.
+A field's type is ``int``, ``float``, ``bool``, ``str``, a ``Literal`` of names, a tuple of these,
+or a union of one of these and ``None``. ``typing.Annotated`` adds the :class:`Range` of a number.
+NaN and infinity are in no range.
 """
 
 import math
@@ -9,25 +10,40 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 import numpy as np
 from jax.core import Tracer
 
 from jaxmatch.errors import InputError, suggest
 
-LARGEST = 2**31 - 1  # of what a run counts, since its arrays count in int32
+LARGEST = 2**31 - 1  # the largest count, since arrays of a run count in int32
 LEAST_FLOAT, MOST_FLOAT = (float(getattr(np.finfo(np.float32), name)) for name in ("tiny", "max"))
 
 Section = TypeVar("Section", bound=type)
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """The numbers from ``least`` or ``above``, which is excluded, up to ``most`` or ``below``.
+    """A range of numbers.
 
-    ``off``: numbers above ``most`` and up to this one turn the setting off, as its documentation
-    says; :func:`turned_off` tells the user.
+    Attributes:
+        least: lower bound, included.
+        above: lower bound, excluded.
+        most: upper bound, included.
+        below: upper bound, excluded.
+        off: numbers above ``most`` and up to this one turn the setting off, as its documentation
+            says; :func:`turned_off` tells the user.
     """
 
     least: float | None = None
@@ -36,8 +52,17 @@ class Range:
     below: float | None = None
     off: float | None = None
 
+    def text(self) -> str:
+        """The range in words; empty where every number of the type is in it."""
+        low = {"at least": self.least, "above": self.above}
+        high = {"at most": None if self.most == LARGEST else self.most, "below": self.below}
+        bounds = {**low, **high}
+        return " and ".join(
+            f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None
+        )
+
     def demand(self, value: float) -> str:
-        """What ``value`` must be and is not; empty where it is in the range."""
+        """The demand that ``value`` fails, such as "must be at least 1"; empty if there is none."""
         low = (self.least is None or value >= self.least) and (
             self.above is None or value > self.above
         )
@@ -50,13 +75,13 @@ class Range:
         if self.least is not None and self.most is not None:
             off = f", or above that and at most {self.off:g} to turn it off" if self.off else ""
             return f"must lie between {self.least:.10g} and {self.most:.10g}{off}"
-        words = {
+        named = {
             "at least": self.least,
             "above": self.above,
             "at most": self.most,
             "below": self.below,
         }
-        bounds = [f"{word} {bound:g}" for word, bound in words.items() if bound is not None]
+        bounds = [f"{name} {bound:g}" for name, bound in named.items() if bound is not None]
         return f"must be {' and '.join(bounds)}"
 
 
@@ -65,7 +90,7 @@ Whole = Annotated[int, Range(least=0, most=LARGEST)]
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]
 Share = Annotated[float, Range(least=0, most=1)]
-# Of an old average what stays; with all of it nothing would be learned.
+# The share of an old average that stays; at 1 nothing would be learned.
 Momentum = Annotated[float, Range(least=0, below=1)]
 
 
@@ -73,7 +98,8 @@ Momentum = Annotated[float, Range(least=0, below=1)]
 def section(name: str) -> Callable[[Section], Section]:
     """Make a class a frozen keyword-only dataclass that refuses values its fields do not take.
 
-    ``name`` is that of its place in the configuration, for the messages.
+    Args:
+        name: of the section in the configuration, for error messages.
     """
 
     def decorate(kind: Section) -> Section:
@@ -90,34 +116,39 @@ def section(name: str) -> Callable[[Section], Section]:
     return decorate
 
 
-def build_section(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """An instance of a dataclass from config values.
+def build_section(kind: type[Value], values: Mapping[str, Any], where: str) -> Value:
+    """Build a dataclass from config values.
+
+    Args:
+        kind: the dataclass.
+        values: of its fields, by name.
+        where: the section's name in the configuration.
 
     Raises:
-        InputError: on a key it does not have, or a value that the key does not take.
+        InputError: on an unknown key, or a value that the key does not take.
     """
-    known = [field.name for field in fields(kind)]
+    known: list[str] = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
     for key in values:
         if key not in known:
             hint = suggest(key, known) if known else f"{where} has no settings."
             raise InputError(f"unknown config key {where}.{key}; {hint}")
     check_values(kind, values, where)
-    # JSON has no tuples, which a saved configuration had.
+    # A saved configuration has lists for tuples, since JSON has no tuples.
     return kind(
         **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     )
 
 
 def check_values(kind: type, values: Mapping[str, Any], where: str) -> None:
-    """Refuse what a field of the dataclass ``kind`` does not take.
+    """Check values of the fields of a dataclass.
 
     Args:
-        kind: whose fields tell.
-        values: by field; those of no field are left alone.
+        kind: the dataclass.
+        values: by field; other keys are ignored.
         where: the section's name in the configuration.
 
     Raises:
-        InputError: naming the key, its value and what it must be.
+        InputError: if a field does not take its value.
     """
     fields: Mapping[str, Any] = getattr(kind, "__dataclass_fields__", {})
     for key, value in values.items():
@@ -126,14 +157,26 @@ def check_values(kind: type, values: Mapping[str, Any], where: str) -> None:
 
 
 def check_value(key: str, value: Any, kind: Any) -> None:
-    """Refuse a ``value`` that a field of the type ``kind`` does not take, naming ``key``."""
+    """Check that a field of the type ``kind`` takes a value.
+
+    Args:
+        key: of the field in the configuration, for the message.
+        value: to check.
+        kind: the field's type.
+
+    Raises:
+        InputError: if not.
+    """
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    if choices and isinstance(value, str) and value not in choices:
+        raise InputError(f"unknown {key} {value!r}; {suggest(value, choices)}")
     if demand := _demand(value, kind):
         shown = repr(value) if isinstance(value, str) else value
         raise InputError(f"{key}={shown} {demand}.")
 
 
 def turned_off(kind: type, values: Mapping[str, Any], where: str) -> Iterator[str]:
-    """A sentence for each value that turns its setting off; arguments as :func:`check_values`."""
+    """A sentence for each value that turns its setting off; arguments of :func:`check_values`."""
     fields: Mapping[str, Any] = getattr(kind, "__dataclass_fields__", {})
     for key, value in values.items():
         for bound in getattr(fields[key].type, "__metadata__", ()) if key in fields else ():
@@ -142,8 +185,8 @@ def turned_off(kind: type, values: Mapping[str, Any], where: str) -> Iterator[st
 
 
 def _demand(value: Any, kind: Any) -> str:
-    """What ``kind`` demands of ``value`` in vain; empty where they agree."""
-    if isinstance(value, Tracer):  # it has no value yet
+    """The demand of the type ``kind`` that ``value`` fails; empty if there is none."""
+    if isinstance(value, Tracer):  # its value is not known while a program is traced
         return ""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -161,7 +204,7 @@ def _demand(value: Any, kind: Any) -> str:
         return "must be None" if value is not None else ""
     if kind is bool:
         return "" if isinstance(value, bool | np.bool_) else "must be True or False"
-    if kind is str:
+    if kind is str or origin is Literal:
         return "" if isinstance(value, str) else "must be a text"
     if kind is int:
         whole = isinstance(value, Integral) and not isinstance(value, bool)
@@ -174,10 +217,10 @@ def _demand(value: Any, kind: Any) -> str:
 
 
 def _demand_float(value: Real) -> str:
-    """What a number must be so that float32, in which steps compute, holds it."""
+    """The demand that a number fails if float32, in which steps compute, cannot hold it."""
     try:
         size = abs(float(value))
-    except OverflowError:  # of a whole number
+    except OverflowError:  # a huge whole number
         size = math.inf
     if math.isnan(size) or (size == math.inf and isinstance(value, float)):
         return "must be finite"
@@ -187,7 +230,8 @@ def _demand_float(value: Real) -> str:
 
 
 def _demand_tuple(value: Any, kinds: tuple[Any, ...]) -> str:
-    if not isinstance(value, tuple | list):  # of a saved configuration, as JSON has no tuples
+    """The demand of ``tuple[kinds]`` that ``value`` fails."""
+    if not isinstance(value, tuple | list):  # a saved configuration has lists
         return "must be a tuple, such as (0.5,)"
     if Ellipsis in kinds:
         kinds = kinds[:1] * len(value)

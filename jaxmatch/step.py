@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxmatch.errors import InputError
-from jaxmatch.optim.optimizer import Ema, steps_taken
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import steps_taken
 from jaxmatch.random import stream
 from jaxmatch.types import (
     Algorithm,
@@ -36,17 +37,18 @@ def init_state(
     optimizer: optax.GradientTransformation,
     spec: Spec,
 ) -> TrainState:
-    """The state before the first step; call it inside ``jax.jit`` so that no buffers are shared.
+    """The state before the first step; call it inside ``jax.jit``, so that it shares no buffers.
 
-    ``images`` [1 h w c] only gives the shape and dtype of the network's input.
+    ``images`` [1 h w c] give the shape and dtype of the network's input.
     """
     variables = model.init(stream(key, "model"), images, train=False)
+    stats = variables.get("batch_stats", {})  # none in a network without BatchNorm
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=key,
         params=variables["params"],
-        stats=variables["batch_stats"],
-        teacher=dict(variables),
+        stats=stats,
+        teacher={"params": variables["params"], "batch_stats": stats},
         optimizer=optimizer.init(variables["params"]),
         memory=algorithm.init(stream(key, "memory"), spec),
         policy=augment.init(),
@@ -65,8 +67,8 @@ def make_train_step(
 ) -> Step:
     """The pure step (state, raw examples) -> (state, metrics).
 
-    ``rate`` tells the learning rate that ``optimizer`` uses at its own step count; ``frozen`` are
-    the networks of the variables in ``examples.frozen``.
+    ``rate`` maps the step count of ``optimizer`` to its learning rate. ``frozen`` are the networks
+    for the variables in ``examples.frozen``.
 
     Raises:
         InputError: if a frozen network that ``algorithm`` learns from is not among them.
@@ -124,7 +126,7 @@ def make_train_step(
 def outputs_of_frozen(
     frozen: Mapping[str, Network], variables: Mapping[str, PyTree] | None, batch: Batch
 ) -> dict[str, tuple[Outputs, ...]]:
-    """What each frozen network says of each unlabeled view, in eval mode."""
+    """The outputs of each frozen network on each unlabeled view, in eval mode."""
     assert variables is not None
     assert batch.unlabeled is not None
     return {

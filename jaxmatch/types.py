@@ -15,6 +15,7 @@ from flax import struct
 
 Array = jax.Array
 PyTree = Any
+Heads = Mapping[str, nn.Module]
 Embed = Callable[[PyTree], Mapping[str, np.ndarray]]
 
 
@@ -22,14 +23,15 @@ NOT_GIVEN: Any = None
 
 
 class Examples(NamedTuple):
-    """Some images of one kind, before (one view) or after (one view a role) augmentation.
+    """Images of one kind, with one view before augmentation and one view for each role after it.
 
     ``label`` and ``index`` are None where nothing reads them.
     """
 
     views: tuple[Array, ...]  # [b h w c] each: uint8 before augmentation, network input after
     label: Array = NOT_GIVEN  # [b] int32, -1 = unknown; of unlabeled images only metrics read it
-    index: Array = NOT_GIVEN  # [b] int32 position in its own set (memory banks)
+    # [b] int32 position in its own set, for memory banks
+    index: Array = NOT_GIVEN  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Batch(NamedTuple):
@@ -52,16 +54,16 @@ class Batch(NamedTuple):
 
 
 class TrainState(struct.PyTreeNode):
-    """All that a run carries from step to step, so all that a checkpoint holds."""
+    """Everything that a run carries from step to step, and that a checkpoint holds."""
 
     step: Array  # [] int32, optimizer steps done
     key: Array  # [] typed PRNG key, the root: never split, only folded with the step
-    params: PyTree
-    stats: PyTree  # BatchNorm running statistics
+    params: PyTree  # of the student
+    stats: PyTree  # running BatchNorm statistics of the student
     teacher: PyTree  # EMA {"params", "batch_stats"}; evaluated by default
     optimizer: PyTree
-    memory: PyTree  # the algorithm's own: banks, queues, alignment history, thresholds
-    policy: PyTree  # the augmentation's own: CTAugment's bins
+    memory: PyTree  # of the method: banks, queues, alignment history, thresholds
+    policy: PyTree  # of the augmentation: CTAugment's bins
 
     def student(self, params: PyTree | None = None) -> PyTree:
         """The student's variables, with ``params`` in place of its own where given."""
@@ -72,14 +74,14 @@ class TrainState(struct.PyTreeNode):
 
 
 class Ratio(NamedTuple):
-    """A metric that is a mean over a varying number of items: summed apart, divided when logged."""
+    """A mean over a number of items that varies: both are summed, and divided when logged."""
 
     total: Array  # []
-    count: Array  # []
+    count: Array  # [] # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Update(NamedTuple):
-    """What a loss hands back besides its value."""
+    """The results of a loss beside its value."""
 
     stats: PyTree
     metrics: dict[str, Array | Ratio]
@@ -88,26 +90,29 @@ class Update(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a network says of a batch of images."""
+    """The outputs of a network on a batch of images."""
 
     logits: Array  # [b C] at least float32
     features: Array  # [b d] pooled
-    heads: Mapping[str, Array]  # the algorithm's extra heads, each [b ...]
+    heads: Mapping[str, Array]  # of the method's own heads, each [b ...]
 
 
 @struct.dataclass
 class Target:
-    """Marks a view that only serves as a target: no gradient is taken through its outputs.
+    """Marks a view that serves as a target only: no gradient is taken through its outputs.
 
-    Under ``forward="joint"`` the mark changes nothing (gradients still pass through the joint
-    BatchNorm statistics); ``"split"`` and ``"separate"`` give such views a pass of their own.
+    ``forward="split"`` and ``"separate"`` give such views a pass of their own. ``"joint"`` ignores
+    the mark: gradients still pass through the joint BatchNorm statistics.
     """
 
     view: Array  # [b h w c]
 
 
 class Network(Protocol):
-    """Images in any tree, :class:`Outputs` in the same tree, one joint BatchNorm batch."""
+    """A function from a tree of images to the same tree of :class:`Outputs`.
+
+    All images of a call are one BatchNorm batch.
+    """
 
     def __call__(
         self, variables: PyTree, views: PyTree, train: bool = True
@@ -155,7 +160,7 @@ class Inputs(NamedTuple):
 
     @property
     def frozen(self) -> Mapping[str, PyTree]:
-        """What the frozen networks say of each unlabeled view, by role: a tuple of Outputs."""
+        """Outputs of the frozen networks on each unlabeled view, a tuple by role."""
         assert self.batch.frozen is not None
         return self.batch.frozen
 
@@ -187,8 +192,8 @@ class Inputs(NamedTuple):
     def teacher(self, views: PyTree, train: bool | None = None) -> tuple[PyTree, PyTree]:
         """Outputs of the teacher on ``views``, and its new statistics if it has its own, else None.
 
-        No gradient passes through the outputs. ``train``: normalise by the statistics of ``views``; by
-        default only a teacher with statistics of its own does.
+        No gradient passes through the outputs. In train mode they are normalised by the statistics
+        of ``views``; by default a teacher with statistics of its own is in train mode.
         """
         own = self.spec.teacher_trains
         train = own if train is None else train
@@ -197,11 +202,10 @@ class Inputs(NamedTuple):
 
 
 class Algorithm:
-    """The base of the methods: what a method may define, and what holds where it does not.
+    """The base of the methods, with defaults for all members but :meth:`objective`.
 
     A method is a frozen dataclass (:func:`jaxmatch.settings.section`); its fields are the settings
-    ``config.algorithm``. It defines :meth:`objective` and the views that it needs. All other
-    members have defaults.
+    ``config.algorithm``. It names the views that it needs and defines :meth:`objective`.
 
     Attributes:
         labeled: roles of the views of labeled examples, in order. A role that occurs twice gives
@@ -217,7 +221,7 @@ class Algorithm:
 
     labeled: tuple[str, ...] = ()
     unlabeled: tuple[str, ...] = ()
-    heads: Mapping[str, nn.Module] = MappingProxyType({})
+    heads: Heads = MappingProxyType({})
     evaluated: str = "teacher"
     frozen: tuple[str, ...] = ()
     refresh_steps: int = 0
@@ -248,25 +252,25 @@ class Algorithm:
         return self.objective(Inputs(network, params, state, batch, draws, spec))
 
     def project(self, params: PyTree) -> PyTree:
-        """The parameters that follow from those that the optimizer made, before the EMA."""
+        """Parameters in place of those that the optimizer made, before the EMA follows."""
         return params
 
     def refresh(self, state: TrainState, embed: Embed) -> PyTree:
-        """The memory after a look at all unlabeled images, between two steps.
+        """The memory after a look at all unlabeled images.
 
-        It is called outside of ``jax.jit``, from ``start_step`` on, where the number of steps done
-        is a multiple of ``refresh_steps`` and steps follow.
+        The run calls it between two steps, outside of ``jax.jit``, from ``start_step`` on, whenever
+        the number of steps done is a multiple of ``refresh_steps``.
 
         Args:
-            state: of the run.
-            embed: maps variables to the outputs of each head in eval mode, by name, for all
-                unlabeled images without augmentation: arrays [n ...] in index order.
+            state: the state between the two steps.
+            embed: function from variables to the outputs of each head, by name, on all unlabeled
+                images without augmentation in eval mode: arrays [n ...] in index order.
         """
         return state.memory
 
 
 class Augment(Protocol):
-    """Turns the images of a batch into the views that an algorithm asked for."""
+    """Makes the views that a method needs from the images of a batch."""
 
     def init(self) -> PyTree:
         """The policy's state before the first step."""
@@ -277,12 +281,12 @@ class Augment(Protocol):
         ...
 
     def update(self, policy: PyTree, record: PyTree, predict: Callable[[Array], Array]) -> PyTree:
-        """Learn from the step; ``predict`` maps views to the new teacher's probabilities."""
+        """The policy after a step; ``predict`` maps views to probabilities of the new teacher."""
         ...
 
 
 class Transform(Protocol):
-    """One view of images: randomness drawn as a value, then applied."""
+    """A random view of images: :meth:`draw` makes the randomness, :meth:`apply` uses it."""
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> PyTree:
         """All randomness for images of ``shape`` [b h w c]; leaves lead with ``b``."""

@@ -14,7 +14,12 @@ os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" /
 import hypothesis
 import jax
 import pytest
-from tiny_runs import write_data
+from jaxtyping import install_import_hook
+
+# In the tests, calls of jaxmatch.functional check the shapes and dtypes that its annotations state.
+install_import_hook("jaxmatch.functional", "annotations.checked")
+
+from tiny_runs import write_data  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 # The first example of a test compiles, which may take a slow machine longer than a deadline.

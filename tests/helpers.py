@@ -13,7 +13,8 @@ from flax import linen as nn
 from jaxmatch.augment.views import Views
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.network import make_network
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.runtime.dispatch import make_call
 from jaxmatch.runtime.mesh import make_mesh, replicated, shard_batch
 from jaxmatch.step import init_state, make_train_step
@@ -42,6 +43,7 @@ class TinyNetwork(nn.Module):
 
     heads: Mapping[str, Any] = nn.FrozenDict()
     param_dtype: Any = jnp.float32
+    bn_groups = 1
 
     @nn.compact
     def __call__(self, x, train):

@@ -15,7 +15,8 @@ from jaxmatch.augment.ctaugment_views import CTAugmentOps
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.config import checks
-from jaxmatch.config.recipe import from_flags, to_json
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.saved import to_json
 from jaxmatch.data import splits
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.resident import resident

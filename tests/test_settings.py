@@ -16,11 +16,15 @@ from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.cli.main import main
-from jaxmatch.config.checks import VALUES, check_settings
-from jaxmatch.config.recipe import complete, defaults, flatten, from_flags, to_json
+from jaxmatch.config.checks import check_settings
+from jaxmatch.config.dotted import flatten
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.keys import KEYS, defaults
+from jaxmatch.config.saved import complete, to_json
 from jaxmatch.errors import InputError
-from jaxmatch.models import MODELS, settings
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.models.build import MODELS, model_settings
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.settings import Count, Range, Share, build_section, check_value, section
 
 SECTIONS = {
@@ -66,26 +70,27 @@ def test_every_number_has_a_range(kind, where):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_number_of_a_network_has_a_range(name):
-    for key, default in settings(name).items():
+    for key, default in model_settings(name).items():
         if isinstance(default, bool | str):
             continue
         for wrong in (-1, math.nan, math.inf, "1", True):
             config = configuration("x.npz")
-            config.model = ConfigDict({"name": name, **settings(name), key: wrong})
+            config.model = ConfigDict({"name": name, **model_settings(name), key: wrong})
             with pytest.raises(InputError, match=rf"model\.{key}=.* must "):
                 check_settings(config)
 
 
 def test_every_setting_of_no_section_has_a_type():
-    sections = {"algorithm", "model", "optim", "ema", "frozen"}
+    sections = {"optim", "ema", "frozen"}
     keys = {key for key in flatten(defaults()) if key.partition(".")[0] not in sections}
     views = {f"views.{role}." for role in ("weak", "strong", "contrast", "second", "small")}
     own = {key for key in keys if key.startswith((*views, "views.ctaugment."))}
-    assert keys - own <= VALUES.keys()
-    assert VALUES.keys() <= keys
+    networks = {key for key in keys if key.startswith("model.") and key != "model.name"}
+    assert keys - own - networks <= KEYS.keys()
+    assert KEYS.keys() - {"algorithm.name"} <= keys
 
 
-@pytest.mark.parametrize("key", VALUES)
+@pytest.mark.parametrize("key", KEYS)
 def test_values_of_another_type_are_refused(key):
     config = configuration("x.npz")
     for wrong in (object(), math.nan, -1, -0.5):

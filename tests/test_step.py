@@ -25,7 +25,8 @@ from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.augment.views import Views
 from jaxmatch.errors import InputError
 from jaxmatch.models.network import make_network
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.random import stream
 from jaxmatch.step import init_state, make_train_step
 from jaxmatch.types import Batch, Examples, Update

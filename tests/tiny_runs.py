@@ -16,7 +16,7 @@ from helpers import on_host, toy_images
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from jaxmatch import load, train
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 
 LABELS = 16
 WITHOUT_THRESHOLD = (

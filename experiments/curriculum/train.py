@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.errors import InputError, JaxmatchError
 from jaxmatch.program import Program
 from jaxmatch.runtime.checkpoint import Checkpoints

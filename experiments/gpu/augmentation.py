@@ -18,7 +18,7 @@ import jax
 
 from experiments.throughput.measure import measure
 from jaxmatch.augment.pixels import source as pixels
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 
 IMAGES = [32, 10]  # side, classes
 # In place of the one function that chooses: (products, gathers, *operands) -> an array.

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.scaling.program import facts
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.program import Program
 from jaxmatch.runtime.mesh import tree_bytes
 

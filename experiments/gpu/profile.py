@@ -19,7 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments.throughput.measure import random_data
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.data.resident import resident
 from jaxmatch.program import Program
 from jaxmatch.runtime.compilation import prepare_process

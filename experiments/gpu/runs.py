@@ -16,7 +16,7 @@ import jax
 
 from experiments.mnist5k.results import steps_per_second
 from jaxmatch import train
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.record.metrics import read
 from jaxmatch.runtime.compilation import prepare_process
 

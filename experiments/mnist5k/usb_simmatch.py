@@ -8,7 +8,6 @@ embedding over its features; ``--heads`` averages three projection heads. The li
 """
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from flax import linen as nn
 from jaxmatch import train
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.algorithms.simmatch import SimMatch
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.functional import memory
 from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.runtime.compilation import prepare_process
-from jaxmatch.types import Array
+from jaxmatch.types import Array, Heads
 
 
 class AveragedProjections(nn.Module):
@@ -50,7 +49,7 @@ class ManyHeads(SimMatch):
     """SimMatch on averaged heads."""
 
     @property
-    def heads(self) -> Mapping[str, Any]:
+    def heads(self) -> Heads:
         """Three in place of one."""
         return {"projection": AveragedProjections(self.projection)}
 

@@ -18,7 +18,7 @@ from experiments.parity.consistency_vat import mean_divergence, mean_entropy
 from experiments.parity.functions_common import REFERENCE_ONLY, tags
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
 from jaxmatch.functional.losses import cross_entropy
-from jaxmatch.optim.optimizer import Ema
+from jaxmatch.optim.ema import Ema
 from jaxmatch.types import Array
 
 

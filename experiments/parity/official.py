@@ -14,7 +14,8 @@ from experiments.parity.networks_official import build_official_model
 from experiments.parity.official_algorithms import REPLAYS, ema_decay, position, ramps_ema
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
 from experiments.parity.trajectory import Setup, run
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.types import Array, Spec
 
 Meta = Mapping[str, Any]

@@ -29,6 +29,11 @@ class RecordingModel:
     model: Any
     passes: list[Outputs]
 
+    @property
+    def bn_groups(self) -> int:
+        """The model's."""
+        return self.model.bn_groups
+
     def apply(self, variables: PyTree, images: Array, **options: Any) -> tuple[Any, PyTree]:
         """Linen's ``apply``."""
         stats = dict(variables["batch_stats"])

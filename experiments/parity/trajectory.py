@@ -38,7 +38,8 @@ from experiments.parity.recording import (
 )
 from experiments.parity.rows import Case, Comparison
 from jaxmatch.models.network import make_network
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.step import make_train_step
 from jaxmatch.types import NOT_GIVEN, Array, Batch, Examples, Outputs, PyTree, Spec, TrainState
 from jaxmatch.weights.torch_names import find_naming, from_torch

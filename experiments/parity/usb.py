@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,13 @@ from experiments.parity.compare import Names
 from experiments.parity.networks import build_model, model_shapes
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
 from experiments.parity.trajectory import Setup, run
-from jaxmatch.optim.optimizer import Ema, Optim, scale_layers
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim, scale_layers
 from jaxmatch.types import PyTree, Spec
 from jaxmatch.weights.torch_names import find_naming
+
+# Our names by the names in the cases.
+OPTIMIZERS: Mapping[str, Literal["sgd", "adamw"]] = {"SGD": "sgd", "AdamW": "adamw"}
 
 
 def replay(case: Case, tolerance: float) -> Comparison:
@@ -59,7 +63,7 @@ def read_optim(meta: Mapping[str, Any]) -> Optim:
     """The optimizer and schedule of a case."""
     given, optimiser, schedule = meta["hyperparameters"], meta["optimiser"], meta["schedule"]
     excluded = optimiser["weight_decay_excluded"]
-    name = {"SGD": "sgd", "AdamW": "adamw"}.get(optimiser["name"])
+    name = OPTIMIZERS.get(optimiser["name"])
     if name is None or schedule["kind"] != "cosine 7/16" or optimiser["dampening"] != 0:
         raise UnknownCaseError(f"optimiser {optimiser} with schedule {schedule} is not known")
     if not excluded.startswith("every parameter with ndim<=1"):

@@ -22,8 +22,8 @@ import jax
 from experiments.scaling.program import collectives, compile_quickly, facts
 from experiments.throughput.measure import measure as throughput
 from experiments.tpu.hlo import COLLECTIVES
+from jaxmatch.config.flags import from_flags
 from jaxmatch.config.presets import IMAGENET_IMAGES, TENTH
-from jaxmatch.config.recipe import from_flags
 from jaxmatch.program import Program
 from jaxmatch.runtime.mesh import tree_bytes
 
@@ -57,7 +57,7 @@ def exchanges(recipe: str, devices: int) -> dict[str, Any]:
         "recipe": recipe,
         "devices": devices,
         "batch": [spec.labeled_batch, spec.unlabeled_batch],
-        "groups": getattr(program.model, "bn_groups", 1),
+        "groups": program.model.bn_groups,
         "parameter_bytes": tree_bytes(state.params),
         "batch_norms": len(jax.tree.leaves(state.stats)) // 2,
         "collectives": {

@@ -21,8 +21,8 @@ from typing import Any
 import jax
 
 from experiments.scaling.program import collectives, compile_quickly, facts
+from jaxmatch.config.flags import from_flags
 from jaxmatch.config.presets import IMAGENET_IMAGES
-from jaxmatch.config.recipe import from_flags
 from jaxmatch.program import Program
 from jaxmatch.runtime.mesh import device_bytes, state_shardings, tree_bytes
 

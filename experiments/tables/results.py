@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.tables.sweep import Table, folder, point
-from jaxmatch.config.recipe import differences, from_flags, stage_folders, to_json
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.saved import differences, to_json
+from jaxmatch.config.stages import stage_folders
 from jaxmatch.report.results import Run, read
 
 

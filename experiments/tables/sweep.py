@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxmatch.config.flags import load_module
 from jaxmatch.config.presets import PRESETS
-from jaxmatch.config.recipe import load_module
 from jaxmatch.errors import InputError, suggest
 
 SEEDS = ("0", "1", "2")

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from experiments.throughput.measure import random_data
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.data.resident import resident
 from jaxmatch.program import Program
 from jaxmatch.runtime.compilation import jit, prepare_process

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.data.resident import resident
 from jaxmatch.data.source import Source
 from jaxmatch.data.splits import balanced

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 
 from experiments.mnist5k.sweep import METHODS, VARIANTS
 from experiments.mnist5k_pretraining.sweep import METHODS as PRETRAININGS
-from jaxmatch.config.recipe import from_flags, stages_of
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.stages import stages_of
 from jaxmatch.data.resident import resident
 from jaxmatch.program import Program
 from jaxmatch.record import run_data

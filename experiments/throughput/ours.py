@@ -22,7 +22,8 @@ import numpy as np
 from experiments.parity.recording import RecordedViews
 from experiments.throughput.measure import random_data
 from jaxmatch.config.dotted import flatten
-from jaxmatch.config.recipe import complete, from_flags, to_json
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.saved import complete, to_json
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.resident import Resident, Table, resident
 from jaxmatch.errors import InputError

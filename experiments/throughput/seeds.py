@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.runtime.compilation import prepare_process
 from jaxmatch.training import together

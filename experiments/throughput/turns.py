@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.data.resident import resident
 from jaxmatch.program import Program
 from jaxmatch.record import run_data

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments.scaling.program import facts
+from jaxmatch.config.flags import from_flags
 from jaxmatch.config.presets import IMAGENET_IMAGES, TENTH
-from jaxmatch.config.recipe import from_flags
 from jaxmatch.data.facts import Facts
 from jaxmatch.program import Program
 from jaxmatch.random import stream

@@ -28,7 +28,7 @@ from experiments.tpu import topology
 from experiments.tpu.__main__ import commit
 from experiments.tpu.program import facts_of
 from jaxmatch.algorithms import build_algorithm
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.errors import InputError
 from jaxmatch.program import Program
 from jaxmatch.training.footprint import check_step, estimate

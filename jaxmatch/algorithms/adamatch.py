@@ -1,4 +1,4 @@
-"""AdaMatch: predictions aligned to those on labeled images count if nearly as confident as these.
+"""AdaMatch: an aligned prediction counts if it is about as confident as those on labeled images.
 
 Berthelot et al., "AdaMatch: A Unified Approach to Semi-Supervised Learning and Domain Adaptation",
 ICLR 2022, https://arxiv.org/abs/2106.04732.
@@ -28,16 +28,16 @@ class Memory(NamedTuple):
 class AdaMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
-    USB's form for semi-supervised learning: FixMatch's passes with alignment and the relative
-    threshold, without the authors' interpolation of labeled logits and without ramp.
+    The form of USB for semi-supervised learning: the passes of FixMatch with alignment and the
+    relative threshold. The authors also interpolate labeled logits and ramp the weight up.
 
     Attributes:
-        threshold: tau, as a multiple of the average confidence on labeled images of the batch.
-        momentum: share of the old average predictions that stays at each step.
-        unlabeled_weight: weight of the unsupervised term.
-        hard_labels: train on the argmax of the aligned prediction; otherwise on the prediction,
-            with its logarithm divided by the temperature.
-        temperature: T of soft labels; 1 leaves them unsharpened.
+        threshold: tau, a multiple of the average confidence on the labeled images of the batch.
+        momentum: the share of the old average predictions that stays at each step.
+        unlabeled_weight: weight of the unsupervised loss.
+        hard_labels: the target is the argmax of the aligned prediction; otherwise it is that
+            prediction, sharpened.
+        temperature: T of soft targets; 1 does not sharpen them.
     """
 
     threshold: Annotated[float, Range(least=0, most=2)] = 0.95
@@ -50,15 +50,15 @@ class AdaMatch(Algorithm):
     unlabeled = ("weak", "strong")
 
     def init(self, key: Array, spec: Spec) -> Memory:
-        """Uniform predictions on labeled images, and none on unlabeled ones."""
+        """Uniform averages."""
         uniform = jnp.full(spec.classes, 1 / spec.classes, float)
         return Memory(make_marginal(spec.classes, uniform), make_marginal(spec.classes))
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda mean 1[max q' >= tau mean max p(w(x))] H(q', p(s(u))).
 
-        With q' = normalize(p(w(u)) p_l / p_u) and averages p_l and p_u of predictions on labeled
-        and unlabeled images, those of this step included.
+        q' = normalize(p(w(u)) p_l / p_u), with the average predictions p_l on labeled and p_u on
+        unlabeled images, which include this step.
         """
         on = weak_strong(given)
         log_weak = jax.nn.log_softmax(on.weak)

@@ -1,11 +1,8 @@
-"""BYOL: the student predicts the teacher's embedding of the other view; nothing is pushed apart.
+"""BYOL: the student predicts the projection that the teacher gives the other view.
 
 Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", NeurIPS 2020,
 https://arxiv.org/abs/2006.07733.
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -13,15 +10,15 @@ from jaxmatch.functional.diagnostics import feature_spread
 from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.heads import PredictedProjection
 from jaxmatch.settings import Count, section
-from jaxmatch.types import Algorithm, Array, Inputs, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Update
 
 
 @section("algorithm")
 class BYOL(Algorithm):
     """The loss is the mean distance of both views' predictions from the teacher's projections.
 
-    No label is read. The teacher starts as a copy of the student, where the authors' starts from
-    weights of its own; they let it run in train mode (``ema.statistics="own"``).
+    No label is read. The teacher starts as a copy of the student; that of the authors has initial
+    weights of its own. Theirs runs in train mode (``ema.statistics="own"``).
 
     Attributes:
         projection: width of the projections and predictions.
@@ -36,8 +33,8 @@ class BYOL(Algorithm):
     evaluated = "student"
 
     @property
-    def heads(self) -> Mapping[str, Any]:
-        """g and q after the pooled features; dropped after training."""
+    def heads(self) -> Heads:
+        """The projector g and the predictor q, which are not evaluated."""
         return {"projection": PredictedProjection(self.hidden, self.projection)}
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:

@@ -4,9 +4,8 @@ Li, Xiong & Hoi, "CoMatch: Semi-supervised Learning with Contrastive Graph Regul
 ICCV 2021, https://arxiv.org/abs/2011.11183.
 """
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +23,16 @@ from jaxmatch.functional.similarity import (
 )
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, NonNegative, Positive, Share, Whole, section
-from jaxmatch.types import Algorithm, Array, Inputs, Outputs, Spec, Target, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, Spec, Target, Update
 
 # Bounds the loss of an edge between images whose embeddings are far apart (official code).
 SMALLEST = 1e-7
 
 
 class Memory(NamedTuple):
-    """What CoMatch remembers; rows of a queue are {"embedding": [d], "probabilities": [C]}."""
+    """The memory of CoMatch; a row of a queue is {"embedding": [d], "probabilities": [C]}."""
 
-    history: Queue  # average predictions, for the alignment
+    history: Queue  # average predictions, for alignment
     weak: Queue  # weak views, labeled ones too; their aligned predictions or true labels
     strong: Queue | None  # with a teacher: contrast views and smoothed pseudo-labels
 
@@ -42,27 +41,30 @@ class Memory(NamedTuple):
 class CoMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised + contrastive_weight * contrastive.
 
-    Without a teacher (the CIFAR form) all views are the student's and the graph spans the batch.
-    With one (the ImageNet form) it gives the pseudo-labels and the embeddings of weak and contrast
-    views, and the graph spans the batch and a queue of earlier ones.
+    Without a teacher (the CIFAR form) the student sees all views, and the graph spans the batch.
+    With one (the ImageNet form) the teacher gives the pseudo-labels and the embeddings of weak and
+    contrast views, and the graph spans the batch and a queue of earlier images.
 
     Attributes:
         threshold: tau; a smoothed pseudo-label is used if its largest probability is at least this.
-        graph_threshold: T_c, at most 1; two images are linked if the inner product of their
-            pseudo-labels is at least this.
-        unlabeled_weight: lambda_u.
-        contrastive_weight: lambda_c.
-        contrastive_ramp_steps: the weight of the contrastive term is 1 for so many steps, then 2
-            and so on up to ``contrastive_weight``; 0 is no ramp.
+        graph_threshold: T_c; two images have an edge if the inner product of their pseudo-labels is
+            at least this.
+        unlabeled_weight: weight of the unsupervised loss, lambda_u.
+        contrastive_weight: weight of the contrastive loss after the ramp, lambda_c.
+        contrastive_ramp_steps: length of each stage of the ramp; the weight is 1 in the first
+            stage, 2 in the second and so on, up to ``contrastive_weight``. 0 is no ramp.
         temperature: t of all similarities.
         smoothing: alpha, the share of an image's own prediction in its pseudo-label.
-        smoothing_start_step: the steps before it do not smooth.
-        queue_batches: without a teacher: length of the queue in batches, labeled and unlabeled.
-        queue: with a teacher: length of each of the two queues in rows.
-        alignment_length: batches whose average prediction is aligned to the uniform distribution.
+        smoothing_start_step: the first step that smooths.
+        queue_batches: length of the queue in batches of labeled and unlabeled images; only without
+            a teacher.
+        queue: length of each of the two queues in rows; only with a teacher.
+        alignment_length: number of last batches whose average prediction is aligned to the uniform
+            distribution.
         projection: width of the embeddings.
-        activation: of the projection head, "leaky_relu" or (official on ImageNet) "relu".
-        teacher: whether the EMA teacher takes part in training.
+        activation: activation of the projection head: "leaky_relu", or "relu" as in the official
+            code on ImageNet.
+        teacher: the EMA teacher takes part in training.
     """
 
     threshold: Share = 0.95
@@ -84,13 +86,13 @@ class CoMatch(Algorithm):
     unlabeled = ("weak", "strong", "contrast")
 
     @property
-    def heads(self) -> Mapping[str, Any]:
+    def heads(self) -> Heads:
         """The projection head."""
         return {"projection": Projection(features=self.projection, activation=self.activation)}
 
     @property
     def evaluated(self) -> str:
-        """The official code reports the student on ImageNet and the EMA on CIFAR."""
+        """The student with a teacher (ImageNet), else the EMA (CIFAR), as in the official code."""
         return "student" if self.teacher else "teacher"
 
     def init(self, key: Array, spec: Spec) -> Memory:
@@ -139,7 +141,7 @@ class CoMatch(Algorithm):
         )
 
         one_hot = jax.nn.one_hot(given.labeled.label, given.spec.classes, dtype=own.dtype)
-        # One after the other: joined they would cross from device to device.
+        # Two pushes: joined rows would move between devices.
         queue = push(memory.weak, rows(embedding(target_weak), own))
         queue = push(queue, rows(embedding(target_x), one_hot))
         past = memory.strong and push(memory.strong, rows(embedding(on_contrast), pseudo_label))
@@ -204,7 +206,7 @@ class CoMatch(Algorithm):
         return -(graph * jnp.log(jnp.exp(log_similar) + SMALLEST)).sum(1).mean()
 
     def ramp(self, step: Array) -> Array | float:
-        """The share of the weight that ``step`` has: min(step // ramp_steps + 1, all) / all."""
+        """The share of ``contrastive_weight`` w at ``step``: min(step // ramp_steps + 1, w) / w."""
         if not self.contrastive_ramp_steps:
             return 1.0
         weight = jnp.asarray(step // self.contrastive_ramp_steps + 1, float)
@@ -243,8 +245,8 @@ def log_similarity_with_past(
 ) -> Array:
     """:func:`~jaxmatch.functional.similarity.log_similarity` to keys and queue, as one softmax.
 
-    The official code starts from random unit vectors, which repel until they are overwritten; here
-    rows not written do not take part.
+    The official code starts with random unit vectors, which repel until they are overwritten.
+    Here rows that are not written take no part.
 
     Args:
         queries: [b d].
@@ -255,7 +257,7 @@ def log_similarity_with_past(
     Returns:
         [b b+n].
     """
-    # Joined by columns: the keys' own axis is split over the devices.
+    # Columns are joined, since the axis of the keys is split over devices.
     groups = (keys, queue.rows["embedding"])
     scores = jnp.concatenate([inner_products(queries, group) for group in groups], 1)
     valid = jnp.concatenate([jnp.ones(len(keys), bool), filled(queue)])

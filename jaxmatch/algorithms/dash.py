@@ -1,4 +1,4 @@
-"""Dash: unlabeled images train as long as their loss is below a threshold that decays.
+"""Dash: an unlabeled image counts while its loss is below a threshold that decays.
 
 Xu et al., "Dash: Semi-Supervised Learning with Dynamic Thresholding", ICML 2021,
 https://arxiv.org/abs/2109.00650.
@@ -22,11 +22,11 @@ SELECTED_FACTOR = 0.9  # of the authors' code
 
 
 class Memory(NamedTuple):
-    """What the threshold starts from, and itself."""
+    """The threshold, and the losses that its first value comes from."""
 
     measured: Array  # [] sum of the mean unlabeled losses of the measured batches, nats
-    batches: Array  # [] int32, how many there are
-    rho: Array  # [] nats, not yet held at rho_min; 0 during the warm-up
+    batches: Array  # [] int32, number of measured batches
+    rho: Array  # [] threshold before the bound rho_min, nats; 0 during the warm-up
 
 
 @section("algorithm")
@@ -36,14 +36,14 @@ class Dash(Algorithm):
     Attributes:
         rho_initial: the first threshold rho as a multiple of log C, the loss of a guess; 0 takes
             rho_hat / gamma, where rho_hat is the unlabeled loss at the end of the warm-up.
-        rho_min: the least threshold, nats; once it is reached targets are hard.
-        gamma: rho is divided by this ...
-        rho_period_steps: ... every so many steps after the warm-up.
-        warmup_steps: during these the unlabeled loss counts all images.
-        measure_steps: rho_hat is a mean over the last so many of them; 0 stands for one pass over
-            the unlabeled images, or the whole warm-up where that is shorter.
+        rho_min: the least threshold in nats; targets are hard once rho reaches it.
+        gamma: the factor that rho is divided by after each period.
+        rho_period_steps: length of a period; periods begin after the warm-up.
+        warmup_steps: first steps, in which all unlabeled images count.
+        measure_steps: number of last steps of the warm-up that rho_hat is the mean over; 0 stands
+            for one pass over the unlabeled images, at most the warm-up.
         temperature: T of the soft target softmax(z / T).
-        unlabeled_weight: lambda_u.
+        unlabeled_weight: weight of the unsupervised loss, lambda_u.
         dash_norm: the unlabeled loss is a mean over the "batch", or as in the authors' code 0.9
             times the mean over the "selected" images.
     """
@@ -62,7 +62,7 @@ class Dash(Algorithm):
     unlabeled = ("weak", "strong")
 
     def __post_init__(self) -> None:
-        """Refuse a clock that measures nothing or does not move, and values without a meaning."""
+        """Refuse a threshold that cannot start or cannot be measured, and unknown norms."""
         if self.dash_norm not in NORMS:
             raise InputError(f"unknown dash_norm {self.dash_norm!r}; {suggest('', NORMS)}")
         if self.rho_initial == 0 and self.warmup_steps < 1:
@@ -83,8 +83,8 @@ class Dash(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda_u mean 1[l < max(rho, rho_min)] H(q, p(s(u))).
 
-        With p = p(w(u)) and its logits z, l = -log max p. The target q is softmax(z / T) as long as
-        rho > rho_min and during the warm-up, afterwards the argmax.
+        p = p(w(u)) has the logits z, and l = -log max p. The target q is softmax(z / T) during the
+        warm-up and while rho > rho_min; then it is the argmax.
         """
         on, spec = weak_strong(given), given.spec
         warming = given.step < self.warmup_steps

@@ -20,12 +20,12 @@ from jaxmatch.types import Algorithm, Array, Inputs, Update
 class Distillation(Algorithm):
     """The loss is labeled_weight * supervised + (1 - labeled_weight) * distillation.
 
-    The frozen network is that of ``config.frozen.teacher``, not the run's own moving average.
+    The trained network is that of ``config.frozen.teacher``, not the EMA of the run.
 
     Attributes:
-        temperature: tau, by which the logits of both networks are divided.
-        labeled_weight: 1 - alpha; at 0 labels are only measured by, though labeled images share
-            the BatchNorm batch.
+        temperature: tau, which divides the logits of both networks.
+        labeled_weight: weight of the supervised loss, 1 - alpha. At 0 labels serve for metrics
+            only; labeled images still share the BatchNorm batch.
     """
 
     temperature: Positive = 1.0

@@ -1,4 +1,4 @@
-"""FixMatch: confident predictions on weak views are the labels of strong views of the same images.
+"""FixMatch: a confident prediction on a weak view is the label of a strong view of the image.
 
 Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence",
 NeurIPS 2020, https://arxiv.org/abs/2001.07685.
@@ -19,11 +19,12 @@ class FixMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
     Attributes:
-        threshold: tau; a weak view labels its strong view if its largest probability, before any
-            sharpening, is at least this. Above 1 only the supervised loss is left.
-        unlabeled_weight: lambda_u.
-        hard_labels: train on the argmax; otherwise on the distribution softmax(z / temperature).
-        temperature: T of soft labels; 1 leaves them unsharpened.
+        threshold: tau; a weak view labels its strong view if its largest probability is at least
+            this, before sharpening. Above 1 the unsupervised loss is 0.
+        unlabeled_weight: weight of the unsupervised loss, lambda_u.
+        hard_labels: the target is the argmax of the prediction; otherwise it is the distribution
+            softmax(z / temperature).
+        temperature: T of soft targets; 1 does not sharpen them.
     """
 
     threshold: Annotated[float, Range(least=0, most=1, off=2)] = 0.95
@@ -37,7 +38,7 @@ class FixMatch(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda_u mean 1[max q >= tau] H(q, p(s(u))), q = p(w(u)) (eq. 3, 4).
 
-        Both means run over the whole batch, the second over the confident and the others alike.
+        Both means run over the whole batch: images that are not confident add 0 to the second.
         """
         on = weak_strong(given)
         confident = jax.nn.softmax(on.weak).max(-1) >= self.threshold  # [b]

@@ -17,13 +17,13 @@ from jaxmatch.types import Algorithm, Array, Inputs, Update
 class FixMatchEMAN(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
-    It takes ``ema.statistics="averaged"``: the teacher normalises by running averages of the
-    student's running statistics, so a weak view's label does not depend on the batch it is in.
+    Use it with ``ema.statistics="averaged"``: the teacher normalises by averages of the student's
+    running statistics. So the label of a weak view does not depend on the rest of its batch.
 
     Attributes:
         threshold: tau; a weak view labels its strong view if the teacher's largest probability is
-            at least this. 0.95 is FixMatch's at CIFAR scale, 0.7 the paper's on ImageNet.
-        unlabeled_weight: lambda_u; 10 on ImageNet.
+            at least this. FixMatch has 0.95 at CIFAR scale, the paper 0.7 on ImageNet.
+        unlabeled_weight: weight of the unsupervised loss, lambda_u; 10 on ImageNet.
     """
 
     threshold: Share = 0.95
@@ -36,8 +36,8 @@ class FixMatchEMAN(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda_u mean 1[max q >= tau] H(argmax q, p(s(u))), q = p'(w(u)).
 
-        p is the student's prediction, p' the teacher's. Both means run over the whole batch, the
-        second over the confident and the others alike.
+        p is the student's prediction, p' the teacher's. Both means run over the whole batch:
+        images that are not confident add 0 to the second.
         """
         (x,), (weak, strong) = given.labeled.views, given.unlabeled.views
         (on_x, on_strong), stats = given.student((x, strong))

@@ -1,4 +1,4 @@
-"""FlexMatch: the threshold of a class rises with the number of examples that the class has won.
+"""FlexMatch: the threshold of a class rises with the number of its confident examples.
 
 Zhang et al., "FlexMatch: Boosting Semi-Supervised Learning with Curriculum Pseudo Labeling",
 NeurIPS 2021, https://arxiv.org/abs/2110.08263.
@@ -17,12 +17,12 @@ from jaxmatch.functional.thresholds import flexible_thresholds, learning_effect
 from jaxmatch.settings import NonNegative, Positive, Share, section
 from jaxmatch.types import Algorithm, Array, Inputs, Spec, Update
 
-# No example has this index, whatever the padding of the rows.
+# An index that no example has.
 NOWHERE = jnp.iinfo(jnp.int32).max
 
 
 class Memory(NamedTuple):
-    """The last confident prediction for each unlabeled example, and how many there are of each."""
+    """The last confident prediction for each unlabeled example, and the count of each class."""
 
     selected: PerExample  # row "label" int32 [], -1 before the first
     counts: Array  # [C] int32
@@ -33,13 +33,14 @@ class FlexMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
     Attributes:
-        threshold: tau, the largest that the threshold of a class can be; an example counts for its
-            class once its weak view has been predicted with at least this probability.
-        threshold_warmup: examples never predicted so hold all thresholds down (section 3.2 of the
-            paper), until some class has won more than are left.
-        unlabeled_weight: lambda.
-        hard_labels: train on the argmax; otherwise on the distribution softmax(z / temperature).
-        temperature: T of soft labels; 1 leaves them unsharpened.
+        threshold: tau, the largest threshold of a class. An example counts for the predicted class
+            of its weak view once that has at least this probability.
+        threshold_warmup: divide the counts by the number of examples that count for no class yet,
+            while it exceeds the largest count; so all thresholds start low (paper, section 3.2).
+        unlabeled_weight: weight of the unsupervised loss, lambda.
+        hard_labels: the target is the argmax of the prediction; otherwise it is the distribution
+            softmax(z / temperature).
+        temperature: T of soft targets; 1 does not sharpen them.
     """
 
     threshold: Share = 0.95
@@ -52,7 +53,7 @@ class FlexMatch(Algorithm):
     unlabeled = ("weak", "strong")
 
     def init(self, key: Array, spec: Spec) -> Memory:
-        """No example has been predicted confidently, so all thresholds are 0."""
+        """The memory without any confident example; all thresholds are 0."""
         return Memory(
             make_rows(spec.unlabeled, label=jnp.int32(-1)), jnp.zeros(spec.classes, jnp.int32)
         )
@@ -60,8 +61,8 @@ class FlexMatch(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda mean 1[max q >= tau_c] H(c, p(s(u))), c = argmax q.
 
-        With q = p(w(u)) and tau_c = tau beta_c / (2 - beta_c) from the examples that each class
-        had won before this step.
+        q = p(w(u)), and tau_c = tau beta_c / (2 - beta_c) with the learning effect beta_c from the
+        counts before this step.
         """
         memory = given.memory
         on = weak_strong(given)
@@ -88,16 +89,16 @@ class FlexMatch(Algorithm):
 
 
 def remember(memory: Memory, index: Array, label: Array, confident: Array) -> Memory:
-    """Examples predicted confidently move to the class of the prediction.
+    """Count confident examples for their predicted class, and no longer for the one before.
 
-    Only the counts of the two classes change, so the cost does not grow with the number of
-    examples. Of several confident predictions for one example the last in batch order counts.
+    The cost does not grow with the number of examples. Of several confident predictions for one
+    example the last in batch order counts.
 
     Args:
-        memory: before this step.
-        index: [b] int32 of the examples.
-        label: [b] predicted classes.
-        confident: [b] bool, which predictions are remembered.
+        memory: the memory before this step.
+        index: indices of the examples, [b] int32.
+        label: predicted classes, [b].
+        confident: which predictions are remembered, [b] bool.
     """
     old = read(memory.selected, index)["label"]
     row = last_of_each(jnp.where(confident, index, NOWHERE), NOWHERE)

@@ -1,4 +1,4 @@
-"""FreeMatch: thresholds follow the model's average confidence, overall and in each class.
+"""FreeMatch: thresholds follow the average confidence of the model, over all and by class.
 
 Wang et al., "FreeMatch: Self-adaptive Thresholding for Semi-supervised Learning", ICLR 2023,
 https://arxiv.org/abs/2205.07246.
@@ -26,12 +26,13 @@ class FreeMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised + fairness_weight * fairness.
 
     Attributes:
-        momentum: lambda, share of the old averages that stays at each step.
-        clip: the lowest and the highest that the threshold of a class can be.
-        unlabeled_weight: w_u.
-        fairness_weight: w_f.
-        hard_labels: train on the argmax; otherwise on the distribution softmax(z / temperature).
-        temperature: T of soft labels; 1 leaves them unsharpened.
+        momentum: lambda, the share of the old averages that stays at each step.
+        clip: the lowest and the highest threshold of a class.
+        unlabeled_weight: weight of the unsupervised loss, w_u.
+        fairness_weight: weight of the fairness loss, w_f.
+        hard_labels: the target is the argmax of the prediction; otherwise it is the distribution
+            softmax(z / temperature).
+        temperature: T of soft targets; 1 does not sharpen them.
     """
 
     momentum: Momentum = 0.999
@@ -45,7 +46,7 @@ class FreeMatch(Algorithm):
     unlabeled = ("weak", "strong")
 
     def __post_init__(self) -> None:
-        """Refuse bounds that are none."""
+        """Refuse a lowest threshold above the highest."""
         if self.clip[0] > self.clip[1]:
             raise InputError(
                 f"FreeMatch's clip={self.clip} does not bound a threshold; give the lowest and the "
@@ -53,14 +54,14 @@ class FreeMatch(Algorithm):
             )
 
     def init(self, key: Array, spec: Spec) -> SelfAdaptive:
-        """Averages of a model that knows nothing, so a threshold of 1 / C for each class."""
+        """The averages of uniform predictions; each class has the threshold 1 / C."""
         return make_self_adaptive(spec.classes)
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + w_u mean 1[max q >= tau_c] H(c, p(s(u))) + w_f L_f, c = argmax q.
 
-        With q = p(w(u)), tau_c = t p~_c / max p~ of averages that this batch has entered, and L_f
-        the fairness term of the same examples.
+        q = p(w(u)); tau_c = t p~_c / max p~, where the averages include this batch; L_f is the
+        fairness term of the confident examples.
         """
         on = weak_strong(given)
         probabilities = jax.nn.softmax(on.weak)

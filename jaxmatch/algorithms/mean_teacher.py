@@ -17,11 +17,11 @@ from jaxmatch.types import Algorithm, Array, Inputs, Update
 class MeanTeacher(Algorithm):
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
-    The teacher is the run's own, ``ema.decay``.
+    The teacher is the EMA of the run (``config.ema``).
 
     Attributes:
-        unlabeled_weight: weight of the unsupervised term after the ramp.
-        ramp: share of all steps over which that weight rises linearly from 0.
+        unlabeled_weight: weight of the unsupervised loss after the ramp.
+        ramp: share of all steps in which that weight rises linearly from 0.
     """
 
     unlabeled_weight: NonNegative = 50.0
@@ -33,10 +33,9 @@ class MeanTeacher(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + weight ramp mean (p(w'(u)) - q)^2, q = p'(w(u)) of the teacher p'.
 
-        The last mean runs over images and classes. Teacher and student normalise by the batch
-        statistics of their own pass; only the labeled pass updates the student's running ones, as
-        in FixMatch's, TorchSSL's and USB's code. The paper takes labeled images into the
-        unsupervised term, too.
+        The last mean runs over images and classes. Each pass is a BatchNorm batch of its own. Only
+        the labeled pass updates the student's running statistics, as in the code of FixMatch,
+        TorchSSL and USB. In the paper the unsupervised loss covers labeled images, too.
         """
         (x,), (first, second) = given.labeled.views, given.unlabeled.views
         (on_x,), stats = given.student((x,))

@@ -1,4 +1,4 @@
-"""MixMatch: sharpened guesses label the unlabeled images, then all are mixed with each other.
+"""MixMatch: sharpened predictions label the unlabeled images, then MixUp mixes all images.
 
 Berthelot et al., "MixMatch: A Holistic Approach to Semi-Supervised Learning", NeurIPS 2019,
 https://arxiv.org/abs/1905.02249.
@@ -26,11 +26,13 @@ class MixMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
     Attributes:
-        alpha: of the Beta distribution that the weights of MixUp come from.
+        alpha: parameter of the Beta distribution of MixUp's weights.
         temperature: T; guesses are sharpened to q^(1/T).
-        unlabeled_weight: lambda_u; the paper has 75 on CIFAR-10, 150 on CIFAR-100, 250 on SVHN.
-        ramp: share of all steps over which that weight rises linearly from 0.
-        batch_norm: of the mixed images, see :func:`mixed_logits`.
+        unlabeled_weight: weight of the unsupervised loss after the ramp, lambda_u; the paper has 75
+            on CIFAR-10, 150 on CIFAR-100, 250 on SVHN.
+        ramp: share of all steps in which that weight rises linearly from 0.
+        batch_norm: BatchNorm batches of the mixed images, "joint" or "interleave"
+            (:func:`mixed_logits`).
     """
 
     alpha: Positive = 0.75
@@ -43,7 +45,7 @@ class MixMatch(Algorithm):
     unlabeled = ("weak", "weak")
 
     def __post_init__(self) -> None:
-        """Refuse settings that no mixing has."""
+        """Refuse unknown BatchNorm batches."""
         check_mixing(self.batch_norm)
 
     def draw(self, key: Array, batch: Batch) -> Mixing:
@@ -53,7 +55,7 @@ class MixMatch(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y', p(x')) + lambda_u ramp mean (p(u') - q')^2 over images, both views, classes.
 
-        x', y', u', q' are mixed; q is the sharpened mean of p(u) over both views (eq. 2 to 7).
+        x', y', u', q' are mixed. q is the sharpened mean of p(u) over both views (eq. 2 to 7).
         """
         target = self.guess(given)  # [b C]
         label = jax.nn.one_hot(given.labeled.label, given.spec.classes, dtype=target.dtype)
@@ -84,7 +86,7 @@ class MixMatch(Algorithm):
             jax.nn.log_softmax(given.constant_student((view,))[0].logits)
             for view in given.unlabeled.views
         )
-        # Of the mean only the logarithm up to a constant is needed.
+        # Sharpening needs the logarithm of the mean only up to a constant.
         return jnp.exp(sharpen(jnp.logaddexp(first, second), self.temperature))
 
     def forward(self, given: Inputs) -> tuple[list[Array], PyTree]:
@@ -93,7 +95,11 @@ class MixMatch(Algorithm):
 
 
 def check_mixing(batch_norm: str) -> None:
-    """Raise InputError on an unknown way to normalise the mixed images."""
+    """Check a ``batch_norm`` of :func:`mixed_logits`.
+
+    Raises:
+        InputError: if it is unknown.
+    """
     if batch_norm not in BATCH_NORMS:
         raise InputError(f"unknown batch_norm {batch_norm!r}; {suggest(batch_norm, BATCH_NORMS)}")
 
@@ -106,17 +112,17 @@ def mixed_logits(
     Args:
         given: whose student is meant.
         views: mixed labeled images [b h w c], then unlabeled ones, each a multiple of b.
-        batch_norm: "joint": one pass over all. "interleave": passes of b images that each hold a
-            share of the labeled ones, of which the first alone updates the running statistics, as
-            in the authors' code. After mixing and interleaving all passes are alike, so the
-            statistics of one joint pass are those of the others, but for noise.
+        batch_norm: "joint" is one pass over all images. "interleave" is passes of b images, each
+            with a share of the labeled ones; only the first updates the running statistics, as in
+            the authors' code. Mixed and interleaved images are alike in all passes, so both choices
+            have the same statistics up to noise.
     """
     if batch_norm == "joint":
         outputs, stats = given.student(tuple(views))
         return [output.logits for output in outputs], stats
     size = len(views[0])
     counts = [len(view) // size for view in views]
-    # Every count-th row, as contiguous rows of a view would go from device to device.
+    # Each chunk takes every count-th row: contiguous rows would move between devices.
     chunks = interleave(
         [
             view.reshape(size, count, *view.shape[1:])[:, number]

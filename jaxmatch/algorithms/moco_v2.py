@@ -5,9 +5,6 @@ https://arxiv.org/abs/1911.05722; Chen et al., "Improved Baselines with Momentum
 Learning", 2020, https://arxiv.org/abs/2003.04297.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -19,27 +16,27 @@ from jaxmatch.functional.memory import Queue, filled, make_queue, push
 from jaxmatch.functional.similarity import NEVER, inner_products, normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import Algorithm, Array, Batch, Inputs, PyTree, Spec, Update
+from jaxmatch.types import Algorithm, Array, Batch, Heads, Inputs, PyTree, Spec, Update
 
 
 @section("algorithm")
 class MoCoV2(Algorithm):
     """The loss is InfoNCE from the student's queries to the teacher's keys; no label is read.
 
-    The authors move the teacher before it makes the keys, by the weights that the step before
-    ended with; here it moves at the end of that step, which is the same. A teacher that normalises
-    by the statistics of the batch (``ema.statistics="own"``) marks its keys as those of this batch,
-    which alone gives the positive away. The authors permute the teacher's images among devices that
-    each normalise alone (MoCo, section 3.3): ``shuffle`` and ``model.bn_groups`` above 1. A teacher
-    in eval mode needs neither (EMAN; Cai et al., CVPR 2021, https://arxiv.org/abs/2101.08482).
+    The authors update the teacher at the start of a step; here it is updated at the end of the step
+    before, which is the same. If the teacher normalises by batch statistics
+    (``ema.statistics="own"``), these mark the keys of this batch, and the network can find the
+    positive by them. So the authors permute the images of the teacher among devices that normalise
+    separately (MoCo, section 3.3): ``shuffle`` with ``model.bn_groups`` above 1. A teacher in eval
+    mode needs neither (EMAN; Cai et al., CVPR 2021, https://arxiv.org/abs/2101.08482).
 
     Attributes:
         temperature: tau of the similarities.
         queue: length of the queue in keys, at least the batch.
         projection: width of the embeddings.
-        shuffle: permute the teacher's images over the global batch, and put its embeddings back.
-            Devices exchange these images; it changes nothing unless the teacher trains
-            (``ema.statistics="own"``) in ``model.bn_groups`` above 1.
+        shuffle: permute the images of the teacher over the global batch, and its embeddings back.
+            Devices exchange these images. It has an effect only with ``ema.statistics="own"`` and
+            ``model.bn_groups`` above 1.
     """
 
     temperature: Positive = 0.2
@@ -52,8 +49,8 @@ class MoCoV2(Algorithm):
     evaluated = "student"
 
     @property
-    def heads(self) -> Mapping[str, Any]:
-        """g, from pooled features to what is compared; dropped after training."""
+    def heads(self) -> Heads:
+        """The projection head g, which is not evaluated."""
         return {"projection": Projection(features=self.projection)}
 
     def init(self, key: Array, spec: Spec) -> Queue:
@@ -66,7 +63,7 @@ class MoCoV2(Algorithm):
         return make_queue(self.queue, embedding=self.projection)
 
     def draw(self, key: Array, batch: Batch) -> PyTree:
-        """With ``shuffle``, which image is at each place of the teacher's batch: int32 [b]."""
+        """With ``shuffle``, the image [b] int32 at each place of the teacher's batch."""
         if not self.shuffle:
             return ()
         return jax.random.permutation(key, len(batch.views[1]))
@@ -89,7 +86,7 @@ class MoCoV2(Algorithm):
         first, second = given.unlabeled.views
         on_first, stats = given.student(first)
         if self.shuffle:
-            # The gather alone would leave every device the whole batch to run the teacher on.
+            # Without it every device would run the teacher on the whole batch.
             second = split_alike(second, second[places])[1]
         on_second, teacher_stats = given.teacher(second)
         query = normalize(on_first.heads["projection"])  # [b d]
@@ -112,7 +109,7 @@ class MoCoV2(Algorithm):
 
 
 def found(query: Array, key: Array, queue: Array, valid: Array) -> Array:
-    """Which queries are nearer to their own key than to any valid row of the queue.
+    """Whether a query is nearer to its own key than to any valid row of the queue.
 
     Args:
         query, key: [b d] unit rows.
@@ -120,7 +117,7 @@ def found(query: Array, key: Array, queue: Array, valid: Array) -> Array:
         valid: [n] bool.
 
     Returns:
-        [b] bool; where all embeddings are equal, false.
+        [b] bool; False if all embeddings are equal.
     """
     others = jnp.where(valid, inner_products(query, queue), NEVER)
     return jnp.sum(query * key, -1) > others.max(1)

@@ -1,4 +1,4 @@
-"""PCL: MoCo's task, and beside it a view finds the prototype of its image's cluster among others.
+"""PCL: beside MoCo's task, a view finds the prototype of its image's cluster among others.
 
 Li et al., "Prototypical Contrastive Learning of Unsupervised Representations", ICLR 2021,
 https://arxiv.org/abs/2005.04966. Here with MoCo v2's head and views, as the authors' second
@@ -21,7 +21,7 @@ from jaxmatch.random import stream
 from jaxmatch.settings import LARGEST, Count, Range, Whole, section
 from jaxmatch.types import Array, Batch, Embed, Inputs, PyTree, Ratio, Spec, TrainState, Update
 
-# Of k-means, as the authors'.
+# Of k-means, as in the authors' code.
 ITERATIONS, RESTARTS = 20, 5
 
 
@@ -34,7 +34,7 @@ class Prototypes(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What PCL carries from step to step."""
+    """The memory of PCL."""
 
     queue: Queue
     clusterings: tuple[Prototypes, ...]
@@ -45,15 +45,15 @@ class Memory(NamedTuple):
 class PCL(MoCoV2):
     """The loss is MoCo's InfoNCE plus the mean ProtoNCE over several clusterings; no label is read.
 
-    Every ``refresh_steps`` all images are clustered anew by the teacher's embeddings of them.
+    Every ``refresh_steps`` steps k-means clusters the teacher's embeddings of all images again.
 
     Attributes:
         queue: length of the queue in keys, at least the batch.
-        clusters: k of each clustering, at most the number of images.
-        negatives: prototypes of no image of the batch that a query is compared with in each
-            clustering; all of them where there are fewer.
+        clusters: number k of clusters of each clustering, at most the number of images.
+        negatives: number of prototypes without an image in the batch that a query is compared with
+            in each clustering.
         refresh_steps: steps from one clustering to the next.
-        start_step: there are no clusters, and so no ProtoNCE, before this step.
+        start_step: the first step with clusters and ProtoNCE.
     """
 
     queue: Count = 16384
@@ -63,12 +63,12 @@ class PCL(MoCoV2):
     start_step: Whole = 0
 
     def __post_init__(self) -> None:
-        """Refuse clusterings that are none."""
+        """Refuse an empty list of clusterings."""
         if not self.clusters:
             raise InputError("algorithm.clusters=() leaves nothing to compare; give at least one.")
 
     def init(self, key: Array, spec: Spec) -> PyTree:
-        """A :class:`Memory` of an empty queue and no clusters."""
+        """A :class:`Memory` with an empty queue and no clusters."""
         if max(self.clusters) > spec.unlabeled:
             raise InputError(
                 f"algorithm.clusters={self.clusters} are more than the {spec.unlabeled} images; "
@@ -85,7 +85,7 @@ class PCL(MoCoV2):
         return Memory(super().init(key, spec), none, jnp.zeros((), bool))
 
     def refresh(self, state: TrainState, embed: Embed) -> Memory:
-        """The memory with new clusters of all images; ``embed`` see :class:`Algorithm`."""
+        """The memory with new clusters of all images."""
         points = normalize(jnp.asarray(embed(state.teacher)["projection"]))  # [n d]
         key = stream(jax.random.fold_in(state.key, state.step), "clusters")
         clusterings = tuple(
@@ -149,7 +149,7 @@ def proto_nce(
     own = clustering.assignment[index]  # [b]
     outside = rank.at[own].set(-1.0)
     lowest = jax.lax.top_k(outside, negatives)[0][-1] if negatives < len(rank) else 0.0
-    # Products with all prototypes: to fetch some of them takes a TPU longer.
+    # Products with all prototypes take a TPU less time than fetching some of them.
     all_logits = inner_products(query, clustering.centroids) / clustering.concentration
     of_others = jnp.where(outside >= jnp.maximum(lowest, 0.0), all_logits, NEVER)  # [b k]
     of_batch = inner_products(query, clustering.centroids[own]) / clustering.concentration[own]

@@ -1,4 +1,4 @@
-"""Π-Model: two random views of an unlabeled image shall be predicted alike.
+"""Π-Model: the predictions on two random views of an unlabeled image agree.
 
 Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017,
 https://arxiv.org/abs/1610.02242; in the form of the FixMatch paper's baseline.
@@ -18,8 +18,8 @@ class PiModel(Algorithm):
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
     Attributes:
-        unlabeled_weight: weight of the unsupervised term after the ramp.
-        ramp: share of all steps over which that weight rises linearly from 0.
+        unlabeled_weight: weight of the unsupervised loss after the ramp.
+        ramp: share of all steps in which that weight rises linearly from 0.
     """
 
     unlabeled_weight: NonNegative = 10.0
@@ -31,9 +31,9 @@ class PiModel(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + weight ramp mean (p(w'(u)) - p(w(u)))^2, no gradient to p(w(u)).
 
-        The last mean runs over images and classes. The paper lets both views take gradient; in
-        FixMatch's, TorchSSL's and USB's code one view is the target. Each view is normalised by its
-        own batch statistics; only the labeled pass updates the running ones, as there.
+        The last mean runs over images and classes. In the paper both views take gradient; in the
+        code of FixMatch, TorchSSL and USB one view is the target. Each pass is a BatchNorm batch of
+        its own, and only the labeled one updates the running statistics, as there.
         """
         (x,), (first, second) = given.labeled.views, given.unlabeled.views
         (on_x,), stats = given.student((x,))

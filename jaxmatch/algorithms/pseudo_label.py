@@ -1,4 +1,4 @@
-"""Pseudo-Label: the network's own confident predictions are trained on as if they were labels.
+"""Pseudo-Label: a confident prediction of the network is its label.
 
 Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
 Networks", ICML 2013 workshop; with the confidence threshold of the FixMatch paper's baseline.
@@ -20,8 +20,8 @@ class PseudoLabel(Algorithm):
 
     Attributes:
         threshold: a prediction counts if its largest probability is at least this.
-        unlabeled_weight: weight of the unsupervised term after the ramp.
-        ramp: share of all steps over which that weight rises linearly from 0.
+        unlabeled_weight: weight of the unsupervised loss after the ramp.
+        ramp: share of all steps in which that weight rises linearly from 0.
     """
 
     threshold: Share = 0.95
@@ -34,8 +34,8 @@ class PseudoLabel(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + ramp mean 1[max p(w(u)) >= threshold] H(argmax p(w(u)), p(w(u))).
 
-        Labeled and unlabeled images are normalised by their own batch statistics; only the
-        labeled pass updates the running ones, as in FixMatch's, TorchSSL's and USB's code.
+        Labeled and unlabeled images are BatchNorm batches of their own. Only the labeled pass
+        updates the running statistics, as in the code of FixMatch, TorchSSL and USB.
         """
         (x,), (u,) = given.labeled.views, given.unlabeled.views
         (on_x,), stats = given.student((x,))

@@ -1,11 +1,10 @@
-"""ReMixMatch: aligned guesses on weak views label strong views, then all are mixed.
+"""ReMixMatch: aligned predictions on weak views label strong views, then MixUp mixes all.
 
 Berthelot et al., "ReMixMatch: Semi-Supervised Learning with Distribution Alignment and Augmentation
 Anchoring", ICLR 2020, https://arxiv.org/abs/1911.09785.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +20,14 @@ from jaxmatch.models.heads import Linear
 from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.random import stream
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, section
-from jaxmatch.types import Algorithm, Array, Batch, Inputs, PyTree, Spec, Update
+from jaxmatch.types import Algorithm, Array, Batch, Heads, Inputs, PyTree, Spec, Update
 
 # Added to both averages of the alignment, as in the authors' code.
 EPSILON = 1e-6
 
 
 class Memory(NamedTuple):
-    """What the guesses are aligned by."""
+    """The averages that align the guesses."""
 
     predicted: Marginal  # moving average of the guesses before alignment
     labeled: Array  # [C] class frequencies of the labeled examples; constant
@@ -42,7 +41,7 @@ class Draws(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What a step sees."""
+    """Outputs of the passes with gradient."""
 
     mixed: list[Array]  # logits [b C] of the mixed labeled images, weak view and strong views
     strong: Array  # [b C] logits of the first strong view, unmixed
@@ -57,16 +56,19 @@ class ReMixMatch(Algorithm):
     unlabeled = unlabeled_weight * unsupervised + unmixed_weight * unmixed.
 
     Attributes:
-        strong_views: K, of each unlabeled image; the authors have 8, TorchSSL and USB have 2.
-        labeled_view: "weak" or (the authors' code) "strong", the role of the labeled images.
-        alpha: of the Beta distribution that the weights of MixUp come from.
+        strong_views: number K of strong views of an unlabeled image; the authors have 8, TorchSSL
+            and USB have 2.
+        labeled_view: role of the labeled images: "weak", or "strong" as in the authors' code.
+        alpha: parameter of the Beta distribution of MixUp's weights.
         temperature: T; aligned guesses are sharpened to q^(1/T).
-        momentum: share of the old average guess that stays at each step.
-        unlabeled_weight: lambda_U.
-        unmixed_weight: lambda_U1, of the first strong view before mixing.
-        rotation_weight: lambda_r, of telling its quarter turns; 0 leaves the head out.
-        ramp: share of all steps over which the weights but that of rotations rise from 0.
-        batch_norm: of the mixed images, see :func:`jaxmatch.algorithms.mixmatch.mixed_logits`.
+        momentum: the share of the old average guess that stays at each step.
+        unlabeled_weight: weight of the unsupervised loss after the ramp, lambda_U.
+        unmixed_weight: weight after the ramp of the first strong view before mixing, lambda_U1.
+        rotation_weight: weight of predicting the quarter turns of that view, lambda_r; 0 leaves
+            the head out.
+        ramp: share of all steps in which the first two weights rise linearly from 0.
+        batch_norm: BatchNorm batches of the mixed images, "joint" or "interleave"
+            (:func:`jaxmatch.algorithms.mixmatch.mixed_logits`).
     """
 
     strong_views: Count = 2
@@ -81,7 +83,7 @@ class ReMixMatch(Algorithm):
     batch_norm: str = "joint"
 
     def __post_init__(self) -> None:
-        """Refuse settings that no mixing has."""
+        """Refuse unknown BatchNorm batches."""
         check_mixing(self.batch_norm)
 
     @property
@@ -91,16 +93,16 @@ class ReMixMatch(Algorithm):
 
     @property
     def unlabeled(self) -> tuple[str, ...]:
-        """The view of the guess, and K to learn it from."""
+        """The weak view that gives the target, and K strong views that learn it."""
         return ("weak", *["strong"] * self.strong_views)
 
     @property
-    def heads(self) -> Mapping[str, Any]:
-        """The head that tells quarter turns."""
+    def heads(self) -> Heads:
+        """The head that predicts quarter turns."""
         return {"rotation": Linear(features=QUARTER_TURNS)} if self.rotation_weight else {}
 
     def init(self, key: Array, spec: Spec) -> Memory:
-        """No guesses yet, and the frequencies of the labels, uniform where none are known."""
+        """No guesses yet, and the frequencies of the labels; uniform if no label is known."""
         labels = spec.labels or range(spec.classes)
         frequencies = np.bincount(labels, minlength=spec.classes) / len(labels)
         return Memory(make_marginal(spec.classes), jnp.asarray(frequencies, float))

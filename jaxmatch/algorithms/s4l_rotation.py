@@ -1,11 +1,10 @@
-"""S4L-Rotation: beside the labels, the network learns by how much any image was rotated.
+"""S4L-Rotation: the network also predicts by how many quarters an image was turned.
 
 Zhai et al., "S4L: Self-Supervised Semi-Supervised Learning", ICCV 2019,
 https://arxiv.org/abs/1905.03670.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
@@ -14,18 +13,18 @@ from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.rotation import QUARTER_TURNS, all_rotations
 from jaxmatch.models.heads import Linear
 from jaxmatch.settings import NonNegative, section
-from jaxmatch.types import Algorithm, Array, Inputs, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, Update
 
 
 @section("algorithm")
 class S4LRotation(Algorithm):
     """The loss is supervised + rotation_weight * rotation.
 
-    The paper evaluates its network itself. Here it is the teacher that is evaluated, as of the
-    other methods at CIFAR scale, whose optimizer this method takes there.
+    The paper evaluates the student. Here the teacher is evaluated, since at CIFAR scale this method
+    takes the optimizer of the others.
 
     Attributes:
-        rotation_weight: w.
+        rotation_weight: weight of the rotation loss, w.
     """
 
     rotation_weight: NonNegative = 1.0
@@ -34,16 +33,16 @@ class S4LRotation(Algorithm):
     unlabeled = ("weak",)
 
     @property
-    def heads(self) -> Mapping[str, Any]:
-        """From pooled features to the number of quarter turns; dropped after training."""
+    def heads(self) -> Heads:
+        """The head that predicts the number of quarter turns; it is not evaluated."""
         return {"rotation": Linear(features=QUARTER_TURNS)}
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(x_k)) + w / 2 (mean H(k, p_rotation(u_k)) + mean H(k, p_rotation(x_k))).
 
         x_k and u_k are the weak views turned by k = 0..3 quarters, all in one pass; each mean runs
-        over four times the batch. The paper's loss with both kinds of images in the rotation term
-        and all copies in the supervised one, as in the authors' code.
+        over four times the batch. As in the authors' code the rotation loss covers both kinds of
+        images, and the supervised loss all four copies.
         """
         (x,), (u,) = given.labeled.views, given.unlabeled.views
         (on_x, on_u), stats = given.student((all_rotations(x), all_rotations(u)))
@@ -62,8 +61,8 @@ class S4LRotation(Algorithm):
         )
 
 
-def rotation_loss(outputs: Any) -> Array:
-    """Mean cross-entropy [] of finding k in the outputs of images turned by k = 0..3 quarters."""
+def rotation_loss(outputs: Sequence[Outputs]) -> Array:
+    """Mean cross-entropy [] of predicting k from images turned by k = 0..3 quarters."""
     guesses = [output.heads["rotation"] for output in outputs]  # [b 4] each
     losses = [cross_entropy(guess, jnp.full(len(guess), k)) for k, guess in enumerate(guesses)]
     return jnp.stack(losses).mean()

@@ -1,11 +1,8 @@
-"""SimCLR: two views of one image are told apart from all other images of the batch.
+"""SimCLR: a view finds the other view of its image among all views of the batch.
 
 Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
 https://arxiv.org/abs/2002.05709.
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +12,7 @@ from jaxmatch.functional.losses import nt_xent
 from jaxmatch.functional.similarity import NEVER, inner_products, normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import Algorithm, Array, Inputs, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Update
 
 
 @section("algorithm")
@@ -25,7 +22,7 @@ class SimCLR(Algorithm):
     Attributes:
         temperature: tau of the similarities.
         projection: width of the embeddings.
-        norm: put a BatchNorm after each layer of the head, as published for ImageNet.
+        norm: the head has a BatchNorm after each layer, as published for ImageNet.
     """
 
     temperature: Positive = 0.5
@@ -37,8 +34,8 @@ class SimCLR(Algorithm):
     evaluated = "student"
 
     @property
-    def heads(self) -> Mapping[str, Any]:
-        """g, from pooled features to what is compared; dropped after training."""
+    def heads(self) -> Heads:
+        """The projection head g, which is not evaluated."""
         return {"projection": Projection(features=self.projection, norm=self.norm)}
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
@@ -49,8 +46,8 @@ class SimCLR(Algorithm):
 def contrastive_loss(given: Inputs, temperature: float) -> tuple[Array, Update]:
     """mean -log exp(z_i . z_i' / tau) / sum_{k != i} exp(z_i . z_k / tau), z = g(f) / |g(f)|.
 
-    k runs over both views of all images, and the mean over both views as anchors i (eq. 1). g is
-    the head "projection", tau the temperature.
+    k runs over both views of all images; the mean is over both views as anchors i (eq. 1). g is the
+    head "projection", tau the temperature.
     """
     outputs, stats = given.student(given.unlabeled.views)
     first, second = (normalize(output.heads["projection"]) for output in outputs)  # [b d]
@@ -66,13 +63,13 @@ def contrastive_loss(given: Inputs, temperature: float) -> tuple[Array, Update]:
 
 
 def found(first: Array, second: Array) -> Array:
-    """Which first views are nearer to their second view than to any view of another image.
+    """Whether a first view is nearer to its second view than to any view of another image.
 
     Args:
         first, second: [b d] unit rows, one a view.
 
     Returns:
-        [b] bool; where all embeddings are equal, false.
+        [b] bool; False if all embeddings are equal.
     """
     first, second = jax.lax.stop_gradient((first, second))
     itself = jnp.eye(len(first), dtype=bool)
@@ -81,5 +78,5 @@ def found(first: Array, second: Array) -> Array:
         return jnp.where(itself, NEVER, inner_products(first, views)).max(1)
 
     positive = jnp.sum(first * second, -1)
-    # Strictly nearer: collapsed embeddings are all equally near.
+    # Strictly: collapsed embeddings are all equally near.
     return positive > jnp.maximum(nearest_other(first), nearest_other(second))

@@ -4,21 +4,18 @@ Chen et al., "Big Self-Supervised Models are Strong Semi-Supervised Learners", N
 https://arxiv.org/abs/2006.10029.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from jaxmatch.algorithms.simclr import contrastive_loss
 from jaxmatch.models.heads import DeepProjection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import Algorithm, Array, Inputs, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Update
 
 
 @section("algorithm")
 class SimCLRv2(Algorithm):
     """The loss is SimCLR's, over the global batch; no label is read.
 
-    The paper's memory of a teacher's embeddings, worth about a point there, is in none of the
-    authors' code and not here.
+    The paper also has a memory of the embeddings of a teacher, which gains about a point; the
+    authors did not release it, and it is not here.
 
     Attributes:
         temperature: tau of the similarities.
@@ -33,8 +30,8 @@ class SimCLRv2(Algorithm):
     evaluated = "student"
 
     @property
-    def heads(self) -> Mapping[str, Any]:
-        """g, three layers with a BatchNorm each; fine-tuning may keep the first."""
+    def heads(self) -> Heads:
+        """The projection head g, three layers with BatchNorm; fine-tuning may keep the first."""
         return {"projection": DeepProjection(layers=3, features=self.projection, last_norm=True)}
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:

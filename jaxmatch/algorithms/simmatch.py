@@ -1,10 +1,10 @@
-"""SimMatch: weak and strong views agree on the class and on the resemblance to labeled images.
+"""SimMatch: weak and strong views agree on the class and on the similarity to labeled images.
 
 Zheng et al., "SimMatch: Semi-supervised Learning with Similarity Matching", CVPR 2022,
 https://arxiv.org/abs/2203.06915.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +16,34 @@ from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.similarity import aggregate, log_similarity, normalize, unfold
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, Whole, section
-from jaxmatch.types import Algorithm, Array, Examples, Inputs, Outputs, PyTree, Spec, Target, Update
+from jaxmatch.types import (
+    Algorithm,
+    Array,
+    Examples,
+    Heads,
+    Inputs,
+    Outputs,
+    PyTree,
+    Spec,
+    Target,
+    Update,
+)
 
 
 class Memory(NamedTuple):
-    """What SimMatch carries from step to step."""
+    """The memory of SimMatch."""
 
-    bank: memory.Bank  # the labeled examples' embeddings
-    history: PyTree  # memory.Queue of the last batches' average predictions; () without alignment
+    bank: memory.Bank  # embeddings of the labeled examples
+    history: PyTree  # memory.Queue of average predictions of the last batches, () if not aligned
 
 
 class Forward(NamedTuple):
-    """Who said what of which view."""
+    """The outputs on each view."""
 
-    labeled: Outputs  # the student
-    weak: Outputs  # whoever gives the targets
-    strong: Outputs  # the student
-    remembered: Outputs  # of the labeled views, what enters the bank
+    labeled: Outputs  # of the student
+    weak: Outputs  # of the network that gives the targets
+    strong: Outputs  # of the student
+    remembered: Outputs  # on the labeled views; their embeddings enter the bank
     stats: PyTree
     teacher_stats: PyTree = None
 
@@ -46,18 +57,18 @@ class SimMatch(Algorithm):
     gives both, and the student is what is evaluated.
 
     Attributes:
-        threshold: tau; an image counts if the largest probability of its pseudo-label, after
-            alignment and aggregation, is at least this.
-        unlabeled_weight: lambda_u.
-        instance_weight: lambda_in.
+        threshold: tau; an image counts if the largest probability of its pseudo-label is at least
+            this, after alignment and aggregation.
+        unlabeled_weight: weight of the unsupervised loss, lambda_u.
+        instance_weight: weight of the instance loss, lambda_in.
         temperature: t of the similarities between embeddings.
-        smoothing: alpha, the share of the prediction itself in the pseudo-label; the rest is what
-            the most similar labeled images vote for. 1 turns aggregation off.
-        instance_start_step: neither the instance loss nor aggregation before this step.
-        alignment_length: batches whose average prediction alignment divides by; 0 turns it off.
-        bank_momentum: share of the old embedding that stays in the bank; the teacher's replace it
-            (0) as the authors' do.
-        teacher: the EMA teacher sees the weak and the labeled views, and not the student.
+        smoothing: alpha, the share of the prediction in the pseudo-label; the rest is the vote of
+            similar labeled images. 1 turns aggregation off.
+        instance_start_step: the first step with instance loss and aggregation.
+        alignment_length: number of last batches whose average prediction alignment divides by; 0
+            turns alignment off.
+        bank_momentum: the share of the old embedding that stays in the bank.
+        teacher: the EMA teacher gives the targets and the embeddings of the bank.
         projection: width of the embeddings.
         aggregate_unfolded: aggregate the unfolded similarity in place of the plain one.
     """
@@ -78,13 +89,13 @@ class SimMatch(Algorithm):
     unlabeled = ("weak", "strong")
 
     @property
-    def heads(self) -> dict[str, Any]:
+    def heads(self) -> Heads:
         """The projection head that the embeddings come from."""
         return {"projection": Projection(features=self.projection)}
 
     @property
     def evaluated(self) -> str:
-        """The student where the teacher has a part in training, else its average."""
+        """The student if the teacher takes part in training, else the teacher."""
         return "student" if self.teacher else "teacher"
 
     def init(self, key: Array, spec: Spec) -> Memory:
@@ -98,9 +109,9 @@ class SimMatch(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p_x) + lambda_u mean 1[max p' >= tau] H(p', p_s) + lambda_in mean H(q', q_s).
 
-        With the bank as it was before this step: q the similarities to it, p_w the aligned
-        prediction of the weak view, q' unfolded from (q_w, p_w), p' = alpha p_w + (1 - alpha) a,
-        a aggregated from q_w.
+        q are the similarities to the bank as it was before this step, p_w is the aligned prediction
+        on the weak view, q' is unfolded from (q_w, p_w), and p' = alpha p_w + (1 - alpha) a with a
+        aggregated from q_w.
         """
         on = self.forward(given)
         bank, history = given.memory
@@ -128,7 +139,7 @@ class SimMatch(Algorithm):
                 "loss/supervised": supervised,
                 "loss/unsupervised": unsupervised,
                 "loss/instance": instance,
-                # nats; log C where all classes are predicted alike, 0 after a collapse to one
+                # In nats: log C if all classes are predicted equally, 0 after a collapse to one.
                 "pseudo/marginal_entropy": jax.scipy.special.entr(jnp.exp(log_weak).mean(0)).sum(),
                 **pseudo_label_metrics(target, confident, given.unlabeled.label, on.strong.logits),
             },

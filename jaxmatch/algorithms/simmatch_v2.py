@@ -5,7 +5,7 @@ https://arxiv.org/abs/2308.06692.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ from jaxmatch.functional.propagation import propagate
 from jaxmatch.functional.similarity import log_similarity, normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, section
-from jaxmatch.types import Algorithm, Array, Inputs, Outputs, PyTree, Spec, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, PyTree, Spec, Update
 
 
 class Memory(NamedTuple):
-    """What SimMatchV2 carries from step to step; the teacher fills it."""
+    """The memory of SimMatchV2, from outputs of the teacher."""
 
     bank: memory.Bank  # embeddings of the labeled examples
     queue: memory.Queue  # embeddings [n d] and probabilities [n C] of the last unlabeled ones
@@ -33,20 +33,20 @@ class Memory(NamedTuple):
 class SimMatchV2(Algorithm):
     """The loss is supervised + unlabeled_weight * node-node + edge_edge + node_edge, weighted.
 
-    The defaults are the authors' for ImageNet with 1% labels, the only data set of their release
-    (10%: edge weights of 5). Strong views beyond the first pass through the network on their own.
+    The defaults are those of the authors for ImageNet with 1% of the labels, their only data set
+    (with 10% the edge weights are 5). Each strong view after the first has a pass of its own.
 
     Attributes:
         threshold: tau; an image counts in the node-node loss if the largest aligned probability of
-            its weak view, before propagation, is at least this.
-        unlabeled_weight: lambda_nn.
-        edge_edge_weight: lambda_ee.
-        node_edge_weight: lambda_ne.
+            its weak view is at least this, before propagation.
+        unlabeled_weight: weight of the node-node loss, lambda_nn.
+        edge_edge_weight: weight of the edge-edge loss, lambda_ee.
+        node_edge_weight: weight of the node-edge loss, lambda_ne.
         temperature: t of all similarities between embeddings.
         propagation: alpha, how far labels travel; 0 turns propagation off.
         neighbors: labeled images in the graph of an unlabeled one.
         queue_batches: unlabeled batches that the queue of unlabeled images holds.
-        alignment_momentum: share of the old average prediction that stays.
+        alignment_momentum: the share of the old average prediction that stays.
         projection: width of the embeddings.
         strong_views: strong views of each unlabeled image; the losses are means over them.
     """
@@ -72,7 +72,7 @@ class SimMatchV2(Algorithm):
         return ("weak", *["strong"] * self.strong_views)
 
     @property
-    def heads(self) -> dict[str, Any]:
+    def heads(self) -> Heads:
         """The projection head that the embeddings come from."""
         return {"projection": Projection(features=self.projection)}
 
@@ -88,9 +88,9 @@ class SimMatchV2(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """H(y, p_x) + l_nn 1[max p_w >= tau] H(p', p_s) + l_ee H(r_w, r_s) + l_ne H(p_w, r_s Y).
 
-        All are means. The teacher gives the aligned p_w, p' propagated from it over the labeled
-        bank, and r_w; r are similarities to the queue, Y its probabilities. Bank and queue are as
-        they were before this step; while the queue is empty the last two terms are 0.
+        All are means. The teacher gives the aligned prediction p_w, p' after propagation over the
+        labeled bank, and r_w. r are similarities to the queue, and Y its probabilities. Bank and
+        queue are those before this step; while the queue is empty the last two terms are 0.
         """
         bank, queue, average = given.memory
         (x,), (weak, *strong) = given.labeled.views, given.unlabeled.views
@@ -165,7 +165,7 @@ def _embed(outputs: Outputs) -> Array:
 def _student(
     given: Inputs, x: Array, strong: Sequence[Array]
 ) -> tuple[Outputs, list[Outputs], PyTree]:
-    """Outputs for the labeled and the first strong views together, then for each other alone."""
+    """Outputs of a joint pass over labeled and first strong views, and of a pass for each other."""
     first, *others = strong
     (on_x, on_first), stats = given.student((x, first))
     on_strong = [on_first]

@@ -1,4 +1,4 @@
-"""SoftMatch: every pseudo-label counts, the less the further its confidence is below the average.
+"""SoftMatch: a pseudo-label counts less, the further its confidence is below the average.
 
 Chen et al., "SoftMatch: Addressing the Quantity-Quality Trade-off in Semi-supervised Learning",
 ICLR 2023, https://arxiv.org/abs/2301.10921.
@@ -30,7 +30,7 @@ class Memory(NamedTuple):
 
     gaussian: Gaussian  # of the aligned confidences
     marginal: Marginal  # of the predictions on weak views
-    prior: Marginal  # of those on labeled images; stays uniform where that is the prior
+    prior: Marginal  # of the predictions on labeled images; constant if the prior is uniform
 
 
 @section("algorithm")
@@ -38,14 +38,15 @@ class SoftMatch(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
     Attributes:
-        deviations: n; the weight of a pseudo-label falls as a Gaussian whose standard deviation is
-            that of the confidences divided by n.
-        momentum: m, share of the old averages that stays at each step.
-        prior: what alignment takes the classes to be: "uniform" or, as predicted on "labeled"
-            images, their moving average.
-        unlabeled_weight: lambda_u.
-        hard_labels: train on the argmax; otherwise on the distribution softmax(z / temperature).
-        temperature: T of soft labels; 1 leaves them unsharpened.
+        deviations: n; the weight of a pseudo-label falls as a Gaussian with the standard deviation
+            of the confidences divided by n.
+        momentum: m, the share of the old averages that stays at each step.
+        prior: class frequencies that predictions are aligned to: "uniform", or "labeled", the
+            moving average of the predictions on labeled images.
+        unlabeled_weight: weight of the unsupervised loss, lambda_u.
+        hard_labels: the target is the argmax of the prediction; otherwise it is the distribution
+            softmax(z / temperature).
+        temperature: T of soft targets; 1 does not sharpen them.
     """
 
     deviations: Positive = 2.0
@@ -66,7 +67,7 @@ class SoftMatch(Algorithm):
             )
 
     def init(self, key: Array, spec: Spec) -> Memory:
-        """The average confidence of a guess, a wide Gaussian, and no predictions yet."""
+        """The confidence 1 / C, a wide Gaussian, and uniform averages."""
         uniform = jnp.full(spec.classes, 1 / spec.classes, float)
         return Memory(
             make_gaussian(spec.classes),
@@ -77,8 +78,8 @@ class SoftMatch(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + lambda_u mean weight(max q') H(c, p(s(u))), c = argmax q.
 
-        With q = p(w(u)) and q' its alignment: only the weight is of aligned predictions. All
-        averages are of this step too.
+        q = p(w(u)) and q' is q after alignment, which only the weight uses. All averages include
+        this step.
         """
         gaussian, marginal, prior = given.memory
         on = weak_strong(given)

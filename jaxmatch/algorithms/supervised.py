@@ -1,4 +1,4 @@
-"""Supervised baseline: cross-entropy on the labeled images alone, weakly augmented."""
+"""Supervised baseline: cross-entropy on weak views of the labeled images."""
 
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.settings import section
@@ -7,7 +7,7 @@ from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 @section("algorithm")
 class Supervised(Algorithm):
-    """No options: the optimizer, schedule and EMA of the other methods, without their data."""
+    """The baseline of the other methods, without unlabeled images."""
 
     labeled = ("weak",)
     unlabeled = ()

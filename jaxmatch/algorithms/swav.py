@@ -1,11 +1,11 @@
-"""SwAV: each view predicts to which prototypes other views of its image were assigned.
+"""SwAV: a view predicts the prototypes that the other views of its image are assigned to.
 
 Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", NeurIPS
 2020, https://arxiv.org/abs/2006.09882.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -18,28 +18,29 @@ from jaxmatch.functional.similarity import inner_products, normalize
 from jaxmatch.functional.sinkhorn import sinkhorn
 from jaxmatch.models.heads import PrototypeProjection
 from jaxmatch.settings import LARGEST, Count, Positive, Range, Share, Whole, section
-from jaxmatch.types import Algorithm, Array, Inputs, PyTree, Spec, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, PyTree, Spec, Update
 
-LARGE = ("first", "second")  # the queue's names of the views that are assigned to prototypes
+LARGE = ("first", "second")  # names in the queue of the views that are assigned to prototypes
 
 
 @section("algorithm")
 class SwAV(Algorithm):
     """The loss is the cross-entropy of swapped predictions among two large and some small views.
 
-    No label is read. The two sizes of views pass the network apart, each a BatchNorm batch of its
-    own. Assignments use all prototypes equally, so batch and queue together must have at least as
-    many embeddings as there are prototypes (published: 4,096 for 3,000); until the queue takes part
+    No label is read. Large and small views have a pass each, which are BatchNorm batches of their
+    own. Assignments use all prototypes equally, so batch and queue together need at least as many
+    embeddings as there are prototypes (published: 4,096 for 3,000). Before the queue takes part,
     the batch is assigned alone.
 
     Attributes:
         temperature: tau of the predictions.
-        epsilon, iterations: of the assignments, see :func:`jaxmatch.functional.sinkhorn.sinkhorn`.
-        prototypes: their number.
+        epsilon: regularisation of the assignments (:func:`jaxmatch.functional.sinkhorn.sinkhorn`).
+        iterations: iterations of the assignments.
+        prototypes: number of prototypes.
         projection: width of embeddings and prototypes.
-        hidden: width of the layer within the head.
+        hidden: width of the hidden layer of the head.
         small_crops: number of small views, which predict but are not assigned.
-        queue: embeddings of earlier batches that take part in the assignments of each large view,
+        queue: number of earlier embeddings that take part in the assignments of each large view,
             at least a batch; 0 for none.
         queue_start: share of the run before the queue takes part; it must also be full.
         freeze: share of the run before the prototypes learn.
@@ -65,12 +66,12 @@ class SwAV(Algorithm):
         return ("contrast", "contrast") + ("small",) * self.small_crops
 
     @property
-    def heads(self) -> Mapping[str, Any]:
-        """The unit embeddings and the prototypes C; dropped after training."""
+    def heads(self) -> Heads:
+        """The head with the unit embeddings and the prototypes C, which is not evaluated."""
         return {"projection": PrototypeProjection(self.hidden, self.projection, self.prototypes)}
 
     def init(self, key: Array, spec: Spec) -> PyTree:
-        """An empty queue of embeddings for each large view, if any is asked for."""
+        """An empty queue of embeddings for each large view; () without a queue."""
         batch = spec.unlabeled_batch
         if batch + self.queue < self.prototypes:
             raise InputError(
@@ -88,7 +89,7 @@ class SwAV(Algorithm):
         return make_queue(self.queue, **dict.fromkeys(LARGE, self.projection))
 
     def project(self, params: PyTree) -> PyTree:
-        """Bring the prototypes back to length 1."""
+        """Scale the prototypes to length 1."""
         head = params["projection"]
         unit = jax.tree.map(normalize, head["prototypes"])
         return {**params, "projection": {**head, "prototypes": unit}}
@@ -125,8 +126,8 @@ class SwAV(Algorithm):
     def assign(self, view: str, scores: Array, prototypes: Array, given: Inputs) -> Array:
         """The assignments [b k] of a large view by its scores [b k]; no gradient (section 3.1).
 
-        With a queue that is full and due they are shared with its embeddings of the same view,
-        scored by the present prototypes.
+        A full queue takes part from its start on: its embeddings of the same view are assigned
+        together with the batch, scored by the present prototypes.
         """
         if not self.queue:
             return sinkhorn(scores, self.epsilon, self.iterations)

@@ -1,4 +1,4 @@
-"""Temporal Ensembling: an image's past predictions, averaged, are the target of its next one.
+"""Temporal Ensembling: the average of the past predictions on an image is its target.
 
 Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017,
 https://arxiv.org/abs/1610.02242.
@@ -19,12 +19,12 @@ from jaxmatch.types import Algorithm, Array, Inputs, PyTree, Spec, Update
 class TemporalEnsembling(Algorithm):
     """The loss is supervised + unlabeled_weight * ramp * unsupervised.
 
-    The paper counts epochs of one pool of labeled and unlabeled images; here labeled images have a
-    batch of their own, as for the other methods, and every unlabeled image counts its own visits.
+    The paper draws epochs from one pool of labeled and unlabeled images. Here labeled images have
+    a batch of their own, as in the other methods, and each unlabeled image counts its own visits.
 
     Attributes:
-        unlabeled_weight: weight of the unsupervised term after the ramp.
-        ramp: share of all steps over which that weight rises linearly from 0.
+        unlabeled_weight: weight of the unsupervised loss after the ramp.
+        ramp: share of all steps in which that weight rises linearly from 0.
         momentum: alpha, the share of the old average that stays at a visit.
     """
 
@@ -44,10 +44,10 @@ class TemporalEnsembling(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(w(x))) + weight ramp mean 1[n > 0] (p(w(u)) - Z / (1 - alpha^n))^2.
 
-        n is the number of the image's visits before this one; afterwards Z becomes
-        alpha Z + (1 - alpha) p(w(u)), from which the division takes the bias of its start at zero
-        (algorithm 2). The last mean runs over all images of the batch and over classes. Each part
-        is normalised by its own batch statistics; only the labeled pass updates the running ones.
+        n is the number of visits of the image before this one. Then Z becomes
+        alpha Z + (1 - alpha) p(w(u)); the division corrects for its start at 0 (algorithm 2). The
+        last mean runs over all images of the batch and over classes. Both passes are BatchNorm
+        batches of their own, and only the labeled one updates the running statistics.
         """
         (x,), (u,) = given.labeled.views, given.unlabeled.views
         (on_x,), stats = given.student((x,))

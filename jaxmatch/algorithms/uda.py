@@ -21,12 +21,13 @@ class UDA(Algorithm):
     """The loss is supervised + unlabeled_weight * unsupervised.
 
     Attributes:
-        threshold: tau; a weak view is a target if its largest probability, before sharpening, is
-            at least this.
-        temperature: T of the target softmax(z / T); 1 leaves it unsharpened.
-        unlabeled_weight: lambda.
-        signal: training signal annealing, see :func:`jaxmatch.optim.schedules.training_signal`;
-            labeled examples that the network already knows better than the signal are left out.
+        threshold: tau; a weak view is a target if its largest probability is at least this, before
+            sharpening.
+        temperature: T of the target softmax(z / T); 1 does not sharpen it.
+        unlabeled_weight: weight of the unsupervised loss, lambda.
+        signal: schedule of training signal annealing
+            (:func:`jaxmatch.optim.schedules.training_signal`). The supervised loss leaves out the
+            labeled examples whose true class is more probable than the signal.
     """
 
     threshold: Share = 0.8
@@ -47,8 +48,8 @@ class UDA(Algorithm):
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """L_x + lambda mean 1[max p(w(u)) >= tau] KL(q || p(s(u))), q = softmax(z(w(u)) / T).
 
-        The mean runs over the whole batch. L_x is the mean of H(y, p(w(x))) over the examples that
-        the training signal lets through.
+        The mean runs over the whole batch. L_x is the mean of H(y, p(w(x))) over the labeled
+        examples with p_y at most the training signal.
         """
         on = weak_strong(given)
         signal = training_signal(self.signal, given.step, given.spec.steps, given.spec.classes)
@@ -74,7 +75,7 @@ def annealed_cross_entropy(logits: Array, label: Array, signal: Array) -> Array:
     Args:
         logits: [b C], at least float32.
         label: [b] integer classes.
-        signal: [] largest probability of the true class that is still trained on.
+        signal: [] largest probability of the true class with which an example counts.
 
     Returns:
         [] nats.

@@ -1,4 +1,4 @@
-"""VAT: predictions shall not change along the direction in input space that changes them most.
+"""VAT: predictions stay the same along the direction in input space that changes them most.
 
 Miyato et al., "Virtual Adversarial Training: A Regularization Method for Supervised and
 Semi-Supervised Learning", TPAMI 2018, https://arxiv.org/abs/1704.03976; with entropy minimisation
@@ -23,11 +23,12 @@ class VAT(Algorithm):
     Attributes:
         epsilon: norm of the adversarial change of an image, in units of the network's input.
         unlabeled_weight: weight of the divergence after the ramp.
-        entropy_weight: of the predictions' entropy, from the first step on. 0.06 is VAT+EntMin, as
-            in all tables of this family that name VAT; 0 is VAT alone.
-        ramp: share of all steps over which ``unlabeled_weight`` rises linearly from 0.
-        vat_xi: see :func:`jaxmatch.functional.adversarial.virtual_adversarial_direction`; 0 is
-            exact, other code has 1e-6.
+        entropy_weight: weight beta of the entropy of predictions, without ramp. 0.06 is VAT+EntMin,
+            which the tables of FixMatch and its successors call VAT; 0 is VAT alone.
+        ramp: share of all steps in which ``unlabeled_weight`` rises linearly from 0.
+        vat_xi: step of the finite difference in
+            :func:`jaxmatch.functional.adversarial.virtual_adversarial_direction`. 0 takes the exact
+            derivative; other code has 1e-6.
     """
 
     epsilon: NonNegative = 6.0
@@ -40,16 +41,16 @@ class VAT(Algorithm):
     unlabeled = ("weak",)
 
     def draw(self, key: Array, batch: Batch) -> Array:
-        """Where the search for each direction starts: normal noise [b h w c]."""
+        """The start of the search for each direction: normal noise [b h w c]."""
         u = batch.views[1]
         return jax.random.normal(key, u.shape, jnp.result_type(u, jnp.float32))
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p(x)) + weight ramp mean KL(p(u) || p(u + r)) + beta mean H(p(u)).
 
-        r is epsilon times the virtual adversarial direction (paper, section 3); neither it nor
-        the target p(u) takes gradient. Each pass is normalised by its own batch statistics; only
-        the labeled one updates the running ones, as in FixMatch's, TorchSSL's and USB's code.
+        r is epsilon times the virtual adversarial direction (paper, section 3). Neither r nor the
+        target p(u) takes gradient. Each pass is a BatchNorm batch of its own. Only the labeled one
+        updates the running statistics, as in the code of FixMatch, TorchSSL and USB.
         """
         (x,), (u,) = given.labeled.views, given.unlabeled.views
 

@@ -1,11 +1,8 @@
-"""WCL: images that are each other's nearest neighbors share a weak label of the other view.
+"""WCL: nearest neighbors within the batch share a weak label.
 
 Zheng et al., "Weakly Supervised Contrastive Learning", ICCV 2021,
 https://arxiv.org/abs/2110.04770.
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 from jaxmatch.algorithms.simclr import found
 from jaxmatch.functional.diagnostics import feature_spread
@@ -14,21 +11,21 @@ from jaxmatch.functional.losses import nt_xent, supervised_contrastive
 from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.heads import DeepProjection
 from jaxmatch.settings import Count, Positive, section
-from jaxmatch.types import Algorithm, Array, Inputs, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Update
 
 
 @section("algorithm")
 class WCL(Algorithm):
     """The loss is SimCLR's of one head and a supervised contrastive one of another.
 
-    Both are over the global batch, and gradients reach all embeddings; the authors take those of
-    other devices as constants. The paper's k-NN multi-crops, which the authors did not release, are
-    left out.
+    Both run over the global batch, and gradients reach all embeddings; in the authors' code those
+    of other devices are constants. The authors did not release the multi-crops of nearest
+    neighbors of the paper; they are not here.
 
     Attributes:
-        temperature: tau of the similarities in both.
+        temperature: tau of the similarities in both losses.
         projection: width of the embeddings of each head.
-        hidden: width of the two layers before.
+        hidden: width of the two hidden layers of each head.
     """
 
     temperature: Positive = 0.1
@@ -40,8 +37,8 @@ class WCL(Algorithm):
     evaluated = "student"
 
     @property
-    def heads(self) -> Mapping[str, Any]:
-        """g, which tells images apart, and h, which tells weak labels apart."""
+    def heads(self) -> Heads:
+        """The heads g for the first loss and h for the second."""
         head = DeepProjection(layers=3, features=self.projection, hidden=self.hidden, bias=True)
         return {"projection": head, "graph": head}
 

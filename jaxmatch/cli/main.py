@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,7 +213,15 @@ def _parser() -> argparse.ArgumentParser:
         _describe,
         "Print a config's shapes, parameters, memory and arithmetic as JSON; nothing is trained.",
     )
-    added.add_argument("--config", required=True, help=CONFIG_HELP)
+    added.add_argument("--config", help=CONFIG_HELP)
+    added.add_argument(
+        "--keys",
+        nargs="?",
+        const="",
+        metavar="PREFIX",
+        help="list the keys of a configuration instead: type, value (of --config, else the "
+        "default) and meaning",
+    )
 
     added = command(
         "show-augment", _show_augment, "Draw every augmentation op and whole views as one PNG."
@@ -224,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _config(arguments: argparse.Namespace) -> "ConfigDict":
     """The configuration of the arguments; notes about it go to stderr."""
-    from jaxmatch.config.recipe import from_flags
+    from jaxmatch.config.flags import from_flags
 
     config, notes = from_flags(arguments.config, arguments.overrides)
     for note in notes:
@@ -321,25 +330,26 @@ def _probe(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    import jax
-
     from jaxmatch.evaluation.classifier import load
-    from jaxmatch.weights.files import check_new, write_weights
-    from jaxmatch.weights.torch_names import nameable, to_torch
-    from jaxmatch.weights.transfer import encoder
+    from jaxmatch.weights.export import check_export, export
+    from jaxmatch.weights.trained import Trained
 
-    check_new(arguments.output)
+    check_export(arguments.output)
     run = load(arguments.workdir, arguments.step)
-    algorithm = run.program.algorithm
-    variables = run.variables(arguments.network)
-    if not algorithm.labeled:  # its classifier was never trained
-        variables = encoder(variables, algorithm, algorithm.heads)
-    kept, naming = nameable(variables, algorithm.heads, arguments.naming)
-    write_weights(arguments.output, to_torch(jax.device_get(kept), naming=naming))
-    network = arguments.network or algorithm.evaluated
-    left_out = [head for head in algorithm.heads if head not in kept["params"]]
-    without = f", without the head {' and '.join(left_out)}" if left_out else ""
-    print(f"wrote {arguments.output}: {network} of step {run.step}, {naming} names{without}")
+    program = run.program
+    trained = Trained(
+        variables=run.variables(arguments.network),
+        algorithm=program.algorithm,
+        network=program.network,
+        classes=run.classes,
+        image_shape=run.image_shape,
+        mean=program.mean,
+        std=program.std,
+        naming=arguments.naming,
+    )
+    holds = export(arguments.output, trained)
+    network = arguments.network or program.algorithm.evaluated
+    print(f"wrote {arguments.output}: {network} of step {run.step}, {holds}")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -380,7 +390,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jaxmatch.config.recipe import from_flags
+    from jaxmatch.config.flags import from_flags
     from jaxmatch.training.train import train
 
     table = Table("method", "test accuracy", "steps", "seconds", title="MNIST-5k, 40 labels")
@@ -393,9 +403,25 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _describe(arguments: argparse.Namespace) -> None:
+    if arguments.keys is not None:
+        _describe_keys(arguments)
+        return
+    if arguments.config is None:
+        raise InputError("describe needs --config=NAME:DATA, or --keys to list the keys.")
     from jaxmatch.report.describe import describe
 
     print(json.dumps(describe(_config(arguments)), indent=2))
+
+
+def _describe_keys(arguments: argparse.Namespace) -> None:
+    from jaxmatch.config.keys import documented, with_prefix
+    from jaxmatch.config.stages import stages_of
+
+    configs = [None] if arguments.config is None else stages_of(_config(arguments)).values()
+    rows = with_prefix((row for each in configs for row in documented(each)), arguments.keys)
+    for key, kind, value, meaning in rows:
+        print(f"{key}={value!r}  ({kind})")
+        print(textwrap.indent(textwrap.fill(meaning, 96), "    "))
 
 
 def _show_augment(arguments: argparse.Namespace) -> None:
@@ -404,7 +430,7 @@ def _show_augment(arguments: argparse.Namespace) -> None:
 
     from jaxmatch.algorithms import build_algorithm
     from jaxmatch.augment.build import build_transforms
-    from jaxmatch.config.recipe import stages_of
+    from jaxmatch.config.stages import stages_of
     from jaxmatch.record.run_data import load_new
     from jaxmatch.report.sheet import check_name, contact_sheet, write_sheet
 

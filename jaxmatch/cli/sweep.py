@@ -27,7 +27,9 @@ from ml_collections import ConfigDict
 
 from jaxmatch.cli.words import AND
 from jaxmatch.config.checks import check_settings
-from jaxmatch.config.recipe import from_flags, load_module, run_name, stage_folders, stages_of
+from jaxmatch.config.flags import from_flags, load_module
+from jaxmatch.config.saved import run_name
+from jaxmatch.config.stages import stage_folders, stages_of
 from jaxmatch.errors import InputError, Terminated
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import paths

@@ -1,7 +1,7 @@
 """Configurations: recipes, presets, the command line's overrides, and checks without data.
 
 What is made of a configuration is in :mod:`jaxmatch.program`. The module is also the function
-``jaxmatch.config(...)``, :func:`jaxmatch.config.recipe.config`.
+``jaxmatch.config(...)``, :func:`jaxmatch.config.flags.config`.
 """
 
 import sys
@@ -13,7 +13,7 @@ class _Room(ModuleType):
     """A module that makes a configuration when it is called."""
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
-        from jaxmatch.config.recipe import config
+        from jaxmatch.config.flags import config
 
         return config(*arguments, **settings)
 

@@ -2,67 +2,26 @@
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.augment.build import CONTRASTS, build_ctaugment, build_transforms
 from jaxmatch.config.dotted import flatten
+from jaxmatch.config.keys import KEYS
 from jaxmatch.errors import InputError
 from jaxmatch.models.build import build_model
 from jaxmatch.models.network import make_network
-from jaxmatch.optim.optimizer import Ema, Optim
-from jaxmatch.settings import Count, Positive, Range, Share, Whole, build_section, check_value
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
+from jaxmatch.settings import Count, build_section, check_value
 from jaxmatch.types import Algorithm
 
 MOST_IMAGES = 2**22  # of a step; a position in a batch is a 32-bit number
 
-# What the settings take that belong to no dataclass, as the types of :mod:`jaxmatch.settings`.
-VALUES: dict[str, Any] = {
-    "recipe": str,
-    "preset": str,
-    "seed": Annotated[int, Range(least=0, most=2**32 - 1)],  # NumPy takes no other
-    "steps": Count,
-    "steps_per_call": Count,
-    "log_every": Count,
-    "eval_every": Count,
-    "save_every": Count,
-    "keep": Count,
-    "devices": Whole,
-    "memory_placement": str,
-    "workers": Whole,
-    "wandb": str,
-    "init_from": str,
-    "init_heads": tuple[str, ...],
-    "dtype": str,
-    "precision": str,
-    "forward": str,
-    "microbatches": Count,
-    "remat": bool,
-    "augment": str,
-    "data.name": str,
-    "data.labels": str,
-    "data.split": str,
-    "data.validation": Whole,
-    "data.include_labeled": bool,
-    "data.batch_size": Count,
-    "data.ratio": Whole,
-    "data.mean": tuple[float, ...],
-    "data.std": tuple[Positive, ...],
-    "data.image_size": Annotated[int | None, Range(least=1, most=2**14)],
-    "data.directory": str,
-    "data.extra": bool,
-    "data.strict": bool,
-    "data.stream": bool,
-    "data.center_crop": Annotated[float, Range(above=0, most=1)],
-    "views.weak.area": tuple[Share, Share] | tuple[()],
-    "views.strong.order": str,
-}
-
 
 def check_settings(config: ConfigDict) -> None:
-    """Refuse every setting that cannot work whatever the data.
+    """Refuse every setting that cannot work with any data.
 
     Raises:
         InputError: naming the setting.
@@ -82,11 +41,11 @@ def check_settings(config: ConfigDict) -> None:
 
 
 def check_numbers(config: ConfigDict) -> None:
-    """Refuse values that a setting does not take, and periods that end inside a call."""
+    """Refuse values that a key does not take, and periods that are no multiples of a call."""
     flat = flatten(config)
-    for key, kind in VALUES.items():
+    for key, entry in KEYS.items():
         if key in flat:
-            check_value(key, flat[key], kind)
+            check_value(key, flat[key], entry.kind)
     for role, run in config.frozen.items():
         check_value(f"frozen.{role}", run, str)
     if config.wandb and find_spec("wandb") is None:
@@ -110,7 +69,7 @@ def check_numbers(config: ConfigDict) -> None:
 
 
 def check_crops(config: ConfigDict, algorithm: Algorithm, image_shape: Sequence[int]) -> None:
-    """Refuse views that would be larger than the images [h w c] they are cropped from."""
+    """Refuse views that are larger than the images [h w c] they are cropped from."""
     roles = {
         "contrast" if role == "strong" and config.augment == "contrast" else role
         for role in (*algorithm.labeled, *algorithm.unlabeled)
@@ -126,7 +85,7 @@ def check_crops(config: ConfigDict, algorithm: Algorithm, image_shape: Sequence[
 
 
 def check_batches(config: ConfigDict, groups: int, devices: int, batches: Sequence[int]) -> None:
-    """Refuse batches that do not divide into BatchNorm's groups, or either into microbatches."""
+    """Refuse batches that do not divide into BatchNorm groups or into microbatches."""
     parts, listed = config.microbatches, ", ".join(map(str, batches))
     if any(batch % groups for batch in batches):
         raise InputError(

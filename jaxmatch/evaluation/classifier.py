@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import complete
+from jaxmatch.config.saved import complete
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluation.forward import Answers, make_predict

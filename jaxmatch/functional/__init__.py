@@ -1,4 +1,4 @@
 """The vocabulary of the methods: losses, memories, graphs; arrays in, arrays out.
 
-What reads a setting, a file or a device does not belong here.
+Code that reads a setting, a file or a device does not belong here.
 """

@@ -7,21 +7,27 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from jaxmatch.functional.memory import Queue, filled, make_queue, push
 from jaxmatch.types import Array
 
 
-def align(log_probabilities: Array, marginal: Array, prior: Array | None = None) -> Array:
+def align(
+    log_probabilities: Float[Array, "b C"],
+    marginal: Float[Array, "C"],
+    prior: Float[Array, "C"] | None = None,
+) -> Float[Array, "b C"]:
     """log of p_c prior_c / marginal_c, with rows normalised to sum to 1.
 
-    Args:
-        log_probabilities: log p [b C].
-        marginal: [C], what the model predicts on average; classes it never predicts may be 0.
-        prior: [C], what it should predict; uniform by default.
+    >>> aligned = align(jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([0.8, 0.2]))
+    >>> print(jnp.exp(aligned).round(2))
+    [[0.2 0.8]]
 
-    Returns:
-        [b C].
+    Args:
+        log_probabilities: log p.
+        marginal: what the model predicts on average; classes that it never predicts may be 0.
+        prior: what it should predict on average; uniform by default.
     """
     tiny = jnp.finfo(marginal.dtype).tiny
     shift = -jnp.log(jnp.maximum(marginal, tiny))
@@ -31,24 +37,35 @@ def align(log_probabilities: Array, marginal: Array, prior: Array | None = None)
 
 
 def make_history(length: int, classes: int) -> Queue:
-    """An empty history of the average predictions of the last ``length`` batches."""
+    """An empty history of the average predictions of the last ``length`` batches.
+
+    >>> make_history(8, classes=3).rows["marginal"].shape
+    (8, 3)
+    """
     return make_queue(length, marginal=classes)
 
 
 def align_by_history(
-    history: Queue, log_probabilities: Array, prior: Array | None = None
-) -> tuple[Array, Queue]:
+    history: Queue,
+    log_probabilities: Float[Array, "b C"],
+    prior: Float[Array, "C"] | None = None,
+) -> tuple[Float[Array, "b C"], Queue]:
     """Record this batch's average, then align by the mean over the recorded ones.
 
-    SimMatch's and CoMatch's form; rows not recorded yet do not count.
+    SimMatch and CoMatch align so. Empty rows of the history do not count.
+
+    >>> batch = jnp.log(jnp.array([[0.8, 0.2], [0.6, 0.4]]))
+    >>> aligned, history = align_by_history(make_history(8, classes=2), batch)
+    >>> print(history.rows["marginal"][0].round(2), jnp.exp(aligned).round(2)[0])
+    [0.7 0.3] [0.63 0.37]
 
     Args:
         history: from :func:`make_history`.
-        log_probabilities: [b C]; no gradient passes into the history.
-        prior: [C]; uniform by default.
+        log_probabilities: log p; no gradient passes into the history.
+        prior: as in :func:`align`.
 
     Returns:
-        Aligned log probabilities [b C] and the new history.
+        Aligned log probabilities and the new history.
     """
     average = jnp.exp(log_probabilities).mean(0)
     history = push(history, {"marginal": average[None]})
@@ -58,11 +75,22 @@ def align_by_history(
 
 
 def align_by_average(
-    average: Array, log_probabilities: Array, momentum: float, prior: Array | None = None
-) -> tuple[Array, Array]:
-    """Align by the moving average [C] of earlier batches, then let this batch's average enter it.
+    average: Float[Array, "C"],
+    log_probabilities: Float[Array, "b C"],
+    momentum: float,
+    prior: Float[Array, "C"] | None = None,
+) -> tuple[Float[Array, "b C"], Float[Array, "C"]]:
+    """Align by the moving average of earlier batches, then let this batch's average enter it.
 
-    SimMatchV2's form: the current batch only counts from the next step on.
+    SimMatchV2 aligns so: the current batch counts from the next step on.
+
+    >>> batch = jnp.log(jnp.array([[0.8, 0.2]]))
+    >>> aligned, average = align_by_average(jnp.array([0.5, 0.5]), batch, momentum=0.9)
+    >>> print(jnp.exp(aligned).round(2), average.round(2))
+    [[0.8 0.2]] [0.53 0.47]
+
+    Returns:
+        Aligned log probabilities and the new average.
     """
     batch = jax.lax.stop_gradient(jnp.exp(log_probabilities).mean(0))
     aligned = align(log_probabilities, average, prior)
@@ -72,34 +100,45 @@ def align_by_average(
 class Marginal(NamedTuple):
     """A moving average of the average predictions of batches."""
 
-    average: Array  # [C]
-    started: Array  # [] bool; until then the next batch becomes the average
+    average: Float[Array, "C"]
+    started: Bool[Array, ""]  # until then the next batch becomes the average
 
 
-def make_marginal(classes: int, start: Array | None = None) -> Marginal:
-    """An average that begins at ``start`` [C], by default at the first batch's."""
+def make_marginal(classes: int, start: Float[Array, "C"] | None = None) -> Marginal:
+    """An average that begins at ``start``, by default at the average of the first batch.
+
+    >>> print(make_marginal(2).started, make_marginal(2, jnp.array([0.5, 0.5])).started)
+    False True
+    """
     begins = jnp.zeros(classes, float) if start is None else start
     return Marginal(begins, jnp.full((), start is not None))
 
 
-def update_marginal(marginal: Marginal, probabilities: Array, momentum: float) -> Marginal:
-    """Let the average of ``probabilities`` [b C] enter; no gradient passes into it."""
+def update_marginal(
+    marginal: Marginal, probabilities: Float[Array, "b C"], momentum: float
+) -> Marginal:
+    """Let the average of a batch enter; no gradient passes into the average.
+
+    >>> marginal = make_marginal(2, jnp.array([0.5, 0.5]))
+    >>> print(update_marginal(marginal, jnp.array([[1.0, 0.0]]), momentum=0.9).average)
+    [0.55 0.45]
+    """
     batch = jax.lax.stop_gradient(probabilities.mean(0))
     kept = jnp.where(marginal.started, momentum, 0.0)
     average = kept * marginal.average + (1 - kept) * batch
     return Marginal(average.astype(marginal.average.dtype), jnp.ones_like(marginal.started))
 
 
-def sharpen(log_probabilities: Array, temperature: float) -> Array:
-    """log of p_c^(1/T), with rows normalised to sum to 1; no normalisation is asked of ``p``.
+def sharpen(log_probabilities: Float[Array, "b C"], temperature: float) -> Float[Array, "b C"]:
+    """log of p_c^(1/T), with rows normalised to sum to 1; ``p`` need not be normalised.
 
     MixMatch: Berthelot et al., NeurIPS 2019, eq. 7, https://arxiv.org/abs/1905.02249.
 
-    Args:
-        log_probabilities: log p [b C].
-        temperature: T, positive; 1 changes nothing, towards 0 rows become one-hot.
+    >>> print(jnp.exp(sharpen(jnp.log(jnp.array([[0.6, 0.4]])), 0.5)).round(2))
+    [[0.69 0.31]]
 
-    Returns:
-        [b C].
+    Args:
+        log_probabilities: log p.
+        temperature: T, positive; 1 changes nothing, and towards 0 rows become one-hot.
     """
     return jax.nn.log_softmax(log_probabilities / temperature)

@@ -1,6 +1,6 @@
-"""Two arrays that the compiler splits over the devices alike, for code that knows no devices.
+"""Hints how the compiler splits arrays over the devices, for code that knows no devices.
 
-JAX had this as ``jax.experimental.shard_alike``, and dropped it in version 0.11.
+JAX had ``split_alike`` as ``jax.experimental.shard_alike`` and dropped it in version 0.11.
 """
 
 import itertools
@@ -17,24 +17,31 @@ _groups = itertools.count()
 
 
 def split_alike(x: Array, y: Array) -> tuple[Array, Array]:
-    """The same two arrays, and their gradients, each pair split over the devices in one way.
+    """The same two arrays; the compiler splits both, and both their gradients, in one way.
 
-    Args:
-        x, y: arrays of one shape.
+    >>> x, y = split_alike(jnp.ones(2), jnp.zeros(2))
+    >>> print(x, y)
+    [1. 1.] [0. 0.]
 
     Raises:
         ValueError: if the shapes differ.
     """
     if x.shape != y.shape:
-        raise ValueError(f"arrays of shapes {x.shape} and {y.shape} cannot be split alike.")
+        raise ValueError(
+            f"arrays of shapes {x.shape} and {y.shape} cannot be split alike; give equal shapes."
+        )
     x, y = _alike.bind(x, y)
     return x, y
 
 
 def split_by_use(x: Array) -> Array:
-    """The same array, split over the devices as its use asks, not as what it is computed from.
+    """The same array, split over the devices as its use asks, not as its inputs are.
 
-    For a factor that is small beside the product: where another factor is spread, this one moves.
+    Mark a factor that is small beside the product: where another factor is spread over the
+    devices, the marked one moves.
+
+    >>> print(split_by_use(jnp.ones(2)))
+    [1. 1.]
     """
     return _by_use.bind(x)
 
@@ -56,8 +63,7 @@ def _batch(operands: Any, axes: Any) -> tuple[Any, Any]:
     return _alike.bind(*pair), (0, 0)
 
 
-def _lower(context: Any, x: Any, y: Any) -> list[Any]:
-    del context
+def _lower(_: Any, x: Any, y: Any) -> list[Any]:
     group = next(_groups)
     for value in (x, y):
         sdy.sharding_group(value, group)  # pyright: ignore[reportAttributeAccessIssue]
@@ -73,8 +79,7 @@ batching.primitive_batchers[_alike] = _batch
 mlir.register_lowering(_alike, _lower)
 
 
-def _lower_by_use(context: Any, x: Any) -> list[Any]:
-    del context
+def _lower_by_use(_: Any, x: Any) -> list[Any]:
     result: Any = sdy.propagation_barrier(x, sdy.PropagationDirection.NONE)  # pyright: ignore[reportAttributeAccessIssue]
     return [result]
 

@@ -10,49 +10,56 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int, Key
 
 from jaxmatch.errors import InputError
 from jaxmatch.functional.similarity import inner_products
 from jaxmatch.types import Array
 
-CENTROIDS_AT_A_TIME = 1024  # whose distances to all points exist at a time
+# The distances of all points to so many centroids are in memory at a time.
+CENTROIDS_AT_A_TIME = 1024
 
 
 class Clusters(NamedTuple):
     """A partition of n points into k clusters."""
 
-    centroids: Array  # [k d], at least float32
-    assignment: Array  # [n] int32, the nearest centroid; of equally near ones the first
-    distance: Array  # [n] Euclidean, to that centroid
-    size: Array  # [k] int32, valid points in each cluster
-    inertia: Array  # [] sum of the squared distances of valid points
+    centroids: Float[Array, "k d"]  # at least float32
+    assignment: Int[Array, "n"]  # the nearest centroid; of equally near ones the first
+    distance: Float[Array, "n"]  # Euclidean, to that centroid
+    size: Int[Array, "k"]  # valid points in each cluster
+    inertia: Float[Array, ""]  # sum of the squared distances of valid points
 
 
 @partial(jax.jit, static_argnames=("clusters", "iterations", "restarts"))
 def kmeans(
-    key: Array,
-    points: Array,
+    key: Key[Array, ""],
+    points: Float[Array, "n d"],
     clusters: int,
     *,
     iterations: int = 20,
     restarts: int = 1,
-    valid: Array | None = None,
+    valid: Bool[Array, "n"] | None = None,
 ) -> Clusters:
-    """Centroids that are the means of the points nearest to them.
+    """Find centroids that are the means of the points nearest to them.
 
     Each restart begins at points drawn without replacement and moves all centroids ``iterations``
-    times. A centroid that no point is nearest to moves to the point farthest from its own
-    centroid, a second one to the second farthest, and so on. The restart of the smallest inertia
-    is returned. Points may be split over devices, which then exchange only the centroids, their
-    sums and a distance for each point.
+    times. An empty cluster's centroid moves to the point farthest from its own centroid, a second
+    one to the second farthest, and so on. The restart of the smallest inertia is returned. Points
+    may be split over devices, which then exchange only the centroids, their sums and a distance
+    for each point.
+
+    >>> points = jnp.array([[0.0], [1.0], [8.0], [9.0]])
+    >>> found = kmeans(jax.random.key(0), points, 2)
+    >>> print(jnp.sort(found.centroids[:, 0]), found.size, found.inertia)
+    [0.5 8.5] [2 2] 1.0
 
     Args:
-        key: of the draws; typed PRNG key.
-        points: [n d].
+        key: typed PRNG key of the draws.
+        points: the embeddings.
         clusters: k, at least 1 and at most the number of valid points.
         iterations: 0 or more.
         restarts: at least 1.
-        valid: [n] bool; the other points, such as padding, change nothing. By default all are.
+        valid: the other points, such as padding, change nothing. By default all are valid.
 
     Raises:
         InputError: if there are fewer points than clusters, or no cluster or restart.
@@ -60,7 +67,7 @@ def kmeans(
     if not 1 <= clusters <= len(points) or restarts < 1:
         raise InputError(
             f"k-means with {clusters} clusters of {len(points)} points and {restarts} restarts; "
-            "give at least 1 restart and between 1 cluster and one for each point."
+            "give at least 1 restart, at least 1 cluster and at most as many clusters as points."
         )
     points = points.astype(jnp.promote_types(points.dtype, jnp.float32))
     valid = jnp.ones(len(points), bool) if valid is None else valid
@@ -79,8 +86,16 @@ def kmeans(
     return jax.tree.map(lambda leaf: leaf[best], found)
 
 
-def assign(points: Array, valid: Array, centroids: Array) -> Clusters:
-    """The clusters of ``points`` [n d], of which ``valid`` [n] count, around ``centroids``."""
+def assign(
+    points: Float[Array, "n d"], valid: Bool[Array, "n"], centroids: Float[Array, "k d"]
+) -> Clusters:
+    """Assign each point to its nearest centroid.
+
+    >>> points = jnp.array([[0.0], [3.0], [9.0]])
+    >>> found = assign(points, jnp.ones(3, bool), jnp.array([[0.0], [8.0]]))
+    >>> print(found.assignment, found.distance, found.size)
+    [0 0 1] [0. 3. 1.] [2 1]
+    """
     assignment = nearest(points, centroids)
     distance = jnp.linalg.norm(points - centroids[assignment], axis=1)
     size = jax.ops.segment_sum(valid.astype(jnp.int32), assignment, len(centroids))
@@ -88,8 +103,12 @@ def assign(points: Array, valid: Array, centroids: Array) -> Clusters:
     return Clusters(centroids, assignment, distance, size, inertia)
 
 
-def nearest(points: Array, centroids: Array) -> Array:
-    """Index [n] int32 of the nearest of ``centroids`` [k d]; of equally near ones the first."""
+def nearest(points: Float[Array, "n d"], centroids: Float[Array, "k d"]) -> Int[Array, "n"]:
+    """The index of the nearest centroid of each point; of equally near ones the first.
+
+    >>> print(nearest(jnp.array([[1.0], [4.0]]), jnp.array([[0.0], [2.0], [5.0]])))
+    [0 2]
+    """
     blocks = -(-len(centroids) // CENTROIDS_AT_A_TIME)
     width = -(-len(centroids) // blocks)
     # Copies of the last centroid fill the last block; they are no nearer than itself.
@@ -101,7 +120,7 @@ def nearest(points: Array, centroids: Array) -> Array:
         score, index = best
         centroids, start = block
         # Half the squared distance less |x|^2 / 2, which is the same for all centroids.
-        scores = jnp.square(centroids).sum(1) / 2 - inner_products(points, centroids)  # [n c]
+        scores = jnp.square(centroids).sum(1) / 2 - inner_products(points, centroids)  # [n width]
         here = scores.argmin(1).astype(jnp.int32)
         least = scores.min(1)
         nearer = least < score
@@ -113,8 +132,16 @@ def nearest(points: Array, centroids: Array) -> Array:
     return index
 
 
-def move(points: Array, valid: Array, found: Clusters) -> Array:
-    """The means [k d] of the clusters ``found``; for empty ones the points farthest from theirs."""
+def move(
+    points: Float[Array, "n d"], valid: Bool[Array, "n"], found: Clusters
+) -> Float[Array, "k d"]:
+    """The means of the clusters; an empty one gets the point farthest from its own centroid.
+
+    >>> points = jnp.array([[0.0], [2.0], [9.0]])
+    >>> found = assign(points, jnp.ones(3, bool), jnp.array([[2.0], [99.0]]))
+    >>> print(move(points, jnp.ones(3, bool), found).round(2)[:, 0])
+    [3.67 9.  ]
+    """
     count = len(found.centroids)
     total = jax.ops.segment_sum(jnp.where(valid[:, None], points, 0.0), found.assignment, count)
     mean = total / jnp.maximum(found.size, 1)[:, None]

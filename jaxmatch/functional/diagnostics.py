@@ -1,26 +1,36 @@
-"""Metrics that methods report of their unlabeled batch."""
+"""Metrics that methods report for their unlabeled batch."""
 
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from jaxmatch.functional.similarity import normalize
 from jaxmatch.types import Array, Ratio
 
-COLLAPSED = 0.05  # of feature_spread: the mean embedding has a length of 0.999
+# A features/spread below this is a collapse: the mean embedding then has a length above 0.998.
+COLLAPSED = 0.05
 
 
 def pseudo_label_metrics(
-    weak: Array, confident: Array, label: Array | None, strong: Array | None = None
+    weak: Float[Array, "b C"],
+    confident: Bool[Array, "b"] | Float[Array, "b"],
+    label: Int[Array, "b"] | None,
+    strong: Float[Array, "b C"] | None = None,
 ) -> dict[str, Array | Ratio]:
     """Coverage of the threshold, and accuracies where the true labels are known.
 
+    >>> weak = jnp.array([[0.9, 0.1], [0.4, 0.6]])
+    >>> metrics = pseudo_label_metrics(weak, weak.max(-1) > 0.8, jnp.array([0, 0]))
+    >>> print(metrics["pseudo/coverage"], metrics["pseudo/accuracy"])
+    0.5 Ratio(total=Array(1, dtype=int32), count=Array(1, dtype=int32))
+
     Args:
-        weak: [b C] logits or probabilities that the pseudo-labels are the argmax of.
-        confident: [b] bool, which of them are used, or how much they count, in [0, 1].
-        label: [b] true labels, -1 = unknown; read by metrics only.
-        strong: [b C] logits of the strong views, if the method has them.
+        weak: logits or probabilities; the pseudo-labels are their argmax.
+        confident: which pseudo-labels are used, or their weight in [0, 1].
+        label: true labels, -1 = unknown; only metrics read them.
+        strong: logits of the strong views, if the method has them.
     """
     metrics: dict[str, Array | Ratio] = {"pseudo/coverage": confident.mean()}
     if label is None:
@@ -32,9 +42,16 @@ def pseudo_label_metrics(
 
 
 def unlabeled_accuracy(
-    weak: Array, label: Array | None, strong: Array | None = None
+    weak: Float[Array, "b C"],
+    label: Int[Array, "b"] | None,
+    strong: Float[Array, "b C"] | None = None,
 ) -> dict[str, Array | Ratio]:
-    """Accuracies of predictions [b C], as :func:`pseudo_label_metrics`, of any method."""
+    """Accuracies of the predictions on weak and strong views; arguments as above.
+
+    >>> metrics = unlabeled_accuracy(jnp.array([[0.9, 0.1], [0.4, 0.6]]), jnp.array([0, -1]))
+    >>> print(metrics["unlabeled/weak_accuracy"])
+    Ratio(total=Array(1, dtype=int32), count=Array(1, dtype=int32))
+    """
     if label is None:
         return {}
     views = {"weak": weak} if strong is None else {"weak": weak, "strong": strong}
@@ -47,21 +64,28 @@ def unlabeled_accuracy(
     }
 
 
-def feature_spread(embeddings: Array) -> dict[str, Array]:
-    """Whether embeddings collapse: ``features/spread``, which falls to 0 when all become equal.
+def feature_spread(embeddings: Float[Array, "b d"]) -> dict[str, Array]:
+    """The metric ``features/spread``, which falls to 0 when all embeddings become equal.
 
     It is the standard deviation of a coordinate of the unit embeddings over the batch, averaged
-    over the coordinates, times sqrt(d): about 1 where they fill the sphere evenly (Chen & He,
+    over the coordinates, times sqrt(d). It is about 1 where they fill the sphere evenly (Chen & He,
     "Exploring Simple Siamese Representation Learning", CVPR 2021, section 4.1,
     https://arxiv.org/abs/2011.10566).
 
+    >>> print(feature_spread(jnp.ones((4, 3)))["features/spread"].round(4))
+    0.0
+
     Args:
-        embeddings: [b d], normalised here.
+        embeddings: of any length; they are normalised here.
     """
     unit = normalize(jax.lax.stop_gradient(embeddings))
     return {"features/spread": jnp.std(unit, axis=0).mean() * unit.shape[1] ** 0.5}
 
 
 def collapsed(metrics: Mapping[str, float]) -> bool:
-    """Whether the embeddings of an interval are all but equal, by its :func:`feature_spread`."""
-    return metrics.get("features/spread", 1.0) < COLLAPSED
+    """Whether the embeddings of an interval are almost equal, by its :func:`feature_spread`.
+
+    >>> collapsed({"features/spread": 0.01})
+    True
+    """
+    return bool(metrics.get("features/spread", 1.0) < COLLAPSED)

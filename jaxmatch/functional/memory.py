@@ -1,13 +1,14 @@
-"""What contrastive methods remember: a bank with a row a labeled example, and a ring of rows."""
+"""Memories of contrastive methods: a bank with a row for each labeled example, and a queue."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
+from jaxtyping import Bool, Float, Int
 
 from jaxmatch.errors import InputError
 from jaxmatch.functional.alike import split_by_use
@@ -17,30 +18,37 @@ from jaxmatch.types import Array, PyTree
 # Large memories of rows are padded to a multiple of this, so that any usual number of devices
 # divides them.
 MULTIPLE = 1024
-# Elements of a ring from which on a TPU writes it in the order of axes in which it lies.
+# A TPU writes rings of at least so many elements in the order of axes in which they lie.
 LARGE = 2**20
 
 
 def padded(count: int) -> int:
-    """The next multiple of :data:`MULTIPLE`."""
+    """The next multiple of :data:`MULTIPLE`.
+
+    >>> padded(1500)
+    2048
+    """
     return -(-count // MULTIPLE) * MULTIPLE
 
 
 class Bank(NamedTuple):
     """An embedding of each labeled example, with its true label from the start.
 
-    Further rows may pad it, which are never filled.
+    Rows at the end may be padding, which is never filled.
     """
 
-    embeddings: Array  # [n d] unit rows; zeros where not filled
-    labels: Array  # [n] int32
-    filled: Array  # [n] bool, whether the example has been seen; the others have no vote
+    embeddings: Float[Array, "n d"]  # unit rows; zeros where not filled
+    labels: Int[Array, "n"]
+    filled: Bool[Array, "n"]  # whether the example has been seen; the others have no vote
 
 
 def make_bank(labels: Sequence[int], width: int) -> Bank:
     """An empty bank of embeddings of ``width`` for the labeled examples, in index order.
 
-    Padded, with label 0, where that adds less than an eighth.
+    It is padded, with label 0, where that adds less than an eighth.
+
+    >>> make_bank([0, 1, 1], width=8).embeddings.shape
+    (3, 8)
     """
     count = len(labels)
     rows = padded(count) if count > 8 * MULTIPLE else count
@@ -51,18 +59,28 @@ def make_bank(labels: Sequence[int], width: int) -> Bank:
     )
 
 
-def write(bank: Bank, index: Array, embeddings: Array, label: Array, momentum: float = 0.0) -> Bank:
+def write(
+    bank: Bank,
+    index: Int[Array, "b"],
+    embeddings: Float[Array, "b d"],
+    label: Int[Array, "b"],
+    momentum: float = 0.0,
+) -> Bank:
     """Row index[i] becomes normalize(momentum * row + (1 - momentum) * embeddings[i]).
 
     A row that was not filled becomes the embedding itself. Of several i with the same index the
     last in batch order wins; all read the bank as it was (SimMatch: Zheng et al., CVPR 2022,
     section 3.4). No gradient passes into the bank.
 
+    >>> bank = write(make_bank([0, 1], 2), jnp.array([1]), jnp.array([[0.6, 0.8]]), jnp.array([1]))
+    >>> print(bank.embeddings[1], bank.filled)
+    [0.6 0.8] [False  True]
+
     Args:
         bank: of n rows.
-        index: [b] int32 in 0..n-1.
-        embeddings: [b d] unit rows.
-        label: [b] int32 true labels.
+        index: in 0..n-1.
+        embeddings: unit rows.
+        label: true labels.
         momentum: share of the old embedding that stays.
     """
     embeddings = jax.lax.stop_gradient(embeddings)
@@ -77,11 +95,14 @@ def write(bank: Bank, index: Array, embeddings: Array, label: Array, momentum: f
     )
 
 
-def last_of_each(index: Array, nowhere: int) -> Array:
-    """``index`` [b], but ``nowhere`` at positions whose index comes again later in the batch.
+def last_of_each(index: Int[Array, "b"], nowhere: int) -> Int[Array, "b"]:
+    """``index``, but ``nowhere`` at positions whose index comes again later in the batch.
 
-    A scatter with repeated indices has no defined winner; with ``nowhere`` out of bounds and
+    A scatter with repeated indices has no defined winner. With ``nowhere`` out of bounds and
     ``mode="drop"`` the last one wins.
+
+    >>> print(last_of_each(jnp.array([3, 1, 3]), nowhere=9))
+    [9 1 3]
     """
     position = jnp.arange(len(index))
     again = (index[:, None] == index) & (position[:, None] < position)
@@ -91,15 +112,19 @@ def last_of_each(index: Array, nowhere: int) -> Array:
 class Queue(NamedTuple):
     """The newest rows of a stream, in a ring."""
 
-    rows: PyTree  # leaves [n ...], zeros until written
-    pointer: Array  # [] int32, the row written next
-    filled: Array  # [] int32, rows written so far, at most n
+    rows: Mapping[str, Array]  # [n ...] each, zeros until written
+    pointer: Int[Array, ""]  # the row that is written next
+    filled: Int[Array, ""]  # number of rows written so far, at most n
 
 
 def make_queue(size: int, **widths: int) -> Queue:
     """An empty ring of ``size`` rows: a vector of the given width for each name.
 
-    Raises InputError where 32-bit positions do not reach.
+    >>> make_queue(4, key=2).rows["key"].shape
+    (4, 2)
+
+    Raises:
+        InputError: if 32-bit positions do not reach.
     """
     if size >= 2**31:
         raise InputError(f"a queue of {size} rows is longer than 2**31 - 1; make it shorter.")
@@ -111,7 +136,12 @@ def make_queue(size: int, **widths: int) -> Queue:
 
 
 def push(queue: Queue, rows: PyTree) -> Queue:
-    """Append ``rows``, leaves [b ...] like the queue's; the oldest rows make room.
+    """Append ``rows``, [b ...] each, of the queue's names; they replace the oldest rows.
+
+    >>> queue = push(make_queue(3, key=1), {"key": jnp.array([[1.0], [2.0]])})
+    >>> queue = push(queue, {"key": jnp.array([[3.0], [4.0]])})
+    >>> print(queue.rows["key"][:, 0], queue.pointer, queue.filled)
+    [4. 2. 3.] 1 3
 
     Raises:
         InputError: if there are more rows than the queue holds.
@@ -162,14 +192,14 @@ def _enter_by_scatter(ring: Array, pointer: Array, rows: Array) -> Array:
 def _enter_by_columns(ring: Array, pointer: Array, rows: Array) -> Array:
     """The same in two blocks of b columns of the transposed ring: up to its end, and in front.
 
-    A scatter would have a TPU turn the whole ring to rows, and back.
+    For a scatter a TPU would transpose the whole ring twice.
     """
 
-    def as_it_lies(columns: Array) -> Array:  # else the compiler may take the order of the rows'
+    def as_it_lies(columns: Array) -> Array:  # else the compiler may choose the rows' order
         return with_layout_constraint(columns, Layout((0, 1)))
 
     size, count = len(ring), len(rows)
-    # Rows that are split over the devices would go around between them as they are turned.
+    # Rows that are split over the devices would move between them as they are rolled.
     columns = split_by_use(rows).T
     wrapped = jnp.maximum(pointer + count - size, 0)  # columns in front
     turned = jnp.roll(columns, wrapped, 1)  # those, then the ones from the pointer on
@@ -181,7 +211,11 @@ def _enter_by_columns(ring: Array, pointer: Array, rows: Array) -> Array:
     return ring.T
 
 
-def filled(queue: Queue) -> Array:
-    """Which rows of the ring have been written, [n] bool; rows fill up from the first."""
+def filled(queue: Queue) -> Bool[Array, "n"]:
+    """Which rows of the ring have been written; rows fill up from the first.
+
+    >>> print(filled(push(make_queue(3, key=1), {"key": jnp.ones((1, 1))})))
+    [ True False False]
+    """
     size = jax.tree.leaves(queue.rows)[0].shape[0]
     return jnp.arange(size) < queue.filled

@@ -1,4 +1,4 @@
-"""MixUp of one pool of images: each becomes a convex combination of itself and a partner.
+"""MixUp of a pool of images: each becomes a convex combination of itself and a partner.
 
 Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018,
 https://arxiv.org/abs/1710.09412; labeled and unlabeled images in one pool as in MixMatch
@@ -11,25 +11,30 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, Key, Shaped
 
 from jaxmatch.random import stream
 from jaxmatch.types import Array
 
 
 class Mixing(NamedTuple):
-    """What each example of a pool is mixed with; one array for each part of the pool."""
+    """Weights and partners for each example of a pool; one array for each part of the pool."""
 
-    weight: tuple[Array, ...]  # [b] each, in [1/2, 1]: the share of the example itself
-    partner: tuple[Array, ...]  # [b] int32 each: row of the pool, all parts one after the other
+    weight: tuple[Float[Array, "_"], ...]  # in [1/2, 1]: the share of the example itself
+    partner: tuple[Int[Array, "_"], ...]  # row of the pool, whose parts follow one another
 
 
-def draw_mixing(key: Array, sizes: Sequence[int], alpha: float) -> Mixing:
-    """Weights max(l, 1 - l), l ~ Beta(alpha, alpha), and a permutation of the pool as partners.
+def draw_mixing(key: Key[Array, ""], sizes: Sequence[int], alpha: float) -> Mixing:
+    """Draw weights max(l, 1 - l), l ~ Beta(alpha, alpha), and a permutation as partners.
+
+    >>> mixing = draw_mixing(jax.random.key(0), [2, 3], alpha=0.75)
+    >>> [weight.shape for weight in mixing.weight], bool(mixing.weight[0].min() >= 0.5)
+    ([(2,), (3,)], True)
 
     Args:
         key: typed PRNG key.
         sizes: rows of each part of the pool.
-        alpha: positive; small ones leave most examples almost as they are.
+        alpha: positive; small values leave most examples almost as they are.
     """
     share = jax.random.beta(stream(key, "weight"), alpha, alpha, (sum(sizes),))
     rows = jnp.arange(sum(sizes), dtype=jnp.int32)
@@ -37,11 +42,15 @@ def draw_mixing(key: Array, sizes: Sequence[int], alpha: float) -> Mixing:
     return in_parts(jnp.maximum(share, 1 - share), partner, sizes)
 
 
-def in_parts(weight: Array, partner: Array, sizes: Sequence[int]) -> Mixing:
-    """The mixing with weights and partners [n] of the whole pool of n = sum(sizes) rows."""
+def in_parts(weight: Float[Array, "n"], partner: Int[Array, "n"], sizes: Sequence[int]) -> Mixing:
+    """Cut the weights and partners of the whole pool of n = sum(sizes) rows into its parts.
+
+    >>> print(in_parts(jnp.ones(3), jnp.array([2, 0, 1]), [1, 2]).partner)
+    (Array([2], dtype=int32), Array([0, 1], dtype=int32))
+    """
     starts = [sum(sizes[:position]) for position in range(len(sizes))]
 
-    # Gathered, not sliced: slices of a split axis go from device to device.
+    # Gathered, not sliced: slices of a split axis move from device to device.
     def cut(whole: Array) -> tuple[Array, ...]:
         return tuple(
             whole[start + jnp.arange(size)] for start, size in zip(starts, sizes, strict=True)
@@ -53,9 +62,13 @@ def in_parts(weight: Array, partner: Array, sizes: Sequence[int]) -> Mixing:
 def mix(parts: Sequence[Array], mixing: Mixing) -> list[Array]:
     """weight * row + (1 - weight) * partner, for images and for label distributions alike.
 
+    >>> mixing = in_parts(jnp.array([0.75, 1.0]), jnp.array([1, 0]), [1, 1])
+    >>> print(mix([jnp.array([[0.0]]), jnp.array([[8.0]])], mixing))
+    [Array([[2.]], dtype=float32), Array([[8.]], dtype=float32)]
+
     Args:
         parts: the pool: [b ...] each, floating point and finite; only the sizes b may differ.
-        mixing: of as many parts with the same sizes.
+        mixing: for parts of the same sizes.
 
     Returns:
         Arrays like ``parts``.
@@ -63,8 +76,8 @@ def mix(parts: Sequence[Array], mixing: Mixing) -> list[Array]:
     parts = [jnp.asarray(part) for part in parts]
     starts = [sum(map(len, parts[:position])) for position in range(len(parts))]
 
-    # A gather from the joined parts would exchange all images between devices three times; products
-    # with one-hot rows, exact at this precision, do so once.
+    # A gather from the joined parts would exchange all images between devices three times.
+    # Products with one-hot rows exchange them once, and are exact at this precision.
     def rows(partner: Array) -> Array:
         found = jnp.zeros((), parts[0].dtype)
         for start, part in zip(starts, parts, strict=True):
@@ -79,15 +92,15 @@ def mix(parts: Sequence[Array], mixing: Mixing) -> list[Array]:
     return [combine(*of_part) for of_part in zip(parts, *mixing, strict=True)]
 
 
-def interleave(chunks: Sequence[Array]) -> list[Array]:
-    """Exchange rows such that every chunk has some of the first one's; applied twice, nothing.
+def interleave(chunks: Sequence[Shaped[Array, "b *rest"]]) -> list[Shaped[Array, "b *rest"]]:
+    """Exchange rows so that every chunk gets some of the first one's; a second call undoes it.
 
-    Of n chunks the rows are cut into n blocks, the same in all. Block k of chunk 0 is exchanged for
-    block k of chunk k, so that BatchNorm sees similar mixtures in all of them (MixMatch's authors'
-    code, google-research/mixmatch).
+    The rows of each of the n chunks are cut into the same n blocks. Block k of chunk 0 changes
+    places with block k of chunk k, so BatchNorm sees similar mixtures in all chunks (code of
+    MixMatch's authors, google-research/mixmatch).
 
-    Args:
-        chunks: [b ...] each, of one shape.
+    >>> print(interleave([jnp.array([1, 2]), jnp.array([3, 4])]))
+    [Array([1, 4], dtype=int32), Array([3, 2], dtype=int32)]
     """
     first, *others = chunks
     size, count = first.shape[0], len(chunks)

@@ -1,9 +1,9 @@
-"""Columns of a matrix, looked up by number or summed by number: exact products with zeros and ones.
+"""Look up columns of a matrix by number, or sum them by number, fast on every platform.
 
-A TPU moves one row at a time in a gather or scatter, and multiplies matrices at full speed; CPUs
-and GPUs do the opposite. So both operations have two forms, and the platform that a program is
-lowered for picks one. A product is exact although a TPU rounds its factors to bfloat16: a float32
-is the sum of three numbers of 8 significant bits, which a factor of 1 leaves as they are.
+A TPU moves one row at a time in a gather or scatter, and multiplies matrices at full speed; on CPUs
+and GPUs moving rows is faster. So both operations have two forms, and the platform that a program
+is lowered for picks one. A product with zeros and ones is exact although a TPU rounds its factors
+to bfloat16: a float32 is the sum of three numbers of 8 significant bits, and none is rounded.
 """
 
 from collections.abc import Callable
@@ -12,39 +12,42 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import BFloat16, Float, Int
 
 from jaxmatch.functional.alike import split_by_use
 from jaxmatch.types import Array
 
-_BITS = 8  # significant ones of bfloat16
-_PARTS = 3  # a float32 has 24
+_BITS = 8  # significant bits of bfloat16
+_PARTS = 3  # a float32 has 24 significant bits
 
 
 @jax.custom_vjp
-def look_up(table: Array, number: Array) -> Array:
+def look_up(table: Float[Array, "b c"], number: Int[Array, "n"]) -> Float[Array, "b n"]:
     """Columns of a matrix: ``out[i, j] = table[i, number[j]]``, the same values on any platform.
 
-    Args:
-        table: [b c], floating point and finite; a TPU drops what is left of a value below 2^-126.
-        number: [n] integers in 0..c-1.
+    >>> print(look_up(jnp.array([[5.0, 7.0]]), jnp.array([1, 0, 1])))
+    [[7. 5. 7.]]
 
-    Returns:
-        [b n].
+    Args:
+        table: finite; a TPU drops parts of a value that are below 2^-126.
+        number: in 0..c-1.
     """
     return _by_platform(_look_up_by_product, _look_up_by_gather, table, number)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def sum_by(values: Array, number: Array, count: int) -> Array:
-    """Sums of columns: ``out[i, k]`` of all ``values[i, j]`` with ``number[j] == k``.
+def sum_by(values: Float[Array, "b n"], number: Int[Array, "n"], count: int) -> Float[Array, "b c"]:
+    """Sums of columns: ``out[i, k]`` is the sum of ``values[i, j]`` over j with ``number[j] == k``.
+
+    The order of the sums depends on the platform.
+
+    >>> print(sum_by(jnp.array([[1.0, 2.0, 4.0]]), jnp.array([1, 0, 1]), 3))
+    [[2. 5. 0.]]
 
     Args:
-        values: [b n], floating point and finite.
-        number: [n] integers in 0..count-1.
+        values: finite.
+        number: in 0..count-1.
         count: c.
-
-    Returns:
-        [b c]; the order of the sums depends on the platform.
     """
     return _by_platform(
         partial(_sum_by_product, count), partial(_sum_by_scatter, count), values, number
@@ -64,8 +67,7 @@ def _sum_by_forward(values: Array, number: Array, count: int) -> tuple[Array, Ar
     return sum_by(values, number, count), number
 
 
-def _sum_by_backward(count: int, number: Array, change: Array) -> tuple[Array, None]:
-    del count
+def _sum_by_backward(_: int, number: Array, change: Array) -> tuple[Array, None]:
     return look_up(change, number), None
 
 
@@ -87,7 +89,7 @@ def _look_up_by_gather(table: Array, number: Array) -> Array:
 
 def _look_up_by_product(table: Array, number: Array) -> Array:
     chosen = jnp.arange(table.shape[1])[:, None] == number  # [c n]
-    # Where the numbers are spread over the devices, the zeros and ones would else move.
+    # Otherwise the zeros and ones would move where the numbers are spread over the devices.
     return _product("pbc,cn->pbn", split_by_use(table), chosen)
 
 
@@ -100,7 +102,7 @@ def _sum_by_product(count: int, values: Array, number: Array) -> Array:
 
 
 def _product(equation: str, values: Array, chosen: Array) -> Array:
-    # All parts are rows of one product: a few rows take as long as a matrix unit has of them.
+    # All parts are rows of one product: a matrix unit takes as long for a few rows as for many.
     found = jnp.einsum(
         equation,
         _exact_parts(values),
@@ -110,8 +112,8 @@ def _product(equation: str, values: Array, chosen: Array) -> Array:
     return found.sum(0).astype(values.dtype)
 
 
-def _exact_parts(values: Array) -> Array:
-    """bfloat16 [3 ...], with the float32 ``values`` as their sum."""
+def _exact_parts(values: Float[Array, "*shape"]) -> BFloat16[Array, "parts *shape"]:
+    """Three parts whose sum is the float32 ``values``."""
     rest, parts = values.astype(jnp.float32), []
     for _ in range(_PARTS):
         parts.append(lax.reduce_precision(rest, 8, _BITS - 1))

@@ -1,13 +1,16 @@
-"""What a method remembers of each unlabeled example: rows read and written by ``unlabeled.index``.
+"""A memory with a row for each unlabeled example, read and written by ``unlabeled.index``.
 
-Temporal Ensembling keeps predictions, FlexMatch selected labels. A pool of 10^6 examples and 1,000
-classes makes gigabytes, so rows of a large pool are spread over the devices
+Temporal Ensembling keeps predictions, FlexMatch keeps selected labels. Predictions of 1,000 classes
+for 10^6 examples take gigabytes, so the rows of a large pool are spread over the devices
 (:func:`jaxmatch.runtime.mesh.state_shardings`).
 """
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Int
 
 from jaxmatch.errors import InputError
 from jaxmatch.functional.memory import last_of_each, padded
@@ -16,13 +19,17 @@ from jaxmatch.types import Array, PyTree
 
 @struct.dataclass
 class PerExample:
-    """A row for each example, in index order, and some that pad them."""
+    """A row for each example, in index order, and rows that pad them."""
 
-    rows: PyTree  # leaves [n ...], n a multiple of memory.MULTIPLE
+    rows: PyTree  # arrays [n ...] by name, n a multiple of memory.MULTIPLE
 
 
 def make_rows(count: int, **start: Array) -> PerExample:
-    """Rows for ``count`` examples by name; ``start`` are the values of one row."""
+    """Rows for ``count`` examples, all equal to the one row ``start``, an array for each name.
+
+    >>> make_rows(5, seen=jnp.int32(0)).rows["seen"].shape
+    (1024,)
+    """
 
     def repeated(value: Array) -> Array:
         value = jnp.asarray(value)
@@ -31,15 +38,32 @@ def make_rows(count: int, **start: Array) -> PerExample:
     return PerExample({name: repeated(value) for name, value in start.items()})
 
 
-def read(memory: PerExample, index: Array | None) -> PyTree:
-    """The rows [b ...] of the examples ``index`` [b] int32; InputError without indices."""
+def read(memory: PerExample, index: Int[Array, "b"] | None) -> dict[str, Array]:
+    """The rows of the examples ``index``: [b ...] for each name.
+
+    >>> read(make_rows(5, seen=jnp.int32(7)), jnp.array([0, 3]))
+    {'seen': Array([7, 7], dtype=int32)}
+
+    Raises:
+        InputError: if there are no indices.
+    """
     return jax.tree.map(lambda rows: rows[_checked(index)], memory.rows)
 
 
-def write(memory: PerExample, index: Array | None, values: PyTree) -> PerExample:
+def write(
+    memory: PerExample, index: Int[Array, "b"] | None, values: Mapping[str, Array]
+) -> PerExample:
     """Row index[i] becomes values[i]; of several i with the same index the last one wins.
 
-    No gradient passes into the memory. Raises InputError without indices.
+    No gradient passes into the memory.
+
+    >>> memory = make_rows(5, seen=jnp.int32(0))
+    >>> memory = write(memory, jnp.array([1, 1]), {"seen": jnp.array([8, 9])})
+    >>> print(memory.rows["seen"][:3])
+    [0 9 0]
+
+    Raises:
+        InputError: if there are no indices.
     """
     rows = len(jax.tree.leaves(memory.rows)[0])
     row = last_of_each(_checked(index), rows)

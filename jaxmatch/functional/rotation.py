@@ -1,10 +1,11 @@
-"""Rotations by quarter turns, whose number a network is asked for.
+"""Rotations by quarter turns; a network learns to tell how many there were.
 
 Gidaris, Singh & Komodakis, "Unsupervised Representation Learning by Predicting Image Rotations",
 ICLR 2018, https://arxiv.org/abs/1803.07728.
 """
 
 import jax.numpy as jnp
+from jaxtyping import Int, Shaped
 
 from jaxmatch.errors import InputError
 from jaxmatch.types import Array
@@ -12,8 +13,12 @@ from jaxmatch.types import Array
 QUARTER_TURNS = 4
 
 
-def all_rotations(images: Array) -> tuple[Array, Array, Array, Array]:
-    """Square images [b h h c] turned counter-clockwise by 0, 1, 2 and 3 quarters of a circle.
+def all_rotations(images: Shaped[Array, "b h w c"]) -> tuple[Array, Array, Array, Array]:
+    """Square images turned counter-clockwise by 0, 1, 2 and 3 quarters of a circle.
+
+    >>> print(all_rotations(jnp.arange(4).reshape(1, 2, 2, 1))[1][0, ..., 0])
+    [[1 3]
+     [0 2]]
 
     Raises:
         InputError: if the images are not square.
@@ -28,12 +33,18 @@ def all_rotations(images: Array) -> tuple[Array, Array, Array, Array]:
     return images, across[:, ::-1], flipped[:, :, ::-1], flipped.swapaxes(1, 2)
 
 
-def rotate(images: Array, quarter_turns: Array) -> Array:
-    """Each square image of [b h h c] turned counter-clockwise by its own number of quarters.
+def rotate(
+    images: Shaped[Array, "b h w c"], quarter_turns: Int[Array, "b"]
+) -> Shaped[Array, "b h w c"]:
+    """Each square image turned counter-clockwise by its own number of quarters.
+
+    >>> print(rotate(jnp.arange(4).reshape(1, 2, 2, 1), jnp.array([2]))[0, ..., 0])
+    [[3 2]
+     [1 0]]
 
     Args:
-        images: [b h h c].
-        quarter_turns: [b] integers, taken modulo 4.
+        images: of equal height and width.
+        quarter_turns: taken modulo 4.
 
     Raises:
         InputError: if the images are not square.

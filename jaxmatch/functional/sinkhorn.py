@@ -6,6 +6,7 @@ NeurIPS 2020, section 3.1, https://arxiv.org/abs/2006.09882.
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from jaxmatch.errors import InputError
 from jaxmatch.functional.alike import split_alike
@@ -13,26 +14,27 @@ from jaxmatch.types import Array
 
 
 def sinkhorn(
-    scores: Array,
+    scores: Float[Array, "b k"],
     epsilon: float = 0.05,
     iterations: int = 3,
-    queue: Array | None = None,
-    valid: Array | bool = True,
-) -> Array:
-    """exp(scores / epsilon), scaled in turn so that columns sum alike and that rows sum to 1.
+    queue: Float[Array, "n k"] | None = None,
+    valid: Bool[Array, "n"] | Bool[Array, ""] | bool = True,
+) -> Float[Array, "b k"]:
+    """exp(scores / epsilon), scaled in turns: columns to equal sums, then rows to sums of 1.
 
-    No gradient passes into the scores. Rows sum to 1 exactly; the sums of the columns tend to
-    b / k with the iterations.
+    Rows of the result sum to 1 exactly; the sums of the columns tend to b / k with the iterations.
+    The result is at least float32. No gradient passes into the scores.
+
+    >>> print(sinkhorn(jnp.array([[1.0, 0.9], [1.0, 0.5]]), epsilon=0.5).round(2))
+    [[0.4 0.6]
+     [0.6 0.4]]
 
     Args:
-        scores: of each example and prototype [b k]; any shift of all of them changes nothing.
+        scores: of each example and prototype; adding a constant to all changes nothing.
         epsilon: weight of the entropy, positive; towards 0 rows become one-hot.
         iterations: at least 1.
-        queue: scores of earlier examples [n k], which count in the sums of columns.
-        valid: [n] or [] bool, which rows of the queue do.
-
-    Returns:
-        [b k], at least float32.
+        queue: scores of earlier examples, which count in the sums of columns.
+        valid: which rows of the queue count.
 
     Raises:
         InputError: if epsilon or the iterations are too small.
@@ -60,22 +62,31 @@ def sinkhorn(
     return jnp.exp(batch)
 
 
-def beside(batch: Array, rows: Array, valid: Array) -> tuple[Array, Array]:
+def beside(
+    batch: Float[Array, "b k"], rows: Float[Array, "n k"], valid: Bool[Array, "n"]
+) -> tuple[Float[Array, "b m k"], Bool[Array, "b m"]]:
     """Deal earlier rows out to the examples of a batch, on the device where each example is.
 
+    >>> rows, valid = beside(jnp.zeros((2, 1)), jnp.arange(3.0)[:, None], jnp.ones(3, bool))
+    >>> print(rows[..., 0])
+    [[0. 1.]
+     [2. 0.]]
+    >>> print(valid)
+    [[ True  True]
+     [ True False]]
+
     Args:
-        batch: [b k], of which the places count alone.
-        rows: [n k].
-        valid: [n] bool.
+        batch: only the devices of its examples count, not their values.
+        rows: the earlier rows.
+        valid: which of them count.
 
     Returns:
-        The rows [b m k] with m = ceil(n / b), and which of them are valid [b m]; those beyond n
-        are not.
+        m = ceil(n / b) rows for each example, and which of them are valid; rows beyond n are not.
     """
     each = -(-len(rows) // len(batch))
     missing = each * len(batch) - len(rows)
     rows = jnp.pad(rows, ((0, missing), (0, 0))).reshape(len(batch), each, -1)
     valid = jnp.pad(valid, (0, missing)).reshape(len(batch), each)
-    # Without this each device would balance all rows, as each holds the whole queue.
+    # Otherwise each device would balance all rows, as each holds the whole queue.
     like = jnp.broadcast_to(batch[:, None, :1], rows.shape)
     return split_alike(like, rows)[1], valid

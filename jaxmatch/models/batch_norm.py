@@ -1,21 +1,21 @@
 """Batch normalisation over the global batch, with the running statistics that PyTorch keeps.
 
-Ioffe & Szegedy, "Batch Normalization", ICML 2015. What training over several devices calls a mode
-is a matter of settings here, and the same on any number of devices:
+Ioffe & Szegedy, "Batch Normalization", ICML 2015. Settings choose the modes that training over
+several devices knows; the result is the same on any number of devices:
 
 - synchronized: ``model.bn_groups=1``.
-- local (a batch a device): ``model.bn_groups=G``, as if there were G devices.
-- shuffled (MoCo): that with ``ema.statistics="own"``, where the method permutes the images of the
-  teacher, which trains along with running statistics of its own (``algorithm.shuffle``).
+- local, one batch for each device: ``model.bn_groups=G`` stands for G devices.
+- shuffled (MoCo): local with ``ema.statistics="own"`` and ``algorithm.shuffle``. The method
+  permutes the teacher's images; the teacher runs in train mode and keeps its own statistics.
 - EMAN: ``ema.statistics="averaged"``; the teacher runs in eval mode.
-- copied buffers: ``ema.statistics="copied"``; likewise, with the student's running statistics.
+- copied buffers: ``ema.statistics="copied"``; the teacher runs in eval mode with the student's
+  running statistics.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from jaxmatch.models.channels import moments, scale_and_activate
 from jaxmatch.types import Array
@@ -24,7 +24,7 @@ from jaxmatch.types import Array
 class BatchNorm(nn.Module):
     """Normalise over all axes but the last; under ``jax.jit`` the batch is the global one.
 
-    For groups of a batch :func:`jaxmatch.models.network.make_network` maps over them.
+    :func:`jaxmatch.models.network.make_network` maps over the groups of a batch.
 
     Attributes:
         decay: running <- decay * running + (1 - decay) * batch; PyTorch's momentum is 1 - decay.
@@ -33,7 +33,7 @@ class BatchNorm(nn.Module):
             kernel do (n = values per channel); the batch itself is normalised by the biased one.
         scale_init: initial scale; zeros let a residual block start as the identity.
         use_bias: whether to add a learned bias after scaling.
-        slope: of a leaky ReLU that follows; 0 is ReLU, 1 none.
+        slope: of a leaky ReLU that follows; 0 is ReLU, 1 is no activation.
         dtype: dtype of the result; None keeps the input's. Statistics are at least float32.
         param_dtype: dtype of scale, bias and running statistics.
     """
@@ -41,21 +41,24 @@ class BatchNorm(nn.Module):
     decay: float = 0.999
     epsilon: float = 1e-3
     unbiased: bool = True
-    scale_init: Any = nn.initializers.ones
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
     use_bias: bool = True
     slope: float = 1.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        """Normalise ``x`` [b ... c]; with ``train`` by, and into, the batch's statistics."""
+        """Normalise ``x`` [b ... c] by the running statistics.
+
+        With ``train``, normalise by the batch's statistics and let them enter the running ones.
+        """
         channels = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), self.param_dtype)
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), self.param_dtype)
         scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
-        # Sums are taken around the running mean: one pass, so devices exchange one message, and
-        # nothing cancels, unlike in E[x^2] - E[x]^2.
+        # Sums around the running mean need one pass, so devices exchange one message. They do not
+        # cancel as in E[x^2] - E[x]^2.
         origin = jax.lax.stop_gradient(mean.value)
         if train:
             count = x.size // channels

@@ -1,39 +1,64 @@
-"""From the settings of ``config.model`` to a network."""
+"""The table of networks, and a network from the settings of ``config.model``."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from functools import partial
+from typing import Any, cast
 
 import jax.numpy as jnp
 
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.models import DERIVED, MODELS
-from jaxmatch.models.resnet import FEATURE_NORMS, STEMS
+from jaxmatch.models.model import NOT_SETTINGS, Model
+from jaxmatch.models.resnet import ResNet
+from jaxmatch.models.wide_resnet import WideResNet
 from jaxmatch.settings import check_values
+from jaxmatch.types import Heads
 
-DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
-CHOICES = {
-    "padding": ("same", "torch"),
-    "conv_bias": ("all", "stem", "none"),
-    "stem": STEMS,
-    "feature_norm": FEATURE_NORMS,
+# By ``config.model.name``; the arguments of ``partial`` are fields that the name fixes.
+MODELS: dict[str, partial[Model]] = {
+    "wide_resnet": partial(WideResNet),
+    "resnet18": partial(ResNet, blocks=(2, 2, 2, 2), block="basic"),
+    "resnet50": partial(ResNet, blocks=(3, 4, 6, 3), block="bottleneck"),
 }
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
+
+
+def model_settings(name: str) -> dict[str, Any]:
+    """The settings of ``config.model`` beside the name, with their defaults.
+
+    Raises:
+        InputError: on an unknown name.
+    """
+    hidden = (*NOT_SETTINGS, *_find(name).keywords)
+    return {
+        field.name: field.default for field in fields(model_class(name)) if field.name not in hidden
+    }
+
+
+def model_class(name: str) -> type[Model]:
+    """The class of a network, whose fields are its settings.
+
+    Raises:
+        InputError: on an unknown name.
+    """
+    return cast(type[Model], _find(name).func)
 
 
 def build_model(
     values: Mapping[str, Any],
     *,
     classes: int,
-    heads: Mapping[str, Any],
+    heads: Heads,
     dtype: str = "float32",
     remat: bool = False,
-) -> Any:
-    """The Linen module of a name and its settings.
+) -> Model:
+    """Build the network of a name and its settings.
 
     Args:
         values: as ``config.model``.
-        classes: that its classifier tells apart.
-        heads: that the method asks for, by name.
-        dtype: "float32" or "bfloat16", in which it computes.
+        classes: number of classes.
+        heads: extra heads that the method asks for, by name.
+        dtype: compute dtype, "float32" or "bfloat16".
         remat: whether the gradient computes blocks again.
 
     Raises:
@@ -41,23 +66,20 @@ def build_model(
     """
     settings = dict(values)
     name = settings.pop("name")
-    if name not in MODELS:
-        raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
+    model = _find(name)
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; {suggest(dtype, DTYPES)}")
-    model, fixed = MODELS[name]
-    check_values(model, settings, "model")
-    for key, known in CHOICES.items():
-        value = settings.get(key, known[0])
-        if value not in known:
-            raise InputError(f"unknown model.{key} {value!r}; {suggest(value, known)}")
-    depth = settings.get("depth", 4)
-    if depth < 4 or (depth - 4) % 6:
-        raise InputError(f"model.depth={depth} is not 6n + 4 (four, ten, sixteen, ... layers).")
-    known = [key for key in model.__dataclass_fields__ if key not in (*DERIVED, *fixed)]
+    check_values(model_class(name), settings, "model")
+    known = model_settings(name)
     for key in settings:
         if key not in known:
             raise InputError(f"model {name} has no setting {key!r}; {suggest(key, known)}")
-    # Images without any label still pass a classifier.
+    # The classifier of a set without labels is never trained, but needs a width.
     derived = {"classes": max(1, classes), "heads": heads, "dtype": DTYPES[dtype], "remat": remat}
-    return model(**derived, **fixed, **settings)
+    return model(**derived, **settings)
+
+
+def _find(name: str) -> partial[Model]:
+    if name not in MODELS:
+        raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
+    return MODELS[name]

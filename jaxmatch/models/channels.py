@@ -1,10 +1,10 @@
-"""Operations on the channels of a batch: sums, and a scale, shift and leaky ReLU with their sums.
+"""Sums over a batch for each channel, and a scale, shift and leaky ReLU, as primitives of JAX.
 
 The backward pass of a normalisation takes two sums over the batch for each channel: of the incoming
-gradient, and of it times the centred input. XLA reads the batch once for each, and computes anew
-what leads to it. So the pair of sums is one primitive of JAX, and the scaling whose transpose it is
-another; together they have derivatives of every order and kind. Where a program is compiled for one
-CPU device, oneDNN's threads take the sums (:mod:`jaxmatch.models.onednn`); elsewhere XLA does.
+gradient, and of the gradient times the centred input. XLA would read the batch once for each sum,
+and compute their inputs twice. So the pair of sums is one primitive. Its transpose, the scaling, is
+another; together they have derivatives of every order and kind. In a program for one CPU device
+oneDNN's threads compute the sums (:mod:`jaxmatch.models.onednn`), elsewhere XLA.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ from jaxmatch.models import onednn
 from jaxmatch.models.primitives import define, lowering
 from jaxmatch.types import Array
 
-ROWS = 16  # pixels of the first sum; XLA leaves sums of up to 32 terms as they are
+ROWS = 16  # pixels in a first sum; XLA does not rewrite sums of at most 32 terms
 
 scale_p = Primitive("channel_scale")
 sums_p = Primitive("channel_sums")
@@ -38,9 +38,9 @@ def channel_sums(x: Array) -> Array:
 
 
 def spread(values: Array, shape: tuple[int, ...], dtype: Any = None) -> Array:
-    """``values`` [c] for every pixel of ``shape`` [b ... c]; its gradient is channel_sums.
+    """``values`` [c] for every pixel of ``shape`` [b ... c]; the gradient is channel_sums.
 
-    The result has ``dtype``, by default that of ``values``, in which the gradient is.
+    The result has ``dtype``, by default that of ``values``. The gradient has that of ``values``.
     """
     dtype = jnp.dtype(dtype or values.dtype)
     return spread_p.bind(values[None], shape=tuple(shape), dtype=dtype)[0]
@@ -49,8 +49,8 @@ def spread(values: Array, shape: tuple[int, ...], dtype: Any = None) -> Array:
 def moments(x: Array, origin: Array) -> tuple[Array, Array]:
     """The sums of d and of d^2 over a batch, d = ``x`` [b ... c] - ``origin`` [c]: twice [c].
 
-    ``origin`` is a constant; the nearer it is to the mean, the less cancels. Results are at least
-    float32.
+    ``origin`` is a constant; the nearer it is to the mean, the smaller is the cancellation. Results
+    are at least float32.
     """
     rows = (lax.stop_gradient(origin)[None],) * 3
     first, second = sums_p.bind(x[None], x[None], *rows, slope=1.0, centred=True)
@@ -67,7 +67,7 @@ def scale_and_activate(
         origin: [c], a constant.
         factor: [c].
         shift: [c].
-        slope: of negative values, and derivative at 0; 0 is ReLU, 1 leaves out the activation.
+        slope: of negative values, and the derivative at 0; 0 is ReLU, 1 is no activation.
         dtype: of the result [b ... c]; None keeps that of ``x``.
     """
     rows = (lax.stop_gradient(origin), factor, shift, factor, shift)
@@ -75,12 +75,12 @@ def scale_and_activate(
     return scale_p.bind(x[None], *(row[None] for row in rows), **static)[0]
 
 
-# What follows is what JAX asks of a primitive. Operands have a leading axis v of independent
-# entries: x and g [v b ... c], all others, one row of channels, [v c]. With d = x - origin, and
-# m = 1 where d factor + shift > 0, else the slope:
+# The rules that JAX asks of a primitive. Operands have a leading axis v of independent entries: x
+# and g are [v b ... c], all others are rows of channels [v c]. With d = x - origin, and m = 1 where
+# d factor + shift > 0, else the slope:
 #   channel_scale(x, origin, factor, shift, u, w) = m (d u + w), linear in (u, w);
 #   channel_sums(g, x, origin, factor, shift) = sums of m g and m g d over a batch, linear in g;
-#       ``centred`` puts g - origin in the place of g.
+#       with ``centred``, g - origin takes the place of g.
 
 
 def _scale_by_xla(
@@ -114,15 +114,15 @@ def _rows(values: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _in_stages(x: Array) -> Array:
-    """The sum of x [v b ... c] -> [v c] as XLA:CPU is fast at it.
+    """The sum of x [v b ... c] -> [v c] in a form that is fast on XLA:CPU.
 
-    It rewrites a long sum as a tree of windows, of which it computes each by itself: up to seven
-    times slower than reading the values once. A sum of a few rows first, then one over what is
-    left, is neither rewritten nor less exact.
+    XLA rewrites a long sum as a tree of windows and computes each window by itself, which is up to
+    seven times slower than reading the values once. It does not rewrite a sum over a few rows
+    followed by a sum over the rest, and that is as exact.
     """
     pixels = int(np.prod(x.shape[2:-1]))
     rows = next(rows for rows in range(ROWS, 0, -1) if pixels % rows == 0)
-    # Without the barrier XLA makes one sum of the two again.
+    # Without the barrier XLA would join the two sums again.
     parts = lax.optimization_barrier(
         jnp.sum(x.reshape(*x.shape[:2], pixels // rows, rows, x.shape[-1]), 3)
     )
@@ -175,9 +175,9 @@ def _sums_jvp(primals: Any, tangents: Any, *, slope, centred) -> tuple[Any, Any]
 
 
 def _sums_transpose(
-    cotangents: Any, g: Any, x: Array, origin: Array, factor: Array, shift: Array, *, slope, centred
+    cotangents: Any, g: Any, x: Array, origin: Array, factor: Array, shift: Array, *, slope, **_
 ) -> tuple[Any, ...]:
-    del centred  # then the primitive is not linear
+    # JAX transposes only linear calls, which are not ``centred``.
     second, first = map(ad.instantiate_zeros, reversed(cotangents))
     dtype = g.aval.dtype
     back = scale_p.bind(x, origin, factor, shift, second, first, slope=slope, dtype=dtype)
@@ -185,7 +185,7 @@ def _sums_transpose(
 
 
 def _sums_on_cpu(ctx: Any, *operands: Any, slope: float, centred: bool) -> Any:
-    """Lower to a call where one device computes in float32, else to sums of XLA in stages."""
+    """Lower to a library call where one device computes in float32, else to XLA, in stages."""
     narrow = any(row.dtype != jnp.float32 for row in ctx.avals_in[2:])
     if narrow or not onednn.suits(ctx):
         staged = partial(_sums_by_xla, staged=ctx.avals_in[0].ndim == 5)

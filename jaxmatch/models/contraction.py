@@ -1,17 +1,16 @@
 """The convolution as primitives of JAX, which oneDNN computes on a CPU.
 
-Images x, a kernel k and results y of a convolution make one sum, of x k y over all that meets; its
-derivatives by two of the three are the convolution and its two gradients. So each of them is the
-others' transpose, and one primitive with three variants has derivatives of every order and kind. A
-second one adds a bias to the results, which then need not be read again; its derivatives are made
-of the first.
+Let T be the sum of x k y over all pixels and channels in which images x, kernel k and results y of
+a convolution meet. The convolution and its two gradients are derivatives of T by two of the three.
+So each is a transpose of the others, and one primitive with three variants has derivatives of every
+order and kind. A second primitive also adds a bias, which saves reading the results again; its
+derivatives are calls of the first.
 
-How they are computed is decided where a program is compiled for a platform: by oneDNN
-(:mod:`jaxmatch.models.onednn`) for float32 and bfloat16 on one CPU device where it is there, else
-as XLA does.
+The lowering to a platform decides how they are computed: by oneDNN (:mod:`jaxmatch.models.onednn`),
+if it is there, for float32 and bfloat16 on one CPU device, otherwise by XLA.
 
-Kernel and bias may be wider than the images: they are rounded to the images' dtype where they meet
-them, and their gradients keep their own. So the sums of gradients over devices are in float32 under
+The dtype of kernel and bias may be wider than the images'. They are rounded to the images' dtype
+before use, but their gradients keep the wider dtype. So devices sum gradients in float32 under
 bfloat16.
 """
 
@@ -52,27 +51,28 @@ def convolve(
 ) -> Array:
     """A convolution as ``lax.conv_general_dilated`` computes it.
 
-    Its products and those of its derivatives have the precision that
-    ``jax.default_matmul_precision`` asks for here, where a platform has a choice.
+    ``jax.default_matmul_precision``, as it is here, sets the precision of its products and those of
+    its derivatives on platforms that have a choice.
 
     Args:
         images: [b h w c].
-        kernel: [k l c d], of the same dtype or a wider one, in which its gradient is.
+        kernel: [k l c d], of the same dtype or a wider one; its gradient has its dtype.
         stride: in both directions.
         padding: "SAME", "VALID", or pixels before and after in both directions.
-        bias: [d], of a dtype as the kernel's; added to the results.
+        bias: [d], added to the results; of the same dtype or a wider one, likewise.
 
     Returns:
         [b h' w' d], of the dtype of the images.
 
     Raises:
-        TypeError: where channels differ, or the images' dtype is the wider one.
+        TypeError: if channels differ, or the images' dtype is the wider one.
     """
     fits = jnp.promote_types(images.dtype, kernel.dtype) == kernel.dtype
     if images.shape[-1] != kernel.shape[2] or not fits:
         raise TypeError(
             f"images {images.dtype}{list(images.shape)} do not fit a kernel "
-            f"{kernel.dtype}{list(kernel.shape)} in their last axis or their dtype."
+            f"{kernel.dtype}{list(kernel.shape)}; their last axis must be the kernel's third, and "
+            "the kernel's dtype theirs or a wider one."
         )
     strides = (stride, stride)
     around: Any = padding
@@ -87,11 +87,11 @@ def convolve(
     return affine_p.bind(images[None], kernel[None], bias[None], **static)[0]
 
 
-# What follows is what JAX asks of a primitive. Arrays are images [v b h w c], kernel [v k l c d],
-# bias [v d] and results [v b h' w' d]; entries of v are independent. Operands of "contract" are
-# the first, second and last of these without the ``wanted`` one, which has ``dtype``; ``spatial``
-# is the height and width of wanted images or of a wanted kernel. Only a kernel may be wider than
-# the other two.
+# The rules that JAX asks of a primitive. Arrays are images [v b h w c], kernel [v k l c d], bias
+# [v d] and results [v b h' w' d]; entries of v are independent. Two of images, kernel and results
+# are the operands of "contract", in this order; the third is the ``wanted`` one, which gets
+# ``dtype``. ``spatial`` is the height and width of wanted images or of a wanted kernel. Only the
+# kernel's dtype may be wider than that of the other two.
 
 
 def _contract_by_xla(
@@ -111,17 +111,17 @@ def _contract_by_xla(
 
     Args:
         left: the first operand.
-        right: the second one.
-        wanted: as the others, of the primitive.
+        right: the second operand.
+        wanted: role of the result.
         strides: of the window.
         padding: pixels around the images.
-        spatial: of what is wanted.
+        spatial: height and width of a wanted kernel or of wanted images.
         precision: of products.
         dtype: of the result.
-        products: make 1x1 kernels matrix products. On a CPU their derivatives are up to four times
-            as fast as those of convolutions.
-        wide: sum the gradient of a wider kernel in its dtype, also over devices; otherwise it is
-            rounded to that of the images before devices add theirs.
+        products: compute 1x1 kernels as matrix products. On a CPU their derivatives are up to four
+            times as fast as those of convolutions.
+        wide: sum the gradient of a wider kernel in the kernel's dtype, also over devices. Otherwise
+            each device rounds its gradient to the images' dtype before the sum over devices.
     """
     narrow = jnp.promote_types(left.dtype, right.dtype) if wanted == KERNEL else None
     if wanted != KERNEL:
@@ -130,7 +130,8 @@ def _contract_by_xla(
     def one(images: Array, kernel: Array) -> Array:
         if products and kernel.shape[:2] == (1, 1) and not any(sum(padding, ())):
             seen = images[:, :: strides[0], :: strides[1]]
-            # As one matrix: with axes of its own XLA turns the derivative back into a convolution.
+            # One matrix, since XLA turns the derivative of a product with more axes back into a
+            # convolution.
             product = jnp.matmul(seen.reshape(-1, seen.shape[-1]), kernel[0, 0])
             return product.reshape(*seen.shape[:-1], -1)
         return lax.conv_general_dilated(
@@ -143,7 +144,7 @@ def _contract_by_xla(
         )
 
     def slope(images: Array, results: Array) -> Array:
-        """The gradient of a kernel: channels are the batch, and images are summed over."""
+        """The gradient of a kernel: a convolution whose batch are the channels."""
         sides = zip(spatial, images.shape[1:3], results.shape[1:3], strides, padding, strict=True)
         around = [
             (before, side + (steps - 1) * stride - size - before)
@@ -182,11 +183,11 @@ def _contract_by_xla(
 
 @lru_cache
 def _gradient_apart(static: tuple[tuple[str, Any], ...]) -> Callable[[Array, Array], Array]:
-    """The gradient of a kernel that is wider than images and results: :data:`contract_p`'s.
+    """The gradient of a kernel whose dtype is wider than that of images and results.
 
-    A GPU rounds it to the dtype of the images: otherwise XLA would widen both operands in memory
-    before it calls cuDNN. So that devices add theirs in the wider dtype, each of them widens its
-    own before; XLA, left to itself, adds first.
+    On a GPU it is rounded to the dtype of the images; otherwise XLA would widen both operands in
+    memory before it calls cuDNN. Each device widens its own gradient before the sum over devices;
+    by default XLA would widen only the sum.
     """
     whole = partial(contract_p.bind, **dict(static))
 
@@ -238,10 +239,9 @@ def _contract_shape(
     strides: tuple[int, int],
     padding: Padding,
     spatial: tuple[int, ...],
-    precision: str | None,
     dtype: Any,
+    **_: Any,
 ) -> ShapedArray:
-    del precision
     if wanted == IMAGES:
         shape = (*right.shape[:2], *spatial, left.shape[3])
     elif wanted == KERNEL:
@@ -310,9 +310,9 @@ def _affine_jvp(primals: Any, tangents: Any, **static: Any) -> tuple[Array, Arra
 
 
 def _on_cpu(primitive: Primitive, name: str, by_xla: Any, ctx: Any, *given: Any, **static: Any):
-    """Lower to oneDNN's function ``name`` where it can compute this, else to operations of XLA.
+    """Lower to oneDNN's function ``name`` if it can compute this, else to operations of XLA.
 
-    It computes in one dtype, so a wider kernel or bias is rounded before.
+    oneDNN computes in one dtype, so a wider kernel or bias is rounded before.
     """
     dtypes = {array.dtype for array in (*ctx.avals_in, *ctx.avals_out)}
     if len(dtypes) > 1:

@@ -1,11 +1,10 @@
-"""The layer of a two-dimensional convolution."""
-
-from typing import Any
+"""A layer that convolves images."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
 
 from jaxmatch.models.contraction import convolve
 from jaxmatch.types import Array
@@ -18,11 +17,11 @@ class Conv(nn.Module):
         features: channels of the result.
         side: height and width of the kernel.
         stride: in both directions.
-        padding: "same", as TensorFlow pads, or "torch", half a kernel on every side.
+        padding: "same" pads as TensorFlow does, "torch" by half a kernel on every side.
         use_bias: whether to add a learned bias.
         kernel_init: initial kernel.
-        dtype: compute dtype; None follows inputs and parameters. Parameters of a wider dtype are
-            rounded to it, their gradients are not.
+        dtype: compute dtype; None follows inputs and parameters. Wider parameters are rounded to
+            it, but their gradients are not.
         param_dtype: dtype of the parameters.
     """
 
@@ -31,9 +30,9 @@ class Conv(nn.Module):
     stride: int = 1
     padding: str = "torch"
     use_bias: bool = False
-    kernel_init: Any = nn.initializers.lecun_normal()
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, centered: bool = False) -> Array:
@@ -41,9 +40,9 @@ class Conv(nn.Module):
 
         Args:
             x: images.
-            centered: what uses the result takes each channel's mean over the batch away, and the
-                bias with it. Then its gradient is exactly 0, and not computed: it would be a pass
-                over all pixels, for a sum of rounding errors.
+            centered: whether all uses of the result subtract each channel's mean over the batch.
+                That removes the bias, so its gradient is exactly 0 and is not computed: it would
+                take a pass over all pixels to sum rounding errors.
         """
         shape = (self.side, self.side, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)

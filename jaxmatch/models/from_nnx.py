@@ -1,4 +1,4 @@
-"""Lets a Flax NNX module stand where a Linen module is expected."""
+"""Adapts a Flax NNX module to the interface of a Linen module."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,20 +9,26 @@ from jaxmatch.types import Array, Outputs, PyTree
 
 
 class NNXModel:
-    """The part of Linen's interface that training uses, over an NNX module."""
+    """The part of :class:`jaxmatch.models.model.Model` that training uses, over an NNX module."""
+
+    bn_groups = 1
+    layers = ()
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
-        """Keep the constructor; see :func:`from_nnx`."""
+        """Keep the constructor of the module; see :func:`from_nnx`."""
         self._build = build
 
-    def init(self, key: Array, images: Array, train: bool = False) -> PyTree:
-        """The variables {"params", "batch_stats"} of a new module."""
-        del images, train
+    def init(self, key: Array, *_: Any, **__: Any) -> PyTree:
+        """The variables {"params", "batch_stats"} of a new module.
+
+        Raises:
+            TypeError: if the module has other state.
+        """
         _, params, stats, rest = self._split(key)
         if nnx.to_pure_dict(rest):
             raise TypeError(
-                "from_nnx takes modules whose only state is nnx.Param and nnx.BatchStat, "
-                f"but this one also has {sorted(nnx.to_pure_dict(rest))}"
+                "from_nnx takes modules whose only state is nnx.Param and nnx.BatchStat, but this "
+                f"module also has {sorted(nnx.to_pure_dict(rest))}; keep that state elsewhere."
             )
         return {"params": nnx.to_pure_dict(params), "batch_stats": nnx.to_pure_dict(stats)}
 
@@ -49,8 +55,8 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> NNXModel:
     """Adapt an NNX module for :func:`jaxmatch.models.network.make_network`.
 
     Args:
-        build: makes the module from ``nnx.Rngs``; the module maps images [b h w c] to
+        build: makes the module from ``nnx.Rngs``. The module maps images [b h w c] to
             :class:`~jaxmatch.types.Outputs`, keeps its state in ``nnx.Param`` and
-            ``nnx.BatchStat`` and heeds ``train()`` / ``eval()`` as ``nnx.BatchNorm`` does.
+            ``nnx.BatchStat``, and follows ``train()`` and ``eval()`` as ``nnx.BatchNorm`` does.
     """
     return NNXModel(build)

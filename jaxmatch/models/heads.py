@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.functional.similarity import normalize
@@ -21,12 +22,11 @@ class Linear(nn.Module):
     """One dense layer, such as ReMixMatch's rotation head."""
 
     features: int
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Map pooled features ``x`` [b d] to [b features]."""
-        del train
         return nn.Dense(
             self.features,
             kernel_init=nn.initializers.variance_scaling(1.0, "fan_avg", "normal"),
@@ -38,18 +38,27 @@ class Linear(nn.Module):
 class Projection(nn.Module):
     """Two dense layers, the first as wide as its input: SimMatch's, CoMatch's and MoCo v2's head.
 
-    The output is not normalised. ``activation`` is "relu", or "leaky_relu" of slope 0.1. With
-    ``norm`` each layer has a BatchNorm in place of its bias, the last one a scale only: SimCLR's.
+    The output is not normalised.
+
+    Attributes:
+        features: width of the output.
+        activation: "relu", or "leaky_relu" of slope 0.1.
+        norm: put a BatchNorm after each layer in place of its bias, the last one with a scale only:
+            SimCLR's head.
     """
 
     features: int
     activation: str = "relu"
     norm: bool = False
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        """Map pooled features ``x`` [b d] to [b features]; InputError on an unknown activation."""
+        """Map pooled features ``x`` [b d] to [b features].
+
+        Raises:
+            InputError: on an unknown activation.
+        """
         if self.activation not in ACTIVATIONS:
             raise InputError(
                 f"unknown activation {self.activation!r}; {suggest(self.activation, ACTIVATIONS)}"
@@ -80,9 +89,9 @@ class DeepProjection(nn.Module):
         layers: number of dense layers, at least 1.
         features: width of the last one.
         hidden: width of the others; None takes that of the input.
-        last_norm: also put a BatchNorm, a scale only, after the last layer, in place of its bias.
-        bias: keep the biases of the layers that a BatchNorm follows, as some authors do. It takes
-            them out again, so they stay zero.
+        last_norm: put a BatchNorm with a scale only after the last layer, in place of its bias.
+        bias: keep the biases of the layers that a BatchNorm follows, as some authors do. The
+            BatchNorm removes them again, so they stay zero.
     """
 
     layers: int
@@ -90,7 +99,7 @@ class DeepProjection(nn.Module):
     hidden: int | None = None
     last_norm: bool = False
     bias: bool = False
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -101,7 +110,7 @@ class DeepProjection(nn.Module):
         for layer in range(1, self.layers):
             x = dense(hidden, use_bias=False, name=f"hidden{layer}")(x)
             if self.bias:
-                x = x + _idle_bias(self, f"hidden{layer}_bias", hidden)
+                x = x + _idle_bias(self, f"hidden{layer}_bias", hidden, self.param_dtype)
             x = nn.relu(norm(name=f"hidden{layer}_norm")(x, train))
         x = dense(self.features, use_bias=not self.last_norm, name="output")(x)
         if self.last_norm:
@@ -117,7 +126,7 @@ class Perceptron(nn.Module):
 
     hidden: int
     features: int
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -126,20 +135,20 @@ class Perceptron(nn.Module):
             nn.Dense, use_bias=False, kernel_init=UNIFORM_FAN_IN, param_dtype=self.param_dtype
         )
         x = dense(self.hidden, name="hidden")(x)
-        x = x + _idle_bias(self, "hidden_bias", self.hidden)
+        x = x + _idle_bias(self, "hidden_bias", self.hidden, self.param_dtype)
         norm = BatchNorm(decay=0.9, epsilon=1e-5, param_dtype=self.param_dtype, name="norm")
         return dense(self.features, name="output")(nn.relu(norm(x, train)))
 
 
 class PredictedProjection(nn.Module):
-    """BYOL's projection z = g(f) of the features f, and from it the prediction q(z).
+    """BYOL's projection z = g(f) of the features f, and its prediction q(z).
 
-    One head, since a head reads features only; a teacher's prediction stays unused.
+    They are one head, since a head reads features only. The teacher's prediction is not used.
     """
 
     hidden: int
     features: int
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -150,9 +159,10 @@ class PredictedProjection(nn.Module):
 
 
 class PrototypeProjection(nn.Module):
-    """SwAV's unit embeddings; the prototypes that losses compare them with are parameters here.
+    """SwAV's unit embeddings, and the prototypes that the loss compares them with.
 
-    They are ``prototypes/kernel`` [prototypes features], unit rows at first.
+    The prototypes are the parameter ``prototypes/kernel`` [prototypes features]; it starts with
+    unit rows.
     Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
     NeurIPS 2020, section 3.1.
     """
@@ -160,7 +170,7 @@ class PrototypeProjection(nn.Module):
     hidden: int
     features: int
     prototypes: int
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -173,11 +183,11 @@ class PrototypeProjection(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Unit rows, uniform on the sphere; called a kernel, since it decays as one."""
+    """Unit rows, drawn uniformly from the sphere; the name "kernel" gives them weight decay."""
 
     count: int
     features: int
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self) -> Array:
@@ -189,19 +199,19 @@ class Prototypes(nn.Module):
         return self.param("kernel", unit_rows, (self.count, self.features), self.param_dtype)
 
 
-def _idle_bias(head: Any, name: str, width: int) -> Array:
-    """A bias of the authors' layer that a BatchNorm follows."""
-    # BatchNorm takes it out again: its gradient would be rounding alone, another on each number of
-    # devices.
-    bias = head.param(name, nn.initializers.zeros, (width,), head.param_dtype)
+def _idle_bias(head: nn.Module, name: str, width: int, dtype: DTypeLike) -> Array:
+    """The bias of a layer that a BatchNorm follows, as some authors have it."""
+    # BatchNorm removes it again. Its gradient would be a rounding error that depends on the number
+    # of devices.
+    bias = head.param(name, nn.initializers.zeros, (width,), dtype)
     return jax.lax.stop_gradient(bias)
 
 
-KEPT = "kept_head"  # the module of layers that fine-tuning keeps between features and classifier
+KEPT = "kept_head"  # name of the layers that fine-tuning keeps between features and classifier
 
 
 def hidden_layers(count: int) -> list[str]:
-    """The modules of the first ``count`` layers of a :class:`DeepProjection`."""
+    """The names of the modules in the first ``count`` layers of a :class:`DeepProjection`."""
     return [
         name for layer in range(1, count + 1) for name in (f"hidden{layer}", f"hidden{layer}_norm")
     ]
@@ -214,32 +224,16 @@ class KeptHead(nn.Module):
     """
 
     layers: int
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Map pooled features ``x`` [b d] to [b d]."""
-        options = {"param_dtype": self.param_dtype}
-        for dense, norm in zip(*[iter(hidden_layers(self.layers))] * 2, strict=True):
-            x = nn.Dense(
-                x.shape[-1], use_bias=False, kernel_init=UNIFORM_FAN_IN, name=dense, **options
-            )(x)
-            x = nn.relu(BatchNorm(decay=0.9, epsilon=1e-5, name=norm, **options)(x, train))
-        return x
-
-
-def classify(module: nn.Module, features: Array, train: bool, kernel_init: Any) -> Array:
-    """Logits [b C] of pooled features [b d], inside a network with the fields read here.
-
-    ``head_layers`` layers of a projection head come first; ``zero_classifier`` starts the
-    classifier's kernel at zero instead of ``kernel_init``.
-    """
-    options: Any = {"param_dtype": module.param_dtype}
-    if module.head_layers:
-        features = KeptHead(module.head_layers, name=KEPT, parent=module, **options)(
-            features, train
+        dense = partial(
+            nn.Dense, use_bias=False, kernel_init=UNIFORM_FAN_IN, param_dtype=self.param_dtype
         )
-    init = nn.initializers.zeros if module.zero_classifier else kernel_init
-    return nn.Dense(module.classes, kernel_init=init, name="classifier", parent=module, **options)(
-        features
-    )
+        norm = partial(BatchNorm, decay=0.9, epsilon=1e-5, param_dtype=self.param_dtype)
+        names = hidden_layers(self.layers)
+        for layer, layer_norm in zip(names[::2], names[1::2], strict=True):
+            x = nn.relu(norm(name=layer_norm)(dense(x.shape[-1], name=layer)(x), train))
+        return x

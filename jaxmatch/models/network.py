@@ -1,10 +1,10 @@
-"""From a model that sees one batch to a network that sees trees of views in one joint pass."""
+"""A network of trees of views, in joint passes, from a model of one batch."""
 
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,41 +16,55 @@ FORWARD_MODES = ("joint", "split", "separate")
 PRECISIONS = ("default", "high", "highest")
 
 
+class ModelLike(Protocol):
+    """The part of :class:`jaxmatch.models.model.Model` that a network calls."""
+
+    @property
+    def bn_groups(self) -> int:
+        """Number of BatchNorm batches in a training pass."""
+        ...
+
+    def apply(self, variables: PyTree, *arguments: Any, **options: Any) -> Any:
+        """Linen's ``apply``: the outputs, and changed collections where some are mutable."""
+        ...
+
+
 def make_network(
-    model: Any,
+    model: ModelLike,
     shards: int = 1,
     forward: str = "joint",
     microbatches: int = 1,
     unroll: bool = False,
     precision: str = "default",
 ) -> Network:
-    """Wrap a Linen module, or what :func:`jaxmatch.models.from_nnx.from_nnx` returns.
+    """Wrap a model as a network that algorithms call.
 
     Args:
-        model: has Linen's ``apply``; maps images [b h w c] to :class:`~jaxmatch.types.Outputs`.
-            In train mode a ``model.bn_groups`` of G > 1 makes G BatchNorm batches of a pass, heads
-            included: group g has the g-th of G contiguous parts of every view, whatever the number
-            of devices. Running statistics take the mean over the groups. G must divide each view.
-        shards: number of devices the batch axis is split over. Views are concatenated within each
-            device's share, since a plain concatenation would move images between devices; groups
-            move none either where one of ``shards`` and G divides the other.
-        forward: how the views of a training step share BatchNorm statistics. "joint": one pass
-            over all; "split": one pass over the views that carry gradient, then one without
-            gradient over those marked :class:`~jaxmatch.types.Target`; "separate": a pass for each
-            view, targets last. Running statistics are updated once a pass.
-        microbatches: N > 1 runs a training pass in N parts one after the other and computes each
-            again for its gradient, so that only one part's activations are kept. The loss still
-            sees the whole batch, whatever its queues, averages and comparisons. Part m has examples
-            m, m + N, m + 2N, ... of every view, or such groups of them. Without groups each part is
-            a BatchNorm batch, and running statistics take the mean over the parts. N must divide
-            the groups, or without them each device's share of each view.
-        unroll: do not make a loop of the parts: XLA:CPU computes convolutions inside one by a path
-            that is over ten times slower. It then orders them as it likes, so that they save little
-            memory there.
-        precision: of float32 convolutions and products of the network and of their gradients. On a
-            TPU "default" is one pass in bfloat16, "high" three and "highest" six, which is float32;
-            on a GPU the first is TF32. It is ``jax.default_matmul_precision``'s, which "default"
-            leaves as it is. CPUs always compute in float32.
+        model: a Linen module, or the result of :func:`jaxmatch.models.from_nnx.from_nnx`. It maps
+            images [b h w c] to :class:`~jaxmatch.types.Outputs`. In train mode a
+            ``model.bn_groups`` of G > 1 makes G BatchNorm batches of a pass, heads included: group
+            g has the g-th of G contiguous parts of every view, whatever the number of devices.
+            Running statistics take the mean over the groups. G must divide each view.
+        shards: number of devices that the batch axis is split over. Views are concatenated within
+            each device's share, since a plain concatenation would move images between devices.
+            Groups move none either if one of ``shards`` and G divides the other.
+        forward: how the views of a training step share BatchNorm statistics. "joint" is one pass
+            over all views. "split" is one pass over the views that carry gradient, then one without
+            gradient over those marked :class:`~jaxmatch.types.Target`. "separate" is a pass for
+            each view, targets last. Each pass updates the running statistics once.
+        microbatches: N > 1 runs a training pass in N parts one after the other, and computes each
+            part again for its gradient, so only one part's activations are in memory. The loss
+            still sees the whole batch. Part m has the examples m, m + N, m + 2N, ... of every view,
+            or such groups of them. Without groups each part is a BatchNorm batch, and running
+            statistics take the mean over the parts. N must divide the groups, or without groups
+            each device's share of each view.
+        unroll: do not loop over the parts. XLA:CPU computes convolutions inside a loop over ten
+            times slower. Without the loop it chooses the order of the parts itself, so they save
+            little memory there.
+        precision: of float32 convolutions and products of the network and of their gradients, as
+            in ``jax.default_matmul_precision``. On a TPU "default" is one pass in bfloat16, "high"
+            three and "highest" six, which is float32. On a GPU "default" is TF32. CPUs always
+            compute in float32. "default" leaves the setting of the process as it is.
 
     Raises:
         InputError: on an unknown ``forward`` or ``precision``.
@@ -59,11 +73,11 @@ def make_network(
         raise InputError(f"unknown precision {precision!r}; {suggest(precision, PRECISIONS)}")
     if forward not in FORWARD_MODES:
         raise InputError(f"unknown forward mode {forward!r}; {suggest(forward, FORWARD_MODES)}")
-    groups = getattr(model, "bn_groups", 1)
+    groups = model.bn_groups
     parts = math.lcm(shards, groups)
 
     def network(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
-        # Operations take their precision, and that of their gradients, where they are traced.
+        # Operations take their precision and their gradients' precision while they are traced.
         with nullcontext() if precision == "default" else jax.default_matmul_precision(precision):
             return passes(variables, views, train)
 
@@ -97,7 +111,7 @@ def make_network(
 
 
 def _passes(leaves: Sequence[Any], forward: str) -> list[tuple[list[int], bool]]:
-    """The views of each pass by position, and whether the pass is free of gradient."""
+    """For each pass the positions of its views, and whether it is without gradient."""
     everyone = list(range(len(leaves)))
     if forward == "joint":
         return [(everyone, False)]
@@ -115,10 +129,10 @@ def _in_parts(
     parts: int,
     unroll: bool,
 ) -> tuple[PyTree, PyTree]:
-    """``apply`` to the groups of images, ``parts`` of them one after the other: as _by_groups."""
+    """Apply to the groups of images as :func:`_by_groups`, in ``parts`` one after the other."""
     if parts == 1:
         return _by_groups(apply, images, groups)
-    # Every part takes its share of every device's images (or groups), so none of them move.
+    # Every part takes its share of every device's images (or groups), so no image moves.
     units = groups if groups > 1 else len(images)
 
     def divide(images: Array) -> Array:
@@ -142,7 +156,7 @@ def _in_parts(
 def _by_groups(
     apply: Callable[[Array], tuple[PyTree, PyTree]], images: Array, groups: int
 ) -> tuple[PyTree, PyTree]:
-    """``apply`` to each contiguous part of the images: outputs in order, mean statistics."""
+    """Apply to each contiguous part of the images; join the outputs, average the statistics."""
     if groups == 1:
         return apply(images)
     outputs, updated = jax.vmap(apply)(images.reshape(groups, -1, *images.shape[1:]))
@@ -151,6 +165,7 @@ def _by_groups(
 
 
 def _concatenate(images: Sequence[Array], parts: int) -> Array:
+    """Join views so that each of ``parts`` contiguous parts of the result has a part of each."""
     if len(images) == 1:
         return images[0]
     local = [image.reshape(parts, -1, *image.shape[1:]) for image in images]
@@ -159,6 +174,7 @@ def _concatenate(images: Sequence[Array], parts: int) -> Array:
 
 
 def _split(joined: PyTree, images: Sequence[Array], parts: int) -> list[PyTree]:
+    """Undo :func:`_concatenate` of ``images`` for outputs of the joined views."""
     if len(images) == 1:
         return [joined]
     sizes = [image.shape[0] // parts for image in images]

@@ -1,4 +1,4 @@
-"""What primitives of JAX have in common that a CPU computes by calls and XLA by operations."""
+"""Rules for JAX primitives that a CPU may compute by library calls, and XLA by operations."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -18,13 +18,13 @@ def define(
     by_xla: Callable[..., Any],
     on_cpu: Callable[..., Any] | None = None,
 ) -> None:
-    """Give ``primitive`` its shapes, values outside of ``jax.jit``, ``jax.vmap`` and lowering.
+    """Give ``primitive`` its rules: shapes, eager calls, ``jax.vmap`` and lowering.
 
     Args:
-        primitive: all operands and results of which have a leading axis of independent entries.
-        shapes: from operands' abstract values, and static keywords, to those of the results.
-        by_xla: from operands and static keywords to results, in operations of JAX.
-        on_cpu: a lowering rule for CPUs, if it is another.
+        primitive: its operands and results have a leading axis of independent entries.
+        shapes: maps the operands' abstract values and static keywords to those of the results.
+        by_xla: maps operands and static keywords to results, in operations of JAX.
+        on_cpu: the lowering rule for CPUs; None lowers ``by_xla`` there too.
     """
 
     @lru_cache
@@ -48,7 +48,7 @@ def lowering(primitive: Primitive, function: Callable[..., Any]) -> Callable[...
 
 
 def join_entries(primitive: Primitive, operands: Any, axes: Any, **static: Any) -> tuple[Any, Any]:
-    """The rule of ``jax.vmap``: mapped entries join the independent ones."""
+    """The rule of ``jax.vmap``: the mapped axis joins that of independent entries."""
     size = next(o.shape[axis] for o, axis in zip(operands, axes, strict=True) if axis is not None)
 
     def join(operand: Array, axis: int | None) -> Array:
@@ -66,9 +66,9 @@ def join_entries(primitive: Primitive, operands: Any, axes: Any, **static: Any) 
 def join_batch(
     primitive: Primitive, batched: int, operands: Any, axes: Any, **static: Any
 ) -> tuple[Any, Any]:
-    """The same where only operand number ``batched`` is mapped: its entries join its batch.
+    """The same, but if only operand number ``batched`` is mapped, its mapped axis joins its batch.
 
-    The batch is the axis after that of independent entries, of the result too.
+    The batch is the axis after that of independent entries, in the operand and in the result.
     """
     if [axis is not None for axis in axes] != [at == batched for at in range(len(axes))]:
         return join_entries(primitive, operands, axes, **static)

@@ -1,35 +1,34 @@
-"""Residual networks in version 1.5, where bottleneck blocks stride in their 3x3 convolution.
+"""Residual networks of version 1.5, whose bottleneck blocks stride in their 3x3 convolution.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
 https://arxiv.org/abs/1512.03385; sizes, padding and initial values are torchvision's, whose weights
 :mod:`jaxmatch.weights.torch_names` reads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
-from jaxmatch.models.heads import UNIFORM_FAN_IN, classify
+from jaxmatch.models.heads import UNIFORM_FAN_IN
+from jaxmatch.models.model import Model
 from jaxmatch.models.wide_resnet import HE_FAN_OUT
-from jaxmatch.settings import Count, Positive, Range, Share
+from jaxmatch.settings import Count, Positive, Share
 from jaxmatch.types import Array, Outputs
 
 EXPANSIONS = {"basic": 1, "bottleneck": 4}
-STEMS = ("imagenet", "cifar")
-FEATURE_NORMS = ("", "layer")
 POOL_PADDING: Any = ((1, 1), (1, 1))  # Flax's annotation of max_pool only admits names
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, or ("bottleneck") a 3x3 between two 1x1, around a shortcut.
+    """Convolutions beside a shortcut: two 3x3, or ("bottleneck") a 3x3 between two 1x1.
 
     Attributes:
-        features: channels inside; the block gives ``EXPANSIONS[kind]`` times as many.
+        features: channels inside; the result has ``EXPANSIONS[kind]`` times as many.
         stride: of the first 3x3 convolution and of the shortcut.
         kind: "basic" or "bottleneck".
         conv, norm: make the layers.
@@ -39,9 +38,9 @@ class ResidualBlock(nn.Module):
     features: int
     stride: int
     kind: str
-    conv: Any
-    norm: Any
-    last_norm: Any
+    conv: Callable[..., Conv]
+    norm: Callable[..., BatchNorm]
+    last_norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -70,7 +69,7 @@ class ResidualGroup(nn.Module):
     blocks: int
     features: int
     stride: int
-    block: Any
+    block: Callable[..., ResidualBlock]
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -81,47 +80,32 @@ class ResidualGroup(nn.Module):
         return x
 
 
-class ResNet(nn.Module):
-    """A residual network with ``len(blocks)`` groups; ResNet-50 unless told otherwise.
+class ResNet(Model):
+    """A residual network with ``len(blocks)`` groups; the defaults are ResNet-50.
 
     Attributes:
-        classes: number of classes C.
         blocks: blocks of each group; every group but the first halves the resolution.
         block: "bottleneck" or "basic".
-        width: channels of the stem, and inside the blocks of the first group; doubled by each
-            group. Bottleneck blocks give four times as many.
+        width: channels of the stem, and inside the blocks of the first group; each further group
+            doubles them. Bottleneck blocks have four times as many in their results.
         stem: "imagenet": 7x7 convolution of stride 2 and 3x3 max-pooling of stride 2; "cifar": 3x3
             convolution of stride 1, no pooling.
         zero_gamma: start the scale of each block's last norm at zero, so that blocks start as the
             identity (Goyal et al. 2017).
-        feature_norm: "layer" puts a layer norm between the pooled features and whatever reads
-            them (SimMatchV2), "" nothing.
+        feature_norm: "layer" puts a layer norm between the pooled features and all that reads
+            them (SimMatchV2); "" puts nothing.
         bn_decay, bn_eps: BatchNorm's running decay and epsilon.
-        bn_groups: parts of a batch that BatchNorm treats as batches of their own in training, where
-            :func:`jaxmatch.models.network.make_network` runs the network.
-        head_layers, zero_classifier: see :func:`jaxmatch.models.heads.classify`.
-        heads: extra heads on the pooled features, by name.
-        remat: keep only the inputs of the blocks for the gradient and compute the rest again.
-        dtype: compute dtype of convolutions and activations; None follows inputs and parameters.
-        param_dtype: dtype of the parameters.
     """
 
-    classes: int
     blocks: tuple[int, ...] = (3, 4, 6, 3)
-    block: str = "bottleneck"
+    block: Literal["bottleneck", "basic"] = "bottleneck"
     width: Count = 64
-    stem: str = "imagenet"
+    stem: Literal["imagenet", "cifar"] = "imagenet"
     zero_gamma: bool = False
-    feature_norm: str = ""
+    feature_norm: Literal["", "layer"] = ""
     bn_decay: Share = 0.9
     bn_eps: Positive = 1e-5
     bn_groups: Count = 1
-    head_layers: Annotated[int, Range(least=0, most=64)] = 0
-    zero_classifier: bool = False
-    heads: Mapping[str, Any] = nn.FrozenDict()
-    remat: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
@@ -137,7 +121,7 @@ class ResNet(nn.Module):
     def __call__(self, x: Array, train: bool) -> Outputs:
         """Map images ``x`` [b h w c] to logits [b C], features [b d] and the heads' outputs.
 
-        The features are those that the classifier and the heads read, after ``feature_norm``.
+        The features are taken after ``feature_norm``, as the classifier and the heads read them.
         """
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, kernel_init=HE_FAN_OUT, **options)
@@ -172,9 +156,4 @@ class ResNet(nn.Module):
                 param_dtype=self.param_dtype,
                 name="feature_norm",
             )(features)
-        logits = classify(self, features, train, UNIFORM_FAN_IN)
-        heads = {
-            name: head.clone(name=name, parent=self, param_dtype=self.param_dtype)(features, train)
-            for name, head in self.heads.items()
-        }
-        return Outputs(logits, features, heads)
+        return self.read_out(features, train, UNIFORM_FAN_IN)

@@ -4,16 +4,17 @@ Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016; the layout is that o
 FixMatch (Berthelot et al. 2019, Sohn et al. 2020).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxmatch.errors import InputError
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
-from jaxmatch.models.heads import classify
+from jaxmatch.models.model import Model
 from jaxmatch.settings import Count, Positive, Range, Share
 from jaxmatch.types import Array, Outputs
 
@@ -30,8 +31,8 @@ class Block(nn.Module):
     stride: int
     activate_before_residual: bool
     legacy_transition: bool
-    conv: Any
-    norm: Any
+    conv: Callable[..., Conv]
+    norm: Callable[..., BatchNorm]
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -43,8 +44,8 @@ class Block(nn.Module):
         inner = x if transition and self.legacy_transition else activated
         inner = self.conv(self.features, 3, self.stride, name="conv1")(inner, centered=train)
         inner = self.norm(name="norm2")(inner, train)
-        # The sum goes to norms and, over shortcuts, to sums that do; but a padded convolution of
-        # it would let the bias show at the borders.
+        # The sum goes to norms, and over shortcuts to sums that go to norms, which remove its mean.
+        # With a legacy transition a padded convolution reads it, and the bias shows at the borders.
         centered = train and not self.legacy_transition
         inner = self.conv(self.features, 3, 1, name="conv2")(inner, centered)
         if changes:
@@ -59,7 +60,7 @@ class Group(nn.Module):
     features: int
     stride: int
     activate_before_residual: bool
-    block: Any
+    block: Callable[..., Block]
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -74,49 +75,41 @@ class Group(nn.Module):
         return x
 
 
-class WideResNet(nn.Module):
+class WideResNet(Model):
     """WRN-``depth``-``width``: stem of 16 channels, ``groups`` groups of (depth - 4) / 6 blocks.
 
     Attributes:
-        classes: number of classes C.
         depth: 6n + 4; 28 gives four blocks a group (STL-10's "37-2" is depth 28 with four groups).
         width: channels of group g are int(16 * width) * 2^g.
         groups: number of groups, each halving the resolution after the first.
         first_stride: stride of the first group; 1 on CIFAR, 2 on STL-10 and MNIST-5k.
-        legacy_transition: in the first block of every group but the first, feed conv1 the raw
-            input, past norm1, as TorchSSL's and USB's networks do (their weights need it).
+        legacy_transition: in the first block of every group but the first, conv1 reads the raw
+            input and not norm1's result, as in TorchSSL's and USB's networks (their weights need
+            it).
         padding: "same" pads strided convolutions as TensorFlow does, (0, 1) on even sizes;
-            "torch" symmetrically.
+            "torch" pads symmetrically.
         conv_bias: which convolutions have a bias: "all", "stem" or "none".
         bn_decay, bn_eps, bn_eps_final: BatchNorm's running decay, epsilon in the blocks and in
             the last one.
-        bn_groups: parts of a batch that BatchNorm treats as batches of their own in training, where
-            :func:`jaxmatch.models.network.make_network` runs the network.
-        head_layers, zero_classifier: see :func:`jaxmatch.models.heads.classify`.
-        heads: extra heads on the pooled features, by name.
-        remat: keep only the inputs of the blocks for the gradient and compute the rest again.
-        dtype: compute dtype of convolutions and activations; None follows inputs and parameters.
-        param_dtype: dtype of the parameters.
     """
 
-    classes: int
     depth: Annotated[int, Range(least=1, most=1000)] = 28
     width: Annotated[float, Range(least=1 / 16, most=1024)] = 2.0
     groups: Count = 3
     first_stride: Count = 1
     legacy_transition: bool = False
-    padding: str = "same"
-    conv_bias: str = "all"
+    padding: Literal["same", "torch"] = "same"
+    conv_bias: Literal["all", "stem", "none"] = "all"
     bn_decay: Share = 0.999
     bn_eps: Positive = 1e-3
     bn_eps_final: Positive = 1e-3
     bn_groups: Count = 1
-    head_layers: Annotated[int, Range(least=0, most=64)] = 0
-    zero_classifier: bool = False
-    heads: Mapping[str, Any] = nn.FrozenDict()
-    remat: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Refuse a depth that is not 6n + 4."""
+        if self.depth < 4 or (self.depth - 4) % 6:
+            raise InputError(f"model.depth={self.depth} is not 6n + 4; give 4, 10, 16, 22, 28, ...")
+        super().__post_init__()
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
@@ -164,9 +157,4 @@ class WideResNet(nn.Module):
             )(x, train)
         x = norm(epsilon=self.bn_eps_final, name="norm")(x, train)
         features = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), (1, 2))
-        logits = classify(self, features, train, GLOROT_NORMAL)
-        heads = {
-            name: head.clone(name=name, parent=self, param_dtype=self.param_dtype)(features, train)
-            for name, head in self.heads.items()
-        }
-        return Outputs(logits, features, heads)
+        return self.read_out(features, train, GLOROT_NORMAL)

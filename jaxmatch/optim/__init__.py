@@ -1,4 +1,4 @@
 """The optimizer, the moving average of the teacher, and schedules over the steps.
 
-What a method alone needs does not belong here.
+A part that only one method needs does not belong here.
 """

@@ -1,59 +1,61 @@
-"""The optimizers as optax chains, SGD to LARS, and the EMA teacher."""
+"""The optimizers as optax chains: SGD, AdamW and LARS."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmatch.errors import InputError, suggest
-from jaxmatch.optim.schedules import cosine, learning_rate
+from jaxmatch.errors import InputError
+from jaxmatch.optim.schedules import Schedule, learning_rate
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, Whole, section
 from jaxmatch.types import Array, PyTree
 
-OPTIMIZERS = ("sgd", "adamw", "lars")
-DECAYS = ("kernels", "not_batch_norm", "all")
-TRUST_RATIOS = ("joint", "separate", "clipped")
-EMA_SCHEDULES = ("constant", "cosine")
-EMA_STATISTICS = ("copied", "averaged", "own")
+# Kernels of convolutions and dense layers; all but the parameters of norms; all.
+Parameters = Literal["kernels", "not_batch_norm", "all"]
 
 
 @section("optim")
 class Optim:
-    """``config.optim``.
+    """The settings ``config.optim``.
 
     Attributes:
-        name: "sgd" (Nesterov momentum, weight decay as L2 inside the momentum), "adamw"
-            (decoupled decay) or "lars": sgd whose gradient g + weight_decay w is first multiplied
-            by a ratio for each array w; You, Gitman & Ginsburg, "Large Batch Training of
+        name: "sgd" has Nesterov momentum, and weight decay as L2 inside the momentum. "adamw" has
+            decoupled decay. "lars" is sgd that first multiplies the gradient g + weight_decay w of
+            each array w by a trust ratio: You, Gitman & Ginsburg, "Large Batch Training of
             Convolutional Networks", 2017, https://arxiv.org/abs/1708.03888.
-        schedule: see :func:`jaxmatch.optim.schedules.learning_rate`.
-        period_steps: after warm-up the rate changes only every so many steps (official SimMatch
-            and CoMatch step it once an epoch on ImageNet).
+        learning_rate: the rate at the end of the warm-up, which the schedule lowers.
+        schedule: course of the learning rate (:func:`jaxmatch.optim.schedules.learning_rate`).
+        warmup_steps: steps of linear warm-up.
+        period_steps: after the warm-up the rate changes once in this number of steps (the authors
+            of SimMatch and CoMatch change it once an epoch on ImageNet).
         drops: shares of the run after which the "steps" schedule lowers the rate.
-        drop_factor: what it multiplies the rate by.
+        drop_factor: factor by which it lowers the rate.
+        momentum: momentum of sgd and lars.
+        nesterov: whether the momentum of sgd and lars is Nesterov's.
+        weight_decay: factor of the weight decay.
         decay: which parameters decay: "kernels" of convolutions and dense layers,
             "not_batch_norm" (biases too) or "all".
-        classifier_rate: the learning rate of the classifier as a multiple of the others'
-            (fine-tuning).
+        classifier_rate: the learning rate of the classifier is multiplied by this (fine-tuning).
         layer_decay: the learning rate of a layer is multiplied by this once for each layer
             between it and the classifier; 1 turns it off.
         clip_norm: largest global norm of the gradient, before decay; 0 turns it off.
-        rate_inside_momentum: sgd and lars add up steps of the rate that held when they were taken
-            (SimCLR), instead of multiplying the sum by the present rate (BYOL, SwAV, PyTorch).
+        rate_inside_momentum: the momentum of sgd and lars sums up steps, each with the rate of its
+            time (SimCLR); otherwise the present rate multiplies the whole sum (BYOL, SwAV,
+            PyTorch).
         trust_ratio: of lars, with eta = ``trust_coefficient`` and d = ``weight_decay`` or 0:
-            "joint" is eta |w| / |g + d w| (SimCLR, BYOL, WCL), "separate"
-            eta |w| / (|g| + d |w| + 1e-8) (SwAV's LARC) and "clipped" that one divided by the
+            "joint" is eta |w| / |g + d w| (SimCLR, BYOL, WCL). "separate" is
+            eta |w| / (|g| + d |w| + 1e-8) (SwAV's LARC). "clipped" is "separate" divided by the
             rate, at most 1 (LARC with clipping; solo-learn, eta 0.02).
-        trust_coefficient: positive.
-        adapted: which parameters have a ratio, in the terms of ``decay``; of the others it is 1.
+        trust_coefficient: eta of the trust ratio.
+        adapted: which parameters have a trust ratio, as in ``decay``; the others have 1.
     """
 
-    name: str = "sgd"
+    name: Literal["sgd", "adamw", "lars"] = "sgd"
     learning_rate: NonNegative = 0.03
-    schedule: str = "cosine_7_16"
+    schedule: Schedule = "cosine_7_16"
     warmup_steps: Whole = 0
     period_steps: Count = 1
     drops: tuple[Annotated[float, Range(above=0, below=1)], ...] = ()
@@ -61,25 +63,14 @@ class Optim:
     momentum: Momentum = 0.9
     nesterov: bool = True
     weight_decay: NonNegative = 5e-4
-    decay: str = "kernels"
+    decay: Parameters = "kernels"
     classifier_rate: NonNegative = 1.0
     layer_decay: Share = 1.0
     clip_norm: NonNegative = 0.0
     rate_inside_momentum: bool = False
-    trust_ratio: str = "joint"
+    trust_ratio: Literal["joint", "separate", "clipped"] = "joint"
     trust_coefficient: Positive = 1e-3
-    adapted: str = "kernels"
-
-    def __post_init__(self) -> None:
-        """Refuse unknown names."""
-        for value, known in (
-            (self.name, OPTIMIZERS),
-            (self.decay, DECAYS),
-            (self.trust_ratio, TRUST_RATIOS),
-            (self.adapted, DECAYS),
-        ):
-            if value not in known:
-                raise InputError(f"unknown optim setting {value!r}; {suggest(value, known)}")
+    adapted: Parameters = "kernels"
 
     def rate(self, steps: int) -> Callable[[Array], Array]:
         """The base learning rate as a function of the optimizer's step count."""
@@ -96,7 +87,20 @@ class Optim:
     def build(
         self, steps: int, layers: Sequence[Sequence[str]] = ()
     ) -> optax.GradientTransformation:
-        """The transformation for a run of ``steps``; ``layers`` as ``WideResNet.layers``."""
+        """The gradient transformation for a run.
+
+        Args:
+            steps: of the whole run.
+            layers: names of the modules of each layer, as in ``Model.layers``.
+
+        Raises:
+            InputError: if there is a layer decay, but the network does not list its layers.
+        """
+        if self.layer_decay != 1 and not layers:
+            raise InputError(
+                f"optim.layer_decay={self.layer_decay:g} needs a network that lists its layers; "
+                "set optim.layer_decay=1."
+            )
         rate = self.rate(steps)
         decay = optax.add_decayed_weights(self.weight_decay, mask=partial(_mask, self.decay))
         momentum = optax.trace(self.momentum, self.nesterov)
@@ -118,7 +122,7 @@ class Optim:
     def _direction(
         self, decay: optax.GradientTransformation, rate: Callable[[Array], Array]
     ) -> tuple[optax.GradientTransformation, ...]:
-        """What happens to the gradient before momentum and rate."""
+        """The transformations before momentum and rate."""
         if self.name == "sgd":
             return (decay,)
         adapted = partial(_mask, self.adapted)
@@ -137,7 +141,7 @@ class Optim:
 
 
 def steps_taken(state: PyTree) -> Array:
-    """The number of steps an optimizer built by :meth:`Optim.build` has taken; sets its rate."""
+    """The number of steps that an optimizer of :meth:`Optim.build` has taken, as it counts them."""
     return next(part for part in state if isinstance(part, optax.ScaleByScheduleState)).count
 
 
@@ -148,19 +152,19 @@ def scale_by_separate_norms(
     adapted: Callable[[PyTree], PyTree],
     rate: Callable[[Array], Array] | None = None,
 ) -> optax.GradientTransformation:
-    """Weight decay and LARS's ratio as LARC has them: r (g + d w) for each array w.
+    """Weight decay and LARS's trust ratio in LARC's form: r (g + d w) for each array w.
 
-    r = coefficient |w| / (|g| + d |w| + 1e-8), d = ``weight_decay`` where w decays, else 0. Where
-    w or g is zero throughout, g stays as it is, so a parameter that the loss does not reach rests.
+    r = coefficient |w| / (|g| + d |w| + 1e-8), d = ``weight_decay`` where w decays, else 0. If all
+    of w or all of g is zero, the result is g, so a parameter that the loss does not reach stays.
     NVIDIA Apex, https://github.com/NVIDIA/apex, ``LARC``.
 
     Args:
         coefficient: positive.
         weight_decay: d.
-        decayed: from parameters to a tree of booleans, or to one for all.
-        adapted: likewise; elsewhere r is 1.
-        rate: the learning rate by steps taken. If given, r is divided by it and then at most 1, so
-            that rate times r is the smaller of the two.
+        decayed: maps parameters to a tree of booleans, or to one boolean for all.
+        adapted: likewise; r is 1 for the other parameters.
+        rate: the learning rate as a function of the steps taken. If given, r is divided by it and
+            clipped to 1, so rate times r is the smaller of the rate and the unclipped r.
     """
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
@@ -190,18 +194,17 @@ def scale_by_separate_norms(
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """Scale gradients by min(1, limit / (norm + 1e-6)), as PyTorch's ``clip_grad_norm_``."""
 
-    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        del params
+    def update(updates: PyTree, _: PyTree = None) -> PyTree:
         factor = jnp.minimum(1.0, limit / (optax.tree.norm(updates) + 1e-6))
-        return jax.tree.map(lambda leaf: leaf * factor, updates), state
+        return jax.tree.map(lambda leaf: leaf * factor, updates)
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless(update)
 
 
 def scale_layers(decay: float, layers: Sequence[Sequence[str]]) -> optax.GradientTransformation:
     """Multiply the updates of ``layers[i]`` by decay^(last - i); unlisted modules count as last.
 
-    A module is named by its path, such as "stem" or "group1/block2".
+    A module's name is its path, such as "stem" or "group1/block2".
     """
     last = len(layers) - 1
     depth = {name: index for index, names in enumerate(layers) for name in names}
@@ -210,11 +213,10 @@ def scale_layers(decay: float, layers: Sequence[Sequence[str]]) -> optax.Gradien
         paths = ("/".join(names[: end + 1]) for end in range(len(names)))
         return decay ** (last - next((depth[path] for path in paths if path in depth), last))
 
-    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        del params
-        return jax.tree.map(jnp.multiply, updates, _map_names(scale, updates)), state
+    def update(updates: PyTree, _: PyTree = None) -> PyTree:
+        return jax.tree.map(jnp.multiply, updates, _map_names(scale, updates))
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless(update)
 
 
 def scale_classifier(factor: float) -> optax.GradientTransformation:
@@ -224,8 +226,8 @@ def scale_classifier(factor: float) -> optax.GradientTransformation:
     )
 
 
-def _mask(which: str, params: PyTree) -> PyTree:
-    """Which parameters are meant by one of :data:`DECAYS`, as optax's masks."""
+def _mask(which: Parameters, params: PyTree) -> PyTree:
+    """The mask of optax that chooses ``which`` parameters."""
     if which == "kernels":
         return _map_names(lambda names: names[-1] == "kernel", params)
     return _all_but_norms(params) if which == "not_batch_norm" else True
@@ -237,7 +239,7 @@ def _spread(mask: PyTree, params: PyTree) -> PyTree:
 
 
 def _all_but_norms(params: PyTree) -> PyTree:
-    """False for the parameters of modules with a scale, which only normalisation has."""
+    """False for the parameters of modules that have a scale, which only norms have."""
     if not isinstance(params, Mapping):
         return True
     if "scale" in params:
@@ -246,78 +248,9 @@ def _all_but_norms(params: PyTree) -> PyTree:
 
 
 def _map_names(function: Callable[[list[str]], Any], tree: PyTree) -> PyTree:
-    def visit(path: Any, leaf: Array) -> Any:
-        del leaf
+    """``function`` of the names on the path to each leaf."""
+
+    def visit(path: Any, _: Array) -> Any:
         return function([str(getattr(part, "key", part)) for part in path])
 
     return jax.tree_util.tree_map_with_path(visit, tree)
-
-
-@section("ema")
-class Ema:
-    """``config.ema``: the teacher as an exponential moving average of the student.
-
-    Attributes:
-        decay: teacher <- decay * teacher + (1 - decay) * student, after every optimizer step.
-        schedule: the decay stays "constant" or rises to 1 along a "cosine" (:meth:`decay_at`).
-        statistics: BatchNorm statistics of the teacher: "copied" from the student, "averaged" like
-            the parameters (EMAN; Cai et al., CVPR 2021), or its "own", kept while it labels in
-            train mode (MoCo, SimMatch on ImageNet). :mod:`jaxmatch.models.batch_norm` names the
-            modes that these make.
-    """
-
-    decay: Share = 0.999
-    statistics: str = "copied"
-    schedule: str = "constant"
-
-    def __post_init__(self) -> None:
-        """Refuse unknown names."""
-        for field, known in (("statistics", EMA_STATISTICS), ("schedule", EMA_SCHEDULES)):
-            value = getattr(self, field)
-            if value not in known:
-                raise InputError(f"unknown ema.{field} {value!r}; {suggest(value, known)}")
-
-    def decay_at(self, step: Array | int, steps: int) -> Array | float:
-        """The decay of the step that follows ``step`` = k others in a run of ``steps`` = K.
-
-        "cosine" is 1 - (1 - decay) (cos(pi k / K) + 1) / 2; Grill et al., "Bootstrap Your Own
-        Latent", NeurIPS 2020, appendix, https://arxiv.org/abs/2006.07733.
-        """
-        if self.schedule == "constant":
-            return self.decay
-        return 1 - (1 - self.decay) * cosine(jnp.asarray(step), steps)
-
-    def update(
-        self,
-        teacher: Mapping[str, PyTree],
-        params: PyTree,
-        stats: PyTree,
-        own: PyTree = None,
-        *,
-        step: Array | int,
-        steps: int,
-    ) -> PyTree:
-        """The teacher's variables after a step that led to ``params`` and ``stats``.
-
-        ``own`` are the statistics that the teacher's forward of this step led to; ``step`` others
-        were taken before it in a run of ``steps``.
-        """
-        if self.statistics == "own" and own is None:
-            raise InputError(
-                'ema.statistics="own" needs a method whose teacher labels in train mode; use '
-                '"copied" or "averaged".'
-            )
-        choices = {"copied": lambda: stats, "own": lambda: own}
-        decay = self.decay_at(step, steps)
-
-        def average(old: PyTree, new: PyTree) -> PyTree:
-            return jax.tree.map(
-                lambda a, b: (decay * a + (1 - decay) * b).astype(a.dtype), old, new
-            )
-
-        return {
-            "params": average(teacher["params"], params),
-            "batch_stats": choices.get(
-                self.statistics, lambda: average(teacher["batch_stats"], stats)
-            )(),
-        }

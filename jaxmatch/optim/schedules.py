@@ -1,13 +1,14 @@
 """Schedules as pure functions of the number of optimizer steps already taken."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array
 
-SCHEDULES = ("cosine_7_16", "cosine", "steps", "constant")
+Schedule = Literal["cosine_7_16", "cosine", "steps", "constant"]
 SIGNALS = ("none", "linear", "exp", "log")
 
 
@@ -17,7 +18,7 @@ def cosine_7_16(step: Array, steps: int, warmup_steps: int = 0) -> Array:
     With warm-up over w steps: k / w, then the cosine over the remaining K - w; never below 0.
     Sohn et al., "FixMatch", NeurIPS 2020, section 2.4.
     """
-    step = jnp.asarray(step, float)  # an int32 count would divide in float32 even under x64
+    step = jnp.asarray(step, float)  # int32 would divide in float32 even under x64
     warmup = step / max(1, warmup_steps)
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     cosine = jnp.maximum(0.0, jnp.cos(jnp.pi * 7 / 16 * progress))
@@ -27,8 +28,8 @@ def cosine_7_16(step: Array, steps: int, warmup_steps: int = 0) -> Array:
 def cosine(step: Array, steps: int, warmup_steps: int = 0) -> Array:
     """The factor (1 + cos(pi k / K)) / 2, which ends at 0 and stays there.
 
-    With warm-up over w steps: (k + 1) / w, so that the first step counts (SimMatch's and EMAN's
-    form), then the cosine over the remaining K - w.
+    With warm-up over w steps: (k + 1) / w, so the rate of the first step is not 0 (SimMatch's and
+    EMAN's form), then the cosine over the remaining K - w.
     Loshchilov & Hutter, "SGDR", ICLR 2017, eq. 5, https://arxiv.org/abs/1608.03983.
     """
     step = jnp.asarray(step, float)
@@ -45,10 +46,10 @@ def drop(
     warmup_steps: int = 0,
     factor: float = 0.1,
 ) -> Array:
-    """What is left of a rate that is multiplied by ``factor`` at each given share of ``steps``.
+    """The product of ``factor`` over all ``drops``, shares of ``steps``, that are passed.
 
-    With warm-up over w steps: (k + 1) / w times it. FixMatch-EMAN: Cai et al., CVPR 2021,
-    https://arxiv.org/abs/2101.08482, with shares 0.6 and 0.8.
+    With warm-up over w steps: (k + 1) / w times that, at most 1 times. FixMatch-EMAN: Cai et al.,
+    CVPR 2021, https://arxiv.org/abs/2101.08482, with shares 0.6 and 0.8.
     """
     step = jnp.asarray(step, float)
     passed = sum((step >= round(share * steps) for share in drops), jnp.zeros(step.shape, int))
@@ -56,7 +57,7 @@ def drop(
 
 
 def learning_rate(
-    name: str,
+    name: Schedule,
     base: float,
     steps: int,
     warmup_steps: int = 0,
@@ -71,17 +72,17 @@ def learning_rate(
         name: "cosine_7_16", "cosine", "steps" (lower at each of ``drops``) or "constant".
         base: the rate after the warm-up.
         steps: of the whole run, where the schedule ends.
-        warmup_steps: linear warm-up, step by step; it counts among ``steps``.
+        warmup_steps: steps of linear warm-up; they count among ``steps``.
         period: after the warm-up the rate changes only every ``period`` steps (the authors of
             SimMatch, CoMatch and MoCo change it once an epoch).
         drops: shares of the run in (0, 1); for "steps" only.
-        drop_factor: what the rate is multiplied by at each of them.
+        drop_factor: multiplies the rate at each of ``drops``.
 
     Raises:
-        InputError: on an unknown name, or a setting that the schedule cannot have.
+        InputError: on an unknown name, or a setting that the schedule does not take.
     """
-    if name not in SCHEDULES:
-        raise InputError(f"unknown schedule {name!r}; {suggest(name, SCHEDULES)}")
+    if name not in get_args(Schedule):
+        raise InputError(f"unknown schedule {name!r}; {suggest(name, get_args(Schedule))}")
     if period < 1:
         raise InputError(f"a rate cannot be held for {period} steps; give a period of 1 or more.")
     if bool(drops) != (name == "steps") or not all(0 < share < 1 for share in drops):
@@ -107,9 +108,12 @@ def learning_rate(
 
 
 def linear_ramp(step: Array, steps: int, share: float) -> Array:
-    """Weight of an unsupervised term: from 0 to 1 over the first ``share`` of ``steps``.
+    """The weight of an unsupervised term: from 0 to 1 over the first ``share`` of ``steps``.
 
-    A share of 0 gives 1 from the start; one outside [0, 1] raises InputError.
+    A share of 0 gives 1 from the start.
+
+    Raises:
+        InputError: if the share is outside [0, 1].
     """
     if not 0 <= share <= 1:
         raise InputError(f"a ramp of {share} is no share of the run; give one between 0 and 1.")
@@ -117,7 +121,7 @@ def linear_ramp(step: Array, steps: int, share: float) -> Array:
 
 
 def training_signal(name: str, step: Array, steps: int, classes: int) -> Array:
-    """UDA's threshold that releases labeled examples: from 1 / C up to 1 over K = ``steps``.
+    """UDA's threshold that releases labeled examples: from about 1 / C to about 1 over K steps.
 
     eta = a (1 - 1 / C) + 1 / C with a = k / K ("linear"), exp(5 (k / K - 1)) ("exp") or
     1 - exp(-5 k / K) ("log"); "none" is 1 throughout. Training signal annealing of Xie et al.,
@@ -127,7 +131,7 @@ def training_signal(name: str, step: Array, steps: int, classes: int) -> Array:
     Args:
         name: one of :data:`SIGNALS`.
         step: k, of any shape.
-        steps: K; from then on the signal stays as it is.
+        steps: K; afterwards the signal does not change.
         classes: C.
 
     Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from jaxmatch.config.recipe import stage_folders
+from jaxmatch.config.stages import stage_folders
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
 from jaxmatch.data.facts import Facts

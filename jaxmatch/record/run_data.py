@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.checks import check_numbers
-from jaxmatch.config.recipe import STAGE
 from jaxmatch.data import record as records
 from jaxmatch.data import sources, splits
 from jaxmatch.data.record import ELSEWHERE, Record
@@ -21,7 +20,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import hosts, paths
-from jaxmatch.weights.transfer import names_weights, source_folder
+from jaxmatch.weights.transfer import STAGE, names_weights, source_folder
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import stage_folders
+from jaxmatch.config.stages import stage_folders
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.runtime.compilation import operations

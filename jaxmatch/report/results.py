@@ -16,7 +16,9 @@ from typing import Any
 import jax
 
 from jaxmatch.algorithms import build_algorithm
-from jaxmatch.config.recipe import complete, flatten, stage_folders, tells_apart, to_json
+from jaxmatch.config.dotted import flatten
+from jaxmatch.config.saved import complete, tells_apart, to_json
+from jaxmatch.config.stages import stage_folders
 from jaxmatch.errors import InputError
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import accuracies

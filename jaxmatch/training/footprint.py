@@ -235,7 +235,7 @@ def share(program: Program) -> Program:
         return program
     mesh = make_mesh(1, present=program.mesh.devices.flat[:1].tolist())
     model = program.model
-    if getattr(model, "bn_groups", 1) > 1:
+    if model.bn_groups > 1:
         model = replace(model, bn_groups=1)
     return replace(
         program,

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxmatch.augment import ctaugment
-from jaxmatch.config import recipe as configuration
+from jaxmatch.config import saved
 from jaxmatch.data import streaming
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.loading import Plan
@@ -148,7 +148,7 @@ class Run:
         Raises:
             InputError: if another process has another configuration or other data.
         """
-        settings, facts = configuration.to_json(self.config), self.facts
+        settings, facts = saved.to_json(self.config), self.facts
         digest = self.record_of_data.digest
         content = json.dumps([settings, facts.to_json(), self.split.hash, digest])
         hosts.check_same("configuration or data", content)
@@ -215,7 +215,7 @@ class Run:
         if hosts.leader():
             wandb = None
             if config.wandb:
-                wandb = open_wandb(config.wandb, self.folder, configuration.to_json(config))
+                wandb = open_wandb(config.wandb, self.folder, saved.to_json(config))
             metrics = MetricsLog(
                 self.folder,
                 resume_step=first,
@@ -320,8 +320,8 @@ class Run:
     def diverged(self, term: str, step: int) -> NonFiniteError:
         """The error to raise if ``term`` is not finite at ``step``."""
         self.checkpoints.wait()
-        saved = self.checkpoints.steps()
-        last = f"the last good checkpoint is that of step {saved[-1]}" if saved else "none is saved"
+        steps = self.checkpoints.steps()
+        last = f"the last good checkpoint is that of step {steps[-1]}" if steps else "none is saved"
         return NonFiniteError(
             f"{term} became NaN or Inf at step {step}; {last}. "
             "Lower optim.learning_rate or set optim.clip_norm."

@@ -5,10 +5,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config.recipe import stages_of
+from jaxmatch.config.stages import stages_of
 from jaxmatch.data.facts import Facts
 from jaxmatch.program import Program
-from jaxmatch.weights.transfer import check_encoder, given, wanted
+from jaxmatch.weights.transfer import check_encoder, source_encoder, target_encoder
 
 
 def check(config: ConfigDict, facts: Sequence[Facts]) -> None:
@@ -26,8 +26,8 @@ def check(config: ConfigDict, facts: Sequence[Facts]) -> None:
         program = Program.build(stage, facts_of_stage)
         network = program.state.student()
         if before is not None:
-            expected = wanted(network, program.algorithm, stage)
-            check_encoder(given(*before, stage), expected, stage.init_from)
+            expected = target_encoder(network, program.algorithm, stage)
+            check_encoder(source_encoder(*before, stage), expected, stage.init_from)
         before = (network, program.algorithm)
 
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxmatch.config import recipe as configuration
+from jaxmatch.config import saved
 from jaxmatch.config.checks import check_settings
 from jaxmatch.data.resident import Resident
 from jaxmatch.errors import InputError, JaxmatchError, Stopped
@@ -67,7 +67,7 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
     check([config for config, _ in runs])
     for config, _ in runs:
         check_settings(config)
-    folders = [paths.path(given or Path("runs") / configuration.run_name(c)) for c, given in runs]
+    folders = [paths.path(given or Path("runs") / saved.run_name(c)) for c, given in runs]
     if len({paths.absolute(folder) for folder in folders}) < len(folders):
         raise InputError("two of the runs have the same folder; give each run its own.")
     known = [completed(config, folder) for (config, _), folder in zip(runs, folders, strict=True)]
@@ -139,7 +139,7 @@ def check_one(config: ConfigDict) -> None:
 
 def key(config: ConfigDict) -> str:
     """A text that is equal for configurations that differ only in their seeds."""
-    values = configuration.to_json(config)
+    values = saved.to_json(config)
     values.pop("seed", None)
     return json.dumps(values, sort_keys=True)
 

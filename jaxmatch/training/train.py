@@ -8,8 +8,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import recipe as configuration
+from jaxmatch.config import saved
 from jaxmatch.config.checks import check_settings
+from jaxmatch.config.stages import stage_folders, stages_of
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import missing
 from jaxmatch.program import Program
@@ -31,7 +32,7 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
     """Train the run that ``config`` describes, or continue it.
 
     Args:
-        config: as :func:`jaxmatch.config.recipe.from_flags` or a file's ``get_config`` returns it.
+        config: as :func:`jaxmatch.config.flags.from_flags` or a file's ``get_config`` returns it.
         workdir: the run folder; by default ``runs/<config>-<data>-<labels>-s<seed>-<hash>``. If it
             holds an interrupted run of the same configuration, that run is continued.
         place: where the data of an interrupted run is now, if it has moved.
@@ -45,9 +46,9 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
         DiskError: if the run folder cannot be written.
         Stopped: after SIGTERM or Ctrl-C (SIGINT), once the state is saved.
     """
-    for stage in configuration.stages_of(config).values():
+    for stage in stages_of(config).values():
         check_settings(stage)
-    folder = paths.path(workdir or Path("runs") / configuration.run_name(config))
+    folder = paths.path(workdir or Path("runs") / saved.run_name(config))
     check_place(folder)
     if place and not hosts.from_leader(RunFolder(folder).config_file.exists):
         raise InputError(
@@ -132,7 +133,7 @@ def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:
 
 
 def _train_stages(config: ConfigDict, folder: Path, place: str, terminated: Stop) -> dict[str, Any]:
-    parts = configuration.stage_folders(config)
+    parts = stage_folders(config)
     kept = next((stage.data.split for stage in parts.values() if stage.data.split), "")
     facts = []
     for name, stage in parts.items():
@@ -144,7 +145,7 @@ def _train_stages(config: ConfigDict, folder: Path, place: str, terminated: Stop
     stages.check(config, facts)
     hosts.synchronize("stages checked")
     if hosts.leader():
-        RunFolder(folder).write_config(configuration.to_json(config))
+        RunFolder(folder).write_config(saved.to_json(config))
     summaries: dict[str, Any] = {}
     for name, stage in parts.items():
         if summaries and (stop := terminated()):
@@ -173,7 +174,7 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
             raise InputError(f"{folder} holds a run without config.json; choose another folder.")
         return None
     old.pop("facts", None)
-    if changed := configuration.differences(old, configuration.to_json(config)):
+    if changed := saved.differences(old, saved.to_json(config)):
         raise InputError(
             f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
             "choose another --workdir or undo the change."
@@ -193,7 +194,7 @@ def completed(config: ConfigDict, folder: Path, place: str = "") -> dict[str, An
     done = hosts.from_leader(lambda: finished(config, folder))
     if done is not None:
         old = RunFolder(folder).read_config()
-        if place or (old and configuration.moved(old, configuration.to_json(config))):
+        if place or (old and saved.moved(old, saved.to_json(config))):
             with Checkpoints(RunFolder(folder).checkpoints, keep=config.keep) as checkpoints:
                 prepare(config, folder, checkpoints, time.monotonic(), place).record()
     return done

@@ -22,10 +22,10 @@ def read_trunk(config: ConfigDict, folder: Path, program: Program) -> PyTree:
         InputError: if the encoder is missing or does not fit the network.
     """
     name = config.init_from
-    expected = transfer.wanted(program.state.student(), program.algorithm, config)
+    expected = transfer.target_encoder(program.state.student(), program.algorithm, config)
     if transfer.names_weights(name):
         return transfer.read_encoder(name, expected)
     source = load(transfer.source_folder(name, folder))
-    trunk = transfer.given(source.variables(), source.program.algorithm, config)
+    trunk = transfer.source_encoder(source.variables(), source.program.algorithm, config)
     transfer.check_encoder(trunk, expected, name)
     return trunk

@@ -1,4 +1,4 @@
-"""A network's variables from elsewhere and to elsewhere: other runs, PyTorch's files.
+"""Weights in and out: from other runs and other code bases, and to files for other programs.
 
-Networks themselves are in :mod:`jaxmatch.models`.
+The networks themselves do not belong here.
 """

@@ -1,7 +1,7 @@
-"""Weights in files that cannot run code: safetensors, and npz without pickle."""
+"""Reads and writes weights in files that cannot run code: safetensors, and npz without pickle."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -31,11 +31,11 @@ _DTYPES = {
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a ``.safetensors`` or ``.npz`` file by name, in the file's dtypes.
 
-    bfloat16 (safetensors only) comes as the NumPy dtype that JAX uses.
+    bfloat16 (safetensors only) becomes the NumPy dtype that JAX uses. Nothing in the file is
+    executed.
 
     Raises:
-        InputError: if the file is missing, damaged, of another kind, or holds anything but numbers;
-            nothing in it is executed.
+        InputError: if the file is missing, damaged, of another kind, or holds more than numbers.
     """
     path = paths.path(path)
     _check_suffix(path)
@@ -48,22 +48,22 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         raise InputError(f"there is no weights file {path}.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {paths.reason(error)}.") from error
-    except Exception as error:  # of whatever library: unreadable is unreadable
+    except Exception as error:  # the libraries raise errors of many kinds
         raise InputError(
-            f"{path} is damaged or holds more than numbers ({error}); get it anew."
+            f"{path} is damaged or holds more than numbers ({error}); get a new copy."
         ) from error
 
 
 def write_weights(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
-    """Write tensors by name to a new ``.safetensors`` or ``.npz`` file, whole or not at all.
+    """Write tensors by name to a new ``.safetensors`` or ``.npz`` file, completely or not at all.
 
     Raises:
-        InputError: if the file exists, its folder does not, or its suffix is another.
+        InputError: if the file exists, its folder does not, or it has another suffix.
         DiskError: if it cannot be written.
     """
     path = paths.path(path)
     check_new(path)
-    # safetensors writes an array's memory as it lies, which is not the order of a transposed view.
+    # safetensors writes an array's memory in its own order, which is wrong for a transposed view.
     ordered = {name: np.asarray(value, order="C") for name, value in weights.items()}
     if path.suffix == ".npz":
         buffer = io.BytesIO()
@@ -74,23 +74,27 @@ def write_weights(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
     paths.write_output(path, content)
 
 
-def check_new(path: Path) -> None:
-    """InputError unless a new weights file can be written to ``path``."""
-    _check_suffix(path)
+def check_new(path: Path, suffixes: Iterable[str] = SUFFIXES) -> None:
+    """Check that a new file with one of ``suffixes`` can be written to ``path``.
+
+    Raises:
+        InputError: if not.
+    """
+    _check_suffix(path, suffixes)
     if path.exists():
         raise InputError(f"{path} exists; remove it or choose another name.")
     paths.check_output(path)
 
 
-def _check_suffix(path: Path) -> None:
+def _check_suffix(path: Path, suffixes: Iterable[str] = SUFFIXES) -> None:
     if path.suffix in PICKLES:
         raise InputError(
-            f"{path} would be a pickle, which can run code when it is read; turn it into "
-            ".safetensors with python -m experiments.weights.from_pth and give that."
+            f"{path} is a pickle by its name, and reading a pickle can run code; convert it to "
+            ".safetensors with python -m experiments.weights.from_pth."
         )
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in suffixes:
         raise InputError(
-            f"{path} is no weights file: its name must end in {' or '.join(SUFFIXES)}."
+            f"{path} is no weights file: its name must end in {' or '.join(suffixes)}."
         )
 
 

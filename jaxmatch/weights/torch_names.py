@@ -1,7 +1,6 @@
-"""PyTorch weights of the references' networks, by the tensor names of the code base they come from.
+"""PyTorch weights of the references' networks, under the tensor names of each code base.
 
-:data:`NAMINGS` lists the code bases. Which options a network of ours needs so that it computes what
-theirs does:
+:data:`NAMINGS` lists the code bases. Our networks compute the same with these options:
 
 - TorchSSL (https://github.com/TorchSSL/TorchSSL) and USB
   (https://github.com/microsoft/Semi-supervised-learning): a
@@ -32,8 +31,9 @@ class Naming:
     """The PyTorch names of one code base.
 
     Attributes:
-        modules: by our module; "hidden", "output" and "dense" are the layers of any head.
-        block: the prefix of a block, from the numbers of its group (from 1) and block (from 0).
+        modules: their names by ours; "hidden", "output" and "dense" are the layers of any head.
+        block: the prefix of a block's tensors, with the numbers of the group (from 1) and of the
+            block (from 0).
         shortcut: the names of a block's shortcut convolution and its norm.
     """
 
@@ -53,7 +53,7 @@ def _within(prefix: str, modules: Mapping[str, str]) -> dict[str, str]:
     return {ours: prefix + theirs for ours, theirs in modules.items()}
 
 
-# Of two that name all modules of a network, the earlier one is to_torch's default.
+# If two namings know all modules of a network, to_torch takes the earlier one by default.
 NAMINGS: Mapping[str, Naming] = {
     "usb": Naming(modules=_WIDE, block=_WIDE_BLOCK, shortcut=("convShortcut", "")),
     "usb_heads": Naming(
@@ -113,13 +113,12 @@ def from_torch(
 
     Args:
         weights: arrays by name, in PyTorch's layouts (OIHW convolutions, (out, in) dense layers).
-            A leading ``module.`` is understood; ``num_batches_tracked`` is ignored.
-        variables: {"params", "batch_stats"} of the model, from ``model.init`` or its
-            ``jax.eval_shape``; gives the shapes and dtypes.
-        prefix: read only tensors whose name begins so: of SimMatch and EMAN "main." is the student,
-            "ema." the teacher.
-        naming: a key of :data:`NAMINGS`; None finds it, see :func:`find_naming`.
-        spare_heads: leave aside what the weights hold beside the encoder and ``variables``.
+            A leading ``module.`` and ``num_batches_tracked`` are ignored.
+        variables: {"params", "batch_stats"} of the model, or their shapes and dtypes.
+        prefix: read only tensors whose names begin with it. SimMatch and EMAN name the student
+            "main." and the teacher "ema.".
+        naming: a key of :data:`NAMINGS`; by default that of :func:`find_naming`.
+        spare_heads: ignore tensors that belong neither to the encoder nor to ``variables``.
 
     Raises:
         InputError: if a tensor is missing, left over or of another shape.
@@ -156,10 +155,15 @@ def from_torch(
 def to_torch(
     variables: PyTree, *, prefix: str = "", naming: str | None = None
 ) -> dict[str, np.ndarray]:
-    """The leaves of ``variables`` (or of only its "params", ...) by PyTorch name and layout.
+    """The leaves of ``variables`` under PyTorch's names, in PyTorch's layout.
 
-    ``prefix`` is put before every name; ``naming`` is a key of :data:`NAMINGS`, by default the
-    first that knows all modules. InputError if none does, or if two leaves get the same name.
+    Args:
+        variables: {"params", "batch_stats"}, or one of them.
+        prefix: before every name.
+        naming: a key of :data:`NAMINGS`; by default the first that knows all modules.
+
+    Raises:
+        InputError: if no naming knows all modules, or if two leaves get the same name.
     """
     names = _names(variables, _scheme(naming or find_naming((), variables)))
     if len(names) != len(set(names)):
@@ -172,7 +176,7 @@ def to_torch(
 
 
 def find_naming(names: Iterable[str], variables: PyTree) -> str:
-    """The key of :data:`NAMINGS` under which ``variables`` have most of the tensors ``names``.
+    """The key of :data:`NAMINGS` under which ``variables`` have the most of the tensors ``names``.
 
     Raises:
         InputError: if no naming knows all modules of ``variables``.
@@ -193,7 +197,7 @@ def find_naming(names: Iterable[str], variables: PyTree) -> str:
 def find_network(names: Iterable[str], variables: PyTree) -> tuple[str, str]:
     """The prefix and the naming of the network in a file of tensors ``names``.
 
-    It is the one that has most of the tensors of ``variables``.
+    It is the network that has the most tensors of ``variables``.
 
     Raises:
         InputError: if no naming knows all modules of ``variables``, or if more than one network in
@@ -201,7 +205,7 @@ def find_network(names: Iterable[str], variables: PyTree) -> tuple[str, str]:
     """
     names = [name.removeprefix("module.") for name in names]
     default = find_naming(names, variables)
-    # By a tensor's whole name: one network may be read by several pairs of prefix and naming.
+    # Keyed by a tensor's whole name, since several pairs of prefix and naming may read one network.
     found: dict[str, tuple[int, int, str, str]] = {}
     size = 0
     for key, scheme in NAMINGS.items():
@@ -225,10 +229,16 @@ def find_network(names: Iterable[str], variables: PyTree) -> tuple[str, str]:
 def nameable(
     variables: PyTree, heads: Iterable[str], naming: str | None = None
 ) -> tuple[PyTree, str]:
-    """``variables`` without those of ``heads`` that the naming has no names for, and the naming.
+    """``variables`` without the heads that the naming has no names for, and the naming.
 
-    By default it is the first of those that leave out the fewest heads. InputError if none knows
-    the rest of the modules.
+    Args:
+        variables: {"params", "batch_stats"} of a network.
+        heads: names of its heads.
+        naming: a key of :data:`NAMINGS`; by default the first of those that leave out the fewest
+            heads.
+
+    Raises:
+        InputError: if no naming knows the rest of the modules.
     """
     heads = tuple(heads)
     trunk = _without(variables, heads)
@@ -250,7 +260,11 @@ def _without(variables: PyTree, modules: Iterable[str]) -> PyTree:
 
 
 def _names(variables: PyTree, naming: Naming) -> list[str]:
-    """The PyTorch name of each leaf; InputError where there is none."""
+    """The PyTorch name of each leaf.
+
+    Raises:
+        InputError: if a leaf has none.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
     return [_torch_name(path, naming) for path, _ in leaves]
 
@@ -264,7 +278,7 @@ def _knows(naming: Naming, variables: PyTree) -> bool:
 
 
 def _in_trunk(name: str, naming: Naming) -> bool:
-    """Whether a PyTorch tensor belongs to the encoder, even one of another depth or options."""
+    """Whether a PyTorch tensor belongs to an encoder, of any depth and options."""
     modules = [naming.modules[key] + "." for key in TRUNK_MODULES if key in naming.modules]
     return name.startswith((naming.block.partition("{")[0], *modules))
 

@@ -1,7 +1,8 @@
-"""Starting a run from the encoder of another: its trunk, and heads where both have them.
+"""Starts a run from the encoder of another run or of a file of PyTorch weights.
 
-Or from a file of PyTorch weights, ``init_from=FILE.safetensors`` or ``FILE.npz``. Where a file
-holds several networks, ``FILE#PREFIX`` tells which, such as ``FILE.safetensors#ema.``.
+The encoder is the trunk, and the heads that ``init_heads`` names. A file is
+``init_from=FILE.safetensors`` or ``FILE.npz``. If it holds several networks, ``FILE#PREFIX`` names
+one, such as ``FILE.safetensors#ema.``.
 """
 
 import re
@@ -20,7 +21,7 @@ from jaxmatch.types import Algorithm, PyTree, TrainState
 from jaxmatch.weights.files import PICKLES, SUFFIXES, read_weights
 from jaxmatch.weights.torch_names import find_network, from_torch
 
-STAGE = "stage:"  # begins a place that is a stage of the same run
+STAGE = "stage:"  # prefix of an init_from that names a stage of the same run
 _SUFFIX = "|".join(re.escape(suffix) for suffix in SUFFIXES + PICKLES)
 _FILE = re.compile(rf"(?P<path>.+({_SUFFIX}))(#(?P<prefix>[^/#]*))?")
 
@@ -28,7 +29,7 @@ _FILE = re.compile(rf"(?P<path>.+({_SUFFIX}))(#(?P<prefix>[^/#]*))?")
 def encoder(
     variables: Mapping[str, PyTree], algorithm: Algorithm, heads: Iterable[str] = ()
 ) -> dict[str, PyTree]:
-    """The variables of a network without classifier, and without heads other than ``heads``."""
+    """The variables of a network without its classifier and without heads other than ``heads``."""
     left_out = {"classifier", *algorithm.heads} - set(heads)
     return {
         kind: {name: value for name, value in tree.items() if name not in left_out}
@@ -36,14 +37,14 @@ def encoder(
     }
 
 
-def given(
+def source_encoder(
     variables: Mapping[str, PyTree],
     algorithm: Algorithm,
     config: Mapping[str, Any],
 ) -> dict[str, PyTree]:
-    """What a trained network gives to a new run of ``config``.
+    """The variables that a trained network gives to a new run of ``config``.
 
-    Its encoder, the heads that ``config.init_heads`` names, and the first
+    They are its encoder, the heads that ``config.init_heads`` names, and the first
     ``config.model.head_layers`` layers of its projection head (SimCLR v2's fine-tuning "from the
     middle of the head"; Chen et al., NeurIPS 2020, section 2, https://arxiv.org/abs/2006.10029).
 
@@ -53,7 +54,7 @@ def given(
         config: of the new run.
 
     Raises:
-        InputError: if the network lacks one of these.
+        InputError: if the network lacks one of these heads or layers.
     """
     name, heads, layers = config["init_from"], config["init_heads"], config["model"]["head_layers"]
     check_heads(heads, algorithm, f"init_from={name}")
@@ -64,8 +65,8 @@ def given(
     projection = {kind: tree.get("projection", {}) for kind, tree in variables.items()}
     if missing := [layer for layer in names if layer not in projection["params"]]:
         raise InputError(
-            f"init_from={name} has no layer {missing[0]!r} in its projection head, of which "
-            f"model.head_layers={layers} are to be kept; keep fewer."
+            f"init_from={name} has no layer {missing[0]!r} in its projection head, but "
+            f"model.head_layers={layers} keeps it; lower model.head_layers."
         )
     for kind, tree in projection.items():
         if kept := {layer: tree[layer] for layer in tree if layer in names}:
@@ -73,16 +74,29 @@ def given(
     return trunk
 
 
-def wanted(
+def target_encoder(
     variables: Mapping[str, PyTree], algorithm: Algorithm, config: Mapping[str, Any]
 ) -> dict[str, PyTree]:
-    """What a new run of ``config`` takes from a trained network; as :func:`given`."""
+    """The variables that a new run of ``config`` takes from a trained network.
+
+    Args:
+        variables: of the new run.
+        algorithm: of the new run.
+        config: of the new run.
+
+    Raises:
+        InputError: if the algorithm lacks a head that ``config.init_heads`` names.
+    """
     check_heads(config["init_heads"], algorithm, f"algorithm {config['algorithm']['name']}")
     return encoder(variables, algorithm, config["init_heads"])
 
 
 def check_heads(heads: Iterable[str], algorithm: Algorithm, where: str) -> None:
-    """InputError unless ``algorithm`` has all of ``heads``."""
+    """Check that ``algorithm`` has all of ``heads``.
+
+    Raises:
+        InputError: if not.
+    """
     for head in heads:
         if head not in algorithm.heads:
             has = ", ".join(algorithm.heads) or "none"
@@ -92,7 +106,7 @@ def check_heads(heads: Iterable[str], algorithm: Algorithm, where: str) -> None:
 
 
 def source_folder(init_from: str, folder: Path) -> Path:
-    """The run that ``init_from`` of the run in ``folder`` names."""
+    """The folder of the run that ``init_from``, a setting of the run in ``folder``, names."""
     if init_from.startswith(STAGE):
         return folder.parent / init_from.removeprefix(STAGE)
     return paths.path(init_from)
@@ -105,17 +119,17 @@ def names_weights(init_from: str) -> bool:
 
 
 def read_encoder(init_from: str, ours: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """What a new run takes from a file of PyTorch weights.
+    """The variables that a new run takes from a file of PyTorch weights.
 
-    Other heads, a classifier and other networks in the file stay aside.
+    Other heads, a classifier and other networks in the file are ignored.
 
     Args:
-        init_from: for which :func:`names_weights` holds.
-        ours: as :func:`wanted` gives it, or its shapes.
+        init_from: one for which :func:`names_weights` is true.
+        ours: the result of :func:`target_encoder`, or its shapes.
 
     Raises:
-        InputError: if the file cannot be read, lacks a tensor, has one of another shape or one of
-            the encoder too many, or holds several such networks and no prefix is given.
+        InputError: if the file cannot be read, if its encoder lacks a tensor, has an additional one
+            or one of another shape, or if it holds several such networks and no prefix is given.
     """
     found = _FILE.fullmatch(init_from)
     if found is None:
@@ -134,7 +148,11 @@ def read_encoder(init_from: str, ours: Mapping[str, PyTree]) -> dict[str, PyTree
 
 
 def check_encoder(theirs: PyTree, ours: PyTree, init_from: str) -> None:
-    """InputError naming the first tensors that differ, unless both encoders have equal shapes."""
+    """Check that two encoders have equal shapes.
+
+    Raises:
+        InputError: if not; it names the first tensors that differ.
+    """
     there, here = (
         {
             jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
@@ -156,14 +174,14 @@ def check_encoder(theirs: PyTree, ours: PyTree, init_from: str) -> None:
 
 
 def transfer(state: TrainState, trunk: Mapping[str, PyTree]) -> TrainState:
-    """``state`` before its first step, with student and teacher starting from ``trunk``.
+    """Let student and teacher of a ``state`` before its first step start from ``trunk``.
 
-    Classifier, heads, optimizer and memory stay new; BatchNorm statistics come along (SelfMatch's
-    second stage). Leaves keep the dtype and sharding of ``state``'s.
+    The trunk includes BatchNorm statistics (SelfMatch's second stage). Classifier, heads, optimizer
+    and memory stay new. Leaves keep the dtypes and shardings of ``state``.
     """
 
     def replaced(kind: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-        # Student and teacher must not share buffers, since the step gives both away.
+        # Student and teacher must not share buffers, since the step donates both.
         return {
             **tree,
             **jax.tree.map(

@@ -19,7 +19,7 @@ from helpers import (
 
 from jaxmatch.algorithms.byol import BYOL, regression
 from jaxmatch.augment.contrast import Contrast
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.models.network import make_network
 from jaxmatch.settings import build_section
 

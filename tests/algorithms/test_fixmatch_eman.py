@@ -24,7 +24,8 @@ from helpers import (
 
 from jaxmatch.algorithms.fixmatch_eman import FixMatchEMAN
 from jaxmatch.models.network import make_network
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.step import make_train_step
 from jaxmatch.types import Examples
 

@@ -20,7 +20,7 @@ from helpers import (
 )
 
 from jaxmatch.algorithms.moco_v2 import MoCoV2, found
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.data.facts import Facts
 from jaxmatch.errors import InputError
 from jaxmatch.functional.memory import push

@@ -22,7 +22,8 @@ from jaxmatch.augment.build import build_augment
 from jaxmatch.evaluation.probe import _fit, _hits
 from jaxmatch.functional.clustering import kmeans
 from jaxmatch.models.network import make_network
-from jaxmatch.optim.optimizer import Ema, Optim
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
 from jaxmatch.runtime.mesh import make_mesh
 from jaxmatch.step import make_train_step
 

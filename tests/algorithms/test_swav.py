@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxmatch.algorithms.swav import SwAV, swapped_prediction
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.data.facts import Facts
 from jaxmatch.errors import InputError
 from jaxmatch.functional.memory import push

@@ -25,7 +25,7 @@ from tiny_runs import (
 )
 
 from jaxmatch.cli import main as cli
-from jaxmatch.config import recipe as configuration
+from jaxmatch.config import recipe
 from jaxmatch.evaluation import classifier, probe
 from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
@@ -460,7 +460,7 @@ def test_report_compares_runs(run, call, tmp_path):
 def test_demo_trains_both_methods_and_prints_one_table(call, tmp_path, monkeypatch):
     tiny = {key: value for key, value in OVERRIDES.items() if not key.startswith("algorithm.")}
     tiny |= {"steps": 5, "data.labels": "40", "data.image_size": 8, "model.width": 1.0}
-    monkeypatch.setitem(configuration.DATASETS, "mnist5k", tiny)
+    monkeypatch.setitem(recipe.DATASETS, "mnist5k", tiny)
     code, output, _ = call("demo", "--workdir", tmp_path / "demo")
     assert code == 0
     for word in ("MNIST-5k", "supervised", "fixmatch", "%"):

@@ -45,7 +45,7 @@ def process():
 before = process()
 import jaxmatch
 from jaxmatch.cli import main as cli, sweep
-from jaxmatch.config import recipe as config
+from jaxmatch.config import flags as config
 from jaxmatch.report import describe, page as report
 from jaxmatch.record import run_data
 from jaxmatch.training import together

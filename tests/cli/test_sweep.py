@@ -13,7 +13,8 @@ from tiny_runs import OPTIONS, OVERRIDES, SUMMARY, cache_folder, snapshot, start
 
 from jaxmatch.cli import main as cli
 from jaxmatch.cli import sweep
-from jaxmatch.config.recipe import from_flags, run_name
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.saved import run_name
 from jaxmatch.errors import InputError
 from jaxmatch.record.metrics import read
 
@@ -26,7 +27,7 @@ def file(tmp_path):
 
     def write(text):
         path = tmp_path / "my sweep.py"
-        start = "from jaxmatch.config.recipe import load_module\n"
+        start = "from jaxmatch.config.flags import load_module\n"
         get = "get_config = load_module('fixmatch').get_config\n"
         path.write_text(f"{start}{get}{text}")
         return str(path)

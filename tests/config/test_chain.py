@@ -2,7 +2,8 @@
 
 import pytest
 
-from jaxmatch.config.recipe import from_flags, run_name
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.saved import run_name
 from jaxmatch.errors import InputError
 
 

@@ -10,8 +10,9 @@ import pytest
 from helpers import quick_jit
 
 from jaxmatch.algorithms import build_algorithm
+from jaxmatch.config.flags import from_flags
 from jaxmatch.config.presets import DATASETS, PRESETS
-from jaxmatch.config.recipe import from_flags, stages_of
+from jaxmatch.config.stages import stages_of
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.resident import Resident, Table
 from jaxmatch.errors import InputError

@@ -14,22 +14,12 @@ from ml_collections import ConfigDict
 
 import jaxmatch
 from jaxmatch.algorithms.fixmatch import FixMatch
+from jaxmatch.config.dotted import flatten
+from jaxmatch.config.flags import from_flags, load_module, named_configs
+from jaxmatch.config.keys import defaults
 from jaxmatch.config.presets import DATASETS
-from jaxmatch.config.recipe import (
-    IDENTITY,
-    complete,
-    defaults,
-    differences,
-    flatten,
-    from_flags,
-    identifies,
-    load_module,
-    make,
-    named_configs,
-    parse_argument,
-    run_name,
-    to_json,
-)
+from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.saved import IDENTITY, complete, differences, identifies, run_name, to_json
 from jaxmatch.errors import InputError
 from jaxmatch.settings import build_section
 
@@ -355,7 +345,7 @@ def test_the_name_of_the_run_folder(argument, start):
 
 def test_the_name_does_not_depend_on_the_process():
     code = (
-        "from jaxmatch.config.recipe import from_flags, run_name; "
+        "from jaxmatch.config.flags import from_flags; from jaxmatch.config.saved import run_name; "
         "print(run_name(from_flags('fixmatch:mnist5k', [])[0]))"
     )
     environment = os.environ | {"PYTHONHASHSEED": "5"}
@@ -395,7 +385,7 @@ def site_packages(folder, **neighbours):
 )
 def test_configs_of_a_neighbour_are_never_executed(tmp_path, neighbours):
     site = site_packages(tmp_path / "site", **neighbours)
-    code = """import jaxmatch.config.recipe as c
+    code = """import jaxmatch.config.flags as c
 print(c.__file__, c.from_flags('fixmatch:mnist5k', [])[0].steps)
 try:
     c.from_flags('theirs:mnist5k', [])
@@ -409,7 +399,7 @@ except c.InputError as error:
         text=True,
     )
     lines = found.stdout.splitlines()
-    assert lines[0] == f"{site / 'jaxmatch' / 'config' / 'recipe.py'} 1500", found.stderr
+    assert lines[0] == f"{site / 'jaxmatch' / 'config' / 'flags.py'} 1500", found.stderr
     assert "unknown config 'theirs'" in lines[1]
 
 
@@ -432,7 +422,7 @@ def test_a_wheel_holds_the_configs_and_finds_them_by_name(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    code = """import jaxmatch.config.recipe as c
+    code = """import jaxmatch.config.flags as c
 print(c.__file__, c.from_flags('fixmatch:mnist5k', [])[0].steps)"""
     found = subprocess.run(
         [sys.executable, "-c", code],
@@ -443,7 +433,7 @@ print(c.__file__, c.from_flags('fixmatch:mnist5k', [])[0].steps)"""
         check=True,
     )
     assert found.stdout.split() == [
-        str(tmp_path / "site" / "jaxmatch" / "config" / "recipe.py"),
+        str(tmp_path / "site" / "jaxmatch" / "config" / "flags.py"),
         "1500",
     ]
 
@@ -528,7 +518,7 @@ def test_from_python_overrides_are_noted_and_mistakes_refused(caplog):
 
 
 def test_the_function_is_there_whatever_was_imported_before():
-    for before in ("", "import jaxmatch.config.recipe;", "from jaxmatch import train;"):
+    for before in ("", "import jaxmatch.config.flags;", "from jaxmatch import train;"):
         code = f"{before} import jaxmatch; print(jaxmatch.config('uda:mnist5k', labels=40).recipe)"
         found = subprocess.run(
             [sys.executable, "-c", code.strip()],

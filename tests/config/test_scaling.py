@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmatch.config.dotted import flatten
-from jaxmatch.config.recipe import differences, from_flags, run_name, stages_of, to_json
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.saved import differences, run_name, to_json
 from jaxmatch.config.scaling import PERIODS, scale
+from jaxmatch.config.stages import stages_of
 from jaxmatch.errors import InputError
 from jaxmatch.functional.memory import MULTIPLE, make_bank
 from jaxmatch.functional.per_example import make_rows

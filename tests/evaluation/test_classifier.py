@@ -9,7 +9,7 @@ from helpers import assert_bitwise, on_host
 from tiny_runs import STEPS, arguments, compiler_cache, state_of, write_data
 
 import jaxmatch
-from jaxmatch.config import recipe as configuration
+from jaxmatch.config import flags
 from jaxmatch.errors import InputError
 from jaxmatch.record.metrics import read
 
@@ -35,7 +35,7 @@ def run(tmp_path_factory):
     data = write_data(folder / "x.npz")
     (folder / "mine.py").write_text(CONFIG)
     words = arguments(data, method=folder / "mine.py")
-    config, _ = configuration.from_flags(words[0].removeprefix("--config="), words[1:])
+    config, _ = flags.from_flags(words[0].removeprefix("--config="), words[1:])
     jaxmatch.train(config, folder / "run")
     (folder / "mine.py").unlink()
     arrays = np.load(data)
@@ -130,7 +130,7 @@ def test_loading_executes_no_config_file_and_unpickles_nothing(run, monkeypatch)
     def refuse(*arguments, **options):
         raise AssertionError("unpickled")
 
-    monkeypatch.setattr(configuration, "load_module", refuse)
+    monkeypatch.setattr(flags, "load_module", refuse)
     for name in ("load", "loads", "Unpickler"):
         monkeypatch.setattr(pickle, name, refuse)
     assert jaxmatch.load(run[0]).step == STEPS

@@ -13,7 +13,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from tiny_runs import STEPS, arguments, compiler_cache, train_tiny, write_data
 
 import jaxmatch
-from jaxmatch.config.recipe import complete, from_flags
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.saved import complete
 from jaxmatch.data import sources
 from jaxmatch.data.source import Source
 from jaxmatch.errors import InputError

@@ -6,7 +6,7 @@ import pytest
 
 import jaxmatch
 from experiments.curriculum.train import phase_of, train
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.errors import InputError
 from jaxmatch.record.metrics import read
 

@@ -1,7 +1,7 @@
 """The sweep of pre-trainings names runs that exist by then, and its table says what was not run."""
 
 from experiments.mnist5k_pretraining import results, sweep
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 
 
 def test_every_run_starts_from_one_that_comes_before():

@@ -14,7 +14,9 @@ from experiments.tables.render import page
 from experiments.tables.sweep import METHODS, TABLES, choose
 from jaxmatch.cli import main as cli
 from jaxmatch.cli import sweep
-from jaxmatch.config.recipe import from_flags, stage_folders, stages_of, to_json
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.saved import to_json
+from jaxmatch.config.stages import stage_folders, stages_of
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.record.metrics import summarise
 

@@ -125,7 +125,7 @@ def test_squared_difference_equals_its_sum(scale):
 
 
 def test_bounds_of_the_squared_difference():
-    certain = jnp.array([[1e4, 0.0, -1e4, 0.0]])
+    certain = jnp.array([[1e4, 0.0, -1e4, 0.0]] * 2)
     target = jnp.eye(4)[:2]
     np.testing.assert_array_equal(squared_difference(certain, target), [0, 2 / 4])
     gradient = jax.grad(lambda logits: squared_difference(logits, target).sum())(certain)

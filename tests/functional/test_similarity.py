@@ -106,7 +106,7 @@ def test_rows_of_a_bank_vote_once_they_are_filled():
     random = np.random.default_rng(0)
     queries = rows(random, BATCH, WIDTH)
     index = np.array([0, 1, 4, 5, 8, 9], np.int32)  # classes 0 and 1 only
-    bank = write(make_bank(LABELS, WIDTH), index, rows(random, 6, WIDTH), LABELS[index])
+    bank = write(make_bank(LABELS.tolist(), WIDTH), index, rows(random, 6, WIDTH), LABELS[index])
 
     @quick_jit
     def votes(bank):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import quick_jit
 
-from jaxmatch.models import MODELS
+from jaxmatch.models.build import MODELS
 from jaxmatch.models.heads import Projection
 from jaxmatch.models.resnet import ResNet
 from jaxmatch.weights.torch_names import from_torch
@@ -16,8 +16,7 @@ IMAGES = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
 
 
 def named(name, **options):
-    model, fixed = MODELS[name]
-    return model(**fixed, **options)
+    return MODELS[name](**options)
 
 
 def shapes_of(model, side=64, train=False, batch=2, dtype=jnp.float32):

@@ -11,7 +11,8 @@ from helpers import assert_close, quick_jit
 
 from jaxmatch.errors import InputError
 from jaxmatch.models.wide_resnet import WideResNet
-from jaxmatch.optim.optimizer import Ema, Optim, clip_by_global_norm, scale_layers, steps_taken
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim, clip_by_global_norm, scale_layers, steps_taken
 
 STEPS, RATE, MOMENTUM, DECAY = 6, 0.1, 0.9, 0.02
 AT = {"step": 3, "steps": 10}

@@ -10,7 +10,7 @@ from experiments.parity.__main__ import main
 from jaxmatch.algorithms import comatch, fixmatch_eman, simmatch, simmatch_v2
 from jaxmatch.functional import propagation, similarity
 from jaxmatch.functional.losses import cross_entropy
-from jaxmatch.optim.optimizer import Ema
+from jaxmatch.optim.ema import Ema
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SOURCES = {

@@ -14,7 +14,7 @@ from tiny_runs import OVERRIDES, compiler_cache, configuration, state_of, write_
 
 from jaxmatch import train
 from jaxmatch.cli import main as cli
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
 from jaxmatch.errors import InputError

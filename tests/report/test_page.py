@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxmatch.config.recipe import from_flags, make_stages, to_json
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.saved import to_json
+from jaxmatch.config.stages import make_stages
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.record.metrics import summarise
 from jaxmatch.report.page import report

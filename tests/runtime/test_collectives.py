@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from experiments.scaling.program import collectives, compile_quickly, facts
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.program import Program
 from jaxmatch.runtime.mesh import tree_bytes
 

@@ -6,7 +6,7 @@ import pytest
 from tiny_runs import OVERRIDES, train_tiny
 
 from experiments.tpu.program import facts_of
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.errors import InputError
 from jaxmatch.program import Program
 from jaxmatch.training import footprint

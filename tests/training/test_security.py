@@ -12,7 +12,8 @@ import pytest
 from tiny_runs import compiler_cache, configuration, snapshot, train_tiny
 
 from jaxmatch import load
-from jaxmatch.config.recipe import run_name, stage_folders
+from jaxmatch.config.saved import run_name
+from jaxmatch.config.stages import stage_folders
 from jaxmatch.data import sources, splits
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import probe

@@ -11,7 +11,8 @@ from helpers import assert_bitwise, on_host
 from tiny_runs import OVERRIDES, PERIOD, STEPS, compiler_cache, snapshot, state_of
 
 from jaxmatch import load, train
-from jaxmatch.config.recipe import from_flags, run_name
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.saved import run_name
 from jaxmatch.errors import InputError, Interrupted, Terminated
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import read

@@ -24,6 +24,7 @@ from tiny_runs import (
 
 from jaxmatch import load
 from jaxmatch.cli import main as cli
+from jaxmatch.config.flags import from_flags
 from jaxmatch.errors import InputError, JaxmatchError, NonFiniteError, Terminated
 from jaxmatch.record.metrics import read
 from jaxmatch.training import run, together
@@ -312,7 +313,7 @@ def test_what_cannot_be_trained_together_is_refused(data, tmp_path):
         "equal but for their seed": configuration(data, algorithm__threshold=0.5),
         "streamed": configuration(data, data__stream=True),
         "wandb": configuration(data, wandb="project"),
-        "stages": together.configuration.from_flags(*stages, [])[0],
+        "stages": from_flags(*stages, [])[0],
         "the same folder": configuration(data, seed=1),
         "different numbers of images": configuration(data, seed=1),
     }

@@ -17,7 +17,7 @@ from tiny_runs import (
 )
 
 from jaxmatch import load, train
-from jaxmatch.config.recipe import from_flags
+from jaxmatch.config.flags import from_flags
 from jaxmatch.data import splits
 from jaxmatch.errors import DiskError, InputError, NonFiniteError
 from jaxmatch.optim.optimizer import Optim

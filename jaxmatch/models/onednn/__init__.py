@@ -1,7 +1,7 @@
-"""Convolutions and sums on a CPU by oneDNN, as calls that XLA's compiled programs make.
+"""Convolutions and sums on a CPU by oneDNN, which XLA's compiled programs call.
 
-Here belong the C++ sources, how they are compiled and loaded, and where a program may call them.
-What they compute for which operation of JAX belongs to :mod:`jaxmatch.models`.
+The C++ sources, their compilation and loading, and the rules where a program may call them belong
+here. The operations of JAX that use them belong to :mod:`jaxmatch.models`.
 """
 
 from jaxmatch.models.onednn.loading import Library, library

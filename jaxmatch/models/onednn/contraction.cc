@@ -1,12 +1,12 @@
-// Convolutions and their gradients by oneDNN, as a call that XLA's compiled programs make.
+// Convolutions and their gradients by oneDNN, which XLA's compiled programs call.
 //
 // A convolution sum(images * kernel * results) over two of its three arrays gives the third:
 // the results, the gradient of the images, or the gradient of the kernel. A bias may be
 // added to the results. Arrays are dense, images [v b h w c], kernel [v k k c d], bias
 // [v d], results [v b h' w' d]; entries of v are independent.
 //
-// oneDNN's kernels are made for one shape. The most recent are kept. They hold no memory of a
-// call, so that threads may share one.
+// A kernel of oneDNN is made for one shape. The most recent kernels are kept. They hold no memory of
+// a call, so threads may share one.
 
 #include <algorithm>
 #include <array>
@@ -81,12 +81,12 @@ Block Allocate(size_t bytes) {
   return block;
 }
 
-// Where the arrays of one entry are; ``bias`` is null where there is none.
+// Addresses of the arrays of one entry; ``bias`` is null if there is none.
 struct Arrays {
   void *images, *kernel, *results, *bias;
 };
 
-// One problem, ready to be computed. It is constant once made.
+// One problem, ready to be computed; it never changes.
 class Plan {
  public:
   explicit Plan(const Problem& p) : written_(p.wanted == kKernel) {
@@ -293,7 +293,7 @@ extern "C" bool jaxmatch_has_bfloat16() {
   return true;
 }
 
-// "oneDNN 3.2.0, 2 threads", or "error: " and what is wrong with the library that was loaded.
+// "oneDNN 3.2.0, 2 threads", or "error: " and the fault of the loaded library.
 extern "C" const char* jaxmatch_onednn() {
   static const std::string text = [] {
     const dnnl_version_t& found = *dnnl_version();

@@ -1,13 +1,13 @@
-"""The C++ of this folder, compiled at first use with the machine's compiler, and loaded.
+"""Compiles the C++ of this folder at first use with the machine's compiler, and loads it.
 
-The extra ``cpu`` installs oneDNN; a compiler of C++17 must be there. What it makes is kept in the
-user's cache, by all that it depends on: sources, compiler, oneDNN, jaxlib, the kind of processor.
-Nothing here ever stops a program: without the library XLA computes, and :attr:`Library.text` says
-why.
+The extra ``cpu`` installs oneDNN; a compiler of C++17 must be there. The user's cache keeps the
+compiled library under a key of all that it depends on: sources, compiler, oneDNN, jaxlib, the kind
+of processor. Nothing here ever stops a program: without the library XLA computes, and
+:attr:`Library.text` gives the reason.
 
-``JAXMATCH_ONEDNN=off`` leaves it out; ``JAXMATCH_ONEDNN=DIR`` takes the oneDNN in ``DIR/include``
-and ``DIR/lib`` in place of the installed one. Its OpenMP threads are as many as the cores that the
-process may use, or ``OMP_NUM_THREADS``.
+``JAXMATCH_ONEDNN=off`` turns the library off; ``JAXMATCH_ONEDNN=DIR`` takes the oneDNN in
+``DIR/include`` and ``DIR/lib`` in place of the installed one. oneDNN starts one OpenMP thread for
+each core that the process may use, or ``OMP_NUM_THREADS``.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ HEADER, LIBRARY = "oneapi/dnnl/dnnl.hpp", "libdnnl.so.3"
 FUNCTIONS = ("jaxmatch_contract", "jaxmatch_convolve", "jaxmatch_sums")
 COMPILERS = ("g++", "c++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-DNDEBUG")
-SECONDS = 300  # for the compiler, which takes some 5
+SECONDS = 300  # time limit of the compiler, which takes about 5
 SLOWER = "convolutions by XLA, about 1.7 times slower"
 
 _lock = threading.Lock()
@@ -46,9 +46,11 @@ _library: "Library | None" = None
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """What computes convolutions on a CPU: ``text`` says it, or why it is XLA, in one line.
+    """The library that computes convolutions on a CPU.
 
-    ``dtypes`` are those it computes in: none where it is absent.
+    Attributes:
+        text: one line that says what computes convolutions, and if it is XLA, why.
+        dtypes: dtypes in which the library computes; none if it is absent.
     """
 
     text: str
@@ -56,16 +58,16 @@ class Library:
 
     @property
     def present(self) -> bool:
-        """Whether there is one."""
+        """Whether the library is there."""
         return bool(self.dtypes)
 
 
 class _UnavailableError(Exception):
-    """Why there is no library, in a few words."""
+    """There is no library; the text gives the reason in a few words."""
 
 
 def library() -> Library:
-    """The library of this process, compiled and loaded by the first call; it never raises."""
+    """The library of this process; the first call compiles and loads it. It never raises."""
     global _library
     with _lock:
         if _library is None:
@@ -88,7 +90,7 @@ def _load() -> Library:
             jax.ffi.register_ffi_target(name, capsule, platform="cpu")
     except _UnavailableError as error:
         return Library(text=f"{SLOWER}: {error}")
-    except Exception as error:  # whatever it is, XLA still computes
+    except Exception as error:  # XLA computes without the library
         return Library(text=f"{SLOWER}: {type(error).__name__}: {error}")
     dtypes = ("float32", "bfloat16") if loaded.jaxmatch_has_bfloat16() else ("float32",)
     return Library(text=f"convolutions by {version}", dtypes=dtypes)
@@ -102,7 +104,7 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def _built() -> Path:
-    """The compiled library, from the cache or fresh."""
+    """The path of the compiled library, from the cache or newly compiled."""
     if sys.platform != "linux":
         raise _UnavailableError(f"oneDNN is not used on {sys.platform}")
     include, libraries = _onednn()
@@ -122,7 +124,7 @@ def _built() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(folder)
-    except OSError:  # this process alone then has one
+    except OSError:  # without a cache the process compiles its own
         return _compile(command, Path(tempfile.mkdtemp(prefix="jaxmatch-")) / f"{key}.so")
     path = folder / f"{key}.so"
     with _locked(folder / f"{key}.lock"):  # ten processes that start at once compile once
@@ -179,7 +181,7 @@ def _sources() -> Path:
 
 
 def _key(command: list[str], headers: list[Path], library: Path) -> str:
-    """A name for what ``command`` compiles."""
+    """The key in the cache of the library that ``command`` compiles."""
     files = [*sorted(_sources().glob("*.cc")), *sorted(_sources().glob("*.h")), *headers]
     text = [
         *command,
@@ -192,7 +194,7 @@ def _key(command: list[str], headers: list[Path], library: Path) -> str:
 
 
 def _compile(command: list[str], path: Path) -> Path:
-    """``path``, and its hash beside it, which a file that was cut does not have."""
+    """Compile to ``path`` and write its hash beside it, so that a truncated file is noticed."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
         _run([*command, "-o", str(fresh)])
@@ -241,7 +243,7 @@ def _run(command: list[str]) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, where the file system has locks."""
+    """Hold the lock of a file, if the file system has locks."""
     import fcntl
 
     with path.open("w") as file:

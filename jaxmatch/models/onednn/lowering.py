@@ -1,4 +1,4 @@
-"""Where a compiled program calls the library, and the operation that does."""
+"""Decides where a compiled program calls the library, and makes the call."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from jaxmatch.models.onednn.loading import library
 
 
 def suits(context: Any) -> bool:
-    """Whether the library can take an operation of a program for a CPU.
+    """Whether the library can compute an operation of a program for a CPU.
 
     Args:
         context: JAX's ``LoweringRuleContext`` of the operation.
 
     Returns:
-        True for a program on one device, where the library is there and computes in the dtypes of
-        all operands and results, none of which is empty.
+        True for a program on one device, if the library is there and computes in the dtypes of all
+        operands and results, and none of them is empty.
     """
     arrays = (*context.avals_in, *context.avals_out)
     return (
@@ -28,6 +28,6 @@ def suits(context: Any) -> bool:
 
 def call(context: Any, name: str, *operands: Any, **attributes: Any) -> Any:
     """Lower to a call of the library's function ``name`` with NumPy ``attributes``."""
-    # Devices of one process share its cores.
+    # The devices of a process share its cores.
     devices = np.int64(jax.local_device_count("cpu"))
     return jax.ffi.ffi_lowering(name)(context, *operands, devices=devices, **attributes)

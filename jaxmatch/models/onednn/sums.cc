@@ -1,4 +1,4 @@
-// Sums over a batch for each channel: of a gradient, and of it times the centred input.
+// Sums over a batch for each channel: of a gradient, and of the gradient times the centred input.
 
 #include <cstring>
 #include <exception>
@@ -16,7 +16,7 @@ constexpr int64_t kBlock = 64;  // rows that are added up in float, before the s
 constexpr int64_t kLanes = 16;  // channels that are added up at a time
 constexpr int64_t kChains = 4;  // sums of every fourth row, since one addition waits for the last
 
-// GCC and Clang make what the processor has of these.
+// GCC and Clang compile these to the vector instructions that the processor has.
 typedef float Floats16 __attribute__((vector_size(64)));
 typedef uint16_t Halves16 __attribute__((vector_size(32)));
 typedef uint32_t Words16 __attribute__((vector_size(64)));
@@ -39,8 +39,8 @@ struct Rows {
   int64_t channels;
 };
 
-// Adds to ``first`` and ``second`` what kLanes channels give in ``count`` rows, of which each is
-// ``step`` values after the one before.
+// Adds the sums of kLanes channels over ``count`` rows to ``first`` and ``second``. A row begins
+// ``step`` values after the row before.
 template <typename G, typename X, bool kMask, bool kCentred>
 void AddLanes(const G* g, const X* x, const Rows& rows, int64_t channel, int64_t count,
               int64_t step, double* first, double* second) {
@@ -69,7 +69,7 @@ void AddLanes(const G* g, const X* x, const Rows& rows, int64_t channel, int64_t
   }
 }
 
-// Adds to ``first`` and ``second`` what the rows of ``g`` and ``x`` in [begin, end) give.
+// Adds the sums over the rows [begin, end) of ``g`` and ``x`` to ``first`` and ``second``.
 template <typename G, typename X, bool kMask, bool kCentred>
 void Add(const G* g, const X* x, const Rows& rows, int64_t begin, int64_t end, double* first,
          double* second) {
@@ -147,7 +147,7 @@ ffi::Error Sums(ffi::AnyBuffer g, ffi::AnyBuffer x, Floats origin, Floats factor
                          ? x.element_type() == ffi::F32 ? Sum<float, float> : Sum<float, uint16_t>
                      : x.element_type() == ffi::F32 ? Sum<uint16_t, float>
                                                     : Sum<uint16_t, uint16_t>;
-    // A thread is worth waking for some ten thousand values.
+    // Waking a thread pays off from about ten thousand values.
     const int64_t useful = 1 + count * channels / 16384;
     const int threads = static_cast<int>(std::min<int64_t>(Threads(devices), useful));
     const auto job = [&] {

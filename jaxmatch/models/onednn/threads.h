@@ -1,4 +1,4 @@
-// Which threads compute: those of OpenMP, which oneDNN uses.
+// The threads that compute: those of OpenMP, which oneDNN uses.
 
 #ifndef JAXMATCH_THREADS_H_
 #define JAXMATCH_THREADS_H_
@@ -28,12 +28,12 @@ inline int Cores() {
   return cores;
 }
 
-// Those of one of the ``devices`` that share them.
+// The cores of one of the ``devices`` that share them.
 inline int Threads(int64_t devices) { return std::max<int>(1, Cores() / devices); }
 
 // OpenMP keeps the threads of a parallel region for the thread that began it. As XLA may call from
-// any of its threads, a machine of n cores would have n * n of them; from so many cores on, leaders
-// begin the regions. It costs a step some 5%.
+// any of its threads, a machine of n cores would have n * n threads. So on machines of at least so
+// many cores only leaders begin regions. That costs a step about 5%.
 #ifndef JAXMATCH_MANY_CORES
 #define JAXMATCH_MANY_CORES 17
 #endif
@@ -73,10 +73,10 @@ class Leader {
   std::exception_ptr error_;
 };
 
-// Lets as many jobs compute at a time as there are devices; more would only take each other's cores.
+// Lets one job for each device compute at a time; more jobs would only compete for the cores.
 class Turns {
  public:
-  // Does the job with the threads of one device, and throws what it throws.
+  // Runs the job with the threads of one device; rethrows what the job throws.
   static void Run(int64_t devices, const std::function<void()>& job) {
     static Turns& turns = *new Turns;  // never destroyed: threads may compute at exit
     const Turn turn(turns, devices);

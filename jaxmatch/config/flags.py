@@ -1,0 +1,190 @@
+"""Configurations from the command line, and from Python in the same words."""
+
+import importlib.util
+import logging
+import tomllib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.config import scaling
+from jaxmatch.config.argument import ARGUMENT_KEYS, parse_argument
+from jaxmatch.config.dotted import flatten
+from jaxmatch.config.recipe import Recipe, set_model
+from jaxmatch.config.stages import make_stages, stages_of
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.settings import turned_off
+
+log = logging.getLogger(__name__)
+
+
+def config(
+    recipe: str,
+    *,
+    labels: int | str | None = None,
+    seed: int | None = None,
+    preset: str | None = None,
+    split: str | Path | None = None,
+    **overrides: Any,
+) -> ConfigDict:
+    """The configuration of a recipe, as ``jaxmatch train --config=...`` reads it.
+
+    ::
+
+        jaxmatch.config("fixmatch:mnist5k", labels=40, steps=600, **{"algorithm.threshold": 0.9})
+
+    Args:
+        recipe: ``NAME:DATA``, or the path of a config file in place of the name; it may have an
+            argument of its own.
+        labels: total number of labeled images, or "all".
+        seed: seed of all random numbers.
+        preset: code base whose settings are taken.
+        split: file that lists the labeled images.
+        overrides: values by dotted key, which win. Notes about them are logged as warnings.
+
+    Raises:
+        InputError: if a recipe, key or preset is unknown, or if a value cannot be read.
+    """
+    chosen = {"labels": labels, "seed": seed, "preset": preset, "split": split}
+    words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+    if words and ":" not in recipe:
+        raise InputError(f"{recipe} names no data set, which comes first: {recipe}:DATA.")
+    flags = [f"--config.{key}={value}" for key, value in overrides.items()]
+    found, notes = from_flags(",".join([recipe, *words]), flags)
+    for note in notes:
+        log.warning("%s", note)
+    return found
+
+
+def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:
+    """The configuration that ``--config=CONFIG`` and the flags ``--config.key=value`` describe.
+
+    Returns:
+        The configuration and notes. There is a note for each value that ``scale=`` in the argument
+        changed (:mod:`jaxmatch.config.scaling`), for each override that contradicts the preset, and
+        for each value that turns its setting off.
+
+    Raises:
+        InputError: if the file, a key or a value is wrong.
+    """
+    path, _, argument = config.partition(":")
+    argument, factor, rule = scaling.split_argument(argument)
+    module = load_module(path)
+    result = module.get_config(argument) if argument else module.get_config()
+    scaled = scaling.scale(result, factor, rule)
+    _choose_models(result, overrides)
+    known = flatten(result)
+    for override in overrides:
+        key = override.removeprefix("--config.").partition("=")[0]
+        if key not in known:
+            raise InputError(f"unknown config key {key!r}; {suggest(key, known)}")
+        if key == "preset":  # an override would not set its values
+            raise InputError("a preset belongs in the argument: --config=NAME:DATA,preset=NAME.")
+    values = flags.FlagValues()
+    # The last value of a key counts, as everywhere on command lines.
+    argv = ["jaxmatch", *{override.partition("=")[0]: override for override in overrides}.values()]
+    try:
+        config_flags.DEFINE_config_dict("config", result, flag_values=values, sys_argv=argv)
+        values(argv)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise InputError(f"cannot read an override: {' '.join(str(error).split())}") from error
+    chosen = config_flags.get_override_values(values["config"])
+    notes = [note for note in scaled if note.split(":")[0] not in chosen]
+    for name, part in stages_of(result).items():
+        prefix = f"stages.{name}." if name else ""
+        own = {key.removeprefix(prefix): chosen[key] for key in chosen if key.startswith(prefix)}
+        if isinstance(part, Recipe):
+            notes += [
+                f"--config.{prefix}{key}={own[key]} contradicts preset {part.preset!r}, "
+                f"which has {value}."
+                for key, value in part.contradictions(own).items()
+            ]
+        if kind := ALGORITHMS.get(part.algorithm.name):
+            notes += turned_off(kind, part.algorithm, f"{prefix}algorithm")
+    return result, notes
+
+
+def _choose_models(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Choose the network that an override names, so that others can change its settings."""
+    for name, part in stages_of(config).items():
+        flag = f"--config.{f'stages.{name}.' if name else ''}model.name="
+        for override in overrides:
+            if override.startswith(flag) and override != flag + part.model.name:
+                set_model(part, override.removeprefix(flag))
+
+
+def load_module(path: str) -> Any:
+    """Execute a config file, given as a path or as the name of one of the package.
+
+    ``A+B`` are stages: B starts from the encoder of A.
+
+    Raises:
+        InputError: if there is no such file, or if it defines no ``get_config``.
+    """
+    if "+" in path:
+        return SimpleNamespace(get_config=partial(_chain, path))
+    file = Path(path)
+    if file.suffix != ".py":
+        names = named_configs(Path(__file__).parents[1])
+        if path not in names:
+            raise InputError(f"unknown config {path!r}; {suggest(path, names)}")
+        file = names[path]
+    if not file.is_file():
+        raise InputError(f"there is no config file {path}.")
+    spec = importlib.util.spec_from_file_location(f"jaxmatch_config_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"{path} defines no get_config(argument).")
+    return module
+
+
+def named_configs(package: Path) -> dict[str, Path]:
+    """The config files of ``package`` by name: its own, and those of its checkout if it is in one.
+
+    Files beside an installed package belong to others and are never read.
+    """
+    folders = [package / "configs"]
+    try:
+        project = tomllib.loads((package.parent / "pyproject.toml").read_text())["project"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        project = None
+    if project == package.name:
+        folders.insert(0, package.parent / "configs")
+    return {entry.stem: entry for folder in folders for entry in folder.glob("[!_]*.py")}
+
+
+def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
+    """Stages; labels and split go to those that read labels, a preset to those that have it."""
+    data, chosen = parse_argument(argument)
+    given = {key: [f"{key}={chosen[key]}"] if key in chosen else [] for key in ARGUMENT_KEYS}
+    seed, preset, labels = given["seed"], given["preset"], given["labels"] + given["split"]
+    stages, refusals = {}, []
+    for part in path.split("+"):
+        module = load_module(part)
+        stage = module.get_config(",".join([data, *seed]))
+        if "order" in stage:
+            raise InputError(f"{part} consists of stages itself; name those instead, with a +.")
+        if Path(part).stem in stages:
+            raise InputError(f"{path} names {part} twice; a stage has a name of its own.")
+        words = [data, *seed, *(labels if ALGORITHMS[stage.algorithm.name].labeled else [])]
+        try:
+            stage = module.get_config(",".join([*words, *preset]))
+        except InputError as refusal:
+            if not preset:
+                raise
+            refusals.append(refusal)
+            stage = module.get_config(",".join(words))
+        stages[Path(part).stem] = stage
+    if len(refusals) == len(stages):
+        raise refusals[-1]
+    return make_stages("+".join(stages), stages)

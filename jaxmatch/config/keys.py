@@ -1,0 +1,253 @@
+"""Every key of a configuration: its default, the values that it takes, and what it means."""
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.augment.build import CONTRASTS
+from jaxmatch.augment.contrast import Contrast
+from jaxmatch.augment.ctaugment import CTAugment
+from jaxmatch.augment.randaugment import RandAugment
+from jaxmatch.augment.weak import Weak
+from jaxmatch.config.dotted import flatten
+from jaxmatch.errors import InputError, suggest
+from jaxmatch.models.build import MODELS, model_class, model_settings
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
+from jaxmatch.settings import Count, Positive, Range, Share, Whole
+
+
+class Key(NamedTuple):
+    """A setting that belongs to no dataclass."""
+
+    default: Any
+    kind: Any  # a type as :mod:`jaxmatch.settings` describes them
+    meaning: str
+
+
+KEYS: dict[str, Key] = {
+    "recipe": Key("", str, "Name of the config file; the run folder's name begins with it."),
+    "preset": Key("jaxmatch", str, "Code base whose settings are taken; set in the argument."),
+    # NumPy takes no larger seed.
+    "seed": Key(0, Annotated[int, Range(least=0, most=2**32 - 1)], "Seed of all random numbers."),
+    "steps": Key(2**20, Count, "Optimizer steps of the run."),
+    "steps_per_call": Key(64, Count, "Steps of one compiled call; divides all periods."),
+    "log_every": Key(256, Count, "Steps between two lines of metrics."),
+    "eval_every": Key(1024, Count, "Steps between two evaluations."),
+    "save_every": Key(8192, Count, "Steps between two checkpoints."),
+    "keep": Key(3, Count, "Number of newest checkpoints that are kept."),
+    "devices": Key(0, Whole, "Number of devices; 0 takes all that divide the batches."),
+    "memory_placement": Key(
+        "auto",
+        str,
+        "Memories with a row for each example: replicated on all devices, sharded over them, or "
+        "auto: sharded above 64 MiB.",
+    ),
+    "workers": Key(0, Whole, "Processes that decode streamed images; 0 takes one a core, to 32."),
+    "wandb": Key("", str, "Project of Weights & Biases that metrics are sent to; empty for none."),
+    "init_from": Key(
+        "", str, "Run folder, run or file of weights whose encoder is the first; empty for none."
+    ),
+    "init_heads": Key((), tuple[str, ...], "Heads that init_from gives, beside the encoder."),
+    "dtype": Key("float32", str, "Dtype of activations: float32 or bfloat16."),
+    "precision": Key(
+        "default",
+        str,
+        "Precision of float32 products on TPUs and GPUs: default (one pass), high or highest.",
+    ),
+    "forward": Key(
+        "joint",
+        str,
+        "Which views are one BatchNorm batch: joint (all), split (targets apart) or separate.",
+    ),
+    "microbatches": Key(1, Count, "Parts that the network sees one after another, to save memory."),
+    "remat": Key(False, bool, "Compute activations again in the backward pass, to save memory."),
+    "augment": Key("randaugment", str, "Strong views: randaugment, ctaugment or contrast."),
+    "data.name": Key("", str, "Data set: mnist5k, digits, tfds:NAME, folder:DIR or npz:FILE."),
+    "data.labels": Key("all", str, "Total number of labeled images, all, or none."),
+    "data.split": Key("", str, "File that names the labeled images; empty draws a balanced set."),
+    "data.validation": Key(0, Whole, "Number of training images held out for validation."),
+    "data.include_labeled": Key(True, bool, "Use labeled images as unlabeled ones, too."),
+    "data.batch_size": Key(64, Count, "Labeled images of a step, B."),
+    "data.ratio": Key(7, Whole, "Unlabeled images of a step for each labeled one, mu."),
+    "data.mean": Key((0.5,), tuple[float, ...], "Mean of the network's input, in [0, 1]."),
+    "data.std": Key((0.5,), tuple[Positive, ...], "Standard deviation of the network's input."),
+    "data.image_size": Key(
+        None,
+        Annotated[int | None, Range(least=1, most=2**14)],
+        "Side that images are resized to; None keeps their size.",
+    ),
+    "data.directory": Key("", str, "Directory of TFDS data sets; empty takes TFDS's own."),
+    "data.extra": Key(False, bool, "Add SVHN's extra images to the unlabeled ones."),
+    "data.strict": Key(False, bool, "Stop at an image that cannot be read."),
+    "data.stream": Key(False, bool, "Read images from the host in each step; for large data sets."),
+    "data.center_crop": Key(
+        1.0, Annotated[float, Range(above=0, most=1)], "Share of an image's side in evaluations."
+    ),
+    "model.name": Key("wide_resnet", str, f"Network: {', '.join(MODELS)}."),
+    "algorithm.name": Key("", str, "Method; the recipe sets it."),
+    "views.weak.area": Key(
+        (),
+        tuple[Share, Share] | tuple[()],
+        "Range of the area of a random resized crop; empty pads and crops instead.",
+    ),
+    "views.strong.order": Key(
+        "weak_first", str, "Order of a strong view: weak_first or (TorchSSL's) ops_first."
+    ),
+}
+# The sections whose settings are the fields of a dataclass, which documents them.
+SECTIONS: dict[str, type] = {
+    "views.weak": Weak,
+    "views.strong": RandAugment,
+    **dict.fromkeys((f"views.{role}" for role in CONTRASTS), Contrast),
+    "views.ctaugment": CTAugment,
+    "optim": Optim,
+    "ema": Ema,
+}
+
+
+ATTRIBUTES = "Attributes:\n"
+ATTRIBUTE = re.compile(r"^    (\w[\w, ]*): (.*\n?(?: {5,}.*\n?)*)", re.MULTILINE)
+# Roles and literals of reStructuredText, which a terminal shows without their marks.
+MARKUP = re.compile(r"(?::\w+:)?`+~?([^`]+)`+")
+WORDS = {
+    int: "whole number",
+    float: "number",
+    bool: "True or False",
+    str: "text",
+    NoneType: "None",
+}
+
+
+def defaults() -> dict[str, Any]:
+    """The configuration before anything is chosen, at CIFAR scale; it has no method yet."""
+    sections = {name: field_defaults(kind) for name, kind in SECTIONS.items()}
+    sections["model"] = model_settings("wide_resnet")
+    values = {key: entry.default for key, entry in KEYS.items() if key != "algorithm.name"}
+    values |= {
+        f"{name}.{key}": value for name, part in sections.items() for key, value in part.items()
+    }
+    # A key without a value takes a whole number.
+    typed = {key: placeholder(int) if value is None else value for key, value in values.items()}
+    return {**_nested(typed), "frozen": {}}
+
+
+def field_defaults(kind: type) -> dict[str, Any]:
+    """The default of each field of a dataclass."""
+    return {field.name: field.default for field in fields(kind)}
+
+
+class Documented(NamedTuple):
+    """A key as ``jaxmatch describe --keys`` prints it."""
+
+    key: str
+    kind: str
+    value: Any
+    meaning: str
+
+
+def documented(config: Mapping[str, Any] | ConfigDict | None = None) -> Iterator[Documented]:
+    """Every key with its type, its value and its meaning.
+
+    Args:
+        config: one run's configuration, whose values are given; by default the defaults, of every
+            method and every network.
+    """
+    if config is None:
+        values, methods, models = ConfigDict(defaults()), tuple(ALGORITHMS), tuple(MODELS)
+    else:
+        values = dict(config)
+        methods, models = (values["algorithm"]["name"],), (values["model"]["name"],)
+    flat = flatten(values)
+    for key, entry in KEYS.items():
+        yield Documented(key, kind_text(entry.kind), flat.get(key, entry.default), entry.meaning)
+    for section, kind in SECTIONS.items():
+        yield from _documented_fields(section, kind, flat, field_defaults(kind))
+    several = config is None
+    for name in models:
+        usual, kind = model_settings(name), model_class(name)
+        given = {} if several else flat
+        for row in _documented_fields("model", kind, given, usual):
+            yield row._replace(meaning=f"{name}: {row.meaning}") if several else row
+    for name in methods:
+        usual, kind = field_defaults(ALGORITHMS[name]), ALGORITHMS[name]
+        for row in _documented_fields("algorithm", kind, {} if several else flat, usual):
+            yield row._replace(meaning=f"{name}: {row.meaning}") if several else row
+
+
+def with_prefix(rows: Iterable[Documented], prefix: str) -> list[Documented]:
+    """The rows whose key is ``prefix``, lies in the section ``prefix`` or begins with it.
+
+    Raises:
+        InputError: if there is none; it names the nearest key or section.
+    """
+    rows = list(rows)
+    found = [row for row in rows if row.key.startswith(prefix)]
+    if not found:
+        known = {row.key for row in rows} | {row.key.rpartition(".")[0] for row in rows} - {""}
+        raise InputError(f"no config key begins with {prefix!r}; {suggest(prefix, known)}")
+    return found
+
+
+def _documented_fields(
+    section: str, kind: type, given: Mapping[str, Any], usual: Mapping[str, Any]
+) -> Iterator[Documented]:
+    meanings = attribute_meanings(kind)
+    types = {field.name: field.type for field in fields(kind)}
+    for name, default in usual.items():
+        key = f"{section}.{name}"
+        if key not in KEYS:
+            value = given.get(key, default)
+            yield Documented(key, kind_text(types[name]), value, meanings.get(name, ""))
+
+
+def attribute_meanings(kind: type) -> dict[str, str]:
+    """The meaning of each attribute that the docstrings of a class and its bases list.
+
+    The text after a name goes on in lines that are indented further.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        _, _, listed = inspect.cleandoc(vars(base).get("__doc__") or "").partition(ATTRIBUTES)
+        for names, text in ATTRIBUTE.findall(listed):
+            meaning = MARKUP.sub(r"\1", " ".join(text.split()))
+            found |= dict.fromkeys(re.split(r", ", names), meaning[:1].upper() + meaning[1:])
+    return found
+
+
+def kind_text(kind: Any) -> str:
+    """A field's type in words, such as "whole number, 1 or more"."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        base, *bounds = arguments
+        ranges = [text for each in bounds if isinstance(each, Range) and (text := each.text())]
+        return ", ".join([kind_text(base), *ranges])
+    if origin in (Union, UnionType):
+        return " or ".join(kind_text(each) for each in arguments)
+    if origin is Literal:
+        return " or ".join(repr(each) for each in arguments)
+    if origin is tuple:
+        if not arguments:
+            return "()"
+        inner = ", ".join("..." if each is Ellipsis else kind_text(each) for each in arguments)
+        return f"({inner})"
+    return WORDS.get(kind) or str(kind)
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted key as sections within sections."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        section = nested
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    return nested

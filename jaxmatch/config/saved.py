@@ -1,0 +1,173 @@
+"""Saved configurations, and the settings that identify a run."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.config.dotted import flatten, put
+from jaxmatch.config.keys import defaults, field_defaults
+from jaxmatch.config.presets import DATASETS
+from jaxmatch.config.recipe import set_model
+from jaxmatch.config.stages import stages_of
+from jaxmatch.models.build import MODELS
+from jaxmatch.weights.transfer import STAGE
+
+# The settings that identify a run, and what depends on each. Every other setting may change when
+# the run is continued. The name of a section stands for all its settings.
+IDENTITY = {
+    "recipe": "the method; scripts that change a method give it a name of their own",
+    "algorithm": "the loss",
+    "model": "the network",
+    "views": "the images that the network sees",
+    "augment": "which views these are",
+    "optim": "the steps of the optimizer",
+    "ema": "the teacher",
+    "seed": "all random numbers, with the order of the images",
+    "steps": "schedules and ramps",
+    "eval_every": "mean_20, median_20 and best, which run over evaluations",
+    "dtype": "the rounding of activations",
+    "precision": "the rounding of products",
+    "forward": "which images are a BatchNorm batch",
+    "microbatches": "which images are a BatchNorm batch",
+    "init_from": "the first weights",
+    "init_heads": "the first weights",
+    "data.name": "the images; of files only the kind, since the run records their content",
+    "data.labels": "which images are labeled; not data.split, since the run records its split",
+    "data.validation": "which images are held back",
+    "data.include_labeled": "which images are unlabeled",
+    "data.extra": "which images are unlabeled",
+    "data.batch_size": "the images of a step",
+    "data.ratio": "the images of a step",
+    "data.mean": "the network's input",
+    "data.std": "the network's input",
+    "data.image_size": "the network's input",
+    "data.center_crop": "the network's input in evaluations",
+    "data.stream": "the random numbers of crops, which the host draws for streamed images",
+}
+# The settings that are paths. As absolute paths they tell new runs apart, too. After a run has
+# begun the files may move: the run records what it found.
+PLACES = ("data.name", "data.split", "init_from", "frozen")
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """Plain JSON values of a configuration."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def complete(values: Mapping[str, Any]) -> ConfigDict:
+    """A saved configuration, with defaults for the settings that are newer than it."""
+    usual = ConfigDict(defaults())
+    if "algorithm" in values and values["algorithm"].get("name") in ALGORITHMS:
+        usual.algorithm = ConfigDict(field_defaults(ALGORITHMS[values["algorithm"]["name"]]))
+    if "model" in values and values["model"].get("name") in MODELS:
+        set_model(usual, values["model"]["name"])
+    known = flatten(usual)
+    for key, value in DATASETS.get(values.get("data", {}).get("name"), {}).items():
+        if key in known:
+            put(usual, key, value)
+
+    def merged(usual: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **usual,
+            **{
+                key: merged(known, value)
+                if isinstance(value, Mapping) and isinstance(known := usual.get(key, {}), Mapping)
+                else value
+                for key, value in values.items()
+            },
+        }
+
+    return ConfigDict(merged(usual.to_dict(), values))
+
+
+def identifies(key: str) -> bool:
+    """Whether the setting with a dotted key identifies a run (:data:`IDENTITY`)."""
+    return _listed(key, IDENTITY)
+
+
+def tells_apart(key: str) -> bool:
+    """Whether runs that differ in the setting with a dotted key have different default folders."""
+    return identifies(key) or _listed(key, PLACES)
+
+
+def identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that identify a run, by dotted key; equal ones give equal numbers."""
+    found = {key: value for key, value in flatten(values).items() if identifies(key)}
+    if "data.name" in found:
+        found["data.name"] = data_kind(found["data.name"])
+    if "init_from" in found:
+        found["init_from"] = _absolute("init_from", found["init_from"])
+    return found
+
+
+def data_kind(name: str) -> str:
+    """``data.name`` without its path, if it has one: "npz:" for "npz:cells.npz"."""
+    kind, colon, _ = name.partition(":")
+    return name if kind == "tfds" else kind + colon
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The settings of :data:`IDENTITY` that differ, as ``key: old -> new``.
+
+    Settings that ``old`` lacks have their defaults.
+    """
+    old = to_json(complete(old))
+    mine, other = identity(old), identity(new)
+    flat_old, flat_new = flatten(old), flatten(new)
+    return [
+        f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
+        for key in sorted(mine.keys() | other.keys())
+        if mine.get(key) != other.get(key)
+    ]
+
+
+def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether one of the paths of :data:`PLACES` has changed."""
+    return _with_places(to_json(complete(old))) != _with_places(new)
+
+
+def run_name(config: ConfigDict) -> str:
+    """The name <recipe>-<data>-<labels>-s<seed>-<8 hex> of the default run folder.
+
+    The last part is a hash of the settings that identify the run and of the paths it reads.
+    """
+    values = [(name, _with_places(to_json(stage))) for name, stage in stages_of(config).items()]
+    digest = sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    *_, last = stages_of(config).values()
+    data = last.data.name.removeprefix("tfds:")
+    kind, colon, path = data.partition(":")
+    data = f"{kind}-{Path(path).stem}" if colon else data
+    name = f"{config.recipe}-{data}-{last.data.labels}-s{config.seed}-{digest}"
+    return re.sub(r"[^\w.+=-]", "_", name)  # one folder, whatever characters the values have
+
+
+def _listed(key: str, keys: Iterable[str]) -> bool:
+    """Whether a dotted key, or the section it is in, is among ``keys``."""
+    return key in keys or key.partition(".")[0] in keys
+
+
+def _with_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat = flatten(values)
+    places = {key: _absolute(key, value) for key, value in flat.items() if _listed(key, PLACES)}
+    return {**identity(values), **places}
+
+
+def _absolute(key: str, place: str) -> str:
+    """The value of a key of :data:`PLACES` with an absolute path; names stay as they are."""
+    if key == "data.name":
+        kind, _, path = place.partition(":")
+        return f"{kind}:{_resolved(path)}" if kind in ("folder", "npz") else place
+    return place if place.startswith(STAGE) else _resolved(place)
+
+
+def _resolved(path: str) -> str:
+    remote = "://" in path
+    # Links are not resolved: the name of the run follows from what the user wrote.
+    return path if remote or not path else os.path.abspath(os.path.expanduser(path))

@@ -1,0 +1,80 @@
+"""The teacher as an exponential moving average of the student."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxmatch.errors import InputError
+from jaxmatch.optim.schedules import cosine
+from jaxmatch.settings import Share, section
+from jaxmatch.types import Array, PyTree
+
+
+@section("ema")
+class Ema:
+    """The settings ``config.ema``.
+
+    Attributes:
+        decay: teacher <- decay * teacher + (1 - decay) * student, after every optimizer step.
+        statistics: BatchNorm statistics of the teacher. "copied" are the student's. "averaged" are
+            a moving average of the student's, like the parameters (EMAN; Cai et al., CVPR 2021).
+            "own" are the teacher's, which labels in train mode (MoCo, SimMatch on ImageNet).
+            :mod:`jaxmatch.models.batch_norm` names the modes of BatchNorm that these make.
+        schedule: the decay stays "constant" or rises to 1 along a "cosine" (:meth:`decay_at`).
+    """
+
+    decay: Share = 0.999
+    statistics: Literal["copied", "averaged", "own"] = "copied"
+    schedule: Literal["constant", "cosine"] = "constant"
+
+    def decay_at(self, step: Array | int, steps: int) -> Array | float:
+        """The decay after ``step`` = k earlier steps in a run of ``steps`` = K.
+
+        "cosine" is 1 - (1 - decay) (cos(pi k / K) + 1) / 2; Grill et al., "Bootstrap Your Own
+        Latent", NeurIPS 2020, appendix, https://arxiv.org/abs/2006.07733.
+        """
+        if self.schedule == "constant":
+            return self.decay
+        return 1 - (1 - self.decay) * cosine(jnp.asarray(step), steps)
+
+    def update(
+        self,
+        teacher: Mapping[str, PyTree],
+        params: PyTree,
+        stats: PyTree,
+        own: PyTree = None,
+        *,
+        step: Array | int,
+        steps: int,
+    ) -> dict[str, PyTree]:
+        """The teacher's variables after an optimizer step.
+
+        Args:
+            teacher: its variables before the step.
+            params: the student's after the step.
+            stats: the student's BatchNorm statistics after the step.
+            own: the teacher's statistics after its own forward pass in train mode.
+            step: number of earlier steps.
+            steps: of the whole run.
+
+        Raises:
+            InputError: if ``statistics`` is "own" and the method hands none back.
+        """
+        if self.statistics == "own" and own is None:
+            raise InputError(
+                'ema.statistics="own" needs a method whose teacher labels in train mode; use '
+                '"copied" or "averaged".'
+            )
+        decay = self.decay_at(step, steps)
+
+        def average(old: PyTree, new: PyTree) -> PyTree:
+            return jax.tree.map(
+                lambda a, b: (decay * a + (1 - decay) * b).astype(a.dtype), old, new
+            )
+
+        new_stats = own if self.statistics == "own" else stats
+        if self.statistics == "averaged":
+            new_stats = average(teacher["batch_stats"], stats)
+        return {"params": average(teacher["params"], params), "batch_stats": new_stats}
