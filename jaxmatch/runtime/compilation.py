@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jax.stages import Traced, Wrapped
 
 # By default XLA:CPU computes convolutions and matrix products by a library (YNNPACK) that takes
 # several times as long as the older path for the gradients of kernels. It uses one thread a device.
@@ -30,7 +31,7 @@ MALLOC_OPTIONS = {
 }
 
 
-def jit(function: Callable[..., Any], mesh: Mesh | None = None, **options: Any) -> Any:
+def jit(function: Callable[..., Any], mesh: Mesh | None = None, **options: Any) -> Wrapped:
     """``jax.jit(function, **options)`` with the library's compiler options for the platform.
 
     The platform is that of ``mesh``, or JAX's default.
@@ -56,7 +57,7 @@ def compiler_options(platform: str = "cpu") -> dict[str, str]:
     return options
 
 
-def operations(traced: Any) -> float | None:
+def operations(traced: Traced) -> float | None:
     """Floating-point operations of ``jax.jit(f).trace(...)``, as XLA counts before optimization.
 
     They are counted in the program for a TPU, because XLA counts nothing in calls of other

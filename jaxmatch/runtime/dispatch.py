@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 
 from jaxmatch.runtime.compilation import jit
 from jaxmatch.runtime.mesh import replicated
@@ -86,7 +87,7 @@ def jit_call(
     mesh: Mesh,
     places: PyTree,
     data_places: PyTree | None = None,
-) -> Any:
+) -> Wrapped:
     """:func:`make_call` of :func:`scanned` steps, jitted: (state, data) -> (state, meter).
 
     The state is donated.
@@ -119,7 +120,7 @@ def scanned(steps_per_call: int, mesh: Mesh, data_places: PyTree | None = None) 
     return 1 if data_places is not None or on_cpu(mesh) else steps_per_call
 
 
-def repeated(call: Any, times: int, mesh: Mesh) -> Call:
+def repeated(call: Wrapped, times: int, mesh: Mesh) -> Call:
     """One call (state, feed) -> (state, meter) that runs a jitted call ``times`` times.
 
     ``feed()`` returns the data of the next jitted call; nothing else is sent to the devices.

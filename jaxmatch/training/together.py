@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from jaxmatch.config import saved
@@ -289,7 +290,7 @@ def compile_calls(runs: Sequence[Run], at_once: int | None = None) -> Calls:
     return calls
 
 
-def _program_of_seeds(run: Run, differs: PyTree, at_once: int, scanned: int) -> Callable[..., Any]:
+def _program_of_seeds(run: Run, differs: PyTree, at_once: int, scanned: int) -> Wrapped:
     """The jitted program (states, data) -> (states, meters); the seeds are the first axis.
 
     Args:
