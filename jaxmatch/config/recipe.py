@@ -34,6 +34,7 @@ from jaxmatch.config import scaling
 from jaxmatch.config.argument import ARGUMENT_KEYS, parse_argument
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.presets import DATASETS, PRESETS, preset_values
+from jaxmatch.data.sources import names_path
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models import MODELS
 from jaxmatch.models import settings as model_settings
@@ -529,7 +530,7 @@ def _absolute(key: str, place: str) -> str:
     """The value of one of :data:`PLACES` with its path as an absolute one; names stay."""
     if key == "data.name":
         kind, _, path = place.partition(":")
-        return f"{kind}:{_resolved(path)}" if kind in ("folder", "npz") else place
+        return f"{kind}:{_resolved(path)}" if names_path(place) else place
     return place if place.startswith(STAGE) else _resolved(place)
 
 

@@ -14,6 +14,7 @@ from tiny_runs import compiler_cache, configuration, snapshot, train_tiny
 from jaxmatch import load
 from jaxmatch.config.recipe import run_name, stage_folders
 from jaxmatch.data import sources, splits
+from jaxmatch.data.source import Reading
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import probe
 from jaxmatch.report.results import read
@@ -73,7 +74,7 @@ def test_data_with_a_pickle_inside_is_refused(arrays, tmp_path):
     target, file = tmp_path / "executed", tmp_path / "data.npz"
     np.savez(file, **dict.fromkeys(arrays, np.array([Payload(target)], object)))
     with pytest.raises(InputError, match=r"data\.npz"):
-        sources.load(f"npz:{file}", seed=0)
+        sources.load(f"npz:{file}", Reading())
     assert not target.exists()
 
 
