@@ -18,7 +18,7 @@ from jaxmatch.data.copies import array_hashes, copies, listed_hashes
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.record import ELSEWHERE, Record, file_hashes
-from jaxmatch.data.source import Source
+from jaxmatch.data.source import Reading, Source
 from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError
 from jaxmatch.record.folder import RunFolder
@@ -213,15 +213,15 @@ def load_new(
     name, directory = _at(data.name, data.directory, place)
 
     def load() -> Source:
-        return sources.load(
-            name,
+        reading = replace(
+            _reading(config, directory),
             seed=config.seed,
             strict=data.strict,
             label_free=not algorithm.labeled,
             split=kept or ("" if split else data.split),
             test_of=test_of,
-            **_as_read(config, directory),
         )
+        return sources.load(name, reading)
 
     source = _in_all(name, load)
     return _chosen(config, source, split)
@@ -283,9 +283,7 @@ def load_recorded(
             rows |= {row for row in listed.training.tolist() if listed.labels[row] >= 0}
 
     def load() -> Source:
-        return sources.load_recorded(
-            record, name, needed=rows, kind=kind, **_as_read(config, directory)
-        )
+        return sources.load_recorded(record, name, _reading(config, directory), rows, kind)
 
     source = _in_all(name, load)
     if needed == "all":
@@ -317,7 +315,6 @@ def _as_told(folder: Path, data: Data) -> Data:
 
 def _place(config: ConfigDict, record: Record, place: str) -> tuple[str, str]:
     """``data.name`` and ``data.directory`` with the place where recorded data is now."""
-    kind = record.name.partition(":")[0]
     name, directory = config.data.name, config.data.directory
     given = place
     if not place and (name, directory) == (record.name, record.directory):
@@ -325,7 +322,7 @@ def _place(config: ConfigDict, record: Record, place: str) -> tuple[str, str]:
         place = record.location if there else ""
     name, directory = _at(record.name if place else name, directory, place)
     path = paths.path(name.partition(":")[2]).expanduser()
-    if kind in ("folder", "npz") and not path.exists():
+    if sources.names_path(record.name) and not path.exists():
         if given:
             raise InputError(
                 f"There is no {given}; give --data the path of the data, as it is now."
@@ -344,16 +341,16 @@ def _at(name: str, directory: str, place: str) -> tuple[str, str]:
     return (name, place) if kind == "tfds" else (f"{kind}:{place}", directory)
 
 
-def _as_read(config: ConfigDict, directory: str) -> dict[str, Any]:
-    """How the configuration has its images read."""
+def _reading(config: ConfigDict, directory: str) -> Reading:
+    """How the configuration reads its images."""
     data = config.data
-    return {
-        "image_size": data.image_size,
-        "directory": directory or None,
-        "extra": data.extra,
-        "stream": data.stream,
-        "share": data.center_crop,
-    }
+    return Reading(
+        image_size=data.image_size,
+        directory=directory or None,
+        extra=data.extra,
+        stream=data.stream,
+        share=data.center_crop,
+    )
 
 
 def _chosen(config: ConfigDict, source: Source, split: Split | None) -> Data:
