@@ -1,4 +1,4 @@
-"""A picture of what augmentation does: every op at several strengths, then whole views."""
+"""A picture of an augmentation: every op at several strengths, and whole views."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,16 @@ Row = tuple[str, Sequence[np.ndarray], Sequence[str]]
 
 
 def contact_sheet(images: np.ndarray, views: Mapping[str, Transform], key: Array) -> Image.Image:
-    """Draw the sheet: on the left a row for each op, on the right rows of whole views.
+    """Draw the sheet: a row for each op on the left, rows of whole views on the right.
 
     Args:
-        images: uint8 [n h w 3]; the ops are shown on each in turn, the views on the first eight.
+        images: uint8 [n h w 3]. The ops take one image each, in turn; the views are drawn of the
+            first eight.
         views: the transforms of whole views by role.
-        key: typed key; a sheet is a pure function of it.
+        key: typed key; equal keys give equal sheets.
 
     Returns:
-        An RGB picture; a translation's strength is written as a share of the image's side.
+        An RGB picture. The strength of a translation is a fraction of the image's side.
     """
     shown = images[:_SHOWN]
     drawn = {
@@ -46,14 +47,22 @@ def contact_sheet(images: np.ndarray, views: Mapping[str, Transform], key: Array
 
 
 def check_name(path: Path) -> None:
-    """InputError unless a picture can be written to ``path`` in the end."""
+    """Check, before the work starts, that a picture can be written to ``path``.
+
+    Raises:
+        InputError: if it cannot.
+    """
     if path.suffix.lower() not in Image.registered_extensions():
-        raise InputError(f"{path} has no suffix of a picture, such as .png.")
+        raise InputError(f"{path} does not end like a picture file; end the name with .png.")
     check_output(path)
 
 
 def write_sheet(sheet: Image.Image, path: Path) -> None:
-    """Write the picture whole or not at all, in the format of the suffix. Raises DiskError."""
+    """Write the picture in the format of the suffix, completely or not at all.
+
+    Raises:
+        DiskError: if it cannot be written.
+    """
     content = io.BytesIO()
     sheet.save(content, Image.registered_extensions()[path.suffix.lower()])
     write_output(path, content.getvalue())
@@ -94,7 +103,7 @@ def _views(transform: Transform, images: np.ndarray, key: Array) -> np.ndarray:
 
 
 def _block(rows: Sequence[Row]) -> Image.Image:
-    """A grid of tiles, a label before each row and a caption below each tile."""
+    """A grid of tiles with a label before each row and a caption below each tile."""
     columns = max(len(tiles) for _, tiles, _ in rows)
     width = _LABEL + columns * (_TILE + _GAP)
     height = len(rows) * (_TILE + _LINE + _GAP)
@@ -111,13 +120,14 @@ def _block(rows: Sequence[Row]) -> Image.Image:
 
 
 def _tile(levels: np.ndarray) -> Image.Image:
-    """Levels of any dtype [h w 3] as a square picture; small ones keep their pixels visible."""
+    """Levels of any dtype [h w 3] as a square picture; pixels of a small image stay visible."""
     image = Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
     enlarged = max(image.size) <= _TILE
     return image.resize((_TILE, _TILE), Image.Resampling.NEAREST if enlarged else None)
 
 
 def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two pictures side by side, with a margin."""
     margin = 2 * _GAP
     width = left.width + right.width + 4 * margin
     height = max(left.height, right.height) + 2 * margin

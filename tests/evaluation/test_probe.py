@@ -301,7 +301,7 @@ def test_measure_computes_what_is_asked(runs):
         test=10,
     )
     program, counted = found.program, []
-    exact = make_features(*program.forward, spread=True)
+    exact = make_features(program, spread=True)
 
     def compute(variables, images):
         counted.append(len(images))
