@@ -16,6 +16,7 @@ from jaxmatch.config.keys import defaults, field_defaults
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.config.recipe import set_model
 from jaxmatch.config.stages import stages_of
+from jaxmatch.data.sources import names_path
 from jaxmatch.models.build import MODELS
 from jaxmatch.weights.transfer import STAGE
 
@@ -163,7 +164,7 @@ def _absolute(key: str, place: str) -> str:
     """The value of a key of :data:`PLACES` with an absolute path; names stay as they are."""
     if key == "data.name":
         kind, _, path = place.partition(":")
-        return f"{kind}:{_resolved(path)}" if kind in ("folder", "npz") else place
+        return f"{kind}:{_resolved(path)}" if names_path(place) else place
     return place if place.startswith(STAGE) else _resolved(place)
 
 

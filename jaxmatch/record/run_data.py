@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from jaxmatch.config.checks import check_numbers
 from jaxmatch.data import record as records
 from jaxmatch.data import sources, splits
 from jaxmatch.data.record import ELSEWHERE, Record
-from jaxmatch.data.source import Source
+from jaxmatch.data.source import Reading, Source
 from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError
 from jaxmatch.record.data import Data
@@ -110,15 +110,15 @@ def load_new(
     name, directory = _moved_to(place, data.name, data.directory)
 
     def read() -> Source:
-        return sources.load(
-            name,
+        reading = replace(
+            _reading(config, directory),
             seed=config.seed,
             strict=data.strict,
             label_free=not algorithm.labeled,
             split=kept or ("" if split else data.split),
             test_of=test_of,
-            **_reading_options(config, directory),
         )
+        return sources.load(name, reading)
 
     return _choose(config, _read_together(name, read), split)
 
@@ -179,9 +179,7 @@ def load_recorded(
             rows |= {row for row in listed.training.tolist() if listed.labels[row] >= 0}
 
     def read() -> Source:
-        return sources.load_recorded(
-            record, name, needed=rows, kind=kind, **_reading_options(config, directory)
-        )
+        return sources.load_recorded(record, name, _reading(config, directory), rows, kind)
 
     source = _read_together(name, read)
     if needed == "all":
@@ -217,7 +215,6 @@ def _check_facts(folder: Path, data: Data) -> Data:
 
 def _find(config: ConfigDict, record: Record, place: str) -> tuple[str, str]:
     """``data.name`` and ``data.directory`` with the place where recorded data is now."""
-    kind = record.name.partition(":")[0]
     name, directory = config.data.name, config.data.directory
     given = place
     if not place and (name, directory) == (record.name, record.directory):
@@ -225,7 +222,7 @@ def _find(config: ConfigDict, record: Record, place: str) -> tuple[str, str]:
         place = record.location if there else ""
     name, directory = _moved_to(place, record.name if place else name, directory)
     path = paths.path(name.partition(":")[2]).expanduser()
-    if kind in ("folder", "npz") and not path.exists():
+    if sources.names_path(record.name) and not path.exists():
         if given:
             raise InputError(f"There is no {given}; give --data the path where the data is now.")
         raise InputError(f"There is no {path}, where the data of the run was; {ELSEWHERE}.")
@@ -242,16 +239,16 @@ def _moved_to(place: str, name: str, directory: str) -> tuple[str, str]:
     return (name, place) if kind == "tfds" else (f"{kind}:{place}", directory)
 
 
-def _reading_options(config: ConfigDict, directory: str) -> dict[str, Any]:
-    """The arguments of :mod:`jaxmatch.data.sources` that say how to read images."""
+def _reading(config: ConfigDict, directory: str) -> Reading:
+    """How the configuration reads its images."""
     data = config.data
-    return {
-        "image_size": data.image_size,
-        "directory": directory or None,
-        "extra": data.extra,
-        "stream": data.stream,
-        "share": data.center_crop,
-    }
+    return Reading(
+        image_size=data.image_size,
+        directory=directory or None,
+        extra=data.extra,
+        stream=data.stream,
+        share=data.center_crop,
+    )
 
 
 def _choose(config: ConfigDict, source: Source, split: Split | None) -> Data:

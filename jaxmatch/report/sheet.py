@@ -14,23 +14,6 @@ from jaxmatch.errors import InputError
 from jaxmatch.runtime.paths import check_output, write_output
 from jaxmatch.types import Array, Transform
 
-_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_FACTORS = (0.05, 0.35, 0.65, 0.95, 1.9)
-_SHARES = (-0.3, -0.1, 0.05, 0.15, 0.3)
-_STRENGTHS = {
-    "brightness": _FACTORS,
-    "color": _FACTORS,
-    "contrast": _FACTORS,
-    "posterize": (8.0, 6.0, 4.0, 2.0, 1.0),
-    "rotate": (-30.0, -15.0, 5.0, 15.0, 30.0),
-    "sharpness": _FACTORS,
-    "shear_x": _SHARES,
-    "shear_y": _SHARES,
-    "solarize": (256.0, 200.0, 128.0, 64.0, 0.0),
-    "solarize_add": (0.0, 28.0, 55.0, 83.0, 110.0),
-    "translate_x": _SHARES,
-    "translate_y": _SHARES,
-}
 _SHOWN, _VIEWS = 8, 10
 _TILE, _GAP, _LINE, _LABEL = 72, 6, 14, 104
 
@@ -87,11 +70,12 @@ def write_sheet(sheet: Image.Image, path: Path) -> None:
 
 def _op_rows(images: np.ndarray) -> list[Row]:
     """Each op at each of its strengths, on the next of the images."""
-    names = tuple(OPS)
-    strengths = np.array([_STRENGTHS.get(name, _WEIGHTS) for name in names])  # [ops strengths]
+    names = tuple(sorted(OPS))
+    ops = [OPS[name] for name in names]
+    strengths = np.array([op.strength.shown for op in ops])  # [ops strengths]
     shown = images[np.arange(len(names)) % len(images)]  # [ops h w 3]
-    shares = np.array([name.startswith("translate") for name in names])[:, None]
-    value = np.where(shares, strengths * images.shape[1], strengths).astype(np.float32)
+    sides = [1 if op.side is None else images.shape[1 + op.side] for op in ops]
+    value = (strengths * np.array(sides)[:, None]).astype(np.float32)
     count = strengths.shape[1]
 
     @jax.jit
