@@ -12,16 +12,13 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.functional.memory import Bank
-from jaxmatch.functional.per_example import PerExample
-from jaxmatch.types import PyTree
+from jaxmatch.types import PyTree, Rows
 
 log = logging.getLogger(__name__)
 
 PLACEMENTS = ("auto", "replicated", "sharded")
 # Per-example memories up to this size are cheaper to keep on every device than to exchange.
 SPREAD_BYTES = 64 * 2**20
-SPREADABLE = (PerExample, Bank)
 # What a program may use of a TPU's memory, by the kind of chip: the compiler's own limits (libtpu
 # 0.0.42). A chip that is at hand tells it; these are for those that are only described.
 MEMORY = {
@@ -139,15 +136,14 @@ def device_bytes(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> int:
 def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTree:
     """Where each array of a state lives: on every device, or its rows spread over them.
 
-    Only a :class:`~jaxmatch.functional.per_example.PerExample` memory and a
-    :class:`~jaxmatch.functional.memory.Bank` are ever spread. Steps read and write rows of the
-    former, and compare a batch with each part of the latter, by exchanges of the size of a batch.
+    Only the rows of memories marked as :class:`jaxmatch.types.Rows` are ever spread. Steps then
+    exchange arrays of the size of a batch.
 
     Args:
         shapes: a tree of arrays or their shapes.
         mesh: the devices.
         placement: ``config.memory_placement``: "replicated", "sharded", or "auto", which spreads
-            per-example memories of more than ``SPREAD_BYTES`` that the devices divide.
+            rows with ``split_if_large`` that take more than ``SPREAD_BYTES`` and divide evenly.
 
     Raises:
         InputError: on an unknown placement, or if "sharded" rows do not divide.
@@ -157,12 +153,12 @@ def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTr
         raise InputError(f"unknown memory_placement {placement!r}; {hint}")
 
     def spread(node: PyTree) -> bool:
-        if placement == "replicated" or not isinstance(node, SPREADABLE):
+        if placement == "replicated" or not isinstance(node, Rows):
             return False
         rows = {leaf.shape[0] if leaf.shape else 0 for leaf in jax.tree.leaves(node)}
         uneven = [count for count in rows if count % mesh.size or not count]
         if placement == "auto":
-            return isinstance(node, PerExample) and tree_bytes(node) > SPREAD_BYTES and not uneven
+            return node.split_if_large and tree_bytes(node) > SPREAD_BYTES and not uneven
         if uneven:
             raise InputError(
                 f"memory_placement=sharded cannot divide {uneven[0]} rows over {mesh.size} devices;"
@@ -174,7 +170,7 @@ def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTr
         one = over_batch(mesh) if spread(node) else replicated(mesh)
         return jax.tree.map(lambda _: one, node)
 
-    return jax.tree.map(sharding, shapes, is_leaf=lambda node: isinstance(node, SPREADABLE))
+    return jax.tree.map(sharding, shapes, is_leaf=lambda node: isinstance(node, Rows))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
