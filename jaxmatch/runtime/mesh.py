@@ -12,16 +12,13 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.functional.memory import Bank
-from jaxmatch.functional.per_example import PerExample
-from jaxmatch.types import PyTree
+from jaxmatch.types import PyTree, Rows
 
 log = logging.getLogger(__name__)
 
 PLACEMENTS = ("auto", "replicated", "sharded")
-# Up to this size, per-example memories are kept on every device, which costs less than exchanges.
+# "auto" keeps smaller memories on every device, which costs less than exchanges.
 SPREAD_BYTES = 64 * 2**20
-SPREADABLE = (PerExample, Bank)
 # The bytes of a TPU's memory that a program may use, by kind of chip: the limits of the compiler
 # (libtpu 0.0.42). They are for chips that are only described; a present chip reports its own.
 MEMORY = {
@@ -145,16 +142,14 @@ def device_bytes(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> int:
 def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTree:
     """The sharding of each array of a state: on every device, or its rows split over them.
 
-    Only a :class:`~jaxmatch.functional.per_example.PerExample` memory and a
-    :class:`~jaxmatch.functional.memory.Bank` are ever split. A step reads and writes rows of the
-    former, and compares a batch with each part of the latter; either exchanges data of the size of
-    a batch.
+    Only the rows of memories marked as :class:`jaxmatch.types.Rows` are ever split. Steps then
+    exchange arrays of the size of a batch.
 
     Args:
         shapes: a tree of arrays or their shapes.
         mesh: the devices.
         placement: ``config.memory_placement``: "replicated", "sharded", or "auto", which splits
-            per-example memories of more than ``SPREAD_BYTES`` if the devices divide their rows.
+            rows with ``split_if_large`` that take more than ``SPREAD_BYTES`` and divide evenly.
 
     Raises:
         InputError: on an unknown placement, or if "sharded" rows do not divide.
@@ -164,12 +159,12 @@ def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTr
         raise InputError(f"unknown memory_placement {placement!r}; {hint}")
 
     def spread(node: PyTree) -> bool:
-        if placement == "replicated" or not isinstance(node, SPREADABLE):
+        if placement == "replicated" or not isinstance(node, Rows):
             return False
         rows = {leaf.shape[0] if leaf.shape else 0 for leaf in jax.tree.leaves(node)}
         uneven = [count for count in rows if count % mesh.size or not count]
         if placement == "auto":
-            return isinstance(node, PerExample) and tree_bytes(node) > SPREAD_BYTES and not uneven
+            return node.split_if_large and tree_bytes(node) > SPREAD_BYTES and not uneven
         if uneven:
             raise InputError(
                 f"memory_placement=sharded cannot divide {uneven[0]} rows over {mesh.size} devices;"
@@ -181,7 +176,7 @@ def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTr
         one = over_batch(mesh) if spread(node) else replicated(mesh)
         return jax.tree.map(lambda _: one, node)
 
-    return jax.tree.map(sharding, shapes, is_leaf=lambda node: isinstance(node, SPREADABLE))
+    return jax.tree.map(sharding, shapes, is_leaf=lambda node: isinstance(node, Rows))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
