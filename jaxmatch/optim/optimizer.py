@@ -27,8 +27,8 @@ class Optim:
             each array w by a trust ratio: You, Gitman & Ginsburg, "Large Batch Training of
             Convolutional Networks", 2017, https://arxiv.org/abs/1708.03888.
         learning_rate: the rate after the warm-up.
-        schedule: how the learning rate changes: "cosine_7_16" is FixMatch's cosine, which ends above
-            0; "cosine" ends at 0; "steps" lowers the rate at each of ``drops``.
+        schedule: how the learning rate changes: "constant"; "cosine_7_16", FixMatch's cosine, which
+            ends above 0; "cosine", which ends at 0; "steps", lower at each of ``drops``.
         warmup_steps: number of steps of linear warm-up.
         period_steps: after the warm-up the rate changes once in this number of steps (the authors
             of SimMatch and CoMatch change it once an epoch on ImageNet).
@@ -46,8 +46,8 @@ class Optim:
         rate_inside_momentum: the momentum of sgd and lars sums up steps, each with the rate of its
             time (SimCLR); otherwise the present rate multiplies the whole sum (BYOL, SwAV,
             PyTorch).
-        trust_ratio: the trust ratio of lars, with eta = ``trust_coefficient`` and d = ``weight_decay`` or 0:
-            "joint" is eta |w| / |g + d w| (SimCLR, BYOL, WCL). "separate" is
+        trust_ratio: the trust ratio of lars, with eta = ``trust_coefficient`` and
+            d = ``weight_decay``, or 0 where w does not decay. "joint" is eta |w| / |g + d w| (SimCLR, BYOL, WCL). "separate" is
             eta |w| / (|g| + d |w| + 1e-8) (SwAV's LARC). "clipped" is "separate" divided by the
             rate, at most 1 (LARC with clipping; solo-learn, eta 0.02).
         trust_coefficient: eta of the trust ratio of lars.
