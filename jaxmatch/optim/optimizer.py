@@ -47,9 +47,10 @@ class Optim:
             time (SimCLR); otherwise the present rate multiplies the whole sum (BYOL, SwAV,
             PyTorch).
         trust_ratio: the trust ratio of lars, with eta = ``trust_coefficient`` and
-            d = ``weight_decay``, or 0 where w does not decay. "joint" is eta |w| / |g + d w| (SimCLR, BYOL, WCL). "separate" is
-            eta |w| / (|g| + d |w| + 1e-8) (SwAV's LARC). "clipped" is "separate" divided by the
-            rate, at most 1 (LARC with clipping; solo-learn, eta 0.02).
+            d = ``weight_decay``, or 0 where w does not decay. "joint" is eta |w| / |g + d w|
+            (SimCLR, BYOL, WCL). "separate" is eta |w| / (|g| + d |w| + 1e-8) (SwAV's LARC).
+            "clipped" is "separate" divided by the rate, at most 1 (LARC with clipping; solo-learn,
+            eta 0.02).
         trust_coefficient: eta of the trust ratio of lars.
         adapted: which parameters have a trust ratio, named as for ``decay``; that of others is 1.
     """
