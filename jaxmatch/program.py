@@ -1,4 +1,4 @@
-"""A configuration and the facts of its data as one program: its state, its step, its shapes."""
+"""The program of a run: its state, step and shapes, from a configuration and facts of the data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jax.stages import Traced
+from jax.stages import Wrapped as JitWrapped
 from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import build_algorithm
@@ -35,22 +37,25 @@ from jaxmatch.types import Algorithm, Augment, Batch, Network, PyTree, Spec, Tra
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What a run compiles, before there is any data or device memory; made by :meth:`build`.
+    """The functions that a run compiles, and their shapes; :meth:`build` makes it without data.
 
     Attributes:
         config: the configuration.
         mesh: the devices.
         algorithm: the method.
         model: the Linen module.
-        network: the model as an algorithm calls it.
-        augment: makes views of raw examples.
-        crops: what the host cuts of a streamed set for each view of "labeled" and "unlabeled".
-        optim, ema: their settings.
+        network: the function on which a method calls the model.
+        augment: function from raw examples to views.
+        crops: crops that the host makes of streamed images for each view of "labeled" and
+            "unlabeled" examples.
+        optim: the settings of the optimizer.
+        ema: the settings of the teacher.
         spec: sizes for memories and schedules.
-        classes: their names.
+        classes: names of the classes.
         image_shape: (height, width, channels) of the raw images.
-        mean, std: of the network's input.
-        frozen: networks that the method learns from, by role; none until they are loaded.
+        mean: mean of the network's input.
+        std: standard deviation of the network's input.
+        frozen: networks that the method learns from, by role; empty until they are loaded.
     """
 
     config: ConfigDict
@@ -79,14 +84,14 @@ class Program:
         """Build the program of ``config`` for data of ``facts``.
 
         Args:
-            config: of one run; of a run in stages that of a stage.
-            facts: of the data, as :meth:`jaxmatch.record.run_data.Data.facts` gives them.
-            devices: to choose from, by default those of this process's platform. Devices of a
-                topology that is only described (:mod:`jax.experimental.topologies`) compile but do
-                not run.
+            config: the configuration of one run or of one stage.
+            facts: facts of the data (:meth:`jaxmatch.record.run_data.Data.facts`).
+            devices: devices to choose from, by default those of the platform of this process. With
+                devices of a topology (:mod:`jax.experimental.topologies`) the program compiles, but
+                does not run.
 
         Raises:
-            InputError: on any setting that cannot work.
+            InputError: if a setting cannot work.
         """
         check_settings(config)
         algorithm, data = build_algorithm(config.algorithm), config.data
@@ -151,7 +156,7 @@ class Program:
         return self.optim.build(self.config.steps, self.model.layers)
 
     def init(self) -> TrainState:
-        """The state before the first step; to be called inside ``jax.jit``."""
+        """The state before the first step; call it inside ``jax.jit``."""
         return init_state(
             jax.random.key(self.config.seed),
             self.model,
@@ -167,7 +172,7 @@ class Program:
         """The pure step.
 
         Raises:
-            InputError: if a frozen network that the method learns from is missing.
+            InputError: if a frozen network of the method is missing.
         """
         return make_train_step(
             self.algorithm,
@@ -181,33 +186,33 @@ class Program:
         )
 
     def examples(self, data: Resident | Batch, state: TrainState) -> Batch:
-        """The raw examples of a state's step, split over the devices; streamed ones as they came.
+        """The raw examples of a step, split over the devices.
 
         Args:
-            data: the resident set, or the examples of the step.
-            state: whose step and key choose the examples.
+            data: the resident set, or streamed examples of the step, which are returned.
+            state: the state before the step; its step number and key choose the examples.
         """
         if isinstance(data, Batch):
             return data
         order, spec = stream(state.key, "order"), self.spec
         drawn = batch(data, order, state.step, spec.labeled_batch, spec.unlabeled_batch)
-        if self.mesh.size > 1:  # one device's program may be a part of that of several
+        if self.mesh.size > 1:  # else it may be part of the program of several
             drawn = shard_batch(drawn, self.mesh)
         return drawn._replace(frozen=data.frozen)
 
     @cached_property
     def state(self) -> TrainState:
-        """The state as shapes."""
+        """The shapes of the state."""
         return jax.eval_shape(self.init)
 
     @cached_property
     def shardings(self) -> PyTree:
-        """Where each array of the state lives."""
+        """The sharding of each array of the state."""
         return state_shardings(self.state, self.mesh, self.config.memory_placement)
 
     @cached_property
     def abstract(self) -> TrainState:
-        """The state as shapes that know where they live, as a checkpoint is restored to them."""
+        """The shapes of the state with their shardings, to restore a checkpoint to."""
         return jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             self.state,
@@ -216,9 +221,9 @@ class Program:
 
     @cached_property
     def data(self) -> Resident | Batch:
-        """What a call takes beside the state, as shapes: the resident set, or a step's examples.
+        """The shapes of the data that a call takes: the resident set, or the examples of a step.
 
-        A frozen network's variables are those of the student, which it is only here.
+        Variables of frozen networks have the shapes of the student here.
         """
         spec = self.spec
         frozen = dict.fromkeys(self.frozen, self.state.student()) or None
@@ -229,7 +234,7 @@ class Program:
             rows = jax.ShapeDtypeStruct((count, int(np.prod(self.image_shape))), jnp.uint8)
             return Table(rows, self.image_shape)
 
-        def labels(count: int) -> Any:
+        def labels(count: int) -> PyTree:
             return jax.ShapeDtypeStruct((count,), jnp.int32)
 
         counts = len(spec.labels), spec.unlabeled
@@ -242,13 +247,13 @@ class Program:
         return self.network, self.mean, self.std, self.mesh
 
     def plan(self, data: Resident) -> Plan:
-        """What this process reads at each step of a streamed set."""
+        """The examples that this process reads at each step of a streamed set."""
         seed = self.config.seed
         key = stream(jax.random.key(seed), "order")
         return streaming.plan(data, key, self.spec, self.crops, seed, self.mesh)
 
-    def jit(self, steps_per_call: int | None = None) -> Any:
-        """The jitted call (state, data) -> (state, meter), which is lowered with their shapes."""
+    def jit(self, steps_per_call: int | None = None) -> JitWrapped:
+        """The jitted call (state, data) -> (state, meter)."""
         return jit_call(
             self.step,
             self.examples,
@@ -258,17 +263,17 @@ class Program:
             self._data_places,
         )
 
-    def trace(self, steps_per_call: int | None = None) -> Any:
-        """The call as ``jax.jit(...).trace`` gives it, for these shapes."""
+    def trace(self, steps_per_call: int | None = None) -> Traced:
+        """The traced call (``jax.jit(...).trace``) for the shapes of state and data."""
         return self.jit(steps_per_call).trace(self.state, self.data)
 
     def compile(self, data: PyTree = None, steps_per_call: int | None = None) -> Call:
-        """What takes the steps of a call: (state, feed) -> (state, meter).
+        """The function (state, feed) -> (state, meter) that takes the steps of a call.
 
         Args:
-            data: what ``feed`` will give, or its shapes. The steps are traced with it at once; by
-                default when they are first taken.
-            steps_per_call: how many; by default the configuration's.
+            data: the data that ``feed`` will return, or its shapes, to trace the steps at once; by
+                default they are traced when they are first taken.
+            steps_per_call: number of steps; by default that of the configuration.
 
         Raises:
             InputError: if the step cannot work.
@@ -280,7 +285,7 @@ class Program:
 
     @property
     def _data_places(self) -> PyTree | None:
-        """The shardings of streamed examples; None for a resident set, which is everywhere."""
+        """The shardings of streamed examples; None for a resident set, which is replicated."""
         if not self.config.data.stream:
             return None
         places = streaming.places(self.data._replace(frozen=None))
@@ -288,11 +293,11 @@ class Program:
         return places._replace(frozen=replicated(self.mesh) if self.frozen else None)
 
     def with_stand_ins(self) -> Self:
-        """The program with the student as its frozen networks, where only their size matters."""
+        """The program with the student in place of frozen networks, to find sizes without them."""
         return replace(self, frozen=dict.fromkeys(self.algorithm.frozen, self.network))
 
-    def forward_images(self, data: Any) -> int:
-        """How many images a step passes through networks, those of targets and probes included.
+    def forward_images(self, data: Resident | Batch) -> int:
+        """The number of images that a step passes through networks, with targets and probes.
 
         ``data`` are arrays or shapes as :attr:`data`.
         """

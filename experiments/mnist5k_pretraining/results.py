@@ -74,7 +74,7 @@ def probe_of_start(folder: Path) -> dict[str, float]:
     run = load(folder)
     sets = probe_sets(load_recorded(run.config, folder, needed="known").source)
     state = jax.jit(run.program.init)()
-    compute = make_features(*run.program.forward, spread=True)
+    compute = make_features(run.program, spread=True)
     return dict(measure(compute, state.student(), sets, run.program.mesh))
 
 

@@ -22,9 +22,9 @@ from experiments.parity.augment_rows import (
 from jaxmatch.augment.ctaugment import NAMES as CTA_NAMES
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.ctaugment import Draws as CTADraws
-from jaxmatch.augment.ops import OPS, apply_chosen
+from jaxmatch.augment.ops import NO_VALUE, OPS, WEIGHT, apply_chosen
 from jaxmatch.augment.pixels import geometry, tone
-from jaxmatch.augment.randaugment import NAMES, TORCHSSL, Draws, RandAugment, google_value
+from jaxmatch.augment.randaugment import TABLES, Draws, RandAugment
 from jaxmatch.augment.weak import Draws as WeakDraws
 from jaxmatch.augment.weak import Weak
 
@@ -47,7 +47,8 @@ _CTA_LIMITS = {
 }
 _LIBRARY_NAMES = {name.replace("_", ""): name for name in OPS}
 _ALL = tuple(OPS)
-_WITHOUT_VALUE = {"invert", *(name for name, (low, high) in TORCHSSL.items() if low == high)}
+_NAMES = TABLES["google"].names  # and of torchssl
+_WITHOUT_VALUE = {name for name, op in OPS.items() if op.strength in (NO_VALUE, WEIGHT)}
 
 
 @jax.jit
@@ -175,7 +176,9 @@ def _fixmatch_ra_ops(file: Arrays, inputs: Arrays) -> list[Row]:
         if what != "rgb":
             continue
         name, theirs = _library_name(label), file[key]
-        values = np.array([google_value(name, int(level)) for level in file["level"]])
+        values = np.array(
+            [OPS[name].strength.levels["google"](int(level)) for level in file["level"]]
+        )
         signed = theirs.ndim == 6
         if signed:
             values = np.stack([values, -values], 1).ravel()
@@ -206,7 +209,7 @@ def _fixmatch_ra_ops(file: Arrays, inputs: Arrays) -> list[Row]:
 def _google_view(images: np.ndarray, chain: Sequence[tuple[str, np.ndarray | float]]) -> np.ndarray:
     """A google view with given ops and an empty cutout, as levels."""
     b = len(images)
-    op = np.stack([np.full(b, NAMES.index(name)) for name, _ in chain], -1)
+    op = np.stack([np.full(b, _NAMES.index(name)) for name, _ in chain], -1)
     value = np.stack([np.broadcast_to(value, b) for _, value in chain], -1)
     draws = Draws(jnp.asarray(op), jnp.asarray(value), jnp.zeros((b, 4), jnp.int32))
     return np.asarray(_GOOGLE_VIEW(jnp.asarray(images), draws))
@@ -216,9 +219,8 @@ def _chain(spec: list, images: np.ndarray, theirs: np.ndarray) -> Row:
     # The reference's wrapper truncates network input to levels; the library never leaves levels.
     scaled = images.astype(np.float32) / 127.5 - 1
     truncated = ((scaled * 0.5 + 0.5) * 255).astype(np.uint8)
-    ops = [
-        (_library_name(label), google_value(_library_name(label), level)) for label, level in spec
-    ]
+    named = [(_library_name(label), level) for label, level in spec]
+    ops = [(name, OPS[name].strength.levels["google"](level)) for name, level in named]
     ours = _google_view(truncated, ops)
     label = ", ".join(f"{label} {level}" for label, level in spec)
     levels = np.rint((theirs.astype(np.float64) + 1) * 127.5)
@@ -251,10 +253,10 @@ def _usb_pipeline(file: Arrays, inputs: Arrays) -> list[Row]:
     images = inputs["x32"][file["image_index"]]
     height, width = images.shape[1:3]
     names = [_library_name(str(name)) for name in file["op_names"]]
-    op = np.array([NAMES.index(name) for name in names])[file["op_index"]]
+    op = np.array([_NAMES.index(name) for name in names])[file["op_index"]]
     # The reference draws a value for ops that have none.
-    plain = np.array([name in _WITHOUT_VALUE for name in NAMES])
-    sides = np.array([name.startswith("translate") for name in NAMES])
+    plain = np.array([name in _WITHOUT_VALUE for name in _NAMES])
+    sides = np.array([name.startswith("translate") for name in _NAMES])
     value = np.where(plain[op], 1.0, file["op_val"] * np.where(sides[op], width, 1))
     centre = jnp.asarray(file["cutout_centre_xy"][:, ::-1].copy())
     box = geometry.shifted_box(centre, jnp.asarray(file["cutout_v"] * width), height, width)
@@ -262,7 +264,7 @@ def _usb_pipeline(file: Arrays, inputs: Arrays) -> list[Row]:
     draws = Draws(jnp.asarray(op), jnp.asarray(value), box)
     before = _TORCHSSL_VIEW(weak, draws._replace(box=jnp.zeros_like(box)))
     valued = [name not in _WITHOUT_VALUE for name in names]
-    ranges = np.array([TORCHSSL[name] for name in names])[valued]
+    ranges = np.array([OPS[name].strength.torchssl for name in names])[valued]
     reference = np.stack([file["op_min"], file["op_max"]], -1)[valued]
     return [
         compare("usb_pipeline", "ranges of the values", ranges, reference, EXACT),

@@ -60,5 +60,5 @@ def facts(
 
 def compile_quickly(program: Program) -> Any:
     """One step, compiled without LLVM's optimisations, but with all of XLA's."""
-    traced = program.trace(steps_per_call=1)
-    return traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0})
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
+    return program.trace(steps_per_call=1).lower().compile(compiler_options=options)

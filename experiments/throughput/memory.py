@@ -55,9 +55,11 @@ def measure(flags: list[str]) -> tuple[int, float, int]:
     program = Program.build(config, facts(side=SIDE))
     looped = make_network(program.model, 1, config.forward, config.microbatches)
     compiled = replace(program, network=looped).trace(1).lower().compile()
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
     spec = program.spec
     passed = spec.labeled_batch + spec.unlabeled_batch * (1 if config.forward == "split" else 2)
-    return passed, kept(program, passed), compiled.memory_analysis().temp_size_in_bytes
+    return passed, kept(program, passed), analysis.temp_size_in_bytes
 
 
 def kept(program: Program, count: int) -> float:

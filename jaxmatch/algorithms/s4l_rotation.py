@@ -4,7 +4,7 @@ Zhai et al., "S4L: Self-Supervised Semi-Supervised Learning", ICCV 2019,
 https://arxiv.org/abs/1905.03670.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
@@ -13,7 +13,7 @@ from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.rotation import QUARTER_TURNS, all_rotations
 from jaxmatch.models.heads import Linear
 from jaxmatch.settings import NonNegative, section
-from jaxmatch.types import Algorithm, Array, Heads, Inputs, Update
+from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, Update
 
 
 @section("algorithm")
@@ -61,7 +61,7 @@ class S4LRotation(Algorithm):
         )
 
 
-def rotation_loss(outputs: Any) -> Array:
+def rotation_loss(outputs: Sequence[Outputs]) -> Array:
     """Mean cross-entropy [] of predicting k from images turned by k = 0..3 quarters."""
     guesses = [output.heads["rotation"] for output in outputs]  # [b 4] each
     losses = [cross_entropy(guess, jnp.full(len(guess), k)) for k, guess in enumerate(guesses)]

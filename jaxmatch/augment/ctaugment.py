@@ -1,19 +1,20 @@
-"""CTAugment (Berthelot et al. 2020): how strong each image op may be is learned from the labels.
+"""CTAugment (Berthelot et al. 2020) learns from the labels how strong each image op may be.
 
-The range of every op parameter is cut into bins. A bin's weight is a moving average of the
-probability that the teacher gives to the true class of labeled images under this op at this
-strength; bins that hurt are drawn no longer. ReMixMatch, https://arxiv.org/abs/1911.09785; with
-FixMatch's constants and ops, https://arxiv.org/abs/2001.07685.
+The range of each parameter of an op is cut into bins. The weight of a bin is a moving average: the
+teacher's probability of the true class, on labeled images under this op at this strength. Bins of
+low weight are not drawn. The method is ReMixMatch's, https://arxiv.org/abs/1911.09785; the
+constants and ops are FixMatch's, https://arxiv.org/abs/2001.07685.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmatch.augment.ops import apply_chosen
+from jaxmatch.augment.ops import OPS, apply_chosen, ops_of
 from jaxmatch.augment.pixels import geometry, resize, tone
 from jaxmatch.augment.pixels import source as pixels
 from jaxmatch.errors import InputError, suggest
@@ -22,27 +23,16 @@ from jaxmatch.types import Array
 
 Policy = dict[str, dict[str, Array]]  # weight of each bin, by op and parameter
 
-# The number of bins of each parameter of each op.
-BINS: dict[str, dict[str, int]] = {
-    "autocontrast": {"weight": 17},
-    "blur": {"weight": 17},
-    "brightness": {"factor": 17},
-    "color": {"factor": 17},
-    "contrast": {"factor": 17},
+# The bins of two ops that only CTAugment has. They are not in ops.OPS, because they read more than
+# a value: a cutout has a place, and a rescale has a method.
+_OWN: dict[str, Mapping[str, int]] = {
     "cutout": {"side": 17},
-    "equalize": {"weight": 17},
-    "identity": {},
-    "invert": {"weight": 17},
-    "posterize": {"bits": 8},
     "rescale": {"crop": 17, "method": 6},
-    "rotate": {"degrees": 17},
-    "sharpness": {"factor": 17},
-    "shear_x": {"ratio": 17},
-    "shear_y": {"ratio": 17},
-    "smooth": {"weight": 17},
-    "solarize": {"threshold": 17},
-    "translate_x": {"shift": 17},
-    "translate_y": {"shift": 17},
+}
+# The number of bins of each parameter of each op.
+BINS = {
+    name: _OWN[name] if name in _OWN else OPS[name].strength.bins
+    for name in sorted((*ops_of("ctaugment"), *_OWN))
 }
 NAMES = tuple(BINS)
 METHODS = ("lanczos", "bicubic", "bilinear", "box", "hamming", "nearest")  # of rescale
@@ -50,7 +40,7 @@ TRANSLATIONS = ("identity", "fraction")
 FILL = 127  # level of a cutout
 _CUTOUT, _RESCALE = NAMES.index("cutout"), NAMES.index("rescale")
 
-# Parameters are rows of a padded table; one more row stands for an op's missing parameters.
+# Each parameter is a row of a padded table. The last row stands for parameters that an op lacks.
 _PARAMETERS = [(name, parameter) for name, bins in BINS.items() for parameter in bins]
 _NONE, _WIDEST = len(_PARAMETERS), 17
 _COUNTS = np.array([*(BINS[name][parameter] for name, parameter in _PARAMETERS), _WIDEST], np.int32)
@@ -68,22 +58,24 @@ class Draws(NamedTuple):
 
     op: Array  # [b n] int32 position in NAMES
     level: Array  # [b n 2] float32 0..1, of the op's first and second parameter
-    centre: Array  # [b n 2] int32 row and column of the centre, read where the op is a cutout
-    box: Array  # [b 4] int32 last cutout: top, left, bottom, right, the last two excluded
+    centre: Array  # [b n 2] int32 row and column of a cutout's centre; other ops do not read it
+    box: Array  # [b 4] int32 last cutout: top, left, bottom, right; the last two are excluded
 
 
 @section("views.ctaugment")
 class CTAugment:
-    """The policy: how it is drawn from and how it learns.
+    """Draws from the policy, and updates it.
 
-    The defaults are those of FixMatch's code, by which the published results were made.
+    The defaults are those of FixMatch's code, which made the published results.
 
     Attributes:
-        depth: ops a view.
-        decay: of the moving averages, rho.
-        threshold: the share of its parameter's largest rate below which a bin is not drawn.
-        cta_translate: "identity": by up to 0.3 pixels, which rounds to none, as in the published
-            code; "fraction": by up to 0.3 of the image's side, as the paper means it.
+        depth: number of ops of a view.
+        decay: rho, the decay of the moving averages.
+        threshold: a bin is not drawn if its rate is below this share of the largest rate of its
+            parameter.
+        cta_translate: "identity" translates by up to 0.3 pixels, which rounds to none, as the
+            published code does; "fraction" translates by up to 0.3 of the image's side, as the
+            paper says.
     """
 
     depth: Count = 2
@@ -92,7 +84,7 @@ class CTAugment:
     cta_translate: str = "identity"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown translation."""
+        """Check the name of the translation."""
         if self.cta_translate not in TRANSLATIONS:
             raise InputError(
                 f"unknown cta_translate {self.cta_translate!r}; "
@@ -100,7 +92,7 @@ class CTAugment:
             )
 
     def init(self) -> Policy:
-        """Weight 1 everywhere: ops and levels are drawn uniformly."""
+        """All weights are 1, so ops and levels are drawn uniformly."""
         return {
             name: {parameter: jnp.ones(count, float) for parameter, count in bins.items()}
             for name, bins in BINS.items()
@@ -110,8 +102,8 @@ class CTAugment:
     def draw(self, policy: Policy, key: Array, shape: tuple[int, ...]) -> Draws:
         """Choose ops uniformly and levels by the policy, for images of ``shape`` [b h w 3].
 
-        With weights m of a parameter's bins, bin b is drawn with probability proportional to
-        p_b = m_b + 1 - rho, or to 0 where p_b < threshold max p; the level lies uniformly in it.
+        A parameter has bins with weights m. Bin b is drawn with probability proportional to
+        p_b = m_b + 1 - rho, or to 0 if p_b < threshold max p. The level is uniform in the bin.
         """
         b, height, width = shape[:3]
         to_op, to_bin, to_level, to_centre = jax.random.split(key, 4)
@@ -124,7 +116,7 @@ class CTAugment:
         within = jax.random.uniform(to_level, row.shape, jnp.float32)
         level = (chosen + within) / pixels.select_rows(jnp.asarray(_COUNTS), row)
 
-        # One centre more than ops, of the last cutout.
+        # The last centre is that of the last cutout.
         sides = jnp.array([height, width], jnp.int32)
         centre = jax.random.randint(to_centre, (b, self.depth + 1, 2), 0, sides, jnp.int32)
         box = _cutout_box(centre[:, -1], jnp.ones(b, jnp.float32), (height, width))
@@ -144,16 +136,16 @@ class CTAugment:
     def update(self, policy: Policy, draws: Draws, truth: Array) -> Policy:
         """Learn from the teacher's probability ``truth`` [b] of the true class under ``draws``.
 
-        Each parameter used, in the order of the batch, moves the weight of its bin
-        b = floor(0.999 level bins): m_b <- rho m_b + (1 - rho) truth. In closed form, for the
-        h hits j of a bin: rho^h m_b + (1 - rho) sum_j rho^(h-j) truth_j.
+        The parameters in use are taken in the order of the batch. Each moves the weight of its
+        bin b = floor(0.999 level bins): m_b <- rho m_b + (1 - rho) truth. If a bin is hit h times,
+        j = 1..h, the closed form is rho^h m_b + (1 - rho) sum_j rho^(h-j) truth_j.
         """
         row = pixels.select_rows(jnp.asarray(_ROWS), draws.op)  # [b n 2]
         bins = pixels.select_rows(jnp.asarray(_COUNTS), row)
         place = jnp.floor(draws.level * bins * 0.999).astype(jnp.int32)
         cell = (row * _WIDEST + place).reshape(len(truth), -1)  # [b k]
         hits = cell[..., None] == jnp.arange((_NONE + 1) * _WIDEST)  # [b k cells]
-        # A product with a triangle, since a running sum would walk from device to device.
+        # A product with a triangle: a running sum would go from device to device.
         order = _after(len(truth)).astype(jnp.float32)
         after = jnp.matmul(order, hits.sum(1).astype(jnp.float32), precision="highest")
         same = (cell[:, :, None] == cell[:, None, :]) & _after(cell.shape[1])
@@ -169,33 +161,29 @@ class CTAugment:
         return learned
 
     def value(self, name: str, level: Array, size: tuple[int, int]) -> Array:
-        """The value (see :data:`jaxmatch.augment.ops.OPS`) of an op at ``level`` 0..1 of any shape.
+        """The value of an op at ``level`` 0..1 of any shape; the level of a cutout or a rescale.
 
         ``size`` is the images' height and width.
         """
-        shift = 0.3 * (2 * level - 1)
-        side = {"translate_x": size[1], "translate_y": size[0]}
-        if name in side:
-            return shift * side[name] if self.cta_translate == "fraction" else shift
-        if name in ("brightness", "color", "contrast", "sharpness"):
-            return 0.1 + 1.9 * level
-        if name in ("shear_x", "shear_y"):
-            return shift
-        if name == "posterize":
-            return 1 + jnp.floor(7.999 * level)
-        if name == "rotate":
-            return jnp.rint(45 * (2 * level - 1))
-        return jnp.floor(255.999 * level) if name == "solarize" else level
+        if name in _OWN:
+            return level
+        op = OPS[name]
+        value = op.strength.ctaugment(level)
+        if op.side is not None and self.cta_translate == "fraction":
+            return value * size[op.side]
+        return value
 
     def _layer(self, levels: Array, op: Array, level: Array, centre: Array) -> Array:
-        """One op on each image, as planes: op [b], level and centre [b 2]."""
+        """Apply one op to each image: planes in and out, op [b], level and centre [b 2]."""
         height, width = levels.shape[2:]
         size = height, width
         first, second = level[:, 0], level[:, 1]
         value = first
         for position, name in enumerate(NAMES):
             value = jnp.where(op == position, self.value(name, first, size), value)
-        levels = apply_chosen(levels, op, value, NAMES)  # of rescale and cutout the identity
+        levels = apply_chosen(
+            levels, op, value, NAMES
+        )  # leaves rescale and cutout to the lines below
         share = jnp.where(op == _RESCALE, 0.25 * first, 0)
         margin = jnp.stack([jnp.rint(share * height), jnp.rint(share * width)], -1)
         method = jnp.floor(5.99 * second).astype(jnp.int32)
@@ -205,13 +193,13 @@ class CTAugment:
         return jnp.where(cut, FILL, levels)
 
 
-def describe(policy: Policy) -> dict[str, dict[str, Any]]:
-    """The weights of all bins as JSON: {op: {parameter: list of floats}}."""
+def describe(policy: Policy) -> dict[str, dict[str, list[float]]]:
+    """The weights of all bins as JSON, by op and parameter."""
     return jax.tree.map(lambda weights: np.asarray(weights).tolist(), jax.device_get(policy))
 
 
 def _table(policy: Policy) -> Array:
-    """The weights as rows of one table, minus infinity where a row has no more bins."""
+    """The weights as rows of one table; minus infinity fills the rows of fewer bins."""
     rows = [
         jnp.pad(policy[name][parameter], (0, _WIDEST - count), constant_values=-jnp.inf)
         for (name, parameter), count in zip(_PARAMETERS, _COUNTS, strict=False)
@@ -220,7 +208,7 @@ def _table(policy: Policy) -> Array:
 
 
 def _cutout_box(centre: Array, level: Array, size: tuple[int, int]) -> Array:
-    """The square [b 4] around ``centre`` [b 2] at ``level`` [b]; half the shorter side at 1."""
+    """The square [b 4] around ``centre`` [b 2], of half the shorter side at ``level`` [b] 1."""
     side = 1 + jnp.floor(0.499 * level * min(size)).astype(jnp.int32)
     return geometry.clipped_box(centre, side // 2, *size)
 

@@ -1,12 +1,15 @@
 """The image operations of RandAugment and CTAugment (Cubuk et al. 2019, Berthelot et al. 2020).
 
-In a batch where every image has an op of its own, all geometric ops are one affine map, all that
-treat every pixel of a level alike one table of levels, and all others one blend of two images: the
-image itself, and what its op makes of it or departs from.
+:data:`OPS` is the table of all ops. A new op is its function and one line of the table.
+
+Each image of a batch has an op of its own, so all ops of a kind are applied together: all warps are
+one affine map, all ops on levels are one table of 256 entries, all ops on pixels are one blend.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,50 +19,217 @@ from jaxmatch.augment.pixels import source as pixels
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array
 
-# What the value of each op means. Geometric values are those of PIL's inverse map: a positive
-# translation moves the content left or up.
-OPS = {
-    "autocontrast": "weight: 0 is the image, 1 the result",
-    "blur": "weight: 0 is the image, 1 the result",
-    "brightness": "factor: 0 is black, 1 the image",
-    "color": "factor: 0 is grey, 1 the image",
-    "contrast": "factor: 0 is the mean grey, 1 the image",
-    "equalize": "weight: 0 is the image, 1 the result",
-    "identity": "none",
-    "invert": "weight: 0 is the image, 1 the result",
-    "posterize": "bits to keep, 1..8",
-    "rotate": "degrees, counter-clockwise about the centre",
-    "sharpness": "factor: 0 is smoothed, 1 the image",
-    "shear_x": "ratio, from the top row",
-    "shear_y": "ratio, from the left column",
-    "smooth": "weight: 0 is the image, 1 the result",
-    "solarize": "threshold: levels from here up are inverted",
-    "solarize_add": "levels added to those below 128",
-    "translate_x": "pixels, to the nearest whole one",
-    "translate_y": "pixels, to the nearest whole one",
-}
-WARPS = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-# What these make of a level depends on the image as a whole, but not on other pixels.
-_TABLES = (
-    *("autocontrast", "brightness", "contrast", "equalize", "invert"),
-    *("posterize", "solarize", "solarize_add"),
+Kind = Literal["warp", "levels", "pixels"]
+Warp = Callable[[Array, Array], Array]  # planes [c b h w] and matrices [b 6] to planes
+
+
+@dataclass(frozen=True)
+class Images:
+    """A batch of images; what several ops need of it is computed once."""
+
+    levels: Array  # planes, int32 0..255 [3 b h w]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.levels.shape[2], self.levels.shape[3]
+
+    @functools.cached_property
+    def every(self) -> Array:
+        """The levels 0..255 of each plane, unchanged: int32 [3 b 256]."""
+        levels = np.arange(256, dtype=np.int32)
+        return jnp.broadcast_to(levels, (*self.levels.shape[:2], 256))
+
+    @functools.cached_property
+    def below(self) -> Array:
+        """The number of pixels below each level: int32 [3 b 257]."""
+        return tone.count_below(self.levels)
+
+    @functools.cached_property
+    def smooth(self) -> Array:
+        """The smoothed images, as planes."""
+        return tone.smooth(self.levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strength:
+    """The meaning of an op's value, and the values that each published policy gives it.
+
+    Attributes:
+        meaning: what the value is, with its unit.
+        blend: "to" goes from the image at value 0 to the function's result at value 1. "from" goes
+            from the result at 0 to the image at 1. None takes the result; the function reads the
+            value.
+        shown: the values of a contact sheet.
+        torchssl: least and largest value of RandAugment's table "torchssl".
+        levels: from a level 1..9 to the value, for each other table of RandAugment.
+        ctaugment: from a level 0..1 to the value.
+        bins: the number of bins of this level, by its name in CTAugment's policy; empty where the
+            level has no effect.
+    """
+
+    meaning: str
+    blend: Literal["to", "from"] | None = None
+    shown: tuple[float, float, float, float, float]
+    torchssl: tuple[float, float] | None = None
+    levels: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
+    ctaugment: Callable[[Array], Array] = lambda level: level
+    bins: Mapping[str, int] = field(default_factory=dict)
+
+
+def _levels(
+    google: Callable[[int], float],
+    simmatch: Callable[[int], float] | None = None,
+    eman: Callable[[int], float] | None = None,
+) -> dict[str, Callable[[int], float]]:
+    """The values of three tables, of which "simmatch" and "eman" are those of "google" by default.
+
+    That SimMatch's posterize, solarize and warps have the levels of "google" is an assumption.
+    """
+    return {"google": google, "simmatch": simmatch or google, "eman": eman or google}
+
+
+NO_VALUE = Strength(
+    meaning="none",
+    shown=(0.0, 0.25, 0.5, 0.75, 1.0),
+    torchssl=(0.0, 0.0),
+    levels=_levels(lambda level: 1.0),
 )
-_WHOLE = ("posterize", "solarize", "solarize_add")  # their value is no weight
+WEIGHT = Strength(
+    meaning="weight: 0 is the image, 1 the result",
+    blend="to",
+    shown=(0.0, 0.25, 0.5, 0.75, 1.0),
+    torchssl=(1.0, 1.0),
+    levels=_levels(lambda level: 1.0),
+    bins={"weight": 17},
+)
+FACTOR = Strength(
+    meaning="factor: 0 is without what the op is named after, 1 is the image",
+    blend="from",
+    shown=(0.05, 0.35, 0.65, 0.95, 1.9),
+    torchssl=(0.05, 0.95),
+    levels=_levels(lambda level: 0.1 + level * 1.8 / 10, lambda level: 0.05 + level * 0.9 / 10),
+    ctaugment=lambda level: 0.1 + 1.9 * level,
+    bins={"factor": 17},
+)
+BITS = Strength(
+    meaning="bits to keep, 1..8",
+    shown=(8.0, 6.0, 4.0, 2.0, 1.0),
+    torchssl=(4.0, 8.0),
+    levels=_levels(lambda level: 4 - level * 4 // 10, eman=lambda level: 4 + level * 4 // 10),
+    ctaugment=lambda level: 1 + jnp.floor(7.999 * level),
+    bins={"bits": 8},
+)
+DEGREES = Strength(
+    meaning="degrees, counter-clockwise about the centre",
+    shown=(-30.0, -15.0, 5.0, 15.0, 30.0),
+    torchssl=(-30.0, 30.0),
+    levels=_levels(lambda level: level * 30 // 10),
+    ctaugment=lambda level: jnp.rint(45 * (2 * level - 1)),
+    bins={"degrees": 17},
+)
+RATIO = Strength(
+    meaning="ratio, from the top row or the left column",
+    shown=(-0.3, -0.1, 0.05, 0.15, 0.3),
+    torchssl=(-0.3, 0.3),
+    levels=_levels(lambda level: level * 0.3 / 10),
+    ctaugment=lambda level: 0.3 * (2 * level - 1),
+    bins={"ratio": 17},
+)
+THRESHOLD = Strength(
+    meaning="threshold: levels from here up are inverted",
+    shown=(256.0, 200.0, 128.0, 64.0, 0.0),
+    torchssl=(0.0, 256.0),
+    levels=_levels(lambda level: 256 - level * 256 // 10),
+    ctaugment=lambda level: jnp.floor(255.999 * level),
+    bins={"threshold": 17},
+)
+SHIFT = Strength(
+    meaning="pixels, to the nearest whole one; left or up where positive",
+    shown=(-0.3, -0.1, 0.05, 0.15, 0.3),  # of the side
+    torchssl=(-0.3, 0.3),  # of the side
+    levels=_levels(lambda level: level, eman=lambda level: level * 0.45 / 10),  # eman: of the side
+    ctaugment=lambda level: 0.3 * (2 * level - 1),
+    bins={"shift": 17},
+)
+ADDED = Strength(
+    meaning="levels added to those below 128",
+    shown=(0.0, 28.0, 55.0, 83.0, 110.0),
+    levels={"eman": lambda level: level * 110 // 10},
+)
+
+
+class Op(NamedTuple):
+    """One image operation.
+
+    Attributes:
+        kind: what the function returns: a "warp" matrices [b 6], an op on "levels" a new level for
+            each of 0..255, which broadcasts against [3 b 256], and an op on "pixels" new planes,
+            which broadcast against [3 b h w].
+        function: of the images and of their values [b], [b 1] or [b 1 1] in this order of kinds.
+        strength: what the value means.
+        policies: which published policies draw the op.
+        opaque: the reference converts the image to opaque RGB, which turns black what an earlier
+            warp uncovered.
+        side: the value is drawn as a share of this side of the image: 0 the height, 1 the width.
+    """
+
+    kind: Kind
+    function: Callable[[Images, Array], Array]
+    strength: Strength
+    policies: tuple[str, ...]
+    opaque: bool = False
+    side: Literal[0, 1] | None = None
+
+
+_CTA = ("ctaugment",)
+_ALL = ("torchssl", "google", "simmatch", "eman", *_CTA)  # the tables of RandAugment, and CTAugment
+
+# RandAugment numbers its ops in this order, so that a new op at the end changes no draw of others.
+OPS: dict[str, Op] = {
+    "autocontrast": Op(
+        "levels", lambda x, _: tone.autocontrast(x.every, x.below), WEIGHT, _ALL, True
+    ),
+    "brightness": Op("levels", lambda x, _: jnp.zeros_like(x.every), FACTOR, _ALL),
+    "color": Op("pixels", lambda x, _: tone.luma(x.levels), FACTOR, _ALL),
+    "contrast": Op("levels", lambda x, _: tone.mean_grey(x.levels)[..., 0], FACTOR, _ALL),
+    "equalize": Op("levels", lambda x, _: tone.equalize(x.below), WEIGHT, _ALL, True),
+    "identity": Op("levels", lambda x, _: x.every, NO_VALUE, _ALL),
+    "posterize": Op("levels", lambda x, bits: tone.posterize(x.every, bits), BITS, _ALL, True),
+    "rotate": Op("warp", lambda x, degrees: geometry.rotation(degrees, x.size), DEGREES, _ALL),
+    "sharpness": Op("pixels", lambda x, _: x.smooth, FACTOR, _ALL),
+    "shear_x": Op("warp", lambda _, ratio: geometry.shear_x(ratio), RATIO, _ALL),
+    "shear_y": Op("warp", lambda _, ratio: geometry.shear_y(ratio), RATIO, _ALL),
+    "solarize": Op("levels", lambda x, level: tone.solarize(x.every, level), THRESHOLD, _ALL, True),
+    "translate_x": Op("warp", lambda _, left: geometry.translation_x(left), SHIFT, _ALL, side=1),
+    "translate_y": Op("warp", lambda _, up: geometry.translation_y(up), SHIFT, _ALL, side=0),
+    "invert": Op("levels", lambda x, _: 255 - x.every, WEIGHT, ("eman", *_CTA)),
+    "solarize_add": Op(
+        "levels", lambda x, more: tone.solarize_add(x.every, more), ADDED, ("eman",)
+    ),
+    "blur": Op("pixels", lambda x, _: tone.blur(x.levels), WEIGHT, _CTA),
+    "smooth": Op("pixels", lambda x, _: x.smooth, WEIGHT, _CTA),
+}
+
+
+def ops_of(policy: str) -> tuple[str, ...]:
+    """The names of the ops that a published policy draws, in the order of :data:`OPS`."""
+    return tuple(name for name, op in OPS.items() if policy in op.policies)
 
 
 def apply_one(images: Array, name: str, value: Array | float = 1.0) -> Array:
     """Apply one op to all images.
 
     Args:
-        images: levels 0..255 of any dtype [b h w 3]; rounded, and clipped to 0..255.
+        images: levels 0..255 of any dtype [b h w 3]; they are rounded and clipped to 0..255.
         name: one of :data:`OPS`.
-        value: the op's value (see :data:`OPS`), one for all images or one each [b].
+        value: the op's value (:class:`Strength`), one for all images or one each [b].
 
     Returns:
         int32 levels [b h w 3].
 
     Raises:
-        InputError: no op has this name.
+        InputError: if no op has this name.
     """
     if name not in OPS:
         raise InputError(f"unknown image operation {name!r}; {suggest(name, OPS)}")
@@ -67,119 +237,79 @@ def apply_one(images: Array, name: str, value: Array | float = 1.0) -> Array:
     value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
     batch = images.shape[:1]
     op, value = jnp.zeros(batch, jnp.int32), jnp.broadcast_to(value, batch)
-    far = max(images.shape[1:3]) > pixels.SMALL  # where not any value can be warped as well
-    warp = affine.warp_far if far else affine.warp
+    large = max(images.shape[1:3]) > pixels.SMALL  # for which `affine.warp` limits the value
+    warp = affine.warp_far if large else affine.warp
     return jnp.moveaxis(apply_chosen(tone.planes(images), op, value, (name,), warp), 0, -1)
 
 
 def apply_chosen(
-    levels: Array,
-    op: Array,
-    value: Array,
-    names: tuple[str, ...],
-    warp: Callable[[Array, Array], Array] = affine.warp,
+    levels: Array, op: Array, value: Array, names: tuple[str, ...], warp: Warp = affine.warp
 ) -> Array:
     """Apply to each image the op that was chosen for it.
 
     Args:
         levels: int32 levels 0..255 as planes [3 b h w].
         op: [b] integers, the position of each image's op in ``names``.
-        value: [b] at least float32, the value of each image's op (see :data:`OPS`).
-        names: the ops to choose from; nothing is computed for others.
-        warp: how pixels are moved; :func:`jaxmatch.augment.pixels.affine.warp` has limits.
+        value: [b] at least float32, the value of each image's op (:class:`Strength`).
+        names: the ops to choose from; nothing is computed for other ops. A name that :data:`OPS`
+            lacks leaves its images unchanged.
+        warp: moves the pixels; :func:`jaxmatch.augment.pixels.affine.warp` has limits.
 
     Returns:
-        The new levels, planes again; black where a geometric op found nothing.
+        The new levels, as planes; black where a warp found no pixel.
     """
-    chosen = {name: op == position for position, name in enumerate(names)}
-    changed = levels
-    if any(name in WARPS for name in names):
-        changed = warp(changed, _matrix(op, value, names, levels.shape[2:]))
-    if any(name in _TABLES for name in names):
-        changed = pixels.look_up(_table(levels, chosen, value[:, None]), changed)
-    return _mixed(changed, chosen, value[:, None, None])
+    images, chosen = Images(levels), _chosen(op, names)
+    kinds = {OPS[name].kind for name in chosen}
+    if "warp" in kinds:
+        levels = warp(levels, _matrix(images, chosen, value))
+    if "levels" in kinds:
+        table = _blend("levels", images, images.every, chosen, value[:, None])
+        levels = pixels.look_up(table, levels)
+    if "pixels" in kinds:
+        levels = _blend("pixels", Images(levels), levels, chosen, value[:, None, None])
+    return levels
 
 
 def move(
-    visible: Array,
-    op: Array,
-    value: Array,
-    names: tuple[str, ...],
-    warp: Callable[[Array, Array], Array] = affine.warp,
+    visible: Array, op: Array, value: Array, names: tuple[str, ...], warp: Warp = affine.warp
 ) -> Array:
-    """What the same ops do to an alpha channel, bool [b h w]: False where they found nothing."""
-    matrix = _matrix(op, value, names, visible.shape[1:])
-    return warp(visible[None].astype(jnp.int32), matrix)[0] > 0
+    """Apply the same ops to an alpha channel, bool [b h w]: False where a warp found no pixel."""
+    alpha = visible[None].astype(jnp.int32)
+    return warp(alpha, _matrix(Images(alpha), _chosen(op, names), value))[0] > 0
 
 
-def _matrix(op: Array, value: Array, names: tuple[str, ...], size: tuple[int, ...]) -> Array:
-    """From where each image's op fetches its pixels: [b 6]."""
-    height, width = size
-    degrees, shear_x, shear_y, left, up = (
-        jnp.where(op == names.index(name), value, 0) if name in names else jnp.zeros_like(value)
-        for name in WARPS
-    )
-    return geometry.affine_matrix(degrees, shear_x, shear_y, left, up, (height, width))
+def _chosen(op: Array, names: tuple[str, ...]) -> dict[str, Array]:
+    """Which images have each op of :data:`OPS`: bool [b] by name."""
+    return {name: op == position for position, name in enumerate(names) if name in OPS}
 
 
-def _table(levels: Array, chosen: dict[str, Array], value: Array) -> Array:
-    """What each level becomes where that depends on nothing else: int32 [3 b 256].
-
-    ``value`` is [b 1]. The table of any other op is the identity.
-    """
-    every = jnp.broadcast_to(np.arange(256, dtype=np.int32), (*levels.shape[:2], 256))
-    below = functools.cache(lambda: tone.count_below(levels))
-    return _blend(
-        chosen,
-        value,
-        every,
-        first={
-            "brightness": lambda: jnp.zeros_like(every),
-            "contrast": lambda: tone.mean_grey(levels)[..., 0],
-        },
-        second={
-            "autocontrast": lambda: tone.autocontrast(every, below()),
-            "equalize": lambda: tone.equalize(below()),
-            "invert": lambda: 255 - every,
-            "posterize": lambda: tone.posterize(every, value),
-            "solarize": lambda: tone.solarize(every, value),
-            "solarize_add": lambda: tone.solarize_add(every, value),
-        },
-    )
-
-
-def _mixed(levels: Array, chosen: dict[str, Array], value: Array) -> Array:
-    """The ops that mix pixels or channels: planes in, planes out; ``value`` is [b 1 1]."""
-    smooth = functools.cache(lambda: tone.smooth(levels))
-    return _blend(
-        chosen,
-        value,
-        levels,
-        first={"color": lambda: tone.luma(levels), "sharpness": smooth},
-        second={"blur": lambda: tone.blur(levels), "smooth": smooth},
-    )
+def _matrix(images: Images, chosen: dict[str, Array], value: Array) -> Array:
+    """The matrix of each image's warp, or that of the identity: [b 6]."""
+    matrix = geometry.translation_x(jnp.zeros_like(value))
+    for name, own in chosen.items():
+        if OPS[name].kind == "warp":
+            matrix = jnp.where(own[:, None], OPS[name].function(images, value), matrix)
+    return matrix
 
 
 def _blend(
-    chosen: dict[str, Array],
-    value: Array,
-    levels: Array,
-    first: dict[str, Callable[[], Array]],
-    second: dict[str, Callable[[], Array]],
+    kind: Kind, images: Images, unchanged: Array, chosen: dict[str, Array], value: Array
 ) -> Array:
-    """From the first image at weight 0 to the second at 1, each ``levels`` where no op names it."""
-    shape = (-1, *(1,) * (value.ndim - 1))
-    chosen = {name: own.reshape(shape) for name, own in chosen.items()}
-    one = jnp.ones_like(value)
-    weight = _select(chosen, value, {name: lambda: one for name in _WHOLE})
-    return tone.blend(_select(chosen, levels, first), _select(chosen, levels, second), weight)
+    """Apply the ops of one kind to ``unchanged``, [3 b 256] or [3 b h w]; ``value`` broadcasts.
 
-
-def _select(
-    chosen: dict[str, Array], default: Array, options: dict[str, Callable[[], Array]]
-) -> Array:
-    """For each image the option named as its op, or else the default."""
-    for name, option in options.items():
-        if name in chosen:
-            default = jnp.where(chosen[name], option(), default)
-    return default
+    An op sets the image at weight 0, or the one at weight 1.
+    """
+    first = second = unchanged
+    weight = value
+    for name, own in chosen.items():
+        op = OPS[name]
+        if op.kind != kind:
+            continue
+        own, result = own.reshape(value.shape), op.function(images, value)
+        if op.strength.blend == "from":
+            first = jnp.where(own, result, first)
+        else:
+            second = jnp.where(own, result, second)
+        if op.strength.blend is None:
+            weight = jnp.where(own, 1, weight)
+    return tone.blend(first, second, weight)

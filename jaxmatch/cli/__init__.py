@@ -1,4 +1,4 @@
 """The command line ``jaxmatch``.
 
-Each command calls the library and prints; what it computes is in the other rooms.
+Each command calls a function of another room and prints the result; nothing is computed here.
 """

@@ -1,7 +1,4 @@
-"""The command line: ``jaxmatch COMMAND``.
-
-train, evaluate, predict, probe, export, report, sweep, demo, describe, show-augment.
-"""
+"""Train image classifiers from few labels and many unlabeled images, and use them."""
 
 import argparse
 import csv
@@ -11,39 +8,50 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxmatch.cli.words import AND, join_overrides, split_runs
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
 from jaxmatch.runtime.paths import check_output, path, write_output
 
-RUN_HELP = "a run folder, as train writes it"
-DATA_HELP = "where the run's folder, npz file or TFDS directory is now, if it has moved"
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+Command = Callable[[argparse.Namespace], None]
+
+RUN_HELP = "a run folder that train has written"
+STEP_HELP = "the step of the checkpoint (default: the newest)"
+DATA_HELP = "the place of the run's folder, npz file or TFDS directory, if it has moved"
 CONFIG_HELP = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit.
 
-    0 done, 1 out of device memory, 2 bad input, 3 NaN or Inf, 4 disk, 130 and 143 stopped.
+    Exit codes: 0 done, 2 bad input, 3 NaN or Inf, 4 disk, 130 stopped by Ctrl-C, 143 stopped by
+    SIGTERM, 1 any other error, such as too little device memory.
+
+    Args:
+        argv: the words after ``jaxmatch``; by default those of this process.
     """
     logging.basicConfig(level=logging.WARNING)
-    logging.getLogger("gcsfs").setLevel(logging.ERROR)  # guesses at a bucket's kind, at each call
-    os.environ.setdefault("EPATH_USE_TF", "false")  # which reads no s3://, and takes seconds
-    for handler in logging.getLogger().handlers:  # an imported library may have set one up
+    logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it warns of the bucket's kind at each call
+    os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow reads no s3:// and loads slowly
+    for handler in logging.getLogger().handlers:  # an imported library may have added one
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("jaxmatch: %(message)s"))
-    # What goes wrong with a checkpoint is said in one sentence; Orbax logs every failure several
-    # times, each with a traceback, and every save.
-    logging.getLogger("absl").addFilter(not_of_orbax)
+    # Orbax logs every save, and every failure several times, each with a traceback. The library
+    # reports a failure in one sentence.
+    logging.getLogger("absl").addFilter(is_not_orbax)
     words, *others = split_runs(sys.argv[1:] if argv is None else argv)
     try:
         arguments, rest = _parser().parse_known_args(words)
         if arguments.run in (_train, _demo):
-            # While a run trains the first Ctrl-C saves. Before that, and at the second one, nothing
-            # may keep the process: neither what it imports nor what it computes or writes.
+            # The first Ctrl-C during training saves the run. Any other one ends the process at
+            # once, even in an import, a computation or a write.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if rest and not hasattr(arguments, "config"):
             raise InputError(f"unknown argument {rest[0]!r}; see jaxmatch {arguments.command} -h.")
@@ -59,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.run(arguments)
     except JaxmatchError as error:
         sys.exit(_fail(error))
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for Python's own flush at the end
+    except BrokenPipeError:  # a reader such as head has closed the pipe
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes stdout at its exit
     except OSError as error:
         sys.exit(_fail(DiskError(f"{error.filename or 'a file'}: {error.strerror or error}.")))
     except RuntimeError as error:
@@ -72,16 +80,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def not_of_orbax(record: logging.LogRecord) -> bool:
-    """Whether another library than Orbax logs this."""
+def is_not_orbax(record: logging.LogRecord) -> bool:
+    """Whether a library other than Orbax logged the record."""
     return "orbax" not in record.pathname
 
 
 def _out_of_memory(text: str) -> str:
-    told = text.removeprefix("RESOURCE_EXHAUSTED: ").partition("\n")[0].rstrip(".")
+    """The error message for XLA's ``text``."""
+    first_line = text.removeprefix("RESOURCE_EXHAUSTED: ").partition("\n")[0].rstrip(".")
     return (
-        f"{told}; use more devices, dtype=bfloat16, microbatches or a smaller batch. A run goes on "
-        "from its last checkpoint."
+        f"{first_line}; use more devices, dtype=bfloat16, microbatches or a smaller batch. The "
+        "same command continues a run from its last checkpoint."
     )
 
 
@@ -92,6 +101,7 @@ def _prepare_process() -> None:
 
 
 def _fail(error: JaxmatchError) -> int:
+    """Print the error and return its exit code."""
     print(f"jaxmatch: {error}", file=sys.stderr)
     return error.exit_code
 
@@ -100,75 +110,109 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jaxmatch", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(run=run)
         return added
 
-    added = command("train", _train, "Train, or continue, a run; --config.key=value overrides.")
+    added = command(
+        "train", _train, "Train a run, or continue it. --config.key=value overrides a setting."
+    )
     added.add_argument("--config", required=True, help=CONFIG_HELP)
     added.add_argument("--workdir", type=path, help="the run folder (default: runs/NAME)")
     added.add_argument("--data", default="", metavar="DIR", help=DATA_HELP)
     added.add_argument("--multihost", action="store_true", help="join the other hosts of a cluster")
-    added.add_argument("--coordinator", metavar="HOST:PORT", help="process 0, where none is found")
-    added.add_argument("--processes", type=int, help="how many there are")
-    added.add_argument("--process", type=int, help="the number of this one, from 0")
-    added.add_argument("--join-seconds", type=int, default=300, help="how long to wait for all")
+    added.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="the address of process 0 (default: the cluster's)",
+    )
+    added.add_argument("--processes", type=int, help="the number of processes")
+    added.add_argument("--process", type=int, help="the number of this process, from 0")
+    added.add_argument(
+        "--join-seconds", type=int, default=300, help="how long to wait for all processes"
+    )
     added.epilog = (
-        f"RUN {AND} RUN {AND} ... trains runs that are equal but for their seed in one program; "
-        "each RUN is a --config, overrides and a --workdir."
+        f"RUN {AND} RUN {AND} ... trains several runs in one program. The runs may differ only in "
+        "their seeds. Each RUN is a --config, overrides and a --workdir."
     )
 
-    added = command("evaluate", _evaluate, "Test accuracy of a run's teacher and student, as JSON.")
+    added = command(
+        "evaluate", _evaluate, "Print the test accuracy of a run's teacher and student as JSON."
+    )
     added.add_argument("--workdir", type=path, required=True, help=RUN_HELP)
-    added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
+    added.add_argument("--step", type=int, help=STEP_HELP)
     added.add_argument("--data", default="", metavar="DIR", help=DATA_HELP)
 
-    added = command("predict", _predict, "Classify image files into a CSV: path,class,confidence.")
+    added = command(
+        "predict", _predict, "Classify image files and write a CSV: path,class,confidence."
+    )
     added.add_argument("--workdir", type=path, required=True, help=RUN_HELP)
-    added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
+    added.add_argument("--step", type=int, help=STEP_HELP)
     added.add_argument("paths", type=path, nargs="+", help="image files, or folders of them")
     added.add_argument("-o", "--output", type=path, required=True, help="the CSV file to write")
 
-    added = command("probe", _probe, "Accuracy of classifiers on a run's frozen features, as JSON.")
+    added = command(
+        "probe",
+        _probe,
+        "Print the test accuracy of simple classifiers on a run's frozen features as JSON.",
+    )
     added.add_argument("--workdir", type=path, required=True, help=RUN_HELP)
-    added.add_argument("--knn", action="store_true", help="only k-nearest-neighbor")
+    added.add_argument("--knn", action="store_true", help="only k nearest neighbors")
     added.add_argument("--linear", action="store_true", help="only a linear classifier")
     added.add_argument(
-        "--images", type=int, metavar="N", help="at most so many for training and test each"
+        "--images", type=int, metavar="N", help="use at most N training and N test images"
     )
-    added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
+    added.add_argument("--step", type=int, help=STEP_HELP)
     added.add_argument("--data", default="", metavar="DIR", help=DATA_HELP)
 
     added = command(
         "export",
         _export,
-        "Write a run's network, with the heads the naming knows, under PyTorch's tensor names.",
+        "Write a run's network under PyTorch's tensor names, with the heads that have one.",
     )
     added.add_argument("--workdir", type=path, required=True, help=RUN_HELP)
-    added.add_argument("--step", type=int, help="the checkpoint (default: the newest)")
-    added.add_argument("--network", default="", help="teacher or student (default: the reported)")
+    added.add_argument("--step", type=int, help=STEP_HELP)
+    added.add_argument(
+        "--network",
+        default="",
+        help="teacher or student (default: the one that the method reports)",
+    )
     added.add_argument("--naming", help="torchvision, simmatch, torchssl, usb, usb_heads, comatch")
-    added.add_argument("-o", "--output", type=path, required=True, help=".safetensors or .npz, new")
+    added.add_argument(
+        "-o", "--output", type=path, required=True, help="a new .safetensors or .npz file"
+    )
 
-    added = command("report", _report, "Compare runs: one HTML page, its plots also as PNGs.")
+    added = command("report", _report, "Compare runs in one HTML page with plots, also as PNGs.")
     added.add_argument("runs", type=path, nargs="+", metavar="RUN", help=RUN_HELP)
     added.add_argument("-o", "--output", type=path, default=Path("report.html"), help="the page")
 
-    added = command("sweep", _sweep, "List the commands of a config's sweep(), or run them here.")
+    added = command("sweep", _sweep, "Print the train commands of a config's sweep(), or run them.")
     added.add_argument("--config", required=True, help="FILE_OR_NAME[:ARGUMENT] with a sweep()")
-    added.add_argument("--seeds", type=int, nargs="+", default=(), help="repeat all points for")
-    added.add_argument("--run", dest="here", action="store_true", help="run what is not finished")
+    added.add_argument(
+        "--seeds", type=int, nargs="+", default=(), help="repeat all runs with each of these seeds"
+    )
+    added.add_argument("--run", dest="here", action="store_true", help="train all unfinished runs")
     added.add_argument(
         "--vmap-seeds", type=int, default=1, metavar="N", help="train up to N seeds in one program"
     )
-    added.add_argument("--workdir", type=path, default=Path("runs"), help="where the runs go")
+    added.add_argument(
+        "--workdir", type=path, default=Path("runs"), help="the folder of the run folders"
+    )
 
-    added = command("demo", _demo, "Supervised, then FixMatch, on 40 labels of MNIST-5k: a table.")
-    added.add_argument("--workdir", type=path, default=Path("runs/demo"), help="where both go")
-    added.add_argument("--seed", type=int, default=0, help="of labels and draws")
+    added = command(
+        "demo", _demo, "Train supervised, then FixMatch, on 40 labels of MNIST-5k: print a table."
+    )
+    added.add_argument(
+        "--workdir", type=path, default=Path("runs/demo"), help="the folder of both run folders"
+    )
+    added.add_argument("--seed", type=int, default=0, help="chooses the labels and all draws")
 
-    added = command("describe", _describe, "Shapes, parameters, memory and arithmetic of a config.")
+    added = command(
+        "describe",
+        _describe,
+        "Print a config's shapes, parameters, memory and arithmetic as JSON; nothing is trained.",
+    )
     added.add_argument("--config", help=CONFIG_HELP)
     added.add_argument(
         "--keys",
@@ -179,13 +223,16 @@ def _parser() -> argparse.ArgumentParser:
         "default) and meaning",
     )
 
-    added = command("show-augment", _show_augment, "A contact sheet of each op and of whole views.")
+    added = command(
+        "show-augment", _show_augment, "Draw every augmentation op and whole views as one PNG."
+    )
     added.add_argument("--config", default="fixmatch:mnist5k", help=CONFIG_HELP)
     added.add_argument("-o", "--output", type=path, default=Path("augment.png"), help="the PNG")
     return parser
 
 
-def _config(arguments: argparse.Namespace):
+def _config(arguments: argparse.Namespace) -> "ConfigDict":
+    """The configuration of the arguments; notes about it go to stderr."""
     from jaxmatch.config.flags import from_flags
 
     config, notes = from_flags(arguments.config, arguments.overrides)
@@ -217,9 +264,9 @@ def _train_together(runs: Sequence[argparse.Namespace]) -> None:
 
     for run in runs:
         if run.multihost or run.coordinator or run.processes or run.process:
-            raise InputError(f"several processes train one run at a time; leave {AND} out.")
+            raise InputError(f"several processes train one run at a time; leave out {AND}.")
         if run.data:
-            raise InputError(f"--data is for one run at a time; leave {AND} out.")
+            raise InputError(f"--data works for one run at a time; leave out {AND}.")
     for summary in together.train([(_config(run), run.workdir) for run in runs]):
         _print_summary(summary)
 
@@ -234,15 +281,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     classifier = load(arguments.workdir, arguments.step)
     if not classifier.program.algorithm.labeled:
-        raise InputError(f"{arguments.workdir} is a label-free run: use jaxmatch probe.")
+        raise InputError(
+            f"{arguments.workdir} was trained without labels and has no classifier; use jaxmatch "
+            "probe."
+        )
     source = load_recorded(
         classifier.config, classifier.folder, place=arguments.data, needed="held"
     ).source
     result = {"step": classifier.step, "evaluated": classifier.program.algorithm.evaluated}
     for network in ("teacher", "student"):
-        found = classifier.predict(source.test_images, network).label
-        readable = found >= 0
-        result[network] = float((found == source.test_labels)[readable].mean())
+        scores = classifier.score(source.test_images, source.test_labels, network)
+        result[network] = scores["accuracy"]
     print(json.dumps(result))
 
 
@@ -330,9 +379,9 @@ def _sweep(arguments: argparse.Namespace) -> None:
     if done:
         print(table_text(group(done)))
     if failed:
-        why = "; ".join(f"{folder} ({reason})" for folder, reason in failed.items())
+        reasons = "; ".join(f"{folder} ({reason})" for folder, reason in failed.items())
         raise JaxmatchError(
-            f"{len(failed)} of {len(points)} runs did not finish: {why}; "
+            f"{len(failed)} of {len(points)} runs did not finish: {reasons}; "
             "the same command tries them again."
         )
 
@@ -371,7 +420,8 @@ def _describe_keys(arguments: argparse.Namespace) -> None:
     configs = [None] if arguments.config is None else stages_of(_config(arguments)).values()
     rows = with_prefix((row for each in configs for row in documented(each)), arguments.keys)
     for key, kind, value, meaning in rows:
-        print(f"{key}={value!r}  ({kind})\n    {meaning}")
+        print(f"{key}={value!r}  ({kind})")
+        print(textwrap.indent(textwrap.fill(meaning, 96), "    "))
 
 
 def _show_augment(arguments: argparse.Namespace) -> None:

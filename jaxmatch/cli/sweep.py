@@ -1,8 +1,9 @@
-"""Sweeps: the points that a config file's ``sweep()`` lists, as commands or run one by one.
+"""Sweeps: a config file's function ``sweep()`` lists runs; print their commands or train them.
 
-``sweep()``, or ``sweep(argument)`` for what follows the colon of ``--config``, returns or yields a
-dict of overrides for each run. "config" names another ``--config`` than the sweep's own, and
-"workdir" a run folder inside the sweep's that stays what it is as settings are added::
+``sweep()`` returns or yields a dict of overrides for each run. ``sweep(argument)`` also gets the
+text after the colon of ``--config``. Two keys are special: "config" replaces the sweep's own
+``--config``, and "workdir" fixes the run folder's name inside the sweep's folder. (The default name
+contains a hash of the settings.) Example::
 
     def sweep():
         for name in ("fixmatch", "simmatch"):
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -34,14 +36,27 @@ from jaxmatch.runtime import paths
 from jaxmatch.training import together
 from jaxmatch.training.train import completed
 
-MEANING = {2: "bad input", 3: "NaN or Inf", 4: "disk", 130: "Ctrl-C", 143: "SIGTERM", -9: "killed"}
+MEANING_OF_EXIT_CODE = {
+    2: "bad input",
+    3: "NaN or Inf",
+    4: "disk",
+    130: "Ctrl-C",
+    143: "SIGTERM",
+    -9: "killed",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One run of a sweep: what to train, where, and the configuration that this gives."""
+    """One run of a sweep.
 
-    words: tuple[str, ...]  # of ``jaxmatch train``
+    Attributes:
+        words: the arguments of ``jaxmatch train``.
+        workdir: the run folder.
+        config: the configuration that the arguments give.
+    """
+
+    words: tuple[str, ...]
     workdir: Path
     config: ConfigDict
 
@@ -53,20 +68,21 @@ def points(
     seeds: Sequence[int] = (),
     base: str | Path = "runs",
 ) -> list[Point]:
-    """The runs of the sweep in the file of ``config`` (``FILE_OR_NAME[:ARGUMENT]``), in order.
+    """The runs of a sweep, in order.
 
     Args:
-        config: as ``--config``; a file without ``sweep()`` is one point.
-        overrides: ``--config.key=value`` of all points; they win over a point's own.
-        seeds: repeat every point for these, the first seed of all points first.
-        base: the folder of the run folders, which have their default names.
+        config: ``FILE_OR_NAME[:ARGUMENT]``. With ``seeds`` the file may have no ``sweep()``; its
+            configuration is then the only point.
+        overrides: ``--config.key=value`` for all points; they win over a point's own.
+        seeds: repeat all points with each of these seeds.
+        base: the folder of the run folders.
 
     Raises:
-        InputError: naming the point that is wrong, or the two that are the same run.
+        InputError: if a point is wrong, or two points are the same run; the message names them.
     """
     path, _, argument = config.partition(":")
     if seeds and any(flag.startswith("--config.seed=") for flag in overrides):
-        raise InputError("give --seeds or --config.seed, not both.")
+        raise InputError("--seeds contradicts --config.seed; give only one of them.")
     found: list[Point] = []
     known: dict[str, int] = {}
     numbered = list(enumerate(_listed(path, argument, alone=bool(seeds)), 1))
@@ -90,10 +106,13 @@ def points(
 
 
 def grouped(points: Iterable[Point], seeds: int = 1) -> list[list[Point]]:
-    """The points that one process trains, by ``seeds`` at most: equal ones but for their seed.
+    """Group points that differ only in their seeds, at most ``seeds`` of them in a group.
 
-    Groups have the order of their first points. Raises InputError where ``seeds`` is less than 1,
-    or more and a point cannot be trained along with others (:mod:`jaxmatch.training.together`).
+    One process trains a group. Groups are in the order of their first points.
+
+    Raises:
+        InputError: if ``seeds`` is less than 1, or if it is more than 1 and a point cannot be
+            trained together with others (:mod:`jaxmatch.training.together`).
     """
     if seeds < 1:
         raise InputError(f"--vmap-seeds={seeds} must be at least 1.")
@@ -112,29 +131,33 @@ def grouped(points: Iterable[Point], seeds: int = 1) -> list[list[Point]]:
 
 
 def command(group: Sequence[Point]) -> str:
-    """The shell command that trains or continues the runs of a group."""
+    """The shell command that trains, or continues, the runs of a group."""
     return shlex.join(("jaxmatch", "train", *_words(group)))
 
 
 def run(
     points: Iterable[Point], say: Callable[[str], None] = lambda text: None, seeds: int = 1
 ) -> dict[Path, str]:
-    """Train the points in order, continuing interrupted ones and skipping finished ones.
+    """Train the points in order; continue interrupted ones and skip finished ones.
 
-    Each group of up to ``seeds`` of them (:func:`grouped`) is a process of its own, so that neither
-    a crash nor a device that stays full of one reaches the next. ``say`` is given a line of text
-    about each point.
+    Each group (:func:`grouped`) is trained by a process of its own, so that a crash or a full
+    device does not reach the next group.
+
+    Args:
+        points: as :func:`points` returns them.
+        say: receives a line of text about each point.
+        seeds: the largest size of a group.
 
     Returns:
-        Why a point did not finish, for each that did not, by its folder.
+        The points that did not finish: {folder: reason}.
 
     Raises:
         InputError: as :func:`grouped`.
-        Terminated: after a SIGTERM, once the points that ran have saved their state.
+        Terminated: after SIGTERM, once the running points have saved their state.
     """
     failed: dict[Path, str] = {}
     points = list(points)
-    grouped(points, seeds)  # refuses before anything is trained
+    grouped(points, seeds)  # raises before anything is trained
     titles = {
         point.workdir: f"[{number}/{len(points)}] {point.workdir}"
         for number, point in enumerate(points, 1)
@@ -148,26 +171,29 @@ def run(
             say(f"{titles[point.workdir]}: already complete")
         except InputError as error:
             say(f"{titles[point.workdir]}: {error}")
-            failed[point.workdir] = MEANING[error.exit_code]
+            failed[point.workdir] = MEANING_OF_EXIT_CODE[error.exit_code]
     for group in grouped(left, seeds):
         for point in group:
             say(titles[point.workdir])
         if code := _train(_words(group)):
-            # Of runs trained together one may fail alone.
+            # One of several runs may fail alone.
             for point in group if len(group) == 1 else [p for p in group if not _complete(p)]:
-                failed[point.workdir] = MEANING.get(code, f"exit code {code}")
+                failed[point.workdir] = MEANING_OF_EXIT_CODE.get(code, f"exit code {code}")
     return failed
 
 
 def _words(group: Sequence[Point]) -> tuple[str, ...]:
-    """Of ``jaxmatch train``."""
+    """The arguments of the one ``jaxmatch train`` that trains a group."""
     first, *others = group
     return first.words + tuple(word for point in others for word in (AND, *point.words))
 
 
 def _listed(path: str, argument: str, alone: bool) -> list[Mapping[str, Any]]:
-    """What ``sweep()`` lists; a file without one is a single point where seeds repeat it."""
-    if path.endswith(".py"):  # not load_module: a file of points alone needs no get_config
+    """The dicts that ``sweep()`` lists.
+
+    ``alone``: a file without ``sweep()`` is a single point.
+    """
+    if path.endswith(".py"):  # load_module would demand a get_config, which a sweep does not need
         if not Path(path).is_file():
             raise InputError(f"there is no config file {path}.")
         names = runpy.run_path(path)
@@ -182,7 +208,7 @@ def _listed(path: str, argument: str, alone: bool) -> list[Mapping[str, Any]]:
     if argument and takes:
         return list(sweep(argument))
     if any(parameter.default is parameter.empty for parameter in takes):
-        raise InputError(f"the sweep of {path} takes an argument: --config={path}:ARGUMENT.")
+        raise InputError(f"the sweep of {path} needs an argument; give --config={path}:ARGUMENT.")
     return list(sweep())
 
 
@@ -204,8 +230,8 @@ def _point(
     if seed is not None:
         argument = config.partition(":")[2]
         if "seed" in flags or ",seed=" in f",{argument}":
-            raise InputError("it has a seed of its own; leave --seeds out.")
-        if argument:  # before anything is derived from it
+            raise InputError("it sets its own seed; leave out --seeds.")
+        if argument:  # get_config sees the seed and derives settings from it
             config += f",seed={seed}"
         else:
             flags["seed"] = f"--config.seed={seed}"
@@ -220,7 +246,11 @@ def _point(
 
 
 def _complete(point: Point) -> bool:
-    """Whether all stages are; InputError where the folder holds another configuration."""
+    """Whether all stages of the run are complete.
+
+    Raises:
+        InputError: if the folder holds a run of another configuration.
+    """
     config, folder = point.config, point.workdir
     stages = stage_folders(config) if "order" in config else {"": config}
     done = [completed(stage, folder / name) for name, stage in stages.items()]
@@ -228,15 +258,14 @@ def _complete(point: Point) -> bool:
 
 
 def _train(words: Sequence[str]) -> int:
-    """The exit code of ``jaxmatch train`` in a process that gets this one's SIGTERM."""
-    # With ``-m`` a file of the current folder called like some module would run in its place.
+    """Run ``jaxmatch train`` in a process, to which SIGTERM is passed on; return its exit code."""
+    # With ``-m`` Python would import a file of the current folder that has a module's name.
     program = f"import sys; sys.path[:] = {sys.path!r}; from jaxmatch.cli.main import main; main()"
     command = [sys.executable, "-c", program, "train", *words]
     process: subprocess.Popen[bytes] | None = None
     terminated = False
 
-    def terminate(number: int, frame: Any) -> None:
-        del frame
+    def terminate(number: int, _frame: FrameType | None) -> None:
         nonlocal terminated
         terminated = True
         if process is not None:
@@ -244,7 +273,7 @@ def _train(words: Sequence[str]) -> int:
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        # Its summary is in the table that the sweep ends with.
+        # The table at the end of the sweep shows the summary.
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         if terminated:
             process.terminate()

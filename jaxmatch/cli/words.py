@@ -1,14 +1,14 @@
-"""The grammar of the command line beyond argparse: overrides, and runs joined by ``--and``."""
+"""The grammar that argparse does not know: overrides, and runs joined by ``--and``."""
 
 from collections.abc import Sequence
 
 from jaxmatch.errors import InputError
 
-AND = "--and"  # between the runs that one ``train`` trains together
+AND = "--and"  # joins the runs that one ``train`` command trains together
 
 
 def split_runs(argv: Sequence[str]) -> list[list[str]]:
-    """The words of each run that ``--and`` joins."""
+    """The words of each of the runs that ``--and`` joins."""
     runs: list[list[str]] = [[]]
     for word in argv:
         if word == AND:
@@ -19,10 +19,10 @@ def split_runs(argv: Sequence[str]) -> list[list[str]]:
 
 
 def join_overrides(rest: Sequence[str]) -> list[str]:
-    """Join ``--config.key value`` to ``--config.key=value`` and refuse everything else.
+    """Join each ``--config.key value`` to ``--config.key=value``.
 
     Raises:
-        InputError: on a word that is no override.
+        InputError: if a word is not an override.
     """
     joined: list[str] = []
     for word in rest:

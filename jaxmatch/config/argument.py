@@ -8,14 +8,18 @@ ARGUMENT_KEYS = ("labels", "seed", "preset", "split")
 
 
 def parse_argument(argument: str) -> tuple[str, dict[str, str]]:
-    """Split ``DATA[,key=value]*`` into the data set and the values, checked."""
+    """The data set and the values by key of an argument ``DATA[,key=value]*``.
+
+    Raises:
+        InputError: if a key is unknown, or a value cannot be read.
+    """
     data, *pairs = argument.split(",")
     if not data:
         raise InputError(f"the config argument needs a data set first: {suggest('', DATASETS)}")
     chosen = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if key in scaling.KEYS:  # a get_config was called, which makes no notes to print
+        if key in scaling.KEYS:  # from_flags takes these out before
             raise InputError(
                 f"{pair} belongs to --config; in Python call jaxmatch.config.scaling.scale."
             )

@@ -21,7 +21,7 @@ MOST_IMAGES = 2**22  # of a step; a position in a batch is a 32-bit number
 
 
 def check_settings(config: ConfigDict) -> None:
-    """Refuse every setting that cannot work whatever the data.
+    """Refuse every setting that cannot work with any data.
 
     Raises:
         InputError: naming the setting.
@@ -41,7 +41,7 @@ def check_settings(config: ConfigDict) -> None:
 
 
 def check_numbers(config: ConfigDict) -> None:
-    """Refuse values that a setting does not take, and periods that end inside a call."""
+    """Refuse values that a key does not take, and periods that are no multiples of a call."""
     flat = flatten(config)
     for key, entry in KEYS.items():
         if key in flat:
@@ -69,7 +69,7 @@ def check_numbers(config: ConfigDict) -> None:
 
 
 def check_crops(config: ConfigDict, algorithm: Algorithm, image_shape: Sequence[int]) -> None:
-    """Refuse views that would be larger than the images [h w c] they are cropped from."""
+    """Refuse views that are larger than the images [h w c] they are cropped from."""
     roles = {
         "contrast" if role == "strong" and config.augment == "contrast" else role
         for role in (*algorithm.labeled, *algorithm.unlabeled)
@@ -85,7 +85,7 @@ def check_crops(config: ConfigDict, algorithm: Algorithm, image_shape: Sequence[
 
 
 def check_batches(config: ConfigDict, groups: int, devices: int, batches: Sequence[int]) -> None:
-    """Refuse batches that do not divide into BatchNorm's groups, or either into microbatches."""
+    """Refuse batches that do not divide into BatchNorm groups or into microbatches."""
     parts, listed = config.microbatches, ", ".join(map(str, batches))
     if any(batch % groups for batch in batches):
         raise InputError(

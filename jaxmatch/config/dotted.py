@@ -9,7 +9,11 @@ from jaxmatch.errors import InputError, suggest
 
 
 def put(config: ConfigDict, key: str, value: Any) -> None:
-    """Set a dotted ``key`` that must exist; InputError names the nearest known one."""
+    """Set the value of a dotted ``key``.
+
+    Raises:
+        InputError: if the key does not exist; it names the nearest known one.
+    """
     known = list(flatten(config))
     if key not in known:
         raise InputError(f"unknown config key {key!r}; {suggest(key, known)}")

@@ -43,14 +43,14 @@ def config(
     Args:
         recipe: ``NAME:DATA``, or the path of a config file in place of the name; it may have an
             argument of its own.
-        labels: how many images are labeled in all, or "all".
-        seed: of all draws.
-        preset: a name that stands for other values.
-        split: the file that lists the labeled images.
-        overrides: values by dotted key; they win. A note about them is logged as a warning.
+        labels: total number of labeled images, or "all".
+        seed: seed of all random numbers.
+        preset: code base whose settings are taken.
+        split: file that lists the labeled images.
+        overrides: values by dotted key, which win. Notes about them are logged as warnings.
 
     Raises:
-        InputError: on an unknown recipe, key or preset, or a value that cannot be read.
+        InputError: if a recipe, key or preset is unknown, or if a value cannot be read.
     """
     chosen = {"labels": labels, "seed": seed, "preset": preset, "split": split}
     words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
@@ -67,9 +67,9 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     """The configuration that ``--config=CONFIG`` and the flags ``--config.key=value`` describe.
 
     Returns:
-        The configuration, and a note for each value that ``scale=`` in CONFIG's argument changed
-        (:mod:`jaxmatch.config.scaling`), for each override that contradicts its preset and for each
-        value that turns its setting off.
+        The configuration and notes. There is a note for each value that ``scale=`` in the argument
+        changed (:mod:`jaxmatch.config.scaling`), for each override that contradicts the preset, and
+        for each value that turns its setting off.
 
     Raises:
         InputError: if the file, a key or a value is wrong.
@@ -85,10 +85,10 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         key = override.removeprefix("--config.").partition("=")[0]
         if key not in known:
             raise InputError(f"unknown config key {key!r}; {suggest(key, known)}")
-        if key == "preset":  # it stands for other values, which an override would leave as they are
+        if key == "preset":  # an override would not set its values
             raise InputError("a preset belongs in the argument: --config=NAME:DATA,preset=NAME.")
     values = flags.FlagValues()
-    # Of a key given twice the last value counts, as everywhere on command lines.
+    # The last value of a key counts, as everywhere on command lines.
     argv = ["jaxmatch", *{override.partition("=")[0]: override for override in overrides}.values()]
     try:
         config_flags.DEFINE_config_dict("config", result, flag_values=values, sys_argv=argv)
@@ -112,7 +112,7 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
 
 
 def _choose_models(config: ConfigDict, overrides: Sequence[str]) -> None:
-    """Give a network that an override names its own settings, for other overrides to change."""
+    """Choose the network that an override names, so that others can change its settings."""
     for name, part in stages_of(config).items():
         flag = f"--config.{f'stages.{name}.' if name else ''}model.name="
         for override in overrides:
@@ -121,9 +121,12 @@ def _choose_models(config: ConfigDict, overrides: Sequence[str]) -> None:
 
 
 def load_module(path: str) -> Any:
-    """Execute a config file: a path, or the name of one that comes with the package.
+    """Execute a config file, given as a path or as the name of one of the package.
 
-    ``A+B`` are both as stages, B starting from the encoder of A, and so on.
+    ``A+B`` are stages: B starts from the encoder of A.
+
+    Raises:
+        InputError: if there is no such file, or if it defines no ``get_config``.
     """
     if "+" in path:
         return SimpleNamespace(get_config=partial(_chain, path))
@@ -146,9 +149,9 @@ def load_module(path: str) -> Any:
 
 
 def named_configs(package: Path) -> dict[str, Path]:
-    """The config files that come with ``package``, by name: its own, or those of its checkout.
+    """The config files of ``package`` by name: its own, and those of its checkout if it is in one.
 
-    What else lies beside an installed package belongs to others and is never looked at.
+    Files beside an installed package belong to others and are never read.
     """
     folders = [package / "configs"]
     try:
@@ -161,7 +164,7 @@ def named_configs(package: Path) -> dict[str, Path]:
 
 
 def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
-    """Stages: labels and split for those that read labels, a preset for those that have it."""
+    """Stages; labels and split go to those that read labels, a preset to those that have it."""
     data, chosen = parse_argument(argument)
     given = {key: [f"{key}={chosen[key]}"] if key in chosen else [] for key in ARGUMENT_KEYS}
     seed, preset, labels = given["seed"], given["preset"], given["labels"] + given["split"]

@@ -115,6 +115,8 @@ SECTIONS: dict[str, type] = {
 
 ATTRIBUTES = "Attributes:\n"
 ATTRIBUTE = re.compile(r"^    (\w[\w, ]*): (.*\n?(?: {5,}.*\n?)*)", re.MULTILINE)
+# Roles and literals of reStructuredText, which a terminal shows without their marks.
+MARKUP = re.compile(r"(?::\w+:)?`+~?([^`]+)`+")
 WORDS = {
     int: "whole number",
     float: "number",
@@ -159,7 +161,7 @@ def documented(config: Mapping[str, Any] | ConfigDict | None = None) -> Iterator
             method and every network.
     """
     if config is None:
-        values, methods, models = defaults(), tuple(ALGORITHMS), tuple(MODELS)
+        values, methods, models = ConfigDict(defaults()), tuple(ALGORITHMS), tuple(MODELS)
     else:
         values = dict(config)
         methods, models = (values["algorithm"]["name"],), (values["model"]["name"],)
@@ -215,7 +217,7 @@ def attribute_meanings(kind: type) -> dict[str, str]:
     for base in reversed(kind.__mro__):
         _, _, listed = inspect.cleandoc(vars(base).get("__doc__") or "").partition(ATTRIBUTES)
         for names, text in ATTRIBUTE.findall(listed):
-            meaning = " ".join(text.split())
+            meaning = MARKUP.sub(r"\1", " ".join(text.split()))
             found |= dict.fromkeys(re.split(r", ", names), meaning[:1].upper() + meaning[1:])
     return found
 

@@ -1,4 +1,4 @@
-"""What a data set, and the preset of another code base, set: plain data by dotted key."""
+"""The settings of each data set and of each preset, by dotted key."""
 
 from typing import Any
 
@@ -95,7 +95,7 @@ def imagenet(epochs: float, unlabeled_batch: int, labels: str = "") -> dict[str,
 
 
 def preset_values(preset: str, data: str) -> dict[str, Any]:
-    """What a preset sets for a data set, whatever the method (README, "Presets")."""
+    """The settings of a preset for a data set, for every method (configs/README.md)."""
     values: dict[str, Any] = {}
     if preset == "google":
         values["views.strong.table"] = "google"

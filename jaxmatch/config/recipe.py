@@ -53,13 +53,13 @@ def make(
         recipe: the config file's name; it begins the run folder's name.
         argument: ``DATA[,key=value]*``, keys labels (total number or "all"), seed, preset, split.
         algorithm: ``name`` and the fields that differ from the dataclass's defaults.
-        settings: values by dotted key that this method changes whatever the data set.
-        presets: the presets that exist for this method beside "jaxmatch", each with the values by
-            dotted key that it sets for the method, beyond those of every method
-            (:func:`jaxmatch.config.presets.preset_values`).
+        settings: values by dotted key that this method sets for every data set.
+        presets: the presets of this method beside "jaxmatch", each with the values by dotted key
+            that it sets for this method only. :func:`jaxmatch.config.presets.preset_values` are
+            those for every method.
 
     Raises:
-        InputError: on an unknown key, preset or malformed value, with the nearest known one.
+        InputError: if a key or a preset is unknown, or if a value cannot be read.
     """
     data, chosen = parse_argument(argument)
     preset = chosen.get("preset", "jaxmatch")
@@ -83,8 +83,7 @@ def make(
     known = flatten(config)
 
     def fitting(layer: Mapping[str, Any]) -> dict[str, Any]:
-        # Data sets and presets speak of the wide residual network, some of whose settings others
-        # lack.
+        # Data sets and presets have settings of the wide residual network that others lack.
         return {key: layer[key] for key in layer if key in known or not key.startswith("model.")}
 
     preset_layer = {**fitting(preset_values(preset, data)), **presets[preset]}
@@ -106,5 +105,9 @@ def make(
 
 
 def set_model(config: ConfigDict, name: str) -> None:
-    """Choose the network ``name`` with its default settings; InputError on an unknown name."""
+    """Choose the network ``name`` with its default settings.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
     config.model = ConfigDict({"name": name, **model_settings(name)})

@@ -1,4 +1,4 @@
-"""Saved configurations: JSON, settings that are newer than they, and what identifies a run."""
+"""Saved configurations, and the settings that identify a run."""
 
 import json
 import os
@@ -16,29 +16,30 @@ from jaxmatch.config.keys import defaults, field_defaults
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.config.recipe import set_model
 from jaxmatch.config.stages import stages_of
+from jaxmatch.data.sources import names_path
 from jaxmatch.models.build import MODELS
 from jaxmatch.weights.transfer import STAGE
 
-# What identifies a run, with what of its numbers depends on it. Any other setting may change when
-# the run is continued. A name without a dot may be that of a section, all of which counts.
+# The settings that identify a run, and what depends on each. Every other setting may change when
+# the run is continued. The name of a section stands for all its settings.
 IDENTITY = {
-    "recipe": "the method; a script that changes a method in place tells its runs apart by it",
+    "recipe": "the method; scripts that change a method give it a name of their own",
     "algorithm": "the loss",
     "model": "the network",
     "views": "the images that the network sees",
     "augment": "which views these are",
     "optim": "the steps of the optimizer",
     "ema": "the teacher",
-    "seed": "all draws, the order of the images among them",
-    "steps": "schedules and ramps, which end there",
-    "eval_every": "mean_20, median_20 and best, which are over the evaluations",
+    "seed": "all random numbers, with the order of the images",
+    "steps": "schedules and ramps",
+    "eval_every": "mean_20, median_20 and best, which run over evaluations",
     "dtype": "the rounding of activations",
     "precision": "the rounding of products",
     "forward": "which images are a BatchNorm batch",
     "microbatches": "which images are a BatchNorm batch",
     "init_from": "the first weights",
     "init_heads": "the first weights",
-    "data.name": "the images; of files their kind, since the run records what they hold",
+    "data.name": "the images; of files only the kind, since the run records their content",
     "data.labels": "which images are labeled; not data.split, since the run records its split",
     "data.validation": "which images are held back",
     "data.include_labeled": "which images are unlabeled",
@@ -49,10 +50,10 @@ IDENTITY = {
     "data.std": "the network's input",
     "data.image_size": "the network's input",
     "data.center_crop": "the network's input in evaluations",
-    "data.stream": "the crops, which the host draws where it makes them",
+    "data.stream": "the random numbers of crops, which the host draws for streamed images",
 }
-# These say where something lies. Their values as absolute paths tell new runs apart, beside what
-# identifies them; a run that has begun knows what it found there, and it may move.
+# The settings that are paths. As absolute paths they tell new runs apart, too. After a run has
+# begun the files may move: the run records what it found.
 PLACES = ("data.name", "data.split", "init_from", "frozen")
 
 
@@ -62,7 +63,7 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def complete(values: Mapping[str, Any]) -> ConfigDict:
-    """A saved configuration with its data set's defaults of the settings that are newer than it."""
+    """A saved configuration, with defaults for the settings that are newer than it."""
     usual = ConfigDict(defaults())
     if "algorithm" in values and values["algorithm"].get("name") in ALGORITHMS:
         usual.algorithm = ConfigDict(field_defaults(ALGORITHMS[values["algorithm"]["name"]]))
@@ -88,17 +89,17 @@ def complete(values: Mapping[str, Any]) -> ConfigDict:
 
 
 def identifies(key: str) -> bool:
-    """Whether the setting of a dotted key identifies a run, see :data:`IDENTITY`."""
+    """Whether the setting with a dotted key identifies a run (:data:`IDENTITY`)."""
     return _listed(key, IDENTITY)
 
 
 def tells_apart(key: str) -> bool:
-    """Whether runs that differ in the setting of a dotted key are different runs."""
+    """Whether runs that differ in the setting with a dotted key have different default folders."""
     return identifies(key) or _listed(key, PLACES)
 
 
 def identity(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What identifies a run, by dotted key: two runs of equal ones have equal numbers."""
+    """The settings that identify a run, by dotted key; equal ones give equal numbers."""
     found = {key: value for key, value in flatten(values).items() if identifies(key)}
     if "data.name" in found:
         found["data.name"] = data_kind(found["data.name"])
@@ -108,15 +109,15 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def data_kind(name: str) -> str:
-    """``data.name`` without the path of those that have one: "npz:" of "npz:cells.npz"."""
+    """``data.name`` without its path, if it has one: "npz:" for "npz:cells.npz"."""
     kind, colon, _ = name.partition(":")
     return name if kind == "tfds" else kind + colon
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What of :data:`IDENTITY` differs, as ``key: old -> new``.
+    """The settings of :data:`IDENTITY` that differ, as ``key: old -> new``.
 
-    Settings that ``old`` lacks count as their defaults.
+    Settings that ``old`` lacks have their defaults.
     """
     old = to_json(complete(old))
     mine, other = identity(old), identity(new)
@@ -129,14 +130,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether a place that a run reads from is another one than before."""
+    """Whether one of the paths of :data:`PLACES` has changed."""
     return _with_places(to_json(complete(old))) != _with_places(new)
 
 
 def run_name(config: ConfigDict) -> str:
-    """The default folder name <recipe>-<data>-<labels>-s<seed>-<8 hex>.
+    """The name <recipe>-<data>-<labels>-s<seed>-<8 hex> of the default run folder.
 
-    The last part is of what identifies the run and of the places it reads from.
+    The last part is a hash of the settings that identify the run and of the paths it reads.
     """
     values = [(name, _with_places(to_json(stage))) for name, stage in stages_of(config).items()]
     digest = sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
@@ -145,7 +146,7 @@ def run_name(config: ConfigDict) -> str:
     kind, colon, path = data.partition(":")
     data = f"{kind}-{Path(path).stem}" if colon else data
     name = f"{config.recipe}-{data}-{last.data.labels}-s{config.seed}-{digest}"
-    return re.sub(r"[^\w.+=-]", "_", name)  # one folder, whatever the values
+    return re.sub(r"[^\w.+=-]", "_", name)  # one folder, whatever characters the values have
 
 
 def _listed(key: str, keys: Iterable[str]) -> bool:
@@ -160,14 +161,14 @@ def _with_places(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(key: str, place: str) -> str:
-    """The value of one of :data:`PLACES` with its path as an absolute one; names stay."""
+    """The value of a key of :data:`PLACES` with an absolute path; names stay as they are."""
     if key == "data.name":
         kind, _, path = place.partition(":")
-        return f"{kind}:{_resolved(path)}" if kind in ("folder", "npz") else place
+        return f"{kind}:{_resolved(path)}" if names_path(place) else place
     return place if place.startswith(STAGE) else _resolved(place)
 
 
 def _resolved(path: str) -> str:
     remote = "://" in path
-    # Not by the links on the way: the path may hold anything.
+    # Links are not resolved: the name of the run follows from what the user wrote.
     return path if remote or not path else os.path.abspath(os.path.expanduser(path))

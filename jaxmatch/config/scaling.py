@@ -1,10 +1,10 @@
-"""k times the batch: what else changes so that a run sees the same images at the same pace.
+"""Settings for k times the batch, with which a run sees the same images at the same pace.
 
 The learning rate follows a rule: "linear" (times k; Goyal et al., "Accurate, Large Minibatch SGD",
 2017, https://arxiv.org/abs/1706.02677), "sqrt" (times its root; Krizhevsky, "One weird trick for
-parallelizing convolutional neural networks", 2014, https://arxiv.org/abs/1404.5997) or "none". What
-is counted in steps or batches is divided by k, and averages of a decay d a step take d^k (Busbridge
-et al., "How to Scale Your EMA", NeurIPS 2023, https://arxiv.org/abs/2307.13813).
+parallelizing convolutional neural networks", 2014, https://arxiv.org/abs/1404.5997) or "none".
+Numbers of steps and of batches are divided by k. A moving average with the decay d takes d^k
+(Busbridge et al., "How to Scale Your EMA", NeurIPS 2023, https://arxiv.org/abs/2307.13813).
 """
 
 import math
@@ -17,11 +17,11 @@ from jaxmatch.errors import InputError, suggest
 
 KEYS = ("scale", "rule")
 RULES = {"linear": lambda factor: factor, "sqrt": math.sqrt, "none": lambda factor: 1.0}
-# Multiples of steps_per_call, which stays.
+# These stay multiples of steps_per_call, which does not change.
 PERIODS = ("steps", "log_every", "eval_every", "save_every", "algorithm.refresh_steps")
 BATCHES = ("algorithm.alignment_length", "algorithm.queue_batches")
 AVERAGES = ("ema.decay", "model.bn_decay")
-# Averages of the visits to an example, of which the batch changes nothing.
+# These averages run over visits to an example, so the batch does not matter.
 BY_VISIT = {("temporal_ensembling", "momentum"), ("simmatch", "bank_momentum")}
 
 
@@ -29,17 +29,17 @@ def split_argument(argument: str) -> tuple[str, float, str]:
     """Take ``scale=K`` and ``rule=NAME`` out of a configuration's argument.
 
     Returns:
-        The rest of the argument, K (1 if not given) and the rule.
+        The rest of the argument, K (default 1) and the rule (default "linear").
 
     Raises:
-        InputError: if K is not a positive number, or on a rule that is unknown or has no K.
+        InputError: if K is not a positive number, or if there is a rule without K.
     """
     data, *pairs = argument.split(",")
     parts = [pair.partition("=") for pair in pairs]
     chosen = {key: value for key, _, value in parts if key in KEYS}
     rest = ",".join([data, *("".join(part) for part in parts if part[0] not in KEYS)])
     if "rule" in chosen and "scale" not in chosen:
-        raise InputError(f"rule={chosen['rule']} needs scale=K, how many times the batch grows.")
+        raise InputError(f"rule={chosen['rule']} needs scale=K, the factor of the batch.")
     try:
         factor = float(chosen.get("scale", 1))
     except ValueError:
@@ -50,18 +50,18 @@ def split_argument(argument: str) -> tuple[str, float, str]:
 
 
 def scale(config: ConfigDict, factor: float, rule: str = "linear") -> list[str]:
-    """Give a configuration, or each of its stages, ``factor`` times the batch, in place.
+    """Change a configuration, or each of its stages, to ``factor`` times the batch, in place.
 
     Args:
-        config: as a config file's ``get_config`` returns it.
+        config: a configuration, as ``get_config`` of a config file returns it.
         factor: k; below 1 for a smaller batch.
-        rule: of the learning rate, see the module.
+        rule: rule of the learning rate (see the module).
 
     Returns:
-        A note ``key: old -> new`` for each value that changed, the learning rate's with the rule.
+        A note ``key: old -> new`` for each changed value; that of the learning rate names the rule.
 
     Raises:
-        InputError: on an unknown rule, or if a size is not a whole number any more.
+        InputError: if the rule is unknown, or if a size would not be a whole number.
     """
     if rule not in RULES:
         raise InputError(f"unknown rule {rule!r}; {suggest(rule, RULES)}")
@@ -89,14 +89,17 @@ def _scaled(key: str, old: Any, flat: dict[str, Any], factor: float, rule: str) 
     section, _, name = key.rpartition(".")
     if key == "data.batch_size" or (key == "model.bn_groups" and old > 1):
         if old * factor % 1:
-            raise InputError(f"scale={factor:g} makes {key} {old * factor:g}, no whole number.")
+            raise InputError(
+                f"scale={factor:g} makes {key} {old * factor:g}, which is not a whole number; give "
+                "another scale."
+            )
         return int(old * factor)
     if key == "optim.learning_rate":
         return old * RULES[rule](factor)
     if key in PERIODS:
         call = flat["steps_per_call"]
         return max(1, round(old / factor / call)) * call
-    if key == "optim.period_steps" and old == 1:  # the rate is not held at all
+    if key == "optim.period_steps" and old == 1:  # the rate changes at each step
         return old
     in_steps = section in ("algorithm", "optim") and name.endswith(("_step", "_steps"))
     if in_steps or key in BATCHES:

@@ -9,15 +9,15 @@ from ml_collections import ConfigDict, FieldReference
 from jaxmatch.errors import InputError
 from jaxmatch.weights.transfer import STAGE
 
-# What the stages of a configuration have in common.
+# The settings that all stages of a configuration share.
 SHARED = ("seed", "devices", "memory_placement", "remat", "wandb", "workers")
 
 
 def make_stages(recipe: str, stages: Mapping[str, ConfigDict]) -> ConfigDict:
-    """A configuration of runs one after another, each starting from the encoder of the one before.
+    """A configuration of stages; each starts from the encoder of the stage before.
 
-    ``stages`` are configurations of :func:`make` by name, in order. They share the seed and the
-    devices; other values are overridden as ``--config.stages.NAME.key=value``.
+    ``stages`` are configurations by name, in order. They share the settings :data:`SHARED`; others
+    are overridden as ``--config.stages.NAME.key=value``.
     """
     *_, last = stages.values()
     shared = {key: FieldReference(last[key]) for key in SHARED}
@@ -34,7 +34,7 @@ def make_stages(recipe: str, stages: Mapping[str, ConfigDict]) -> ConfigDict:
 
 
 def stages_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-    """The stages of a configuration, by name in their order; itself under "" if it has none."""
+    """The stages of a configuration by name, in order; ``{"": config}`` if it has none."""
     return (
         {name: config["stages"][name] for name in config["order"]}
         if "order" in config
@@ -43,9 +43,10 @@ def stages_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 def stage_folders(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-    """The stages by the name of their folder inside the run's.
+    """The stages by the name of their folder inside the run folder.
 
-    Raises InputError on a name that would lead elsewhere.
+    Raises:
+        InputError: if a name has characters that could lead to another folder.
     """
     for name in stages_of(config):
         if name and not re.fullmatch(r"\w+", name):

@@ -1,4 +1,4 @@
-"""A data set in host memory, and what a list may call its images."""
+"""A data set in host memory, how it is read, and the names of its images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,19 +7,58 @@ from pathlib import Path
 import numpy as np
 
 from jaxmatch.data.lazy import Images
-from jaxmatch.data.record import Listed
+from jaxmatch.data.record import Listed, Record
+from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
+
+UNLABELED_PART = "x_unlabeled"  # the key in Source.parts of images without labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a source is read. A source ignores the settings that it has no use for.
+
+    Attributes:
+        seed: draws the test set of a folder that has none.
+        image_size: side of the square images; None is the source's own size, or 32 for sources
+            of mixed sizes.
+        strict: an unreadable file of a folder is an error.
+        directory: the folder of the prepared TFDS sets; None is TFDS's own place.
+        extra: add SVHN's extra images.
+        label_free: allow fewer than two classes.
+        stream: leave the images of a folder or a TFDS set on disk.
+        share: the share of an image's sides that a centre crop keeps
+            (:func:`jaxmatch.data.images.fit`).
+        split: a file of labeled images, which a folder's drawn test set leaves out.
+        test_of: an earlier run on the same folder; its drawn test set is used again.
+    """
+
+    seed: int = 0
+    image_size: int | None = None
+    strict: bool = False
+    directory: str | None = None
+    extra: bool = False
+    label_free: bool = False
+    stream: bool = False
+    share: float = 1.0
+    split: str = ""
+    test_of: Record | None = None
+
+    def __post_init__(self) -> None:
+        """Check the share."""
+        if not 0 < self.share <= 1:
+            raise InputError(f"data.center_crop={self.share} must be above 0 and at most 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """How a list may name the images of a source.
+    """The names by which a list can refer to the images of a source.
 
     Attributes:
-        source: what the data set is called.
+        source: the source's name.
         rows: the row of each image in storage order, by each of its names.
-        roots: the folder that names are relative to, and places where it was before; none where
-            they are no paths.
+        roots: the folder that names are relative to, then earlier places of this folder; empty if
+            the names are no paths.
     """
 
     source: str
@@ -29,7 +68,7 @@ class Names:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """A data set in host memory; grey images are replicated to three channels."""
+    """A data set in host memory. Grey images are repeated to three channels."""
 
     name: str  # "mnist5k", "tfds:cifar10", "npz:/p.npz", "folder:/dir"
     classes: tuple[str, ...]
@@ -38,15 +77,15 @@ class Source:
     rows: np.ndarray  # [n] int64 position of each training image in the source's storage order
     test_images: Images  # [m h w 3] uint8
     test_labels: np.ndarray  # [m] int32
-    names: tuple[str, ...] = ()  # of the images in storage order, where they are known
-    aliases: Mapping[str, int] = field(default_factory=dict)  # further names, each with its row
-    location: str = ""  # the folder or file that was read, resolved
-    parts: Mapping[str, str] = field(default_factory=dict)  # hashes by part, but of a folder
-    listed: Listed | None = None  # of a folder
+    names: tuple[str, ...] = ()  # of all images in storage order; empty if they have none
+    aliases: Mapping[str, int] = field(default_factory=dict)  # the row of each further name
+    location: str = ""  # absolute path of the folder or file; empty for data inside a package
+    parts: Mapping[str, str] = field(default_factory=dict)  # hashes by part; empty for a folder
+    listed: Listed | None = None  # the files of a folder
 
     @property
     def naming(self) -> Names:
-        """What a list of labeled images may say."""
+        """The names of the training images."""
         training = set(self.rows.tolist())
         rows = {self.names[row]: row for row in sorted(training)} if self.names else {}
         aliases = {name: row for name, row in self.aliases.items() if row in training}

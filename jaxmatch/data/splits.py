@@ -78,7 +78,7 @@ def locate(source: Source, split: Split) -> np.ndarray:
     Raises InputError where the split belongs to another source, repeats an index, or names an
     image that is no training image, has no known label or another label than recorded.
     """
-    if split.source is not None and not _same_place(split.source, source.name):
+    if split.source is not None and not _is_of(split.source, source):
         raise InputError(f"The label split was drawn from {split.source}, not from {source.name}.")
 
     def image(row: int) -> str:
@@ -110,13 +110,12 @@ def locate(source: Source, split: Split) -> np.ndarray:
     return positions
 
 
-def _same_place(one: str, other: str) -> bool:
-    """Whether two names of sources are of the same folder or file, or the same."""
-    (kind, _, place), (other_kind, _, other_place) = one.partition(":"), other.partition(":")
-    if kind in ("folder", "npz") and kind == other_kind:
-        ours, theirs = (paths.path(each).expanduser() for each in (place, other_place))
-        return paths.absolute(ours) == paths.absolute(theirs)
-    return one == other
+def _is_of(name: str, source: Source) -> bool:
+    """Whether a source's name, perhaps with another spelling of the path, names ``source``."""
+    kind, _, place = name.partition(":")
+    if name == source.name or not place or kind != source.name.partition(":")[0]:
+        return name == source.name
+    return str(paths.absolute(paths.path(place).expanduser())) == source.location
 
 
 def read(path: str | os.PathLike, names: Names | None = None) -> Split:

@@ -23,9 +23,9 @@ from tensorflow_datasets.core import constants, read_only_builder
 from jaxmatch.data import images as image_files
 from jaxmatch.data.lazy import LazyImages, TfdsRecords
 from jaxmatch.data.record import Record, check_parts, file_hash
-from jaxmatch.data.source import Source
+from jaxmatch.data.source import Reading, Source
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.runtime import hosts
+from jaxmatch.runtime import hosts, paths
 
 log = logging.getLogger(__name__)
 
@@ -34,36 +34,34 @@ TEST_SPLITS = {"imagenet2012": "validation", "imagenet2012_subset": "validation"
 CHUNK = 1024  # examples that a thread decodes at a time
 
 
-def load(
-    name: str,
-    image_size: int | None,
-    directory: str | None,
-    extra: bool,
-    stream: bool = False,
-    share: float = 1.0,
-) -> Source:
-    """The splits train, unlabelled (labels -1) and, if asked for, extra; test is the test set.
+def load(place: str, reading: Reading) -> Source:
+    """Read a prepared set: train, unlabelled (labels -1), and extra if asked for; test is held out.
 
-    ImageNet's test set is its validation split. With ``stream`` the images stay on disk, and only
-    labels and file names are read, once: :func:`_index`. Raises InputError where the set is not
-    prepared under ``directory`` or is not labeled images.
+    ImageNet's test set is its validation split. With ``reading.stream`` the images stay on disk,
+    and only labels and file names are read.
+
+    Raises:
+        InputError: if the set is not prepared under ``reading.directory``, or does not hold labeled
+            images.
     """
-    builder = _builder(name, directory)
+    image_size, share = reading.image_size, reading.share
+    builder = _builder(place, reading.directory)
     splits, features = set(builder.info.splits), dict(builder.info.features)
     image, label = features.get("image"), features.get("label")
     if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
-        raise InputError(f"tfds:{name} has no features `image` and `label`, only {list(features)}.")
+        raise InputError(
+            f"tfds:{place} has no features `image` and `label`, only {list(features)}."
+        )
     test = TEST_SPLITS.get(builder.info.name, "test")
-    wanted = ["train", test, *(["extra"] if extra else [])]
-    if missing := [split for split in wanted if split not in splits]:
-        raise InputError(f"tfds:{name} has no split {missing[0]!r}, only {sorted(splits)}.")
+    training = ["train", *(["extra"] if reading.extra else [])]
+    if missing := [split for split in (*training, test) if split not in splits]:
+        raise InputError(f"tfds:{place} has no split {missing[0]!r}, only {sorted(splits)}.")
     if None in builder.info.features["image"].shape[:2]:
         image_size = image_size or image_files.DEFAULT_SIZE
-    unlabeled = sorted(splits & {"unlabelled", "unlabeled"})
-    training = ["train", *(["extra"] if extra else []), *unlabeled]
+    training += sorted(splits & {"unlabelled", "unlabeled"})
     size = (image_size, image_size) if image_size else None
     names: tuple[str, ...] = ()
-    if stream:
+    if reading.stream:
         size = size or builder.info.features["image"].shape[:2]
         (images, labels, names), (test_images, test_labels, _) = (
             _lazy(builder, chosen, size, share) for chosen in (training, [test])
@@ -73,7 +71,7 @@ def load(
         images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         test_images, test_labels = _read(builder, test, size, share)
     return Source(
-        name=f"tfds:{name}",
+        name=f"tfds:{place}",
         classes=tuple(features["label"].names),
         images=images,
         labels=labels,
@@ -81,24 +79,30 @@ def load(
         test_images=test_images,
         test_labels=test_labels,
         names=names,
-        location=str(Path(directory or constants.DATA_DIR).expanduser().resolve()),
-        parts=_parts(builder, [*training, test], stream),
+        location=str(Path(reading.directory or constants.DATA_DIR).expanduser().resolve()),
+        parts=_parts(builder, [*training, test], reading.stream),
     )
+
+
+def load_recorded(record: Record, place: str, reading: Reading) -> Source:
+    """Read the set of a run again, in the version that the run read.
+
+    Raises:
+        InputError: naming the first split whose files have changed.
+    """
+    if "version" in record.parts:
+        name, colon, version = place.partition(":")
+        place = f"{name}:{version if colon else record.parts['version']}"
+        builder = _builder(place, reading.directory)
+        splits = [part for part in record.parts if part in builder.info.splits]
+        # First compare the files: changed records may not be readable.
+        check_parts(record, _parts(builder, splits, reading.stream), str(builder.data_dir))
+    return load(place, reading)
 
 
 def _parts(builder: Any, splits: Iterable[str], ends: bool) -> dict[str, str]:
     hashes = {split: _split_hash(builder, split, ends) for split in splits}
     return {"version": str(builder.info.version), **hashes}
-
-
-def check(record: Record, name: str, directory: str | None, stream: bool) -> None:
-    """InputError naming the first split of a prepared set whose files are not those of ``record``.
-
-    Nothing is decoded, as records that changed may not be readable.
-    """
-    builder = _builder(name, directory)
-    splits = [part for part in record.parts if part in builder.info.splits]
-    check_parts(record, _parts(builder, splits, stream), str(builder.data_dir))
 
 
 def _split_hash(builder: Any, split: str, ends: bool) -> str:
@@ -111,6 +115,11 @@ def _split_hash(builder: Any, split: str, ends: bool) -> str:
 
 
 def _builder(name: str, directory: str | None) -> Any:
+    if directory and paths.in_bucket(paths.path(directory)):
+        raise InputError(
+            f"data.directory={directory}: ArrayRecord files are read from a file system; copy them "
+            "to one or mount the bucket."
+        )
     try:
         builder = read_only_builder.builder_from_files(name, data_dir=directory)
     except ValueError as error:

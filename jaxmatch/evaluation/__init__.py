@@ -1,4 +1,4 @@
-"""What a trained network says of images: accuracy, predictions, probes of its features.
+"""Trained networks on images: predictions, metrics, probes of the features.
 
-Nothing here trains.
+Nothing here changes a network.
 """

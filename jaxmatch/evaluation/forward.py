@@ -1,7 +1,7 @@
-"""What given variables say of uint8 images: predictions, features, heads, in equal batches."""
+"""A network's outputs for many uint8 images, in eval mode and in equal batches."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +13,11 @@ from jaxmatch.augment.views import normalize
 from jaxmatch.data.lazy import MISSING, READ, SUBSTITUTES, Images, LazyImages
 from jaxmatch.data.resident import Table
 from jaxmatch.errors import InputError
+from jaxmatch.program import Program
 from jaxmatch.runtime.compilation import jit
 from jaxmatch.runtime.hosts import leader
 from jaxmatch.runtime.mesh import from_processes, over_batch, process_share, put, replicated
-from jaxmatch.types import Array, Network, Outputs, PyTree
+from jaxmatch.types import Array, Outputs, PyTree
 
 BATCH = 500
 
@@ -24,101 +25,77 @@ log = logging.getLogger(__name__)
 
 
 class Answers(NamedTuple):
-    """What a network says of n images."""
+    """A network's outputs for n images."""
 
     values: Any  # arrays [n ...] in the images' order
-    readable: np.ndarray  # [n] bool: the values of the other images mean nothing
+    readable: np.ndarray  # [n] bool; the values of unreadable images are arbitrary
 
 
 Evaluate = Callable[[PyTree, Array | Images | Table], Answers]
 
 
-def make_predict(
-    network: Network,
-    mean: Sequence[float],
-    std: Sequence[float],
-    mesh: Mesh,
-    batch: int = BATCH,
-    strict: bool = False,
-) -> Evaluate:
-    """A function (variables, images [n h w c] uint8) -> probabilities [n C], in eval mode.
+def make_predict(program: Program, batch: int = BATCH) -> Evaluate:
+    """A function (variables, images [n h w c] uint8) -> probabilities [n C].
 
-    An unreadable one of LazyImages is left out and named once; with ``strict`` it is an InputError,
-    on all processes, as is a set without any readable image.
+    It leaves out unreadable LazyImages and logs their names once. It raises InputError, in all
+    processes, if no image is readable, or, under ``data.strict``, if one is not.
+
+    Args:
+        program: its network, input scale, devices and ``data.strict``.
+        batch: the number of images that all devices together compute at a time.
     """
-
-    def probabilities(outputs: Outputs) -> Array:
-        return jax.nn.softmax(outputs.logits)
-
-    return _make(probabilities, network, mean, std, mesh, batch, strict)
+    return _make(program, lambda outputs: jax.nn.softmax(outputs.logits), batch)
 
 
-def make_features(
-    network: Network,
-    mean: Sequence[float],
-    std: Sequence[float],
-    mesh: Mesh,
-    batch: int = BATCH,
-    strict: bool = False,
-    spread: bool = False,
-) -> Evaluate:
-    """A function (variables, images [n h w c] uint8) -> pooled features [n d], in eval mode.
+def make_features(program: Program, batch: int = BATCH, spread: bool = False) -> Evaluate:
+    """A function (variables, images [n h w c] uint8) -> pooled features [n d].
 
-    Unreadable images as for :func:`make_predict`. With ``spread`` the features stay on the devices,
-    each of which has its share of the rows: an array [p d] split over ``mesh``, p the next multiple
-    of its size, so that rows from n on mean nothing.
+    Args:
+        program: as of :func:`make_predict`, which says what happens to unreadable images.
+        batch: as of :func:`make_predict`.
+        spread: leave the features on the devices: an array [p d] whose rows are split over the
+            mesh. p is the next multiple of the mesh's size; rows from n on are arbitrary.
     """
-    return _make(
-        lambda outputs: outputs.features, network, mean, std, mesh, batch, strict, spread=spread
-    )
+    return _make(program, lambda outputs: outputs.features, batch, spread=spread)
 
 
 def make_embed(
-    network: Network,
-    mean: Sequence[float],
-    std: Sequence[float],
-    mesh: Mesh,
-    batch: int = BATCH,
-    strict: bool = False,
+    program: Program, batch: int = BATCH
 ) -> Callable[[PyTree, Array | Images | Table], dict[str, np.ndarray]]:
-    """A function (variables, images [n h w c] uint8) -> heads [n ...] by name, in eval mode.
+    """A function (variables, images [n h w c] uint8) -> heads [n ...] by name.
 
-    In place of an unreadable one of LazyImages the next readable one is embedded, as in training;
-    it is named once. With ``strict`` it is an InputError, on all processes.
+    In place of an unreadable one of LazyImages it embeds the next readable one, as training does,
+    and logs the name once. Arguments and errors are those of :func:`make_predict`.
     """
-    run = _make(
-        lambda outputs: dict(outputs.heads), network, mean, std, mesh, batch, strict, replace=True
-    )
+    run = _make(program, lambda outputs: dict(outputs.heads), batch, replace=True)
     return lambda variables, images: run(variables, images).values
 
 
 def _make(
+    program: Program,
     read: Callable[[Outputs], PyTree],
-    network: Network,
-    mean: Sequence[float],
-    std: Sequence[float],
-    mesh: Mesh,
     batch: int,
-    strict: bool,
     *,
     replace: bool = False,
     spread: bool = False,
 ) -> Evaluate:
-    """What ``read`` takes from the outputs of all images, in their order.
+    """A function that applies the network to all images and keeps ``read(outputs)``, in order.
 
-    Each device has a block of successive images, of which each batch takes some, so that answers
-    that stay where they are computed are in order. A block that ends early is filled up with images
-    whose second answer is dropped.
+    Each device owns a block of successive images and takes some of them in each batch, so that
+    outputs that stay on their device are in order. A block that ends early is filled up with
+    images whose second output is dropped.
 
-    Lazy images are decoded here, by each process those of its own devices. Every process learns
-    which were not readable.
+    Each process decodes the lazy images of its own devices. Every process learns which of them
+    were not readable.
     """
+    mesh, strict = program.mesh, program.config.data.strict
     named: set[str] = set()
     place = over_batch(mesh) if spread else replicated(mesh)
 
     def answers(variables: PyTree, images: Array) -> PyTree:
-        found = read(network(variables, normalize(images, mean, std), train=False)[0])
-        return jax.lax.with_sharding_constraint(found, place)
+        views = normalize(images, program.mean, program.std)
+        outputs, _ = program.network(variables, views, train=False)
+        return jax.lax.with_sharding_constraint(read(outputs), place)
 
     @jit
     def one(variables: PyTree, images: Table, start: Array) -> PyTree:
@@ -147,7 +124,7 @@ def _make(
         states: list[Array] = []
 
         def fetch(position: int) -> None:
-            """Let a device work on two batches at most, and keep no answers that the host has."""
+            """Wait for a batch, so that at most two are queued; move its outputs to the host."""
             if spread:
                 jax.block_until_ready(parts[position])
             else:
@@ -185,16 +162,16 @@ def _make(
 
 
 def _block(count: int, batch: int, devices: int) -> tuple[int, int]:
-    """How many of ``count`` images a device answers for, and how many at a time.
+    """(images of ``count`` that each device owns, images that it computes at a time).
 
-    All devices together take ``batch`` of them, rounded up to a multiple of their number.
+    All devices together compute ``batch`` of them, rounded up to a multiple of ``devices``.
     """
     each = -(-count // devices)
     return each, min(each, -(-batch // devices))
 
 
 def _joined(parts: list[PyTree], mesh: Mesh, each: int) -> PyTree:
-    """The rows of all parts, ``each`` on a device, where they are."""
+    """Concatenate the parts on each device, and keep the first ``each`` rows there."""
     rows = PartitionSpec("data")
 
     def join(parts: list[PyTree]) -> PyTree:
@@ -206,9 +183,13 @@ def _joined(parts: list[PyTree], mesh: Mesh, each: int) -> PyTree:
 def _checked(
     images: LazyImages, state: np.ndarray, strict: bool, replaced: bool, named: set[str]
 ) -> np.ndarray:
-    """Which images are readable [n] bool; names the others that are not ``named`` yet.
+    """Which images are readable [n] bool; logs the others, except those in ``named``.
 
-    All processes have the same ``state`` [n], so all raise InputError or none.
+    All processes pass the same ``state`` [n], so that all of them raise or none.
+
+    Raises:
+        InputError: if no image is readable, too many successive ones are not, or, with ``strict``,
+            one is not.
     """
     readable = state == READ
     names = images.names(~readable)
@@ -221,17 +202,6 @@ def _checked(
     new = [name for name in dict.fromkeys(names) if name not in named]
     named.update(new)
     if new and leader():
-        what = "Replaced by the next ones" if replaced else "Left out"
-        log.warning("%s, not readable as images: %s", what, ", ".join(new))
+        done = "Replaced by the next ones" if replaced else "Left out"
+        log.warning("%s, not readable as images: %s", done, ", ".join(new))
     return readable
-
-
-def accuracy(
-    predict: Evaluate, variables: PyTree, images: Array | Images | Table, labels: np.ndarray
-) -> float:
-    """Share of ``images`` [n h w 3] whose most probable class is their label of ``labels`` [n].
-
-    Unreadable ones do not count.
-    """
-    found = predict(variables, images)
-    return float(np.mean((found.values.argmax(-1) == labels)[found.readable]))

@@ -1,14 +1,14 @@
-"""What the features of a run are worth without its classifier: k nearest neighbours, linear probe.
+"""Probes measure the features of a network without its classifier: k-NN and a linear probe.
 
-k-NN as in Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
-CVPR 2018, https://arxiv.org/abs/1805.01978, but with unweighted votes; the linear probe is
+k-NN follows Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
+CVPR 2018, https://arxiv.org/abs/1805.01978, but with unweighted votes. The linear probe is
 multinomial logistic regression on frozen features, the usual evaluation of pre-training.
 
-Features stay on the devices, each of which has its share of the rows. Those of n images, d numbers
-each, take 4 n d bytes over all devices: 1 GiB for :data:`MOST_IMAGES` images of a ResNet-50
-(d = 2,048). Either probe holds them twice. Beside them k-NN has 4 n QUERIES bytes of similarities
-and the linear probe, of C classes, three times 4 n C bytes of logits: 0.25 GiB, and 1.5 GiB for
-ImageNet, over all devices.
+Features stay on the devices; each device holds its share of the rows. n images with d features each
+take 4 n d bytes over all devices: 1 GiB for :data:`MOST_IMAGES` images of a ResNet-50 (d = 2,048).
+Either probe holds them twice. In addition k-NN holds 4 n QUERIES bytes of similarities (0.25 GiB
+over all devices), and the linear probe with C classes three times 4 n C bytes of logits (1.5 GiB
+for ImageNet).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,11 +34,11 @@ from jaxmatch.runtime.mesh import over_batch, put
 from jaxmatch.types import Array, PyTree
 
 NEIGHBOURS = 20
-MOST_IMAGES = 131_072  # training images, and test images, that a probe uses at most by default
-QUERIES = 500  # similarities of so many queries with the whole memory exist at a time
+MOST_IMAGES = 131_072  # the default limit, of training images and of test images
+QUERIES = 500  # images whose similarities with all training images exist at a time
 PENALTY = 1e-3  # on the squared weights of the linear probe
 ITERATIONS = 500
-TOLERANCE = 1e-4  # of the gradient's norm, where the loss is of the order of 1
+TOLERANCE = 1e-4  # on the gradient's norm; the loss is of the order of 1
 
 
 class Labeled(NamedTuple):
@@ -49,18 +49,18 @@ class Labeled(NamedTuple):
 
 
 class Sets(NamedTuple):
-    """What a probe learns from, and what it is tested on."""
+    """The images that a probe learns from, and those that it is tested on."""
 
     train: Labeled
     test: Labeled
 
 
 class Points(NamedTuple):
-    """Features and classes of images, their rows split over the devices of a mesh."""
+    """Features and classes of images; rows are split over the devices of a mesh."""
 
     features: Array  # [p d] float
-    labels: Array  # [p] int32; -1: the row is no image
-    classes: np.ndarray  # [p] int32 the labels on the host
+    labels: Array  # [p] int32; -1 marks a row without a readable image
+    classes: np.ndarray  # [p] int32, the labels on the host
 
 
 def probe(
@@ -71,17 +71,26 @@ def probe(
     images: int = MOST_IMAGES,
     place: str = "",
 ) -> dict[str, Any]:
-    """Probe the network that a run reports, of its newest checkpoint or that of ``step``.
+    """Probe the network that a run reports.
 
-    Of a run in stages that is the last one. The probe learns from training images with a known
-    label, whatever the run was allowed to see, and is tested on test images: ``images`` of each at
-    most, drawn at random, the same at each call.
+    The probes learn from all training images with a known label, also from those whose label the
+    run did not use. They are tested on the test images.
+
+    Args:
+        workdir: the run folder; the last stage of a run in stages is probed.
+        step: the checkpoint's step; by default the newest.
+        knn: whether to measure k-NN.
+        linear: whether to measure the linear probe.
+        images: the most training images, and test images, to use; more are thinned at random, the
+            same at each call.
+        place: where the data is now, if it has moved.
 
     Returns:
-        step, evaluated ("teacher" or "student") and, as asked for, the test accuracies knn, linear.
+        ``step``, ``evaluated`` ("teacher" or "student") and the test accuracies ``knn`` and
+        ``linear``, as asked for.
 
     Raises:
-        InputError: if ``workdir`` is no run folder, or its data has no test images or no labels.
+        InputError: if ``workdir`` is not a run folder, or its data has no test images or no labels.
     """
     if images < 1:
         raise InputError(f"--images={images} must be at least 1.")
@@ -89,8 +98,7 @@ def probe(
     data = load_recorded(classifier.config, classifier.folder, place=place, needed="known")
     sets = probe_sets(data.source, images, images)
     program = classifier.program
-    strict = classifier.config.data.strict
-    compute = make_features(*program.forward, strict=strict, spread=True)
+    compute = make_features(program, spread=True)
     names = [name for name, asked in (("knn", knn), ("linear", linear)) if asked]
     return {
         "step": classifier.step,
@@ -100,17 +108,20 @@ def probe(
 
 
 def features(classifier: Classifier, images: np.ndarray) -> np.ndarray:
-    """Pooled features [n d] of ``images`` [n h w 3] uint8 by the network that the run reports."""
-    program = classifier.program
-    compute = make_features(*program.forward)
-    return compute(classifier.variables(), images).values
+    """Pooled features [n d] of ``images`` [n h w 3] uint8, by the network that the run reports."""
+    return make_features(classifier.program)(classifier.variables(), images).values
 
 
 def probe_sets(source: Source, train: int | None = None, test: int | None = None) -> Sets:
     """The training and test images of ``source`` with a known label.
 
-    ``train`` and ``test`` bound their numbers: more are thinned at random, the same at each call.
-    Raises InputError where there are none.
+    Args:
+        source: the data set.
+        train: the most training images; more are thinned at random, the same at each call.
+        test: the most test images, as ``train``.
+
+    Raises:
+        InputError: if no training or no test image has a known label.
     """
     sets = []
     for images, labels, most, kind in (
@@ -136,10 +147,10 @@ def measure(
     mesh: Mesh,
     names: Sequence[str] = ("knn", "linear"),
 ) -> Iterator[tuple[str, float]]:
-    """The test accuracies ``names`` of the features that ``compute`` gives, each when it is known.
+    """Yield (probe, test accuracy) for the probes ``names``, each as soon as it is known.
 
-    ``compute`` spreads them over ``mesh`` (:func:`jaxmatch.evaluation.forward.make_features`).
-    Images that it cannot read do not count.
+    ``compute`` gives features that are spread over ``mesh``
+    (:func:`jaxmatch.evaluation.forward.make_features`). Unreadable images do not count.
     """
     train, test = (_points(*compute(variables, part.images), part.labels, mesh) for part in sets)
     for name in names:
@@ -147,7 +158,7 @@ def measure(
 
 
 def _points(features: Array, readable: np.ndarray, labels: np.ndarray, mesh: Mesh) -> Points:
-    """``labels`` [n] of the first n rows of ``features`` [p d]; unreadable ones get -1."""
+    """``features`` [p d] with the ``labels`` [n] of their first n rows; unreadable ones get -1."""
     known = np.full(len(features), -1, np.int32)
     known[: len(labels)] = np.where(readable, labels, -1)
     return Points(features, put(known, over_batch(mesh)), known)
@@ -161,10 +172,11 @@ def spread(features: np.ndarray, labels: np.ndarray, mesh: Mesh) -> Points:
 
 
 def knn_accuracy(train: Points, test: Points, mesh: Mesh, neighbours: int = NEIGHBOURS) -> float:
-    """Share of test images whose nearest training images, by cosine, mostly have their class.
+    """Share of test images whose class is the most frequent one among their nearest neighbors.
 
-    Each of the ``neighbours`` (k, at least 1, at most all there are) has one vote; among classes of
-    equally many votes the larger sum of similarities wins, then the smaller class.
+    Each of the ``neighbours`` (k >= 1) nearest training images by cosine similarity has one vote;
+    fewer training images than k all vote. Between classes with equally many votes the larger sum of
+    similarities decides, then the smaller class number.
     """
     hits = _hits(
         train[:2],
@@ -186,10 +198,10 @@ def _hits(
     classes: int,
     width: int,
 ) -> Array:
-    """How many test images get their class: [] int32.
+    """The number [] int32 of test images that are classified correctly.
 
-    Each device finds the nearest among its own rows of ``train`` to queries of all devices, of
-    ``width`` a device at a time; the nearest of all are among these.
+    Each device finds, for the queries of all devices, the nearest of its own rows of ``train``; the
+    nearest of all rows are among these. ``width`` queries of each device are compared at a time.
     """
 
     def local(train: tuple[Array, Array], test: tuple[Array, Array]) -> Array:
@@ -232,12 +244,13 @@ def _elect(similarity: Array, labels: Array, neighbours: int, classes: int) -> A
 
 
 def linear_accuracy(train: Points, test: Points, mesh: Mesh, penalty: float = PENALTY) -> float:
-    """Share of test images that a linear classifier, fitted to the training features, gets right.
+    """Share of test images that a linear classifier of the training features classifies correctly.
 
-    The classifier minimises mean H(y, softmax(W f + b)) + penalty / 2 |W|^2, convex in W and b,
-    over the whole training set, with f standardised by its mean and deviation there. L-BFGS from
-    zero, so the same at every call; it stops when the gradient's norm is below 1e-4, or after 500
-    iterations. ``penalty`` is positive; scikit-learn's C is 1 / (n penalty).
+    The classifier minimises mean H(y, softmax(W f + b)) + penalty / 2 |W|^2 over the whole training
+    set, where f is standardised by its mean and deviation there. The objective is convex. L-BFGS
+    starts from zero, so that every call gives the same result; it stops when the gradient's norm is
+    below 1e-4, or after 500 iterations. ``penalty`` is positive; scikit-learn's C is
+    1 / (n penalty).
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
     classes = int(train.classes.max()) + 1
@@ -248,7 +261,10 @@ def linear_accuracy(train: Points, test: Points, mesh: Mesh, penalty: float = PE
 
 
 def _standard(inputs: Array, labels: Array) -> tuple[Array, Array]:
-    """Mean and deviation [d] of the rows of ``inputs`` [n d] with a label; 1 for no deviation."""
+    """Mean and standard deviation [d] of the labeled rows of ``inputs`` [n d].
+
+    A deviation of 0 becomes 1.
+    """
     known = (labels >= 0)[:, None]
     count = known.sum()
 
@@ -256,14 +272,14 @@ def _standard(inputs: Array, labels: Array) -> tuple[Array, Array]:
         return jnp.sum(jnp.where(known, rows, 0), 0) / count
 
     mean = mean_of(inputs)
-    mean += mean_of(inputs - mean)  # the first one's rounding grows with the number of rows
+    mean += mean_of(inputs - mean)  # removes rounding, which grows with the number of rows
     deviation = jnp.sqrt(mean_of(jnp.square(inputs - mean)))
     return mean, jnp.where(deviation > 0, deviation, 1)
 
 
 @jax.jit
 def _right(inputs: Array, labels: Array, weights: Array, bias: Array) -> Array:
-    """How many rows of ``inputs`` [m d] the classifier gets right: [] int32."""
+    """The number [] int32 of rows of ``inputs`` [m d] that are classified correctly."""
     logits = jnp.matmul(inputs, weights, precision="highest") + bias
     return jnp.sum((logits.argmax(1) == labels) & (labels >= 0))
 
@@ -272,7 +288,7 @@ def _right(inputs: Array, labels: Array, weights: Array, bias: Array) -> Array:
 def _fit(inputs: Array, labels: Array, classes: int, penalty: float) -> tuple[Array, Array]:
     """Weights [d C] and biases [C] of multinomial logistic regression on ``inputs`` [n d].
 
-    Rows without a label (-1) do not count. Where rows are split over devices, so are the logits.
+    Rows without a label (-1) do not count. Logits are split over the devices as the rows are.
     """
     known = labels >= 0
     count = known.sum()
@@ -308,5 +324,5 @@ PROBES = {"knn": knn_accuracy, "linear": linear_accuracy}
 
 
 def missing(summary: Mapping[str, Any]) -> list[str]:
-    """The probes that a run has still to make, by what its ``summary.json`` says."""
+    """The probes that ``summary.json`` lists but that are not measured yet."""
     return [name for name, value in (summary.get("probe") or {}).items() if value is None]

@@ -1,4 +1,4 @@
-"""What a run folder holds, written and read: settings, data, metrics, curves.
+"""Read and write a run folder: settings, data, metrics, curves.
 
-What a run computes does not belong here.
+Nothing here trains or evaluates a network.
 """

@@ -1,7 +1,7 @@
-"""Training curves of one run, and of groups of runs overlaid, as PNGs.
+"""Training curves of one run, or of groups of runs overlaid, as PNGs.
 
-The panels are those in which Zheng et al., "SimMatch: Semi-supervised Learning with Similarity
-Matching", 2022 (https://arxiv.org/abs/2203.06915) compare methods, with coverage and the losses.
+The panels follow those in which Zheng et al., "SimMatch: Semi-supervised Learning with Similarity
+Matching", 2022 (https://arxiv.org/abs/2203.06915) compare methods. Coverage and losses are added.
 """
 
 import io
@@ -29,7 +29,7 @@ Curves = Mapping[str, tuple[str, dict[str, Any]]]  # {metric key: (legend or "",
 
 REPORTED = "test/reported/accuracy"  # of the network that the method reports
 
-# Okabe and Ito's colors, told apart with any color vision.
+# Okabe and Ito's colors, which differ for every kind of color vision.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _INK = "#333333"
 _SOLID: dict[str, Any] = {"linestyle": "-", "linewidth": 1.8}
@@ -61,10 +61,13 @@ _COMPARISON: dict[str, Curves] = {
 
 
 def plot(runs: Mapping[str, Lines], path: str | Path) -> None:
-    """Write a PNG with the curves of ``runs``, {label: metrics lines as of ``metrics.read``}.
+    """Write a PNG with the curves of ``runs``, {label: lines as ``metrics.read`` returns them}.
 
-    Runs are told apart by color, curves of one run by line; what no run has recorded is marked
-    "not applicable". DiskError where the file cannot be written.
+    Each run has a color; the curves of a run differ in their lines. A panel for which no run has
+    values says "not applicable".
+
+    Raises:
+        DiskError: if the file cannot be written.
     """
     picture = _figure({label: [lines] for label, lines in runs.items()}, _PANELS, 3, (4, 4.1))
     path = paths.path(path)
@@ -81,9 +84,11 @@ def plot(runs: Mapping[str, Lines], path: str | Path) -> None:
 def comparison(groups: Mapping[str, Sequence[Lines]]) -> bytes:
     """A PNG of pseudo-label accuracy, coverage, unlabeled and test accuracy.
 
-    ``groups`` is {label: metrics lines of each run}; the runs of a group share a color, each a thin
-    line, with their mean at the steps that all of them have; a single run is drawn bold. Test
-    accuracy is the value of :data:`REPORTED`.
+    A group has one color: a thin line for each run, and a bold line for their mean at the steps
+    that all of them have. A single run has a bold line.
+
+    Args:
+        groups: {label: metrics lines of each run}; test accuracy has the key :data:`REPORTED`.
     """
     return _figure(groups, _COMPARISON, 2, (6.5, 4.2))
 
@@ -91,7 +96,7 @@ def comparison(groups: Mapping[str, Sequence[Lines]]) -> bytes:
 def losses(groups: Mapping[str, Sequence[Lines]]) -> bytes:
     """A PNG with a panel for each loss term of ``groups``, as :func:`comparison` takes them.
 
-    The scale is logarithmic where a term is positive and spans more than a factor of ten.
+    The scale is logarithmic if all values are positive and span more than a factor of ten.
     """
     every = itertools.chain.from_iterable(itertools.chain.from_iterable(groups.values()))
     keys = {key for line in every for key in line if key.startswith("loss/")}
@@ -107,7 +112,7 @@ def _figure(
     columns: int,
     inches: tuple[float, float],
 ) -> bytes:
-    """A PNG of ``panels``, {title: curves}, each ``inches`` wide and high, over a joint legend."""
+    """A PNG of ``panels``, {title: curves}, above a common legend; ``inches``: size of a panel."""
     rows = math.ceil(len(panels) / columns)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)  # inches
     size = (inches[0] * columns, inches[1] * rows)
@@ -196,6 +201,6 @@ def _mean(runs: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 
 def _draw(axes: Axes, points: Mapping[int, float], **style: Any) -> None:
-    # A single evaluation has no line to draw.
+    # A line through a single point would be invisible.
     marker = "o" if len(points) == 1 else ""
     axes.plot(list(points), list(points.values()), marker=marker, **style)

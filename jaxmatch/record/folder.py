@@ -1,4 +1,4 @@
-"""The run folder: which files it holds, what they say, checked before it is used."""
+"""The run folder: the paths of its files, and their contents, checked when they are read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +18,7 @@ from jaxmatch.runtime.json_files import damaged, read_object, write_json
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of a run, or of a run in stages, by what they are for.
-
-    Nothing is read before it is asked for, and nothing is written unless a method says so.
+    """The files of a run, or of a run in stages.
 
     Attributes:
         path: of the folder, which need not exist.
@@ -30,50 +28,50 @@ class RunFolder:
 
     @classmethod
     def at(cls, place: str | Path) -> Self:
-        """The folder of the run at ``place``: that of its last stage if it has stages.
+        """The folder of the run at ``place``; for a run in stages, the folder of its last stage.
 
         Raises:
             InputError: if its settings are damaged.
         """
-        found = cls(paths.path(place))
-        values = found.read_config()
+        folder = cls(paths.path(place))
+        values = folder.read_config()
         if values is None or "order" not in values:
-            return found
-        return cls(found.path / list(stage_folders(values))[-1])
+            return folder
+        return cls(folder.path / list(stage_folders(values))[-1])
 
     @property
     def config_file(self) -> Path:
-        """The settings, with the facts of the data."""
+        """The settings and the facts of the data."""
         return self.path / "config.json"
 
     @property
     def summary_file(self) -> Path:
-        """What came of the run; there once all its steps are taken."""
+        """The results; the file exists once all steps are taken."""
         return self.path / "summary.json"
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the saved states."""
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def metrics(self) -> Path:
-        """A line of JSON for each time that the run told how it is."""
+        """The metrics, a line of JSON for each time that the run logged or evaluated."""
         return self.path / "metrics.jsonl"
 
     @property
     def events(self) -> Path:
-        """The folder of the same for TensorBoard."""
+        """The folder of the metrics for TensorBoard."""
         return self.path / "events"
 
     @property
     def log(self) -> Path:
-        """What was said to people."""
+        """The messages for people."""
         return self.path / "log.txt"
 
     @property
     def curves(self) -> Path:
-        """The picture of the metrics."""
+        """The plots of the metrics."""
         return self.path / "curves.png"
 
     @property
@@ -85,11 +83,14 @@ class RunFolder:
 
     @property
     def trained(self) -> bool:
-        """Whether anything of training is there."""
+        """Whether there are checkpoints or metrics."""
         return self.checkpoints.exists() or self.metrics.exists()
 
     def read_config(self) -> dict[str, Any] | None:
-        """The settings of the run, or of its stages, with what else the file says; None if absent.
+        """The whole content of ``config.json``; None if there is no file.
+
+        It holds the settings of a run and ``facts``, or the ``stages`` of a run in stages and their
+        ``order``.
 
         Raises:
             InputError: if the file cannot be read or is damaged.
@@ -132,23 +133,21 @@ class RunFolder:
             raise self.damaged(str(error)) from error
 
     def write_config(self, settings: Mapping[str, Any], facts: Facts | None = None) -> None:
-        """Write the settings of a run with the facts of its data, or of stages without.
+        """Write the settings of a run and the facts of its data, or those of stages, without facts.
 
         Raises:
-            DiskError: if they cannot be written.
+            DiskError: if the file cannot be written.
         """
-        told = {} if facts is None else {"facts": facts.to_json()}
-        write_json(self.config_file, {**settings, **told})
+        more = {} if facts is None else {"facts": facts.to_json()}
+        write_json(self.config_file, {**settings, **more})
 
     def read_summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run; None where there is none.
+        """The summary of a finished run; None if there is no file.
 
         Raises:
             InputError: if the file cannot be read or is damaged.
         """
-        advice = (
-            "remove it and give the train command again, which writes it from the last checkpoint"
-        )
+        advice = "remove it and repeat the train command, which writes it from the last checkpoint"
         summary = read_object(self.summary_file, advice)
         if summary is None:
             return None
@@ -166,33 +165,53 @@ class RunFolder:
                 continue
             for name in needed:
                 value = section.get(name) if isinstance(section, dict) else ""
-                to_come = key == "probe" and value is None
-                if not _is_number(value) and not to_come:
+                not_measured_yet = key == "probe" and value is None
+                if not _is_number(value) and not not_measured_yet:
                     raise damaged(self.summary_file, f"{key}.{name} is no number", advice)
         return summary
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write what came of the run; DiskError where it cannot be written."""
+        """Write the summary.
+
+        Raises:
+            DiskError: if the file cannot be written.
+        """
         write_json(self.summary_file, summary)
 
     def read_split(self) -> Split:
-        """Which images are labeled; InputError where that cannot be read."""
+        """The labeled examples.
+
+        Raises:
+            InputError: if the file cannot be read.
+        """
         return splits.read(self.path / splits.FILE)
 
     def write_split(self, split: Split) -> None:
-        """Write which images are labeled; DiskError where it cannot be written."""
+        """Write the labeled examples.
+
+        Raises:
+            DiskError: if the file cannot be written.
+        """
         splits.write(self.path / splits.FILE, split)
 
     def read_record(self) -> Record | None:
-        """What the data was; None for runs of old versions, InputError where it is damaged."""
+        """The record of the data; None if an older version wrote the run.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
         return records.read(self.path)
 
     def write_record(self, record: Record) -> None:
-        """Write what the data was; DiskError where it cannot be written."""
+        """Write the record of the data.
+
+        Raises:
+            DiskError: if the file cannot be written.
+        """
         records.write(self.path, record)
 
     def damaged(self, problem: str) -> InputError:
-        """What to raise of damaged settings."""
+        """The error to raise if the settings are damaged."""
         return damaged(self.config_file, problem)
 
 

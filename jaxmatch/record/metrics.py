@@ -1,7 +1,7 @@
-"""The record of a run: ``metrics.jsonl``, TensorBoard events and the summary of its evaluations.
+"""The metrics of a run: ``metrics.jsonl``, TensorBoard events and the summary of evaluations.
 
-Each line of ``metrics.jsonl`` is one object, "step" first; TensorBoard files are written through
-tensorboardX (https://github.com/lanpa/tensorboardX), which needs no TensorFlow.
+Each line of ``metrics.jsonl`` is an object whose first key is "step". tensorboardX
+(https://github.com/lanpa/tensorboardX), which needs no TensorFlow, writes the events.
 """
 
 import json
@@ -30,21 +30,28 @@ from jaxmatch.runtime.paths import Growing, read_whole, reason, write_whole
 
 _log = logging.getLogger(__name__)
 
-WINDOW = 20  # evaluations that the published tables' mean and median are taken over
+WINDOW = 20  # the published tables take mean and median over the last 20 evaluations
 
 
 class MetricsLog:
-    """Appends to the record of a run in ``workdir``; a context manager."""
+    """Appends to the metrics of the run in ``workdir``; a context manager."""
 
     def __init__(
         self, workdir: str | Path, *, resume_step: int, expected: int = 0, wandb: Any = None
     ):
-        """Cut the record to ``step <= resume_step`` (0 = start anew) and open it for appending.
+        """Cut the files to the lines up to ``resume_step`` and open them for appending.
 
-        Damaged lines are left out with a warning, and the file as it was is kept beside it; so is
-        told where the line of step ``expected`` is missing. ``wandb``, as :func:`open_wandb`
-        returns it, is given the same values and closed in the end.
-        DiskError where the folder cannot be written.
+        If lines are damaged, it logs a warning, drops them and keeps a copy of the file.
+
+        Args:
+            workdir: the run folder.
+            resume_step: the last step to keep; 0 starts new files.
+            expected: the step of the last line that must be there; a warning tells if it is not.
+            wandb: as :func:`open_wandb` returns it; it gets the same values and is closed at the
+                end.
+
+        Raises:
+            DiskError: if the folder cannot be written.
         """
         folder = paths.path(workdir)
         self._path = RunFolder(folder).metrics
@@ -58,16 +65,17 @@ class MetricsLog:
             self._events = RecordWriter(str(self._local_events.local))
             self._event(file_version="brain.Event:2")
             if resume_step:
-                # Tells TensorBoard to drop what an interrupted run had logged after its checkpoint.
+                # TensorBoard drops what an interrupted run logged after its last checkpoint.
                 start = SessionLog(status=SessionLog.START)
                 self._event(step=resume_step + 1, session_log=start)
         except OSError as error:
             raise disk_error(self._path, error) from error
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append the metrics of ``step``; NaN and infinite values are left out.
+        """Append the metrics of ``step``, without NaN and infinite values.
 
-        DiskError where they cannot be written.
+        Raises:
+            DiskError: if they cannot be written.
         """
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         line = json.dumps({"step": int(step), **finite}) + "\n"
@@ -83,9 +91,10 @@ class MetricsLog:
             self._wandb.log(finite, step=int(step))
 
     def flush(self) -> None:
-        """Have all lines in the folder before a checkpoint that relies on them is.
+        """Write all lines to the folder; call it before a checkpoint, which relies on them.
 
-        DiskError where they cannot be written.
+        Raises:
+            DiskError: if they cannot be written.
         """
         try:
             self._file.flush()
@@ -94,11 +103,15 @@ class MetricsLog:
             raise disk_error(self._path, error) from error
 
     def lines(self) -> list[dict[str, Any]]:
-        """All metrics of the run so far, as :func:`read`."""
+        """All metrics of the run so far, as :func:`read` returns them."""
         return [values for _, values in _lines(self._file.local.read_bytes())[0]]
 
     def close(self) -> None:
-        """Close the files; DiskError where the last of it cannot be written."""
+        """Close the files.
+
+        Raises:
+            DiskError: if the last lines cannot be written.
+        """
         try:
             with self._file, self._local_events, closing(self._events):
                 if self._wandb is not None:
@@ -116,7 +129,7 @@ class MetricsLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close; a full disk does not hide an error that is already on its way."""
+        """Close; a full disk does not hide an earlier error."""
         try:
             self.close()
         except DiskError:
@@ -134,15 +147,15 @@ class MetricsLog:
             copy = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns()}")
             write_whole(copy, content)
             _log.warning(
-                "%s has %d damaged lines; all others are kept, and a copy of it is %s.",
+                "%s had %d damaged lines, which are dropped; a copy of the old file is %s.",
                 self._path,
                 bad,
                 copy.name,
             )
         if expected and (kept[-1][1] if kept else 0) < expected:
-            last = f"after that of step {kept[-1][1]}" if kept else "all"
+            last = f"those after step {kept[-1][1]}" if kept else "all"
             _log.warning(
-                "%s lacks lines up to step %d, %s: they cannot be written again.",
+                "%s lacks lines up to step %d (%s); they cannot be recovered.",
                 self._path,
                 expected,
                 last,
@@ -168,10 +181,12 @@ def open_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
 
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; no file gives none.
+    """The lines of a run's metrics.jsonl; none if there is no file.
 
-    An unfinished last line is left out, damaged lines with a warning. InputError where the file
-    cannot be read.
+    An unfinished last line is dropped; so are damaged lines, with a warning.
+
+    Raises:
+        InputError: if the file cannot be read.
     """
     file = RunFolder(paths.path(workdir)).metrics
     try:
@@ -181,7 +196,7 @@ def read(workdir: str | Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise InputError(f"{file} cannot be read ({reason(error)}).") from error
     if bad:
-        _log.warning("%s has %d damaged lines, which are left out.", file, bad)
+        _log.warning("%s has %d damaged lines, which are dropped.", file, bad)
     return [values for _, values in found]
 
 
@@ -195,12 +210,16 @@ def summarise(
     forward_images: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """What summary.json says of a run with these metrics lines.
+    """The content of ``summary.json``; accuracies are fractions.
 
-    ``evaluated`` ("teacher" or "student") is the network that the method reports, ``images_seen``
-    counts the labeled and unlabeled images drawn, ``forward_images`` those through the network.
-    Accuracies are fractions; ``mean_20`` and ``median_20`` are over the last 20 evaluations or
-    those present; ``best`` is selected on the test set. A network never evaluated has None.
+    Args:
+        lines: of metrics.jsonl.
+        algorithm: the name of the method.
+        evaluated: "teacher" or "student", the network that the method reports.
+        steps: of the run.
+        images_seen: the labeled and unlabeled images drawn.
+        forward_images: the images that passed through networks.
+        seconds: of the run, over all restarts.
     """
     return {
         "algorithm": algorithm,
@@ -215,7 +234,11 @@ def summarise(
 
 
 def accuracies(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any] | None:
-    """The last, mean, median and best of the accuracy ``key``; None where no line has it."""
+    """Last, mean, median and best of the accuracy ``key``; None if no line has it.
+
+    ``mean_20`` and ``median_20`` are taken over the last 20 evaluations, or all if there are fewer.
+    ``best`` is selected on the test set.
+    """
     values = [line[key] for line in lines if key in line]
     if not values:
         return None
@@ -230,9 +253,9 @@ def accuracies(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any] |
 
 
 def _lines(content: bytes) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
-    """(text, values) of each intact line of a metrics file, and how many are damaged.
+    """(text, values) of each intact line of a metrics file, and the number of damaged lines.
 
-    What follows the last line's end is no damage: a process was killed as it wrote it.
+    An unfinished last line does not count as damaged: a process was killed while it wrote.
     """
     *texts, _ = content.split(b"\n")
     found = [(text + b"\n", values) for text in texts if (values := _values(text)) is not None]
@@ -240,7 +263,7 @@ def _lines(content: bytes) -> tuple[list[tuple[bytes, dict[str, Any]]], int]:
 
 
 def _values(text: bytes) -> dict[str, Any] | None:
-    """The numbers of a line; None where it is damaged."""
+    """The numbers of a line; None if it is damaged."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):

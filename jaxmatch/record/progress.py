@@ -1,6 +1,6 @@
-"""What a person sees of a run: a live display on a terminal, plain lines elsewhere, and log.txt.
+"""The progress of a run for people: a live display on a terminal, plain lines elsewhere, log.txt.
 
-The display is drawn by rich (https://rich.readthedocs.io).
+rich (https://rich.readthedocs.io) draws the display.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ _SHARES = {
 class Progress:
     """Shows the progress of a run on stderr and writes it to ``workdir``/log.txt.
 
-    A context manager; while it is open, warnings of any logger go through it, so that they neither
-    break the display nor miss the log.
+    It is a context manager. While it is open, the warnings of all loggers pass through it, so that
+    they do not break the display and reach the log.
     """
 
     def __init__(
@@ -46,9 +46,15 @@ class Progress:
         title: str,
         alone: bool = True,
     ):
-        """Describe the run; nothing is shown or written before the context is entered.
+        """Store the settings; the start of the context opens the log and the display.
 
-        Of runs that are not ``alone`` plain lines are shown, which begin with ``title``.
+        Args:
+            total_steps: of the run.
+            start_step: the steps taken before.
+            workdir: the run folder.
+            title: the name of the run.
+            alone: show a display. If several runs write to the terminal, plain lines are shown,
+                which begin with ``title``.
         """
         self._total, self._start = total_steps, start_step
         self._path, self._title = RunFolder(paths.path(workdir)).log, title
@@ -57,7 +63,11 @@ class Progress:
         self._text = Text("compiling the first step")
 
     def __enter__(self) -> Self:
-        """Open log.txt and the display; DiskError where the former cannot be written."""
+        """Open log.txt and the display.
+
+        Raises:
+            DiskError: if log.txt cannot be written.
+        """
         self._console = Console(stderr=True, highlight=False)
         self._root = logging.getLogger()
         self._handlers = list(self._root.handlers)
@@ -79,7 +89,7 @@ class Progress:
         self._terminal = self._console.is_terminal and self._alone
         self._handler = handler = _Messages(self, shown=self._terminal or not self._handlers)
         if self._terminal:
-            # Other handlers write to the terminal behind the display's back.
+            # Other handlers would write to the terminal and break the display.
             self._root.handlers = [handler]
             self._live.start(refresh=True)
         else:
@@ -92,11 +102,11 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave the last state on the screen and give the loggers back."""
+        """Leave the last display on the screen and restore the loggers' handlers."""
         if self._terminal:
             self._root.handlers = self._handlers
             self._live.stop()
-        else:  # others, of runs that ended earlier or end later, are theirs to remove
+        else:  # other runs remove their own handlers
             self._root.removeHandler(self._handler)
         try:
             self._file.close()
@@ -105,9 +115,12 @@ class Progress:
                 raise disk_error(self._path, problem) from problem
 
     def update(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
-        """Show ``step`` and its metrics; of metrics that are absent the last known are kept.
+        """Show ``step`` and its metrics; a metric that is absent keeps its last value.
 
-        Accuracies and coverage are fractions. DiskError where log.txt cannot be written.
+        Accuracies and coverage are fractions.
+
+        Raises:
+            DiskError: if log.txt cannot be written.
         """
         self._latest.update(metrics)
         speed = f"{images_per_second:,.0f} images/s, {self._time_left(step)} left"
@@ -121,12 +134,16 @@ class Progress:
             self._console.print(Text(self._prefix + line), soft_wrap=True)
 
     def message(self, text: str) -> None:
-        """Show a line of text above the display and write it to the log."""
+        """Show a line of text above the display and write it to the log.
+
+        Raises:
+            DiskError: if log.txt cannot be written.
+        """
         self._write(text)
         self._console.print(Text(self._prefix + text), soft_wrap=True)
 
     def _time_left(self, step: int) -> timedelta:
-        """By the speed since the first update, which leaves out the time of compilation."""
+        """An estimate from the speed since the first update, so without compilation."""
         now = time.monotonic()
         then, done = self._mark
         if not self._seen:
@@ -138,7 +155,11 @@ class Progress:
         return Group(Text(self._title, style="bold"), self._bar, self._text)
 
     def flush(self) -> None:
-        """Have all of log.txt in the folder; DiskError where it cannot be written."""
+        """Write all of log.txt to the folder.
+
+        Raises:
+            DiskError: if it cannot be written.
+        """
         try:
             self._file.flush()
         except OSError as error:
@@ -153,7 +174,7 @@ class Progress:
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """The metrics a person follows, those that are present, in one line of text."""
+    """The main metrics, as far as they are present, in one line of text."""
     terms = {
         name.removeprefix("loss/"): value for name, value in metrics.items() if "loss/" in name
     }
@@ -166,22 +187,22 @@ def describe(metrics: Mapping[str, float]) -> str:
 
 
 class Silent:
-    """Stands for the record and the display of a run in processes that write neither."""
+    """Replaces :class:`MetricsLog` and :class:`Progress` in processes that write neither."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def update(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def message(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def flush(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def lines(self) -> list[dict[str, Any]]:
-        """None: only the process that writes them reads them."""
+        """No lines: only the process that writes them reads them."""
         return []
 
 
@@ -189,12 +210,12 @@ SILENT = Silent()
 
 
 class _Messages(logging.Handler):
-    """Hands warnings to the display and the log."""
+    """Passes warnings on to the display and the log."""
 
     def __init__(self, progress: Progress, shown: bool):
         super().__init__(logging.WARNING)
         self._put = progress.message if shown else progress._write
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(DiskError):  # the next update meets it again, where it can stop
+        with contextlib.suppress(DiskError):  # the next update raises it again and stops the run
             self._put(f"{record.levelname.lower()}: {record.getMessage()}")

@@ -1,11 +1,10 @@
-"""The data of a run: chosen when it is new, and exactly that for every later command."""
+"""Load the data of a run: a new run chooses it, every later command gets exactly the same."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,13 +13,11 @@ from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.checks import check_numbers
 from jaxmatch.data import record as records
 from jaxmatch.data import sources, splits
-from jaxmatch.data.copies import array_hashes, copies, listed_hashes
-from jaxmatch.data.facts import Facts
-from jaxmatch.data.lazy import Images
-from jaxmatch.data.record import ELSEWHERE, Record, file_hashes
-from jaxmatch.data.source import Source
+from jaxmatch.data.record import ELSEWHERE, Record
+from jaxmatch.data.source import Reading, Source
 from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError
+from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import hosts, paths
 from jaxmatch.weights.transfer import STAGE, names_weights, source_folder
@@ -28,122 +25,22 @@ from jaxmatch.weights.transfer import STAGE, names_weights, source_folder
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """The images of a run in host memory."""
-
-    source: Source
-    split: Split  # of no image for a label-free method
-    include_labeled: bool = True  # in the unlabeled pool
-    validation_images: Images | None = None  # [v h w 3] uint8
-    validation_labels: np.ndarray | None = None  # [v] int32
-    validation_rows: tuple[int, ...] = ()  # in storage order, sorted
-    name: str = ""  # as configured
-    directory: str = ""  # of prepared TFDS sets, as configured
-    known: Record | None = None  # of data that a run was begun with
-
-    @cached_property
-    def record(self) -> Record:
-        """What identifies the images, for later commands; streamed ones are hashed now."""
-        if self.known is not None:
-            return self.known
-        source = self.source
-        listed = source.listed
-        if listed is not None:
-            listed = replace(listed, validation=self.validation_rows)
-            if listed.ends:
-                rows = sorted({*self.split.indices.tolist(), *listed.validation, *listed.test})
-                names = [listed.names[row] for row in rows]
-                hashes = dict(
-                    zip(rows, file_hashes(paths.path(source.location), names, True), strict=True)
-                )
-                listed = replace(
-                    listed, hashes=tuple(hashes.get(row, "") for row in range(len(listed.names)))
-                )
-        return Record(
-            name=self.name,
-            directory=self.directory,
-            location=source.location,
-            classes=source.classes,
-            parts=source.parts,
-            listed=listed,
-        )
-
-    def seen_by(self, earlier: Iterable[Record]) -> list[str]:
-        """A sentence for each of some earlier runs that was trained on test images of this one."""
-        listed = self.record.listed
-        if listed is None:
-            return []
-        tests, texts = listed_hashes(listed, listed.test), []
-        for record in earlier:
-            theirs = record.listed
-            if theirs is None or theirs.ends != listed.ends:
-                continue
-            seen = set(listed_hashes(theirs, theirs.training.tolist()).values()) - {""}
-            if names := [name for name, found in tests.items() if found in seen]:
-                texts.append(
-                    f"{len(names)} test images, such as {names[0]}, were training images of an "
-                    "earlier run that this one builds on: the accuracy will be too high."
-                )
-        return texts
-
-    def copies(self) -> list[str]:
-        """A sentence for each pair of sets that have images in common, by their content."""
-        source, listed = self.source, self.record.listed
-        labeled = set(self.split.indices.tolist())
-        pool = source.rows.tolist()
-        if listed is not None:
-            rows = {
-                "test": listed.test,
-                "validation": listed.validation,
-                "labeled": sorted(labeled),
-                "unlabeled": [row for row in pool if row not in labeled],
-            }
-            return copies({name: listed_hashes(listed, some) for name, some in rows.items()})
-        training = array_hashes(source.images, "training image")
-        of = dict(zip(pool, training.items(), strict=False))
-        sets = {
-            "test": array_hashes(source.test_images, "test image"),
-            "labeled": dict(of[row] for row in labeled if row in of),
-            "unlabeled": dict(of[row] for row in pool if row in of and row not in labeled),
-        }
-        if self.validation_images is not None:
-            sets["validation"] = array_hashes(self.validation_images, "validation image")
-        return copies(sets)
-
-    def facts(self) -> Facts:
-        """What a trained run needs to know of its data when the data is not there."""
-        source = self.source
-        taken = 0 if self.include_labeled else len(self.split.indices)
-        height, width, channels = source.images.shape[1:]
-        return Facts(
-            classes=source.classes,
-            image_shape=(height, width, channels),
-            labels=tuple(int(label) for label in self.labels()),
-            unlabeled=len(source.images) - taken,
-        )
-
-    def labels(self) -> np.ndarray:
-        """The true label of each labeled example, in split order."""
-        return self.source.labels[splits.locate(self.source, self.split)]
-
-
 def load(
     config: ConfigDict, folder: Path, place: str = "", kept: str = ""
 ) -> tuple[Data, tuple[records.Record, ...]]:
-    """The data of the run in ``folder`` if it has begun, else that of a new one.
+    """Load the data of the run in ``folder`` if it has begun, else that of a new run.
 
-    A new run takes over the test set that a run it starts from, or learns from, drew from the same
-    folder, wherever that was then.
+    A new run keeps the test set of a run that it starts from or learns from, if that run drew it
+    from the same folder of images, even if the folder has moved since.
 
     Args:
         config: of the run.
         folder: of the run.
         place: where the data is now, if it has moved.
-        kept: a file of images that a later stage labels, so that they are in no test set.
+        kept: a file of images that a later stage labels; they are in no test set.
 
     Returns:
-        The data, and the records of the data of those other runs if the run is new.
+        The data and, for a new run, the records of the runs that it starts from or learns from.
 
     Raises:
         InputError: as :func:`load_new` and :func:`load_recorded`.
@@ -152,17 +49,17 @@ def load(
         return load_recorded(config, folder, place=place), ()
     earlier = _records_of_earlier_runs(config, folder)
     here = location(config, place)
-    drawn = [record for record in earlier.values() if _drew_here(record, here)]
+    drawn = [record for record in earlier.values() if _drew_test_set_here(record, here)]
     stage = earlier.get(config.init_from) if config.init_from.startswith(STAGE) else None
     if stage and stage.name == config.data.name and stage.listed and stage.listed.drawn:
-        drawn = [stage]  # wherever its folder was, it is that of this stage
+        drawn = [stage]  # stages of a run have the same folder of images, even if it has moved
     test_of = drawn[0] if drawn else None
     data = load_new(config, place=place, test_of=test_of, kept=kept)
     return data, tuple(earlier.values())
 
 
 def _records_of_earlier_runs(config: ConfigDict, folder: Path) -> dict[str, records.Record]:
-    """The records of data of the runs that a new run starts from or learns from, by their names."""
+    """The records of the runs that a new run starts from or learns from: {configured name: it}."""
     found = {}
     for name in (config.init_from, *config.frozen.values()):
         if not name or names_weights(name):
@@ -173,15 +70,15 @@ def _records_of_earlier_runs(config: ConfigDict, folder: Path) -> dict[str, reco
             found[name] = record
         elif run.config_file.exists():
             log.warning(
-                "%s has no record of its images, as older versions wrote none: it may have been "
-                "trained on test images of this run.",
+                "%s has no record of its images, because an older version wrote it: it may have "
+                "been trained on test images of this run.",
                 run.path,
             )
     return found
 
 
-def _drew_here(record: Record, here: str) -> bool:
-    """Whether a run drew its test set from the folder ``here``, by place or by content."""
+def _drew_test_set_here(record: Record, here: str) -> bool:
+    """Whether a run drew its test set from the folder ``here``, by its place or its content."""
     listed = record.listed
     if listed is None or not listed.drawn or not here:
         return False
@@ -200,72 +97,71 @@ def load_new(
 
     Args:
         config: of the run.
-        split: the labeled examples of a run that has begun.
-        place: where the data is, if not where the configuration says.
-        test_of: a run on the same folder, whose drawn test set stays the test set.
-        kept: a file of images that are in no test set that is drawn.
+        split: the labeled examples, if they are chosen already.
+        place: where the data is; by default where the configuration says.
+        test_of: a run on the same folder of images whose test set is kept.
+        kept: a file of images that are never drawn for the test set.
 
     Raises:
-        InputError: if the data cannot be read, or not as configured.
+        InputError: if the data cannot be read as configured.
     """
     check_numbers(config)
     data, algorithm = config.data, build_algorithm(config.algorithm)
-    name, directory = _at(data.name, data.directory, place)
+    name, directory = _moved_to(place, data.name, data.directory)
 
-    def load() -> Source:
-        return sources.load(
-            name,
+    def read() -> Source:
+        reading = replace(
+            _reading(config, directory),
             seed=config.seed,
             strict=data.strict,
             label_free=not algorithm.labeled,
             split=kept or ("" if split else data.split),
             test_of=test_of,
-            **_as_read(config, directory),
         )
+        return sources.load(name, reading)
 
-    source = _in_all(name, load)
-    return _chosen(config, source, split)
+    return _choose(config, _read_together(name, read), split)
 
 
-def _in_all(name: str, load: Callable[[], Source]) -> Source:
-    """What ``load`` returns; where hosts have data of their own, one that fails ends all."""
-    # The hosts talk to each other about a prepared set while they load it.
-    return load() if name.startswith("tfds:") else hosts.agreed(load)
+def _read_together(name: str, read: Callable[[], Source]) -> Source:
+    """Read the data in every process; if one fails, all raise."""
+    # While the processes read a TFDS set they talk to each other, so they fail together already.
+    return read() if name.startswith("tfds:") else hosts.agreed(read)
 
 
 def location(config: ConfigDict, place: str = "") -> str:
-    """The folder of images of a configuration, resolved, if it has one; it may be at ``place``."""
-    kind, _, folder = _at(config.data.name, "", place)[0].partition(":")
+    """The resolved folder of images of a configuration, or ``place``; "" for other sources."""
+    kind, _, folder = _moved_to(place, config.data.name, "")[0].partition(":")
     return str(paths.absolute(paths.path(folder).expanduser())) if kind == "folder" else ""
 
 
 def load_recorded(
     config: ConfigDict, folder: Path, *, place: str = "", needed: str = "all"
 ) -> Data:
-    """Load exactly the data that the run in ``folder`` was begun with.
+    """Load exactly the data that the run in ``folder`` began with.
 
     Args:
         config: of the run.
         folder: of the run.
-        place: where its folder of images, its file or its TFDS directory is now; by default where
-            the configuration says, if that has changed, else where it was.
-        needed: "held": labeled, validation and test images must be what they were; "known": those
-            with a known label too; "all". Other images are not looked at.
+        place: where its folder of images, its file or its TFDS directory is now; by default the
+            place in the configuration if that has changed, else the recorded place.
+        needed: the images that must be unchanged: "held" (labeled, validation and test images),
+            "known" (these, and all with a known label) or "all". Others are not read.
 
     Raises:
-        InputError: naming the first needed image that is missing, changed or relabelled.
+        InputError: if a needed image is missing, changed or relabelled; it names the first one.
     """
     split, record = RunFolder(folder).read_split(), RunFolder(folder).read_record()
     if record is None:
         if place:
             raise InputError(f"{folder} has no record of its data; give the place in --config.")
         log.warning(
-            "%s has no record of its images, as older versions wrote none: they are taken by "
-            "their position, so the data must be what it was.",
+            "%s has no record of its images, because an older version wrote it: images are "
+            "identified by their position, so the data must be unchanged.",
             folder,
         )
-        return _as_told(folder, load_new(config, split))
-    name, directory = _place(config, record, place)
+        return _check_facts(folder, load_new(config, split))
+    name, directory = _find(config, record, place)
     listed = record.listed
     rows: Collection[int] | None = None if needed == "all" else ()
     labeled = set(split.indices.tolist())
@@ -282,82 +178,81 @@ def load_recorded(
         if needed == "known":
             rows |= {row for row in listed.training.tolist() if listed.labels[row] >= 0}
 
-    def load() -> Source:
-        return sources.load_recorded(
-            record, name, needed=rows, kind=kind, **_as_read(config, directory)
-        )
+    def read() -> Source:
+        return sources.load_recorded(record, name, _reading(config, directory), rows, kind)
 
-    source = _in_all(name, load)
+    source = _read_together(name, read)
     if needed == "all":
-        before = [paths.path(record.location)] if listed is not None else []
-        _check_same_split(config, split, source, before)
+        old_roots = [paths.path(record.location)] if listed is not None else []
+        _check_same_split(config, split, source, old_roots)
     moved = replace(
         record,
         name=config.data.name,
         directory=config.data.directory,
         location=source.location,
     )
-    found = _chosen(config, source, replace(split, source=source.name))
-    return replace(found, known=moved)
+    data = _choose(config, source, replace(split, source=source.name))
+    return replace(data, known=moved)
 
 
-def _as_told(folder: Path, data: Data) -> Data:
-    """``data`` of a run without a record; InputError where it is not what config.json tells."""
-    if not RunFolder(folder).config_file.exists():  # a split alone
+def _check_facts(folder: Path, data: Data) -> Data:
+    """Check the data of a run without a record against the facts in ``config.json``.
+
+    Raises:
+        InputError: if they differ.
+    """
+    if not RunFolder(folder).config_file.exists():  # the folder holds only a split
         return data
-    told, found = RunFolder(folder).read_facts(), data.facts()
+    recorded, found = RunFolder(folder).read_facts(), data.facts()
     for key in ("classes", "labels", "unlabeled"):
-        if getattr(told, key) != getattr(found, key):
+        if getattr(recorded, key) != getattr(found, key):
             raise InputError(
-                f"{folder} has no record of its images, and what {data.name} holds now is not what "
-                f"it was begun with: its {key} differ; put the old data back, or train anew."
+                f"{folder} began with other data than {data.name} holds now: its {key} differ; put "
+                "the old data back, or train anew."
             )
     return data
 
 
-def _place(config: ConfigDict, record: Record, place: str) -> tuple[str, str]:
+def _find(config: ConfigDict, record: Record, place: str) -> tuple[str, str]:
     """``data.name`` and ``data.directory`` with the place where recorded data is now."""
-    kind = record.name.partition(":")[0]
     name, directory = config.data.name, config.data.directory
     given = place
     if not place and (name, directory) == (record.name, record.directory):
         there = record.location and paths.path(record.location).exists()
         place = record.location if there else ""
-    name, directory = _at(record.name if place else name, directory, place)
+    name, directory = _moved_to(place, record.name if place else name, directory)
     path = paths.path(name.partition(":")[2]).expanduser()
-    if kind in ("folder", "npz") and not path.exists():
+    if sources.names_path(record.name) and not path.exists():
         if given:
-            raise InputError(
-                f"There is no {given}; give --data the path of the data, as it is now."
-            )
+            raise InputError(f"There is no {given}; give --data the path where the data is now.")
         raise InputError(f"There is no {path}, where the data of the run was; {ELSEWHERE}.")
     return name, directory
 
 
-def _at(name: str, directory: str, place: str) -> tuple[str, str]:
-    """``data.name`` and ``data.directory`` of the same data at ``place``, if that is not empty."""
+def _moved_to(place: str, name: str, directory: str) -> tuple[str, str]:
+    """``data.name`` and ``data.directory`` of the same data at ``place``, if that is given."""
     if not place:
         return name, directory
     kind, colon, _ = name.partition(":")
     if not colon:
-        raise InputError(f"{name} is part of a package and has no place; leave --data out.")
+        raise InputError(f"{name} is part of a package and cannot move; leave out --data.")
     return (name, place) if kind == "tfds" else (f"{kind}:{place}", directory)
 
 
-def _as_read(config: ConfigDict, directory: str) -> dict[str, Any]:
-    """How the configuration has its images read."""
+def _reading(config: ConfigDict, directory: str) -> Reading:
+    """How the configuration reads its images."""
     data = config.data
-    return {
-        "image_size": data.image_size,
-        "directory": directory or None,
-        "extra": data.extra,
-        "stream": data.stream,
-        "share": data.center_crop,
-    }
+    return Reading(
+        image_size=data.image_size,
+        directory=directory or None,
+        extra=data.extra,
+        stream=data.stream,
+        share=data.center_crop,
+    )
 
 
-def _chosen(config: ConfigDict, source: Source, split: Split | None) -> Data:
-    """The data of a run on ``source``: labeled examples and validation set, as configured."""
+def _choose(config: ConfigDict, source: Source, split: Split | None) -> Data:
+    """Choose the labeled examples (unless ``split`` has them) and the validation set."""
     data, algorithm = config.data, build_algorithm(config.algorithm)
     if algorithm.labeled and not len(source.test_images):
         raise InputError(f"{data.name} has no test images.")
@@ -376,7 +271,7 @@ def _chosen(config: ConfigDict, source: Source, split: Split | None) -> Data:
     if split is None and labels != "all":
         split = splits.balanced(source, labels, config.seed)
     whole = source
-    if data.validation:  # before "all" labels are taken, so that some are left for it
+    if data.validation:  # before labels="all" takes every labeled image
         source, held_images, held_labels = splits.validation(
             source, data.validation, config.seed, keep=split
         )
@@ -397,25 +292,36 @@ def _chosen(config: ConfigDict, source: Source, split: Split | None) -> Data:
 
 
 def _check_same_split(
-    config: ConfigDict, split: Split, source: Source, before: Sequence[Path]
+    config: ConfigDict, split: Split, source: Source, old_roots: Sequence[Path]
 ) -> None:
-    """InputError where ``config.data.split`` names other images by now than the run began with.
+    """Check that the file ``config.data.split`` still names the images that the run began with.
 
-    ``before``: where the folder of images was.
+    Args:
+        config: of the run.
+        split: the labeled examples that the run began with.
+        source: the data.
+        old_roots: earlier places of the folder of images.
+
+    Raises:
+        InputError: if it names others.
     """
     file = config.data.split
     if not file or not paths.path(file).expanduser().exists():
-        return  # the run has its own copy
-    names = replace(source.naming, roots=(*source.naming.roots, *before))
+        return  # the run folder has a copy
+    names = replace(source.naming, roots=(*source.naming.roots, *old_roots))
     if not np.array_equal(splits.read(file, names).indices, split.indices):
         raise InputError(
-            f"{file} names other images than the run was begun with; put the old list back, or "
-            "train anew in another --workdir."
+            f"{file} names other images than the run began with; put the old list back, or train "
+            "anew in another --workdir."
         )
 
 
 def _check_classes(source: Source, split: Split, file: str) -> None:
-    """InputError where a file of labeled images leaves out a class."""
+    """Check that a file of labeled images names at least one image of each class.
+
+    Raises:
+        InputError: if it does not.
+    """
     if not len(split.indices):
         raise InputError(f"{file} names no image; name at least one of each class.")
     labels = source.labels[splits.locate(source, split)]
@@ -426,8 +332,10 @@ def _check_classes(source: Source, split: Split, file: str) -> None:
             )
 
 
-def labels_number(labels: str) -> Any:
+def labels_number(labels: str) -> int | Literal["all"]:
     """``config.data.labels`` as a number or "all"."""
-    if labels != "all" and not str(labels).isdecimal():
+    if labels == "all":
+        return "all"
+    if not str(labels).isdecimal():
         raise InputError(f"data.labels={labels} is neither a whole number nor all.")
-    return labels if labels == "all" else int(labels)
+    return int(labels)

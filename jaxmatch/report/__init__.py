@@ -1,4 +1,4 @@
-"""Pages, tables and sheets for people: of runs, of a configuration, of an augmentation.
+"""Pages, tables and pictures for people: of runs, of a configuration, of an augmentation.
 
-What is measured is in :mod:`jaxmatch.evaluation`.
+Reports show results; :mod:`jaxmatch.evaluation` measures them.
 """

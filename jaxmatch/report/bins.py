@@ -1,4 +1,4 @@
-"""A picture of what CTAugment has learned: the weight of every bin of every op's parameters."""
+"""A picture of CTAugment's learned policy: the weight of every bin of every op's parameters."""
 
 import io
 import math
@@ -15,13 +15,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 Bins = Mapping[str, Mapping[str, Sequence[float]]]  # {op: {parameter: weight of each bin}}
 
 _COLUMNS, _COLORS = 3, "viridis"
-_WIDTH, _ROW, _MARGIN = 4.6, 0.24, 1.1  # inches, of a panel
+_WIDTH, _ROW, _MARGIN = 4.6, 0.24, 1.1  # of a panel, in inches
 
 
 def heat_map(groups: Mapping[str, Bins]) -> bytes:
-    """A PNG with a panel for each of ``groups``, {label: bins}, and one scale of colors.
+    """A PNG with one panel for each of ``groups``, {label: bins}, all on one color scale.
 
-    A row of a panel is a parameter, its bins lie side by side over the levels 0..1.
+    A row of a panel shows a parameter; its bins lie side by side over the levels 0..1.
     """
     columns = min(len(groups), _COLUMNS)
     rows = math.ceil(len(groups) / columns)

@@ -1,4 +1,4 @@
-"""What a configuration will cost, by abstract evaluation: nothing is compiled or computed."""
+"""The cost of a configuration, by abstract evaluation: nothing is compiled or computed."""
 
 from typing import Any
 
@@ -14,10 +14,16 @@ from jaxmatch.runtime.mesh import device_bytes, tree_bytes
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:
-    """Shapes, parameter count, bytes a device holds, and arithmetic of one step; by stage if any.
+    """Shapes, parameter count, bytes on a device and arithmetic of one step.
 
-    ``operations_per_step`` counts floating-point operations as XLA does before optimization, a
-    frozen network's as if it were like the one that is trained.
+    ``operations_per_step`` counts floating-point operations as XLA does before optimization. It
+    assumes that a frozen network has the architecture of the trained one.
+
+    Returns:
+        A JSON object; of a configuration with stages one for each stage, by its folder's name.
+
+    Raises:
+        InputError: if the configuration cannot work.
     """
     if "order" in config:
         return {folder: describe(stage) for folder, stage in stage_folders(config).items()}

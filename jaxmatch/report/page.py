@@ -1,4 +1,4 @@
-"""One HTML page that compares runs: accuracies over seeds, what differs, curves overlaid."""
+"""One HTML page that compares runs: accuracies over seeds, differing settings, overlaid curves."""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,17 +26,17 @@ img { max-width: 100%; height: auto; }
 
 
 def report(folders: Iterable[str | Path], output: str | Path) -> list[Path]:
-    """Write ``output``, an HTML page that needs nothing else, and its plots as PNGs beside it.
+    """Write ``output``, a self-contained HTML page, and its plots as PNGs beside it.
 
-    The plots are also ``<output's stem>_comparison.png`` (pseudo-label accuracy and coverage,
-    unlabeled and test accuracy), ``<stem>_losses.png`` and, where a run has learned its
-    augmentation, ``<stem>_ctaugment.png``.
+    The PNGs are ``<stem of output>_comparison.png`` (pseudo-label accuracy and coverage, unlabeled
+    and test accuracy), ``<stem>_losses.png`` and, if a run used CTAugment,
+    ``<stem>_ctaugment.png``.
 
     Returns:
         The files written, the page first.
 
     Raises:
-        InputError: if one of ``folders`` is no run folder or has no metrics yet.
+        InputError: if one of ``folders`` is not a run folder or has no metrics yet.
         DiskError: if a file cannot be written.
     """
     output = paths.path(output)
@@ -44,70 +44,72 @@ def report(folders: Iterable[str | Path], output: str | Path) -> list[Path]:
         paths.check_output(output)
     unique = {paths.absolute(paths.path(folder)): paths.path(folder) for folder in folders}
     groups = group(read(folder) for folder in unique.values())
-    lines = {group.label: [_reported(run) for run in group.runs] for group in groups}
-    named = {"comparison": curves.comparison(lines), "losses": curves.losses(lines)}
-    learned = {one.label: one.bins for one in groups if one.bins}
-    if learned:
-        named["ctaugment"] = heat_map(learned)
+    lines = {group.label: [_lines_with_reported(run) for run in group.runs] for group in groups}
+    plots = {"comparison": curves.comparison(lines), "losses": curves.losses(lines)}
+    if bins := {group.label: group.bins for group in groups if group.bins}:
+        plots["ctaugment"] = heat_map(bins)
     pictures = {
-        output.with_name(f"{output.stem}_{name}.png"): picture for name, picture in named.items()
+        output.with_name(f"{output.stem}_{name}.png"): picture for name, picture in plots.items()
     }
     page = _page(groups, {path.stem: picture for path, picture in pictures.items()})
     try:
         paths.make_folder(output.parent)
     except OSError as error:
         raise DiskError(
-            f"{output.parent} cannot be made ({paths.reason(error)}): choose another --output."
+            f"{output.parent} cannot be created ({paths.reason(error)}): choose another --output."
         ) from error
     if not paths.in_bucket(output) and output.exists() and not output.is_file():
-        pictures = {}  # a device or a pipe has none beside it
+        pictures = {}  # no file can lie beside a device or a pipe
     for path, content in {**pictures, output: page.encode()}.items():
         paths.write_output(path, content)
     return [output, *pictures]
 
 
-def _reported(run: Run) -> list[dict[str, Any]]:
-    """The run's lines, with the accuracy of the network that the method reports."""
+def _lines_with_reported(run: Run) -> list[dict[str, Any]]:
+    """The metrics of a run, with the accuracy of the network that the method reports."""
     key = f"test/{run.evaluated}/accuracy"
     lines = run.stages[-1].lines
     return [{**line, curves.REPORTED: line[key]} if key in line else dict(line) for line in lines]
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:
-    """What a reader must know of the figures."""
-    runs = [run for one in groups for run in one.runs]
+    """Sentences that explain the numbers of the page."""
+    runs = [run for group in groups for run in group.runs]
     notes = [
-        "Accuracies are in percent of the test set, of the network that the method reports; mean "
-        "± sample standard deviation over the seeds. mean_20 and median_20 are over a run's last "
-        "20 evaluations, or those it has.",
-        "best is selected on the test set: compare it only with figures that are as well.",
-        "Images seen are those drawn, not views of them; of staged runs, steps, images and seconds "
-        "are the sums over the stages.",
+        "Accuracies are in percent of the test set, for the network that the method reports: mean "
+        "± sample standard deviation over the seeds. mean_20 and median_20 are taken over the last "
+        "20 evaluations of a run, or over all of them if there are fewer.",
+        "best is selected on the test set: compare it only with numbers selected in the same way.",
+        "Images seen counts the images drawn, not their views. The steps, images and seconds of a "
+        "run in stages are sums over its stages.",
     ]
     if len({run.settings["data.name"] for run in runs}) > 1:
-        notes.append("The runs are of different data sets, whose accuracies do not compare.")
+        notes.append("The runs use different data sets: do not compare their accuracies.")
     if any(not run.finished for run in runs):
         notes.append(
-            "Some runs have no summary yet and are marked running: they count in a group's figures "
-            "only where none of it has finished, and show what they have reached so far."
+            "Runs marked running have no summary yet: their numbers are those reached so far. They "
+            "count in their group only while none of its runs has finished."
         )
-    if any(one.bins for one in groups):
+    if any(group.bins for group in groups):
         notes.append(
-            "The last picture shows CTAugment's weights at the end, means over the seeds: a moving "
-            "average of the probability that the teacher gives to the true class of a labeled "
-            "image under an op at this level, 1 at the start. Bins far below the best of their row "
-            "are drawn no longer."
+            "The last picture shows CTAugment's weights at the end of training, as means over the "
+            "seeds. A weight starts at 1. It is a moving average of the probability that the "
+            "teacher gives to the true class of a labeled image under an op at this level. "
+            "CTAugment no longer draws bins far below the best of their row."
         )
     seeds = [[run.settings["seed"] for run in group.counted] for group in groups]
     if any(set(other) != set(seeds[0]) for other in seeds):
-        notes.append("The groups are of different seeds, so of different labeled images.")
+        notes.append("The groups have different seeds, so they have different labeled images.")
     for one, numbers in zip(groups, seeds, strict=True):
         if len(set(numbers)) < len(numbers):
-            notes.append(f"{one.label} has a seed more than once, which its deviation counts.")
+            notes.append(
+                f"{one.label} contains a seed more than once; its deviation counts each run."
+            )
     return notes
 
 
 def _page(groups: Sequence[Group], pictures: Mapping[str, bytes]) -> str:
+    """The HTML text of the page; ``pictures`` are PNGs by name."""
     identities = [group.runs[0].identity() for group in groups]
     common = {
         key: value
@@ -140,7 +142,7 @@ def _page(groups: Sequence[Group], pictures: Mapping[str, bytes]) -> str:
 
 
 def _html(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table of text."""
+    """The rows as an HTML table."""
 
     def cells(tag: str, values: Iterable[str]) -> str:
         return "".join(f"<{tag}>{escape(value)}</{tag}>" for value in values)

@@ -1,7 +1,7 @@
-"""The results of runs as their folders tell them, grouped by configuration, with tables over seeds.
+"""The results of runs, read from their folders, grouped by configuration, as tables over seeds.
 
-Runs of one configuration apart from the seed are a group; its figures are mean ± sample standard
-deviation over its finished runs, as the tables of the semi-supervised literature give them.
+A group holds the runs whose configurations differ only in the seed. Its numbers are mean ± sample
+standard deviation over its finished runs, as in the tables of the semi-supervised literature.
 """
 
 import json
@@ -26,24 +26,32 @@ from jaxmatch.record.metrics import read as read_metrics
 from jaxmatch.runtime import paths
 
 ACCURACIES = ("last", "mean_20", "median_20", "best")
-# Settings with a column of their own, or part of a group's name.
+# The column "differs in" omits these settings: another column or the group's label shows them.
 NAMED = {"recipe", "algorithm.name", "data.name", "data.labels"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One training run of a run folder, which has several if it is staged."""
+    """One training run of a run folder; a run without stages has exactly one.
 
-    name: str  # of its folder inside the run's; "" if it is the run itself
-    settings: Mapping[str, Any]  # flat, defaults filled in
+    Attributes:
+        name: of the stage's folder inside the run folder; "" if the run has no stages.
+        settings: by dotted key, with defaults filled in.
+        lines: of ``metrics.jsonl``.
+        summary: of ``summary.json``; before the end, the values that are known so far.
+        finished: whether ``summary.json`` exists.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
     lines: Sequence[Mapping[str, Any]]
-    summary: Mapping[str, Any]  # of an unfinished one what can be said so far
+    summary: Mapping[str, Any]
     finished: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a run folder says of its run; of a staged one the last stage is the result."""
+    """The content of a run folder; the result of a run in stages is that of its last stage."""
 
     folder: Path
     method: str
@@ -79,7 +87,7 @@ class Run:
         return total
 
     def identity(self) -> dict[str, Any]:
-        """The settings that tell runs apart, without the seed."""
+        """The settings that distinguish groups of runs, so without the seed."""
         own = rf"([-_])s(eed)?[-_=]?{self.settings['seed']}(?!\d)(-[0-9a-f]{{8}})?"
         found = {}
         for stage in self.stages:
@@ -88,7 +96,7 @@ class Run:
                 if key == "seed" or not tells_apart(key):
                     continue
                 if key in ("init_from", "data.split") or key.startswith("frozen."):
-                    # Files of the same seed are no difference between the seeds of a group.
+                    # Each seed of a group may read the file or run of its own seed.
                     value = re.sub(own, r"\1s", str(value))
                 found[prefix + key] = value
         return found
@@ -100,26 +108,26 @@ class Group:
 
     label: str
     runs: tuple[Run, ...]
-    differs: Mapping[str, Any]  # the settings that other groups have otherwise
+    differs: Mapping[str, Any]  # the settings that differ between the groups
 
     @property
     def counted(self) -> tuple[Run, ...]:
-        """The runs that the group's figures are taken over: the finished ones, if any is."""
+        """The runs behind the group's numbers: the finished ones, or all if none is finished."""
         return tuple(run for run in self.runs if run.finished) or self.runs
 
     @property
     def bins(self) -> dict[str, dict[str, list[float]]]:
-        """CTAugment's weights by op and parameter, the mean over the runs; empty without it."""
-        every = [run.stages[-1].summary.get("ctaugment") for run in self.counted]
-        learned = [bins for bins in every if bins]
-        return jax.tree.map(lambda *weights: statistics.fmean(weights), *learned) if learned else {}
+        """CTAugment's weights by op and parameter, as means over the runs; empty without it."""
+        summaries = [run.stages[-1].summary for run in self.counted]
+        bins = [summary["ctaugment"] for summary in summaries if summary.get("ctaugment")]
+        return jax.tree.map(lambda *weights: statistics.fmean(weights), *bins) if bins else {}
 
 
 def read(folder: str | Path) -> Run:
     """Read a run folder, finished or not.
 
     Raises:
-        InputError: if it is none, or holds no metrics yet.
+        InputError: if it is not a run folder, or has no metrics yet.
     """
     folder = paths.path(folder)
     values = RunFolder(folder).read_config()
@@ -137,7 +145,7 @@ def read(folder: str | Path) -> Run:
 
 
 def group(runs: Iterable[Run]) -> list[Group]:
-    """Sort runs into groups, in order of their first runs, each with a name of its own."""
+    """Group runs, in the order of their first runs; every group gets a unique label."""
     members: dict[str, list[Run]] = {}
     for run in runs:
         members.setdefault(json.dumps(run.identity(), sort_keys=True), []).append(run)
@@ -151,7 +159,7 @@ def group(runs: Iterable[Run]) -> list[Group]:
 
 
 def table(groups: Sequence[Group]) -> list[dict[str, str]]:
-    """A row of text for each group, by column; accuracies in percent."""
+    """One row for each group: {column: text}, accuracies in percent."""
     return _without_empty(
         [
             {
@@ -168,7 +176,7 @@ def table(groups: Sequence[Group]) -> list[dict[str, str]]:
 
 
 def runs_table(groups: Sequence[Group]) -> list[dict[str, str]]:
-    """A row for each run."""
+    """One row for each run, as :func:`table`."""
     return _without_empty(
         [
             {
@@ -186,7 +194,7 @@ def runs_table(groups: Sequence[Group]) -> list[dict[str, str]]:
 
 
 def table_text(groups: Sequence[Group]) -> str:
-    """The table of groups in aligned columns."""
+    """:func:`table` as text in aligned columns."""
     rows = table(groups)
     columns = list(rows[0]) if rows else []
     widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
@@ -213,9 +221,9 @@ def _stage(folder: Path, name: str, config: Mapping[str, Any]) -> Stage:
 
 
 def _so_far(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What of a summary can be said of a run that has not finished."""
+    """The values of a summary that are known before a run has finished."""
     evaluated = "teacher"
-    with suppress(InputError):  # of another version's algorithm
+    with suppress(InputError):  # this version may not know the algorithm
         evaluated = build_algorithm(complete(config).algorithm).evaluated
     probed = [line["probe/knn"] for line in lines if "probe/knn" in line]
     return {
@@ -229,7 +237,10 @@ def _so_far(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> di
 
 
 def _differing(identity: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The settings that are not the same in ``others``; an algorithm's own, among its like."""
+    """The settings of ``identity`` that differ in one of ``others``.
+
+    Settings of the algorithm are compared only between runs of the same algorithm.
+    """
     name = identity["algorithm.name"]
     differing = {}
     for key, value in identity.items():
@@ -245,7 +256,7 @@ def _differing(identity: Mapping[str, Any], others: Sequence[Mapping[str, Any]])
 
 
 def _labels(methods: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names that tell groups apart: the method, then labels, data, other settings where needed."""
+    """A unique label for each group: its method, and as far as needed labels, data and settings."""
     labels = list(methods)
     for key, text in (("data.labels", "{}, {} labels"), ("data.name", "{}, {}")):
         if len({str(identity[key]) for identity in identities}) > 1:
@@ -264,7 +275,7 @@ def _labels(methods: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> 
 
 
 def _figures(runs: Sequence[Run]) -> dict[str, str]:
-    """The columns that a group and a single run share."""
+    """The columns of numbers, for the runs of a group or for a single run."""
     probes = [run.stages[-1].summary.get("probe") or {} for run in runs]
 
     def cost(key: str, part: str = "") -> str:
@@ -309,7 +320,7 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 def _without_empty(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Rows without the columns in which none has anything."""
+    """The rows without columns that are empty in all of them."""
     return [
         {column: text for column, text in row.items() if any(other[column] for other in rows)}
         for row in rows
@@ -317,7 +328,7 @@ def _without_empty(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _earlier(stage: Stage) -> str:
-    """What a table says of a stage before the last."""
+    """The text of a stage before the last one: its name, steps and probes."""
     probe = stage.summary.get("probe") or {}
     shown = {name: f"{100 * value:.1f}" for name, value in probe.items() if value is not None}
     return f"{stage.name} ({_settings({'steps': stage.summary['steps'], **shown})})"

@@ -1,4 +1,4 @@
-"""A picture of what augmentation does: every op at several strengths, then whole views."""
+"""A picture of an augmentation: every op at several strengths, and whole views."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -14,23 +14,6 @@ from jaxmatch.errors import InputError
 from jaxmatch.runtime.paths import check_output, write_output
 from jaxmatch.types import Array, Transform
 
-_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_FACTORS = (0.05, 0.35, 0.65, 0.95, 1.9)
-_SHARES = (-0.3, -0.1, 0.05, 0.15, 0.3)
-_STRENGTHS = {
-    "brightness": _FACTORS,
-    "color": _FACTORS,
-    "contrast": _FACTORS,
-    "posterize": (8.0, 6.0, 4.0, 2.0, 1.0),
-    "rotate": (-30.0, -15.0, 5.0, 15.0, 30.0),
-    "sharpness": _FACTORS,
-    "shear_x": _SHARES,
-    "shear_y": _SHARES,
-    "solarize": (256.0, 200.0, 128.0, 64.0, 0.0),
-    "solarize_add": (0.0, 28.0, 55.0, 83.0, 110.0),
-    "translate_x": _SHARES,
-    "translate_y": _SHARES,
-}
 _SHOWN, _VIEWS = 8, 10
 _TILE, _GAP, _LINE, _LABEL = 72, 6, 14, 104
 
@@ -38,15 +21,16 @@ Row = tuple[str, Sequence[np.ndarray], Sequence[str]]
 
 
 def contact_sheet(images: np.ndarray, views: Mapping[str, Transform], key: Array) -> Image.Image:
-    """Draw the sheet: on the left a row for each op, on the right rows of whole views.
+    """Draw the sheet: a row for each op on the left, rows of whole views on the right.
 
     Args:
-        images: uint8 [n h w 3]; the ops are shown on each in turn, the views on the first eight.
+        images: uint8 [n h w 3]. The ops take one image each, in turn; the views are drawn of the
+            first eight.
         views: the transforms of whole views by role.
-        key: typed key; a sheet is a pure function of it.
+        key: typed key; equal keys give equal sheets.
 
     Returns:
-        An RGB picture; a translation's strength is written as a share of the image's side.
+        An RGB picture. The strength of a translation is a fraction of the image's side.
     """
     shown = images[:_SHOWN]
     drawn = {
@@ -63,14 +47,22 @@ def contact_sheet(images: np.ndarray, views: Mapping[str, Transform], key: Array
 
 
 def check_name(path: Path) -> None:
-    """InputError unless a picture can be written to ``path`` in the end."""
+    """Check, before the work starts, that a picture can be written to ``path``.
+
+    Raises:
+        InputError: if it cannot.
+    """
     if path.suffix.lower() not in Image.registered_extensions():
-        raise InputError(f"{path} has no suffix of a picture, such as .png.")
+        raise InputError(f"{path} does not end like a picture file; end the name with .png.")
     check_output(path)
 
 
 def write_sheet(sheet: Image.Image, path: Path) -> None:
-    """Write the picture whole or not at all, in the format of the suffix. Raises DiskError."""
+    """Write the picture in the format of the suffix, completely or not at all.
+
+    Raises:
+        DiskError: if it cannot be written.
+    """
     content = io.BytesIO()
     sheet.save(content, Image.registered_extensions()[path.suffix.lower()])
     write_output(path, content.getvalue())
@@ -78,11 +70,12 @@ def write_sheet(sheet: Image.Image, path: Path) -> None:
 
 def _op_rows(images: np.ndarray) -> list[Row]:
     """Each op at each of its strengths, on the next of the images."""
-    names = tuple(OPS)
-    strengths = np.array([_STRENGTHS.get(name, _WEIGHTS) for name in names])  # [ops strengths]
+    names = tuple(sorted(OPS))
+    ops = [OPS[name] for name in names]
+    strengths = np.array([op.strength.shown for op in ops])  # [ops strengths]
     shown = images[np.arange(len(names)) % len(images)]  # [ops h w 3]
-    shares = np.array([name.startswith("translate") for name in names])[:, None]
-    value = np.where(shares, strengths * images.shape[1], strengths).astype(np.float32)
+    sides = [1 if op.side is None else images.shape[1 + op.side] for op in ops]
+    value = (strengths * np.array(sides)[:, None]).astype(np.float32)
     count = strengths.shape[1]
 
     @jax.jit
@@ -110,7 +103,7 @@ def _views(transform: Transform, images: np.ndarray, key: Array) -> np.ndarray:
 
 
 def _block(rows: Sequence[Row]) -> Image.Image:
-    """A grid of tiles, a label before each row and a caption below each tile."""
+    """A grid of tiles with a label before each row and a caption below each tile."""
     columns = max(len(tiles) for _, tiles, _ in rows)
     width = _LABEL + columns * (_TILE + _GAP)
     height = len(rows) * (_TILE + _LINE + _GAP)
@@ -127,13 +120,14 @@ def _block(rows: Sequence[Row]) -> Image.Image:
 
 
 def _tile(levels: np.ndarray) -> Image.Image:
-    """Levels of any dtype [h w 3] as a square picture; small ones keep their pixels visible."""
+    """Levels of any dtype [h w 3] as a square picture; pixels of a small image stay visible."""
     image = Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
     enlarged = max(image.size) <= _TILE
     return image.resize((_TILE, _TILE), Image.Resampling.NEAREST if enlarged else None)
 
 
 def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two pictures side by side, with a margin."""
     margin = 2 * _GAP
     width = left.width + right.width + 4 * margin
     height = max(left.height, right.height) + 2 * margin

@@ -1,4 +1,4 @@
-"""Runs: their loop, their stages, several at once.
+"""Training runs from a configuration to a summary: one run, stages, or several seeds at once.
 
-The step itself is in :mod:`jaxmatch.step`.
+The train step itself is in :mod:`jaxmatch.step`.
 """

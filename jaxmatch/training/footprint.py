@@ -1,14 +1,14 @@
-"""What a step will hold of a device's memory, estimated from its trace, before it is compiled.
+"""Estimate the device memory of a step from its trace, before it is compiled.
 
-A compiler keeps an array in memory from the operation that makes it to the last one that reads it,
-unless it is cheap to make again: then it is fused into those that read it, and what it is made from
-is kept in its place. So the estimate follows the step's operations in their order, of one device's
-share of the batch. Convolutions, products, sums, gathers and sorts make arrays; a chain of
-elementwise operations does only where it reads more than it gives. The most that lives at once is
-what the compiler calls temporary memory.
+A compiler keeps an array in memory from the operation that makes it to the last one that reads it.
+An array that is cheap to make again is not kept: its operation is fused into its readers, and the
+operands of the operation are kept instead. The estimate follows the operations of one device's part
+of the step in order. Convolutions, products, sums, gathers and sorts make arrays. A chain of
+elementwise operations makes an array only if its operands are larger than its result. The largest
+number of bytes that live at once estimates what the compiler calls temporary memory.
 
-The constants were fitted to what the TPU compiler says of the recipes in ``experiments/tpu``, whose
-table shows how far the estimate is off. Programs for CPUs are not estimated.
+The constants were fitted to the TPU compiler's numbers for the recipes in ``experiments/tpu``; the
+table there shows the errors of the estimate. Programs for CPUs are not estimated.
 """
 
 import math
@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jaxmatch.data import streaming
 from jaxmatch.errors import InputError
@@ -28,7 +28,7 @@ from jaxmatch.runtime.dispatch import make_call, on_cpu, scanned
 from jaxmatch.runtime.mesh import make_mesh, memory_limit
 from jaxmatch.types import PyTree
 
-# Operations whose results a compiler computes again wherever they are read.
+# Operations whose results a compiler computes again in each operation that reads them.
 ELEMENTWISE = """
     abs add add_any and asin atan atan2 bitcast_convert_type broadcast_in_dim ceil clamp
     convert_element_type copy copy_p cos cosh cbrt div eq erf erf_inv exp exp2 expand_dims expm1
@@ -40,20 +40,20 @@ ELEMENTWISE = """
     channel_scale channel_spread dynamic_slice
 """
 FUSED = frozenset(ELEMENTWISE.split())
-# The jaxpr that an operation stands for, by the name of its parameter.
+# The names of the parameter that holds the jaxpr of a called function.
 CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 LOOPS = ("scan", "while")
-# A fused chain that reads more than this many times what it gives is kept as an array.
+# The result of a fused chain is an array if its operands are larger than this multiple of it.
 GROWTH = 1.5
 LANES, SUBLANES = 128, 8  # of a TPU's registers, which hold 32-bit words
-# Of a TPU: what is kept in the chip's own memory, and a program's bytes for each operation of it.
+# Of a TPU: bytes of arrays that stay in on-chip memory, and bytes of code for each operation.
 ON_CHIP, CODE = 64 * 2**20, 8_000
-SURE = 1.15  # a step is refused if it is estimated to need so many times what a device has
+SURE = 1.15  # a step is refused if its estimate is this multiple of a device's memory
 
 
 @dataclass
 class Buffer:
-    """An array that an operation makes."""
+    """An array in memory, from the operation ``made`` to its last reader, operation ``read``."""
 
     bytes: int
     made: int
@@ -62,11 +62,17 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Value:
-    """A variable as the arrays that it is computed from, its own if it has one."""
+    """A variable of the trace.
+
+    Attributes:
+        sources: the buffers that it is computed from; only its own buffer if it has one.
+        made: the operation that computes it.
+        platform: the branch that it chooses, if it is the index of a platform.
+    """
 
     sources: frozenset[int] = frozenset()
     made: int = 0
-    platform: int | None = None  # the branch that this index of platforms chooses
+    platform: int | None = None
 
 
 @dataclass
@@ -74,9 +80,11 @@ class Trace:
     """The operations of a step in order, and the arrays that they make.
 
     Attributes:
-        platform: "tpu" pads arrays to tiles and picks its branches of an operation.
+        platform: of the devices; it chooses the branches of operations, and "tpu" pads arrays to
+            tiles.
         buffers: all arrays.
-        extra: by operation, bytes that only live inside of it.
+        extra: bytes that live only inside an operation, by operation.
+        time: the number of the current operation.
     """
 
     platform: str
@@ -85,21 +93,20 @@ class Trace:
     time: int = 0
 
     def run(self, jaxpr: Jaxpr, arguments: Sequence[Value]) -> list[Value]:
-        """Follow the operations of ``jaxpr``: from its arguments to its results."""
-        known: dict[Any, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
+        """Follow the operations of ``jaxpr`` from its arguments; return its results."""
+        known: dict[Var, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
 
-        def value(atom: Any) -> Value:
+        def value(atom: Var | Literal) -> Value:
             return Value() if isinstance(atom, Literal) else known.get(atom, Value())
 
-        for one in jaxpr.eqns:
-            known.update(
-                zip(one.outvars, self.step(one, list(map(value, one.invars))), strict=True)
-            )
+        for operation in jaxpr.eqns:
+            results = self.follow(operation, list(map(value, operation.invars)))
+            known.update(zip(operation.outvars, results, strict=True))
         return list(map(value, jaxpr.outvars))
 
-    def step(self, one: Any, operands: list[Value]) -> list[Value]:
+    def follow(self, operation: JaxprEqn, operands: list[Value]) -> list[Value]:
         """The results of one operation."""
-        name, params = one.primitive.name, one.params
+        name, params = operation.primitive.name, operation.params
         self.time += 1
         if name == "platform_index":
             return [Value(platform=_branch(params["platforms"], self.platform))]
@@ -108,55 +115,55 @@ class Trace:
             if chosen is not None:
                 return self.run(params["branches"][chosen].jaxpr, operands[1:])
             self.extra[self.time] = max(self.inside(each) for each in params["branches"])
-            return self.made(one, operands)
+            return self.arrays(operation, operands)
         if name in LOOPS:
             bodies = [each for each in params.values() if isinstance(each, ClosedJaxpr)]
             self.extra[self.time] = max(map(self.inside, bodies))
-            return self.made(one, operands)
+            return self.arrays(operation, operands)
         for key in CALLS:
             if isinstance(called := params.get(key), (Jaxpr, ClosedJaxpr)):
                 jaxpr = called if isinstance(called, Jaxpr) else called.jaxpr
                 return self.run(jaxpr, operands)
         if name in FUSED:
             sources = frozenset().union(*(operand.sources for operand in operands))
-            return [self.fused(variable, sources) for variable in one.outvars]
-        return self.made(one, operands)
+            return [self.fused(variable, sources) for variable in operation.outvars]
+        return self.arrays(operation, operands)
 
     def fused(self, variable: Var, sources: frozenset[int]) -> Value:
-        """The result of an operation that is computed where it is read, unless that costs more."""
-        own = self.bytes(variable)
-        if sum(self.buffers[source].bytes for source in sources) <= GROWTH * own:
+        """The result of an elementwise operation: an array only if its operands are larger."""
+        size = self.bytes(variable)
+        if sum(self.buffers[source].bytes for source in sources) <= GROWTH * size:
             return Value(sources, self.time)
-        self.reads(sources)
-        return self.new(own)
+        self.extend(sources, self.time)  # the result may overwrite an operand
+        return self.new(size)
 
-    def made(self, one: Any, operands: Iterable[Value]) -> list[Value]:
-        """Results that are arrays of their own."""
+    def arrays(self, operation: JaxprEqn, operands: Iterable[Value]) -> list[Value]:
+        """The results of an operation that makes arrays."""
         for operand in operands:
-            self.reads(operand.sources, 1)
-        return [self.new(self.bytes(variable)) for variable in one.outvars]
+            self.extend(operand.sources, self.time + 1)  # no result may overwrite an operand
+        return [self.new(self.bytes(variable)) for variable in operation.outvars]
 
-    def reads(self, sources: Iterable[int], more: int = 0) -> None:
-        """An elementwise operation may write over what it reads, others (``more``) do not."""
+    def extend(self, sources: Iterable[int], time: int) -> None:
+        """Keep buffers at least until ``time``."""
         for source in sources:
-            self.buffers[source].read = max(self.buffers[source].read, self.time + more)
+            self.buffers[source].read = max(self.buffers[source].read, time)
 
     def new(self, size: int) -> Value:
-        """An array of so many bytes."""
+        """A new buffer of ``size`` bytes."""
         self.buffers.append(Buffer(size, self.time, self.time))
         return Value(frozenset((len(self.buffers) - 1,)), self.time)
 
-    def bytes(self, variable: Any) -> int:
-        """Of an array, as it lies in memory."""
-        aval = variable.aval
+    def bytes(self, variable: Var) -> int:
+        """Bytes of a variable as an array; a token has none."""
+        aval: Any = variable.aval
         return array_bytes(aval.shape, aval.dtype, self.platform) if hasattr(aval, "dtype") else 0
 
     def inside(self, closed: ClosedJaxpr) -> int:
-        """The most that lives at once in the body of a loop or a branch."""
+        """The largest number of bytes that live at once in the body of a loop or a branch."""
         return follow(closed.jaxpr, self.platform).most()
 
     def most(self) -> int:
-        """The most bytes that live at once."""
+        """The largest number of bytes that live at once."""
         change = [0] * (self.time + 3)
         for each in self.buffers:
             change[each.made] += each.bytes
@@ -169,23 +176,23 @@ class Trace:
 
 
 def follow(jaxpr: Jaxpr, platform: str) -> Trace:
-    """The temporary arrays of ``jaxpr``, whose arguments and results are counted elsewhere."""
+    """The temporary arrays of ``jaxpr``; its arguments and results do not count."""
     trace = Trace(platform)
     results = trace.run(jaxpr, [Value()] * len(jaxpr.invars))
     for result in results:
         for source in result.sources:
             found = trace.buffers[source]
             if found.made == result.made and len(result.sources) == 1:
-                found.bytes = 0  # it is written to its place
+                found.bytes = 0  # it is a result
             else:
                 found.read = max(found.read, result.made)
     return trace
 
 
 def array_bytes(shape: Sequence[int], dtype: Any, platform: str) -> int:
-    """Bytes of an array in memory; typed keys count as nothing.
+    """Bytes of an array in memory; typed keys count 0.
 
-    A TPU stores two of the axes in tiles of 8 x 128 words, and chooses those that fill them best.
+    A TPU stores two of the axes in tiles of 8 x 128 words. It chooses those with least padding.
     """
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return 0
@@ -208,20 +215,21 @@ def array_bytes(shape: Sequence[int], dtype: Any, platform: str) -> int:
 
 
 def _up(size: int, unit: int) -> int:
+    """``size`` rounded up to a multiple of ``unit``."""
     return -(-size // unit) * unit
 
 
-def _branch(platforms: Any, platform: str) -> int:
-    """Which entry of ``platform_index``'s parameter is this platform's; the default is None."""
+def _branch(platforms: Sequence[Sequence[str] | None], platform: str) -> int:
+    """The branch of a platform; ``platforms`` has the names for each branch, None as default."""
     names = {"gpu": ("gpu", "cuda", "rocm")}.get(platform, (platform,))
-    for at, each in enumerate(platforms):
-        if each is None or any(name in each for name in names):
-            return at
+    for number, known in enumerate(platforms):
+        if known is None or any(name in known for name in names):
+            return number
     return len(platforms) - 1
 
 
 def share(program: Program) -> Program:
-    """The program of one device's part of the batch."""
+    """The program of one device, for its part of the batch."""
     config, spec, size = program.config, program.spec, program.mesh.size
     if size == 1:
         return program
@@ -245,11 +253,14 @@ def share(program: Program) -> Program:
 
 
 def estimate(program: Program, frozen: PyTree = None) -> dict[str, int]:
-    """Bytes of one device by what they hold: "state", "data", a step's "arrays" and its "code".
+    """Bytes on each device: of the "state", the "data", a step's temporary "arrays" and its "code".
 
     A loop over steps keeps a second state. Gradients that devices exchange are held twice.
 
-    ``frozen``: the variables of frozen networks by role, or their shapes; by default the student's.
+    Args:
+        program: of all devices.
+        frozen: the variables of the frozen networks by role, or their shapes; by default the
+            student's shapes.
     """
     mesh, local = program.mesh, share(program)
     platform = mesh.devices.flat[0].platform
@@ -281,19 +292,19 @@ def estimate(program: Program, frozen: PyTree = None) -> dict[str, int]:
 
 
 def check_step(program: Program, beside: int = 0, seeds: int = 1, frozen: PyTree = None) -> None:
-    """Refuse a step that no device has room for, before it is compiled.
+    """Refuse, before it is compiled, a step that clearly does not fit into a device's memory.
 
-    What is near the limit is left to the compiler. On a CPU, and where a device does not tell its
-    memory, nothing is refused.
+    The compiler decides near the limit. Nothing is refused on a CPU, or if the device does not
+    report its memory.
 
     Args:
-        program: the run's.
-        beside: bytes of the held-out images that each device holds meanwhile.
-        seeds: how many runs of the program a device computes at once.
+        program: of the run.
+        beside: bytes of held-out images that each device holds during the step.
+        seeds: the number of runs that a device computes at once.
         frozen: as of :func:`estimate`.
 
     Raises:
-        InputError: with the estimated bytes.
+        InputError: if the step does not fit; the message lists the estimated bytes.
     """
     mesh = program.mesh
     limit = memory_limit(mesh)

@@ -1,4 +1,4 @@
-"""Trained networks that a run learns from and leaves as they are: the teacher of distillation."""
+"""Trained networks that a run learns from and does not change, such as a distillation teacher."""
 
 import hashlib
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ from jaxmatch.weights.transfer import source_folder
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:
-    """The frozen networks of a run, each by its role.
+    """The frozen networks of a run, by role.
 
     Attributes:
-        networks: they take views in the scale of the run that they serve.
+        networks: take views in the input scale of the run that learns from them.
         variables: arrays on the host.
         digests: :func:`digest` of the variables.
     """
@@ -33,9 +33,14 @@ class Frozen:
 
 
 def frozen_runs(config: ConfigDict, folder: Path) -> dict[str, Path]:
-    """The run of each role of ``config.frozen`` of the run in ``folder``.
+    """The run folder of each role of ``config.frozen``.
 
-    A value as in ``init_from`` may name an earlier stage. Raises InputError where one is empty.
+    Args:
+        config: of the run in ``folder``. As ``init_from``, a role may name an earlier stage.
+        folder: of the run that learns from the networks.
+
+    Raises:
+        InputError: if a role names no run.
     """
     for role, name in config.frozen.items():
         if not name:
@@ -47,18 +52,18 @@ def frozen_runs(config: ConfigDict, folder: Path) -> dict[str, Path]:
 
 
 def load_frozen(config: ConfigDict, folder: Path, program: Program) -> Frozen:
-    """The networks that ``config.frozen`` names, at their newest checkpoint, as their runs report.
+    """Load the networks that ``config.frozen`` names: those that their runs report, at the end.
 
-    They may have any architecture and input scale, but must tell the run's classes apart.
+    They may have any architecture and input scale, but must have the same classes as the run.
 
     Args:
         config: of the run that learns from them.
-        folder: of that run. Where it holds one already, the networks must be those of then.
+        folder: of that run; an interrupted run must go on with the networks that it began with.
         program: of that run.
 
     Raises:
-        InputError: if a run is missing, has no checkpoint, no classifier, another number of
-            classes or another image size, or is not the one that an interrupted run began with.
+        InputError: if a run is missing, has no checkpoint or no classifier, has other classes or
+            another image size, or is not the one that an interrupted run began with.
     """
     networks, variables, digests = {}, {}, {}
     for role, path in frozen_runs(config, folder).items():
@@ -68,7 +73,7 @@ def load_frozen(config: ConfigDict, folder: Path, program: Program) -> Frozen:
         networks[role] = rescaled(other, program)
         variables[role] = jax.device_get(other.variables())
         digests[role] = digest(variables[role])
-        if _recorded(folder).get(role, digests[role]) != digests[role]:
+        if _recorded_digests(folder).get(role, digests[role]) != digests[role]:
             raise InputError(
                 f"{where} is not the network that {folder} began with; put that one back or "
                 "choose another --workdir."
@@ -77,7 +82,7 @@ def load_frozen(config: ConfigDict, folder: Path, program: Program) -> Frozen:
 
 
 def rescaled(other: Classifier, program: Program) -> Network:
-    """The network of ``other`` for views in the scale of ``program``, turned into its own."""
+    """The network of ``other``; it takes views in the input scale of ``program``."""
     mean, std, its_mean, its_std = (
         np.asarray(values)
         for values in (program.mean, program.std, other.program.mean, other.program.std)
@@ -131,7 +136,7 @@ def _check(other: Classifier, program: Program, where: str) -> None:
         )
 
 
-def _recorded(folder: Path) -> Mapping[str, str]:
-    """The digests that the run in ``folder`` began with."""
+def _recorded_digests(folder: Path) -> Mapping[str, str]:
+    """The digests of the networks that the run in ``folder`` began with, by role."""
     found = RunFolder(folder)
     return found.read_facts().frozen if "facts" in (found.read_config() or {}) else {}

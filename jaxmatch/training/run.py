@@ -1,7 +1,7 @@
-"""One training run as its host sees it: what to log, evaluate and save, and when.
+"""One training run on the host: it logs, evaluates and saves between the compiled steps.
 
-The caller runs the compiled steps, of one run (:mod:`jaxmatch.training.train`) or of several by one
-program (:mod:`jaxmatch.training.together`); :class:`Run` logs, evaluates and saves between them::
+The caller runs the steps, of one run (:mod:`jaxmatch.training.train`) or of several by one program
+(:mod:`jaxmatch.training.together`)::
 
     with run:
         state = run.start()
@@ -13,10 +13,9 @@ program (:mod:`jaxmatch.training.together`); :class:`Run` logs, evaluates and sa
 
 import contextlib
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -28,11 +27,10 @@ from jaxmatch.config import saved
 from jaxmatch.data import streaming
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.loading import Plan
-from jaxmatch.data.resident import Table, resident
+from jaxmatch.data.resident import Resident, resident
 from jaxmatch.errors import InputError, NonFiniteError
-from jaxmatch.evaluation.classifier import load
-from jaxmatch.evaluation.forward import accuracy, make_embed, make_features, make_predict
-from jaxmatch.evaluation.probe import MOST_IMAGES, PROBES, Sets, measure, missing, probe_sets
+from jaxmatch.evaluation.forward import make_embed
+from jaxmatch.evaluation.probe import MOST_IMAGES, PROBES, missing, probe_sets
 from jaxmatch.functional.diagnostics import collapsed
 from jaxmatch.models import onednn
 from jaxmatch.program import Program
@@ -40,29 +38,30 @@ from jaxmatch.record import run_data
 from jaxmatch.record.curves import plot
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
-from jaxmatch.record.progress import SILENT, Progress
-from jaxmatch.runtime import hosts
+from jaxmatch.record.progress import SILENT, Progress, Silent
+from jaxmatch.runtime import hosts, mesh
 from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.runtime.dispatch import Call, Feed, Meter, means, on_cpu, watched
 from jaxmatch.runtime.json_files import read_object
-from jaxmatch.runtime.mesh import check_memory, put, replicated
 from jaxmatch.runtime.termination import Stop
 from jaxmatch.training.footprint import check_step
-from jaxmatch.types import PyTree, TrainState
+from jaxmatch.training.held_out import HeldOut
+from jaxmatch.training.shared import Shared
+from jaxmatch.training.trunk import read_trunk
+from jaxmatch.types import Batch, PyTree, TrainState
 from jaxmatch.weights import transfer
 
-DUE = ("log", "eval", "save")  # each at its own period
-# While a label-free method trains, k-NN uses at most so many training and test images.
-KNN_MEMORY, KNN_QUERIES = 4000, 1000
+DUE = ("log", "eval", "save")  # each has its own period in the configuration
 
 
 class Run:
-    """One training run on this process: the state of the host, no more.
+    """One training run on this process: everything but its state and its compiled steps.
 
     Attributes:
-        program: what it compiles.
-        step: how many steps were taken.
-        feed: gives the data of the next call; of a streamed set from :meth:`start` on.
+        program: the network, the method and the devices.
+        data: the training set on the devices; of a streamed set, the shapes of a step's examples.
+        feed: gives the data of the next call; of a streamed set, only after :meth:`start`.
+        step: the number of steps taken.
     """
 
     def __init__(
@@ -75,77 +74,84 @@ class Run:
         frozen: PyTree,
         checkpoints: Checkpoints,
         started: float,
-        put: Callable[[PyTree, Any], PyTree] = put,
-        alone: bool = True,
+        shared: Shared | None = None,
     ):
         """Put the data on the devices; nothing is compiled or written.
 
-        ``facts``: those of the data and of the ``frozen`` networks' variables. ``put`` places data
-        as :func:`jaxmatch.runtime.mesh.put` does. ``alone``: no other run writes to the terminal.
+        Args:
+            config: the configuration to record; ``program`` may be placed on other devices.
+            folder: the run folder.
+            data: images and labels on the host.
+            facts: of the data and of the frozen networks.
+            program: of the configuration.
+            frozen: variables of the frozen networks by role.
+            checkpoints: of the run.
+            started: the time of the start by ``time.monotonic``.
+            shared: the arrays that several runs of this process have in common, if there are
+                several.
 
         Raises:
-            InputError: if the state does not fit into memory, or ``config.init_from`` not the run.
+            InputError: if the state does not fit into memory, or ``config.init_from`` does not fit
+                the network.
         """
         self.config, self.folder, self.program = config, folder, program
         self.files = RunFolder(folder)
-        self.split, self.facts, self.record_of_data = data.split, facts, data.record
-        self.checkpoints, self.started, self.alone = checkpoints, started, alone
-        everywhere = replicated(program.mesh)
-        check_memory(
+        self.source, self.split = data.source, data.split
+        self.facts, self.record_of_data = facts, data.record
+        self.checkpoints, self.started = checkpoints, started
+        self.alone = shared is None  # else other runs write to the terminal, too
+        mesh.check_memory(
             program.mesh,
             {"memory": program.state.memory, "state": program.state},
             config.memory_placement,
         )
-        self.held_out: dict[str, Any] = {}
-        if program.algorithm.labeled:
-            self.held_out["test"] = (data.source.test_images, data.source.test_labels)
-        if data.validation_images is not None:
-            self.held_out["validation"] = (data.validation_images, data.validation_labels)
-        held_out = sum(math.prod(images.shape) for images, _ in self.held_out.values())
-        check_step(program, 0 if config.data.stream else held_out, frozen=frozen)
+        self.held_out = HeldOut(program, data)
+        streamed = config.data.stream
+        check_step(program, 0 if streamed else self.held_out.bytes, frozen=frozen)
         self.init = jax.jit(program.init, out_shardings=program.shardings)
+        self.embed = make_embed(program)
+
+        put = mesh.put if shared is None else shared.put
+        everywhere = mesh.replicated(program.mesh)
         images = resident(data.source, data.split, config.data.include_labeled)
         images = images._replace(frozen=put(frozen, everywhere) if frozen else None)
         self.plan: Plan | None = None
-        if config.data.stream:
+        self.data: Resident | Batch
+        if streamed:
             self.plan = program.plan(images)
-            self.data = streaming.shapes(program.spec, program.crops, program.mesh)._replace(
-                frozen=images.frozen
-            )
+            shapes = streaming.shapes(program.spec, program.crops, program.mesh)
+            self.data = shapes._replace(frozen=images.frozen)
         else:
             self.data = images = put(images, everywhere)
+            self.held_out.place(put, everywhere)
         self.unlabeled_images = images.unlabeled_images
-        strict = config.data.strict
-        self.predict = make_predict(*program.forward, strict=strict)
-        self.features = make_features(*program.forward, strict=strict, spread=True)
-        self.embed = make_embed(*program.forward, strict=strict)
-        self.source = data.source
-        self.probed: Sets | None = None
-        known = (data.source.labels >= 0).any() and (data.source.test_labels >= 0).any()
-        if known and not program.algorithm.labeled:
-            self.probed = probe_sets(data.source, KNN_MEMORY, KNN_QUERIES)
-        self.held_out = {
-            name: (images if self.plan else put(Table.of(images), everywhere), labels)
-            for name, (images, labels) in self.held_out.items()
-        }
+
         self.step = 0
         self.feed: Feed = lambda: self.data
         self._opened = contextlib.ExitStack()
-        self._metrics: Any = None
-        self._progress: Any = None
-        self.trunk = None
-        if config.init_from and not checkpoints.steps():
-            self.trunk = self.read_trunk()
+        self._metrics: MetricsLog | Silent | None = None  # until the record is opened
+        self._progress: Progress | Silent = SILENT
+        new = not checkpoints.steps()
+        self.trunk = read_trunk(config, folder, program) if config.init_from and new else None
 
     def compile(self) -> Call:
-        """What takes the steps of this run alone; InputError where they cannot work."""
+        """Compile the steps of this run alone.
+
+        Raises:
+            InputError: if they cannot work.
+        """
         return self.program.compile(self.data)
 
     def record(self) -> None:
-        """Write what the run is to its folder; InputError where other processes have another."""
+        """Write configuration, data and split to the run folder.
+
+        Raises:
+            InputError: if another process has another configuration or other data.
+        """
         settings, facts = saved.to_json(self.config), self.facts
-        told = json.dumps([settings, facts.to_json(), self.split.hash, self.record_of_data.digest])
-        hosts.check_same("configuration or data", told)
+        digest = self.record_of_data.digest
+        content = json.dumps([settings, facts.to_json(), self.split.hash, digest])
+        hosts.check_same("configuration or data", content)
         hosts.check_shared(self.folder)
         if hosts.leader():
             self.files.write_config(settings, facts)
@@ -153,12 +159,17 @@ class Run:
             self.files.write_split(self.split)
 
     def __enter__(self) -> Self:
-        """The run itself, which closes its files at the end of the block."""
+        """Return itself; the end of the block closes its files."""
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        """Close the files; a full disk does not hide an error that is already on its way."""
-        self._opened.__exit__(*error)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the files; a full disk does not hide an earlier error."""
+        self._opened.__exit__(kind, error, traceback)
 
     @property
     def done(self) -> bool:
@@ -166,26 +177,41 @@ class Run:
         return self.step == self.config.steps
 
     def start(self) -> TrainState:
-        """Open the record and the display, and go on from the newest checkpoint, if there is one.
+        """Open the record and the display; restore the newest checkpoint, if there is one.
 
         Returns:
-            The state from which the next step is taken.
+            The state before the next step.
 
         Raises:
-            InputError: if the checkpoint is not this run's.
+            InputError: if the checkpoint belongs to another run.
             DiskError: if the run folder cannot be written.
         """
         state, self.step = self.begin()
         if self.done and hosts.from_leader(self.files.summary_file.exists):
-            return state  # all is done but for probes
+            return state  # at most probes are missing, so the record stays closed
         if self.step == 0:
             state = self.refreshed(state)
         self._open()
         return state
 
+    def begin(self) -> tuple[TrainState, int]:
+        """The newest checkpoint's state and step, or the initial state and 0."""
+        restored = self.checkpoints.restore(self.program.abstract)
+        if restored is not None:
+            if restored[1] % self.config.steps_per_call:
+                raise InputError(
+                    f"the checkpoint of step {restored[1]} in {self.folder} lies inside a call of "
+                    f"steps_per_call={self.config.steps_per_call}; give a divisor of that step."
+                )
+            return restored
+        state = self.init()
+        if self.trunk is not None:
+            state, self.trunk = transfer.transfer(state, self.trunk), None
+        return state, 0
+
     def _open(self) -> None:
         config, first = self.config, self.step
-        self._metrics = self._progress = SILENT
+        self._metrics = SILENT
         if hosts.leader():
             wandb = None
             if config.wandb:
@@ -203,20 +229,26 @@ class Run:
             self._progress.message(onednn.library().text)
         if first:
             self._progress.message(f"continuing from the checkpoint of step {first}")
-        # The losses since the last line before a restart are not in the next line's means.
         lines = self._metrics.lines()
         self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
+        # Losses between the last line and a restart are lost: the next line's means omit them.
         self._interval: dict[str, list[float]] = {}
         self._pending: Meter | None = None
         self._mark = time.monotonic(), first
         if self.plan is not None:
             self.feed = self._opened.enter_context(self._streamed(self.plan))
 
-    def after(self, state: TrainState, meter: Meter, terminated: Stop) -> TrainState:
-        """Log, evaluate and save what is due after a call.
+    def _streamed(self, plan: Plan) -> streaming.Feed:
+        """Gives the examples of one step after another, from the next one on."""
+        config, devices = self.config, self.program.mesh
+        options = {"strict": config.data.strict, "frozen": self.data.frozen}
+        return streaming.Feed(plan, devices, self.step, config.steps, config.workers, **options)
 
-        The metrics of a call are fetched after the next one is dispatched, unless they are due, so
-        that the devices do not wait.
+    def after(self, state: TrainState, meter: Meter, terminated: Stop) -> TrainState:
+        """Log, evaluate and save whatever is due after a call.
+
+        Metrics that are not due are fetched after the next call is dispatched, so that the devices
+        do not wait.
 
         Args:
             state: after the call.
@@ -224,12 +256,12 @@ class Run:
             terminated: tells whether to save and stop.
 
         Returns:
-            The state from which the next step is taken.
+            The state before the next step.
 
         Raises:
             NonFiniteError: if a loss became NaN or Inf.
             DiskError: if the run folder cannot be written.
-            Stopped: once the state is saved.
+            Stopped: after a signal, once the state is saved.
         """
         config = self.config
         self.step += config.steps_per_call
@@ -243,7 +275,7 @@ class Run:
             return state
         self.collect(self._pending)
         self._pending = None
-        self.tell(state, log=due["log"], evaluate=due["eval"])
+        self.write_line(state, log=due["log"], evaluate=due["eval"])
         if due["save"] or stop:
             self.save(state)
         if stop and not self.done:
@@ -254,8 +286,50 @@ class Run:
             )
         return state
 
-    def tell(self, state: TrainState, *, log: bool, evaluate: bool) -> None:
-        """Write a line of means since the last one, of held-out accuracies, or of both."""
+    def due_refresh(self, step: int) -> bool:
+        """Whether the method refreshes its memory after ``step`` steps."""
+        algorithm = self.program.algorithm
+        if not algorithm.refresh_steps:
+            return False
+        due = step % algorithm.refresh_steps == 0 and step >= algorithm.start_step
+        return due and step < self.config.steps
+
+    def refreshed(self, state: TrainState) -> TrainState:
+        """``state`` with its memory refreshed, if that is due."""
+        if not self.due_refresh(self.step):
+            return state
+        memory = self.program.algorithm.refresh(
+            state, lambda variables: self.embed(variables, self.unlabeled_images)
+        )
+        return state.replace(memory=mesh.put(memory, self.program.shardings.memory))
+
+    def collect(self, meter: Meter) -> None:
+        """Fetch a call's metrics and add them up.
+
+        Raises:
+            NonFiniteError: if a loss is not finite.
+        """
+        sums, bad_step, bad_term = jax.device_get(meter)
+        if bad_step >= 0:
+            raise self.diverged(watched(sums)[bad_term], bad_step)
+        for name, (total, count) in sums.items():
+            have = self._interval.setdefault(name, [0.0, 0.0])
+            have[0] += float(total)
+            have[1] += float(count)
+
+    def diverged(self, term: str, step: int) -> NonFiniteError:
+        """The error to raise if ``term`` is not finite at ``step``."""
+        self.checkpoints.wait()
+        steps = self.checkpoints.steps()
+        last = f"the last good checkpoint is that of step {steps[-1]}" if steps else "none is saved"
+        return NonFiniteError(
+            f"{term} became NaN or Inf at step {step}; {last}. "
+            "Lower optim.learning_rate or set optim.clip_norm."
+        )
+
+    def write_line(self, state: TrainState, *, log: bool, evaluate: bool) -> None:
+        """Write the training metrics' means since the last line, held-out metrics, or both."""
+        assert self._metrics is not None
         values: dict[str, float] = {}
         if log:
             values |= means({name: (total, n) for name, (total, n) in self._interval.items()})
@@ -271,12 +345,22 @@ class Run:
             now, (mark, mark_step) = time.monotonic(), self._mark
             values["time/seconds"] = self._earlier + now - self.started
             self._metrics.write(self.step, values)
-            rate = (self.step - mark_step) * self.images_per_step / (now - mark)
-            self._progress.update(self.step, values, rate)
+            spec = self.program.spec
+            images = (self.step - mark_step) * (spec.labeled_batch + spec.unlabeled_batch)
+            self._progress.update(self.step, values, images / (now - mark))
             self._mark = now, self.step
 
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """The held-out metrics, as ``metrics.jsonl`` names them."""
+        return self.held_out.evaluate(state)
+
     def save(self, state: TrainState) -> None:
-        """Save a checkpoint, and what was told before it; NonFiniteError where it would be bad."""
+        """Save the lines so far, then a checkpoint.
+
+        Raises:
+            NonFiniteError: if a parameter or statistic is not finite.
+        """
+        assert self._metrics is not None
         if not _finite((state.params, state.stats, state.teacher)):
             raise self.diverged("a parameter", self.step - 1)
         self._metrics.flush()
@@ -284,7 +368,7 @@ class Run:
         self.checkpoints.save(self.step, state)
 
     def finish(self, state: TrainState) -> dict[str, Any]:
-        """Write the curves and ``summary.json`` of a run whose steps are taken.
+        """Write the curves and ``summary.json`` of a run whose steps are all taken.
 
         Returns:
             The content of ``summary.json``.
@@ -301,120 +385,10 @@ class Run:
             hosts.synchronize("summary written")
         return self.with_probes(state)
 
-    def with_probes(self, state: TrainState) -> dict[str, Any]:
-        """The content of summary.json once the probes that it misses are added to the file.
-
-        Each is written as soon as it is known: a restart does not repeat it.
-        """
-        summary = read_object(self.files.summary_file) or {}
-        if names := missing(summary):
-            sets = probe_sets(self.source, MOST_IMAGES, MOST_IMAGES)
-            summary["probe_images"] = {
-                part: len(some.labels) for part, some in sets._asdict().items()
-            }
-            for name, value in self.probe(state, sets, names):
-                summary["probe"][name] = value
-                if hosts.leader():
-                    self.files.write_summary(summary)
-            hosts.synchronize("probes written")
-        return summary
-
-    def _streamed(self, plan: Plan) -> streaming.Feed:
-        """What gives the examples of one step after another, from the next on."""
-        config, mesh, frozen = self.config, self.program.mesh, self.data.frozen
-        options = {"strict": config.data.strict, "frozen": frozen}
-        return streaming.Feed(plan, mesh, self.step, config.steps, config.workers, **options)
-
-    def begin(self) -> tuple[TrainState, int]:
-        """The newest checkpoint's state and step, or the initial state and 0."""
-        restored = self.checkpoints.restore(self.program.abstract)
-        if restored is not None:
-            if restored[1] % self.config.steps_per_call:
-                raise InputError(
-                    f"the checkpoint of step {restored[1]} in {self.folder} lies inside a call of "
-                    f"steps_per_call={self.config.steps_per_call}; give a divisor of that step."
-                )
-            return restored
-        state = self.init()
-        if self.trunk is not None:
-            state, self.trunk = transfer.transfer(state, self.trunk), None
-        return state, 0
-
-    def due_refresh(self, step: int) -> bool:
-        """Whether the method looks at all images after ``step`` steps."""
-        algorithm = self.program.algorithm
-        if not algorithm.refresh_steps:
-            return False
-        due = step % algorithm.refresh_steps == 0 and step >= algorithm.start_step
-        return due and step < self.config.steps
-
-    def refreshed(self, state: TrainState) -> TrainState:
-        """``state`` with its memory refreshed, if that is due."""
-        if not self.due_refresh(self.step):
-            return state
-        memory = self.program.algorithm.refresh(
-            state, lambda net: self.embed(net, self.unlabeled_images)
-        )
-        return state.replace(memory=put(memory, self.program.shardings.memory))
-
-    def read_trunk(self) -> PyTree:
-        """The encoder that ``config.init_from`` names; InputError where it differs."""
-        config, algorithm = self.config, self.program.algorithm
-        name, student = config.init_from, self.program.state.student()
-        if transfer.names_weights(name):
-            return transfer.read_encoder(name, transfer.target_encoder(student, algorithm, config))
-        source = load(transfer.source_folder(name, self.folder))
-        trunk = transfer.source_encoder(source.variables(), source.program.algorithm, config)
-        transfer.check_encoder(trunk, transfer.target_encoder(student, algorithm, config), name)
-        return trunk
-
-    @property
-    def images_per_step(self) -> int:
-        """Labeled and unlabeled ones."""
-        return self.program.spec.labeled_batch + self.program.spec.unlabeled_batch
-
-    def collect(self, meter: Meter) -> None:
-        """Fetch a call's metrics and add them up; NonFiniteError where a loss is not finite."""
-        sums, bad_step, bad_term = jax.device_get(meter)
-        if bad_step >= 0:
-            raise self.diverged(watched(sums)[bad_term], bad_step)
-        for name, (total, count) in sums.items():
-            have = self._interval.setdefault(name, [0.0, 0.0])
-            have[0] += float(total)
-            have[1] += float(count)
-
-    def diverged(self, term: str, step: int) -> NonFiniteError:
-        """What to raise where ``term`` is not finite at ``step``."""
-        self.checkpoints.wait()
-        saved = self.checkpoints.steps()
-        last = f"the last good checkpoint is that of step {saved[-1]}" if saved else "none is saved"
-        return NonFiniteError(
-            f"{term} became NaN or Inf at step {step}; {last}. "
-            "Lower optim.learning_rate or set optim.clip_norm."
-        )
-
-    def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Accuracies of teacher and student on the held-out images, or k-NN's without labels."""
-        if self.probed is not None:
-            found = self.probe(state, self.probed, ["knn"])
-            return {f"probe/{name}": value for name, value in found}
-        return {
-            f"{name}/{network}/accuracy": accuracy(self.predict, variables, images, labels)
-            for name, (images, labels) in self.held_out.items()
-            for network, variables in _networks(state).items()
-        }
-
-    def probe(
-        self, state: TrainState, sets: Sets, names: Sequence[str]
-    ) -> Iterator[tuple[str, float]]:
-        """What the features of the network that the method reports are worth."""
-        network = _networks(state)[self.program.algorithm.evaluated]
-        return measure(self.features, network, sets, self.program.mesh, names)
-
     def summary(
         self, lines: list[dict[str, Any]], policy: PyTree, seconds: float
     ) -> dict[str, Any]:
-        """The content of summary.json; the probes in it are still to be made."""
+        """The content of ``summary.json``; its probes are not measured yet."""
         spec, steps, algorithm = self.program.spec, self.config.steps, self.program.algorithm
         images = self.program.forward_images(self.data)
         refreshes = sum(map(self.due_refresh, range(0, steps, self.config.steps_per_call)))
@@ -434,12 +408,26 @@ class Run:
             summary["ctaugment"] = ctaugment.describe(policy)
         if algorithm.labeled:
             return summary
-        probe = None if self.probed is None else dict.fromkeys(PROBES)
+        probe = None if self.held_out.knn is None else dict.fromkeys(PROBES)
         return {**summary, "probe": probe, "collapsed": collapsed(lines[-1] if lines else {})}
 
+    def with_probes(self, state: TrainState) -> dict[str, Any]:
+        """Measure the probes that ``summary.json`` lacks, and return its content.
 
-def _networks(state: TrainState) -> dict[str, PyTree]:
-    return {"teacher": state.teacher, "student": state.student()}
+        Each probe is written as soon as it is known, so that a restart does not repeat it.
+        """
+        summary = read_object(self.files.summary_file) or {}
+        if names := missing(summary):
+            sets = probe_sets(self.source, MOST_IMAGES, MOST_IMAGES)
+            summary["probe_images"] = {
+                part: len(some.labels) for part, some in sets._asdict().items()
+            }
+            for name, value in self.held_out.probe(state, sets, names):
+                summary["probe"][name] = value
+                if hosts.leader():
+                    self.files.write_summary(summary)
+            hosts.synchronize("probes written")
+        return summary
 
 
 @jax.jit

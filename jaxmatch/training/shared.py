@@ -1,47 +1,67 @@
-"""Equal arrays of several runs are held once, on the host and on the devices."""
+"""Runs of one process hold equal arrays once, on the host and on the devices."""
 
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from jaxmatch.data.source import Source
 from jaxmatch.runtime.mesh import put
-from jaxmatch.types import PyTree
+from jaxmatch.types import Array, PyTree
 
 
 class Shared:
-    """What the runs of one process have in common."""
+    """The arrays that the runs of one process have in common."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
+        """No arrays yet."""
         self._sources: list[Source] = []
-        self._arrays: list[tuple[np.ndarray, Any, jax.Array]] = []  # host, sharding, devices
+        self._arrays: list[tuple[np.ndarray, NamedSharding, Array]] = []  # on host, on devices
 
     def source(self, source: Source) -> Source:
-        """The first source that was given with the same content."""
+        """The first data set that was given with the same content as ``source``."""
         for known in self._sources:
-            if all(
-                np.array_equal(getattr(known, field.name), getattr(source, field.name))
-                for field in fields(Source)
-            ):
+            if _same_content(known, source):
                 return known
         self._sources.append(source)
         return source
 
-    def put(self, tree: PyTree, shardings: Any) -> PyTree:
-        """As :func:`jaxmatch.runtime.mesh.put` with one sharding; equal arrays give one."""
+    def put(self, tree: PyTree, sharding: NamedSharding) -> PyTree:
+        """Put host arrays on the devices; for equal ones return the same device array.
 
-        def one(leaf: Any) -> jax.Array:
+        Device arrays in ``tree`` are not compared.
+        """
+
+        def place(leaf: Array | np.ndarray) -> Array:
             if isinstance(leaf, jax.Array):
-                return put(leaf, shardings)
-            for host, where, array in self._arrays:
-                same = host is leaf or (host.dtype == leaf.dtype and np.array_equal(host, leaf))
-                if same and where == shardings:
+                return put(leaf, sharding)
+            for host, at, array in self._arrays:
+                if at == sharding and _equal(host, leaf):
                     return array
-            array = put(leaf, shardings)
-            self._arrays.append((leaf, shardings, array))
+            array = put(leaf, sharding)
+            self._arrays.append((leaf, sharding, array))
             return array
 
-        return jax.tree.map(one, tree)
+        return jax.tree.map(place, tree)
+
+
+def differing(trees: Sequence[PyTree]) -> PyTree:
+    """Which arrays differ between runs: a tree of bool like each of ``trees``.
+
+    All trees must come from one :meth:`Shared.put`, which returns the same array for equal ones.
+    """
+    return jax.tree.map(lambda first, *others: any(leaf is not first for leaf in others), *trees)
+
+
+def _same_content(one: Source, other: Source) -> bool:
+    pairs = ((getattr(one, each.name), getattr(other, each.name)) for each in fields(Source))
+    return all(
+        _equal(mine, theirs) if isinstance(mine, np.ndarray) else mine == theirs
+        for mine, theirs in pairs
+    )
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return one is other or (one.dtype == other.dtype and np.array_equal(one, other))

@@ -1,4 +1,4 @@
-"""Runs one after another, each starting from the encoder of the one before (SelfMatch)."""
+"""Stages: each starts from the encoder of the one before (SelfMatch)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,22 +12,27 @@ from jaxmatch.weights.transfer import check_encoder, source_encoder, target_enco
 
 
 def check(config: ConfigDict, facts: Sequence[Facts]) -> None:
-    """Check every stage before the first one trains; ``facts`` are those of each stage's data.
+    """Check every stage before the first one trains.
 
-    Raises InputError for anything in any stage that cannot work.
+    Args:
+        config: of a run in stages.
+        facts: of each stage's data.
+
+    Raises:
+        InputError: if a stage cannot work, or its network does not fit that of the stage before.
     """
     before = None
-    for stage, known in zip(stages_of(config).values(), facts, strict=True):
-        program = Program.build(stage, known)
+    for stage, facts_of_stage in zip(stages_of(config).values(), facts, strict=True):
+        program = Program.build(stage, facts_of_stage)
         network = program.state.student()
         if before is not None:
-            mine = target_encoder(network, program.algorithm, stage)
-            check_encoder(source_encoder(*before, stage), mine, stage.init_from)
+            expected = target_encoder(network, program.algorithm, stage)
+            check_encoder(source_encoder(*before, stage), expected, stage.init_from)
         before = (network, program.algorithm)
 
 
 def summarise(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The last stage's summary with what all stages together cost, and each stage's own."""
+    """The last stage's summary with the costs of all stages together, and each stage's summary."""
     stages = list(summaries.values())
     seen = {
         kind: sum(stage["images_seen"][kind] for stage in stages)

@@ -1,10 +1,10 @@
-"""Several runs that differ in their seed alone, trained by one program.
+"""Train several runs that differ only in their seeds by one program.
 
-A small network leaves a GPU idle for most of a step. Here ``jax.vmap`` over the seeds makes one
-step of several runs, each of which stays what it is alone: its draws, its order of images, its
-folder and its checkpoints, so that either way of training continues what the other began. The seeds
-are laid over the devices, each of which takes the whole batch of its own seeds, so that a step
-exchanges nothing between devices.
+A small network leaves a GPU idle for most of a step. ``jax.vmap`` over the seeds makes one step of
+the steps of several runs. Each run keeps the draws, the order of images, the folder and the
+checkpoints that it has alone, so that either way of training continues the other's runs. The seeds
+are split over the devices. A device computes the whole batch of each of its seeds, so that devices
+exchange nothing during a step.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch.config import saved
 from jaxmatch.config.checks import check_settings
+from jaxmatch.data.resident import Resident
 from jaxmatch.errors import InputError, JaxmatchError, Stopped
 from jaxmatch.program import Program
 from jaxmatch.record.folder import RunFolder
@@ -34,33 +35,33 @@ from jaxmatch.runtime.mesh import check_memory, over_batch, replicated
 from jaxmatch.runtime.termination import Stop, termination_noted
 from jaxmatch.training.footprint import check_step
 from jaxmatch.training.run import Run
-from jaxmatch.training.shared import Shared
+from jaxmatch.training.shared import Shared, differing
 from jaxmatch.training.train import completed, prepare
 from jaxmatch.types import PyTree, TrainState
 
 log = logging.getLogger(__name__)
 
-# The one generator whose draws for a key are the same alone and under ``jax.vmap``.
+# The only generator that draws the same for a key alone and under ``jax.vmap``.
 GENERATOR = "threefry2x32"
 
 Calls = Callable[[Sequence[TrainState]], list[tuple[TrainState, Meter]]]
 
 
 def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str, Any]]:
-    """Train, or continue, runs that are equal but for their seed.
+    """Train, or continue, runs that differ only in their seeds.
 
     Args:
-        runs: the configuration and the folder of each, as :func:`jaxmatch.train` takes them.
+        runs: the configuration and the folder of each run, as :func:`jaxmatch.train` takes them.
 
     Returns:
-        The content of ``summary.json`` of each run, in order. Their seconds, as those in
-        ``metrics.jsonl``, are the clock's, in which all of them were trained.
+        The content of ``summary.json`` of each run, in order. The seconds in it, and in
+        ``metrics.jsonl``, are those of the whole program.
 
     Raises:
         InputError: if anything cannot work, before anything is compiled or written.
-        Stopped: after SIGTERM or Ctrl-C (SIGINT), once the states of all are saved.
-        JaxmatchError: of the first run that failed, once the others are finished; of exit code 1
-            where an error was unexpected, whose traceback is logged.
+        Stopped: after SIGTERM or Ctrl-C (SIGINT), once the states of all runs are saved.
+        JaxmatchError: if a run failed, once the others are finished; it has the class of the first
+            failure. An unexpected error gives exit code 1, and its traceback is logged.
     """
     started = time.monotonic()
     check([config for config, _ in runs])
@@ -68,7 +69,7 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
         check_settings(config)
     folders = [paths.path(given or Path("runs") / saved.run_name(c)) for c, given in runs]
     if len({paths.absolute(folder) for folder in folders}) < len(folders):
-        raise InputError("two of the runs have the same folder; give each its own.")
+        raise InputError("two of the runs have the same folder; give each run its own.")
     known = [completed(config, folder) for (config, _), folder in zip(runs, folders, strict=True)]
     todo = [position for position, summary in enumerate(known) if summary is None]
     for folder, summary in zip(folders, known, strict=True):
@@ -91,7 +92,7 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
         group = Group(list(prepared.values()))
         for run in prepared.values():
             run.record()
-        summaries, errors = group.go(terminated)
+        summaries, errors = group.train(terminated)
     _raise(errors, {run: folders[position] for position, run in prepared.items()})
     return [
         summary if summary is not None else summaries[prepared[position]]
@@ -100,7 +101,11 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
 
 
 def check(configs: Sequence[ConfigDict]) -> None:
-    """InputError where runs of these configurations cannot be trained by one program."""
+    """Check that one program can train the runs of these configurations.
+
+    Raises:
+        InputError: if it cannot.
+    """
     if jax.process_count() > 1:
         raise InputError("several processes train one run at a time; start one for each group.")
     for config in configs:
@@ -110,13 +115,17 @@ def check(configs: Sequence[ConfigDict]) -> None:
         raise InputError("only runs that are equal but for their seed can be trained together.")
     if (generator := str(jax.config.values["jax_default_prng_impl"])) != GENERATOR:
         raise InputError(
-            f"runs trained together would not draw as they do alone with the generator {generator};"
+            f"with the generator {generator} runs trained together would not draw as they do alone;"
             f" set jax_default_prng_impl to {GENERATOR}."
         )
 
 
 def check_one(config: ConfigDict) -> None:
-    """InputError where a run of this configuration cannot be trained along with others."""
+    """Check that a run of this configuration can be trained together with others.
+
+    Raises:
+        InputError: if it cannot.
+    """
     if "order" in config:
         raise InputError("runs in stages cannot be trained together; train each by itself.")
     if config.data.stream:
@@ -129,16 +138,17 @@ def check_one(config: ConfigDict) -> None:
 
 
 def key(config: ConfigDict) -> str:
-    """The same for all configurations that are equal but for their seed."""
+    """A text that is equal for configurations that differ only in their seeds."""
     values = saved.to_json(config)
     values.pop("seed", None)
     return json.dumps(values, sort_keys=True)
 
 
 def seed_devices(config: ConfigDict, seeds: int) -> int:
-    """On how many devices so many runs are trained soonest; fewer where more would not help.
+    """The number of devices that train the ``seeds`` in the shortest time.
 
-    All of them evaluate each run, so their number divides its batches.
+    It is the smallest such number. It divides the batch size, because all devices together
+    evaluate each run.
     """
     present = config.devices or len(jax.devices())
     counts = [count for count in range(1, present + 1) if config.data.batch_size % count == 0]
@@ -146,10 +156,14 @@ def seed_devices(config: ConfigDict, seeds: int) -> int:
 
 
 class Group:
-    """Runs of one process that are still to be trained, as one program does."""
+    """Runs that one program trains."""
 
     def __init__(self, runs: Sequence[Run]):
-        """Trace the program; InputError where it cannot work or does not fit into memory."""
+        """Trace the program.
+
+        Raises:
+            InputError: if it cannot work or does not fit into memory.
+        """
         self._summaries: dict[Run, dict[str, Any]] = {}
         self._errors: dict[Run, Exception] = {}
         self._runs = tuple(runs)
@@ -157,10 +171,13 @@ class Group:
         if runs:
             self._calls(self._runs)
 
-    def go(self, terminated: Stop) -> tuple[dict[Run, dict[str, Any]], dict[Run, Exception]]:
-        """Train all to their end: the summaries of those that got there, the errors of others.
+    def train(self, terminated: Stop) -> tuple[dict[Run, dict[str, Any]], dict[Run, Exception]]:
+        """Train all runs.
 
-        What goes wrong while one run logs, evaluates or saves ends that run alone.
+        An error while a run logs, evaluates or saves ends only that run.
+
+        Returns:
+            The summaries of the finished runs and the errors of the others.
         """
         states: dict[Run, TrainState] = {}
         with contextlib.ExitStack() as opened:
@@ -171,13 +188,13 @@ class Group:
             while states:
                 runs = tuple(states)
                 replies = self._calls(runs)([states.pop(run) for run in runs])
-                # Asked once for all: a run that went on by itself would need another program.
+                # One answer for all runs: a run that went on alone would need another program.
                 stop = terminated()
                 for run in runs:
                     with self._apart(run):
                         state = run.after(*replies.pop(0), lambda stop=stop: stop)
                         self._keep(run, state, states)
-                        del state  # the next call is given it, and frees it
+                        del state  # so that the next call, which donates it, frees it
         return self._summaries, self._errors
 
     def _keep(self, run: Run, state: TrainState, states: dict[Run, TrainState]) -> None:
@@ -189,10 +206,10 @@ class Group:
 
     @contextlib.contextmanager
     def _apart(self, run: Run) -> Iterator[None]:
-        """What goes wrong in the block ends this run alone."""
+        """An error in the block ends only this run."""
         try:
             yield
-        # Hours of the other runs are worth more than a clean end of this one.
+        # The other runs may hold hours of work, so even an unexpected error does not end them.
         except Exception as error:
             self._errors[run] = error
             run.__exit__(type(error), error, error.__traceback__)
@@ -202,21 +219,21 @@ class Group:
                 log.warning("%s: %s The other runs go on.", run.folder, error)
 
     def _calls(self, runs: tuple[Run, ...]) -> Calls:
-        """The program of these runs; when one has ended, a smaller one for the others."""
+        """The program of these runs; it is compiled again for fewer runs once one has ended."""
         if self._compiled is None or self._compiled[0] != runs:
-            self._compiled = None  # its stacked data is freed first
+            self._compiled = None  # frees its stacked data first
             self._compiled = (runs, compile_calls(runs))
         return self._compiled[1]
 
 
 def compile_calls(runs: Sequence[Run], at_once: int | None = None) -> Calls:
-    """One program for ``steps_per_call`` steps of each run: states -> (state, meter) of each.
+    """Compile ``steps_per_call`` steps of each run as one program: states -> [(state, meter)].
 
     Args:
-        runs: equal but for their seed, on the same devices.
-        at_once: how many seeds a device computes at once, by ``jax.vmap``; the program runs again
-            for others. By default all, on a CPU one: there a convolution with a kernel for each
-            seed takes twice as long as one after the other.
+        runs: runs that differ only in their seeds, on the same devices.
+        at_once: the number of seeds that a device computes at once, by ``jax.vmap``; the program
+            runs again for the others. By default all of them, but one on a CPU, where a
+            convolution with a kernel for each seed takes twice as long as one after the other.
 
     Raises:
         InputError: if the step cannot work, if the runs' arrays have different shapes, or if the
@@ -230,70 +247,40 @@ def compile_calls(runs: Sequence[Run], at_once: int | None = None) -> Calls:
         call = run.compile()
         return lambda states: [call(states[0], lambda: run.data)]
     at_once = at_once or (1 if on_cpu(mesh) else -(-count // mesh.size))
-    width = at_once * mesh.size  # seeds of one call
     scanned = 1 if on_cpu(mesh) else config.steps_per_call
-    over_seeds, everywhere = over_batch(mesh), replicated(mesh)
+    differs = differing([run.data for run in runs])
+    program = _program_of_seeds(run, differs, at_once, scanned)
 
-    leaves = [jax.tree.leaves(run.data) for run in runs]
-    structure = jax.tree.structure(run.data)
-    differs = [any(leaf is not same[0] for leaf in same) for same in zip(*leaves, strict=True)]
-    common = [leaf for leaf, own in zip(leaves[0], differs, strict=True) if not own]
-
-    def own(position: int) -> list[jax.Array]:
-        return [leaf for leaf, own in zip(leaves[position], differs, strict=True) if own]
-
-    alone = Program.build(_on_one_device(config), run.facts)
-    alone = replace(alone, frozen=run.program.frozen)
-    check_step(alone, seeds=at_once, frozen=run.data.frozen)
-
-    def one(state: TrainState, own: list[Any], common: list[Any]) -> tuple[TrainState, Meter]:
-        mine, others = iter(own), iter(common)
-        data = structure.unflatten(next(mine if own else others) for own in differs)
-        # Labels differ by seed, so here they are no constants.
-        spec: Any = replace(alone.spec, labels=data.labeled_labels)
-        step = replace(alone, spec=spec).step
-        return make_call(step, alone.examples, scanned)(state, data)
-
-    def on_each_device(states: TrainState, own: list[Any], common: list[Any]) -> PyTree:
-        if at_once > 1:
-            return jax.vmap(one, (0, 0, None))(states, own, common)
-        states, own = _part((states, own), 0)
-        return jax.tree.map(lambda leaf: leaf[None], one(states, own, common))
-
-    seeds = PartitionSpec("data")
-    program = jit(
-        jax.shard_map(
-            on_each_device,
-            mesh=mesh,
-            in_specs=(seeds, seeds, PartitionSpec()),
-            out_specs=seeds,
-            check_vma=False,
-        ),
-        donate_argnums=0,
-    )
-    add = jax.jit(merge, donate_argnums=0)
-    stack = jax.jit(_stacked, out_shardings=over_seeds)
+    width = at_once * mesh.size  # seeds of one call
+    stack = jax.jit(_stacked, out_shardings=over_batch(mesh))
     unstack = jax.jit(
         lambda tree: [_part(tree, position) for position in range(width)],
-        out_shardings=[(run.program.shardings, everywhere)] * width,
+        out_shardings=[(run.program.shardings, replicated(mesh))] * width,
     )
-    # The last call is filled up with the first runs, whose second results are dropped.
+    add = jax.jit(merge, donate_argnums=0)
+    # The first runs fill up the last call; their second results are dropped.
     members = [
         [position % count for position in range(start, start + width)]
         for start in range(0, count, width)
     ]
-    owned = [stack([own(position) for position in positions]) for positions in members]
-    shapes = jax.eval_shape(stack, [run.program.state] * width)
-    jax.eval_shape(program, shapes, owned[0], common)
+    data_of_members = [
+        jax.tree.map(
+            lambda own, *leaves: stack(leaves) if own else leaves[0],
+            differs,
+            *(runs[position].data for position in positions),
+        )
+        for positions in members
+    ]
+    jax.eval_shape(program, jax.eval_shape(stack, [run.program.state] * width), data_of_members[0])
 
     def calls(states: Sequence[TrainState]) -> list[tuple[TrainState, Meter]]:
         replies = []
         with jax.transfer_guard("disallow"):
             stacked = [stack([states[position] for position in some]) for some in members]
-            meters: list[Any] = [None] * len(stacked)
+            meters: list[Meter | None] = [None] * len(stacked)
             for _ in range(config.steps_per_call // scanned):
-                for part, data in enumerate(owned):
-                    stacked[part], new = program(stacked[part], data, common)
+                for part, data in enumerate(data_of_members):
+                    stacked[part], new = program(stacked[part], data)
                     meters[part] = new if meters[part] is None else add(meters[part], new)
             while stacked:
                 replies += unstack((stacked.pop(0), meters.pop(0)))
@@ -302,8 +289,52 @@ def compile_calls(runs: Sequence[Run], at_once: int | None = None) -> Calls:
     return calls
 
 
+def _program_of_seeds(run: Run, differs: PyTree, at_once: int, scanned: int) -> Callable[..., Any]:
+    """The jitted program (states, data) -> (states, meters); the seeds are the first axis.
+
+    Args:
+        run: one of the runs.
+        differs: a tree of bool like ``run.data``: whether the runs have different arrays there,
+            which then lead with the seeds; the others are those of all runs.
+        at_once: the number of seeds of a device.
+        scanned: the number of steps.
+    """
+    mesh, seeds = run.program.mesh, PartitionSpec("data")
+    alone = Program.build(_on_one_device(run.config), run.facts)
+    alone = replace(alone, frozen=run.program.frozen)
+    check_step(alone, seeds=at_once, frozen=run.data.frozen)
+
+    def steps_of_one(state: TrainState, data: Resident) -> tuple[TrainState, Meter]:
+        # Each seed has labels of its own, so here they are no constants.
+        spec: Any = replace(alone.spec, labels=data.labeled_labels)
+        step = replace(alone, spec=spec).step
+        return make_call(step, alone.examples, scanned)(state, data)
+
+    def on_each_device(states: TrainState, data: Resident) -> PyTree:
+        if at_once > 1:
+            axes = jax.tree.map(lambda own: 0 if own else None, differs)
+            return jax.vmap(steps_of_one, (0, axes))(states, data)
+        data = jax.tree.map(lambda own, leaf: leaf[0] if own else leaf, differs, data)
+        return jax.tree.map(lambda leaf: leaf[None], steps_of_one(_part(states, 0), data))
+
+    return jit(
+        jax.shard_map(
+            on_each_device,
+            mesh=mesh,
+            in_specs=(seeds, jax.tree.map(lambda own: seeds if own else PartitionSpec(), differs)),
+            out_specs=seeds,
+            check_vma=False,
+        ),
+        donate_argnums=0,
+    )
+
+
 def check_shapes(runs: Sequence[Run]) -> None:
-    """InputError where the arrays of runs differ in more than their values."""
+    """Check that the states and data of all runs have the same shapes and dtypes.
+
+    Raises:
+        InputError: if they do not.
+    """
 
     def of(run: Run) -> PyTree:
         return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (run.program.state, run.data))
@@ -311,7 +342,7 @@ def check_shapes(runs: Sequence[Run]) -> None:
     for run in runs[1:]:
         if of(run) != of(runs[0]):
             raise InputError(
-                f"{run.folder} and {runs[0].folder} have numbers of images of their own, so they "
+                f"{run.folder} and {runs[0].folder} have different numbers of images, so they "
                 "cannot be trained together; train each by itself."
             )
 
@@ -331,7 +362,11 @@ def _on_one_device(config: ConfigDict) -> ConfigDict:
 
 
 def _raise(errors: dict[Run, Exception], folders: dict[Run, Path]) -> None:
-    """Raise one error for those of all runs: what stopped them, else unexpected, else the first."""
+    """Raise one error for the errors of all runs, if there are any.
+
+    Its class is that of the signal that stopped the runs; else JaxmatchError if an error was
+    unexpected; else that of the first error.
+    """
     if not errors:
         return
     kinds = [type(error) if isinstance(error, JaxmatchError) else None for error in errors.values()]

@@ -1,4 +1,4 @@
-"""Training from a configuration to its summary: one run, or stages one after another."""
+"""Train one run, or its stages one after another, from the configuration to the summary."""
 
 import logging
 import time
@@ -29,19 +29,19 @@ log = logging.getLogger(__name__)
 
 
 def train(config: ConfigDict, workdir: str | Path | None = None, place: str = "") -> dict[str, Any]:
-    """Train, or continue, the run that ``config`` describes; stages one after another.
+    """Train the run that ``config`` describes, or continue it.
 
     Args:
         config: as :func:`jaxmatch.config.flags.from_flags` or a file's ``get_config`` returns it.
-        workdir: the run folder; by default ``runs/<config>-<data>-<labels>-s<seed>-<hash>``.
-            A folder that holds an interrupted run of the same configuration is continued.
+        workdir: the run folder; by default ``runs/<config>-<data>-<labels>-s<seed>-<hash>``. If it
+            holds an interrupted run of the same configuration, that run is continued.
         place: where the data of an interrupted run is now, if it has moved.
 
     Returns:
         The content of ``summary.json``.
 
     Raises:
-        InputError: if anything in the configuration or the folder cannot work.
+        InputError: if the configuration, the data or the folder cannot work.
         NonFiniteError: if a loss becomes NaN or Inf; the last good checkpoint is kept.
         DiskError: if the run folder cannot be written.
         Stopped: after SIGTERM or Ctrl-C (SIGINT), once the state is saved.
@@ -52,8 +52,8 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
     check_place(folder)
     if place and not hosts.from_leader(RunFolder(folder).config_file.exists):
         raise InputError(
-            f"{folder} holds no run whose data could have moved; name the data of a new run in "
-            "--config, without --data."
+            f"{folder} holds no run, so its data cannot have moved; name the data of a new run in "
+            "--config and leave out --data."
         )
     with termination_noted() as terminated:
         if "order" in config:
@@ -85,20 +85,23 @@ def prepare(
     shared: Shared | None = None,
     devices: int | None = None,
 ) -> Run:
-    """The run of ``config`` in ``folder``, its data loaded; nothing is written.
+    """Load the data and the frozen networks of a run, and put them on the devices.
+
+    Nothing is compiled or written.
 
     Args:
-        config: the saved.
-        folder: with the records of data and frozen networks of an interrupted run, if any.
+        config: the configuration.
+        folder: the run folder; an interrupted run must go on with the data and the frozen networks
+            that are recorded there.
         checkpoints: of the run.
-        started: when that was, by ``time.monotonic``.
+        started: the time of the start by ``time.monotonic``.
         place: where the data of an interrupted run is now, if it has moved.
         kept: a file of images that a later stage labels.
-        shared: what several runs of this process have in common.
-        devices: in place of ``config.devices``.
+        shared: the arrays that several runs of this process have in common.
+        devices: replaces ``config.devices``.
 
     Raises:
-        InputError: if anything cannot work that needs no step to be traced.
+        InputError: if anything cannot work, as far as that is known without tracing a step.
     """
     data, earlier = run_data.load(config, folder, place, kept)
     if data.known is None:
@@ -116,8 +119,7 @@ def prepare(
     if frozen.digests:
         facts = replace(facts, frozen=frozen.digests)
     program = replace(program, frozen=frozen.networks)
-    run = (config, folder, data, facts, program, frozen.variables, checkpoints, started)
-    return Run(*run) if shared is None else Run(*run, put=shared.put, alone=False)
+    return Run(config, folder, data, facts, program, frozen.variables, checkpoints, started, shared)
 
 
 def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:
@@ -159,10 +161,11 @@ def _train_stages(config: ConfigDict, folder: Path, place: str, terminated: Stop
 
 
 def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
-    """The summary of a complete run in ``folder``; None if there is work left.
+    """The summary of a complete run in ``folder``; None if steps or probes are missing.
 
-    Raises InputError where the folder holds a run of another configuration, with the difference,
-    or one of these files is damaged.
+    Raises:
+        InputError: if the folder holds a run of another configuration (the message tells the
+            difference), or a damaged file.
     """
     found = RunFolder(folder)
     old = found.read_config()
@@ -181,13 +184,12 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
 
 
 def completed(config: ConfigDict, folder: Path, place: str = "") -> dict[str, Any] | None:
-    """As :func:`finished`, the same in every process.
+    """As :func:`finished`, with the same result in every process.
 
-    Where a place that the run read from is another by now, its content must be the same; the run
-    then knows the new place.
+    If the data or a frozen network has moved, the new place is recorded in the run folder.
 
     Raises:
-        InputError: as :func:`finished`, or if a new place holds something else.
+        InputError: as :func:`finished`, or if a new place has other content.
     """
     done = hosts.from_leader(lambda: finished(config, folder))
     if done is not None:

@@ -1,6 +1,7 @@
 """Warps by shears against fetching pixel by pixel."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,15 @@ def matrices(size, most, n):
     share = np.random.default_rng(0).uniform(-1, 1, n)
     share[:10] = np.repeat([1, -1], 5)
     limits = (most, 0.5, 0.5, width // 2, height // 2)
-    values = [np.where(kind == k, share * limit, 0) for k, limit in enumerate(limits)]
-    return geometry.affine_matrix(*(jnp.asarray(v, jnp.float32) for v in values), size)
+    warps = (
+        partial(geometry.rotation, size=size),
+        *(geometry.shear_x, geometry.shear_y, geometry.translation_x, geometry.translation_y),
+    )
+    given = [
+        warp(jnp.asarray(share * limit, jnp.float32))
+        for warp, limit in zip(warps, limits, strict=True)
+    ]
+    return jnp.stack(given)[kind, np.arange(n)]
 
 
 def check(shape, degrees, n):

@@ -11,12 +11,13 @@ from helpers import quick_jit
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from experiments.parity import augment as parity
-from jaxmatch.augment.ops import OPS, WARPS, apply_chosen, apply_one
+from jaxmatch.augment.ops import OPS, apply_chosen, apply_one
 from jaxmatch.augment.pixels import geometry, tone
 from jaxmatch.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
 NAMES = tuple(OPS)
+WARPS = tuple(name for name, op in OPS.items() if op.kind == "warp")
 
 
 def affine(matrix):

@@ -11,13 +11,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.parity import augment as parity
 from jaxmatch.augment.chain import Chain
-from jaxmatch.augment.ops import WARPS
-from jaxmatch.augment.randaugment import NAMES, TABLES, TORCHSSL, Draws, RandAugment
+from jaxmatch.augment.ops import OPS
+from jaxmatch.augment.randaugment import TABLES, Draws, RandAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.errors import InputError
 from jaxmatch.runtime.mesh import make_mesh
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
+NAMES = TABLES["torchssl"].names
 SHAPE = (8, 16, 16, 3)
 MANY = (4000, 32, 32, 3)
 
@@ -46,7 +47,7 @@ def view(table, image, *ops, box=(0, 0, 0, 0)):
 
 def level_values(name, table):
     """The values of the op at the levels 1..9."""
-    return [TABLES[table].value(name, level) for level in range(1, 10)]
+    return [OPS[name].strength.levels[table](level) for level in range(1, 10)]
 
 
 @pytest.mark.parametrize("file", ["fixmatch_ra_ops.npz", "usb_pipeline.npz"])
@@ -111,7 +112,8 @@ def test_ops_are_drawn_equally_and_independently(table, ops, layers, applied):
 
 def test_torchssl_values():
     draws = drawn("torchssl")
-    for name, (low, high) in TORCHSSL.items():
+    for name in NAMES:
+        low, high = OPS[name].strength.torchssl
         value = draws.value[draws.op == NAMES.index(name)]
         scale = 32 if name.startswith("translate") else 1
         assert value.min() >= low * scale - 1e-5
@@ -137,7 +139,7 @@ def test_levels_and_signs_are_drawn_equally(table):
         chance = times / 9
         error = np.sqrt(chance * (1 - chance) / len(value))
         assert (np.abs(count / len(value) - chance) <= 5 * error).all()
-        if name in WARPS:
+        if OPS[name].kind == "warp":
             assert abs((value > 0).mean() - 0.5) < 2.5 / np.sqrt(len(value))
         else:
             assert (value >= 0).all()

@@ -221,7 +221,7 @@ def test_outputs_are_refused_before_the_work(run, call, data, pictures, tmp_path
         assert call(*words, "-o", tmp_path / name)[0] == 2
     code, _, error = call("show-augment", *arguments(data), "-o", tmp_path / "sheet.jpq")
     assert code == 2
-    assert "has no suffix of a picture" in error
+    assert "does not end like a picture file" in error
 
 
 def test_predict_writes_to_a_pipe(run, pictures):
@@ -440,7 +440,7 @@ def test_evaluate_of_a_label_free_run_names_probe(call, monkeypatch):
     monkeypatch.setattr(classifier, "load", lambda workdir, step: label_free)
     code, output, error = call("evaluate", "--workdir", "run")
     assert (code, output) == (2, "")
-    assert "run is a label-free run: use jaxmatch probe" in error
+    assert "run was trained without labels and has no classifier; use jaxmatch probe" in error
 
 
 def test_report_compares_runs(run, call, tmp_path):

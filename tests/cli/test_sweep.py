@@ -133,7 +133,7 @@ BAD = {
     "two folders": ('def sweep(): return [{}, {"workdir": "x"}]', "points 1 and 2 of the sweep"),
     "no points": ("def sweep(): return []", "has no points"),
     "no sweep": ("", "defines no sweep()"),
-    "no argument": ("def sweep(argument): return [{}]", "takes an argument"),
+    "no argument": ("def sweep(argument): return [{}]", "needs an argument"),
 }
 
 

@@ -33,6 +33,8 @@ def test_every_key_of_every_method_and_network_has_a_type_and_a_meaning():
         ), row
         assert "Annotated" not in row.kind, row
         assert "class" not in row.kind, row
+        assert "`" not in row.meaning, row
+        assert row.value is None or isinstance(row.value, int | float | str | tuple), row
     for names in (ALGORITHMS, MODELS):
         listed = {row.meaning.partition(":")[0] for row in rows}
         assert set(names) - listed <= {"supervised"}  # which has no settings
@@ -60,14 +62,14 @@ def test_meanings_are_those_of_the_docstring_and_of_its_bases():
 
         Attributes:
             right: another
-                meaning.
+                meaning, see :func:`there`.
 
         Something else: not an attribute.
         """
 
     assert attribute_meanings(Own) == {
         "left": "The sides, in pixels.",
-        "right": "Another meaning.",
+        "right": "Another meaning, see there.",
         "kept": "Stays.",
     }
 

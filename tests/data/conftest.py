@@ -11,8 +11,9 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 @pytest.fixture(scope="session")
 def mnist5k():
     from jaxmatch.data import sources
+    from jaxmatch.data.source import Reading
 
-    return sources.load("mnist5k", seed=0)
+    return sources.load("mnist5k", Reading())
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from jaxmatch.data import images, sources
+from jaxmatch.data.source import Reading
 from jaxmatch.errors import InputError
 
 
@@ -20,7 +21,7 @@ def class_folders(root, classes=("cat", "dog"), each=5):
 
 
 def load(root, seed=0, **options):
-    return sources.load(f"folder:{root}", seed=seed, **options)
+    return sources.load(f"folder:{root}", Reading(seed=seed, **options))
 
 
 def levels(pixels):

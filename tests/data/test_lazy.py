@@ -9,6 +9,7 @@ from PIL import Image
 from jaxmatch.data import sources, splits
 from jaxmatch.data import tfds as tfds_reader
 from jaxmatch.data.lazy import LazyImages
+from jaxmatch.data.source import Reading
 from jaxmatch.errors import InputError
 
 KINDS = ("images", "test_images")
@@ -30,21 +31,24 @@ def same(lazy, resident):
 def test_a_folder_reads_the_same_later(photographs):
     options = {"seed": 3, "image_size": 24}
     name = f"folder:{photographs}"
-    lazy = sources.load(name, stream=True, **options)
-    same(lazy, sources.load(name, **options))
+    lazy = sources.load(name, Reading(stream=True, **options))
+    same(lazy, sources.load(name, Reading(**options)))
     assert [lazy.names[row] for row in lazy.rows[:2]] == ["train/cat/000.jpg", "train/cat/001.jpg"]
 
 
 @pytest.mark.parametrize("size", [None, 24])
 def test_a_prepared_set_reads_the_same_later(tfds_directory, size):
     options = {"seed": 0, "directory": tfds_directory, "image_size": size}
-    same(sources.load("tfds:stl10", stream=True, **options), sources.load("tfds:stl10", **options))
+    same(
+        sources.load("tfds:stl10", Reading(stream=True, **options)),
+        sources.load("tfds:stl10", Reading(**options)),
+    )
 
 
 def test_imagenet_is_tested_on_its_validation_split(imagenet_directory):
     options = {"seed": 0, "directory": imagenet_directory, "image_size": 16}
-    lazy = sources.load("tfds:imagenet2012", stream=True, **options)
-    same(lazy, sources.load("tfds:imagenet2012", **options))
+    lazy = sources.load("tfds:imagenet2012", Reading(stream=True, **options))
+    same(lazy, sources.load("tfds:imagenet2012", Reading(**options)))
     assert len(lazy.images) == 40
     assert len(lazy.test_images) == 8
     assert len(lazy.classes) == 1000
@@ -81,7 +85,7 @@ def index(fresh, monkeypatch):
         tfds_reader, "_examples", lambda builder, split: Counted(examples(builder, split))
     )
     options = {"seed": 0, "directory": str(fresh), "image_size": 16, "stream": True}
-    return (lambda: sources.load("tfds:imagenet2012", **options)), reads
+    return (lambda: sources.load("tfds:imagenet2012", Reading(**options))), reads
 
 
 def kept(directory):
@@ -162,7 +166,7 @@ def test_damaged_records_are_told(fresh, index):
 
 
 def test_images_index_like_an_array(photographs):
-    images = sources.load(f"folder:{photographs}", seed=0, image_size=8, stream=True).images
+    images = sources.load(f"folder:{photographs}", Reading(image_size=8, stream=True)).images
     whole = np.asarray(images)
     mask = np.arange(len(whole)) % 3 == 0
     for index in (slice(2, 9, 2), np.array([5, 0, 5]), mask):
@@ -177,23 +181,23 @@ def test_a_centre_crop_keeps_its_share(tmp_path):
         Image.fromarray(ramp).save(tmp_path / "ab"[number % 2] / f"{number}.png")
     name = f"folder:{tmp_path}"
     whole, half = (
-        np.asarray(sources.load(name, seed=0, image_size=32, stream=True, share=share).images)
+        np.asarray(sources.load(name, Reading(image_size=32, stream=True, share=share)).images)
         for share in (1.0, 0.5)
     )
     np.testing.assert_array_equal(half[0, :, :, 0], np.tile(np.arange(16, 48), (32, 1)))
     assert whole[0, 0, 0, 0] <= 1
-    with pytest.raises(InputError, match=r"data\.center_crop=0 must lie"):
-        sources.load(name, seed=0, share=0)
+    with pytest.raises(InputError, match=r"data\.center_crop=0 must be above 0"):
+        sources.load(name, Reading(share=0))
 
 
 def test_only_files_and_prepared_sets_are_streamed():
-    with pytest.raises(InputError, match=r"only folder: and tfds: sets are streamed"):
-        sources.load("digits", seed=0, stream=True)
+    with pytest.raises(InputError, match=r"needs a source of folder: and tfds:"):
+        sources.load("digits", Reading(stream=True))
 
 
 def test_a_split_may_list_file_names(imagenet_directory, tmp_path):
     source = sources.load(
-        "tfds:imagenet2012", seed=0, directory=imagenet_directory, image_size=16, stream=True
+        "tfds:imagenet2012", Reading(directory=imagenet_directory, image_size=16, stream=True)
     )
     chosen = [7, 0, 21]
     file = tmp_path / "1percent.txt"
@@ -207,7 +211,7 @@ def test_a_split_may_list_file_names(imagenet_directory, tmp_path):
 
 
 def test_a_split_may_list_paths_of_a_folder(photographs, tmp_path):
-    source = sources.load(f"folder:{photographs}", seed=0, image_size=8)
+    source = sources.load(f"folder:{photographs}", Reading(image_size=8))
     file = tmp_path / "labeled.txt"
     file.write_text("train/dog/003.jpg\ntrain/cat/000.jpg\n")
     rows = splits.read(file, source.naming).indices
@@ -216,6 +220,6 @@ def test_a_split_may_list_paths_of_a_folder(photographs, tmp_path):
     with pytest.raises(InputError, match=r"003\.jpg, which stands for several images"):
         splits.read(file, source.naming)
     with pytest.raises(InputError, match="the images of digits have none"):
-        splits.read(file, sources.load("digits", seed=0).naming)
+        splits.read(file, sources.load("digits", Reading()).naming)
     with pytest.raises(InputError, match="Cannot read the split file"):
         splits.read(tmp_path / "missing.txt", source.naming)

@@ -5,6 +5,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxmatch.data import resident, sources, splits
+from jaxmatch.data.source import Reading
 
 KEY = jax.random.key(0)
 
@@ -77,7 +78,7 @@ def test_one_program_serves_all_steps():
 
 @pytest.mark.parametrize("include_labeled", [True, False])
 def test_resident_set_of_a_source(include_labeled):
-    source = sources.load("digits", seed=0)
+    source = sources.load("digits", Reading())
     split = splits.balanced(source, 40, seed=0)
     data = resident.resident(source, split, include_labeled)
     at = splits.locate(source, split)

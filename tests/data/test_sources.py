@@ -10,11 +10,12 @@ from PIL import Image
 
 from jaxmatch.data import images as image_files
 from jaxmatch.data import prepare, sources
+from jaxmatch.data.source import Reading
 from jaxmatch.errors import InputError
 
 
 def load(name, **options):
-    return sources.load(name, seed=0, **options)
+    return sources.load(name, Reading(**options))
 
 
 def check(source):
@@ -155,8 +156,8 @@ def test_preparing_says_what_it_needs(monkeypatch, capsys):
 
 def test_tfds_sets_are_read_without_tensorflow(tfds_directory):
     program = (
-        "import sys; from jaxmatch.data import sources; "
-        f"sources.load('tfds:cifar10', seed=0, directory={tfds_directory!r}); "
+        "import sys; from jaxmatch.data import sources; from jaxmatch.data.source import Reading; "
+        f"sources.load('tfds:cifar10', Reading(directory={tfds_directory!r})); "
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -13,6 +13,7 @@ from absl import flags
 from jaxmatch.data import sources, splits, streaming
 from jaxmatch.data.crops import HostCrop
 from jaxmatch.data.resident import resident
+from jaxmatch.data.source import Reading
 from jaxmatch.errors import InputError, JaxmatchError
 from jaxmatch.runtime.mesh import make_mesh, over_batch
 from jaxmatch.types import Spec
@@ -35,7 +36,7 @@ CROPS = {"labeled": (WEAK,), "unlabeled": (WEAK, HostCrop(size=(8, 8), area=(0.1
 @pytest.fixture(scope="module")
 def parts(photographs):
     """A mesh of two devices and the plan of a small streamed set."""
-    source = sources.load(f"folder:{photographs}", seed=0, image_size=16, stream=True)
+    source = sources.load(f"folder:{photographs}", Reading(image_size=16, stream=True))
     data = resident(source, splits.balanced(source, 4, 0))
     mesh = make_mesh(2, 4, 8)
     return streaming.plan(data, jax.random.key(3), SPEC, CROPS, 5, mesh), mesh

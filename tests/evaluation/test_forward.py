@@ -1,23 +1,37 @@
 """Predictions are per image: whatever the batch size, the padding and the number of devices."""
 
 import logging
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import SIDE, TinyNetwork, quick_jit, randomized, toy_images
+from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxmatch.data.lazy import SUBSTITUTES, Files, LazyImages
 from jaxmatch.errors import InputError
-from jaxmatch.evaluation.forward import accuracy, make_embed, make_features, make_predict
+from jaxmatch.evaluation.forward import make_embed, make_features, make_predict
+from jaxmatch.evaluation.metrics import score
 from jaxmatch.models.heads import Linear
 from jaxmatch.models.network import make_network
 from jaxmatch.runtime.mesh import make_mesh, over_batch
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 NETWORK = make_network(TinyNetwork(), shards=4)
+
+
+def program(network=NETWORK, devices=4, strict=False):
+    """What of a Program the functions read."""
+    return SimpleNamespace(
+        network=network,
+        mean=MEAN,
+        std=STD,
+        mesh=make_mesh(devices),
+        config=ConfigDict({"data": {"strict": strict}}),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +55,7 @@ def expected(variables, images):
 @pytest.mark.parametrize(("count", "batch"), [(10, 4), (8, 4), (3, 512), (1, 2), (13, 6)])
 def test_every_image_once_in_order(variables, count, batch):
     images = toy_images(count, 3)[0]
-    predict = make_predict(NETWORK, MEAN, STD, make_mesh(4), batch)
+    predict = make_predict(program(), batch)
     probabilities, readable = predict(variables, images)
     assert readable.all()
     assert probabilities.shape == (count, 4)
@@ -50,7 +64,7 @@ def test_every_image_once_in_order(variables, count, batch):
 
 def test_one_device_agrees(variables):
     images = toy_images(10, 3)[0]
-    predict = make_predict(make_network(TinyNetwork()), MEAN, STD, make_mesh(1), 4)
+    predict = make_predict(program(make_network(TinyNetwork()), 1), 4)
     np.testing.assert_allclose(
         predict(variables, images).values, expected(variables, images), atol=1e-5
     )
@@ -58,12 +72,12 @@ def test_one_device_agrees(variables):
 
 def test_accuracy_counts_each_image_once(variables):
     images = toy_images(10, 3)[0]
-    predict = make_predict(NETWORK, MEAN, STD, make_mesh(4), 4)
+    predict = make_predict(program(), 4)
     right = np.asarray(expected(variables, images).argmax(-1))
-    assert accuracy(predict, variables, images, right) == 1.0
+    assert score(predict(variables, images), right) == {"accuracy": 1.0}
     wrong = right.copy()
     wrong[[0, 4, 9]] += 1  # the first image fills up the last batch, and counts once
-    assert accuracy(predict, variables, images, wrong) == 0.7
+    assert score(predict(variables, images), wrong) == {"accuracy": 0.7}
 
 
 @pytest.mark.parametrize(("devices", "count"), [(1, 10), (4, 10), (4, 8), (4, 3)])
@@ -73,7 +87,7 @@ def test_heads_of_every_image_once_in_order(devices, count):
         jax.random.key(0)
     )
     images = toy_images(count, 3)[0]
-    embed = make_embed(make_network(model, devices), MEAN, STD, make_mesh(devices), 4)
+    embed = make_embed(program(make_network(model, devices), devices), 4)
     inputs = ((images / 255 - np.array(MEAN)) / np.array(STD)).astype(np.float32)
     heads = model.apply(variables, inputs, False).heads
     found = embed(variables, images)
@@ -87,12 +101,11 @@ def test_heads_of_every_image_once_in_order(devices, count):
 
 @pytest.mark.parametrize(("devices", "count", "batch"), [(1, 10, 4), (4, 10, 4), (4, 13, 8)])
 def test_features_stay_on_the_devices_in_order(variables, devices, count, batch):
-    mesh, images = make_mesh(devices), toy_images(count, 3)[0]
-    network = make_network(TinyNetwork(), devices)
-    found = make_features(network, MEAN, STD, mesh, batch, spread=True)(variables, images).values
-    assert found.sharding.is_equivalent_to(over_batch(mesh), 2)
+    images, of = toy_images(count, 3)[0], program(make_network(TinyNetwork(), devices), devices)
+    found = make_features(of, batch, spread=True)(variables, images).values
+    assert found.sharding.is_equivalent_to(over_batch(of.mesh), 2)
     assert len(found) == -(-count // devices) * devices
-    whole = make_features(network, MEAN, STD, mesh, batch)(variables, images).values
+    whole = make_features(of, batch)(variables, images).values
     np.testing.assert_allclose(found[:count], whole, atol=1e-5)
 
 
@@ -115,13 +128,13 @@ def files(tmp_path):
 @pytest.mark.parametrize("batch", [4, 500])
 def test_unreadable_images_do_not_count_and_are_named_once(variables, files, caplog, batch):
     lazy, levels = files
-    predict = make_predict(NETWORK, MEAN, STD, make_mesh(4), batch)
+    predict = make_predict(program(), batch)
     right = np.asarray(expected(variables, levels).argmax(-1))
     labels = right.copy()
     labels[[0, 2]] += 1  # of the seven readable ones the first is wrong
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert accuracy(predict, variables, lazy, labels) == 6 / 7
+            assert score(predict(variables, lazy), labels) == {"accuracy": 6 / 7}
     found = predict(variables, lazy)
     assert np.flatnonzero(~found.readable).tolist() == list(DAMAGED)
     whole = np.asarray(expected(variables, levels))
@@ -134,7 +147,7 @@ def test_unreadable_images_do_not_count_and_are_named_once(variables, files, cap
 def test_unreadable_images_are_refused_where_strict(variables, files):
     lazy, _ = files
     for make in (make_predict, make_features, make_embed):
-        compute = make(NETWORK, MEAN, STD, make_mesh(4), 4, strict=True)
+        compute = make(program(strict=True), 4)
         with pytest.raises(InputError, match=r"Not readable .*2\.png, .*3\.png, .*9\.png"):
             compute(variables, lazy)
         compute(variables, lazy[np.array([0, 1, 4])])
@@ -144,9 +157,9 @@ def test_a_set_that_is_gone_is_an_error(variables, tmp_path):
     records = Files(root=tmp_path, paths=tuple(f"{number}.png" for number in range(5)))
     lazy = LazyImages(records=records, rows=np.arange(5), size=(SIDE, SIDE))
     with pytest.raises(InputError, match=r"All 5 images are not readable; is the data set still"):
-        make_predict(NETWORK, MEAN, STD, make_mesh(4))(variables, lazy)
+        make_predict(program())(variables, lazy)
     with pytest.raises(InputError, match=rf"{SUBSTITUTES} images from .*0\.png on are not"):
-        make_embed(NETWORK, MEAN, STD, make_mesh(4))(variables, lazy)
+        make_embed(program())(variables, lazy)
 
 
 def test_embeddings_of_unreadable_images_are_those_of_the_next(files, caplog):
@@ -155,7 +168,7 @@ def test_embeddings_of_unreadable_images_are_those_of_the_next(files, caplog):
     variables = quick_jit(lambda key: model.init(key, jnp.zeros((1, SIDE, SIDE, 3)), False))(
         jax.random.key(0)
     )
-    embed = make_embed(make_network(model, 4), MEAN, STD, make_mesh(4), 4)
+    embed = make_embed(program(make_network(model, 4)), 4)
     with caplog.at_level(logging.WARNING):
         found, _ = (embed(variables, lazy)["projection"] for _ in range(2))
     whole = embed(variables, levels)["projection"]

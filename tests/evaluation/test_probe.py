@@ -16,7 +16,7 @@ import jaxmatch
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.saved import complete
 from jaxmatch.data import sources
-from jaxmatch.data.source import Source
+from jaxmatch.data.source import Reading, Source
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation import probe as probing
 from jaxmatch.evaluation.forward import make_features
@@ -282,7 +282,7 @@ def test_data_without_labels_is_refused(runs, tmp_path):
     _, arrays = runs
     nothing = {"x_test": arrays["x_test"][:0], "y_test": arrays["y_test"][:0]}
     write_data(tmp_path / "x.npz", y_train=np.full_like(arrays["y_train"], -1), **nothing)
-    source = sources.load(f"npz:{tmp_path / 'x.npz'}", seed=0, label_free=True)
+    source = sources.load(f"npz:{tmp_path / 'x.npz'}", Reading(label_free=True))
     with pytest.raises(InputError, match=r"k-NN .*training images with known labels"):
         probe_sets(source)
 
@@ -301,7 +301,7 @@ def test_measure_computes_what_is_asked(runs):
         test=10,
     )
     program, counted = found.program, []
-    exact = make_features(*program.forward, spread=True)
+    exact = make_features(program, spread=True)
 
     def compute(variables, images):
         counted.append(len(images))

@@ -242,7 +242,7 @@ def test_a_relative_folder_is_that_of_the_run(original, copy, capsys, monkeypatc
 
 def test_place_is_for_runs_that_exist_and_for_data_that_has_one(copy, tmp_path):
     config = configuration(f"folder:{copy / 'photos'}", **SHORT)
-    with pytest.raises(InputError, match="holds no run whose data could have moved"):
+    with pytest.raises(InputError, match="holds no run, so its data cannot have moved"):
         train(config, tmp_path / "new", str(copy / "photos"))
     assert not (tmp_path / "new").exists()
     with pytest.raises(InputError, match="mnist5k is part of a package and has no place"):
@@ -377,7 +377,7 @@ def test_a_list_that_names_others_by_now_is_refused(tmp_path):
     train(config, tmp_path / "run")
     interrupted(tmp_path)
     file.write_text("\n".join(names[1::4]))
-    with pytest.raises(InputError, match="names other images than the run was begun with"):
+    with pytest.raises(InputError, match="names other images than the run began with"):
         train(config, tmp_path / "run")
     file.unlink()
     train(config, tmp_path / "run")

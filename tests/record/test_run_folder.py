@@ -156,7 +156,7 @@ def test_summary(kind, workdir, data, capsys, tmp_path):
     ):
         error = refused(capsys, *words)
         assert f"{file} is damaged (" in error
-        assert "remove it and give the train command again" in error
+        assert "remove it and repeat the train command" in error
     assert snapshot(workdir) == before
 
 

@@ -154,7 +154,7 @@ def test_unfinished_runs_are_marked_and_left_out_of_the_mean(seeds, tmp_path):
     assert (alone["seeds"], alone["last"], alone["steps"]) == ("1 (2), running", "30.0", "150")
     page = report([folder], tmp_path / "report.html")[0].read_text()
     assert "<td>running</td>" in page
-    assert "Some runs have no summary yet" in page
+    assert "Runs marked running have no summary yet" in page
 
 
 def test_label_free_runs_show_their_probes(tmp_path):
@@ -260,7 +260,7 @@ def test_the_page_is_whole_and_needs_nothing_else(seeds, tmp_path):
     assert methods[:3] == ["method", "fixmatch", "supervised"]
     assert methods.count("fixmatch") == 3  # the group and both seeds
     assert "best is selected on the test set" in text
-    assert "The groups are of different seeds" in text
+    assert "The groups have different seeds" in text
     assert ["optim.learning_rate", "0.03"] in page.rows
 
 
@@ -272,7 +272,7 @@ def test_notes_of_what_does_not_compare(seeds, tmp_path):
     ]
     page = report([run.folder for run in runs], tmp_path / "report.html")[0].read_text()
     assert "different data sets" in page
-    assert "fixmatch, digits has a seed more than once" in page
+    assert "fixmatch, digits contains a seed more than once" in page
     assert "different seeds" not in page
 
 

@@ -22,6 +22,7 @@ from processes import finish, start
 from tiny_runs import arguments, start_program, state_of, without_seconds
 
 from jaxmatch.data import sources, splits
+from jaxmatch.data.source import Reading
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.record.metrics import MetricsLog, read
 from jaxmatch.runtime import paths
@@ -136,14 +137,14 @@ def test_metrics_in_a_bucket_are_there_before_a_checkpoint_relies_on_them(bucket
 def test_data_splits_and_weights_in_a_bucket(bucket, data):
     folder = paths.path("s3://bucket/data")
     paths.write_whole(folder / "d.npz", data.read_bytes())
-    there = sources.load("npz:s3://bucket/data/d.npz", seed=0)
-    here = sources.load(f"npz:{data}", seed=0)
+    there = sources.load("npz:s3://bucket/data/d.npz", Reading())
+    here = sources.load(f"npz:{data}", Reading())
     np.testing.assert_array_equal(there.images, here.images)
     with pytest.raises(InputError, match=r"Cannot read s3://bucket/data/no\.npz"):
-        sources.load("npz:s3://bucket/data/no.npz", seed=0)
+        sources.load("npz:s3://bucket/data/no.npz", Reading())
     paths.write_whole(folder / "bad.npz", b"PK")
     with pytest.raises(InputError, match=r"bad\.npz is not an \.npz file"):
-        sources.load("npz:s3://bucket/data/bad.npz", seed=0)
+        sources.load("npz:s3://bucket/data/bad.npz", Reading())
     split = splits.balanced(here, 8, seed=0)
     splits.write("s3://bucket/data/split.json", split)
     assert splits.read("s3://bucket/data/split.json").hash == split.hash
@@ -155,7 +156,7 @@ def test_data_splits_and_weights_in_a_bucket(bucket, data):
     with pytest.raises(InputError, match=r"there is no weights file s3://bucket/data/no\.npz"):
         read_weights("s3://bucket/data/no.npz")
     with pytest.raises(InputError, match="ArrayRecord files are read from a file system"):
-        sources.load("tfds:cifar10", seed=0, directory="s3://bucket/tfds")
+        sources.load("tfds:cifar10", Reading(directory="s3://bucket/tfds"))
 
 
 def test_a_folder_of_images_in_a_bucket_is_as_on_a_disk(bucket, tmp_path):
@@ -164,13 +165,13 @@ def test_a_folder_of_images_in_a_bucket_is_as_on_a_disk(bucket, tmp_path):
         name = path.relative_to(tmp_path).as_posix()
         paths.write_whole(paths.path(f"s3://bucket/photos/{name}"), path.read_bytes())
     here, there = (
-        sources.load(f"folder:{root}", seed=0, image_size=8)
+        sources.load(f"folder:{root}", Reading(image_size=8))
         for root in (tmp_path, "s3://bucket/photos")
     )
     assert there.listed == here.listed
     assert there.location == "s3://bucket/photos"
     np.testing.assert_array_equal(there.images, here.images)
-    streamed = sources.load("folder:s3://bucket/photos", seed=0, image_size=8, stream=True)
+    streamed = sources.load("folder:s3://bucket/photos", Reading(image_size=8, stream=True))
     np.testing.assert_array_equal(np.asarray(streamed.images), here.images)
     names = streamed.naming
     assert names.rows["ant/0.png"] == 0

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxmatch.cli.main import not_of_orbax
+from jaxmatch.cli.main import is_not_orbax
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.types import TrainState
@@ -174,7 +174,7 @@ def test_keeps_the_newest(tmp_path):
         checkpoints.wait()
         assert checkpoints.steps() == [20, 100]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["100", "20"]
-    with pytest.raises(InputError, match="At least one"):
+    with pytest.raises(InputError, match="keep=0 must be at least 1"):
         Checkpoints(tmp_path, keep=0)
 
 
@@ -295,9 +295,9 @@ def test_another_configuration_is_refused_by_its_first_tensor(saved, caplog):
 def filtered():
     """The log as the command line has it."""
     log = logging.getLogger("absl")
-    log.addFilter(not_of_orbax)
+    log.addFilter(is_not_orbax)
     yield
-    log.removeFilter(not_of_orbax)
+    log.removeFilter(is_not_orbax)
 
 
 @pytest.mark.usefixtures("filtered")

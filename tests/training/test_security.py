@@ -15,6 +15,7 @@ from jaxmatch import load
 from jaxmatch.config.saved import run_name
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.data import sources, splits
+from jaxmatch.data.source import Reading
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import probe
 from jaxmatch.report.results import read
@@ -74,7 +75,7 @@ def test_data_with_a_pickle_inside_is_refused(arrays, tmp_path):
     target, file = tmp_path / "executed", tmp_path / "data.npz"
     np.savez(file, **dict.fromkeys(arrays, np.array([Payload(target)], object)))
     with pytest.raises(InputError, match=r"data\.npz"):
-        sources.load(f"npz:{file}", seed=0)
+        sources.load(f"npz:{file}", Reading())
     assert not target.exists()
 
 

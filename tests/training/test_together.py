@@ -28,6 +28,7 @@ from jaxmatch.config.flags import from_flags
 from jaxmatch.errors import InputError, JaxmatchError, NonFiniteError, Terminated
 from jaxmatch.record.metrics import read
 from jaxmatch.training import run, together
+from jaxmatch.training.shared import differing
 
 SHORT = {"steps": 3 * PERIOD, "devices": 2}
 
@@ -279,8 +280,13 @@ def test_equal_arrays_are_held_once(data, tmp_path, monkeypatch):
     for other in others:
         assert other.source is first.source
         assert other.data.unlabeled_images.rows is first.data.unlabeled_images.rows
-        assert other.held_out["test"][0].rows is first.held_out["test"][0].rows
+        assert other.held_out.sets["test"][0].rows is first.held_out.sets["test"][0].rows
         assert other.data.labeled_images.rows is not first.data.labeled_images.rows
+    differs = differing([run.data for run in groups])
+    assert differs.labeled_images.rows
+    assert not differs.labeled_labels  # a balanced split lists the classes in order
+    assert not differs.unlabeled_images.rows
+    assert not differs.unlabeled_labels
 
 
 @pytest.mark.parametrize(
@@ -309,13 +315,13 @@ def test_what_cannot_be_trained_together_is_refused(data, tmp_path):
         "wandb": configuration(data, wandb="project"),
         "stages": from_flags(*stages, [])[0],
         "the same folder": configuration(data, seed=1),
-        "numbers of images": configuration(data, seed=1),
+        "different numbers of images": configuration(data, seed=1),
     }
     for expected, other in refused.items():
         folders = [tmp_path / "0", tmp_path / "1"]
         if expected == "the same folder":
             folders[1] = folders[0]
-        if expected == "numbers of images":
+        if expected == "different numbers of images":
             folders[1].mkdir()
             (folders[1] / "split.json").write_text(json.dumps({"indices": [0, 1, 2, 3]}))
         with pytest.raises(InputError, match=expected) as caught:

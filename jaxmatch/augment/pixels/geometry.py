@@ -1,8 +1,8 @@
-"""What moves pixels: one nearest-neighbour affine map for every geometric op, and boxes.
+"""Affine maps and boxes: which input pixel each output pixel takes, and which pixels are painted.
 
 A matrix (a, b, c, d, e, f) [b 6] maps the centre of an output pixel to the input,
-``x' = a x + b y + c``, ``y' = d x + e y + f``, with the Python Imaging Library's 16.16 fixed-point
-arithmetic, so that the same pixels are picked.
+``x' = a x + b y + c``, ``y' = d x + e y + f``. The arithmetic is Pillow's in 16.16 fixed point, so
+both pick the same pixels.
 """
 
 import jax.numpy as jnp
@@ -11,25 +11,41 @@ import numpy as np
 from jaxmatch.types import Array
 
 
-def affine_matrix(
-    degrees: Array, shear_x: Array, shear_y: Array, left: Array, up: Array, size: tuple[int, int]
-) -> Array:
-    """The matrices [b 6] for images of ``size`` (height, width); at most one argument is not 0.
+def rotation(degrees: Array, size: tuple[int, int]) -> Array:
+    """The matrices [b 6] of rotations, counter-clockwise about the centre, by ``degrees`` [b].
 
-    Args:
-        degrees: [b], counter-clockwise about the centre.
-        shear_x: [b], row y moves left by this times y.
-        shear_y: [b], column x moves up by this times x.
-        left: [b], pixels, taken to the nearest whole one.
-        up: [b], pixels, taken to the nearest whole one.
-        size: height and width.
+    ``size`` is (height, width).
     """
     angle = degrees * (np.pi / 180)
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
     y, x = size[0] / 2, size[1] / 2
-    shift_x = x - cosine * x + sine * y + jnp.floor(left + 0.5)
-    shift_y = y - sine * x - cosine * y + jnp.floor(up + 0.5)
-    return jnp.stack([cosine, shear_x - sine, shift_x, shear_y + sine, cosine, shift_y], -1)
+    shift_x = x - cosine * x + sine * y
+    shift_y = y - sine * x - cosine * y
+    return jnp.stack([cosine, -sine, shift_x, sine, cosine, shift_y], -1)
+
+
+def shear_x(ratio: Array) -> Array:
+    """The matrices [b 6] that move row y left by ``ratio`` [b] times y."""
+    zero, one = jnp.zeros_like(ratio), jnp.ones_like(ratio)
+    return jnp.stack([one, ratio, zero, zero, one, zero], -1)
+
+
+def shear_y(ratio: Array) -> Array:
+    """The matrices [b 6] that move column x up by ``ratio`` [b] times x."""
+    zero, one = jnp.zeros_like(ratio), jnp.ones_like(ratio)
+    return jnp.stack([one, zero, zero, ratio, one, zero], -1)
+
+
+def translation_x(left: Array) -> Array:
+    """The matrices [b 6] that move the content left by the nearest whole number of pixels [b]."""
+    zero, one = jnp.zeros_like(left), jnp.ones_like(left)
+    return jnp.stack([one, zero, jnp.floor(left + 0.5), zero, one, zero], -1)
+
+
+def translation_y(up: Array) -> Array:
+    """The matrices [b 6] that move the content up by the nearest whole number of pixels [b]."""
+    zero, one = jnp.zeros_like(up), jnp.ones_like(up)
+    return jnp.stack([one, zero, zero, zero, one, jnp.floor(up + 0.5)], -1)
 
 
 def source(matrix: Array, size: tuple[int, int]) -> tuple[Array, Array]:

@@ -1,0 +1,34 @@
+"""Metrics of a classifier on held-out images: functions of probabilities and labels, in one table.
+
+A new metric is a function here and its line in :data:`METRICS`. Training then records it as
+``test/<network>/<metric>`` and ``validation/<network>/<metric>``.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxmatch.evaluation.forward import Answers
+
+# (probabilities [n C] of a distribution in each row, labels [n] of positions in 0..C-1) -> metric
+Metric = Callable[[NDArray[np.floating[Any]], NDArray[np.integer[Any]]], float]
+
+
+def accuracy(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
+    """The share of images whose most probable class is their label."""
+    return float(np.mean(probabilities.argmax(-1) == labels))
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType({"accuracy": accuracy})
+
+
+def score(answers: Answers, labels: NDArray[np.integer[Any]]) -> dict[str, float]:
+    """All metrics, by name, of the probabilities in ``answers`` [n C] for the true ``labels`` [n].
+
+    Unreadable images do not count.
+    """
+    probabilities, known = answers.values[answers.readable], labels[answers.readable]
+    return {name: metric(probabilities, known) for name, metric in METRICS.items()}

@@ -1,0 +1,132 @@
+"""The data of a run in host memory, with what identifies it and warnings about it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from jaxmatch.data import splits
+from jaxmatch.data.copies import array_hashes, copies, listed_hashes
+from jaxmatch.data.facts import Facts
+from jaxmatch.data.lazy import Images
+from jaxmatch.data.record import Record, file_hashes
+from jaxmatch.data.source import Source
+from jaxmatch.data.splits import Split
+from jaxmatch.runtime import paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The images of a run in host memory.
+
+    Attributes:
+        source: training and test images, without those of the validation set.
+        split: the labeled examples; none for a label-free method.
+        include_labeled: whether the unlabeled pool contains the labeled examples.
+        validation_images: [v h w 3] uint8; None without a validation set.
+        validation_labels: [v] int32.
+        validation_rows: positions of the validation images in storage order, sorted.
+        name: as configured.
+        directory: of a prepared TFDS set, as configured.
+        known: the record that an earlier command wrote; None for a new run.
+    """
+
+    source: Source
+    split: Split
+    include_labeled: bool = True
+    validation_images: Images | None = None
+    validation_labels: np.ndarray | None = None
+    validation_rows: tuple[int, ...] = ()
+    name: str = ""
+    directory: str = ""
+    known: Record | None = None
+
+    @cached_property
+    def record(self) -> Record:
+        """Identifies the images for later commands; hashes of streamed images are taken now."""
+        if self.known is not None:
+            return self.known
+        source = self.source
+        listed = source.listed
+        if listed is not None:
+            listed = replace(listed, validation=self.validation_rows)
+            if listed.ends:
+                rows = sorted({*self.split.indices.tolist(), *listed.validation, *listed.test})
+                names = [listed.names[row] for row in rows]
+                hashes = dict(
+                    zip(rows, file_hashes(paths.path(source.location), names, True), strict=True)
+                )
+                listed = replace(
+                    listed, hashes=tuple(hashes.get(row, "") for row in range(len(listed.names)))
+                )
+        return Record(
+            name=self.name,
+            directory=self.directory,
+            location=source.location,
+            classes=source.classes,
+            parts=source.parts,
+            listed=listed,
+        )
+
+    def seen_by(self, earlier: Iterable[Record]) -> list[str]:
+        """Warnings of earlier runs that were trained on test images of this run.
+
+        Args:
+            earlier: the records of the runs that this one starts from or learns from.
+        """
+        listed = self.record.listed
+        if listed is None:
+            return []
+        tests, texts = listed_hashes(listed, listed.test), []
+        for record in earlier:
+            theirs = record.listed
+            if theirs is None or theirs.ends != listed.ends:
+                continue
+            seen = set(listed_hashes(theirs, theirs.training.tolist()).values()) - {""}
+            if names := [name for name, found in tests.items() if found in seen]:
+                texts.append(
+                    f"{len(names)} test images, such as {names[0]}, were training images of an "
+                    "earlier run that this one builds on: the accuracy will be too high."
+                )
+        return texts
+
+    def copies(self) -> list[str]:
+        """Warnings of images that two sets of this run have in common, by content."""
+        source, listed = self.source, self.record.listed
+        labeled = set(self.split.indices.tolist())
+        pool = source.rows.tolist()
+        if listed is not None:
+            rows = {
+                "test": listed.test,
+                "validation": listed.validation,
+                "labeled": sorted(labeled),
+                "unlabeled": [row for row in pool if row not in labeled],
+            }
+            return copies({name: listed_hashes(listed, some) for name, some in rows.items()})
+        training = array_hashes(source.images, "training image")
+        of = dict(zip(pool, training.items(), strict=False))
+        sets = {
+            "test": array_hashes(source.test_images, "test image"),
+            "labeled": dict(of[row] for row in labeled if row in of),
+            "unlabeled": dict(of[row] for row in pool if row in of and row not in labeled),
+        }
+        if self.validation_images is not None:
+            sets["validation"] = array_hashes(self.validation_images, "validation image")
+        return copies(sets)
+
+    def facts(self) -> Facts:
+        """The facts that a trained run needs even if its data is gone."""
+        source = self.source
+        taken = 0 if self.include_labeled else len(self.split.indices)
+        height, width, channels = source.images.shape[1:]
+        return Facts(
+            classes=source.classes,
+            image_shape=(height, width, channels),
+            labels=tuple(int(label) for label in self.labels()),
+            unlabeled=len(source.images) - taken,
+        )
+
+    def labels(self) -> np.ndarray:
+        """The true label of each labeled example, in split order."""
+        return self.source.labels[splits.locate(self.source, self.split)]
