@@ -43,7 +43,6 @@ class Views:
 
     def apply(self, policy: PyTree, key: Array, examples: Batch) -> tuple[Batch, PyTree]:
         """Draw every view independently."""
-        del policy
         return Batch(
             self._views(stream(key, "labeled"), examples.labeled, self.labeled),
             self._views(stream(key, "unlabeled"), examples.unlabeled, self.unlabeled),
@@ -51,7 +50,6 @@ class Views:
 
     def update(self, policy: PyTree, record: PyTree, predict: Callable[[Array], Array]) -> PyTree:
         """Nothing to learn."""
-        del record, predict
         return policy
 
     def _views(

@@ -41,7 +41,7 @@ class Facts:
                 raise ValueError(f"facts.{name} is missing")
         frozen = values.get("frozen", {})
         if not isinstance(frozen, Mapping):
-            raise ValueError("facts.frozen does not map roles to networks")
+            raise ValueError("facts.frozen is not a mapping of roles to networks")
         height, width, channels = values["image_shape"]
         return cls(
             classes=tuple(values["classes"]),

@@ -1,11 +1,13 @@
 """Images that stay encoded on disk until they are read, and are indexed like an array."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jaxmatch.data import images as image_files
 from jaxmatch.errors import InputError
@@ -123,17 +125,16 @@ class LazyImages:
         """The number of images."""
         return len(self.rows)
 
-    def __getitem__(self, index: Any) -> "LazyImages":
+    def __getitem__(self, index: slice | np.ndarray | Sequence[int]) -> "LazyImages":
         """Select images by a slice, positions or a mask, as NumPy does."""
         return replace(self, rows=self.rows[index])
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """Read all images.
 
         Raises:
             InputError: naming the images that are unreadable.
         """
-        del copy
         found, state = self.read(np.arange(len(self)))
         if names := self.names(state != READ):
             raise InputError(f"Not readable as images: {', '.join(names)}.")

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh
+from numpy.typing import DTypeLike
 
 from jaxmatch.data import order
 from jaxmatch.data.crops import HostCrop
@@ -52,17 +53,20 @@ def plan(data: Resident, key: Array, spec: Spec, crops: Crops, seed: int, mesh: 
         seed: the run's seed.
         mesh: the devices that share the batch.
     """
-    sizes = {"labeled": spec.labeled_batch, "unlabeled": spec.unlabeled_batch}
+    sets = {
+        "labeled": (data.labeled_images, data.labeled_labels, spec.labeled_batch),
+        "unlabeled": (data.unlabeled_images, data.unlabeled_labels, spec.unlabeled_batch),
+    }
     pools = {}
-    for number, (name, batch) in enumerate(sizes.items()):
-        images, labels = getattr(data, f"{name}_images"), getattr(data, f"{name}_labels")
+    for number, (name, (images, labels, batch)) in enumerate(sets.items()):
         if not batch:
             continue
+        assert isinstance(images, LazyImages)
         first, count = process_share(batch, mesh)
         pools[name] = Pool(
             records=images.records,
             rows=images.rows,
-            labels=labels,
+            labels=np.asarray(labels),
             words=np.asarray(order.words(jax.random.fold_in(key, number))),
             crops=crops[name],
             batch=batch,
@@ -204,7 +208,6 @@ class Feed:
 
 def _follow_parent(number: int, workers: int) -> None:
     """Ignore Ctrl-C, which the training process handles, and end when that process ends."""
-    del number, workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -235,7 +238,7 @@ def shapes(spec: Spec, crops: Crops, mesh: Mesh) -> Batch:
         if not batch:
             return None
 
-        def like(shape: tuple[int, ...], dtype: Any) -> Any:
+        def like(shape: tuple[int, ...], dtype: DTypeLike) -> Any:
             return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=over_batch(mesh))
 
         views: Any = tuple(like((*crop.size, 3), np.uint8) for crop in crops[name])
@@ -244,7 +247,7 @@ def shapes(spec: Spec, crops: Crops, mesh: Mesh) -> Batch:
     return Batch(one("labeled", spec.labeled_batch), one("unlabeled", spec.unlabeled_batch))
 
 
-def is_streamed(images: Any) -> bool:
+def is_streamed(images: object) -> bool:
     """Whether the images of a set are read step by step."""
     return isinstance(images, LazyImages)
 

@@ -100,12 +100,12 @@ def load_recorded(record: Record, place: str, reading: Reading) -> Source:
     return load(place, reading)
 
 
-def _parts(builder: Any, splits: Iterable[str], ends: bool) -> dict[str, str]:
+def _parts(builder: tfds.core.DatasetBuilder, splits: Iterable[str], ends: bool) -> dict[str, str]:
     hashes = {split: _split_hash(builder, split, ends) for split in splits}
     return {"version": str(builder.info.version), **hashes}
 
 
-def _split_hash(builder: Any, split: str, ends: bool) -> str:
+def _split_hash(builder: tfds.core.DatasetBuilder, split: str, ends: bool) -> str:
     """SHA-256 of the names and hashes (:func:`file_hash`) of a split's record files."""
     shards = [Path(path) for path in builder.info.splits[split].filepaths]
     with ThreadPoolExecutor() as pool:
@@ -114,7 +114,7 @@ def _split_hash(builder: Any, split: str, ends: bool) -> str:
     return hashlib.sha256("".join(listed).encode()).hexdigest()
 
 
-def _builder(name: str, directory: str | None) -> Any:
+def _builder(name: str, directory: str | None) -> tfds.core.DatasetBuilder:
     if directory and paths.in_bucket(paths.path(directory)):
         raise InputError(
             f"data.directory={directory}: ArrayRecord files are read from a file system; copy them "
@@ -142,14 +142,14 @@ def _how_to_prepare(name: str, directory: str | None) -> str:
     )
 
 
-def _examples(builder: Any, split: str) -> Any:
+def _examples(builder: tfds.core.DatasetBuilder, split: str) -> Any:
     """The examples of a split, with encoded images."""
     skip = {"image": tfds.decode.SkipDecoding()}
     return builder.as_data_source(split=split, decoders=skip)
 
 
 def _read(
-    builder: Any, split: str, size: image_files.Size | None, share: float
+    builder: tfds.core.DatasetBuilder, split: str, size: image_files.Size | None, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """All images [n h w 3] uint8 and labels [n] int32 of a split."""
     examples = _examples(builder, split)
@@ -167,7 +167,7 @@ def _read(
 
 
 def _lazy(
-    builder: Any, splits: list[str], size: image_files.Size, share: float
+    builder: tfds.core.DatasetBuilder, splits: list[str], size: image_files.Size, share: float
 ) -> tuple[LazyImages, np.ndarray, tuple[str, ...]]:
     """The images of some splits, not yet read, their labels [n] int32 and file names, if known."""
     records = TfdsRecords(
@@ -180,7 +180,7 @@ def _lazy(
     return images, labels, names if len(names) == len(labels) else ()
 
 
-def _index(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _index(builder: tfds.core.DatasetBuilder, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels [n] int32 and file names [n] (or none) of a split, the same for all processes.
 
     They are inside the records. So one process once reads all records, 144 GB for ImageNet, and
@@ -196,7 +196,9 @@ def _index(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     return labels, names
 
 
-def _read_index(builder: Any, split: str, written: list[tuple[str, int]]) -> list[np.ndarray]:
+def _read_index(
+    builder: tfds.core.DatasetBuilder, split: str, written: list[tuple[str, int]]
+) -> list[np.ndarray]:
     """Labels and names of a split; ``written`` has name and size of each prepared file."""
     digest = hashlib.sha256(repr((str(builder.data_dir), written)).encode()).hexdigest()[:16]
     beside = Path(builder.data_dir) / f"jaxmatch-{split}-{digest}.npz"
