@@ -1,6 +1,5 @@
 """Small data sets stay on the device as uint8, and a step gathers its examples there."""
 
-import math
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -32,8 +31,10 @@ class Table(struct.PyTreeNode):
     @classmethod
     def of(cls, images: HostOrDevice) -> Self:
         """The table of images [n h w c]; NumPy images are not copied."""
-        size = tuple(images.shape[1:])
-        return cls(images.reshape(len(images), math.prod(size)), size)
+        height, width, channels = images.shape[1:]
+        return cls(
+            images.reshape(len(images), height * width * channels), (height, width, channels)
+        )
 
     def __len__(self) -> int:
         """The number of images."""
