@@ -75,7 +75,7 @@ def load_recorded(
     needed: Collection[int] | None,
     kind: Callable[[int], str],
 ) -> Source:
-    """Read the images of a run again, by their names, whatever else the folder holds now.
+    """Read the images of a run again by their names; the folder may hold others now.
 
     Args:
         record: what the data of the run was.

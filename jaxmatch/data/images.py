@@ -50,7 +50,7 @@ def read(file: Path | bytes, size: Size | None = None, share: float = 1.0) -> np
     """Decode a file to [h w 3] uint8; if ``size`` is given, scale and crop it by :func:`fit`.
 
     Raises:
-        InputError: if :func:`decode` does.
+        InputError: if the file is not a readable image (:func:`decode`).
     """
     image = decode(file)
     return np.asarray(image if size is None else fit(image, size, share))

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from jaxmatch.data import images as image_files
 from jaxmatch.errors import InputError
 
-SUBSTITUTES = 64  # after so many unreadable images in a row the data set counts as missing
+SUBSTITUTES = 64  # unreadable images in a row after which the data set counts as missing
 # States of an image: it was read, a later image replaced it, or neither.
 READ, REPLACED, MISSING = range(3)
 

@@ -21,7 +21,9 @@ from jaxmatch.runtime.paths import as_os_errors, files_in, read_whole, size
 
 FILE = "data.json"
 FORMAT = 1
-ENDS = 16 * 2**10  # the hash of a streamed file covers so many first and last bytes
+ENDS = (
+    16 * 2**10
+)  # number of first bytes, and of last bytes, that the hash of a streamed file covers
 ELSEWHERE = "if the data has moved, give its new place as --data"
 REMEDY = f"put it back ({ELSEWHERE}) or train anew in another --workdir"
 

@@ -61,7 +61,7 @@ def jitter(levels: Array, order: Array, factors: Array, with_hue: bool = True) -
         levels: planes, int32 0..255 [3 b h w].
         order: int32 [b 4], a permutation of (BRIGHTNESS, CONTRAST, SATURATION, HUE).
         factors: at least float32 [b 4], the factor of each change, indexed by these constants.
-        with_hue: False leaves the hue alone, whatever its factor.
+        with_hue: False does not change the hue, for any factor.
 
     Returns:
         Planes, int32 [3 b h w].
