@@ -1,7 +1,7 @@
 """Small data sets stay on the device as uint8, and a step gathers its examples there."""
 
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ class Table(struct.PyTreeNode):
     are gathered without a copy.
     """
 
-    rows: HostOrDevice  # [n h*w*c] uint8
+    rows: Any  # [n h*w*c] uint8: NumPy, on a device, or only a shape and dtype
     size: tuple[int, int, int] = struct.field(pytree_node=False)  # height, width, channels
 
     @classmethod
