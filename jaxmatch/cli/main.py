@@ -211,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command(
         "describe",
         _describe,
-        "Print a config's shapes, parameters, memory and arithmetic as JSON; nothing is trained.",
+        "Print a config's shapes, parameters, memory and arithmetic as JSON, or its keys.",
     )
     added.add_argument("--config", help=CONFIG_HELP)
     added.add_argument(
