@@ -241,11 +241,6 @@ class Program:
         labeled, unlabeled = ((images(count), labels(count)) for count in counts)
         return Resident(*labeled, *unlabeled, frozen=frozen)
 
-    @property
-    def forward(self) -> tuple[Network, tuple[float, ...], tuple[float, ...], Mesh]:
-        """What :mod:`jaxmatch.evaluation.forward` takes: network, mean, std and mesh."""
-        return self.network, self.mean, self.std, self.mesh
-
     def plan(self, data: Resident) -> Plan:
         """The examples that this process reads at each step of a streamed set."""
         seed = self.config.seed
@@ -281,7 +276,12 @@ class Program:
         call, steps = self.jit(steps_per_call), steps_per_call or self.config.steps_per_call
         if data is not None:
             jax.eval_shape(call, self.state, data)
-        return repeated(call, steps // scanned(steps, self.mesh, self._data_places), self.mesh)
+        return repeated(call, steps // self.scanned(steps), self.mesh)
+
+    def scanned(self, steps_per_call: int | None = None) -> int:
+        """The number of steps that one program takes; a call of more repeats the program."""
+        steps = steps_per_call or self.config.steps_per_call
+        return scanned(steps, self.mesh, self._data_places)
 
     @property
     def _data_places(self) -> PyTree | None:

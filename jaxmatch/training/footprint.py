@@ -24,7 +24,7 @@ from jaxmatch.data import streaming
 from jaxmatch.errors import InputError
 from jaxmatch.models.network import make_network
 from jaxmatch.program import Program
-from jaxmatch.runtime.dispatch import make_call, on_cpu, scanned
+from jaxmatch.runtime.dispatch import make_call, on_cpu
 from jaxmatch.runtime.mesh import make_mesh, memory_limit
 from jaxmatch.types import PyTree
 
@@ -281,8 +281,7 @@ def estimate(program: Program, frozen: PyTree = None) -> dict[str, int]:
     state = held(program.state, program.shardings)
     arrays = trace.most() - (ON_CHIP if platform == "tpu" else 0)
     exchanged = 2 * held(program.state.params) if mesh.size > 1 else 0
-    streamed = True if program.config.data.stream else None
-    loop = scanned(program.config.steps_per_call, mesh, streamed) > 1
+    loop = program.scanned() > 1
     return {
         "state": state,
         "data": held(data),
