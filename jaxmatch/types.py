@@ -6,7 +6,7 @@ Shapes: ``b`` examples of a global batch, ``h w c`` image height, width and chan
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -267,6 +267,17 @@ class Algorithm:
                 images without augmentation in eval mode: arrays [n ...] in index order.
         """
         return state.memory
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Marks a memory whose arrays all have a row for each example: devices may share the rows.
+
+    ``config.memory_placement="sharded"`` splits the rows of every such memory over the devices,
+    "auto" those of the large ones with ``split_if_large``.
+    """
+
+    split_if_large: bool
 
 
 class Augment(Protocol):

@@ -111,7 +111,7 @@ def test_the_default_number_of_devices_divides_the_batch(caplog):
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**32}, "seed="),
         ({"devices": 3}, "batch sizes 8, 16 do not divide over 3 devices"),
-        ({"devices": 5}, "devices=5 asked for, but JAX sees 4"),
+        ({"devices": 5}, "devices=5, but JAX sees only 4"),
         ({"devices": -1}, "devices=-1"),
         ({"data__batch_size": 0}, "data.batch_size"),
         ({"data__ratio": 0}, "data.ratio"),

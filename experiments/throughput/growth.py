@@ -121,11 +121,13 @@ def measure(point: Point, calls: int = 5) -> dict[str, float]:
         state = jax.block_until_ready(compiled(state, images))
         times.append(clock() - start)
     times = times[1:]
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
     return {
         "seconds": statistics.median(times),
         "least": min(times),
         "largest": max(times),
-        "bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "bytes": analysis.temp_size_in_bytes,
     }
 
 

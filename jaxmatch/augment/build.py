@@ -1,4 +1,4 @@
-"""From the settings of ``config.augment`` and ``config.views`` to an augmentation."""
+"""Builds the augmentation from ``config.augment`` and ``config.views``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from jaxmatch.types import Algorithm, Augment, Transform
 
 STRONG = ("randaugment", "ctaugment", "contrast")
 ORDERS = ("weak_first", "ops_first")
-# View roles with a contrastive pipeline each: the usual one, BYOL's other and SwAV's small crops.
+# Roles of contrastive views: the usual one, BYOL's second one and SwAV's small crops.
 CONTRASTS = ("contrast", "second", "small")
 
 
@@ -31,18 +31,18 @@ def build_augment(
     std: tuple[float, ...],
     streamed_size: Sequence[int] | None = None,
 ) -> tuple[Augment, Mapping[str, tuple[HostCrop, ...]]]:
-    """The augmentation for the view roles of ``algorithm``, and what the host crops before it.
+    """The augmentation for the view roles of ``algorithm``, and the crops of the host before it.
 
     Args:
-        kind: as ``config.augment``.
-        views: as ``config.views``.
+        kind: ``config.augment``.
+        views: ``config.views``.
         algorithm: names the roles.
-        mean, std: of the network's input.
-        streamed_size: (height, width) of the images that a network sees of a streamed set; the
-            host crops nothing else.
+        mean, std: mean and standard deviation that normalize the network's input.
+        streamed_size: (height, width) of the network's input for a streamed set; None for other
+            sets, which the host does not crop.
 
     Raises:
-        InputError: on an unknown name or setting, or a value that a setting does not take.
+        InputError: if a name or setting is unknown, or a setting does not accept its value.
     """
     whole = Views(
         transforms=build_transforms(kind, views),
@@ -69,16 +69,16 @@ def build_ctaugment(views: Mapping[str, Any]) -> CTAugment:
 
 
 def build_transforms(kind: str, views: Mapping[str, Any]) -> dict[str, Transform]:
-    """The transform of each view role; arguments and errors as of :func:`build_augment`.
+    """The transform of each view role; arguments and errors are those of :func:`build_augment`.
 
-    Under CTAugment the strong one is that of its first policy.
+    With CTAugment the strong transform draws from the first policy.
     """
     if kind not in STRONG:
         raise InputError(f"unknown augment {kind!r}; {suggest(kind, STRONG)}")
     values = dict(views["weak"])
     area = values.pop("area")
     weak: Transform = build_section(Weak, values, "views.weak")
-    if area:  # ImageNet's: a resized crop of such a share of the image, for the padded one
+    if area:  # ImageNet: a resized crop of this share of the image replaces the padded crop
         weak = Contrast(area=tuple(area), flip=0.5 * values["flip"], jitter=0.0, grayscale=0.0)
     contrasts = {
         role: build_section(Contrast, dict(views[role]), f"views.{role}") for role in CONTRASTS

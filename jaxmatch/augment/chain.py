@@ -1,4 +1,4 @@
-"""Transforms one after another, as one transform."""
+"""A chain of transforms is one transform."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,15 @@ from jaxmatch.types import Array, PyTree, Transform
 class Chain:
     """A :class:`~jaxmatch.types.Transform` that applies ``transforms`` from first to last.
 
-    A strong view is ``(Weak(), RandAugment())``; TorchSSL puts the ops first. All draw for the
-    shape of the first one's images: after one that changes it, none may draw by height or width.
+    A strong view is ``(Weak(), RandAugment())``; TorchSSL puts the ops first. Each transform draws
+    for the shape of the chain's input. So if one changes the height or width, the draws of the
+    later ones must not depend on them.
     """
 
     transforms: tuple[Transform, ...]
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> PyTree:
-        """A tuple of the draws of each transform, from keys of their own."""
+        """The draws of each transform as a tuple; each has a key of its own."""
         if not self.transforms:
             return ()
         keys = jax.random.split(key, len(self.transforms))

@@ -1,9 +1,9 @@
 """The views of contrastive learning: resized crop, colour jitter, grey, blur, solarize, flip.
 
 SimCLR (Chen et al. 2020), MoCo v2, BYOL, CoMatch and SimMatch build their views as a
-:class:`~jaxmatch.augment.chain.Chain` of these, with torchvision's distributions. Each is a
-:class:`~jaxmatch.types.Transform` of RGB images [b h w 3]; ``probability`` is that of an image to
-be changed at all.
+:class:`~jaxmatch.augment.chain.Chain` of these parts, with torchvision's distributions. Each part
+is a :class:`~jaxmatch.types.Transform` of RGB images [b h w 3]; an image is changed with the
+part's ``probability``.
 """
 
 import math
@@ -20,7 +20,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.settings import Count, NonNegative, Range, Share, section
 from jaxmatch.types import Array, PyTree, Transform
 
-_TRIES = 10  # proposals of a crop before the centre is taken
+_TRIES = 10  # proposals of a crop; if none fits, the crop is the centre
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class RandomResizedCrop:
     method: str = "bilinear"
 
     def __post_init__(self) -> None:
-        """Refuse unknown methods, and shares and ratios that no crop has."""
+        """Check the method, the area and the aspect."""
         resize.check_method(self.method)
         if not 0 < self.area[0] <= self.area[1] <= 1 or not 0 < self.aspect[0] <= self.aspect[1]:
             raise InputError(
@@ -51,8 +51,8 @@ class RandomResizedCrop:
     def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
         """Boxes (top, left, height, width), int32 [b 4], for images of ``shape`` [b h w c].
 
-        Area and aspect are proposed ten times; the first box that fits is taken, or the largest
-        central one of an allowed aspect.
+        Ten pairs of area and aspect are proposed. The first box that fits the image is used, or
+        else the largest central box of an allowed aspect.
         """
         b, height, width = shape[:3]
         to_area, to_aspect, to_place = jax.random.split(key, 3)
@@ -101,7 +101,7 @@ class JitterDraws(NamedTuple):
 class ColorJitter:
     """Change brightness, contrast, saturation (factors 1 ± value) and hue (± value of a circle).
 
-    The four follow in a random order. The defaults are MoCo v2's.
+    The order of the four changes is random. The defaults are MoCo v2's.
     """
 
     brightness: float = 0.4
@@ -111,7 +111,7 @@ class ColorJitter:
     probability: float = 0.8
 
     def __post_init__(self) -> None:
-        """Refuse negative strengths and hues beyond half a circle."""
+        """Check the strengths, and that the hue turns by at most half a circle."""
         if min(self.brightness, self.contrast, self.saturation) < 0 or not 0 <= self.hue <= 0.5:
             raise InputError(
                 "colour jitter needs brightness, contrast and saturation of 0 or more and a hue in "
@@ -141,7 +141,7 @@ class ColorJitter:
 
 @dataclass(frozen=True, kw_only=True)
 class Grayscale:
-    """Replace the colours by their grey level."""
+    """Replace each colour by its grey level."""
 
     probability: float = 0.2
 
@@ -164,13 +164,13 @@ class BlurDraws(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianBlur:
-    """Blur as PIL does, with a sigma drawn uniformly, in pixels."""
+    """Blur as PIL does, with a uniform random sigma in pixels."""
 
     sigma: tuple[float, float] = (0.1, 2.0)
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse a sigma below 0."""
+        """Check the range of sigma."""
         if not 0 <= self.sigma[0] <= self.sigma[1]:
             raise InputError(
                 f"a blur needs a least and a largest sigma of 0 or more, not {tuple(self.sigma)}."
@@ -224,7 +224,7 @@ class Flip:
 
 
 def _choose(chosen: Array, changed: Array, levels: Array) -> Array:
-    """``changed`` where ``chosen`` [b], else ``levels``: planes in, float32 [b h w 3] out."""
+    """``changed`` if ``chosen`` [b], else ``levels``: planes in, float32 [b h w 3] out."""
     planes = jnp.where(chosen[:, None, None], changed, levels)
     return jnp.moveaxis(planes, 0, -1).astype(jnp.float32)
 
@@ -260,7 +260,7 @@ class Contrast:
     solarize: Share = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what a part refuses."""
+        """Check the settings of each part."""
         self._chain()
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> PyTree:
@@ -280,7 +280,7 @@ class Contrast:
         return Chain(transforms=(*crop, *self.colors().transforms))
 
     def colors(self) -> Chain:
-        """What follows the crop and the flip, which the host does for streamed images."""
+        """The parts after the crop and the flip; for streamed images the host does these two."""
         parts: list[tuple[float, Transform]] = [
             (
                 self.jitter,

@@ -1,4 +1,4 @@
-"""The views of CTAugment: strong ones by the learned policy, and probes from which it learns."""
+"""The views of CTAugment: strong views from the learned policy, and probes that teach it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ class CTAugmentOps:
 
     Attributes:
         ctaugment: the settings.
-        policy: the weights of the bins; None for the first, under which all is drawn uniformly.
+        policy: the weights of the bins; None is the first policy, which draws uniformly.
         cutout: end with a cutout of half the side.
     """
 
@@ -54,8 +54,8 @@ class CTAugmentViews:
     """An :class:`~jaxmatch.types.Augment` whose strong views follow a policy that it learns.
 
     Attributes:
-        views: all roles with their transforms; the one of "strong" is not used, the one of "weak"
-            precedes the ops. Repeated strong roles draw independently.
+        views: all roles with their transforms. The transform of "strong" is not used; that of
+            "weak" comes before the ops. Repeated strong roles draw independently.
         ctaugment: the settings.
         ops_first: apply the ops and the cutout before the weak view, not after it.
     """
@@ -65,21 +65,21 @@ class CTAugmentViews:
     ops_first: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse algorithms that have nothing to learn from."""
+        """Check that the algorithm reads labeled images."""
         if not self.views.labeled:
             raise InputError(
-                "CTAugment learns from labeled images, of which this algorithm reads none: "
-                "choose another config.augment."
+                "CTAugment learns from labeled images, but this algorithm reads none: choose "
+                "another config.augment."
             )
 
     def init(self) -> Policy:
-        """All bins alike."""
+        """The policy with equal weights."""
         return self.ctaugment.init()
 
     def apply(self, policy: Policy, key: Array, examples: Batch) -> tuple[Batch, Record]:
         """Draw every view independently, and a probe of each labeled image.
 
-        A probe is a weak view of its own, then ops at uniform levels, without the last cutout.
+        A probe is another weak view, then ops at uniform levels, without the last cutout.
         """
         ops = CTAugmentOps(ctaugment=self.ctaugment, policy=policy)
         transforms = {**self.views.transforms, "strong": self._strong(ops)}
@@ -96,7 +96,7 @@ class CTAugmentViews:
         return batch, Record(views, draws, labeled.label)
 
     def update(self, policy: Policy, record: Record, predict: Callable[[Array], Array]) -> Policy:
-        """Move the bins that the probes used towards the probability of the true class."""
+        """Move the weights of the probes' bins towards the true class's probability."""
         truth = jnp.take_along_axis(predict(record.views), record.label[:, None], 1)[:, 0]
         return self.ctaugment.update(policy, record.draws, truth)
 

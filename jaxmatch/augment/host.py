@@ -1,4 +1,4 @@
-"""The division of a streamed set's views: the host crops and flips, the device does the colours."""
+"""Divides the views of a streamed set: the host crops and flips, the device does the rest."""
 
 from dataclasses import replace
 
@@ -12,13 +12,13 @@ from jaxmatch.types import Transform
 
 
 def divide(views: Views, size: Size) -> tuple[dict[str, tuple[HostCrop, ...]], Views]:
-    """What the host cuts for each role of "labeled" and "unlabeled", and the views of that.
+    """The host's crops of "labeled" and "unlabeled", one a role, and the views that remain.
 
-    ``size`` is that of the images a network sees. A view without a resized crop of its own, such as
-    the padded one of small images, stays whole on the device, and the host cuts the centre.
+    ``size`` is (height, width) of the network's input. If a view has no resized crop, such as the
+    padded view of small images, all of it stays on the device and the host crops the centre.
 
     Raises:
-        InputError: if a resized crop follows operations of the device.
+        InputError: if a resized crop comes after operations of the device.
     """
     parts = {role: _divide(transform, size) for role, transform in views.transforms.items()}
     crops = {
@@ -41,8 +41,8 @@ def _divide(transform: Transform, size: Size) -> tuple[HostCrop, Transform]:
         first, *others = transform.transforms
         if any(isinstance(other, Contrast) for other in others):
             raise InputError(
-                "streamed images are cropped before all else; set views.strong.order=weak_first or "
-                "data.stream=False."
+                "streamed images are cropped before any other operation; set "
+                "views.strong.order=weak_first or data.stream=False."
             )
         crop, rest = _divide(first, size)
         return crop, Chain(transforms=(rest, *others))

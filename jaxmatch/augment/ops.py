@@ -185,22 +185,26 @@ class Op(NamedTuple):
 _CTA = ("ctaugment",)
 _ALL = ("torchssl", "google", "simmatch", "eman", *_CTA)  # the tables of RandAugment, and CTAugment
 
-# RandAugment numbers its ops in this order, so that a new op at the end changes no draw of others.
+# A draw is a position in this order, so the order of a table's ops must not change.
 OPS: dict[str, Op] = {
     "autocontrast": Op(
-        "levels", lambda x, _: tone.autocontrast(x.every, x.below), WEIGHT, _ALL, True
+        "levels", lambda x, _: tone.autocontrast(x.every, x.below), WEIGHT, _ALL, opaque=True
     ),
     "brightness": Op("levels", lambda x, _: jnp.zeros_like(x.every), FACTOR, _ALL),
     "color": Op("pixels", lambda x, _: tone.luma(x.levels), FACTOR, _ALL),
     "contrast": Op("levels", lambda x, _: tone.mean_grey(x.levels)[..., 0], FACTOR, _ALL),
-    "equalize": Op("levels", lambda x, _: tone.equalize(x.below), WEIGHT, _ALL, True),
+    "equalize": Op("levels", lambda x, _: tone.equalize(x.below), WEIGHT, _ALL, opaque=True),
     "identity": Op("levels", lambda x, _: x.every, NO_VALUE, _ALL),
-    "posterize": Op("levels", lambda x, bits: tone.posterize(x.every, bits), BITS, _ALL, True),
+    "posterize": Op(
+        "levels", lambda x, bits: tone.posterize(x.every, bits), BITS, _ALL, opaque=True
+    ),
     "rotate": Op("warp", lambda x, degrees: geometry.rotation(degrees, x.size), DEGREES, _ALL),
     "sharpness": Op("pixels", lambda x, _: x.smooth, FACTOR, _ALL),
     "shear_x": Op("warp", lambda _, ratio: geometry.shear_x(ratio), RATIO, _ALL),
     "shear_y": Op("warp", lambda _, ratio: geometry.shear_y(ratio), RATIO, _ALL),
-    "solarize": Op("levels", lambda x, level: tone.solarize(x.every, level), THRESHOLD, _ALL, True),
+    "solarize": Op(
+        "levels", lambda x, level: tone.solarize(x.every, level), THRESHOLD, _ALL, opaque=True
+    ),
     "translate_x": Op("warp", lambda _, left: geometry.translation_x(left), SHIFT, _ALL, side=1),
     "translate_y": Op("warp", lambda _, up: geometry.translation_y(up), SHIFT, _ALL, side=0),
     "invert": Op("levels", lambda x, _: 255 - x.every, WEIGHT, ("eman", *_CTA)),

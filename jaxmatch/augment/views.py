@@ -1,4 +1,4 @@
-"""Turns raw images into the views an algorithm asked for, scaled as the network expects them."""
+"""Turns raw images into the views that an algorithm asks for, normalized for the network."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ class Views:
 
     Attributes:
         transforms: the transform of each view role.
-        labeled, unlabeled: roles, as the algorithm declares them.
-        mean, std: network input = (levels / 255 - mean) / std, one value a channel or one for all.
+        labeled, unlabeled: the roles that the algorithm declares.
+        mean, std: network input = (levels / 255 - mean) / std; one value for each channel, or one
+            for all.
     """
 
     transforms: Mapping[str, Transform]
@@ -28,7 +29,7 @@ class Views:
     std: tuple[float, ...] = (0.5,)
 
     def __post_init__(self) -> None:
-        """Refuse roles without a transform."""
+        """Check that each role has a transform."""
         for role in self.labeled + self.unlabeled:
             if role not in self.transforms:
                 raise InputError(
@@ -42,7 +43,6 @@ class Views:
 
     def apply(self, policy: PyTree, key: Array, examples: Batch) -> tuple[Batch, PyTree]:
         """Draw every view independently."""
-        del policy
         return Batch(
             self._views(stream(key, "labeled"), examples.labeled, self.labeled),
             self._views(stream(key, "unlabeled"), examples.unlabeled, self.unlabeled),
@@ -50,7 +50,6 @@ class Views:
 
     def update(self, policy: PyTree, record: PyTree, predict: Callable[[Array], Array]) -> PyTree:
         """Nothing to learn."""
-        del record, predict
         return policy
 
     def _views(
@@ -58,7 +57,7 @@ class Views:
     ) -> Examples | None:
         if examples is None:
             return None
-        # The host cuts a view of its own for each role of a streamed set.
+        # Of a streamed set the host gives one view for each role.
         given = examples.views if len(examples.views) > 1 else examples.views * len(roles)
         views = []
         for position, (role, images) in enumerate(zip(roles, given, strict=True)):

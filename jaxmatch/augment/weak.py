@@ -25,11 +25,11 @@ class Weak:
     """A :class:`~jaxmatch.types.Transform` of images [b h w c].
 
     Attributes:
-        pad: how far the crop may move in each direction, in pixels: the image is continued by
-            reflection, without repeating its edge. None is an eighth of the shorter side.
-        flip: flip half of the images; False where left and right differ in meaning (digits).
-        order: "flip_crop" (FixMatch, TorchSSL) or "crop_flip" (USB): the same distribution, but
-            not the same image for the same draw.
+        pad: the largest move of the crop in each direction, in pixels; None is an eighth of the
+            shorter side. The image is padded by reflection, without repeating its edge.
+        flip: flip half of the images; use False if left and right differ in meaning (digits).
+        order: "flip_crop" (FixMatch, TorchSSL) or "crop_flip" (USB). The distribution is the same,
+            but one draw gives different images.
     """
 
     pad: Whole | None = None
@@ -37,7 +37,7 @@ class Weak:
     order: str = "flip_crop"
 
     def __post_init__(self) -> None:
-        """Refuse unknown orders."""
+        """Check the order."""
         if self.order not in ORDERS:
             raise InputError(
                 f"unknown order {self.order!r} of the weak view; {suggest(self.order, ORDERS)}"
@@ -77,5 +77,5 @@ class Weak:
 
 
 def _reflect(position: Array, size: int) -> Array:
-    """Mirror positions outside 0..size-1 back, at most once."""
+    """Mirror positions outside of 0..size-1 back inside, at most once."""
     return size - 1 - jnp.abs(size - 1 - jnp.abs(position))

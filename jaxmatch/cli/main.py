@@ -1,4 +1,4 @@
-"""Train image classifiers from few labels and many unlabeled images, and use them."""
+"""The command line: ``jaxmatch COMMAND``."""
 
 import argparse
 import csv
@@ -10,22 +10,17 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxmatch.cli.arguments import parser
 from jaxmatch.cli.words import AND, join_overrides, split_runs
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
-from jaxmatch.runtime.paths import check_output, path, write_output
+from jaxmatch.runtime.paths import check_output, write_output
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 Command = Callable[[argparse.Namespace], None]
-
-RUN_HELP = "a run folder that train has written"
-STEP_HELP = "the step of the checkpoint (default: the newest)"
-DATA_HELP = "the place of the run's folder, npz file or TFDS directory, if it has moved"
-CONFIG_HELP = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,23 +43,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("absl").addFilter(is_not_orbax)
     words, *others = split_runs(sys.argv[1:] if argv is None else argv)
     try:
-        arguments, rest = _parser().parse_known_args(words)
-        if arguments.run in (_train, _demo):
+        arguments, rest = parser().parse_known_args(words)
+        if arguments.command in ("train", "demo"):
             # The first Ctrl-C during training saves the run. Any other one ends the process at
             # once, even in an import, a computation or a write.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if rest and not hasattr(arguments, "config"):
+        if rest and "config" not in arguments:
             raise InputError(f"unknown argument {rest[0]!r}; see jaxmatch {arguments.command} -h.")
         arguments.overrides = join_overrides(rest)
         arguments.others = []
         for words in others:
             if arguments.command != "train":
                 raise InputError(f"{AND} joins runs of jaxmatch train, not {arguments.command}.")
-            other, rest = _parser().parse_known_args(["train", *words])
+            other, rest = parser().parse_known_args(["train", *words])
             other.overrides = join_overrides(rest)
             arguments.others.append(other)
         _prepare_process()
-        arguments.run(arguments)
+        COMMANDS[arguments.command](arguments)
     except JaxmatchError as error:
         sys.exit(_fail(error))
     except BrokenPipeError:  # a reader such as head has closed the pipe
@@ -104,131 +99,6 @@ def _fail(error: JaxmatchError) -> int:
     """Print the error and return its exit code."""
     print(f"jaxmatch: {error}", file=sys.stderr)
     return error.exit_code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jaxmatch", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(run=run)
-        return added
-
-    added = command(
-        "train", _train, "Train a run, or continue it. --config.key=value overrides a setting."
-    )
-    added.add_argument("--config", required=True, help=CONFIG_HELP)
-    added.add_argument("--workdir", type=path, help="the run folder (default: runs/NAME)")
-    added.add_argument("--data", default="", metavar="DIR", help=DATA_HELP)
-    added.add_argument("--multihost", action="store_true", help="join the other hosts of a cluster")
-    added.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="the address of process 0 (default: the cluster's)",
-    )
-    added.add_argument("--processes", type=int, help="the number of processes")
-    added.add_argument("--process", type=int, help="the number of this process, from 0")
-    added.add_argument(
-        "--join-seconds", type=int, default=300, help="how long to wait for all processes"
-    )
-    added.epilog = (
-        f"RUN {AND} RUN {AND} ... trains several runs in one program. The runs may differ only in "
-        "their seeds. Each RUN is a --config, overrides and a --workdir."
-    )
-
-    added = command(
-        "evaluate", _evaluate, "Print the test accuracy of a run's teacher and student as JSON."
-    )
-    added.add_argument("--workdir", type=path, required=True, help=RUN_HELP)
-    added.add_argument("--step", type=int, help=STEP_HELP)
-    added.add_argument("--data", default="", metavar="DIR", help=DATA_HELP)
-
-    added = command(
-        "predict", _predict, "Classify image files and write a CSV: path,class,confidence."
-    )
-    added.add_argument("--workdir", type=path, required=True, help=RUN_HELP)
-    added.add_argument("--step", type=int, help=STEP_HELP)
-    added.add_argument("paths", type=path, nargs="+", help="image files, or folders of them")
-    added.add_argument("-o", "--output", type=path, required=True, help="the CSV file to write")
-
-    added = command(
-        "probe",
-        _probe,
-        "Print the test accuracy of simple classifiers on a run's frozen features as JSON.",
-    )
-    added.add_argument("--workdir", type=path, required=True, help=RUN_HELP)
-    added.add_argument("--knn", action="store_true", help="only k nearest neighbors")
-    added.add_argument("--linear", action="store_true", help="only a linear classifier")
-    added.add_argument(
-        "--images", type=int, metavar="N", help="use at most N training and N test images"
-    )
-    added.add_argument("--step", type=int, help=STEP_HELP)
-    added.add_argument("--data", default="", metavar="DIR", help=DATA_HELP)
-
-    added = command(
-        "export",
-        _export,
-        "Write a run's network under PyTorch's tensor names, with the heads that have one.",
-    )
-    added.add_argument("--workdir", type=path, required=True, help=RUN_HELP)
-    added.add_argument("--step", type=int, help=STEP_HELP)
-    added.add_argument(
-        "--network",
-        default="",
-        help="teacher or student (default: the one that the method reports)",
-    )
-    added.add_argument("--naming", help="torchvision, simmatch, torchssl, usb, usb_heads, comatch")
-    added.add_argument(
-        "-o", "--output", type=path, required=True, help="a new .safetensors or .npz file"
-    )
-
-    added = command("report", _report, "Compare runs in one HTML page with plots, also as PNGs.")
-    added.add_argument("runs", type=path, nargs="+", metavar="RUN", help=RUN_HELP)
-    added.add_argument("-o", "--output", type=path, default=Path("report.html"), help="the page")
-
-    added = command("sweep", _sweep, "Print the train commands of a config's sweep(), or run them.")
-    added.add_argument("--config", required=True, help="FILE_OR_NAME[:ARGUMENT] with a sweep()")
-    added.add_argument(
-        "--seeds", type=int, nargs="+", default=(), help="repeat all runs with each of these seeds"
-    )
-    added.add_argument("--run", dest="here", action="store_true", help="train all unfinished runs")
-    added.add_argument(
-        "--vmap-seeds", type=int, default=1, metavar="N", help="train up to N seeds in one program"
-    )
-    added.add_argument(
-        "--workdir", type=path, default=Path("runs"), help="the folder of the run folders"
-    )
-
-    added = command(
-        "demo", _demo, "Train supervised, then FixMatch, on 40 labels of MNIST-5k: print a table."
-    )
-    added.add_argument(
-        "--workdir", type=path, default=Path("runs/demo"), help="the folder of both run folders"
-    )
-    added.add_argument("--seed", type=int, default=0, help="chooses the labels and all draws")
-
-    added = command(
-        "describe",
-        _describe,
-        "Print a config's shapes, parameters, memory and arithmetic as JSON; nothing is trained.",
-    )
-    added.add_argument("--config", help=CONFIG_HELP)
-    added.add_argument(
-        "--keys",
-        nargs="?",
-        const="",
-        metavar="PREFIX",
-        help="list the keys of a configuration instead: type, value (of --config, else the "
-        "default) and meaning",
-    )
-
-    added = command(
-        "show-augment", _show_augment, "Draw every augmentation op and whole views as one PNG."
-    )
-    added.add_argument("--config", default="fixmatch:mnist5k", help=CONFIG_HELP)
-    added.add_argument("-o", "--output", type=path, default=Path("augment.png"), help="the PNG")
-    return parser
 
 
 def _config(arguments: argparse.Namespace) -> "ConfigDict":
@@ -443,3 +313,17 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     images = np.asarray(source.images[:: max(1, len(source.images) // 8)][:8])
     write_sheet(contact_sheet(images, views, jax.random.key(config.seed)), arguments.output)
     print(f"wrote {arguments.output}")
+
+
+COMMANDS: Mapping[str, Command] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "probe": _probe,
+    "export": _export,
+    "report": _report,
+    "sweep": _sweep,
+    "demo": _demo,
+    "describe": _describe,
+    "show-augment": _show_augment,
+}

@@ -232,7 +232,7 @@ def kind_text(kind: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(kind_text(each) for each in arguments)
     if origin is Literal:
-        return " or ".join(repr(each) for each in arguments)
+        return " or ".join(f'"{each}"' for each in arguments)
     if origin is tuple:
         if not arguments:
             return "()"

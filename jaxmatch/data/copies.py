@@ -1,4 +1,4 @@
-"""Images that occur more than once: the same content in the test set and in what is trained on."""
+"""Finds images that occur in two sets, such as a test image among the training images."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ import numpy as np
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.data.record import Listed
 
-Hashes = Mapping[str, str]  # of images by name
+Hashes = Mapping[str, str]  # the hash of each image by its name
 
-# Pairs of sets in which an image should not be at the same time.
+# Pairs of sets that should not share an image.
 PAIRS = (
     ("test", "labeled"),
     ("test", "unlabeled"),
@@ -22,15 +22,15 @@ PAIRS = (
 
 
 def copies(sets: Mapping[str, Hashes]) -> list[str]:
-    """A sentence for each pair of sets that share content, with the number of images.
+    """A sentence for each pair of sets that share images, with the number of these images.
 
-    ``sets`` are "test", "validation", "labeled" and "unlabeled", those that there are. Images
-    without a hash ("") are left out.
+    The keys of ``sets`` are some of "test", "validation", "labeled" and "unlabeled". Images without
+    a hash ("") are ignored.
     """
     found = []
     for one, other in PAIRS:
-        of = {hash_: name for name, hash_ in sets.get(other, {}).items() if hash_}
-        shared = {name: of[hash_] for name, hash_ in sets.get(one, {}).items() if hash_ in of}
+        names = {hash_: name for name, hash_ in sets.get(other, {}).items() if hash_}
+        shared = {name: names[hash_] for name, hash_ in sets.get(one, {}).items() if hash_ in names}
         if shared:
             first, copy = next(iter(shared.items()))
             count = f"{len(shared)} {one} image{'s' if len(shared) > 1 else ''}"
@@ -40,12 +40,12 @@ def copies(sets: Mapping[str, Hashes]) -> list[str]:
 
 
 def listed_hashes(listed: Listed, rows: Sequence[int]) -> dict[str, str]:
-    """Of the files in some rows of a folder."""
+    """The hashes of the files in some rows of a folder."""
     return {listed.names[row]: listed.hashes[row] for row in rows}
 
 
 def array_hashes(images: Images, title: str) -> dict[str, str]:
-    """Of images in memory, [n h w 3] uint8; none of those on disk."""
+    """The hashes of images in memory, [n h w 3] uint8; none for images on disk."""
     if isinstance(images, LazyImages):
         return {}
     rows = np.ascontiguousarray(images)

@@ -1,4 +1,4 @@
-"""Random resized crops and flips on the host, the only part of a view that needs the whole image.
+"""Random resized crops and flips on the host: the part of a view that needs the whole image.
 
 The distribution is that of :class:`~jaxmatch.augment.contrast.RandomResizedCrop` and
 :class:`~jaxmatch.augment.contrast.Flip`, which crop on the device.
@@ -22,10 +22,10 @@ class HostCrop:
 
     Attributes:
         size: height and width of the view.
-        area: least and largest share of the image that the crop covers; None takes the largest
-            centred rectangle of the view's shape, for transforms that crop on the device.
-        aspect: least and largest width by height of the crop.
-        method: how the crop is resized, "bilinear" or "bicubic".
+        area: least and largest share of the image's area; None takes the largest centred rectangle
+            of the view's shape, for transforms that crop on the device.
+        aspect: least and largest ratio of width to height.
+        method: filter of the resize, "bilinear" or "bicubic".
         flip: the probability of a mirror image.
     """
 
@@ -36,7 +36,7 @@ class HostCrop:
     flip: float = 0.0
 
     def apply(self, image: Image.Image, random: np.random.Generator) -> np.ndarray:
-        """The view that ``random`` draws of an RGB image."""
+        """Draw a view of an RGB image."""
         if self.area is None:
             return np.asarray(fit(image, self.size))
         height, width = self.size
@@ -49,7 +49,7 @@ class HostCrop:
     def box(
         self, width: int, height: int, random: np.random.Generator
     ) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom: a share of the area in a random shape, else the centre."""
+        """Draw a box (left, top, right, bottom); if no proposal fits, it is the centre."""
         assert self.area is not None
         least, largest = self.aspect
         for _ in range(TRIES):

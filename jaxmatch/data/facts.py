@@ -1,4 +1,4 @@
-"""What a program needs to know of its data, also when the data is not there."""
+"""The facts that a program needs about its data; they are known even if the data is away."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,10 +7,10 @@ from typing import Any, Self
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Facts of a run's data, as ``config.json`` keeps them.
+    """The facts of a run's data; ``config.json`` keeps them.
 
     Attributes:
-        classes: their names.
+        classes: the names of the classes.
         image_shape: (height, width, channels) of the raw images.
         labels: the true label of each labeled example, in split order.
         unlabeled: how many unlabeled examples there are.
@@ -25,12 +25,12 @@ class Facts:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The facts that :meth:`to_json` gave.
+        """Read the values of :meth:`to_json`.
 
         Raises:
             ValueError: naming the fact that is missing.
         """
-        kinds: dict[str, Any] = {
+        kinds: dict[str, type | tuple[type, ...]] = {
             "classes": (list, tuple),
             "image_shape": (list, tuple),
             "labels": (list, tuple),
@@ -41,7 +41,7 @@ class Facts:
                 raise ValueError(f"facts.{name} is missing")
         frozen = values.get("frozen", {})
         if not isinstance(frozen, Mapping):
-            raise ValueError("facts.frozen is no list of networks")
+            raise ValueError("facts.frozen is not a mapping of roles to networks")
         height, width, channels = values["image_shape"]
         return cls(
             classes=tuple(values["classes"]),
@@ -52,7 +52,7 @@ class Facts:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; without frozen networks no word of them."""
+        """Plain JSON values; the key "frozen" exists only if there are frozen networks."""
         return {
             "classes": list(self.classes),
             "image_shape": list(self.image_shape),

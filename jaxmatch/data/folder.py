@@ -36,14 +36,16 @@ def load(place: str, reading: Reading) -> Source:
     number = {name: position for position, name in enumerate(classes)} | {UNLABELED: -1}
     labels = np.array([number[found.classes_of[name]] for name in names], np.int32)
     kept = splits.read(reading.split, found.naming).indices.tolist() if reading.split else []
-    test = _drawn_before(reading.test_of, found) if reading.test_of else None
+    inherited = _drawn_before(reading.test_of, found) if reading.test_of else None
+    if inherited and not found.test:
+        _check_apart(inherited, [names[row] for row in kept])
+    test = found.test or inherited
     images, used, sizes, hashes = _read(found.root, names, range(len(names)), reading)
     readable = np.isin(np.arange(len(names)), used)
-    if found.test or test is not None:
-        test = found.test or _without(test or frozenset(), [names[row] for row in kept])
-        held_out = np.array([name in test for name in names])
-    else:
+    if test is None:
         held_out = _draw_test(labels, readable, kept, len(classes), reading.seed)
+    else:
+        held_out = np.array([name in test for name in names])
     listed = Listed(
         names=names,
         labels=tuple(labels.tolist()),
@@ -73,7 +75,7 @@ def load_recorded(
     needed: Collection[int] | None,
     kind: Callable[[int], str],
 ) -> Source:
-    """Read the images of a run again, by their names, whatever else the folder holds now.
+    """Read the images of a run again by their names; the folder may hold others now.
 
     Args:
         record: what the data of the run was.
@@ -130,14 +132,13 @@ def _drawn_before(record: Record, found: Listing) -> frozenset[str]:
     return frozenset(listed.names[row] for row in listed.test)
 
 
-def _without(test: frozenset[str], labeled: Sequence[str]) -> frozenset[str]:
-    """``test``, unless an image of it is to be labeled."""
+def _check_apart(test: frozenset[str], labeled: Sequence[str]) -> None:
+    """Check that no image of an earlier run's test set is to be labeled."""
     if taken := [name for name in labeled if name in test]:
         raise InputError(
             f"{taken[0]} is to be labeled, but is a test image of the run that this one builds "
             "on; name another image, or train that run anew with the same split."
         )
-    return test
 
 
 def _source(

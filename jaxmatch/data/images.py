@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays of one size: scaled, centre cropped, three channels."""
+"""Turns image files into uint8 arrays of one size: scaled, centre cropped, three channels."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from jaxmatch.errors import InputError
 
-DEFAULT_SIZE = 32  # where images have no common size: that of the CIFAR networks
+DEFAULT_SIZE = 32  # for images without a common size; the size of the CIFAR networks
 
 Size = tuple[int, int]  # height, width
 
@@ -22,10 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 def decode(file: Path | bytes) -> Image.Image:
-    """The upright RGB image of a file, given by path or content.
+    """Decode a file, given by path or content, to an upright RGB image.
 
-    Raises InputError naming the path where it is not a readable image, or one of more pixels than
-    Pillow takes for harmless (:data:`PIL.Image.MAX_IMAGE_PIXELS`).
+    Raises:
+        InputError: naming the path, if it is not a readable image, or has more pixels than Pillow
+            considers safe (:data:`PIL.Image.MAX_IMAGE_PIXELS`).
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
@@ -36,29 +37,30 @@ def decode(file: Path | bytes) -> Image.Image:
             image: Image.Image = opened
         if image.mode.startswith("I;16"):  # Pillow would clip, not scale, its levels
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif image.has_transparency_data:  # a palette with transparency has no direct way to RGB
+        elif image.has_transparency_data:  # Pillow cannot convert such a palette to RGB directly
             image = image.convert("RGBA")
-        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
-    # What Pillow raises on damaged files is not limited to its documented errors.
+        return image if image.mode == "RGB" else image.convert("RGB")  # convert always copies
+    # Pillow raises more errors on damaged files than it documents.
     except Exception as error:
         name = "an encoded image" if isinstance(file, bytes) else file
         raise InputError(f"Cannot read {name} as an image: {error}.") from error
 
 
 def read(file: Path | bytes, size: Size | None = None, share: float = 1.0) -> np.ndarray:
-    """Decode a file to [h w 3] uint8, scaled and cut to ``size``, if given, by :func:`fit`.
+    """Decode a file to [h w 3] uint8; if ``size`` is given, scale and crop it by :func:`fit`.
 
-    Raises InputError as :func:`decode` does.
+    Raises:
+        InputError: if the file is not a readable image (:func:`decode`).
     """
     image = decode(file)
     return np.asarray(image if size is None else fit(image, size, share))
 
 
 def fit(image: Image.Image, size: Size, share: float = 1.0) -> Image.Image:
-    """The largest centred rectangle of the shape of ``size``, scaled, bicubic, to it.
+    """Crop the largest centred rectangle with the shape of ``size`` and scale it (bicubic).
 
-    ``share``: keep only so much of the rectangle's sides; ImageNet networks are tested with 0.875,
-    the 224 central pixels of 256.
+    Only the central ``share`` of the rectangle's sides is kept. ImageNet networks are tested with
+    0.875: the 224 central pixels of 256.
     """
     height, width = size
     border = (1 - share) / 2
@@ -76,10 +78,12 @@ def resize(images: np.ndarray, size: Size) -> np.ndarray:
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
-    """The files among ``paths`` and the image files under the folders among them, each sorted.
+    """The files of ``paths``, and the image files under the folders of ``paths``, sorted by folder.
 
-    A file that is given in several ways is there once, under its first name. Raises InputError on a
-    path that does not exist.
+    A file with several names occurs once, under its first name.
+
+    Raises:
+        InputError: if a path does not exist.
     """
     known = Image.registered_extensions()
     files: dict[Path, Path] = {}
@@ -97,13 +101,13 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What was found in some files.
+    """The content of some files.
 
     Attributes:
-        files: all of them.
-        images: [n h w 3] uint8 of the readable ones.
-        readable: whether it is an image, of each file.
-        sizes: bytes of each file; 0 where it cannot be read at all.
+        files: all files.
+        images: [n h w 3] uint8, the readable images.
+        readable: whether each file is an image.
+        sizes: bytes of each file; 0 if it cannot be read at all.
         hashes: SHA-256 of each file in hexadecimal.
     """
 
@@ -114,7 +118,11 @@ class Loaded:
     hashes: tuple[str, ...]
 
     def complain(self, strict: bool) -> None:
-        """Log the names of unreadable files; InputError where there are some and ``strict``."""
+        """Log the names of unreadable files.
+
+        Raises:
+            InputError: if no file is readable, or, with ``strict``, if one is unreadable.
+        """
         failed = [
             str(file) for file, good in zip(self.files, self.readable, strict=True) if not good
         ]
@@ -169,10 +177,12 @@ def read_files(files: Sequence[Path], size: Size, share: float = 1.0) -> Loaded:
 def read_images(
     files: Sequence[Path], size: Size, strict: bool = False, share: float = 1.0
 ) -> tuple[np.ndarray, list[Path]]:
-    """The readable ones of ``files``: images [n h w 3] uint8 of ``size`` (:func:`fit`) and paths.
+    """Images [n h w 3] uint8 of ``size`` (:func:`fit`) and paths of the readable ``files``.
 
-    Logs the names of the others. Raises InputError where there are others and ``strict``, or no
-    readable file at all.
+    The names of unreadable files are logged.
+
+    Raises:
+        InputError: if no file is readable, or, with ``strict``, if one is unreadable.
     """
     found = read_files(files, size, share)
     found.complain(strict)

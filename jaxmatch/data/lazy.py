@@ -1,39 +1,45 @@
-"""Images that stay encoded, on disk, until they are read; they index like an array."""
+"""Images that stay encoded on disk until they are read, and are indexed like an array."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jaxmatch.data import images as image_files
 from jaxmatch.errors import InputError
 
-SUBSTITUTES = 64  # unreadable images in a row after which the set is taken to be gone
-# States of an image: read, replaced by a later one, neither.
+SUBSTITUTES = 64  # unreadable images in a row after which the data set counts as missing
+# States of an image: it was read, a later image replaced it, or neither.
 READ, REPLACED, MISSING = range(3)
 
 
 class Records(Protocol):
-    """Encoded images by row; picklable, since the workers of a loader read them too."""
+    """Encoded images by row. They are pickled for the workers of a loader."""
 
     def __len__(self) -> int:
         """The number of rows."""
         ...
 
     def read(self, row: int) -> bytes:
-        """The encoded image. OSError where it cannot be read."""
+        """The encoded image.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
         ...
 
     def name(self, row: int) -> str:
-        """What to call it in a message."""
+        """The name of a row for messages."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """One file an image."""
+    """Images in one file each."""
 
     root: Path
     paths: tuple[str, ...]  # relative to root
@@ -47,8 +53,20 @@ class Files:
         return (self.root / self.paths[row]).read_bytes()
 
     def name(self, row: int) -> str:
-        """Its path."""
+        """The path of a file."""
         return str(self.root / self.paths[row])
+
+
+class Examples(Protocol):
+    """The examples of a split by row."""
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        ...
+
+    def __getitem__(self, row: int, /) -> dict[str, Any]:
+        """All features of an example."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +74,7 @@ class TfdsRecords:
     """The images of TFDS splits, one split after the other."""
 
     name_of_set: str
-    splits: tuple[Any, ...]  # data sources whose images are left encoded
+    splits: tuple[Examples, ...]  # data sources of TFDS with encoded images
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -66,12 +84,12 @@ class TfdsRecords:
         """The encoded image of an example."""
         try:
             return self.example(row)["image"]
-        # A damaged record shows as one of several errors of array_record and TFDS.
+        # On a damaged record array_record and TFDS raise several kinds of errors.
         except Exception as error:
             raise OSError(f"{self.name(row)}: {error}") from error
 
     def name(self, row: int) -> str:
-        """Its number."""
+        """The number of an example."""
         return f"image {row} of {self.name_of_set}"
 
     def example(self, row: int) -> dict[str, Any]:
@@ -85,46 +103,49 @@ class TfdsRecords:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LazyImages:
-    """Images [n h w 3] uint8, decoded, scaled and centre cropped as they are read.
+    """Images [n h w 3] uint8; a read decodes, scales and centre crops them.
 
-    ``images[index]`` chooses, without reading; ``numpy.asarray(images)`` reads.
+    ``images[index]`` selects images without a read; ``numpy.asarray(images)`` reads them.
     """
 
     records: Records
     rows: np.ndarray  # [n] int64
     size: image_files.Size
-    share: float = 1.0  # of the images' sides that is kept, see `images.fit`
+    share: float = 1.0  # of the images' sides that a crop keeps (images.fit)
 
     dtype = np.dtype(np.uint8)
     ndim = 4
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """As of an array."""
+        """The shape of the array."""
         return len(self.rows), *self.size, 3
 
     def __len__(self) -> int:
         """The number of images."""
         return len(self.rows)
 
-    def __getitem__(self, index: Any) -> "LazyImages":
-        """Those of ``index``: a slice, numbers or a mask, as of an array."""
+    def __getitem__(self, index: slice | np.ndarray | Sequence[int]) -> "LazyImages":
+        """Select images by a slice, positions or a mask, as NumPy does."""
         return replace(self, rows=self.rows[index])
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of them, decoded. Raises InputError, with their names, where some are unreadable."""
-        del copy
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        """Read all images.
+
+        Raises:
+            InputError: naming the images that are unreadable.
+        """
         found, state = self.read(np.arange(len(self)))
         if names := self.names(state != READ):
             raise InputError(f"Not readable as images: {', '.join(names)}.")
         return found if dtype is None else found.astype(dtype)
 
     def read(self, positions: np.ndarray, replace: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Images [b h w 3] uint8 at ``positions`` [b] of this set, and the state [b] uint8 of each.
+        """Read the images at ``positions`` [b]: [b h w 3] uint8, and the state [b] uint8 of each.
 
-        With ``replace`` the next readable one of the set takes the place of an unreadable one, as
-        in training; otherwise it is black. Decoded by threads: Pillow and libjpeg let go of the
-        interpreter's lock.
+        With ``replace`` the next readable image replaces an unreadable one, as in training;
+        otherwise an unreadable image is black. Threads decode the images, because Pillow and
+        libjpeg release the interpreter's lock.
         """
         found = np.zeros((len(positions), *self.size, 3), np.uint8)
         state = np.full(len(positions), MISSING, np.uint8)
@@ -145,7 +166,7 @@ class LazyImages:
         return found, state
 
     def names(self, which: np.ndarray) -> list[str]:
-        """What to call the images of ``which``, an index or mask, in a message."""
+        """The names, for messages, of the images that an index or mask selects."""
         return [self.records.name(int(row)) for row in self.rows[which]]
 
 

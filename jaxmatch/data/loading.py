@@ -1,7 +1,7 @@
-"""What a loader's worker does: decode the examples of a step once and cut all their views.
+"""The work of a loader's worker: it decodes the examples of a step once and crops all their views.
 
-It uses NumPy and Pillow only. Which examples, and which crops, follows from the step and the place
-in the global batch, whatever the number of workers and processes.
+It uses NumPy and Pillow only. The step and the position in the global batch determine the example
+and its crops, for any number of workers and processes.
 """
 
 from dataclasses import dataclass
@@ -18,25 +18,24 @@ from jaxmatch.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The labeled or the unlabeled examples, and the share of each batch that is loaded here.
-
-    ``views`` are arrays [count height width 3] uint8, a role each.
-    """
+    """The labeled or the unlabeled examples, and this process's share of each batch."""
 
     records: Records
     rows: np.ndarray  # [n] int64 row of each example
     labels: np.ndarray  # [n] int32, -1 = unknown
-    words: np.ndarray  # [ROUNDS 2] uint32, what the order is drawn from
-    crops: tuple[HostCrop, ...]  # a view role each
-    batch: int  # of all processes
-    first: int  # of this process's examples in the batch
-    count: int  # of them
+    words: np.ndarray  # [ROUNDS 2] uint32, from which the order is drawn
+    crops: tuple[HostCrop, ...]  # one for each view role
+    batch: int  # size of the global batch
+    first: int  # position of this process's first example in the batch
+    count: int  # number of this process's examples
     seeds: tuple[int, ...]  # the run's seed and the pool's number
 
     def load(self, step: int) -> dict[str, np.ndarray | tuple[np.ndarray, ...]]:
-        """The examples of a step: views, label [count], index [count], and the rows left out.
+        """Load the examples of a step. The next readable image replaces an unreadable one.
 
-        An unreadable image is replaced by the next readable one of the pool.
+        Returns:
+            views: one array [count height width 3] uint8 for each role; label and index: [count];
+            unreadable: the rows that were replaced.
         """
         index = positions(self.words, step, self.batch, len(self.rows))
         index = index[self.first : self.first + self.count].copy()
@@ -72,10 +71,10 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the loader reads at each step: the pools that are used, "labeled" and "unlabeled"."""
+    """The pools that the loader reads at each step: "labeled", "unlabeled" or both."""
 
     pools: dict[str, Pool]
 
     def load(self, step: int) -> dict[str, dict[str, np.ndarray | tuple[np.ndarray, ...]]]:
-        """The examples of a step, of each pool."""
+        """Load the examples of a step from each pool."""
         return {name: pool.load(step) for name, pool in self.pools.items()}

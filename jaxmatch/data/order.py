@@ -1,8 +1,8 @@
-"""The order of a pool's examples: one permutation a pass, evaluated pointwise, on host or device.
+"""The order of a pool's examples: one permutation for each pass, computed position by position.
 
-The swap-or-not shuffle of Hoang, Morris and Rogaway, "An Enciphering Scheme Based on a Card
-Shuffle" (CRYPTO 2012). Nothing is kept from step to step, so a run continues in the same order with
-any number of devices, processes and loader workers from its step alone.
+It is the swap-or-not shuffle of Hoang, Morris and Rogaway, "An Enciphering Scheme Based on a Card
+Shuffle" (CRYPTO 2012). The order has no state, so the step alone tells a resumed run how to
+continue, with any number of devices, processes and loader workers.
 """
 
 from functools import partial
@@ -14,24 +14,27 @@ import numpy as np
 
 from jaxmatch.types import Array
 
-LARGEST = 2**24  # examples in one pool, the bound of the arithmetic in `positions`
+LARGEST = 2**24  # examples in a pool; the arithmetic in `positions` allows no more
 ROUNDS = 48  # an element escapes every swap with probability 2**-48
 
-Words = Any  # Array or np.ndarray, and the results are of the same kind
+Words = Any  # Array or np.ndarray; results have the type of the arguments
 
 
 def words(key: Array) -> Array:
-    """What one order is drawn from: [ROUNDS 2] uint32."""
+    """Draw the random words of one order: [ROUNDS 2] uint32."""
     return jax.random.bits(key, (ROUNDS, 2), jnp.uint32)
 
 
 def positions(words: Words, step: Array | int, batch: int, count: int) -> Words:
-    """Which of ``count`` examples make up batch number ``step``: [batch] int32.
+    """The examples of batch number ``step``, out of ``count`` examples: [batch] int32.
 
-    The batches of all steps, laid end to end, are one permutation of 0..count-1 after the other,
-    each drawn by (words, pass), so a batch may span passes or hold more than ``count`` examples.
-    Exact for every int32 step, elementwise and free of reductions over the batch. NumPy words are
-    computed with NumPy, in which case ``step`` is an int.
+    All batches in a row are a sequence of permutations of 0..count-1. Each is drawn from (words,
+    pass), so a batch can span passes or hold more than ``count`` examples. The result is exact for
+    every int32 step, and no operation reduces over the batch. NumPy words give a NumPy result;
+    then ``step`` is an int.
+
+    Raises:
+        ValueError: if ``count`` is not in 1..LARGEST.
     """
     if not 0 < count <= LARGEST:
         raise ValueError(f"A pool has 1 to {LARGEST} examples, not {count}.")
@@ -51,14 +54,14 @@ def positions(words: Words, step: Array | int, batch: int, count: int) -> Words:
 
 
 def shuffle(words: Words, passes: Words, position: Words, count: int) -> Words:
-    """Element ``position`` of the permutation of 0..count-1 that (words, pass) draws; all uint32.
+    """Element ``position`` of the permutation of 0..count-1 drawn from (words, pass); all uint32.
 
-    In each round x and K - x mod count, K uniform, change places or do not, as a keyed hash of the
-    larger of the two says. A Feistel network would have to walk cycles until the whole batch is
-    in range, which is a reduction over the batch and so a message between devices.
+    In each round x and K - x mod count, with a uniform K, swap or not: a keyed hash of the larger
+    of the two decides. A Feistel network would repeat until the whole batch is in range. This is a
+    reduction over the batch, so devices would exchange messages.
     """
 
-    # Of all rounds at once, as far as a round does not need the one before: [rounds batch].
+    # The part that does not depend on earlier rounds, for all rounds at once: [rounds batch].
     tweaks = mix(passes ^ words[:, :1])
     rounds = tweaks, tweaks % count, words[:, 1:] | (passes & 0)
 
@@ -80,8 +83,8 @@ def shuffle(words: Words, passes: Words, position: Words, count: int) -> Words:
 
         return jax.lax.scan(swap, position, rounds, unroll=unroll)[0]
 
-    # A round of a batch is a few instructions, to which a loop of a TPU adds several times as many,
-    # and one of a GPU a start of kernels. On a CPU it costs less than to compile all rounds.
+    # A round is a few instructions. A loop on a TPU adds several times as many, and a loop on a GPU
+    # starts kernels. On a CPU the loop costs less than the compilation of all rounds.
     at_once = partial(swap_all, unroll=ROUNDS)
     by_rounds = partial(swap_all, unroll=1)
     return jax.lax.platform_dependent(

@@ -1,7 +1,8 @@
 """``python -m jaxmatch.data.prepare cifar10``: write a TFDS data set as ArrayRecord files.
 
-Needs TensorFlow (``pip install "jaxmatch[prepare]"``) and the network, once; reading the files
-needs neither. ``--directory`` is where ``data.directory`` will look, by default TFDS's own place.
+This needs TensorFlow (``pip install "jaxmatch[prepare]"``) and the network, once. Runs that read
+the files need neither. Give the same ``--directory`` here and as ``data.directory``; the default is
+TFDS's own folder.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import importlib.util
 
 
 def main() -> None:
-    """Download and prepare the named data set."""
+    """Download and prepare the data set."""
     parser = argparse.ArgumentParser(prog="python -m jaxmatch.data.prepare", description=__doc__)
     parser.add_argument("name", help="TFDS name, for example cifar10, svhn_cropped or stl10")
     parser.add_argument("--directory", help="root folder of the prepared data sets")

@@ -1,7 +1,7 @@
-"""What the data of a run was, so that a later command uses exactly that or refuses.
+"""The record of a run's data: a later command uses exactly the same data, or refuses.
 
-A set of arrays or records is known by hashes of its parts. The images of a folder are known one by
-one, by name, size and hash, so that images may be added around them and the folder may move.
+The record of a set of arrays or prepared files holds hashes of its parts. The record of a folder
+holds name, size and hash of each image, so new images can be added and the folder can move.
 """
 
 import hashlib
@@ -21,27 +21,29 @@ from jaxmatch.runtime.paths import as_os_errors, files_in, read_whole, size
 
 FILE = "data.json"
 FORMAT = 1
-ENDS = 16 * 2**10  # bytes of a streamed file's beginning, and of its end, that its hash covers
-ELSEWHERE = "if the data has moved, name its place now by --data"
+ENDS = (
+    16 * 2**10
+)  # number of first bytes, and of last bytes, that the hash of a streamed file covers
+ELSEWHERE = "if the data has moved, give its new place as --data"
 REMEDY = f"put it back ({ELSEWHERE}) or train anew in another --workdir"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """The image files of a folder in storage order, a column for each property.
+    """The image files of a folder in storage order, with one column for each property.
 
     Attributes:
         names: paths relative to the folder.
         labels: positions in the classes; -1 = unlabeled.
-        sizes: bytes.
-        hashes: SHA-256 in hexadecimal; "" where none was taken.
-        unused: rows that are not readable as images.
+        sizes: in bytes.
+        hashes: SHA-256 in hexadecimal; "" if it was not computed.
+        unused: rows of files that are not readable as images.
         test: rows of the test set.
         validation: rows of the validation set.
-        table: whether the labels are those of labels.csv.
-        drawn: whether the test set was drawn from the training images.
-        ends: whether a hash covers size, beginning and end of a file only (:data:`ENDS`).
-        aliases: further names of images (links, spellings), each with its row.
+        table: the labels come from labels.csv.
+        drawn: the test set was drawn from the training images.
+        ends: a hash covers only the size, the beginning and the end of a file (:data:`ENDS`).
+        aliases: the row of each further name (links, spellings).
     """
 
     names: tuple[str, ...]
@@ -58,7 +60,7 @@ class Listed:
 
     @property
     def training(self) -> np.ndarray:
-        """Rows [n] int64 of the training images, those of a validation set among them."""
+        """Rows [n] int64 of the training images, including those of a validation set."""
         used = np.ones(len(self.names), bool)
         used[[*self.unused, *self.test]] = False
         return np.flatnonzero(used)
@@ -66,14 +68,14 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The data of a run.
+    """The record of a run's data.
 
     Attributes:
-        name: as ``config.data.name`` had it.
-        directory: as ``config.data.directory`` had it.
-        location: the folder or file that this was, resolved; "" for data inside a package.
+        name: ``config.data.name`` of the run.
+        directory: ``config.data.directory`` of the run.
+        location: absolute path of the folder or file; "" for data inside a package.
         classes: names of the classes.
-        parts: hashes by part of a set that is known as a whole, and its version.
+        parts: hashes by part, and a version; empty for a folder.
         listed: the files of a folder.
     """
 
@@ -86,16 +88,16 @@ class Record:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all but the place, in hexadecimal: the same on hosts with the same images."""
+        """SHA-256 of all but the place, in hexadecimal; equal on hosts with the same images."""
         content = asdict(replace(self, name="", directory="", location=""))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: Path) -> Record | None:
-    """The record of the run in ``folder``; None where there is none.
+    """Read the record of the run in ``folder``; None if it has none.
 
     Raises:
-        InputError: if it is damaged, or of a newer version.
+        InputError: if the record is damaged, or of a newer version.
     """
     path = folder / FILE
     content = read_object(path)
@@ -141,7 +143,11 @@ def _immutable(value: Any) -> Any:
 
 
 def write(folder: Path, record: Record) -> None:
-    """Write ``record`` to the run in ``folder``, whole or not at all; DiskError."""
+    """Write ``record`` to the run in ``folder``, all or nothing.
+
+    Raises:
+        DiskError: if it cannot be written.
+    """
     write_json(folder / FILE, {"format": FORMAT, **asdict(record)}, indent=None)
 
 
@@ -155,7 +161,7 @@ def array_hash(*arrays: np.ndarray) -> str:
 
 
 def file_hash(path: Path, ends: bool) -> str:
-    """SHA-256 of a file in hexadecimal; with ``ends`` of its size, first and last bytes.
+    """SHA-256 of a file in hexadecimal; with ``ends`` only of its size, first and last bytes.
 
     Raises:
         OSError: if it cannot be read.
@@ -177,9 +183,10 @@ def file_hashes(root: Path, names: Sequence[str], ends: bool) -> list[str]:
 
 
 def check_parts(record: Record, parts: Mapping[str, str], where: str) -> None:
-    """InputError naming the first part of a set that is not what the record says.
+    """Compare the hashes of ``parts`` with the record; unused parts may be absent.
 
-    ``parts`` may leave out parts that the command does not use.
+    Raises:
+        InputError: naming the first part that has changed.
     """
     for part, found in parts.items():
         if record.parts.get(part) != found:
@@ -197,16 +204,16 @@ def check_files(
     kind: Callable[[int], str],
     remedy: str = REMEDY,
 ) -> None:
-    """Refuse a folder in which a recorded image is missing or changed.
+    """Check that the images of a folder are unchanged.
 
     Args:
-        record: of a folder.
-        root: where the folder is now.
-        rows: of the images that are needed, in any order.
-        label_now: the label that labels.csv has for a name, None where it has none; None where
-            there is no table.
-        kind: what a row is to the run, such as "a test image of the run".
-        remedy: what to do.
+        record: the record of a folder.
+        root: the folder's path now.
+        rows: the rows of the needed images, in any order.
+        label_now: from a name to its label in labels.csv, None if it has none; None if there is no
+            table.
+        kind: from a row to its use in the run, such as "a test image of the run".
+        remedy: the advice at the end of the message.
 
     Raises:
         InputError: naming the first image that is missing, changed or relabelled.
@@ -233,7 +240,8 @@ def check_files(
         before = record.classes[label]
         return "" if now == before else f"has the label {now!r} now, not {before!r},"
 
-    tested = set() if listed.drawn else set(listed.test)  # whose class is their folder
+    # The class of an image in the test folder is its sub-folder, not the table's label.
+    tested = set() if listed.drawn else set(listed.test)
     with ThreadPoolExecutor() as pool:
         problems = list(pool.map(problem, rows))
     wrong = [(row, text) for row, text in zip(rows, problems, strict=True) if text]
@@ -247,7 +255,7 @@ def check_files(
 
 
 def holds(listed: Listed, root: Path, rows: Iterable[int]) -> bool:
-    """Whether a folder has the files of some rows, unchanged, under their names."""
+    """Whether a folder has the files of some rows under the same names, unchanged."""
     rows = list(rows)
     try:
         if any(size(root / listed.names[row]) != listed.sizes[row] for row in rows):
@@ -259,7 +267,7 @@ def holds(listed: Listed, root: Path, rows: Iterable[int]) -> bool:
 
 
 def _renamed(listed: Listed, root: Path, row: int) -> str | None:
-    """The file of another name that holds the content of a row, if it is easily found."""
+    """Another file with the content of a row; None if there is none, or the row has no hash."""
     if not listed.hashes[row]:
         return None
     known = set(listed.names)

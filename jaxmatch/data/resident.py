@@ -1,6 +1,5 @@
-"""Small data sets live on the device as uint8, and a step gathers its examples there."""
+"""Small data sets stay on the device as uint8, and a step gathers its examples there."""
 
-import math
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -19,33 +18,35 @@ HostOrDevice = Array | np.ndarray
 
 
 class Table(struct.PyTreeNode):
-    """Images in memory, a row each.
+    """Images in memory, one row each.
 
-    A TPU stores arrays in tiles of its two last axes. Images [n h w c] with three channels would be
-    padded forty times when a step gathers some of them, and copied to that form at every call; rows
-    are gathered as they lie.
+    A TPU stores an array in tiles of its two last axes. If a step gathered from images [n h w c] of
+    three channels, they would be padded forty times, and copied to that form at every call. Rows
+    are gathered without a copy.
     """
 
-    rows: Any  # [n h*w*c] uint8, numpy or of a device
+    rows: Any  # [n h*w*c] uint8: NumPy, on a device, or only a shape and dtype
     size: tuple[int, int, int] = struct.field(pytree_node=False)  # height, width, channels
 
     @classmethod
-    def of(cls, images: Any) -> Self:
-        """The table of images [n h w c], which are not copied on the host."""
-        size = tuple(images.shape[1:])
-        return cls(images.reshape(len(images), math.prod(size)), size)
+    def of(cls, images: HostOrDevice) -> Self:
+        """The table of images [n h w c]; NumPy images are not copied."""
+        height, width, channels = images.shape[1:]
+        return cls(
+            images.reshape(len(images), height * width * channels), (height, width, channels)
+        )
 
     def __len__(self) -> int:
         """The number of images."""
         return self.rows.shape[0]
 
     @property
-    def images(self) -> Any:
-        """The images [n h w c]; of numpy rows no copy."""
+    def images(self) -> HostOrDevice:
+        """The images [n h w c]; NumPy rows are not copied."""
         return self.rows.reshape(-1, *self.size)
 
     def take(self, index: Array) -> Array:
-        """The images number ``index`` [b], all in bounds: [b h w c]."""
+        """The images at ``index`` [b], which must be in bounds: [b h w c]."""
         rows = jnp.asarray(self.rows).at[index].get(mode="promise_in_bounds")
         by_planes = partial(_images_by_planes, size=self.size)
         reshaped = partial(jnp.reshape, shape=(*index.shape, *self.size))
@@ -53,10 +54,10 @@ class Table(struct.PyTreeNode):
 
 
 def _images_by_planes(rows: Array, size: tuple[int, int, int]) -> Array:
-    """Rows uint8 [b h*w*c] as images [b h w c] that lie in memory as planes [b c h w].
+    """Turn rows uint8 [b h*w*c] into images [b h w c] whose memory layout is planes [b c h w].
 
-    So a TPU's augmentation wants them, and a product with zeros and ones sorts the channels faster
-    than its transposition of bytes.
+    A TPU's augmentation needs this layout. A product with zeros and ones sorts the channels faster
+    than a TPU transposes bytes.
     """
     height, width, channels = size
     place = np.arange(width * channels).reshape(width, channels)
@@ -67,29 +68,31 @@ def _images_by_planes(rows: Array, size: tuple[int, int, int]) -> Array:
 
 
 class Resident(NamedTuple):
-    """A training set; numpy on the host, then replicated over the devices.
+    """A training set: NumPy arrays on the host, later replicated over the devices.
 
-    Of a streamed set the images are LazyImages and never all in memory.
+    The images of a streamed set are LazyImages and never in memory all at once.
     """
 
     labeled_images: Table | LazyImages  # n images
     labeled_labels: HostOrDevice  # [n] int32
     unlabeled_images: Table | LazyImages  # u images
     unlabeled_labels: HostOrDevice  # [u] int32, -1 = unknown; only metrics read it
-    frozen: PyTree = None  # variables of the run's frozen networks by role, if it has any
+    frozen: PyTree = None  # variables of the run's frozen networks by role, if there are any
 
 
 def resident(source: Source, split: Split, include_labeled: bool = True) -> Resident:
-    """The labeled examples in split order beside the unlabeled pool in storage order.
+    """The labeled examples in split order, and the unlabeled pool in storage order, on the host.
 
-    The pool is all training images, without the labeled ones if not ``include_labeled``. The
-    leaves are host arrays, the pool a view of the source where possible. Raises InputError where
-    the split does not fit the source.
+    The pool is all training images, without the labeled ones if ``include_labeled`` is False. It
+    is a view of the source if possible.
+
+    Raises:
+        InputError: if the split does not fit the source.
     """
     labeled = locate(source, split)
     pool = slice(None) if include_labeled else np.setdiff1d(np.arange(len(source.rows)), labeled)
 
-    def images(rows: Any) -> Table | LazyImages:
+    def images(rows: np.ndarray | slice) -> Table | LazyImages:
         some = source.images[rows]
         return some if isinstance(some, LazyImages) else Table.of(some)
 
@@ -104,15 +107,18 @@ def resident(source: Source, split: Split, include_labeled: bool = True) -> Resi
 def batch(
     data: Resident, key: Array, step: Array | int, labeled_batch: int, unlabeled_batch: int
 ) -> Batch:
-    """The examples of one step, before augmentation; a batch size of zero gives None.
+    """The examples of one step before augmentation; a batch size of zero gives None.
 
-    ``key`` is the run's, the same at every step. ``data`` is replicated, so that each device
-    gathers its own share of a batch that the caller shards.
+    ``key`` is the run's key, the same at every step. ``data`` is replicated, so each device gathers
+    its own share of the batch, which the caller shards.
     """
 
-    def draw(stream: int, size: int, images: Any, labels: HostOrDevice) -> Examples | None:
+    def draw(
+        stream: int, size: int, images: Table | LazyImages, labels: HostOrDevice
+    ) -> Examples | None:
         if size == 0:
             return None
+        assert isinstance(images, Table)  # a streamed set has a Feed instead
         words = order.words(jax.random.fold_in(key, stream))
         index = order.positions(words, step, size, len(images))
         return Examples(

@@ -1,7 +1,7 @@
-"""Which training images are labeled: drawn equally per class by seed, or read from a file.
+"""The split says which training images are labeled: a balanced draw by seed, or a file.
 
-The draw is the one that FixMatch's published label sets share: legacy NumPy ``RandomState(seed)``
-permutes the images of each class in turn (google-research/fixmatch, TorchSSL and USB agree).
+The draw is that of FixMatch's published label sets: legacy NumPy ``RandomState(seed)`` permutes
+the images of each class in turn (google-research/fixmatch, TorchSSL and USB agree).
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from jaxmatch.errors import DiskError, InputError
 from jaxmatch.runtime import paths
 
 FILE = "split.json"  # of a run folder
-MOST_COMPARED = 10_000  # names among which a similar one is looked for
+MOST_COMPARED = 10_000  # with more names than this, no similar name is suggested
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,9 +31,9 @@ class Split:
     """The labeled examples of a run."""
 
     indices: np.ndarray  # [n] int64 rows of the source's storage order, as drawn
-    source: str | None = None  # the source's name; None = not recorded
+    source: str | None = None  # the source's name; None if it is not recorded
     seed: int | None = None
-    labels: np.ndarray | None = None  # [n] labels that a file recorded, to check the source by
+    labels: np.ndarray | None = None  # [n] labels that a file recorded, to check the source
 
     @property
     def hash(self) -> str:
@@ -44,7 +44,10 @@ class Split:
 def balanced(source: Source, labels: int | Literal["all"], seed: int) -> Split:
     """Draw ``labels`` images in total, equally many of each class, or take every known label.
 
-    Nested over ``labels`` for one seed. Raises InputError where the number cannot be drawn.
+    For one seed a larger draw contains the smaller ones.
+
+    Raises:
+        InputError: if the number cannot be drawn.
     """
     if labels == "all":
         return Split(indices=source.rows[source.labels >= 0], source=source.name, seed=seed)
@@ -75,8 +78,9 @@ def balanced(source: Source, labels: int | Literal["all"], seed: int) -> Split:
 def locate(source: Source, split: Split) -> np.ndarray:
     """Positions [n] int64 of the labeled examples among the source's training images.
 
-    Raises InputError where the split belongs to another source, repeats an index, or names an
-    image that is no training image, has no known label or another label than recorded.
+    Raises:
+        InputError: if the split belongs to another source, repeats an index, or names an image that
+            is no training image, has no known label, or has another label than recorded.
     """
     if split.source is not None and not _is_of(split.source, source):
         raise InputError(f"The label split was drawn from {split.source}, not from {source.name}.")
@@ -121,10 +125,11 @@ def _is_of(name: str, source: Source) -> bool:
 def read(path: str | os.PathLike, names: Names | None = None) -> Split:
     """Read a split file: JSON with ``indices`` and optionally hash, source, seed and labels.
 
-    Where images have ``names`` it may be a .txt file of these, one a line, as the lists of 1% and
-    10% of ImageNet are (github.com/google-research/simclr, imagenet_subsets).
+    If the images have ``names``, it can be a .txt file with one name a line, such as the lists of
+    1% and 10% of ImageNet (github.com/google-research/simclr, imagenet_subsets).
 
-    Raises InputError where the file is missing, malformed, or was changed after it was written.
+    Raises:
+        InputError: if the file is missing, malformed, or was changed after it was written.
     """
     path = paths.path(path)
     if path.suffix == ".txt":
@@ -156,7 +161,7 @@ def read(path: str | os.PathLike, names: Names | None = None) -> Split:
 
 
 def _by_name(path: Path, split: Split, names: Names) -> Split:
-    """The split of another run on a folder, whose record tells which images its positions were."""
+    """The split of another run on a folder; that run's record gives the names of its rows."""
     record = records.read(path.parent)
     if path.name != FILE or record is None or record.listed is None or not names.roots:
         return split
@@ -169,7 +174,7 @@ def _by_name(path: Path, split: Split, names: Names) -> Split:
 
 
 def _listed(path: Path, names: Names | None) -> Split:
-    """The images that a list names by their path, or by its last part where that is unique."""
+    """The images that a list names, by their path or by a unique last part of it."""
     try:
         text = paths.read_whole(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -205,14 +210,13 @@ def _listed(path: Path, names: Names | None) -> Split:
 
 
 def relative(roots: Sequence[Path], text: str) -> str:
-    """``text``, a path relative to a folder or absolute, in the spelling that names have.
+    """The path ``text`` in the spelling of names: relative to the folder, without ``.`` and ``..``.
 
-    That is relative to the folder, without needless ``.`` and ``..``; an absolute path outside of
-    it stays absolute.
+    An absolute path outside of the folder stays absolute.
 
     Args:
-        roots: the folder, and places where it was before, for absolute paths.
-        text: the path.
+        roots: the folder, then its earlier places, for absolute paths.
+        text: the path, absolute or relative to the folder.
     """
     for root in roots:
         if paths.in_bucket(root):
@@ -229,7 +233,11 @@ def relative(roots: Sequence[Path], text: str) -> str:
 
 
 def write(path: str | os.PathLike, split: Split) -> None:
-    """Write ``split`` as JSON, all or nothing. Raises DiskError."""
+    """Write ``split`` as JSON, all or nothing.
+
+    Raises:
+        DiskError: if it cannot be written.
+    """
     path = paths.path(path)
     content = {
         "indices": split.indices.tolist(),
@@ -246,10 +254,15 @@ def write(path: str | os.PathLike, split: Split) -> None:
 def validation(
     source: Source, count: int, seed: int, keep: Split | None = None
 ) -> tuple[Source, Images, np.ndarray]:
-    """Move ``count`` labeled training images, of each class alike, into a validation set.
+    """Move ``count`` labeled training images, equally many of each class, to a validation set.
 
-    Returns the source without them, their images [count h w c] uint8 and labels [count] int32.
-    Images of ``keep`` stay in the source. Raises InputError where too few images have a label.
+    Images of ``keep`` stay in the source.
+
+    Returns:
+        The source without them, their images [count h w c] uint8 and their labels [count] int32.
+
+    Raises:
+        InputError: if too few images have a label.
     """
     free = source.labels >= 0
     if keep is not None:
@@ -263,7 +276,7 @@ def validation(
     shares = np.zeros_like(available)
     for _ in range(count):
         shares[np.argmin(np.where(shares < available, shares, count))] += 1
-    random = np.random.RandomState([seed, 1])  # a stream apart from that of the labeled examples
+    random = np.random.RandomState([seed, 1])  # a stream of its own, apart from the label splits
     held = np.zeros_like(free)
     for number, share in enumerate(shares):
         held[random.permutation(np.flatnonzero(free & (source.labels == number)))[:share]] = True

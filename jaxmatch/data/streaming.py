@@ -1,8 +1,8 @@
 """Data sets that do not fit a device: loader processes decode and crop, the device does the rest.
 
-A :class:`Feed` gives the examples of one step after another. Since :class:`~.loading.Plan` says
-what a step reads, nothing but the step is needed to go on, on whatever processes and workers; so a
-checkpoint holds no state of the loader, and a loader that lost a worker is started anew.
+A :class:`Feed` gives the examples of one step after another. :class:`~.loading.Plan` says what each
+step reads, for any number of processes and workers. So a run continues from its step alone: a
+checkpoint holds no state of the loader, and a loader that lost a worker starts again.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh
+from numpy.typing import DTypeLike
 
 from jaxmatch.data import order
 from jaxmatch.data.crops import HostCrop
@@ -34,35 +35,38 @@ from jaxmatch.types import Array, Batch, Examples, PyTree, Spec
 log = logging.getLogger(__name__)
 
 MOST_WORKERS = 32  # each holds a few hundred megabytes
-AHEAD = 2  # steps whose examples are on the device, or on their way, before they are needed
-RESTARTS = 3  # of the loader at one step before the run gives up
-TELL_EVERY = 1000  # steps after which several processes tell each other what was not readable
+AHEAD = 2  # steps whose examples are sent to the device before they are needed
+RESTARTS = 3  # starts of the loader at one step before the run fails
+TELL_EVERY = 1000  # steps between two exchanges of unreadable images by several processes
 
 Crops = Mapping[str, tuple[HostCrop, ...]]
 
 
 def plan(data: Resident, key: Array, spec: Spec, crops: Crops, seed: int, mesh: Mesh) -> Plan:
-    """What this process loads at each step.
+    """The plan of what this process loads at each step.
 
     Args:
         data: the pools, as LazyImages.
-        key: what the order is drawn from, the same as for resident sets.
+        key: draws the order, as for resident sets.
         spec: has the batch sizes.
-        crops: of the view roles of "labeled" and "unlabeled".
-        seed: the run's.
-        mesh: over which the batch is split.
+        crops: the crops of the view roles of "labeled" and "unlabeled".
+        seed: the run's seed.
+        mesh: the devices that share the batch.
     """
-    sizes = {"labeled": spec.labeled_batch, "unlabeled": spec.unlabeled_batch}
+    sets = {
+        "labeled": (data.labeled_images, data.labeled_labels, spec.labeled_batch),
+        "unlabeled": (data.unlabeled_images, data.unlabeled_labels, spec.unlabeled_batch),
+    }
     pools = {}
-    for number, (name, batch) in enumerate(sizes.items()):
-        images, labels = getattr(data, f"{name}_images"), getattr(data, f"{name}_labels")
+    for number, (name, (images, labels, batch)) in enumerate(sets.items()):
         if not batch:
             continue
+        assert isinstance(images, LazyImages)
         first, count = process_share(batch, mesh)
         pools[name] = Pool(
             records=images.records,
             rows=images.rows,
-            labels=labels,
+            labels=np.asarray(labels),
             words=np.asarray(order.words(jax.random.fold_in(key, number))),
             crops=crops[name],
             batch=batch,
@@ -74,7 +78,7 @@ def plan(data: Resident, key: Array, spec: Spec, crops: Crops, seed: int, mesh: 
 
 
 class Feed:
-    """The examples of step ``first``, then of the next at each call, as arrays over the mesh."""
+    """Gives the examples of step ``first``, then of the next step at each call, over the mesh."""
 
     def __init__(
         self,
@@ -86,24 +90,31 @@ class Feed:
         strict: bool = False,
         frozen: PyTree = None,
     ):
-        """Start the loader; ``workers`` processes, 0 for one a core.
+        """Start the loader.
 
-        ``strict`` makes an unreadable image an error, as ``data.strict`` says. ``frozen`` is what
-        each batch has beside its examples.
+        Args:
+            plan: what each step reads.
+            mesh: the devices that share a batch.
+            first: the first step.
+            steps: the number of steps of the run.
+            workers: the number of loader processes; 0 is one for each core.
+            strict: an unreadable image is an error.
+            frozen: the variables of frozen networks, for ``Batch.frozen``.
         """
         self.plan, self.mesh, self.steps, self.strict = plan, mesh, steps, strict
         self.frozen = frozen
         self.workers = workers or min(len(os.sched_getaffinity(0)), MOST_WORKERS)
-        self.next_step = first  # the next one to be loaded
+        self.next_step = first  # the next step to load
         self.ready: list[Batch] = []
         self.met: dict[str, list[int]] = {name: [] for name in plan.pools}  # rows not readable
         self.named: set[int] = set()
         self.loader = self._start()
 
     def __call__(self) -> Batch:
-        """The next step's examples.
+        """The examples of the next step.
 
-        InputError, on all processes, where ``strict`` and one of them met an unreadable image.
+        Raises:
+            InputError: with ``strict``, on all processes, if one of them found an unreadable image.
         """
         while len(self.ready) <= AHEAD and self.next_step < self.steps:
             self.ready.append(self._on_device(self._load()))
@@ -111,7 +122,7 @@ class Feed:
         return self.ready.pop(0)
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """The feed itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -122,14 +133,14 @@ class Feed:
         """End the workers."""
         loader: Any = self.loader
         self.loader = iter(())
-        if hasattr(loader, "close"):  # it is not closed yet
+        if hasattr(loader, "close"):  # grain's; the iterator of a closed feed has none
             loader.close()
         del loader
         gc.collect()  # grain's cycles hold the shared memory of its last elements
 
     def _start(self) -> Iterator[Any]:
         steps = grain.MapDataset.range(self.next_step, self.steps).map(self.plan.load)
-        # A worker's element is a whole step, so that it crosses to this process as one block.
+        # One element is a whole step, so a worker sends it to this process as one block.
         each = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         workers = grain.MultiprocessingOptions(num_workers=self.workers)
         with _parsed_flags():
@@ -140,11 +151,11 @@ class Feed:
             try:
                 with _parsed_flags():
                     loaded = next(self.loader)
-                # Copied, so that the shared memory they came in is free at once.
+                # A copy, so that the shared memory is free at once.
                 return jax.tree.map(np.array, loaded)
             except InputError:
                 raise
-            # A worker that died shows as one of several errors of grain and multiprocessing.
+            # If a worker dies, grain and multiprocessing raise several kinds of errors.
             except Exception as error:
                 self.close()
                 if attempt == RESTARTS:
@@ -178,9 +189,9 @@ class Feed:
         return Batch(parts.get("labeled"), parts.get("unlabeled"), self.frozen)
 
     def _tells(self) -> bool:
-        """Whether what was not readable is told at this step, the same on all processes.
+        """Whether the processes exchange unreadable images at this step; all give the same answer.
 
-        They wait for each other then, so not at every step.
+        An exchange makes them wait for each other, so they do it rarely.
         """
         often = self.strict or jax.process_count() == 1
         return often or self.next_step % TELL_EVERY == 0 or self.next_step == self.steps - 1
@@ -196,8 +207,7 @@ class Feed:
 
 
 def _follow_parent(number: int, workers: int) -> None:
-    """Leave Ctrl-C, which all processes of a terminal get, to the one that trains; end with it."""
-    del number, workers
+    """Ignore Ctrl-C, which the training process handles, and end when that process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -211,7 +221,7 @@ def _follow_parent(number: int, workers: int) -> None:
 
 @contextlib.contextmanager
 def _parsed_flags() -> Iterator[None]:
-    """Let grain read its absl flags, which a process that never parsed any does not allow."""
+    """Let grain read its absl flags in a process that has not parsed its flags."""
     parsed = flags.FLAGS.is_parsed()
     flags.FLAGS.mark_as_parsed()
     try:
@@ -222,13 +232,13 @@ def _parsed_flags() -> Iterator[None]:
 
 
 def shapes(spec: Spec, crops: Crops, mesh: Mesh) -> Batch:
-    """The examples of a step as shapes, dtypes and places; arguments as for :func:`plan`."""
+    """Shapes, dtypes and shardings of a step's examples; arguments are those of :func:`plan`."""
 
     def one(name: str, batch: int) -> Examples | None:
         if not batch:
             return None
 
-        def like(shape: tuple[int, ...], dtype: Any) -> Any:
+        def like(shape: tuple[int, ...], dtype: DTypeLike) -> Any:
             return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=over_batch(mesh))
 
         views: Any = tuple(like((*crop.size, 3), np.uint8) for crop in crops[name])
@@ -237,8 +247,8 @@ def shapes(spec: Spec, crops: Crops, mesh: Mesh) -> Batch:
     return Batch(one("labeled", spec.labeled_batch), one("unlabeled", spec.unlabeled_batch))
 
 
-def is_streamed(images: Any) -> bool:
-    """Whether a set's images are read step by step."""
+def is_streamed(images: object) -> bool:
+    """Whether the images of a set are read step by step."""
     return isinstance(images, LazyImages)
 
 

@@ -1,6 +1,6 @@
-"""TFDS data sets, prepared as ArrayRecord files, read without TensorFlow.
+"""Reads TFDS data sets without TensorFlow; they are prepared as ArrayRecord files.
 
-Storage order is that of the TFDS splits, which shuffles the order of the original files.
+Storage order is that of the TFDS splits, which is a shuffled order of the original files.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from jaxmatch.runtime import hosts, paths
 
 log = logging.getLogger(__name__)
 
-# Where it is not "test": the labels of ImageNet's test split are not public.
+# Test splits of another name than "test". The labels of ImageNet's test split are not public.
 TEST_SPLITS = {"imagenet2012": "validation", "imagenet2012_subset": "validation"}
 CHUNK = 1024  # examples that a thread decodes at a time
 
@@ -100,13 +100,13 @@ def load_recorded(record: Record, place: str, reading: Reading) -> Source:
     return load(place, reading)
 
 
-def _parts(builder: Any, splits: Iterable[str], ends: bool) -> dict[str, str]:
+def _parts(builder: tfds.core.DatasetBuilder, splits: Iterable[str], ends: bool) -> dict[str, str]:
     hashes = {split: _split_hash(builder, split, ends) for split in splits}
     return {"version": str(builder.info.version), **hashes}
 
 
-def _split_hash(builder: Any, split: str, ends: bool) -> str:
-    """SHA-256 over names and hashes of a split's record files (:func:`file_hash`)."""
+def _split_hash(builder: tfds.core.DatasetBuilder, split: str, ends: bool) -> str:
+    """SHA-256 of the names and hashes (:func:`file_hash`) of a split's record files."""
     shards = [Path(path) for path in builder.info.splits[split].filepaths]
     with ThreadPoolExecutor() as pool:
         hashes = pool.map(partial(file_hash, ends=ends), shards)
@@ -114,7 +114,7 @@ def _split_hash(builder: Any, split: str, ends: bool) -> str:
     return hashlib.sha256("".join(listed).encode()).hexdigest()
 
 
-def _builder(name: str, directory: str | None) -> Any:
+def _builder(name: str, directory: str | None) -> tfds.core.DatasetBuilder:
     if directory and paths.in_bucket(paths.path(directory)):
         raise InputError(
             f"data.directory={directory}: ArrayRecord files are read from a file system; copy them "
@@ -142,14 +142,14 @@ def _how_to_prepare(name: str, directory: str | None) -> str:
     )
 
 
-def _examples(builder: Any, split: str) -> Any:
-    """The examples of a split, their images still encoded."""
+def _examples(builder: tfds.core.DatasetBuilder, split: str) -> Any:
+    """The examples of a split, with encoded images."""
     skip = {"image": tfds.decode.SkipDecoding()}
     return builder.as_data_source(split=split, decoders=skip)
 
 
 def _read(
-    builder: Any, split: str, size: image_files.Size | None, share: float
+    builder: tfds.core.DatasetBuilder, split: str, size: image_files.Size | None, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """All images [n h w 3] uint8 and labels [n] int32 of a split."""
     examples = _examples(builder, split)
@@ -167,9 +167,9 @@ def _read(
 
 
 def _lazy(
-    builder: Any, splits: list[str], size: image_files.Size, share: float
+    builder: tfds.core.DatasetBuilder, splits: list[str], size: image_files.Size, share: float
 ) -> tuple[LazyImages, np.ndarray, tuple[str, ...]]:
-    """The images of some splits, unread, their labels [n] int32 and their file names, if known."""
+    """The images of some splits, not yet read, their labels [n] int32 and file names, if known."""
     records = TfdsRecords(
         name_of_set=builder.info.name, splits=tuple(_examples(builder, split) for split in splits)
     )
@@ -180,13 +180,14 @@ def _lazy(
     return images, labels, names if len(names) == len(labels) else ()
 
 
-def _index(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels [n] int32 and file names [n] (or none) of a split, of several processes to all.
+def _index(builder: tfds.core.DatasetBuilder, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [n] int32 and file names [n] (or none) of a split, the same for all processes.
 
-    They stand inside the records, so the first time all of these are read, 144 GB for ImageNet, by
-    one process; what was found is kept beside the prepared files, or else in the user's cache.
+    They are inside the records. So one process once reads all records, 144 GB for ImageNet, and
+    keeps the result beside the prepared files, or else in the user's cache.
 
-    Raises InputError where the processes have other prepared files than process 0.
+    Raises:
+        InputError: if a process has other prepared files than process 0.
     """
     shards = [Path(path) for path in builder.info.splits[split].filepaths]
     written = [(path.name, path.stat().st_size) for path in shards]
@@ -195,8 +196,10 @@ def _index(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     return labels, names
 
 
-def _read_index(builder: Any, split: str, written: list[tuple[str, int]]) -> list[np.ndarray]:
-    """Labels and names as :func:`_index`; ``written``: name and size of each prepared file."""
+def _read_index(
+    builder: tfds.core.DatasetBuilder, split: str, written: list[tuple[str, int]]
+) -> list[np.ndarray]:
+    """Labels and names of a split; ``written`` has name and size of each prepared file."""
     digest = hashlib.sha256(repr((str(builder.data_dir), written)).encode()).hexdigest()[:16]
     beside = Path(builder.data_dir) / f"jaxmatch-{split}-{digest}.npz"
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxmatch"
@@ -218,7 +221,7 @@ def _read_index(builder: Any, split: str, written: list[tuple[str, int]]) -> lis
         with ThreadPoolExecutor() as pool:
             parts = pool.map(read, range(math.ceil(len(examples) / CHUNK)))
             found = [pair for part in parts for pair in part]
-    # A damaged record shows as one of several errors of array_record and TFDS.
+    # On a damaged record array_record and TFDS raise several kinds of errors.
     except Exception as error:
         raise InputError(
             f"The labels of tfds:{builder.info.name} cannot be read ({error}); prepare it anew."
@@ -226,7 +229,7 @@ def _read_index(builder: Any, split: str, written: list[tuple[str, int]]) -> lis
     labels = np.array([label for label, _ in found], np.int32)
     names = np.array([name.decode() for _, name in found if name], str)
     for file in files:
-        # Not the process's number, which another container on the same folder may have too.
+        # No process number: another container on the same folder may have the same one.
         partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -234,25 +237,25 @@ def _read_index(builder: Any, split: str, written: list[tuple[str, int]]) -> lis
                 np.savez(opened, labels=labels, names=names)
             partial.replace(file)
             break
-        except OSError:  # a data folder that others own
+        except OSError:  # the user cannot write to the data folder
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
     return [labels, names]
 
 
 def _kept(file: Path, count: int) -> list[np.ndarray] | None:
-    """Labels and names of ``count`` examples that a run before left in ``file``, if it is whole."""
+    """Labels and names of ``count`` examples that an earlier run wrote; None if there are none."""
     if not file.exists():
         return None
     try:
-        # Of a damaged file that it opened itself NumPy leaves the handle open.
+        # NumPy would leave the handle of a damaged file open if it opened the file itself.
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
             labels, names = arrays["labels"], arrays["names"]
         fits = labels.shape == (count,) and names.shape in ((0,), (count,))
         if fits and labels.dtype == np.int32:
             return [labels, names]
-    # What NumPy raises on damaged files is not limited to its documented errors.
+    # NumPy raises more errors on damaged files than it documents.
     except Exception:
         log.debug("%s", file, exc_info=True)
-    log.warning("%s is damaged and made anew.", file)
+    log.warning("%s is damaged; it is written again.", file)
     return None

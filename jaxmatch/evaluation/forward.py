@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Answers(NamedTuple):
     """A network's outputs for n images."""
 
-    values: Any  # arrays [n ...] in the images' order
+    values: PyTree  # arrays [n ...] in the images' order
     readable: np.ndarray  # [n] bool; the values of unreadable images are arbitrary
 
 
@@ -114,7 +114,7 @@ def _make(
     def run(variables: PyTree, images: Array | Images | Table) -> Answers:
         count = len(images)
         each, width = _block(count, batch, mesh.size)
-        held: Any = None
+        held: Table | None = None
         if not isinstance(images, LazyImages):
             table = images if isinstance(images, Table) else Table.of(images)
             held = put(table, replicated(mesh))

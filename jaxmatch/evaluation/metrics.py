@@ -6,18 +6,16 @@ A new metric is a function here and its line in :data:`METRICS`. Training then r
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jaxmatch.evaluation.forward import Answers
 
-# (probabilities [n C] of a distribution in each row, labels [n] of positions in 0..C-1) -> metric
-Metric = Callable[[NDArray[np.floating[Any]], NDArray[np.integer[Any]]], float]
+# Probabilities [n C], whose rows sum to 1, and labels [n], positions in 0..C-1, to the metric.
+Metric = Callable[[np.ndarray, np.ndarray], float]
 
 
-def accuracy(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
+def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The share of images whose most probable class is their label."""
     return float(np.mean(probabilities.argmax(-1) == labels))
 
@@ -25,7 +23,7 @@ def accuracy(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.intege
 METRICS: Mapping[str, Metric] = MappingProxyType({"accuracy": accuracy})
 
 
-def score(answers: Answers, labels: NDArray[np.integer[Any]]) -> dict[str, float]:
+def score(answers: Answers, labels: np.ndarray) -> dict[str, float]:
     """All metrics, by name, of the probabilities in ``answers`` [n C] for the true ``labels`` [n].
 
     Unreadable images do not count.

@@ -40,6 +40,8 @@ class Bank(NamedTuple):
     embeddings: Float[Array, "n d"]  # unit rows; zeros where not filled
     labels: Int[Array, "n"]
     filled: Bool[Array, "n"]  # whether the example has been seen; the others have no vote
+    # A step compares a batch with all rows, which is faster where all are at hand.
+    split_if_large = False
 
 
 def make_bank(labels: Sequence[int], width: int) -> Bank:

@@ -6,6 +6,7 @@ for 10^6 examples take gigabytes, so the rows of a large pool are spread over th
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ class PerExample:
     """A row for each example, in index order, and rows that pad them."""
 
     rows: PyTree  # arrays [n ...] by name, n a multiple of memory.MULTIPLE
+    split_if_large: ClassVar[bool] = True  # steps exchange only the rows of a batch
 
 
 def make_rows(count: int, **start: Array) -> PerExample:

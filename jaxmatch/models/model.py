@@ -30,7 +30,6 @@ class Model(nn.Module):
         dtype: compute dtype of the layers; None follows inputs and parameters.
         param_dtype: dtype of the parameters.
         bn_groups: number of parts of a batch that BatchNorm treats as separate batches in training.
-            A network with BatchNorm makes it a setting.
     """
 
     classes: int
@@ -41,7 +40,7 @@ class Model(nn.Module):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
-    bn_groups = 1
+    bn_groups = 1  # a network with BatchNorm makes it a setting
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

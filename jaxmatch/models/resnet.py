@@ -94,7 +94,8 @@ class ResNet(Model):
             identity (Goyal et al. 2017).
         feature_norm: "layer" puts a layer norm between the pooled features and all that reads
             them (SimMatchV2); "" puts nothing.
-        bn_decay, bn_eps: BatchNorm's running decay and epsilon.
+        bn_decay: running averages of BatchNorm keep this share at each update.
+        bn_eps: epsilon of BatchNorm.
     """
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)

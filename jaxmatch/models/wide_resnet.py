@@ -79,8 +79,9 @@ class WideResNet(Model):
     """WRN-``depth``-``width``: stem of 16 channels, ``groups`` groups of (depth - 4) / 6 blocks.
 
     Attributes:
-        depth: 6n + 4; 28 gives four blocks a group (STL-10's "37-2" is depth 28 with four groups).
-        width: channels of group g are int(16 * width) * 2^g.
+        depth: number of layers with three groups, 6n + 4; 28 gives four blocks in each group (the
+            "37-2" of STL-10 is depth 28 with four groups).
+        width: group g has int(16 * width) * 2^g channels.
         groups: number of groups, each halving the resolution after the first.
         first_stride: stride of the first group; 1 on CIFAR, 2 on STL-10 and MNIST-5k.
         legacy_transition: in the first block of every group but the first, conv1 reads the raw
@@ -89,8 +90,9 @@ class WideResNet(Model):
         padding: "same" pads strided convolutions as TensorFlow does, (0, 1) on even sizes;
             "torch" pads symmetrically.
         conv_bias: which convolutions have a bias: "all", "stem" or "none".
-        bn_decay, bn_eps, bn_eps_final: BatchNorm's running decay, epsilon in the blocks and in
-            the last one.
+        bn_decay: running averages of BatchNorm keep this share at each update.
+        bn_eps: epsilon of BatchNorm in the blocks.
+        bn_eps_final: epsilon of the last BatchNorm.
     """
 
     depth: Annotated[int, Range(least=1, most=1000)] = 28

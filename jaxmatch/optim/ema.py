@@ -17,12 +17,12 @@ class Ema:
     """The settings ``config.ema``.
 
     Attributes:
-        decay: teacher <- decay * teacher + (1 - decay) * student, after every optimizer step.
+        decay: after every optimizer step, teacher <- decay * teacher + (1 - decay) * student.
         statistics: BatchNorm statistics of the teacher. "copied" are the student's. "averaged" are
             a moving average of the student's, like the parameters (EMAN; Cai et al., CVPR 2021).
-            "own" are the teacher's, which labels in train mode (MoCo, SimMatch on ImageNet).
-            :mod:`jaxmatch.models.batch_norm` names the modes of BatchNorm that these make.
-        schedule: the decay stays "constant" or rises to 1 along a "cosine" (:meth:`decay_at`).
+            "own" are those of the teacher's forward passes in train mode (MoCo, SimMatch on
+            ImageNet). ``jaxmatch/models/batch_norm.py`` lists the modes that these make.
+        schedule: the decay stays "constant" or rises to 1 along a "cosine".
     """
 
     decay: Share = 0.999

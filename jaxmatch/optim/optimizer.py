@@ -26,16 +26,17 @@ class Optim:
             decoupled decay. "lars" is sgd that first multiplies the gradient g + weight_decay w of
             each array w by a trust ratio: You, Gitman & Ginsburg, "Large Batch Training of
             Convolutional Networks", 2017, https://arxiv.org/abs/1708.03888.
-        learning_rate: the rate at the end of the warm-up, which the schedule lowers.
-        schedule: course of the learning rate (:func:`jaxmatch.optim.schedules.learning_rate`).
-        warmup_steps: steps of linear warm-up.
+        learning_rate: the rate after the warm-up.
+        schedule: how the learning rate changes: "constant"; "cosine_7_16", FixMatch's cosine, which
+            ends above 0; "cosine", which ends at 0; "steps", lower at each of ``drops``.
+        warmup_steps: number of steps of linear warm-up.
         period_steps: after the warm-up the rate changes once in this number of steps (the authors
             of SimMatch and CoMatch change it once an epoch on ImageNet).
         drops: shares of the run after which the "steps" schedule lowers the rate.
-        drop_factor: factor by which it lowers the rate.
-        momentum: momentum of sgd and lars.
+        drop_factor: the "steps" schedule multiplies the rate by this at each drop.
+        momentum: the momentum of sgd and lars.
         nesterov: whether the momentum of sgd and lars is Nesterov's.
-        weight_decay: factor of the weight decay.
+        weight_decay: the factor of the weight decay.
         decay: which parameters decay: "kernels" of convolutions and dense layers,
             "not_batch_norm" (biases too) or "all".
         classifier_rate: the learning rate of the classifier is multiplied by this (fine-tuning).
@@ -45,12 +46,13 @@ class Optim:
         rate_inside_momentum: the momentum of sgd and lars sums up steps, each with the rate of its
             time (SimCLR); otherwise the present rate multiplies the whole sum (BYOL, SwAV,
             PyTorch).
-        trust_ratio: of lars, with eta = ``trust_coefficient`` and d = ``weight_decay`` or 0:
-            "joint" is eta |w| / |g + d w| (SimCLR, BYOL, WCL). "separate" is
-            eta |w| / (|g| + d |w| + 1e-8) (SwAV's LARC). "clipped" is "separate" divided by the
-            rate, at most 1 (LARC with clipping; solo-learn, eta 0.02).
-        trust_coefficient: eta of the trust ratio.
-        adapted: which parameters have a trust ratio, as in ``decay``; the others have 1.
+        trust_ratio: the trust ratio of lars, with eta = ``trust_coefficient`` and
+            d = ``weight_decay``, or 0 where w does not decay. "joint" is eta |w| / |g + d w|
+            (SimCLR, BYOL, WCL). "separate" is eta |w| / (|g| + d |w| + 1e-8) (SwAV's LARC).
+            "clipped" is "separate" divided by the rate, at most 1 (LARC with clipping; solo-learn,
+            eta 0.02).
+        trust_coefficient: eta of the trust ratio of lars.
+        adapted: which parameters have a trust ratio, named as for ``decay``; that of others is 1.
     """
 
     name: Literal["sgd", "adamw", "lars"] = "sgd"

@@ -1,4 +1,4 @@
-"""Devices, hosts, compiled calls, checkpoints and paths.
+"""Run compiled programs on devices and hosts, and save their state.
 
 Nothing here knows a method or a configuration.
 """

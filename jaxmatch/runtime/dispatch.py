@@ -1,12 +1,13 @@
-"""Many steps in one dispatch: a scan over steps whose metrics are summed on the device."""
+"""Many steps in one dispatch: a scan over steps that sums their metrics on the device."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 
 from jaxmatch.runtime.compilation import jit
 from jaxmatch.runtime.mesh import replicated
@@ -17,18 +18,18 @@ Feed = Callable[[], PyTree]  # the data of the next step
 
 
 class Meter(NamedTuple):
-    """Metrics summed over the steps of a call, and the first step that was not finite."""
+    """Metrics summed over the steps of a call, and the first step with a metric not finite."""
 
     sums: dict[str, Ratio]
-    bad_step: Array  # [] int32; -1: none so far
+    bad_step: Array  # [] int32; -1 if all were finite
     bad_term: Array  # [] int32, position in watched(sums)
 
 
 Call = Callable[[TrainState, Feed], tuple[TrainState, Meter]]
 
 
-def watched(names: Any) -> list[str]:
-    """The metrics that must stay finite: each loss term, then their total, then the gradient."""
+def watched(names: Iterable[str]) -> list[str]:
+    """The metrics that must stay finite: each loss term, their total, the gradient's norm."""
     terms = sorted(name for name in names if name.startswith("loss/") and name != "loss/total")
     return [*terms, "loss/total", "optim/gradient_norm"]
 
@@ -36,13 +37,13 @@ def watched(names: Any) -> list[str]:
 def make_call(
     step: Step, examples_of: Callable[[PyTree, TrainState], Batch], steps_per_call: int
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Meter]]:
-    """``steps_per_call`` steps as one function (state, data) -> (state, meter), still to be jitted.
+    """``steps_per_call`` steps as one function (state, data) -> (state, meter), not jitted.
 
-    ``examples_of(data, state)`` gives the raw examples of the state's step.
+    ``examples_of(data, state)`` returns the raw examples of the state's step.
     """
 
     def one(state: TrainState, data: PyTree) -> tuple[TrainState, Meter]:
-        at = state.step
+        number = state.step
         state, metrics = step(state, examples_of(data, state))
         sums = {
             name: value if isinstance(value, Ratio) else Ratio(value, jnp.ones(()))
@@ -50,14 +51,14 @@ def make_call(
         }
         sums = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), sums)
         bad = jnp.stack([~jnp.isfinite(sums[name].total) for name in watched(sums)])
-        bad_step = jnp.where(bad.any(), at, -1)
+        bad_step = jnp.where(bad.any(), number, -1)
         return state, Meter(sums, bad_step, bad.argmax().astype(jnp.int32))
 
     if steps_per_call == 1:
         return one
 
     def call(state: TrainState, data: PyTree) -> tuple[TrainState, Meter]:
-        def body(carry: tuple[TrainState, Meter], _: None) -> tuple[Any, None]:
+        def body(carry: tuple[TrainState, Meter], _: None) -> tuple[tuple[TrainState, Meter], None]:
             state, new = one(carry[0], data)
             return (state, merge(carry[1], new)), None
 
@@ -86,12 +87,19 @@ def jit_call(
     mesh: Mesh,
     places: PyTree,
     data_places: PyTree | None = None,
-) -> Any:
-    """:func:`make_call` jitted over ``mesh``, the state donated: (state, data) -> (state, meter).
+) -> Wrapped:
+    """:func:`make_call` of :func:`scanned` steps, jitted: (state, data) -> (state, meter).
 
-    ``places`` are the shardings of the state (:func:`~jaxmatch.runtime.mesh.state_shardings`); all
-    else is on every device, but for data that differs from step to step, whose shardings are
-    ``data_places``. A call takes :func:`scanned` steps.
+    The state is donated.
+
+    Args:
+        step: the train step.
+        examples_of: as of :func:`make_call`.
+        steps_per_call: the steps of a call.
+        mesh: the devices.
+        places: the shardings of the state (:func:`~jaxmatch.runtime.mesh.state_shardings`).
+        data_places: the shardings of data that differs from step to step; None for data that stays
+            the same, on every device.
     """
     everywhere = replicated(mesh)
     return jit(
@@ -104,18 +112,18 @@ def jit_call(
 
 
 def scanned(steps_per_call: int, mesh: Mesh, data_places: PyTree | None = None) -> int:
-    """How many of a call's steps are one program; the host dispatches as many as it takes.
+    """The number of a call's steps that are one program; the host dispatches it repeatedly.
 
-    It is a single step where the data differs from step to step, and on a CPU, where XLA computes
+    It is 1 if the data differs from step to step. It is 1 on a CPU, too: there XLA computes
     convolutions inside a loop by a path that is over ten times slower (jax-ml/jax#12868).
     """
     return 1 if data_places is not None or on_cpu(mesh) else steps_per_call
 
 
-def repeated(call: Any, times: int, mesh: Mesh) -> Call:
-    """A jitted call several times, as one: (state, feed) -> (state, meter).
+def repeated(call: Wrapped, times: int, mesh: Mesh) -> Call:
+    """One call (state, feed) -> (state, meter) that runs a jitted call ``times`` times.
 
-    ``feed()`` gives the data of the next call; nothing else is sent to the devices.
+    ``feed()`` returns the data of the next jitted call; nothing else is sent to the devices.
     """
     add = jax.jit(merge, out_shardings=replicated(mesh), donate_argnums=0)
 
@@ -131,12 +139,12 @@ def repeated(call: Any, times: int, mesh: Mesh) -> Call:
 
 
 def on_cpu(mesh: Mesh) -> bool:
-    """Whether the devices are a CPU's, where the host dispatches every step by itself."""
+    """Whether the devices are those of a CPU."""
     return mesh.devices.flat[0].platform == "cpu"
 
 
 def means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """The metrics of an interval from (total, count) pairs; those never counted are left out."""
+    """The means of metrics from (total, count) pairs, without those whose count is 0."""
     return {
         name: float(total) / float(count)
         for name, (total, count) in sums.items()

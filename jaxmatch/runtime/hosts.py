@@ -1,4 +1,4 @@
-"""Several processes as one run: how they join, agree on what they do, and which one writes."""
+"""Several processes as one run: they join, agree on what they do, and one of them writes."""
 
 import hashlib
 import io
@@ -27,26 +27,29 @@ def join(
     process: int | None = None,
     seconds: int = 300,
 ) -> None:
-    """Join the processes of a run; to be called before JAX sees its devices.
+    """Join the processes of a run; call it before JAX sees its devices.
 
-    On TPU pods, under Slurm, Open MPI and Kubernetes JAX finds the arguments itself
+    On TPU pods and under Slurm, Open MPI and Kubernetes JAX finds the arguments itself
     (https://docs.jax.dev/en/latest/multi_process.html).
+
+    If a process does not join in time, this one prints a sentence and exits with code 2. JAX would
+    abort it from C++ with a stack trace, which no exception handler can catch.
 
     Args:
         coordinator: "HOST:PORT" of process 0.
-        processes: how many there are.
-        process: the number of this one, from 0.
+        processes: the number of processes.
+        process: the number of this process, from 0.
         seconds: how long to wait for the others.
 
-    Ends the program with exit code 2 and a sentence where not all came in time: JAX would abort it
-    from C++, with a stack trace that no exception handler sees.
-
     Raises:
-        InputError: if arguments are missing or contradict each other.
+        InputError: if arguments are missing or contradict each other, or if there is no cluster.
     """
     given = [value is not None for value in (coordinator, processes, process)]
     if any(given) and not all(given):
-        raise InputError("give --coordinator=HOST:PORT, --processes=N and --process=I together.")
+        raise InputError(
+            "--coordinator=HOST:PORT, --processes=N and --process=I belong together; give all or "
+            "none."
+        )
     if processes is not None and process is not None and not 0 <= process < processes:
         raise InputError(f"--process={process} must be one of 0 to {processes - 1}.")
     late = threading.Timer(seconds, _give_up, [coordinator, processes, seconds])
@@ -84,15 +87,18 @@ def leader() -> bool:
 
 
 def synchronize(name: str) -> None:
-    """Wait until every process is here; ``name`` must be the same for all."""
+    """Wait until every process has called this with the same ``name``."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def raise_together(error: JaxmatchError | None) -> None:
-    """Raise ``error`` here if there is one, and one of its kind if another process has one.
+    """Raise in all processes if one of them has an error.
 
-    A process that raises alone would leave the others waiting for it.
+    A process that raised alone would leave the others waiting for it.
+
+    Args:
+        error: of this process, if any; the others raise an error with the same exit code.
     """
     codes = [0 if error is None else error.exit_code]
     if jax.process_count() > 1:
@@ -105,9 +111,12 @@ def raise_together(error: JaxmatchError | None) -> None:
 
 
 def agreed(compute: Callable[[], T]) -> T:
-    """What ``compute`` returns in this process; where it raises JaxmatchError in one, all raise.
+    """Call ``compute`` in every process; if it raises JaxmatchError in one, all raise.
 
-    ``compute`` itself waits for no other process.
+    ``compute`` itself must not wait for another process.
+
+    Returns:
+        The result in this process.
     """
     result, error = None, None
     try:
@@ -124,9 +133,10 @@ def _kind(exit_code: int) -> type[JaxmatchError]:
 
 
 def from_leader(compute: Callable[[], T]) -> T:
-    """What ``compute`` returns in process 0, the only one to call it, in every process.
+    """Call ``compute`` in process 0 only; if it raises, every process does.
 
-    Only what JSON keeps as it is. Where it raises, every process does.
+    Returns:
+        The result of process 0, in every process. It must be a value that JSON keeps unchanged.
     """
     if jax.process_count() == 1:
         return compute()
@@ -134,7 +144,7 @@ def from_leader(compute: Callable[[], T]) -> T:
     if leader():
         try:
             value = compute()
-        except Exception as problem:  # told to the others first
+        except Exception as problem:  # raised below, after the others know of it
             error = problem
     failed = None if error is None else (getattr(error, "exit_code", 1), str(error))
     content = np.frombuffer(json.dumps([failed, value]).encode(), np.uint8).astype(np.int32)
@@ -150,9 +160,12 @@ def from_leader(compute: Callable[[], T]) -> T:
 
 
 def first_problem(problem: str | None) -> str | None:
-    """What is wrong in the first process where something is, in every process; None if all is well.
+    """A problem that any process has, in every process; None if no process has one.
 
-    Unlike :func:`raise_together` it lets all of them go on together.
+    Unlike :func:`raise_together` it does not raise, so that all processes can go on together.
+
+    Args:
+        problem: of this process, if any.
     """
     if jax.process_count() == 1:
         return problem
@@ -163,23 +176,31 @@ def first_problem(problem: str | None) -> str | None:
     return problem or f"process {first} cannot read it; its message tells why"
 
 
-def check_same(what: str, text: str) -> None:
-    """InputError, in every process, unless all of them have the same ``text``."""
+def check_same(name: str, text: str) -> None:
+    """Check that all processes have the same ``text``; ``name`` says what it describes.
+
+    Raises:
+        InputError: in every process, if one differs.
+    """
     if jax.process_count() == 1:
         return
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8).astype(np.int32)
     digests = np.asarray(multihost_utils.process_allgather(digest))
     if different := np.flatnonzero((digests != digests[0]).any(1)).tolist():
         raise InputError(
-            f"processes {', '.join(map(str, different))} have another {what} than process 0; "
+            f"processes {', '.join(map(str, different))} have another {name} than process 0; "
             "start the same command, with the same files, on every host."
         )
 
 
 def check_shared(folder: Path) -> None:
-    """InputError, in every process, unless all of them see the files that process 0 writes.
+    """Check that all processes see the files that process 0 writes to ``folder``.
 
-    The file it tries with is gone afterwards. DiskError where ``folder`` cannot be written.
+    Process 0 writes a file for this check and removes it.
+
+    Raises:
+        InputError: in every process, if one does not see the file.
+        DiskError: if ``folder`` cannot be written.
     """
     if jax.process_count() == 1:
         return
@@ -195,7 +216,7 @@ def check_shared(folder: Path) -> None:
             error = DiskError(f"{folder} cannot be written ({reason(problem)}).")
     raise_together(error)
     if not in_bucket(folder) and folder.is_dir():
-        os.listdir(folder)  # asks a network file system anew
+        os.listdir(folder)  # makes a network file system refresh its cache
     seen = np.ravel(multihost_utils.process_allgather(np.asarray(file.exists())))
     if leader():
         file.unlink(missing_ok=True)
@@ -207,9 +228,10 @@ def check_shared(folder: Path) -> None:
 
 
 def leaders_arrays(read: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
-    """What ``read`` returns, called on process 0 alone; its arrays may be of any size, not objects.
+    """Call ``read`` in process 0 only; if it raises JaxmatchError, every process does.
 
-    Raises what it raises there, and DiskError on the other processes.
+    Returns:
+        The arrays of process 0, in every process. They may have any size, but no object dtype.
     """
     if jax.process_count() == 1:
         return read()
@@ -230,7 +252,7 @@ def leaders_arrays(read: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
 
 
 def gather(numbers: np.ndarray) -> np.ndarray:
-    """The ``numbers`` [n] int of all processes, one after another; n may differ between them."""
+    """The ``numbers`` [n] int of all processes, concatenated; n may differ between processes."""
     if jax.process_count() == 1:
         return numbers
     counts = np.ravel(multihost_utils.process_allgather(np.asarray(len(numbers))))

@@ -1,4 +1,4 @@
-"""JSON files, local or in a bucket: read with a clear refusal, written whole or not at all."""
+"""Read and write JSON files, on this machine or in a bucket; a file is never half written."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,10 @@ _RESTORE = "put back a copy of it or choose another folder"
 
 
 def read_object(file: Path, advice: str = _RESTORE) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file.
+    """The object in a JSON file; None if there is no file.
 
     Raises:
-        InputError: if it cannot be read or holds anything else, with ``advice``.
+        InputError: if the file cannot be read or holds no object; the message ends in ``advice``.
     """
     try:
         value = json.loads(read_whole(file))
@@ -30,7 +30,11 @@ def read_object(file: Path, advice: str = _RESTORE) -> dict[str, Any] | None:
 
 
 def write_json(file: str | Path, value: Any, indent: int | None = 2) -> None:
-    """Write a JSON file whole or not at all; DiskError where it cannot be written."""
+    """Write a JSON file completely or not at all.
+
+    Raises:
+        DiskError: if it cannot be written.
+    """
     file = path(file)
     content = (json.dumps(value, indent=indent) + "\n").encode()
     try:
@@ -41,12 +45,12 @@ def write_json(file: str | Path, value: Any, indent: int | None = 2) -> None:
 
 
 def damaged(file: Path, problem: str, advice: str = _RESTORE) -> InputError:
-    """What to raise of a damaged file."""
+    """The error to raise if a file is damaged."""
     return InputError(f"{file} is damaged ({problem}): {advice}.")
 
 
 def disk_error(file: Path, error: OSError) -> DiskError:
-    """What to raise of a file of the run folder that cannot be written."""
+    """The error to raise if a file of the run folder cannot be written."""
     return DiskError(
         f"{file} could not be written ({reason(error)}): make room or check "
         "the folder's permissions, then run the same command again."

@@ -1,4 +1,4 @@
-"""One program for one device or many: the mesh, the shardings and the choice of device count."""
+"""The mesh of devices, and the sharding of every array on it, for one device or many."""
 
 import logging
 import math
@@ -12,18 +12,15 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.functional.memory import Bank
-from jaxmatch.functional.per_example import PerExample
-from jaxmatch.types import PyTree
+from jaxmatch.types import PyTree, Rows
 
 log = logging.getLogger(__name__)
 
 PLACEMENTS = ("auto", "replicated", "sharded")
-# Per-example memories up to this size are cheaper to keep on every device than to exchange.
+# "auto" keeps smaller memories on every device, which costs less than exchanges.
 SPREAD_BYTES = 64 * 2**20
-SPREADABLE = (PerExample, Bank)
-# What a program may use of a TPU's memory, by the kind of chip: the compiler's own limits (libtpu
-# 0.0.42). A chip that is at hand tells it; these are for those that are only described.
+# The bytes of a TPU's memory that a program may use, by kind of chip: the limits of the compiler
+# (libtpu 0.0.42). They are for chips that are only described; a present chip reports its own.
 MEMORY = {
     "TPU v4": int(30.75 * 2**30),
     "TPU v5 lite": int(15.75 * 2**30),
@@ -36,18 +33,18 @@ def make_mesh(devices: int, *batches: int, present: Sequence[Any] | None = None)
     """A 1-D mesh over which every batch size of ``batches`` divides.
 
     Args:
-        devices: how many devices to use; 0 takes all, or on a CPU (where the devices are only
-            threads) the largest number that divides the batches.
-        batches: global batch sizes.
-        present: the devices to choose from; None for all that JAX sees.
+        devices: the number of devices; 0 takes all, or on a CPU (whose devices are only threads)
+            the largest number that divides the batches.
+        batches: global batch sizes; 0 stands for no batch.
+        present: the devices to choose from; by default all that JAX sees.
 
     Raises:
-        InputError: if the devices do not exist or do not divide the batches.
+        InputError: if there are fewer devices, or they do not divide the batches.
     """
     present, processes = list(present or jax.devices()), jax.process_count()
     count = devices or len(present)
     if count > len(present):
-        raise InputError(f"devices={count} asked for, but JAX sees {len(present)}; lower it.")
+        raise InputError(f"devices={count}, but JAX sees only {len(present)}; lower it.")
     if count % processes:
         raise InputError(f"devices={count} is not a multiple of the {processes} processes.")
     divisor = int(np.gcd.reduce([batch for batch in batches if batch] or [count]))
@@ -66,7 +63,7 @@ def make_mesh(devices: int, *batches: int, present: Sequence[Any] | None = None)
                 "processes; change data.batch_size or use fewer."
             )
         log.warning(
-            "Using %d of %d CPU devices, as the batch divides by no more.", count, len(present)
+            "Using %d of %d CPU devices, because no more divide the batch.", count, len(present)
         )
     if count > 1 and present[0].platform == "cpu" and "NPROC" not in os.environ:
         log.warning(
@@ -74,7 +71,7 @@ def make_mesh(devices: int, *batches: int, present: Sequence[Any] | None = None)
             "jaxmatch.runtime.compilation.prepare_process() before JAX computes anything.",
             count,
         )
-    if processes > 1:  # as many of each
+    if processes > 1:  # equally many of each process
         each = count // processes
         present = [
             device
@@ -85,11 +82,17 @@ def make_mesh(devices: int, *batches: int, present: Sequence[Any] | None = None)
 
 
 def check_memory(mesh: Mesh, trees: Mapping[str, PyTree], placement: str = "auto") -> None:
-    """Refuse arrays that no device has room for, before any is made.
+    """Refuse arrays that do not fit into a device's memory, before they are made.
 
-    ``trees`` are shapes by name, each a part of the last one; what :func:`state_shardings` puts on
-    each device counts. Where a device does not tell its memory, nothing is refused. Raises
-    InputError with the sizes in bytes.
+    Nothing is refused if the device does not report its memory.
+
+    Args:
+        mesh: the devices.
+        trees: shapes by name; each tree is a part of the last one.
+        placement: as of :func:`state_shardings`, which says what each device holds.
+
+    Raises:
+        InputError: if the largest tree does not fit; the message lists the bytes.
     """
     limit = memory_limit(mesh)
     sizes = {name: device_bytes(tree, mesh, placement) for name, tree in trees.items()}
@@ -102,22 +105,22 @@ def check_memory(mesh: Mesh, trees: Mapping[str, PyTree], placement: str = "auto
 
 
 def memory_limit(mesh: Mesh) -> int | None:
-    """Bytes that a program may hold on each device; None where a device does not tell.
+    """Bytes that a program may use on each device; None if the device does not report it.
 
     CPU devices share the machine's memory.
     """
     device = mesh.devices.flat[0]
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
-    try:  # only a device of this process tells, and only one that is there
-        told = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
-    except (IndexError, jax.errors.JaxRuntimeError):
-        told = None
-    return told or MEMORY.get(device.device_kind)
+    try:
+        limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    except (IndexError, jax.errors.JaxRuntimeError):  # no device of this process, or not present
+        limit = None
+    return limit or MEMORY.get(device.device_kind)
 
 
 def tree_bytes(tree: PyTree) -> int:
-    """Bytes of all arrays of a tree, or of their shapes; typed keys count as nothing."""
+    """Bytes of all arrays of a tree, or of their shapes; typed keys count 0."""
     return sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -137,17 +140,16 @@ def device_bytes(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> int:
 
 
 def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTree:
-    """Where each array of a state lives: on every device, or its rows spread over them.
+    """The sharding of each array of a state: on every device, or its rows split over them.
 
-    Only a :class:`~jaxmatch.functional.per_example.PerExample` memory and a
-    :class:`~jaxmatch.functional.memory.Bank` are ever spread. Steps read and write rows of the
-    former, and compare a batch with each part of the latter, by exchanges of the size of a batch.
+    Only the rows of memories marked as :class:`jaxmatch.types.Rows` are ever split. Steps then
+    exchange arrays of the size of a batch.
 
     Args:
         shapes: a tree of arrays or their shapes.
         mesh: the devices.
-        placement: ``config.memory_placement``: "replicated", "sharded", or "auto", which spreads
-            per-example memories of more than ``SPREAD_BYTES`` that the devices divide.
+        placement: ``config.memory_placement``: "replicated", "sharded", or "auto", which splits
+            rows with ``split_if_large`` that take more than ``SPREAD_BYTES`` and divide evenly.
 
     Raises:
         InputError: on an unknown placement, or if "sharded" rows do not divide.
@@ -157,12 +159,12 @@ def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTr
         raise InputError(f"unknown memory_placement {placement!r}; {hint}")
 
     def spread(node: PyTree) -> bool:
-        if placement == "replicated" or not isinstance(node, SPREADABLE):
+        if placement == "replicated" or not isinstance(node, Rows):
             return False
         rows = {leaf.shape[0] if leaf.shape else 0 for leaf in jax.tree.leaves(node)}
         uneven = [count for count in rows if count % mesh.size or not count]
         if placement == "auto":
-            return isinstance(node, PerExample) and tree_bytes(node) > SPREAD_BYTES and not uneven
+            return node.split_if_large and tree_bytes(node) > SPREAD_BYTES and not uneven
         if uneven:
             raise InputError(
                 f"memory_placement=sharded cannot divide {uneven[0]} rows over {mesh.size} devices;"
@@ -174,7 +176,7 @@ def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTr
         one = over_batch(mesh) if spread(node) else replicated(mesh)
         return jax.tree.map(lambda _: one, node)
 
-    return jax.tree.map(sharding, shapes, is_leaf=lambda node: isinstance(node, SPREADABLE))
+    return jax.tree.map(sharding, shapes, is_leaf=lambda node: isinstance(node, Rows))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -188,10 +190,14 @@ def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def put(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Arrays that every process holds whole, as global arrays of ``shardings``.
+    """Turn arrays that every process holds as a whole into global arrays.
 
-    Each process copies its own part; unlike ``jax.device_put``, nothing is compared between them.
-    ``shardings`` is one for all arrays, or a tree of them.
+    Each process copies its own part. Unlike ``jax.device_put``, it does not compare the arrays of
+    the processes.
+
+    Args:
+        tree: of arrays.
+        shardings: one for all arrays, or a tree of them.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -211,23 +217,23 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
 
 
 def process_share(batch: int, mesh: Mesh) -> tuple[int, int]:
-    """The first of this process's examples in a batch that is split over ``mesh``, and how many."""
-    places = [
-        place
-        for place, device in enumerate(mesh.devices.flat)
+    """(first, number) of this process's examples in a batch that is split over ``mesh``."""
+    positions = [
+        position
+        for position, device in enumerate(mesh.devices.flat)
         if device.process_index == jax.process_index()
     ]
     each = batch // mesh.size
-    return min(places) * each, len(places) * each
+    return min(positions) * each, len(positions) * each
 
 
 def from_processes(rows: np.ndarray, size: int, mesh: Mesh) -> jax.Array:
-    """An array [size ...] split over ``mesh``, of which each process has its share of ``rows``."""
-    place, shape = over_batch(mesh), (size, *rows.shape[1:])
-    with jax.transfer_guard("allow"):  # the train step forbids those that nobody asked for
-        return jax.make_array_from_process_local_data(place, rows, shape)
+    """An array [size ...] split over ``mesh``; ``rows`` are those of this process."""
+    sharding, shape = over_batch(mesh), (size, *rows.shape[1:])
+    with jax.transfer_guard("allow"):  # this transfer is intended; the train step forbids others
+        return jax.make_array_from_process_local_data(sharding, rows, shape)
 
 
 def shard_batch(tree: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
-    """Inside a jitted function: ask that every array of ``tree`` is split along ``axis``."""
+    """Inside a jitted function: split every array of ``tree`` along ``axis`` over the devices."""
     return jax.lax.with_sharding_constraint(tree, over_batch(mesh, axis))

@@ -1,8 +1,8 @@
-"""Text to path: folders of this machine, and ``gs://`` and ``s3://`` buckets, one place for both.
+"""Paths on this machine and in ``gs://`` and ``s3://`` buckets, with the same functions for both.
 
-A path of this machine is pathlib's. One in a bucket has the same methods, by etils.epath and fsspec
-(https://github.com/google/etils, https://filesystem-spec.readthedocs.io). A bucket has no folders,
-no rename and no append: what needs one of these goes through the functions here.
+A path on this machine is a ``pathlib.Path``. A path in a bucket has the same methods, through
+etils.epath and fsspec (https://github.com/google/etils, https://filesystem-spec.readthedocs.io). A
+bucket has no folders, no rename and no append; the functions here work without them.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from jaxmatch.errors import DiskError, InputError
 EXTRAS = {"gs": "gcs", "s3": "s3"}
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//?)(.*)", re.DOTALL)
-PERIOD = 60.0  # seconds between two copies of a growing file to a bucket
+PERIOD = 60.0  # the least seconds between two copies of a growing file to a bucket
 
 
 def path(text: str | os.PathLike) -> Path:
     """The path that ``text`` names, on this machine or in a bucket.
 
-    A pathlib.Path that was made of a bucket's address, and so lost a slash, is understood.
+    ``text`` may also be a ``pathlib.Path`` of a bucket's address, which has lost a slash.
 
     Raises:
         InputError: if the scheme is unknown, its extra is not installed, or the bucket cannot be
@@ -47,7 +47,9 @@ def path(text: str | os.PathLike) -> Path:
     scheme, slashes, place = found.groups()
     if scheme not in EXTRAS:
         known = " and ".join(f"{name}://" for name in EXTRAS)
-        raise InputError(f"{text}: {scheme}:// is not known; give a folder, or one under {known}.")
+        raise InputError(
+            f"{text}: unknown scheme {scheme}://; give a folder, or one under {known}."
+        )
     bucket = place.partition("/")[0]
     if not bucket or (slashes == "/" and isinstance(text, str)):
         raise InputError(f"{text} names no bucket; write {scheme}://BUCKET/FOLDER.")
@@ -60,39 +62,48 @@ def path(text: str | os.PathLike) -> Path:
 
 
 def in_bucket(path: Path) -> bool:
-    """Whether a path is one of a bucket."""
+    """Whether a path lies in a bucket."""
     return not isinstance(path, Path)
 
 
 def scheme(path: Path) -> str:
-    """ "gs" or "s3"; "" on this machine."""
+    """The bucket's scheme, "gs" or "s3"; "" on this machine."""
     return str(path).partition("://")[0] if in_bucket(path) else ""
 
 
 def absolute(path: Path) -> Path:
-    """The same place for every working directory, without links."""
+    """The path from the root, with symbolic links resolved."""
     return path if in_bucket(path) else Path(os.path.realpath(path))
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it; a bucket has none. Raises OSError."""
+    """Make a folder and its parents; in a bucket do nothing.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
     if not in_bucket(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def read_whole(path: Path) -> bytes:
-    """The content of a file. Raises OSError, in a bucket too."""
+    """The content of a file.
+
+    Raises:
+        OSError: if it cannot be read, also in a bucket.
+    """
     with as_os_errors(path):
         return path.read_bytes()
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file at once, so that no reader and no kill ever meets half of it.
+    """Replace a file completely or not at all, even if the process is killed meanwhile.
 
-    On this machine that is a rename, in a bucket one upload. A device or a pipe is written to.
+    On this machine it renames a temporary file; in a bucket it uploads once. It writes to a device
+    or a pipe directly.
 
     Raises:
-        OSError: if it cannot be written; the file is as it was.
+        OSError: if it cannot be written; the old file stays.
     """
     if in_bucket(path):
         with as_os_errors(path):
@@ -101,7 +112,7 @@ def write_whole(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
-    path = Path(os.path.realpath(path))  # a link stays one
+    path = Path(os.path.realpath(path))  # replaces the target of a link, not the link
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(content)
@@ -112,7 +123,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """As :func:`write_whole`, for a file that the user has named. Raises DiskError."""
+    """As :func:`write_whole`, for a file that the user has named.
+
+    Raises:
+        DiskError: if it cannot be written.
+    """
     try:
         write_whole(path, content)
     except OSError as error:
@@ -123,7 +138,11 @@ def write_output(path: Path, content: bytes) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Before long work: InputError unless a file can be written to ``path`` in the end."""
+    """Check, before long work starts, that a file can be written to ``path``.
+
+    Raises:
+        InputError: if it cannot.
+    """
     if in_bucket(path):
         return
     if path.is_dir():
@@ -132,13 +151,13 @@ def check_output(path: Path) -> None:
         return
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder} to write {path.name} to.")
+        raise InputError(f"there is no folder {folder} for {path.name}; create it first.")
     if not os.access(folder, os.W_OK):
-        raise InputError(f"{folder} may not be written to; choose another --output.")
+        raise InputError(f"{folder} is not writable; choose another --output.")
 
 
 def files_in(folder: Path) -> list[str]:
-    """The files of a folder and the folders in it, relative to it and sorted; no links."""
+    """All files below a folder, without links: sorted paths relative to it."""
     if not in_bucket(folder):
         found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
         return sorted(path.relative_to(folder).as_posix() for path in found)
@@ -148,7 +167,11 @@ def files_in(folder: Path) -> list[str]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder with all that is in it; none is there afterwards, or OSError."""
+    """Remove a folder with its content.
+
+    Raises:
+        OSError: if it cannot be removed.
+    """
     if not in_bucket(path):
         shutil.rmtree(path)
     elif names := files_in(path):
@@ -158,7 +181,7 @@ def remove_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def on_this_machine(folder: Path) -> Iterator[Path]:
-    """A copy of a bucket's folder for as long as the block runs."""
+    """A temporary copy of a bucket's folder, for the duration of the block."""
     with tempfile.TemporaryDirectory(prefix="jaxmatch-") as name:
         for file in files_in(folder):
             copy = Path(name) / file
@@ -168,7 +191,11 @@ def on_this_machine(folder: Path) -> Iterator[Path]:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file. Raises OSError."""
+    """Bytes of a file.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
     if not in_bucket(path):
         return path.stat().st_size
     with as_os_errors(path):
@@ -176,20 +203,28 @@ def size(path: Path) -> int:
 
 
 def reason(error: OSError) -> str:
-    """What went wrong, in a few words."""
+    """An error in a few words."""
     return error.strerror or str(error) or type(error).__name__
 
 
 class Growing:
-    """A file that grows while others read it; nothing of it is ever lost to :meth:`flush`.
+    """A file that is appended to while others may read it.
 
-    On this machine every addition is written at once. In a bucket, where nothing can be appended,
-    the file grows in a temporary folder of this machine and is copied there as a whole: at an
-    addition at most once in :data:`PERIOD` seconds, and whenever :meth:`flush` is called.
+    On this machine every addition is written at once. A bucket has no append: there the file grows
+    in a temporary folder of this machine and is copied to the bucket as a whole, by :meth:`flush`
+    and by additions, at most once in :data:`PERIOD` seconds.
+
+    Attributes:
+        path: of the file.
+        local: of the file on this machine.
     """
 
     def __init__(self, path: Path):
-        """Go on with the file at ``path``, or begin it. Raises OSError."""
+        """Open the file at ``path`` to append to it, or create it.
+
+        Raises:
+            OSError: if that fails.
+        """
         self.path, self.local = path, path
         self._temporary: tempfile.TemporaryDirectory | None = None
         self._copied, self._new = -PERIOD, False
@@ -204,25 +239,41 @@ class Growing:
         self._file = self.local.open("ab")
 
     def write(self, content: bytes) -> None:
-        """Add to the file. Raises OSError."""
+        """Append to the file.
+
+        Raises:
+            OSError: if that fails.
+        """
         self._file.write(content)
         self._file.flush()
         self.written()
 
     def written(self) -> None:
-        """Say that something else has added to :attr:`local`. Raises OSError."""
+        """Note an addition to :attr:`local`; call it if something else has appended there.
+
+        Raises:
+            OSError: if the file is due to be copied, but cannot be.
+        """
         self._new = True
         if self._temporary is not None and time.monotonic() - self._copied >= PERIOD:
             self.flush()
 
     def flush(self) -> None:
-        """Have all that was added in its place. Raises OSError."""
+        """Copy all additions to :attr:`path`.
+
+        Raises:
+            OSError: if that fails.
+        """
         if self._temporary is not None and self._new:
             write_whole(self.path, self.local.read_bytes())
             self._copied, self._new = time.monotonic(), False
 
     def close(self) -> None:
-        """Flush and close. Raises OSError."""
+        """Flush and close.
+
+        Raises:
+            OSError: if the last additions cannot be copied.
+        """
         try:
             with self._file:
                 self.flush()
@@ -256,16 +307,20 @@ def installed(package: str) -> bool:
 
 @cache
 def check_bucket(bucket: str) -> None:
-    """InputError unless ``bucket`` ("gs://NAME") can be reached; asked once."""
+    """Check, once in this process, that ``bucket`` ("gs://NAME") can be reached.
+
+    Raises:
+        InputError: if it cannot.
+    """
     files = fsspec_backend.fs(bucket)
-    # Other hosts, and TensorStore, write to the same folders behind its back.
+    # Other hosts and TensorStore write to the same folders, so cached listings would be outdated.
     files.dircache.use_listings_cache = False
     try:
         with as_os_errors(epath.Path(bucket)):
             files.info(bucket)
     except FileNotFoundError as error:
         raise InputError(
-            f"there is no bucket {bucket}, or nobody may read it with your credentials."
+            f"there is no bucket {bucket}, or your credentials do not allow reading it; check both."
         ) from error
     except OSError as error:
         raise InputError(
@@ -276,7 +331,7 @@ def check_bucket(bucket: str) -> None:
 
 @contextlib.contextmanager
 def as_os_errors(path: Path | epath.Path) -> Iterator[None]:
-    """Errors of the clients of a bucket, which have classes of their own, as OSError."""
+    """Turn errors of a bucket's client, which have classes of their own, into OSError."""
     try:
         yield
     except OSError:

@@ -1,9 +1,10 @@
-"""How a run learns that it is to save and stop: by SIGTERM, or by Ctrl-C (SIGINT)."""
+"""SIGTERM and Ctrl-C (SIGINT) tell a run to save and stop."""
 
 import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import jax
@@ -12,39 +13,41 @@ from jax.experimental import multihost_utils
 
 from jaxmatch.errors import Interrupted, Stopped, Terminated
 
-# Asked once after each call of steps: what to raise once the state is saved, None to go on.
+# Called after each call of steps. Returns the error to raise once the state is saved, or None.
 Stop = Callable[[], type[Stopped] | None]
 
-KINDS: dict[int, type[Stopped]] = {signal.SIGTERM: Terminated, signal.SIGINT: Interrupted}
+ERROR_OF_SIGNAL: dict[int, type[Stopped]] = {
+    signal.SIGTERM: Terminated,
+    signal.SIGINT: Interrupted,
+}
 NOTE = b"jaxmatch: saving before the end; Ctrl-C again leaves at once.\n"
 
 
 @contextlib.contextmanager
 def termination_noted() -> Iterator[Stop]:
-    """Whether the run is to stop, as a function, while the block runs.
+    """While the block runs, note signals; the block gets a function that tells whether to stop.
 
-    Several processes ask equally often and stop after the same call, whichever of them was sent a
-    signal. A second SIGINT is handled as it was before the block.
+    All processes must call the function equally often. They stop after the same call, whichever of
+    them received a signal. A second SIGINT has the effect that it had before the block.
     """
     several = jax.process_count() > 1
     noted: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
-        del frame
+    def note(number: int, _frame: FrameType | None) -> None:
         noted.append(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
-            os.write(2, NOTE)  # print may be what the signal came into
-            if several:  # JAX listens for SIGTERM, and tells the other processes
+            os.write(2, NOTE)  # the signal may have interrupted a print, which cannot be re-entered
+            if several:  # JAX listens for SIGTERM and tells the other processes
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def alone() -> type[Stopped] | None:
-        return KINDS[noted[0]] if noted else None
+        return ERROR_OF_SIGNAL[noted[0]] if noted else None
 
     calls = 0
 
     def together() -> type[Stopped] | None:
-        # JAX takes the largest number that a process has asked with, and stops all at the next one.
+        # JAX stops all processes at the call after the latest one that any of them has made.
         nonlocal calls
         calls += 1
         if not multihost_utils.reached_preemption_sync_point(calls):
@@ -54,10 +57,10 @@ def termination_noted() -> Iterator[Stop]:
 
     before: dict[int, Any] = {}
     try:
-        for number in (signal.SIGINT,) if several else KINDS:
-            # None stands for a handler of C's, which Python cannot put back.
+        for number in (signal.SIGINT,) if several else ERROR_OF_SIGNAL:
+            # None stands for a handler written in C, which Python cannot restore.
             before[number] = signal.signal(number, note) or signal.SIG_DFL
-    except ValueError:  # not the main thread: signals are the caller's
+    except ValueError:  # not the main thread: the caller handles signals
         yield together if several else lambda: None
         return
     try:

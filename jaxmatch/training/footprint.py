@@ -100,11 +100,11 @@ class Trace:
             return Value() if isinstance(atom, Literal) else known.get(atom, Value())
 
         for operation in jaxpr.eqns:
-            results = self.follow(operation, list(map(value, operation.invars)))
-            known.update(zip(operation.outvars, results, strict=True))
+            found = self.results(operation, list(map(value, operation.invars)))
+            known.update(zip(operation.outvars, found, strict=True))
         return list(map(value, jaxpr.outvars))
 
-    def follow(self, operation: JaxprEqn, operands: list[Value]) -> list[Value]:
+    def results(self, operation: JaxprEqn, operands: list[Value]) -> list[Value]:
         """The results of one operation."""
         name, params = operation.primitive.name, operation.params
         self.time += 1

@@ -52,11 +52,10 @@ class HeldOut:
     def place(
         self, put: Callable[[PyTree, NamedSharding], PyTree], sharding: NamedSharding
     ) -> None:
-        """Put the images of :attr:`sets` on the devices."""
-        self.sets = {
-            name: (put(Table.of(images), sharding), labels)
-            for name, (images, labels) in self.sets.items()
-        }
+        """Put the images of :attr:`sets`, which are arrays, on the devices."""
+        for name, (images, labels) in self.sets.items():
+            assert isinstance(images, np.ndarray)
+            self.sets[name] = put(Table.of(images), sharding), labels
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """The metrics of teacher and student, as ``metrics.jsonl`` names them; or k-NN's accuracy.

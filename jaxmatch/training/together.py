@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from jaxmatch.config import saved
@@ -183,7 +184,7 @@ class Group:
         with contextlib.ExitStack() as opened:
             for run in self._runs:
                 opened.enter_context(run)
-                with self._apart(run):
+                with self._isolated(run):
                     self._keep(run, run.start(), states)
             while states:
                 runs = tuple(states)
@@ -191,7 +192,7 @@ class Group:
                 # One answer for all runs: a run that went on alone would need another program.
                 stop = terminated()
                 for run in runs:
-                    with self._apart(run):
+                    with self._isolated(run):
                         state = run.after(*replies.pop(0), lambda stop=stop: stop)
                         self._keep(run, state, states)
                         del state  # so that the next call, which donates it, frees it
@@ -205,7 +206,7 @@ class Group:
             states[run] = state
 
     @contextlib.contextmanager
-    def _apart(self, run: Run) -> Iterator[None]:
+    def _isolated(self, run: Run) -> Iterator[None]:
         """An error in the block ends only this run."""
         try:
             yield
@@ -289,13 +290,13 @@ def compile_calls(runs: Sequence[Run], at_once: int | None = None) -> Calls:
     return calls
 
 
-def _program_of_seeds(run: Run, differs: PyTree, at_once: int, scanned: int) -> Callable[..., Any]:
+def _program_of_seeds(run: Run, differs: PyTree, at_once: int, scanned: int) -> Wrapped:
     """The jitted program (states, data) -> (states, meters); the seeds are the first axis.
 
     Args:
         run: one of the runs.
-        differs: a tree of bool like ``run.data``: whether the runs have different arrays there,
-            which then lead with the seeds; the others are those of all runs.
+        differs: a tree of bool like ``run.data``: whether the arrays differ between the runs. Only
+            these have the seeds as first axis.
         at_once: the number of seeds of a device.
         scanned: the number of steps.
     """

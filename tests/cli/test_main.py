@@ -216,7 +216,7 @@ def test_outputs_are_refused_before_the_work(run, call, data, pictures, tmp_path
     for name, words in commands.items():
         code, _, error = call(*words, "-o", tmp_path / "none" / name)
         assert code == 2
-        assert f"there is no folder {tmp_path / 'none'} to write {name} to" in error
+        assert f"there is no folder {tmp_path / 'none'} for {name}" in error
         (tmp_path / name).mkdir()
         assert call(*words, "-o", tmp_path / name)[0] == 2
     code, _, error = call("show-augment", *arguments(data), "-o", tmp_path / "sheet.jpq")

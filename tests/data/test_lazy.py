@@ -118,7 +118,7 @@ def test_a_damaged_index_is_made_anew(fresh, index, caplog, damage):
             path.write_bytes({"empty": b"", "half": whole[:-90], "flipped": flipped}[damage])
     again = load()
     assert len(reads) == 96
-    assert caplog.text.count("is damaged and made anew") == 2
+    assert caplog.text.count("is damaged; it is written again") == 2
     np.testing.assert_array_equal(again.labels, first.labels)
     assert again.names == first.names
     load()

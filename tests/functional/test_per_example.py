@@ -1,6 +1,7 @@
 """Rows by index: reading, repeated indices, and a pool too large for one device."""
 
 import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.functional.memory import MULTIPLE
 from jaxmatch.functional.per_example import make_rows, read, write
 from jaxmatch.runtime import mesh as parallel
-from jaxmatch.runtime.mesh import check_memory, make_mesh, over_batch, state_shardings
+from jaxmatch.runtime.mesh import check_memory, make_mesh, over_batch, replicated, state_shardings
 
 
 def rows(count=20):
@@ -93,6 +94,21 @@ def test_a_large_pool_is_spread_and_only_the_batch_is_exchanged(monkeypatch):
     jax.tree.map(
         np.testing.assert_array_equal, step(spread, index, values), alone(memory, index, values)
     )
+
+
+class Marked(NamedTuple):
+    """A memory that the library does not know."""
+
+    table: jax.Array
+    split_if_large = True
+
+
+def test_any_memory_with_the_mark_is_spread(monkeypatch):
+    monkeypatch.setattr(parallel, "SPREAD_BYTES", 1000)
+    mesh = make_mesh(4, 4)
+    places = state_shardings({"marked": Marked(jnp.zeros((8, 100))), "plain": jnp.zeros(800)}, mesh)
+    assert places["marked"].table.spec == over_batch(mesh).spec
+    assert places["plain"].spec == replicated(mesh).spec
 
 
 def test_a_small_pool_is_on_every_device():

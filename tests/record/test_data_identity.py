@@ -245,7 +245,7 @@ def test_place_is_for_runs_that_exist_and_for_data_that_has_one(copy, tmp_path):
     with pytest.raises(InputError, match="holds no run, so its data cannot have moved"):
         train(config, tmp_path / "new", str(copy / "photos"))
     assert not (tmp_path / "new").exists()
-    with pytest.raises(InputError, match="mnist5k is part of a package and has no place"):
+    with pytest.raises(InputError, match="mnist5k is part of a package and cannot move"):
         run_data.load_new(from_flags("fixmatch:mnist5k", [])[0], place=str(tmp_path))
 
 

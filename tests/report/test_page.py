@@ -292,7 +292,7 @@ def test_learned_bins_are_drawn_as_means_over_finished_runs(seeds, tmp_path):
     page, *pictures = report(folders, tmp_path / "page" / "mine.html")
     assert pictures[-1].name == "mine_ctaugment.png"
     assert len(Page(page.read_text()).images) == 3
-    assert "weights at the end, means over the seeds" in page.read_text()
+    assert "weights at the end of training, as means over the seeds" in page.read_text()
     with Image.open(pictures[-1]) as image:
         pixels = np.asarray(image.convert("RGB"))
     for color in ([253, 231, 37], [68, 1, 84]):  # viridis' ends: weight 1 and the least

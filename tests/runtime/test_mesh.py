@@ -45,7 +45,7 @@ def test_an_explicit_count_must_divide():
 
 
 def test_an_explicit_count_must_exist():
-    with pytest.raises(InputError, match="devices=5 asked for, but JAX sees 4"):
+    with pytest.raises(InputError, match="devices=5, but JAX sees only 4"):
         make_mesh(5, 10)
 
 

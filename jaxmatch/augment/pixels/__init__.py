@@ -1,4 +1,4 @@
 """Operations on pixels, bit-exact with Pillow: tone, color, blur, geometry, size.
 
-Policies that choose among them are one room up.
+The policies that choose among them are in the package above.
 """

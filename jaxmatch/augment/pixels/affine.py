@@ -1,8 +1,8 @@
-"""Nearest-neighbour affine maps of whole images: fetched pixel by pixel, or sheared on a TPU.
+"""Nearest-neighbour affine maps of whole images: gathers of single pixels, or shears on a TPU.
 
 A rotation is three shears (Paeth, "A fast algorithm for general raster rotation", 1986), and a
-shear moves whole rows or columns. Each of them rounds, so that a pixel ends up to one pixel away
-from where the map has it; whole-number arithmetic tells where, and the result is exact.
+shear moves whole rows or columns. Each shear rounds, so a pixel can end one pixel away from its
+place in the map. Integer arithmetic gives this distance, so the final result is exact.
 """
 
 import functools
@@ -22,19 +22,19 @@ _PACKED = 3  # planes of 8 bits in an int32 that is not negative
 
 
 def warp(planes: Array, matrix: Array, degrees: int = STEEPEST) -> Array:
-    """Fetch each pixel from where ``matrix`` has it.
+    """Fetch each pixel from its position under ``matrix``.
 
-    In images of more than :data:`~jaxmatch.augment.pixels.source.SMALL` pixels a side: rotations
-    about the centre by up to ``degrees``, shears by up to a half, and moves by up to half a side.
-    :func:`warp_far` has no limit.
+    Images of more than :data:`~jaxmatch.augment.pixels.source.SMALL` pixels a side have limits:
+    rotations about the centre by at most ``degrees``, shears by at most a half, and translations
+    by at most half a side. :func:`warp_far` has no limits.
 
     Args:
         planes: int32 0..255 [c b h w].
-        matrix: of :func:`jaxmatch.augment.pixels.geometry.affine_matrix`, [b 6].
-        degrees: bounds the rotations, at most :data:`STEEPEST`. It changes no pixel.
+        matrix: [b 6], see :mod:`jaxmatch.augment.pixels.geometry`.
+        degrees: bound of the rotations, at most :data:`STEEPEST`. It changes no pixel.
 
     Returns:
-        Planes, int32 [c b h w]; 0 where the position is outside of the image.
+        Planes, int32 [c b h w]; 0 if the position is outside of the image.
     """
     size = planes.shape[2], planes.shape[3]
     if max(size) <= pixels.SMALL:
@@ -44,16 +44,16 @@ def warp(planes: Array, matrix: Array, degrees: int = STEEPEST) -> Array:
 
 
 def warp_far(planes: Array, matrix: Array) -> Array:
-    """As :func:`warp`, by gathers on every platform, for any matrix."""
+    """Do what :func:`warp` does for any matrix, by gathers on every platform."""
     return pixels.take_far(planes, *geometry.source(matrix, (planes.shape[2], planes.shape[3])))
 
 
 def _warp_by_shears(planes: Array, matrix: Array, *, degrees: int = STEEPEST) -> Array:
-    """All channels of a pixel move as one number."""
+    """Warp by three shears; the channels of a pixel move together, as one number."""
     height, width = planes.shape[2:]
     first, second, third = _shears(matrix, (height, width))
     row, column = geometry.source(matrix, (height, width))
-    # Where the shears leave the pixel that belongs here: one away at most.
+    # The distance of the wanted pixel after the shears: at most one.
     middle = column - first(row)
     down = row - second(middle) - jnp.arange(height, dtype=jnp.int32)[:, None]
     across = middle - third(row - second(middle)) - jnp.arange(width, dtype=jnp.int32)
@@ -61,7 +61,7 @@ def _warp_by_shears(planes: Array, matrix: Array, *, degrees: int = STEEPEST) ->
     most = max(height, width) // 2 + 1
     slope = math.tan(math.radians(degrees) / 2)  # of the first and the third
     gentle = math.ceil(slope * (height / 2 + 1) + 0.5)
-    # How far a pixel that both begins and ends inside goes beyond the image between the two.
+    # A pixel that begins and ends inside of the image goes at most this far outside between.
     beyond = 1 / (2 - slope * math.sin(math.radians(degrees))) - 0.5
     margin = math.ceil(beyond * width) + 3
 
@@ -94,13 +94,13 @@ def _warp_by_shears(planes: Array, matrix: Array, *, degrees: int = STEEPEST) ->
 
 
 def _shears(matrix: Array, size: tuple[int, int]) -> list[Callable[[Array], Array]]:
-    """By how many pixels each of the three moves the column, row or column at a position [b ...].
+    """Three functions from a position [b ...] to the shift of the column, the row and the column.
 
-    An output pixel (i, j) comes from the row ``i' = i + second(j')`` and the column
-    ``j'' = j' + first(i')``, with ``j' = j + third(i)``, up to one pixel.
+    Up to one pixel, an output pixel (i, j) comes from the row ``i' = i + second(j')`` and the
+    column ``j'' = j' + first(i')``, with ``j' = j + third(i)``.
     """
     a, b, c, d, e, f = (matrix[:, i] for i in range(6))
-    column, row = c + (a + b) / 2 - 0.5, f + (d + e) / 2 - 0.5  # that the first pixel comes from
+    column, row = c + (a + b) / 2 - 0.5, f + (d + e) / 2 - 0.5  # source of the first pixel
     last = jnp.where(d == 0, 0, b / (1 + a))
     first = jnp.where(d == 0, b, last)
     start_last = -last * (size[0] - 1) / 2  # none at the centre
@@ -108,7 +108,7 @@ def _shears(matrix: Array, size: tuple[int, int]) -> list[Callable[[Array], Arra
     start_first = column - first * row - start_last
 
     def shear(slope: Array, start: Array) -> Callable[[Array], Array]:
-        # Beyond these bounds, which do not overflow, nothing of the image remains.
+        # These bounds avoid an overflow; beyond them no part of the image is visible.
         start = jnp.clip(start, -(2.0**13), 2.0**13)
         slope, start = (jnp.round(65536 * one).astype(jnp.int32) for one in (slope, start + 0.5))
 
@@ -122,7 +122,7 @@ def _shears(matrix: Array, size: tuple[int, int]) -> list[Callable[[Array], Arra
 
 
 def _moved(planes: Array, first: int, count: int, shift: Array, most: int) -> Array:
-    """``out[k] = planes[first + k + shift]``, 0 outside: bit by bit of the shift.
+    """``out[k] = planes[first + k + shift]``, 0 outside; the shift is applied bit by bit.
 
     Args:
         planes: [n b m].
@@ -143,11 +143,11 @@ def _moved(planes: Array, first: int, count: int, shift: Array, most: int) -> Ar
         step, size = 1 << bit, count + (1 << bit) - 1
         own = (shift >> bit) & 1 == 1
         planes = _row_major(jnp.where(own, planes[step : step + size], planes[:size]))
-        # XLA would otherwise compute each step anew for both operands of the next.
+        # Without the barrier XLA computes each step again for both operands of the next.
         planes = lax.optimization_barrier(planes)
     return planes
 
 
 def _row_major(planes: Array) -> Array:
-    """The same planes with their first axis outermost, along which moving them is free."""
+    """The same planes with their first axis outermost, so that a move along it costs nothing."""
     return with_layout_constraint(planes, Layout(tuple(range(planes.ndim))))

@@ -1,8 +1,8 @@
-"""Gaussian blur with a strength of each image's own, as PIL approximates it and as such.
+"""Gaussian blur with one strength for each image: PIL's approximation, and a sampled Gaussian.
 
-PIL's is three box blurs an axis with fractional ends (Gwosdek et al., "Theoretical foundations of
-Gaussian convolution by extended box filtering", 2011). That is what the published MoCo and SimMatch
-results used; it is far from a Gaussian where sigma is below half a pixel.
+PIL's blur is three box blurs along each axis with fractional ends (Gwosdek et al., "Theoretical
+foundations of Gaussian convolution by extended box filtering", 2011). The published MoCo and
+SimMatch results used it. It is far from a Gaussian if sigma is below half a pixel.
 """
 
 import functools
@@ -26,7 +26,7 @@ def gaussian_blur(levels: Array, sigma: Array, largest: float) -> Array:
     Args:
         levels: planes, int32 0..255 [c b h w].
         sigma: [b] pixels, at least float32, at most ``largest``.
-        largest: bounds the window that is compiled.
+        largest: bound of sigma; it sets the size of the compiled window.
 
     Returns:
         Planes, int32 [c b h w].
@@ -68,10 +68,10 @@ def _boxes(levels: Array, whole: Array, weight: Array, end: Array, *, reach: int
 
     Args:
         levels: planes, int32 0..255 [c b h w].
-        whole: float32 [b 1], how far from the centre pixels have the whole weight.
-        weight: it, uint32 [b 1].
-        end: uint32 [b 1], that of the fractional end, one pixel farther.
-        reach: most pixels from the centre that any image needs.
+        whole: float32 [b 1], the distance from the centre up to which pixels have whole weight.
+        weight: uint32 [b 1], the whole weight.
+        end: uint32 [b 1], the weight of the fractional end, one pixel farther.
+        reach: the largest distance from the centre that any image needs.
 
     Returns:
         Planes, int32 [c b h w].
@@ -84,7 +84,7 @@ def _boxes(levels: Array, whole: Array, weight: Array, end: Array, *, reach: int
             total = _window_sum(levels, weights, "edge")
             return (total + 2 ** (_FRACTION - 1)) >> _FRACTION
 
-        # A loop, because XLA would otherwise compute each pass anew for every tap of the next.
+        # Without the loop XLA computes each pass again for every tap of the next.
         return lax.fori_loop(0, _PASSES, once, levels)
 
     levels = blur_rows(levels.astype(jnp.uint32)).swapaxes(-1, -2)
@@ -94,10 +94,10 @@ def _boxes(levels: Array, whole: Array, weight: Array, end: Array, *, reach: int
 def _boxes_by_products(
     levels: Array, whole: Array, weight: Array, end: Array, *, reach: int
 ) -> Array:
-    """As :func:`_boxes`: sums by products, and their weights digit by digit in float32.
+    """Do what :func:`_boxes` does: products sum the pixels, and float32 weighs them digit by digit.
 
-    All numbers are whole and below 2^24, so nothing is rounded; a level, and what a pixel counts,
-    is exact in bfloat16.
+    All numbers are whole and below 2^24, so nothing is rounded. Levels and counts of pixels are
+    exact in bfloat16.
     """
     bits = 12 if 2 * reach + 3 <= 16 else 8
     digits = [
@@ -123,8 +123,8 @@ def _boxes_by_products(
         each = jnp.arange(-reach, size + reach)
         inner, ends = (_band(whole, each, size, reach, far) for far in (False, True))
         levels = mean(product(inner, levels), product(ends, levels))
-        # From here on the image goes on beyond its edges, so no pixel counts twice. The sum of
-        # the pixels of whole weight and of those at the ends are then digits of one sum.
+        # The image now continues beyond its edges, so no pixel counts twice. So one sum has two
+        # digits: the sum of the pixels of whole weight, and that of the pixels at the ends.
         distance = jnp.abs(each - jnp.clip(each, 0, size - 1)[:, None])
         band = jnp.where(distance == whole[:, :, None] + 1, unit, 0.0)
         band = jnp.where(distance <= whole[:, :, None], 1.0, band).astype(jnp.bfloat16)
@@ -141,7 +141,7 @@ def _boxes_by_products(
 def _row_major(planes: Array) -> Array:
     """The same planes in the layout of products.
 
-    XLA would lay out the sums for the factors of images, the batch last, and copy every operand.
+    By itself XLA puts the batch last in the sums, and copies every operand.
     """
     return with_layout_constraint(planes, Layout((0, 1, 2, 3)))
 
@@ -149,8 +149,8 @@ def _row_major(planes: Array) -> Array:
 def _band(whole: Array, each: Array, size: int, reach: int, far: bool) -> Array:
     """How often each pixel counts for each output: bfloat16 [b outputs size].
 
-    Those up to the ``whole`` distance [b 1] count, or ``far``: those at the next one. The edge
-    also does for what is beyond it.
+    Pixels up to the distance ``whole`` [b 1] count, or, with ``far``, the pixels one farther. A
+    position beyond the edge counts for the edge.
     """
     centre, pixel = jnp.clip(each, 0, size - 1)[:, None], jnp.arange(size)
     counts = jnp.zeros((len(whole), len(each), size), jnp.bfloat16)
@@ -168,11 +168,14 @@ def _box_length(variance):
 
 
 def _box_radius(sigma: Array) -> Array:
-    """Radius [b] of the box, fractional ends included, whose three-fold blur has this sigma."""
-    # XLA divides by a constant with a product, which rounds otherwise: so this is none.
+    """Radius [b] of the box, with fractional ends; three such boxes have the given sigma."""
+    # XLA turns division by a constant into a product, which rounds differently; this divisor is
+    # no constant.
     variance = sigma * sigma / jnp.where(sigma >= 0, float(_PASSES), 1.0)
     whole = jnp.floor(_box_length(variance) / 2 - 0.5)
-    tripled = 2 * variance + variance  # not 3 *, lest it be contracted with the difference below
+    tripled = (
+        2 * variance + variance
+    )  # 3 * could be fused with the difference below, which rounds differently
     end = (2 * whole + 1) * (whole * (whole + 1) - tripled)
     return whole + end / (6 * (variance - (whole + 1) ** 2))
 

@@ -1,8 +1,8 @@
 """Brightness, contrast, saturation and hue as torchvision applies them to PIL images.
 
-Levels are whole numbers between the steps, and hue turns in the Python Imaging Library's 8-bit HSV,
-so that results agree to the bit. The recipe is SimCLR's (Chen et al. 2020, appendix A). Levels
-are planes, int32 0..255 [3 b h w]; factors at least float32 [b].
+The results equal torchvision's to the bit: levels are whole numbers after each step, and hue turns
+in Pillow's 8-bit HSV. The recipe is SimCLR's (Chen et al. 2020, appendix A). Levels are planes,
+int32 0..255 [3 b h w]; factors are at least float32 [b].
 """
 
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def hue(levels: Array, shift: Array) -> Array:
     red, green, blue = levels.astype(jnp.float32)
     angle, purity, largest = (part.astype(jnp.int32) for part in _to_hsv((red, green, blue)))
     angle = (angle + _wide((255 * shift).astype(jnp.int32))) % 256
-    # A channel falls from the largest level by 0, by the whole purity, or along the ramp between.
+    # A channel is below the largest level by 0, by the whole purity, or by a share of it.
     offset = 255 * jnp.array([5, 3, 1], jnp.int32)[:, None, None, None]
     place = (6 * angle + offset) % (6 * 255)
     fall = jnp.clip(jnp.minimum(place, 4 * 255 - place), 0, 255)
@@ -50,18 +50,18 @@ def hue(levels: Array, shift: Array) -> Array:
 
 
 def jitter(levels: Array, order: Array, factors: Array, with_hue: bool = True) -> Array:
-    """Change brightness, contrast, saturation and hue, in an order of each image's own.
+    """Change brightness, contrast, saturation and hue; each image has its own order of the four.
 
-    The first three are one blend each, with an image picked by the step's kind. Hue costs more, so
-    it runs once: the blends that come before it run in three steps, those after it in three more,
-    and in the steps that are not an image's own its blend is the identity. A TPU has a form of its
-    own, because passes over large images cost it more than arithmetic.
+    Brightness, contrast and saturation are one blend each. Hue costs more, so it runs once: three
+    steps of blends run before it and three after it. In a step that an image does not use, its
+    blend is the identity. A TPU has a form of its own, because a pass over large images costs it
+    more than arithmetic.
 
     Args:
         levels: planes, int32 0..255 [3 b h w].
-        order: int32 [b 4], a permutation of (BRIGHTNESS, CONTRAST, SATURATION, HUE) each.
-        factors: at least float32 [b 4], the argument of each, in the order of these constants.
-        with_hue: False leaves the hue alone, whatever its factor.
+        order: int32 [b 4], a permutation of (BRIGHTNESS, CONTRAST, SATURATION, HUE).
+        factors: at least float32 [b 4], the factor of each change, indexed by these constants.
+        with_hue: False does not change the hue, for any factor.
 
     Returns:
         Planes, int32 [3 b h w].
@@ -82,16 +82,16 @@ def _jitter_by_planes(levels: Array, steps: list[tuple[Array, Array]], turn: Arr
     for position, blends in enumerate(steps):
         if position:
             levels = hue(levels, turn)
-        # A loop, because XLA would otherwise compute each step anew for every use of the next.
+        # Without the loop XLA computes each step again for every use of the next.
         levels, _ = lax.scan(lambda levels, step: (_enhance(levels, *step), None), levels, blends)
     return levels
 
 
 def _jitter_by_channels(levels: Array, steps: list[tuple[Array, Array]], turn: Array) -> Array:
-    """The same in float32, which holds all that occurs, in few passes over the images.
+    """Do the same in float32, which holds all numbers exactly, in few passes over the images.
 
-    Only contrast needs the image as a whole, so there is one pass up to each contrast, and what
-    follows is fused with the next. In each of them, all channels of a pixel are computed together.
+    Only contrast needs the whole image. So one pass leads to each contrast, and the blends after
+    it are fused with the next pass. Each pass computes all channels of a pixel together.
     """
     red, green, blue = levels.astype(jnp.float32)
     channels = red, green, blue
@@ -109,14 +109,14 @@ def _jitter_by_channels(levels: Array, steps: list[tuple[Array, Array]], turn: A
 
 
 def _kept(channels: Channels) -> Channels:
-    """The same, written to memory once, in two bytes a level, and not computed by each user."""
+    """The same channels, written to memory once as two bytes a level, not computed by each user."""
     kept = lax.optimization_barrier(tuple(one.astype(jnp.bfloat16) for one in channels))
     red, green, blue = (one.astype(jnp.float32) for one in kept)
     return red, green, blue
 
 
 def _along(values: Array, index: Array) -> Array:
-    """``values[b, index[b, i]]`` of a few values each, without a gather."""
+    """``values[b, index[b, i]]`` for a few values in each row, without a gather."""
     each = jnp.arange(values.shape[1], dtype=index.dtype)
     return jnp.where(index[..., None] == each, values[:, None], 0).sum(-1, dtype=values.dtype)
 
@@ -126,26 +126,26 @@ def _wide(factor: Array) -> Array:
 
 
 def _enhance(levels: Array, kind: Array, factor: Array) -> Array:
-    """Change brightness, contrast or saturation, by each image's own ``kind`` [b]."""
+    """Change brightness, contrast or saturation; ``kind`` [b] says which for each image."""
     colored = jnp.where(_wide(kind) == CONTRAST, tone.mean_grey(levels), tone.luma(levels))
     degenerate = jnp.where(_wide(kind) == BRIGHTNESS, 0, colored)
     return tone.blend(degenerate, levels, _wide(factor))
 
 
 def _contrast_by_channels(channels: Channels, factor: Array) -> Channels:
-    """As :func:`contrast`."""
+    """Do what :func:`contrast` does."""
     grey = tone.luma_by_channels(channels).astype(jnp.int32)
     return _mix(tone.mean_of_grey(grey).astype(jnp.float32), channels, factor)
 
 
 def _blend_pixels(channels: Channels, kind: Array, factor: Array) -> Channels:
-    """Change brightness or saturation, by each image's own ``kind`` [b]."""
+    """Change brightness or saturation; ``kind`` [b] says which for each image."""
     grey = tone.luma_by_channels(channels)
     return _mix(jnp.where(_wide(kind) == BRIGHTNESS, 0.0, grey), channels, factor)
 
 
 def _mix(degenerate: Array, channels: Channels, factor: Array) -> Channels:
-    """From the degenerate image at ``factor`` 0 to ``channels`` at 1, as :func:`tone.blend`."""
+    """Blend from the degenerate image at ``factor`` 0 to ``channels`` at 1 (:func:`tone.blend`)."""
     weight = _wide(factor.astype(jnp.float32))
     red, green, blue = (
         jnp.floor(tone.mix(degenerate, one - degenerate, weight)) for one in channels
@@ -154,7 +154,7 @@ def _mix(degenerate: Array, channels: Channels, factor: Array) -> Channels:
 
 
 def _hue_by_channels(channels: Channels, shift: Array) -> Channels:
-    """As :func:`hue`."""
+    """Do what :func:`hue` does."""
     angle, purity, largest = _to_hsv(channels)
     angle = angle + _wide(jnp.trunc(255 * shift).astype(jnp.float32))
     angle = _wrap(jnp.where(angle < 0, angle + 256, angle), 256)
@@ -185,7 +185,8 @@ def _to_hsv(channels: Channels) -> Channels:
     # centre + up / chroma - down / chroma, where one quotient is 1: rounded as in PIL, once.
     part = jnp.minimum(up, down) / jnp.maximum(chroma, 1)
     sector = jnp.where(up >= down, centre + 1 - part, centre - 1 + part)
-    # XLA divides by a constant with a product, which rounds otherwise: so this is none.
+    # XLA turns division by a constant into a product, which rounds differently; this divisor is
+    # no constant.
     turn = sector / jnp.where(chroma > 0, 6.0, 1.0)
     turn = jnp.where(chroma > 0, jnp.where(turn < 0, turn + 1, turn), 0)
     purity = chroma / jnp.maximum(largest, 1)
@@ -193,7 +194,7 @@ def _to_hsv(channels: Channels) -> Channels:
 
 
 def _truncate(share: Array) -> Array:
-    """``floor(255 share)`` of float32 0..1 as if the product were not rounded: 256 - 1 times."""
+    """``floor(255 share)`` of float32 0..1 without rounding the product: 255 is 256 - 1."""
     scaled = 256 * share
     whole = jnp.floor(scaled)
     return whole - (scaled - whole < share)

@@ -49,7 +49,7 @@ def translation_y(up: Array) -> Array:
 
 
 def source(matrix: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-    """Row and column, int32 [b h w] each, that each pixel comes from; they may lie outside."""
+    """Source row and column of each pixel, int32 [b h w] each; they can be outside of the image."""
     row = jnp.arange(size[0], dtype=jnp.int32)[:, None]
     column = jnp.arange(size[1], dtype=jnp.int32)
     return _position(matrix[:, 3:6], row, column), _position(matrix[:, 0:3], row, column)
@@ -69,9 +69,9 @@ def _fixed(value: Array) -> Array:
 def shifted_box(centre: Array, side: Array, height: int, width: int) -> Array:
     """TorchSSL's cutout, int32 [b 4] (top, left, bottom, right), the last two excluded.
 
-    ``centre`` [b 2] is (y, x) and ``side`` [b], both in pixels and not necessarily whole. At the
-    top and the left the square is shifted into the image, at the bottom and the right cut off;
-    it spans ``int(side) + 1`` pixels or one more, and none where ``side`` is 0.
+    ``centre`` [b 2] is (y, x). ``centre`` and ``side`` [b] are in pixels and need not be whole. At
+    the top and the left the square is shifted into the image; at the bottom and the right it is
+    cut off. It spans ``int(side) + 1`` pixels or one more, and none if ``side`` is 0.
     """
     first = jnp.maximum(centre - side[:, None] / 2, 0).astype(jnp.int32)  # [b 2]
     sides = jnp.array([height, width], jnp.int32)

@@ -1,7 +1,7 @@
-"""Crop and resize boxes that differ per example as two small weight matrices per image.
+"""Crops and resizes one box of each image, by two small weight matrices for each image.
 
-``resize`` has Pillow's semantics (always antialiased, weights in 22-bit fixed point, levels rounded
-after each axis); ``resize_smooth`` those of PyTorch's ``interpolate``. Filters: Keys, "Cubic
+``resize`` equals Pillow's: always antialiased, weights in 22-bit fixed point, levels rounded after
+each axis. ``resize_smooth`` equals PyTorch's ``interpolate``. Filters: Keys, "Cubic
 convolution interpolation for digital image processing", 1981; Turkowski, "Filters for common
 resampling tasks", 1990.
 """
@@ -60,11 +60,11 @@ METHODS = (*_FILTERS, "nearest")
 
 
 def _filtered(start: Array, extent: Array, inputs: int, outputs: int, method: str) -> Array:
-    """Antialiased weights [b outputs inputs] of an interval of pixels, before normalisation."""
+    """Antialiased weights [b outputs inputs] of an interval of pixels, not yet normalized."""
     start, extent = start[:, None, None], extent[:, None, None]
     position = jnp.arange(inputs, dtype=jnp.int32) - start  # [b 1 inputs] inside the crop
     output = jnp.arange(outputs, dtype=jnp.int32)[:, None]
-    # Between pixel centres, in 1/(2 outputs) pixel: whole numbers, so not yet rounded.
+    # Distance of pixel centres in units of 1/(2 outputs) pixel: whole, so exact.
     distance = (2 * position + 1) * outputs - (2 * output + 1) * extent
     width = 2 * jnp.maximum(extent, outputs)
     weights = _FILTERS[method](distance.astype(jnp.float32), width.astype(jnp.float32))
@@ -72,7 +72,7 @@ def _filtered(start: Array, extent: Array, inputs: int, outputs: int, method: st
 
 
 def _taps(start: Array, extent: Array, inputs: int, outputs: int, method: str) -> Array:
-    """Weights [b outputs inputs] of the nearest pixels only, whatever the scale."""
+    """Weights [b outputs inputs] of the nearest pixels only, at any scale."""
     start, extent = start[:, None], extent[:, None]
     output = jnp.arange(outputs, dtype=jnp.int32)
     if method == "nearest":
@@ -91,7 +91,7 @@ def _taps(start: Array, extent: Array, inputs: int, outputs: int, method: str) -
 
 
 def _levels(weights: Array, images: Array, equation: str) -> Array:
-    """Weighted means of 0..255 in fixed point, rounded to levels: half up, clipped."""
+    """Weighted means of levels 0..255 in fixed point, rounded half up and clipped to levels."""
     unit = 2.0**_HALF
     total = weights.sum(-1, keepdims=True)
     high = jnp.floor(weights * unit / total)
@@ -105,7 +105,7 @@ def _levels(weights: Array, images: Array, equation: str) -> Array:
 
 
 def _means_by_halves(high: Array, low: Array, images: Array, *, equation: str) -> Array:
-    """Two products in float32."""
+    """The means by two products in float32."""
     equation = "n" + equation.replace("->", "->n")
     halves = jnp.stack([high, low])  # [2 b outputs inputs]
     high, low = jnp.einsum(equation, halves, images, precision="highest").astype(jnp.int32)
@@ -114,9 +114,9 @@ def _means_by_halves(high: Array, low: Array, images: Array, *, equation: str) -
 
 
 def _means_by_digits(high: Array, low: Array, images: Array, *, equation: str) -> Array:
-    """Three products in bfloat16, which holds levels and digits of 8 bits exactly.
+    """The means by three products in bfloat16, which holds levels and digits of 8 bits exactly.
 
-    Their sums are whole numbers below 2^24, so exact in float32, as are the carries.
+    The sums and carries are whole numbers below 2^24, so they are exact in float32.
     """
     rest = (high.astype(jnp.int32) << _HALF) + low.astype(jnp.int32)
     images, carried = images.astype(jnp.bfloat16), jnp.zeros((), jnp.float32)
@@ -135,7 +135,11 @@ def _means_by_digits(high: Array, low: Array, images: Array, *, equation: str) -
 
 
 def check_method(method: str, known: tuple[str, ...] = METHODS) -> None:
-    """Raise InputError for an unknown resize method."""
+    """Check the name of a resize method.
+
+    Raises:
+        InputError: if ``method`` is not in ``known``.
+    """
     if method not in known:
         raise InputError(f"unknown resize method {method!r}; {suggest(method, known)}")
 
@@ -143,9 +147,9 @@ def check_method(method: str, known: tuple[str, ...] = METHODS) -> None:
 def resize(images: Array, box: Array, size: tuple[int, int], method: str = "bilinear") -> Array:
     """Crop ``box`` from each image and resize it as Pillow 13 does.
 
-    That is :func:`resize_columns_first`, or rows first where the height shrinks by more than twice
-    as many pixels as the width (python-pillow/Pillow#9549); the two differ in rounding only. Both
-    are computed here.
+    Pillow resizes the columns first, or the rows if the height shrinks by more than twice as many
+    pixels as the width (python-pillow/Pillow#9549). The two orders differ in rounding only. This
+    function computes both.
 
     Args:
         images: levels 0..255 [b h w c], whole numbers of any dtype.
@@ -174,9 +178,9 @@ def resize(images: Array, box: Array, size: tuple[int, int], method: str = "bili
 def resize_columns_first(
     images: Array, box: Array, size: tuple[int, int], method: str = "bilinear"
 ) -> Array:
-    """As :func:`resize`, but always the columns first, as Pillow did before version 13.
+    """Do what :func:`resize` does, but always the columns first, as Pillow before version 13.
 
-    Where a size is no power of two, "box" and "nearest" may pick the other pixel of an exact tie.
+    If a size is no power of two, "box" and "nearest" may pick the other pixel of an exact tie.
     """
     check_method(method)
     matrix = _taps if method == "nearest" else _filtered
@@ -189,9 +193,9 @@ def resize_columns_first(
 
 
 def zoom(levels: Array, margin: Array, method: Array, names: tuple[str, ...]) -> Array:
-    """Cut ``margin`` off every side and resize back as Pillow does, each image by its own method.
+    """Cut ``margin`` off each side and resize back as Pillow does; each image has its own method.
 
-    Only the small weight matrices are computed for every method. Margin 0 changes nothing.
+    Only the small weight matrices are computed for all methods. Margin 0 changes nothing.
 
     Args:
         levels: planes, int32 0..255 [c b h w].
@@ -226,8 +230,8 @@ def resize_smooth(
 ) -> Array:
     """Crop ``box`` from each image and resize it as PyTorch does with tensors: no rounding.
 
-    With ``antialias`` the filters are Pillow's; without, two taps (bilinear) or four (bicubic with
-    Keys' a = -.75) at any scale, the edge repeated.
+    With ``antialias`` the filters are Pillow's. Without it there are two taps (bilinear) or four
+    (bicubic with Keys' a = -.75) at any scale, and the edge is repeated.
 
     Args:
         images: [b h w c] of any range; bicubic may overshoot it.

@@ -1,14 +1,15 @@
-"""Moving, counting and replacing pixels: gathers and scatters, or products with zeros and ones.
+"""Moves, counts and replaces pixels: by gathers and scatters, or by products with zeros and ones.
 
-A TPU moves one element at a time in a gather or scatter, and multiplies matrices at full speed.
-CPUs do the opposite, and GPUs would write the zeros and ones to memory. So each operation has two
-forms with equal results, and the platform that a program is lowered for picks one.
+A TPU moves one element at a time in a gather or scatter, and multiplies matrices at full speed. A
+CPU does the opposite, and a GPU would write the zeros and ones to memory. So each operation has two
+forms with equal results, and the platform of the compiled program chooses one.
 
-A product is exact here, although a TPU rounds the factors to bfloat16: one factor is 0 or 1, the
-other a whole number of at most 8 bits, or that times a power of two, and the terms of a sum that
-are not 0 have no bit in common. Counts are sums of ones in float32, exact up to 2^24 pixels. The
-axes of channels and of images stay apart: a product over a merged axis would be exchanged between
-the devices that share the images.
+The products are exact, although a TPU rounds their factors to bfloat16. One factor is 0 or 1. The
+other is a whole number of at most 8 bits, perhaps times a power of two. Terms of a sum that are not
+0 have no bit in common. Counts are sums of ones in float32, which are exact up to 2^24 pixels.
+
+The axes of channels and images stay apart: devices that share the images would exchange a product
+over a merged axis.
 """
 
 from collections.abc import Callable
@@ -21,23 +22,21 @@ from jax import lax
 from jaxmatch.types import Array, PyTree
 
 _BYTE = 8  # bits that bfloat16 holds exactly
-_NIBBLE = 16  # levels are counted as two digits to this base,
-_OCTAL = 8  # and looked up as two with the low one to this: fewer products to select from
+_NIBBLE = 16  # base of the two digits by which levels are counted
+_OCTAL = 8  # base of the low digit by which levels are looked up: fewer products to select from
 _PACKED = 3  # channels of 8 bits that a float32 holds exactly
-SMALL = 48  # pixels: side up to which products move pixels well, one by one
+SMALL = 48  # side in pixels up to which products move single pixels fast
 
 
 def by_platform(
     products: Callable[..., Array], gathers: Callable[..., Array], *operands: PyTree
 ) -> Array:
-    """The form for the platform of lowering: the first on TPUs, the second elsewhere."""
+    """Apply the form for the platform of the compilation: products on TPUs, else gathers."""
     return lax.platform_dependent(*operands, tpu=products, default=gathers)
 
 
 def take(planes: Array, row: Array, column: Array) -> Array:
-    """Fetch each pixel from a position of its own.
-
-    A product's factors are large where images are: see :data:`SMALL`.
+    """Fetch each pixel from a position of its own; fast on a TPU up to a side of :data:`SMALL`.
 
     Args:
         planes: int32 0..255 [c b h w].
@@ -65,17 +64,17 @@ def take_grid(images: Array, row: Array, column: Array) -> Array:
 
 
 def flip(images: Array, chosen: Array) -> Array:
-    """Mirror left and right the images [b h w c], of any dtype, that are ``chosen``, bool [b]."""
+    """Mirror the ``chosen``, bool [b], of the images [b h w c] of any dtype, left and right."""
     return by_platform(_flip_by_choice, _flip_by_gathers, images, chosen)
 
 
 def count_levels(planes: Array) -> Array:
-    """How many pixels of each plane have each level: int32 0..255 [c b h w] to int32 [c b 256]."""
+    """The number of pixels of each level in each plane: int32 [c b h w] to int32 [c b 256]."""
     return by_platform(_count_by_products, _count_by_scatters, planes)
 
 
 def select_rows(table: Array, index: Array) -> Array:
-    """``table[index]`` of a small table [n ...], for a few indices 0..n-1."""
+    """``table[index]`` for a small table [n ...] and a few indices 0..n-1."""
     return by_platform(_select_by_comparison, _select_by_gathers, table, index)
 
 
@@ -93,9 +92,9 @@ def look_up(table: Array, planes: Array) -> Array:
 
 
 def _take_by_products(planes: Array, row: Array, column: Array) -> Array:
-    """A product over the rows of all channels, then a selection from the columns.
+    """Multiply over the rows of all channels, then select from the columns.
 
-    A power of two keeps the levels of one channel apart from those of the next in their sum.
+    Powers of two keep the channels apart in a sum.
     """
     c, b, height, width = planes.shape
     row, column = row.reshape(b, -1), column.reshape(b, -1)
@@ -115,7 +114,7 @@ def _take_by_products(planes: Array, row: Array, column: Array) -> Array:
 
 
 def take_far(planes: Array, row: Array, column: Array) -> Array:
-    """As :func:`take`, by gathers on every platform."""
+    """Do what :func:`take` does, by gathers on every platform."""
     c, b, height, width = planes.shape
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     inside = inside.reshape(b, -1)
@@ -193,10 +192,11 @@ def _select_by_gathers(table: Array, index: Array) -> Array:
 
 
 def _each_channel(function: Callable[..., Array], *operands: Array) -> Array:
-    """The function of each entry of the operands' first axis.
+    """Apply ``function`` to each entry of the operands' first axis.
 
-    In a loop, because XLA would fuse the gathers with the arithmetic around them, which a CPU can
-    then no longer vectorize. A GPU does it all at once: it starts a kernel for each turn of a loop.
+    A CPU does it in a loop: otherwise XLA fuses the gathers with the arithmetic around them, which
+    the CPU then cannot vectorize. A GPU does all at once, because each turn of a loop starts a
+    kernel.
     """
     at_once = jax.vmap(function)
 
@@ -212,30 +212,30 @@ def _gather(rows: Array, index: Array) -> Array:
 
 
 def _one_hot(index: Array, size: int) -> Array:
-    """Whether the index [...] is each of 0..size-1: bfloat16 [... size], all 0 outside of them."""
+    """1 at the index [...] and 0 elsewhere: bfloat16 [... size]; all 0 if it is outside."""
     return (index[..., None] == jnp.arange(size, dtype=index.dtype)).astype(jnp.bfloat16)
 
 
 def _digits(planes: Array, base: int) -> tuple[Array, Array]:
-    """High and low digit of each level, as bfloat16 zeros and ones [c b h*w 256/base or base]."""
+    """High and low digit of each level, one-hot in bfloat16 [c b h*w 256/base] and [.. base]."""
     flat = planes.reshape(*planes.shape[:2], -1)
     shift = base.bit_length() - 1
     return _one_hot(flat >> shift, 256 // base), _one_hot(flat & (base - 1), base)
 
 
 def _pick(equation: str, one_hot: Array, values: Array) -> Array:
-    """A product that selects whole numbers of at most 8 bits: exact in bfloat16."""
+    """Select whole numbers of at most 8 bits by a product; it is exact in bfloat16."""
     values = values.astype(jnp.bfloat16)
     return jnp.einsum(equation, one_hot, values, preferred_element_type=jnp.bfloat16)
 
 
 def _only(values: Array) -> Array:
-    """The one value of the last axis that is not 0, or 0: bfloat16 to int32."""
+    """The only value of the last axis that is not 0, if there is one, else 0: as int32."""
     return values.sum(-1, dtype=jnp.float32).astype(jnp.int32)
 
 
 def _exact_parts(images: Array) -> list[Array]:
-    """Arrays of 8 significant bits each with the images as their sum, largest first."""
+    """Arrays of 8 significant bits each, largest first; their sum is the images."""
     if images.dtype == jnp.uint8:
         return [images]
     rest, parts = images.astype(jnp.float32), []

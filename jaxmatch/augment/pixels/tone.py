@@ -1,8 +1,8 @@
-"""Ops that change levels but move no pixel, on planes: int32 levels 0..255 [3 b h w].
+"""Ops that change levels and move no pixel, on planes: int32 levels 0..255 [3 b h w].
 
-The arithmetic is that of the Python Imaging Library (``ImageOps``, ``ImageEnhance``,
-``Image.blend``), in integers wherever it works in integers, so that results agree to the bit.
-Planes, because with three channels last a CPU could not vectorize it.
+The arithmetic is Pillow's (``ImageOps``, ``ImageEnhance``, ``Image.blend``), with integers wherever
+Pillow uses them, so results are equal to the bit. Images are planes because a CPU cannot vectorize
+over three channels that come last.
 """
 
 import functools
@@ -35,10 +35,9 @@ def blend(first: Array, second: Array, weight: Array) -> Array:
 
 
 def mix(first: Array, difference: Array, weight: Array) -> Array:
-    """``first + weight difference``, clipped, of whole numbers in float32."""
-    # The product must be rounded before the sum, but XLA may contract the two to one fused
-    # multiply-add. With 12 bits in each half of the weight the partial products are exact, so
-    # that contracting changes nothing.
+    """``first + weight difference``, clipped, for whole numbers in float32."""
+    # Pillow rounds the product before the sum, but XLA may use one fused multiply-add. With 12
+    # bits in each half of the weight the partial products are exact, so this changes nothing.
     high = lax.bitcast_convert_type(weight, jnp.int32) & ~0xFFF
     high = lax.bitcast_convert_type(high, jnp.float32)
     mixed = first + (high * difference + (weight - high) * difference)
@@ -52,7 +51,7 @@ def luma(levels: Array) -> Array:
 
 
 def luma_by_channels(channels: tuple[Array, Array, Array]) -> Array:
-    """As :func:`luma`, of whole numbers in float32, in which all sums are exact."""
+    """Do what :func:`luma` does for whole numbers in float32, where all sums are exact."""
     red, green, blue = channels
     return jnp.floor((19595 * red + 38470 * green + 7471 * blue + 32768) * 2.0**-16)
 
@@ -81,13 +80,13 @@ def solarize(levels: Array, threshold: Array) -> Array:
 
 
 def solarize_add(levels: Array, added: Array) -> Array:
-    """Levels below 128 raised by ``added``, at most to 255."""
+    """Raise the levels below 128 by ``added``, at most to 255."""
     raised = jnp.minimum(levels + added.astype(jnp.int32), 255)
     return jnp.where(levels < 128, raised, levels)
 
 
 def count_below(planes: Array) -> Array:
-    """How many pixels of each plane are below each level 0..256: int32 [3 b 257]."""
+    """The number of pixels of each plane below each level 0..256: int32 [3 b 257]."""
     below = jnp.cumsum(pixels.count_levels(planes), -1, dtype=jnp.int32)
     return jnp.pad(below, ((0, 0), (0, 0), (1, 0)))
 
@@ -95,22 +94,22 @@ def count_below(planes: Array) -> Array:
 def autocontrast(levels: Array, below: Array) -> Array:
     """Stretch each channel's range to 0..255; ``below`` [3 b 257] is :func:`count_below`.
 
-    ``levels`` broadcasts against [3 b n]. The exact quotient, truncated. PIL forms it in double
-    precision, where rounding takes some whole numbers to one level less.
+    ``levels`` broadcasts against [3 b n]. The result is the exact quotient, truncated. Pillow
+    divides in double precision, where rounding lowers some whole numbers by one level.
     """
     low = (below == 0).sum(-1, keepdims=True, dtype=jnp.int32) - 1
     high = (below < below[..., -1:]).sum(-1, keepdims=True, dtype=jnp.int32) - 1
-    # The half keeps quotients 1/510 off whole numbers, so that their rounding cannot matter.
+    # The half keeps quotients 1/510 away from whole numbers, so their rounding does not matter.
     stretched = (255 * (levels - low) + 0.5).astype(jnp.float32) / jnp.maximum(high - low, 1)
     return jnp.where(high > low, stretched.astype(jnp.int32), levels)
 
 
 def equalize(below: Array) -> Array:
-    """What spreads each channel's levels evenly over its pixels: a table, int32 [3 b 256].
+    """The table that spreads each channel's levels evenly over its pixels: int32 [3 b 256].
 
     ``below`` [3 b 257] is :func:`count_below`. With ``step = (pixels - count of the highest
     level) // 255``, a level becomes ``(below + step // 2) // step``, at most 255; nothing changes
-    where ``step`` is 0. The quotient is exact up to 2^20 pixels.
+    if ``step`` is 0. The quotient is exact up to 2^20 pixels.
     """
     step = jnp.where(below < below[..., -1:], below, 0).max(-1, keepdims=True) // 255
     quotient = (below[..., :-1] + step // 2 + 0.5).astype(jnp.float32) / jnp.maximum(step, 1)
@@ -119,11 +118,11 @@ def equalize(below: Array) -> Array:
 
 
 def smooth(levels: Array) -> Array:
-    """3x3 mean with the centre counted five times; the outermost pixels stay as they are."""
+    """3x3 mean that counts the centre five times; the outermost pixels do not change."""
 
     def mean(levels: Array, window_sum: Callable[[Array, int], Array]) -> Array:
         total = window_sum(levels, 1) + 4 * levels
-        # The half keeps quotients off whole numbers, so that their rounding cannot matter.
+        # The half keeps quotients away from whole numbers, so their rounding does not matter.
         whole = (total + 6) // 13 if total.dtype == jnp.int32 else jnp.floor((total + 6.5) / 13)
         return jnp.where(_inner(levels, 1), whole.astype(jnp.int32), levels)
 
@@ -131,7 +130,7 @@ def smooth(levels: Array) -> Array:
 
 
 def blur(levels: Array) -> Array:
-    """Mean of the 16 pixels two steps away (5x5 ring); the two outermost pixels stay."""
+    """Mean of the 16 pixels two steps away (5x5 ring); the two outermost pixels do not change."""
 
     def mean(levels: Array, window_sum: Callable[[Array, int], Array]) -> Array:
         ring = (window_sum(levels, 2) - window_sum(levels, 1)).astype(jnp.int32)
@@ -141,7 +140,7 @@ def blur(levels: Array) -> Array:
 
 
 def _by_windows(mean: Callable[..., Array], levels: Array) -> Array:
-    """``mean`` with the sums over windows that the platform is best at."""
+    """Apply ``mean`` with the window sum that is fast on the platform."""
     by_products, by_shifts = (
         functools.partial(mean, window_sum=form)
         for form in (_window_sum_by_products, _window_sum_by_shifts)
@@ -150,14 +149,14 @@ def _by_windows(mean: Callable[..., Array], levels: Array) -> Array:
 
 
 def _window_sum_by_shifts(levels: Array, reach: int) -> Array:
-    """Sums over windows of side ``2 reach + 1``; what lies outside of the image counts as 0."""
+    """Sums over windows of side ``2 reach + 1``; pixels outside of the image count as 0."""
     width = levels.shape[3]
     rows = _sum_of_rows(jnp.pad(levels, ((0, 0), (0, 0), (reach, reach), (reach, reach))), reach)
     return functools.reduce(operator.add, (rows[..., i : i + width] for i in range(2 * reach + 1)))
 
 
 def _window_sum_by_products(levels: Array, reach: int) -> Array:
-    """The same in float32: shifts along a row are slow, and levels are exact in bfloat16."""
+    """The same sums in float32, by products along rows, where shifts are slow."""
     each = jnp.arange(levels.shape[3])
     band = (jnp.abs(each[:, None] - each) <= reach).astype(jnp.bfloat16)
     levels = levels.astype(jnp.bfloat16)

@@ -1,0 +1,156 @@
+"""The arguments of each command, with their help texts."""
+
+import argparse
+from pathlib import Path
+
+from jaxmatch.cli.words import AND
+from jaxmatch.runtime.paths import path
+
+RUN = "a run folder that train has written"
+STEP = "the step of the checkpoint (default: the newest)"
+DATA = "the place of the run's folder, npz file or TFDS directory, if it has moved"
+CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; overrides such as ``--config.key=value`` are unknown to it."""
+    found = argparse.ArgumentParser(
+        prog="jaxmatch",
+        description="Train image classifiers from few labels and many unlabeled images.",
+        allow_abbrev=False,
+    )
+    commands = found.add_subparsers(dest="command", required=True)
+    for name, (add_arguments, text) in COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=text, description=text, allow_abbrev=False))
+    return found
+
+
+def _train(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", required=True, help=CONFIG)
+    command.add_argument("--workdir", type=path, help="the run folder (default: runs/NAME)")
+    command.add_argument("--data", default="", metavar="DIR", help=DATA)
+    command.add_argument(
+        "--multihost", action="store_true", help="join the other hosts of a cluster"
+    )
+    command.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="the address of process 0 (default: the cluster's)",
+    )
+    command.add_argument("--processes", type=int, help="the number of processes")
+    command.add_argument("--process", type=int, help="the number of this process, from 0")
+    command.add_argument(
+        "--join-seconds", type=int, default=300, help="how long to wait for all processes"
+    )
+    command.epilog = (
+        f"RUN {AND} RUN {AND} ... trains several runs in one program. The runs may differ only in "
+        "their seeds. Each RUN is a --config, overrides and a --workdir."
+    )
+
+
+def _evaluate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workdir", type=path, required=True, help=RUN)
+    command.add_argument("--step", type=int, help=STEP)
+    command.add_argument("--data", default="", metavar="DIR", help=DATA)
+
+
+def _predict(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workdir", type=path, required=True, help=RUN)
+    command.add_argument("--step", type=int, help=STEP)
+    command.add_argument("paths", type=path, nargs="+", help="image files, or folders of them")
+    command.add_argument("-o", "--output", type=path, required=True, help="the CSV file to write")
+
+
+def _probe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workdir", type=path, required=True, help=RUN)
+    command.add_argument("--knn", action="store_true", help="only k nearest neighbors")
+    command.add_argument("--linear", action="store_true", help="only a linear classifier")
+    command.add_argument(
+        "--images", type=int, metavar="N", help="use at most N training and N test images"
+    )
+    command.add_argument("--step", type=int, help=STEP)
+    command.add_argument("--data", default="", metavar="DIR", help=DATA)
+
+
+def _export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workdir", type=path, required=True, help=RUN)
+    command.add_argument("--step", type=int, help=STEP)
+    command.add_argument(
+        "--network",
+        default="",
+        help="teacher or student (default: the one that the method reports)",
+    )
+    command.add_argument(
+        "--naming", help="torchvision, simmatch, torchssl, usb, usb_heads, comatch"
+    )
+    command.add_argument(
+        "-o", "--output", type=path, required=True, help="a new .safetensors or .npz file"
+    )
+
+
+def _report(command: argparse.ArgumentParser) -> None:
+    command.add_argument("runs", type=path, nargs="+", metavar="RUN", help=RUN)
+    command.add_argument("-o", "--output", type=path, default=Path("report.html"), help="the page")
+
+
+def _sweep(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", required=True, help="FILE_OR_NAME[:ARGUMENT] with a sweep()")
+    command.add_argument(
+        "--seeds", type=int, nargs="+", default=(), help="repeat all runs with each of these seeds"
+    )
+    command.add_argument(
+        "--run", dest="here", action="store_true", help="train all unfinished runs"
+    )
+    command.add_argument(
+        "--vmap-seeds", type=int, default=1, metavar="N", help="train up to N seeds in one program"
+    )
+    command.add_argument(
+        "--workdir", type=path, default=Path("runs"), help="the folder of the run folders"
+    )
+
+
+def _demo(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workdir", type=path, default=Path("runs/demo"), help="the folder of both run folders"
+    )
+    command.add_argument("--seed", type=int, default=0, help="chooses the labels and all draws")
+
+
+def _describe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", help=CONFIG)
+    command.add_argument(
+        "--keys",
+        nargs="?",
+        const="",
+        metavar="PREFIX",
+        help="list the keys of a configuration instead: type, value (of --config, else the "
+        "default) and meaning",
+    )
+
+
+def _show_augment(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", default="fixmatch:mnist5k", help=CONFIG)
+    command.add_argument("-o", "--output", type=path, default=Path("augment.png"), help="the PNG")
+
+
+COMMANDS = {
+    "train": (_train, "Train a run, or continue it. --config.key=value overrides a setting."),
+    "evaluate": (_evaluate, "Print the test accuracy of a run's teacher and student as JSON."),
+    "predict": (_predict, "Classify image files and write a CSV: path,class,confidence."),
+    "probe": (
+        _probe,
+        "Print the test accuracy of simple classifiers on a run's frozen features as JSON.",
+    ),
+    "export": (
+        _export,
+        "Write a run's network under PyTorch's tensor names, with the heads that have one.",
+    ),
+    "report": (_report, "Compare runs in one HTML page with plots, also as PNGs."),
+    "sweep": (_sweep, "Print the train commands of a config's sweep(), or run them."),
+    "demo": (_demo, "Train supervised, then FixMatch, on 40 labels of MNIST-5k: print a table."),
+    "describe": (
+        _describe,
+        "Print a config's shapes, parameters, memory and arithmetic as JSON, or its keys.",
+    ),
+    "show-augment": (_show_augment, "Draw every augmentation op and whole views as one PNG."),
+}
