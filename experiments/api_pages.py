@@ -25,9 +25,17 @@ def write_pages(output: Path) -> None:
             # A default that is a function of JAX, whose types only a type checker can name.
             warnings.filterwarnings("ignore", r"Error parsing type annotation .*\.scale_init\.")
             render.configure(docformat="google", show_source=False)
-            pdoc.pdoc("jaxmatch", output_directory=output)
+            pdoc.pdoc("jaxmatch", *modules(), output_directory=output)
     finally:
         jaxmatch.__all__ = names
+
+
+def modules() -> list[str]:
+    """The modules whose names do not begin with an underscore, also those that no ``__all__`` has."""
+    files = (file for file in PACKAGE.rglob("*.py") if not file.name.startswith("_"))
+    return sorted(
+        ".".join(("jaxmatch", *file.relative_to(PACKAGE).with_suffix("").parts)) for file in files
+    )
 
 
 def main() -> None:
