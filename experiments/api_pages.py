@@ -1,6 +1,7 @@
 """Pages of the library's interface, made from its docstrings by pdoc (extra ``docs``)."""
 
 import argparse
+import importlib
 import warnings
 from pathlib import Path
 
@@ -25,9 +26,20 @@ def write_pages(output: Path) -> None:
             # A default that is a function of JAX, whose types only a type checker can name.
             warnings.filterwarnings("ignore", r"Error parsing type annotation .*\.scale_init\.")
             render.configure(docformat="google", show_source=False)
-            pdoc.pdoc("jaxmatch", output_directory=output)
+            pdoc.pdoc("jaxmatch", *hidden_modules(), output_directory=output)
     finally:
         jaxmatch.__all__ = names
+
+
+def hidden_modules() -> list[str]:
+    """The public modules that the ``__all__`` of their package leaves out, as pdoc does."""
+    hidden = []
+    for file in PACKAGE.rglob("[!_]*.py"):
+        *packages, name = ("jaxmatch", *file.relative_to(PACKAGE).with_suffix("").parts)
+        package = importlib.import_module(".".join(packages))
+        if name not in getattr(package, "__all__", (name,)):
+            hidden.append(f"{package.__name__}.{name}")
+    return sorted(hidden)
 
 
 def main() -> None:

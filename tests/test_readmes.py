@@ -26,6 +26,7 @@ from jaxmatch.cli import sweep
 from jaxmatch.cli.words import AND, join_overrides, split_runs
 from jaxmatch.config.checks import check_settings
 from jaxmatch.config.flags import from_flags
+from jaxmatch.config.keys import documented, with_prefix
 from jaxmatch.config.stages import stages_of
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +64,7 @@ NEEDS = {
     "experiments.parity": "what tests/parity does",
     "experiments.throughput": "minutes of a quiet machine",
 }
-RUN = ("README.md", "configs", "experiments", ".github", "jaxmatch/data", "jaxmatch/runtime")
+RUN = ("", "configs", "experiments", "jaxmatch/data", "jaxmatch/runtime")  # folders
 SHORT = {
     "steps": 4,
     "steps_per_call": 2,
@@ -176,6 +177,8 @@ def check_jaxmatch(words: list[str]) -> None:
                 parse(lambda each=each: cli.main(each), each)
             continue
         arguments, rest = parse(lambda each=each: cli.main(each), each)
+        if getattr(arguments, "keys", None):
+            with_prefix(documented(), arguments.keys)
         check_config(arguments, rest)
 
 
@@ -246,6 +249,7 @@ def test_every_command_is_real(file, capsys, monkeypatch):
         ("jaxmatch train --config=fixmatch:mnist5k --config.algorithm.treshold=0.9", "threshold"),
         ("jaxmatch train --config=fixmatch:mnist5k --config.algorithm.threshold=3", "threshold"),
         ("jaxmatch evalute --workdir runs/x", "refuses"),
+        ("jaxmatch describe --keys algorithmm", "algorithmm"),
         ("jaxmatch sweep --config=experiments/split/sweeep.py", "sweeep"),
         ("python -m experiments.tables cifar10 --lst", "--lst"),
         ("python -m experiments.tabels cifar10", "no module"),
@@ -367,7 +371,7 @@ def write_photos(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "file",
-    [ROOT / name if name.endswith(".md") else ROOT / name / "README.md" for name in RUN],
+    [*(ROOT / name / "README.md" for name in RUN), ROOT / ".github" / "CONTRIBUTING.md"],
     ids=name_of,
 )
 def test_commands_run(file, tmp_path):
