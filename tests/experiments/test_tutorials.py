@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "experiments" / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
 # A rooted folder or a drive in front of a name: no URL, no "images/s", no HTML.
-ABSOLUTE = re.compile(r"(?<![\w.:/<~])/[a-zA-Z][\w.-]*/\w|\b[A-Z]:\\\\\w")
+ABSOLUTE = re.compile(r"(?<![\w.:/<~])/[a-zA-Z][\w.-]*/\w|\b[A-Z]:\\\w")
 
 
 def code_cells(notebook):
