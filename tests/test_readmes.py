@@ -47,7 +47,7 @@ PLACEHOLDERS = {
     "METHOD:DATA": "fixmatch:mnist5k",
     "--config=...": "--config=fixmatch:mnist5k",
 }
-OTHER_PROGRAMS = ("export", "gcloud", "pyright", "ruff", "source", "tar")
+OTHER_PROGRAMS = ("export", "gcloud", "jupyter", "pyright", "ruff", "source", "tar")
 OTHER_MODULES = ("pip", "pytest", "venv")
 # Commands that no test runs, and what they need.
 NEEDS = {
