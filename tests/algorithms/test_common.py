@@ -121,14 +121,20 @@ def test_no_algorithm_is_left_out():
 PARAMETERS = [
     pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in CASES
 ]
-# Where a test takes seconds a method, one of each kind of memory and of loss; -m slow has all.
-KINDS = ("fixmatch", "flexmatch", "simmatch", "comatch", "vat", "remixmatch", "swav", "byol")
-of_each_kind = pytest.mark.parametrize(
-    "algorithm",
-    [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in CASES],
-    indirect=True,
-    scope="module",
-)
+
+
+def only(*names):
+    """A test of these methods, and of all with ``-m slow``, since it takes seconds a method."""
+    cases = [pytest.param(name, marks=() if name in names else pytest.mark.slow) for name in CASES]
+    return pytest.mark.parametrize("algorithm", cases, indirect=True, scope="module")
+
+
+# One of each kind of memory and of loss: for tests of many steps, and for those of one program.
+of_each_kind = only("fixmatch", "flexmatch", "simmatch", "vat")
+of_many = only(
+    "supervised", "mean_teacher", "vat", "mixmatch", "fixmatch", "flexmatch", "simmatch", "comatch",
+    "moco_v2", "byol", "swav",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=PARAMETERS)
@@ -189,6 +195,7 @@ def test_loss_falls_and_teacher_learns(algorithm, built):
         assert np.mean(outputs.logits.argmax(-1) == test.label) > 0.8
 
 
+@of_many
 def test_metrics_are_finite_and_named(algorithm, built):
     _, (metrics,) = run(built, toy_data(algorithm), 1)
     assert all(np.isfinite(value) for value in metrics.values())
@@ -198,6 +205,7 @@ def test_metrics_are_finite_and_named(algorithm, built):
     assert metrics["optim/gradient_norm"] > 0
 
 
+@of_many
 @pytest.mark.parametrize("change", ["permuted", "unknown"])
 def test_unlabeled_labels_only_reach_metrics(algorithm, built, change):
     data = toy_data(algorithm)
@@ -214,6 +222,7 @@ def test_unlabeled_labels_only_reach_metrics(algorithm, built, change):
         assert metrics["unlabeled/weak_accuracy"] != other_metrics.get("unlabeled/weak_accuracy")
 
 
+@of_many
 def test_one_compilation_and_no_transfer(algorithm, built, caplog):
     data = built.place(toy_data(algorithm))
     state, _ = built.call(built.init(), data)
@@ -232,6 +241,7 @@ def test_one_compilation_and_no_transfer(algorithm, built, caplog):
     assert int(meter.bad_step) == -1
 
 
+@of_many
 def test_devices_do_not_exchange_images(algorithm, built):
     text = built.call.lower(built.init(), built.place(toy_data(algorithm))).compile().as_text()
     assert "all-reduce" in text

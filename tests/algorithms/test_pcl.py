@@ -112,6 +112,7 @@ def test_value_gradient_and_memory_are_those_of_the_equations():
     jax.tree.map(np.testing.assert_array_equal, update.memory.clusterings, CLUSTERINGS)
 
 
+@pytest.mark.slow
 def test_before_the_first_clusters_it_is_moco():
     state, batch, network, draws = toy(jnp.float32, clustered=False)
     loss, update = quick_jit(

@@ -53,6 +53,10 @@ def products(lowered):
     return [(each[0], spelled(each[2])) for each in found if each]
 
 
+# With each kind of memory and of loss; -m slow has all methods.
+FEW = ("fixmatch", "flexmatch", "mixmatch", "simmatch", "comatch", "swav")
+
+
 def imprecise(lowered):
     """Where the program has products outside the network that round what they multiply.
 
@@ -101,7 +105,9 @@ def lower(algorithm, **options):
     return jax.jit(step).trace(state, batch).lower(lowering_platforms=("tpu",))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in CASES]
+)
 def test_products_outside_the_network_are_of_full_precision(name):
     lowered = lower(CASES[name], views__weak__area="(0.5,1.0)", augment="contrast")
     assert any(INSIDE in place for _, place in products(lowered))

@@ -196,6 +196,7 @@ def test_an_example_done_by_hand():
     np.testing.assert_allclose(metrics["loss/node_edge"], -PREDICTION @ np.log(known), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_confidence_is_measured_before_propagation():
     for threshold, covered in ((0.49, 1), (0.51, 0)):  # propagation would lower .5 to .4
         algorithm = replace(SMALL, threshold=threshold)

@@ -100,7 +100,12 @@ def evaluate(algorithm, state, batch, network):
 
 
 @pytest.mark.parametrize(
-    ("step", "past", "used"), [(10, 30, True), (9, 30, False), (10, 29, False)]
+    ("step", "past", "used"),
+    [
+        (10, 30, True),
+        pytest.param(9, 30, False, marks=pytest.mark.slow),
+        pytest.param(10, 29, False, marks=pytest.mark.slow),
+    ],
 )
 def test_value_gradient_and_queue_are_those_of_the_equations(step, past, used):
     with jax.enable_x64(True):
@@ -132,6 +137,7 @@ def test_value_gradient_and_queue_are_those_of_the_equations(step, past, used):
         np.testing.assert_allclose(update.memory.rows[name], expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_prototypes_rest_before_they_learn():
     state, batch, network = toy(PLAIN, jnp.float32, 0)
 

@@ -117,6 +117,7 @@ def test_a_view_is_labeled_by_the_other():
     np.testing.assert_allclose(graph_loss(pairs, others), everyone, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_embeddings_are_all_positives():
     rows = np.ones((6, 3))
     np.testing.assert_allclose(graph_loss(rows, rows), np.log(5), rtol=1e-6)

@@ -40,7 +40,12 @@ def check(shape, degrees, n):
 
 
 @pytest.mark.parametrize(
-    ("shape", "degrees"), [((3, 49, 50), 45), ((3, 96, 60), 30), ((5, 50, 110), 45)]
+    ("shape", "degrees"),
+    [
+        ((3, 49, 50), 45),
+        pytest.param((3, 96, 60), 30, marks=pytest.mark.slow),
+        pytest.param((5, 50, 110), 45, marks=pytest.mark.slow),
+    ],
 )
 def test_shears_fetch_the_same_pixels(shape, degrees):
     check(shape, degrees, 100)

@@ -75,6 +75,7 @@ def test_hue_leaves_grey_alone():
 
 @pytest.mark.parametrize("form", ["gathers", "products"])
 @pytest.mark.parametrize("with_hue", [True, False])
+@pytest.mark.slow
 def test_jitter_applies_the_steps_in_each_images_order(with_hue, form, use_form):
     use_form(form)
     orders = np.array(list(permutations(range(4))), np.int32)
@@ -290,6 +291,7 @@ def test_a_whole_view_is_its_parts_in_order():
     np.testing.assert_array_equal(one(jax.random.key(4)), other(jax.random.key(4)))
 
 
+@pytest.mark.slow
 def test_a_small_view_is_as_large_as_told():
     view = Contrast(size=11, blur=0.5, solarize=0.5)
     images = jnp.asarray(random_images(4, 16))
@@ -318,6 +320,7 @@ def test_a_whole_view_leaves_out_what_never_happens():
         )
 
 
+@pytest.mark.slow
 def test_four_devices_equal_one():
     images = random_images()
     whole = Contrast()

@@ -135,6 +135,7 @@ def test_values_by_hand():
     assert DEFAULT.value("rotate", jnp.float32(0.51), (8, 8)) == 1  # whole degrees
 
 
+@pytest.mark.slow
 def test_translations_are_the_identity_unless_asked_for():
     image = images(24, 32)
     ops = [(f"translate_{axis}", level, 0.0) for axis in "xy" for level in (0.0, 0.3, 1.0)]
@@ -217,6 +218,7 @@ def test_a_whole_view_is_its_ops_one_after_another():
         assert np.mean(ours[i] == expected) > 0.999, [NAMES[each] for each in op[i]]
 
 
+@pytest.mark.slow
 def test_cutouts():
     ops = [("cutout", 1.0, 0.0), ("cutout", 0.0, 0.0), ("identity", 1.0, 0.0)]
     image = images(32, 48)

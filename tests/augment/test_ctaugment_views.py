@@ -75,6 +75,7 @@ def test_ops_come_after_the_weak_view_or_before(ops_first):
     assert (changed != ops_first).all()  # at least cut out
 
 
+@pytest.mark.slow
 def test_probes_have_no_last_cutout_and_teach_by_the_true_class():
     _, record = VIEWS(AUGMENT.init(), KEY, examples())
     assert not np.asarray(record.draws.box).any()

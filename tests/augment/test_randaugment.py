@@ -245,6 +245,7 @@ def test_what_a_move_uncovers_is_mid_grey_in_google():
 
 
 @pytest.mark.parametrize("table", TABLES)
+@pytest.mark.slow
 def test_images_do_not_influence_each_other(table):
     draws = drawn(table, SHAPE)
     order = np.random.default_rng(1).permutation(SHAPE[0])
@@ -253,7 +254,10 @@ def test_images_do_not_influence_each_other(table):
     np.testing.assert_array_equal(permuted, apply(images(), draws)[order])
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(
+    "table",
+    [pytest.param(each, marks=() if each == "torchssl" else pytest.mark.slow) for each in TABLES],
+)
 def test_four_devices_equal_one_without_talking(table):
     strong = Chain(transforms=(Weak(), RandAugment(table=table)))
 

@@ -358,7 +358,11 @@ def test_a_folder_that_cannot_be_written_exits_with_4(data, call, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "cause"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
+    ("number", "code", "cause"),
+    [
+        (signal.SIGTERM, 143, "SIGTERM"),
+        pytest.param(signal.SIGINT, 130, "Ctrl-C", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_and_the_same_command_continues(number, code, cause, data, tmp_path, call):
     workdir = tmp_path / "run"
@@ -380,6 +384,7 @@ def test_a_signal_saves_and_the_same_command_continues(number, code, cause, data
     assert (found, json.loads(output)["step"]) == (0, step)
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_leaves_at_once(data, tmp_path):
     workdir = tmp_path / "run"
     words = ["train", f"--workdir={workdir}", *arguments(data, steps=6000, save_every=6000)]
@@ -400,6 +405,7 @@ def test_a_second_interrupt_leaves_at_once(data, tmp_path):
     assert "Ctrl-C again leaves at once" in error
 
 
+@pytest.mark.slow
 def test_a_run_in_another_process_is_the_same_run(run, data, call, tmp_path):
     code, _, _ = call("train", "--workdir", tmp_path / "run", *arguments(data))
     assert code == 0
@@ -457,6 +463,7 @@ def test_report_compares_runs(run, call, tmp_path):
     assert f"{tmp_path} is no run folder" in error
 
 
+@pytest.mark.slow
 def test_demo_trains_both_methods_and_prints_one_table(call, tmp_path, monkeypatch):
     tiny = {key: value for key, value in OVERRIDES.items() if not key.startswith("algorithm.")}
     tiny |= {"steps": 5, "data.labels": "40", "data.image_size": 8, "model.width": 1.0}
@@ -494,7 +501,7 @@ def test_a_device_without_room_is_one_sentence(call, monkeypatch):
     def allocate(arguments):
         jnp.zeros(2**45)
 
-    monkeypatch.setattr(cli, "_describe", allocate)
+    monkeypatch.setitem(cli.COMMANDS, "describe", allocate)
     code, _, error = call("describe", "--config=fixmatch:mnist5k")
     assert code == 1
     assert error.startswith("jaxmatch: ")

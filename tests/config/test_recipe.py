@@ -517,6 +517,7 @@ def test_from_python_overrides_are_noted_and_mistakes_refused(caplog):
     assert "unknown preset" in message(lambda: jaxmatch.config("fixmatch:mnist5k", preset="none"))
 
 
+@pytest.mark.slow
 def test_the_function_is_there_whatever_was_imported_before():
     for before in ("", "import jaxmatch.config.flags;", "from jaxmatch import train;"):
         code = f"{before} import jaxmatch; print(jaxmatch.config('uda:mnist5k', labels=40).recipe)"

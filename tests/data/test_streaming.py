@@ -92,6 +92,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(parts, caplog):
     assert "starts anew" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_loader_that_always_fails_is_given_up(parts, monkeypatch):
     plan, mesh = parts
     made = streaming.Feed(plan, mesh, 0, STEPS, workers=1)

@@ -143,6 +143,7 @@ def test_linear_of_features_that_never_change():
     assert found == pytest.approx(np.mean(test_labels == most))
 
 
+@pytest.mark.slow
 def test_several_devices_find_what_one_finds():
     """Also where rows do not divide, and where a device has fewer of them than neighbours."""
     train, labels, test, test_labels = clusters(8, train=31, test=37, noise=2.5)
@@ -249,6 +250,7 @@ def runs(tmp_path_factory):
         yield folder, np.load(data)
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_network_that_is_reported(runs):
     folder, arrays = runs
     images = arrays["x_test"][:7]

@@ -55,6 +55,7 @@ def test_recorded_assignments():
             )
 
 
+@pytest.mark.slow
 def test_columns_sum_alike_in_the_end():
     found = jit_sinkhorn(scores_of(0), 0.25, 60)
     np.testing.assert_allclose(found.sum(0), BATCH / PROTOTYPES, rtol=1e-4)

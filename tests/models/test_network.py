@@ -259,6 +259,7 @@ def test_groups_do_not_touch_eval_mode():
 
 
 @pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.slow
 def test_groups_are_the_same_on_any_number_of_devices_and_move_no_images(groups):
     given, images = variables(model=GROUPED[groups]), views()
     found = []
@@ -307,6 +308,7 @@ def test_microbatches_are_batches_of_every_nth_example(shards):
     assert_close(slope(network, given, images), slope(apart, given, images), 1e-10)
 
 
+@pytest.mark.slow
 def test_microbatches_of_whole_groups_change_nothing():
     given, images = variables(model=GROUPED[4]), views()
     whole = slope(make_network(GROUPED[4]), given, images)

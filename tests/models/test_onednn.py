@@ -85,6 +85,7 @@ def kept(cache):
 
 
 @needs_library
+@pytest.mark.slow
 def test_ten_processes_compile_once_and_later_ones_never(tmp_path):
     count = f'[ "$1" = --version ] || echo >> {tmp_path}/count'
     wrapper = compiler(tmp_path, f'{count}\nexec {module._compiler()} "$@"')
@@ -118,6 +119,7 @@ def prefix(folder, library_folder="lib"):
 
 
 @needs_library
+@pytest.mark.slow
 def test_another_compiler_or_oneDNN_compiles_anew(cache, tmp_path, monkeypatch):
     first = module._built()
     assert kept(cache) == [first]
@@ -263,6 +265,7 @@ def test_the_sources_ship_with_the_package():
 
 @needs_library
 @pytest.mark.parametrize("many_cores", [1, 1000])  # threads of the library's own begin, or XLA's
+@pytest.mark.slow
 def test_more_shapes_than_are_kept_on_many_threads(many_cores, tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "JAX_NUM_CPU_DEVICES": "1"}
     environment["CXX"] = str(

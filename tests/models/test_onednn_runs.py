@@ -41,6 +41,7 @@ def assert_same(one, other):
 
 
 @needs_library
+@pytest.mark.slow
 def test_a_run_and_its_continuation_end_bitwise_alike(data, tmp_path):
     words = arguments(data)
     assert "convolutions by oneDNN" in run(words, tmp_path / "one")[0]

@@ -243,7 +243,7 @@ def bias_gradients(model, images, train=True, compute_all=True):
 
 @pytest.mark.parametrize("padding", ["same", "torch"])
 @pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("width", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_exactly_the_biases_without_a_gradient_are_left_out(legacy, padding, width):
     options = {"width": width, "padding": padding, "legacy_transition": legacy}
     model = WideResNet(classes=3, depth=10, groups=2, param_dtype=jnp.float64, **options)
@@ -262,6 +262,7 @@ def test_exactly_the_biases_without_a_gradient_are_left_out(legacy, padding, wid
         assert centered == set(computed)
 
 
+@pytest.mark.slow
 def test_every_bias_has_a_gradient_outside_of_training():
     computed, centered = bias_gradients(WideResNet(classes=3, depth=10, width=1), IMAGES, False)
     assert not centered

@@ -30,6 +30,7 @@ def test_the_library_equals_the_reference(name, capsys):
     assert lines[-1].endswith("failed 0, unknown 0 quantities")
 
 
+@pytest.mark.slow
 def test_a_wrong_mixmatch_fails(monkeypatch, capsys):
     wrong = lambda *pair: 1.0001 * squared_difference(*pair)  # noqa: E731
     monkeypatch.setattr(mixmatch, "squared_difference", wrong)

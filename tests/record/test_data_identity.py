@@ -364,6 +364,7 @@ def test_a_listed_image_is_never_in_the_drawn_test_set(tmp_path):
     assert run_data.load_new(config).split.indices.tolist() == rows
 
 
+@pytest.mark.slow
 def test_a_list_that_names_others_by_now_is_refused(tmp_path):
     root, file = tmp_path / "photos", tmp_path / "split.txt"
     fill(root, 32)
@@ -456,6 +457,7 @@ def test_a_moved_file_is_known_by_its_arrays(arrays_run, tmp_path, capsys):
     assert evaluated(capsys, tmp_path, f"--data={tmp_path / 'moved.npz'}") == expected
 
 
+@pytest.mark.slow
 def test_a_validation_set_stays_what_it_was(copy, capsys):
     options = {**SHORT, "data__validation": 8}
     config = configuration(f"folder:{copy / 'photos'}", **options)
@@ -508,6 +510,7 @@ def test_a_teacher_of_other_classes_is_refused(copy, tmp_path):
         train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_streamed_folder_is_known_by_ends_of_its_files(copy, capsys):
     photos = copy / "photos"
     shutil.rmtree(copy / "run")
@@ -632,6 +635,7 @@ def test_an_old_run_on_other_images_is_refused_by_its_facts(copy):
         train(configuration(f"folder:{copy / 'photos'}", **SHORT), copy / "run")
 
 
+@pytest.mark.slow
 def test_links_and_old_places_in_lists_and_tables_are_understood(copy):
     photos, split = copy / "photos", copy / "split.txt"
     shutil.rmtree(copy / "run")

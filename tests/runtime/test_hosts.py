@@ -26,7 +26,7 @@ def test_alone_it_leads_and_agrees_with_itself(tmp_path):
 
 
 def test_arguments_come_together():
-    with pytest.raises(InputError, match="--processes=N and --process=I together"):
+    with pytest.raises(InputError, match="--processes=N and --process=I belong together"):
         hosts.join("localhost:1234", 2)
     with pytest.raises(InputError, match="--process=2 must be one of 0 to 1"):
         hosts.join("localhost:1234", 2, 2)

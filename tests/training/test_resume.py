@@ -94,6 +94,7 @@ def test_split_file_validation_set_and_batch_larger_than_the_labeled_set(data, t
     assert (facts["labels"], facts["unlabeled"]) == ([0, 1, 2, 3], 64 - 12)
 
 
+@pytest.mark.slow
 def test_a_crashed_run_continues_bitwise(reference, data, tmp_path):
     with interrupted(3, crash), pytest.raises(Crash):  # after the checkpoint of step 10
         train_tiny(data, tmp_path / "run")
@@ -108,6 +109,7 @@ def interrupt(data, workdir):
         train_tiny(data, workdir)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_files_periods_and_a_moved_data_set(reference, data, tmp_path):
     interrupt(data, tmp_path / "run")
     shutil.copy(data, tmp_path / "moved.npz")
@@ -124,6 +126,7 @@ def test_a_run_goes_on_with_other_files_periods_and_a_moved_data_set(reference, 
     assert snapshot(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_logs_and_calls(reference, data, tmp_path):
     interrupt(data, tmp_path / "run")
     train_tiny(data, tmp_path / "run", log_every=STEPS, steps_per_call=1)
@@ -273,6 +276,7 @@ def test_a_changed_split_file_is_refused(reference, data, tmp_path):
         train_tiny(data, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_one_device_agrees_with_four_and_continues_their_run(reference, data, tmp_path):
     train_tiny(data, tmp_path / "one", devices=1)
     one, four = (state_of(folder, PERIOD) for folder in (tmp_path / "one", reference))

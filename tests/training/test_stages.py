@@ -140,6 +140,7 @@ def test_stages_share_seed_and_devices(data):
 
 @pytest.mark.parametrize(("number", "kind"), [(15, Terminated), (2, Interrupted)])
 @pytest.mark.parametrize("moment", ["summary", "with_probes"])
+@pytest.mark.slow
 def test_a_signal_at_the_end_of_a_stage_keeps_the_next_from_starting(
     moment, number, kind, data, tmp_path, monkeypatch
 ):

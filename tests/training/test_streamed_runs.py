@@ -144,6 +144,7 @@ def damaged(pictures, tmp_path):
     return root
 
 
+@pytest.mark.slow
 def test_an_unreadable_test_image_does_not_end_a_streamed_run(
     pictures, damaged, tmp_path, caplog, capsys
 ):

@@ -204,6 +204,7 @@ def test_a_run_that_diverges_ends_alone(data, three, tmp_path, caplog, monkeypat
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("begin", "with_probes")),
     ],
 )
+@pytest.mark.slow
 def test_an_unexpected_error_of_one_run_ends_it_alone(
     data, three, tmp_path, caplog, monkeypatch, when
 ):

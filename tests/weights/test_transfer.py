@@ -86,6 +86,7 @@ def test_a_label_free_run_can_start_from_any_run_and_any_run_from_it(data, sourc
     assert (tmp_path / "then" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_need_the_source_again(data, source, tmp_path):
     copied = tmp_path / "copied"
     shutil.copytree(source, copied)
@@ -133,7 +134,10 @@ def test_fine_tuning_keeps_the_first_layers_of_the_head(data, contrastive, tmp_p
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"init_heads": ("prediction",)}, "init_heads names 'prediction', but init_from="),
+        (
+            {"init_heads": ("prediction",)},
+            "init_heads names 'prediction', but algorithm fixmatch has",
+        ),
         ({"model__head_layers": 3}, "has no layer 'hidden3' in its projection head"),
     ],
 )
