@@ -43,7 +43,9 @@ def replay(case: Case, tolerance: float) -> Comparison:
 
 def family(meta: Meta) -> str | None:
     """The library's name of the algorithm of a case of this kind, if it is known."""
-    source = meta.get("source", {})
+    source = meta.get("source")
+    if not isinstance(source, Mapping):
+        return None
     known = REPLAYS.get((source.get("repo"), source.get("file")))
     return known and known[0]
 

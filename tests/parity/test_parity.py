@@ -1,5 +1,6 @@
 """The parity command passes on the recorded cases, and fails when the library is wrong."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -118,6 +119,15 @@ def test_a_tampered_number_fails_unless_tolerated(tmp_path, tolerance, code):
 def test_what_cannot_be_replayed_is_said(tmp_path, capsys, name, change, reason):
     assert command(tampered(tmp_path, name, change)) == 2
     assert reason in capsys.readouterr().out
+
+
+def test_a_case_of_an_unknown_kind_is_said_whatever_its_source_looks_like(tmp_path, capsys):
+    def change(arrays):
+        meta = json.loads(str(arrays["meta"])) | {"kind": "new", "source": ["one", "two"]}
+        arrays["meta"] = json.dumps(meta)
+
+    assert command(tampered(tmp_path, "fn_ema_hook", change)) == 2
+    assert "unknown" in capsys.readouterr().out
 
 
 def test_unknown_wins_over_failed(tmp_path):
