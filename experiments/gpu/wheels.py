@@ -101,6 +101,7 @@ DEEPER = (
     "tensorflow-metadata",
     "termcolor",
     "toml",
+    "wadler-lindig",
 )
 SOURCES = ("promise",)  # without a wheel of its own; made of Python alone
 

@@ -46,7 +46,7 @@ def family(meta: Meta) -> str | None:
     source = meta.get("source")
     if not isinstance(source, Mapping):
         return None
-    known = REPLAYS.get((source.get("repo"), source.get("file")))
+    known = REPLAYS.get((source.get("repo", ""), source.get("file", "")))
     return known and known[0]
 
 
