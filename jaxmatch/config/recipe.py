@@ -31,7 +31,8 @@ class Recipe(ConfigDict):
 
     def contradictions(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """The preset's values, by dotted key, of which ``overrides`` have others."""
-        layer = vars(self)["_preset"]
+        # A copy does not remember its own preset's layer, so it has that of every method.
+        layer = vars(self).get("_preset") or preset_values(self.preset, self.data.name)
         return {
             key: layer[key]
             for key, value in overrides.items()

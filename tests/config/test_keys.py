@@ -1,5 +1,7 @@
 """Every key of a configuration is documented, and listed by ``describe --keys``."""
 
+import copy
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -8,6 +10,7 @@ from jaxmatch.cli.main import main
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.keys import attribute_meanings, documented, kind_text
+from jaxmatch.config.recipe import make
 from jaxmatch.models.build import MODELS
 from jaxmatch.settings import Count, Momentum, Share
 
@@ -107,6 +110,17 @@ def test_bad_input_is_one_sentence(capsys, words, sentence):
         main(["describe", *words])
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, ConfigDict.copy_and_resolve_references])
+def test_a_copy_of_a_recipe_knows_what_contradicts_its_preset(copied):
+    recipe = make(
+        "fixmatch", "mnist5k,preset=usb", algorithm={"name": "fixmatch"}, presets={"usb": {}}
+    )
+    for each in (recipe, copied(recipe)):
+        assert each.contradictions({"model.padding": "same", "seed": 1}) == {
+            "model.padding": "torch"
+        }
 
 
 def test_the_defaults_are_a_configuration():
