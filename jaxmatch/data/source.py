@@ -66,6 +66,23 @@ class Names:
     roots: tuple[Path, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What was found where the images are, for people who check that nothing went wrong.
+
+    Attributes:
+        left_out: the names of files or images that are not used, by the reason.
+        notes: sentences about anything that a user may not expect.
+        sizes: how many images have each (height, width), before they are resized.
+        modes: how many images have each kind of pixels, such as "RGB" or "16-bit gray".
+    """
+
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    sizes: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    modes: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
     """A data set in host memory. Grey images are repeated to three channels."""
@@ -82,6 +99,7 @@ class Source:
     location: str = ""  # absolute path of the folder or file; empty for data inside a package
     parts: Mapping[str, str] = field(default_factory=dict)  # hashes by part; empty for a folder
     listed: Listed | None = None  # the files of a folder
+    survey: Survey = field(default_factory=Survey)
 
     @property
     def naming(self) -> Names:
