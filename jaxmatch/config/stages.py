@@ -10,7 +10,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.weights.transfer import STAGE
 
 # The settings that all stages of a configuration share.
-SHARED = ("seed", "devices", "memory_placement", "remat", "wandb", "workers")
+SHARED = ("seed", "minutes", "devices", "memory_placement", "remat", "wandb", "workers")
 
 
 def make_stages(recipe: str, stages: Mapping[str, ConfigDict]) -> ConfigDict:
