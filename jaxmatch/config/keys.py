@@ -85,6 +85,11 @@ KEYS: dict[str, Key] = {
     "data.labels": Key("all", str, "Total number of labeled images, all, or none."),
     "data.split": Key("", str, "File that names the labeled images; empty draws a balanced set."),
     "data.validation": Key(0, Whole, "Number of training images held out for validation."),
+    "data.eval_images": Key(
+        0,
+        Whole,
+        "Held-out images of an evaluation during training, 0 for all; the last one takes all.",
+    ),
     "data.include_labeled": Key(True, bool, "Use labeled images as unlabeled ones, too."),
     "data.batch_size": Key(64, Count, "Labeled images of a step, B."),
     "data.ratio": Key(7, Whole, "Unlabeled images of a step for each labeled one, mu."),

@@ -19,6 +19,7 @@ from jaxmatch.errors import InputError, suggest
 
 AUTO, PAPER = "auto", "paper"
 EVALUATIONS = 20  # of a run whose periods are open; mean_20 and median_20 run over 20
+PROVISIONAL = 1000  # steps of a program whose speed is measured
 CALL = 64  # the most steps of a call, if they are open
 PERIODS = ("log_every", "eval_every", "save_every")
 # A start or a ramp that a run gives in steps ends at the latest after this share of the run.
@@ -33,7 +34,8 @@ class Size:
         meaning: what it is for.
         side: the images' side, unless they are smaller.
         halved_from: from this side on the first convolution has stride 2.
-        steps: of the run.
+        steps: of a run on images of this side; smaller images take more in the same time.
+        most_steps: of a run on the smallest images.
         values: settings by dotted key.
     """
 
@@ -41,6 +43,7 @@ class Size:
     side: int
     halved_from: int
     steps: int
+    most_steps: int
     values: Mapping[str, Any]
 
 
@@ -49,9 +52,11 @@ SIZES = {
         meaning="a first result within minutes on a CPU",
         side=64,
         halved_from=24,
-        steps=600,
+        steps=400,
+        most_steps=1500,
         values={
             "data.batch_size": 16,
+            "data.eval_images": 1000,
             "model.depth": 10,
             "model.width": 2.0,
             "model.bn_decay": 0.99,
@@ -62,9 +67,11 @@ SIZES = {
         meaning="a good result within hours on one GPU",
         side=96,
         halved_from=48,
-        steps=2**15,
+        steps=2**14,
+        most_steps=2**16,
         values={
             "data.batch_size": 64,
+            "data.eval_images": 10_000,
             "model.depth": 28,
             "model.width": 2.0,
             "model.bn_decay": 0.999,
@@ -75,9 +82,11 @@ SIZES = {
         meaning="the best result, within days on one GPU or hours on many",
         side=128,
         halved_from=48,
-        steps=2**17,
+        steps=2**16,
+        most_steps=2**18,
         values={
             "data.batch_size": 64,
+            "data.eval_images": 10_000,
             "model.depth": 28,
             "model.width": 8.0,
             "model.bn_decay": 0.999,
@@ -92,6 +101,7 @@ OPEN = {
     "steps_per_call": int,
     **dict.fromkeys(PERIODS, int),
     "data.batch_size": int,
+    "data.eval_images": int,
     "data.mean": tuple,
     "data.std": tuple,
     "model.depth": int,
@@ -196,6 +206,15 @@ def needs_images(config: ConfigDict) -> bool:
     return sized and (flat["data.image_size"] is None or _open(flat) != [])
 
 
+def with_usual_input(config: ConfigDict) -> ConfigDict:
+    """A copy whose mean and deviation have values, for checks before the images are read."""
+    copy = config.copy_and_resolve_references()
+    for key in ("mean", "std"):
+        if copy.data[key] is None:
+            copy.data[key] = (0.5,)
+    return copy
+
+
 def settle(config: ConfigDict, at: Circumstances | None) -> tuple[ConfigDict, list[str]]:
     """Choose all open settings but the mean and the deviation of the images.
 
@@ -213,6 +232,8 @@ def settle(config: ConfigDict, at: Circumstances | None) -> tuple[ConfigDict, li
     if needs_images(config):
         assert at is not None
         notes.append(_fit(config, at))
+    if config.steps is None:  # minutes are given, from which the caller chooses steps
+        config.steps = PROVISIONAL
     if any(config[key] is None for key in ("steps_per_call", *PERIODS)):
         _choose_periods(config)
     if config.size and config.size != PAPER:
@@ -241,7 +262,7 @@ def _fit(config: ConfigDict, at: Circumstances) -> str:
         config.data.image_size = at.side if at.one_side and at.side <= size.side else side
     chosen = {
         **size.values,
-        "steps": max(1, size.steps // at.stages),
+        "steps": _steps(size, config.data.image_size, at.stages),
         "model.first_stride": 2 if config.data.image_size >= size.halved_from else 1,
     }
     flat = flatten(config)
@@ -258,6 +279,13 @@ def _fit(config: ConfigDict, at: Circumstances) -> str:
         f"unlabeled images a step, {config.steps} steps. size={'|'.join(SIZES)}, --minutes=M or "
         "--config.KEY=VALUE choose otherwise."
     )
+
+
+def _steps(size: Size, side: int, stages: int) -> int:
+    """The steps of a stage, as many as take the time of ``size.steps`` at the largest side."""
+    found = min(size.most_steps, round(size.steps * (size.side / side) ** 2)) // stages
+    digits = EVALUATIONS if found < 1000 else 100
+    return max(found - found % digits, 1)
 
 
 def _choose_periods(config: ConfigDict) -> None:

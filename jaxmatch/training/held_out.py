@@ -24,6 +24,7 @@ class HeldOut:
 
     Attributes:
         sets: (images, labels) by name, "test" and "validation".
+        parts: some of the images of a set that has more than ``data.eval_images``.
         knn: the images of k-NN during training; None if the method reads labels, or the labels are
             unknown.
     """
@@ -32,14 +33,21 @@ class HeldOut:
         """Choose the images; nothing is put on a device."""
         self.program = program
         self.sets: dict[str, tuple[Images | Table, np.ndarray]] = {}
+        self.parts: dict[str, tuple[Images | Table, np.ndarray]] = {}
         source = data.source
         if program.algorithm.labeled:
             self.sets["test"] = source.test_images, source.test_labels
         if data.validation_images is not None and data.validation_labels is not None:
             self.sets["validation"] = data.validation_images, data.validation_labels
+        most = program.config.data.eval_images
+        for name, (images, labels) in self.sets.items():
+            if most and len(images) > most:
+                assert not isinstance(images, Table)
+                rows = np.sort(np.random.RandomState(0).permutation(len(images))[:most])
+                self.parts[name] = images[rows], labels[rows]
         self.bytes = sum(
             math.prod(images.shape)
-            for images, _ in self.sets.values()
+            for images, _ in (*self.sets.values(), *self.parts.values())
             if not isinstance(images, Table)
         )
         self.knn: Sets | None = None
@@ -49,25 +57,35 @@ class HeldOut:
         self.predict = make_predict(program)
         self.features = make_features(program, spread=True)
 
+    @property
+    def usual(self) -> dict[str, tuple[Images | Table, np.ndarray]]:
+        """The images of an evaluation during training: the parts, and the sets without a part."""
+        return {**self.sets, **self.parts}
+
     def place(
         self, put: Callable[[PyTree, NamedSharding], PyTree], sharding: NamedSharding
     ) -> None:
         """Put the images of :attr:`sets`, which are arrays, on the devices."""
-        for name, (images, labels) in self.sets.items():
-            assert isinstance(images, np.ndarray)
-            self.sets[name] = put(Table.of(images), sharding), labels
+        for sets in (self.sets, self.parts):
+            for name, (images, labels) in sets.items():
+                assert isinstance(images, np.ndarray)
+                sets[name] = put(Table.of(images), sharding), labels
 
-    def evaluate(self, state: TrainState) -> dict[str, float]:
+    def evaluate(self, state: TrainState, whole: bool = True) -> dict[str, float]:
         """The metrics of teacher and student, as ``metrics.jsonl`` names them; or k-NN's accuracy.
 
         k-NN measures label-free methods, whose classifier is not trained.
+
+        Args:
+            state: the state to evaluate.
+            whole: whether all images count, or only those of :attr:`parts`.
         """
         if self.knn is not None:
             found = self.probe(state, self.knn, ["knn"])
             return {f"probe/{name}": value for name, value in found}
         return {
             f"{name}/{network}/{metric}": value
-            for name, (images, labels) in self.sets.items()
+            for name, (images, labels) in (self.sets if whole else self.usual).items()
             for network, variables in networks(state).items()
             for metric, value in score(self.predict(variables, images), labels).items()
         }
