@@ -187,16 +187,23 @@ def leave_periods_open(config: ConfigDict, given: Mapping[str, Any]) -> None:
         if "steps" in given:
             raise InputError("steps and minutes are both given; leave one of them out.")
         leave_open(config, "steps")
-    periods = ("steps_per_call", *PERIODS)
-    numbers = {key: config[key] for key in ("steps", *periods)}
-    if not (config.minutes or {*numbers} & {*given}) or None in numbers.values():
+    elif not {"steps", "steps_per_call", *PERIODS} & {*given} or _fit_together(config):
         return
-    call = max(1, config.steps_per_call)
-    fits = all(number % call == 0 for number in numbers.values())
-    if config.minutes or not fits or config.eval_every > config.steps:
-        for key in periods:
-            if key not in given:
-                leave_open(config, key)
+    new_steps = config.steps is None or config.eval_every is None
+    # The evaluations identify a run, so they stay if they can.
+    evaluations = () if not new_steps and config.steps % config.eval_every == 0 else ("eval_every",)
+    for key in ("steps_per_call", "log_every", "save_every", *evaluations):
+        if key not in given:
+            leave_open(config, key)
+
+
+def _fit_together(config: ConfigDict) -> bool:
+    """Whether the periods are multiples of a call, and a run has an evaluation before its end."""
+    numbers = [config[key] for key in ("steps", *PERIODS)]
+    call = config.steps_per_call
+    if None in numbers or call is None:
+        return False
+    return all(number % max(1, call) == 0 for number in numbers) and numbers[2] <= numbers[0]
 
 
 def needs_images(config: ConfigDict) -> bool:
@@ -284,8 +291,13 @@ def _fit(config: ConfigDict, at: Circumstances) -> str:
 def _steps(size: Size, side: int, stages: int) -> int:
     """The steps of a stage, as many as take the time of ``size.steps`` at the largest side."""
     found = min(size.most_steps, round(size.steps * (size.side / side) ** 2)) // stages
-    digits = EVALUATIONS if found < 1000 else 100
-    return max(found - found % digits, 1)
+    return round_steps(found)
+
+
+def round_steps(found: int) -> int:
+    """A number of steps, at most ``found`` if that is not tiny, that twenty periods divide."""
+    calls = 1 if found < 1000 else 5 if found < 10_000 else CALL
+    return max(found - found % (calls * EVALUATIONS), EVALUATIONS)
 
 
 def _choose_periods(config: ConfigDict) -> None:
@@ -296,13 +308,20 @@ def _choose_periods(config: ConfigDict) -> None:
     call = config.steps_per_call
     if call is None:
         common = math.gcd(config.steps, *given)
-        target = max(1, min(CALL, config.steps // EVALUATIONS))
-        call = next(some for some in range(target, 0, -1) if common % some == 0)
+        call = _largest(common)
+        if config.steps % EVALUATIONS == 0:  # exactly twenty evaluations, unless calls become short
+            even = _largest(math.gcd(common, config.steps // EVALUATIONS))
+            call = even if 4 * even >= call else call
         config.steps_per_call = call
     period = max(1, round(config.steps / EVALUATIONS / call)) * call
     for key, times in (("eval_every", 1), ("log_every", 1), ("save_every", 2)):
         if config[key] is None:
             config[key] = times * period
+
+
+def _largest(common: int) -> int:
+    """The largest divisor of ``common`` that is at most :data:`CALL`."""
+    return next(some for some in range(min(CALL, common), 0, -1) if common % some == 0)
 
 
 def _in_steps(config: ConfigDict) -> dict[str, int]:

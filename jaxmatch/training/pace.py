@@ -3,7 +3,7 @@
 import logging
 import time
 
-from jaxmatch.config.own import EVALUATIONS
+from jaxmatch.config.own import EVALUATIONS, round_steps
 from jaxmatch.errors import InputError
 from jaxmatch.training.run import Run
 
@@ -40,8 +40,7 @@ def steps(run: Run, seconds: float) -> int:
             f"{compiled:.0f} s, which is too long for these minutes; give more minutes, a smaller "
             "data.image_size or a smaller size."
         )
-    digits = EVALUATIONS if found < 1000 else 100
-    found -= found % digits
+    found = round_steps(found)
     log.warning(
         "a step takes %.2g s and an evaluation about %.2g s: %d steps in the minutes given.",
         one,

@@ -184,7 +184,7 @@ def test_an_override_of_one_stage_wins_over_that_of_all():
 
 
 def test_an_override_that_no_stage_has_is_refused():
-    with pytest.raises(InputError, match="unknown config key 'data.imagesize'"):
+    with pytest.raises(InputError, match=r"unknown config key 'data\.imagesize'"):
         from_flags("selfmatch:folder:/x", ["--config.data.imagesize=48"])
 
 
