@@ -13,7 +13,7 @@ TINY = (
     *("model.depth=4", "model.width=1", "data.batch_size=2", "data.ratio=1", "steps_per_call=1"),
     *("log_every=1", "eval_every=1", "save_every=1"),
 )
-FACTS = Facts(classes=("a", "b"), image_shape=(8, 8, 3), labels=(0, 1), unlabeled=600)
+FACTS = Facts(classes=("a", "b"), image_shape=(32, 32, 3), labels=(0, 1), unlabeled=600)
 
 
 def traced(config):
