@@ -15,7 +15,7 @@ from pathlib import Path
 from jaxmatch.data import table
 from jaxmatch.data.discovery import RUN, LeftOut, Tree, printable
 from jaxmatch.data.table import UNLABELED, Row, part_of
-from jaxmatch.errors import InputError
+from jaxmatch.errors import InputError, counted
 
 TRAIN, TEST, VALIDATION = "train", "test", "validation"
 HELD_OUT = (TEST, VALIDATION)
@@ -379,14 +379,17 @@ def _notes_of_table(
     ]
     if unnamed:
         notes.append(
-            f"{len(unnamed)} images that {file.name} does not name are used without a label, such "
-            f"as {printable(unnamed[0])}."
+            f"Used without a label: {counted(len(unnamed), 'image')} that {file.name} does not "
+            f"name, such as {printable(unnamed[0])}."
         )
     for part in HELD_OUT:
         top = folder.sets.get(part, "")
         inside = [name for name, row in rows.items() if not row.part and name.startswith(f"{top}/")]
         if top and inside:
-            notes.append(f"{len(inside)} images of {file.name} lie in {top} and are {part} images.")
+            notes.append(
+                f"Used as {part} images, because of the folder {top}: "
+                f"{counted(len(inside), 'row')} of {file.name}."
+            )
     if folder.others:
         notes.append(
             f"The labels are those of {file.name}; folders such as {_some(folder.others)} are not "
@@ -404,14 +407,14 @@ def _notes_of_sets(
     """Notes on images that are used in another way, or for less, than a user may expect."""
     notes = []
     for reason, names in unused.items():
-        remedy = (
-            "move them to use them"
-            if reason.startswith("beside")
-            else "sort them into class folders to use them, or label them with jaxmatch predict"
-        )
         tops = {name[len(folder.inside) :].partition("/")[0] for name in names}
-        some = f" ({_some(sorted(tops))})" if reason.startswith("beside") else ""
-        notes.append(f"{len(names)} images are left out, {reason}{some}; {remedy}.")
+        beside = reason.startswith("beside")
+        some = f" ({_some(sorted(tops))})" if beside else ""
+        remedy = "move" if beside else "label with jaxmatch predict, or sort"
+        notes.append(
+            f"Not used, {reason}: {counted(len(names), 'image')}{some}; {remedy} what you need "
+            "into class folders there."
+        )
     classes = {
         part: {p.label for p in places.values() if p.part == part} for part in (TRAIN, *HELD_OUT)
     }
@@ -425,8 +428,8 @@ def _notes_of_sets(
         ]
         if loose and trained:
             notes.append(
-                f"{len(loose)} images beside the class folders are used without a label, such as "
-                f"{printable(loose[0])}."
+                f"Used without a label: {counted(len(loose), 'image')} beside the class folders, "
+                f"such as {printable(loose[0])}."
             )
     for part in HELD_OUT:
         if classes[part] and (missing := sorted(trained - classes[part])):

@@ -16,7 +16,7 @@ from jaxmatch.data.discovery import SAME_FILE, LeftOut, Tree, identity, search
 from jaxmatch.data.layout import Place
 from jaxmatch.data.source import Names
 from jaxmatch.data.table import UNLABELED
-from jaxmatch.errors import InputError
+from jaxmatch.errors import InputError, counted
 from jaxmatch.runtime import paths
 
 
@@ -98,8 +98,8 @@ def find(directory: str) -> Listing:
         leaked = {name for alias, name in aliases.items() if name in inside and alias not in inside}
         if leaked:
             notes.append(
-                f"{len(leaked)} images are in the {part} set and elsewhere; they are used as "
-                f"{part} images only."
+                f"Used as {part} images only, although found elsewhere too: "
+                f"{counted(len(leaked), 'image')}."
             )
     left_out = dict(plan.left_out)
     if aliases:

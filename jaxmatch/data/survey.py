@@ -35,11 +35,10 @@ def headers(
     """
     if paths.in_bucket(root):
         return {}, {}
-    places = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).astype(int))
+    places = np.linspace(0, len(names) - 1, min(most, len(names))).astype(int)
     with ThreadPoolExecutor() as pool:
-        found = [
-            each for each in pool.map(lambda place: _header(root / names[place]), places) if each
-        ]
+        read = pool.map(_header, [root / names[int(place)] for place in places])
+    found = [each for each in read if each]
     sizes = Counter(size for size, _ in found)
     kinds = Counter(kind for _, kind in found)
     return dict(sizes.most_common()), dict(kinds.most_common())

@@ -6,13 +6,13 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxmatch.data import splits
 from jaxmatch.data.discovery import printable
-from jaxmatch.errors import InputError
+from jaxmatch.errors import InputError, counted
 from jaxmatch.runtime import paths
 
 NAMES = ("labels.csv", "labels.tsv")
@@ -148,8 +148,8 @@ def resolve(
         elif strict:
             raise _no_file(table, row, missing, images)
     return rows, [
-        f"{len(missing)} paths in {table.file.name} differ from the names of their files in "
-        f"folders, case or spelling, such as {printable(missing[0].path)}."
+        f"Found by a similar name: {counted(len(missing), 'file')} of {table.file.name}, such as "
+        f"{printable(missing[0].path)}."
     ]
 
 
@@ -165,7 +165,7 @@ def _add(table: Table, rows: dict[str, Row], name: str, row: Row) -> None:
 def _no_file(table: Table, row: Row, missing: Sequence[Row], images: set[str]) -> InputError:
     """The error for a row without a file."""
     key, text = _plain(row.path), printable(row.path)
-    others = f", nor for {len(missing) - 1} other rows" if len(missing) > 1 else ""
+    others = f", nor for {counted(len(missing) - 1, 'other row')}" if len(missing) > 1 else ""
     same = [name for name in sorted(images) if _plain(name).split("/")[-1] == key.split("/")[-1]]
     longer = [
         name for name in sorted(images) if os.path.splitext(_plain(name))[0].endswith(f"/{key}")
@@ -201,17 +201,23 @@ def _cells(file: Path) -> tuple[list[list[str]], str]:
         content = paths.read_whole(file)
         wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         text = content.decode("utf-16") if wide else content.decode("utf-8-sig", "surrogateescape")
+        if "\0" in text:
+            raise ValueError("it holds null bytes")
         first, _, rest = text.partition("\n")
         if re.fullmatch(r"sep=.\s*", first):  # Excel's own line
             text = rest
-        header = next((line for line in text.splitlines() if line.strip()), "")
-        best = max(
-            DELIMITERS, key=lambda each: len(_columns(next(csv.reader([header], delimiter=each))))
-        )
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=best))
-    except (OSError, UnicodeError, csv.Error, StopIteration) as error:
-        raise InputError(f"Cannot read {file}: {error or 'it is empty'}.") from error
-    return [cells for cells in rows if any(cell.strip() for cell in cells)] or [[]], best
+        best = max(DELIMITERS, key=lambda each: len(_columns(next(_rows(text, each), []))))
+        return list(_rows(text, best)) or [[]], best
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"Cannot read {file}: {error}.") from error
+
+
+def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
+    """The cells of each row that is not empty."""
+    lines = io.StringIO(text, newline="")
+    for cells in csv.reader(lines, delimiter=delimiter, skipinitialspace=True):
+        if any(cell.strip() for cell in cells):
+            yield cells
 
 
 def _columns(header: Sequence[str]) -> dict[str, int]:
@@ -261,8 +267,8 @@ def _header_notes(file: Path, header: Sequence[str], columns: Mapping[str, int])
 def _label_notes(file: Path, body: Sequence[Sequence[str]], place: int) -> list[str]:
     found = Counter(cells[place].strip() for cells in body)
     return [
-        f"{count} rows of {file.name} have the label {label!r}, which is read as no label; if it "
-        "is a class, give it another name."
+        f"Read as no label: {label!r} in {counted(count, 'row')} of {file.name}; if it is a class, "
+        "give it another name."
         for label, count in found.items()
         if label.lower() in NO_LABEL
     ]

@@ -114,17 +114,17 @@ def test_unlabeled_images_of_a_training_folder(tmp_path, text, name):
         (  # classes beside train
             "train/cat/0.png train/dog/1.png cat/2.png bird/3.png 4.png",
             words(train={"cat": "train/cat/0.png", "dog": "train/dog/1.png"}),
-            "3 images are left out, beside the folder train (4.png, bird, cat); move them",
+            "Not used, beside the folder train: 3 images (4.png, bird, cat); move what you",
         ),
         (  # a flat test set beside train
             "train/cat/0.png train/dog/1.png test/2.png test/3.png",
             words(train={"cat": "train/cat/0.png", "dog": "train/dog/1.png"}),
-            "2 images are left out, without a class, in the folder test; sort them into class",
+            "Not used, without a class, in the folder test: 2 images; label with jaxmatch",
         ),
         (  # a flat validation set beside train
             "Train/cat/0.png Train/dog/1.png Valid/2.png",
             words(train={"cat": "Train/cat/0.png", "dog": "Train/dog/1.png"}),
-            "1 images are left out, without a class, in the folder Valid",
+            "Not used, without a class, in the folder Valid: 1 image;",
         ),
         (  # images of the test set without a class
             "cat/0.png dog/1.png test/cat/2.png test/dog/3.png test/4.png test/unlabeled/5.png",
@@ -132,7 +132,7 @@ def test_unlabeled_images_of_a_training_folder(tmp_path, text, name):
                 train={"cat": "cat/0.png", "dog": "dog/1.png"},
                 test={"cat": "test/cat/2.png", "dog": "test/dog/3.png"},
             ),
-            "2 images are left out, without a class, in the folder test",
+            "Not used, without a class, in the folder test: 2 images;",
         ),
         (  # a folder around all
             "photos/cat/0.png photos/dog/1.png",
@@ -165,7 +165,7 @@ def test_unlabeled_images_of_a_training_folder(tmp_path, text, name):
         (  # images beside class folders
             "cat/0.png dog/1.png 2.png",
             words(train={"cat": "cat/0.png", "dog": "dog/1.png", "": "2.png"}),
-            "1 images beside the class folders are used without a label, such as 2.png",
+            "Used without a label: 1 image beside the class folders, such as 2.png",
         ),
         (  # a class that the test set lacks
             "cat/0.png dog/1.png test/cat/2.png",
@@ -292,7 +292,7 @@ def test_a_linked_class_folder_and_a_linked_test_set_are_used_once(tmp_path):
     (data / "test" / "cat").mkdir(parents=True)
     (data / "test" / "cat" / "again.png").symlink_to(store / "cats" / "0.png")
     assert used(data)["test"] == {"cat": ["test/cat/again.png"]}
-    assert "1 images are in the test set and elsewhere" in notes(data)
+    assert "Used as test images only, although found elsewhere too: 1 image." in notes(data)
     assert find(str(data)).left_out["another name of the same file"] == ("cat/0.png",)
     (data / "kitten").symlink_to(store / "cats")
     with pytest.raises(InputError, match="are one image, but of the classes"):
