@@ -16,6 +16,7 @@ from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import defaults, field_defaults
 from jaxmatch.config.presets import DATASETS, PRESETS, preset_values
+from jaxmatch.data.splits import check_number
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models.build import model_settings
 
@@ -78,6 +79,8 @@ def make(
     label_free = not ALGORITHMS[name].labeled
     if label_free and ("labels" in chosen or "split" in chosen):
         raise InputError(f"{recipe} reads no labels; leave labels and split out of its argument.")
+    if chosen.keys() >= {"labels", "split"} and chosen["labels"] != "all":
+        check_number(chosen["split"], None, int(chosen["labels"]))
     settings = settings or {}
     if "model.name" in settings:
         set_model(config, settings["model.name"])
