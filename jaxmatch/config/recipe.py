@@ -17,6 +17,7 @@ from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import defaults, field_defaults
 from jaxmatch.config.own import AUTO, OPEN, leave_open, open_settings
 from jaxmatch.config.presets import DATASETS, PRESETS, preset_values
+from jaxmatch.data.splits import check_number
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models.build import model_settings
 
@@ -85,6 +86,8 @@ def make(
             f"{data} has the settings of its papers; leave size={chosen['size']} out, or override "
             "single settings by --config.KEY=VALUE."
         )
+    if chosen.keys() >= {"labels", "split"} and chosen["labels"] != "all":
+        check_number(chosen["split"], None, int(chosen["labels"]))
     settings = settings or {}
     if "model.name" in settings:
         set_model(config, settings["model.name"])

@@ -10,7 +10,7 @@ from jaxmatch.data import builtin, folder, npz
 from jaxmatch.data import images as image_files
 from jaxmatch.data.lazy import LazyImages
 from jaxmatch.data.record import Record, check_parts
-from jaxmatch.data.source import UNLABELED_PART, Reading, Source
+from jaxmatch.data.source import UNLABELED_PART, VALIDATION_PARTS, Reading, Source
 from jaxmatch.errors import InputError, suggest
 
 Load = Callable[[str, Reading], Source]
@@ -139,7 +139,7 @@ def load(name: str, reading: Reading) -> Source:
     if len(source.classes) < 2 and not reading.label_free:
         raise InputError(
             f"{name} has labeled training images of fewer than two classes, and a classifier needs "
-            "at least two."
+            f"at least two.{' '.join(('', *source.survey.notes))}"
         )
     return _resized(source, reading.image_size)
 
@@ -176,6 +176,13 @@ def load_recorded(
             f"{', '.join(record.classes)}; put the old data back."
         )
     parts = dict(source.parts)
+    if parts and not VALIDATION_PARTS & record.parts.keys():  # the run knows of no validation set
+        source = replace(
+            source,
+            validation_images=source.validation_images[:0],
+            validation_labels=source.validation_labels[:0],
+        )
+        parts = {key: value for key, value in parts.items() if key not in VALIDATION_PARTS}
     if needed is not None:  # the unlabeled images are not needed, so they may have changed
         parts.pop(UNLABELED_PART, None)
     check_parts(record, parts, source.location or name)
@@ -186,8 +193,12 @@ def _resized(source: Source, image_size: int | None) -> Source:
     images, test_images = source.images, source.test_images
     if image_size is None or isinstance(images, LazyImages) or isinstance(test_images, LazyImages):
         return source
+    size = (image_size, image_size)
+    validation_images = source.validation_images
+    assert not isinstance(validation_images, LazyImages)
     return replace(
         source,
-        images=image_files.resize(images, (image_size, image_size)),
-        test_images=image_files.resize(test_images, (image_size, image_size)),
+        images=image_files.resize(images, size),
+        test_images=image_files.resize(test_images, size),
+        validation_images=image_files.resize(validation_images, size),
     )

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.checks import check_numbers
+from jaxmatch.config.presets import DATASETS
 from jaxmatch.data import record as records
 from jaxmatch.data import sources, splits
 from jaxmatch.data.record import ELSEWHERE, Record
@@ -267,16 +268,27 @@ def _choose(config: ConfigDict, source: Source, split: Split | None) -> Data:
     if split is None and data.split:
         split = splits.read(data.split, source.naming)
         _check_classes(source, split, data.split)
+        _check_number(config, split)
     labels = labels_number(data.labels)
     if split is None and labels != "all":
         split = splits.balanced(source, labels, config.seed)
     whole = source
+    if data.validation and len(source.validation_images):
+        raise InputError(
+            f"{data.name} has a validation set of {len(source.validation_images)} images, and "
+            f"data.validation={data.validation} asks for another; leave out data.validation."
+        )
     if data.validation:  # before labels="all" takes every labeled image
         source, held_images, held_labels = splits.validation(
             source, data.validation, config.seed, keep=split
         )
+    elif len(source.validation_images):
+        held_images, held_labels = source.validation_images, source.validation_labels
     else:
         held_images = held_labels = None
+    held_rows = np.setdiff1d(whole.rows, source.rows).tolist()
+    if source.listed is not None and source.listed.apart:
+        held_rows = source.listed.validation
     split = split or splits.balanced(source, labels, config.seed)
     splits.locate(source, split)
     return Data(
@@ -285,7 +297,7 @@ def _choose(config: ConfigDict, source: Source, split: Split | None) -> Data:
         include_labeled=data.include_labeled,
         validation_images=held_images,
         validation_labels=held_labels,
-        validation_rows=tuple(np.setdiff1d(whole.rows, source.rows).tolist()),
+        validation_rows=tuple(held_rows),
         name=data.name,
         directory=data.directory,
     )
@@ -330,6 +342,20 @@ def _check_classes(source: Source, split: Split, file: str) -> None:
             raise InputError(
                 f"{file} names no image of class {name!r}; name at least one of each class."
             )
+
+
+def _check_number(config: ConfigDict, split: Split) -> None:
+    """Check that a file of labeled images has as many as the configuration asks for.
+
+    The number that a data set has by default is no such demand.
+
+    Raises:
+        InputError: if it has more or fewer.
+    """
+    data = config.data
+    usual = DATASETS.get(data.name, {}).get("data.labels", "all")
+    if data.labels != usual:
+        splits.check_number(data.split, len(split.indices), labels_number(data.labels))
 
 
 def labels_number(labels: str) -> int | Literal["all"]:
