@@ -6,10 +6,16 @@ from pathlib import Path
 from jaxmatch.cli.words import AND
 from jaxmatch.runtime.paths import path
 
+BEST = "best"
 RUN = "a run folder that train has written"
-STEP = "the step of the checkpoint (default: the newest)"
+STEP = "the step of the checkpoint, or best for that of keep_best (default: the newest)"
 DATA = "the place of the run's folder, npz file or TFDS directory, if it has moved"
 CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
+
+
+def step(text: str) -> int | str:
+    """The step that ``--step`` names: a number, or the best one."""
+    return text if text == BEST else int(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,13 +56,13 @@ def _train(command: argparse.ArgumentParser) -> None:
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workdir", type=path, required=True, help=RUN)
-    command.add_argument("--step", type=int, help=STEP)
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
 
 
 def _predict(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workdir", type=path, required=True, help=RUN)
-    command.add_argument("--step", type=int, help=STEP)
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
     command.add_argument("paths", type=path, nargs="+", help="image files, or folders of them")
     command.add_argument("-o", "--output", type=path, required=True, help="the CSV file to write")
 
@@ -68,13 +74,13 @@ def _probe(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--images", type=int, metavar="N", help="use at most N training and N test images"
     )
-    command.add_argument("--step", type=int, help=STEP)
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
 
 
 def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workdir", type=path, required=True, help=RUN)
-    command.add_argument("--step", type=int, help=STEP)
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
     command.add_argument(
         "--network",
         default="",

@@ -27,6 +27,7 @@ _SHARES = {
     "pseudo/accuracy": "pseudo-label accuracy",
     "contrastive/accuracy": "positives found",
     "test/teacher/accuracy": "teacher accuracy",
+    "validation/teacher/accuracy": "validation accuracy",
     "probe/knn": "k-NN accuracy",
 }
 

@@ -273,7 +273,7 @@ def _choose(config: ConfigDict, source: Source, split: Split | None) -> Data:
     whole = source
     if data.validation:  # before labels="all" takes every labeled image
         source, held_images, held_labels = splits.validation(
-            source, data.validation, config.seed, keep=split
+            source, data.validation, config.seed, split, data.validation_draw
         )
     else:
         held_images = held_labels = None

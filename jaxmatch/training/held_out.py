@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.resident import Table
-from jaxmatch.evaluation.forward import make_features, make_predict
-from jaxmatch.evaluation.metrics import score
+from jaxmatch.evaluation.forward import Answers, make_features, make_predict
+from jaxmatch.evaluation.metrics import RECORDED, evaluation, score
 from jaxmatch.evaluation.probe import Sets, measure, probe_sets
+from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
 from jaxmatch.record.run_data import Data
 from jaxmatch.types import PyTree, TrainState
@@ -26,10 +28,16 @@ class HeldOut:
         sets: (images, labels) by name, "test" and "validation".
         knn: the images of k-NN during training; None if the method reads labels, or the labels are
             unknown.
+        selection: the metric that chooses the best checkpoint; None without ``config.keep_best``.
+        recorded: the metrics of an evaluation.
     """
 
     def __init__(self, program: Program, data: Data):
-        """Choose the images; nothing is put on a device."""
+        """Choose the images; nothing is put on a device.
+
+        Raises:
+            InputError: if ``config.keep_best`` names a metric that the data does not have.
+        """
         self.program = program
         self.sets: dict[str, tuple[Images | Table, np.ndarray]] = {}
         source = data.source
@@ -46,6 +54,14 @@ class HeldOut:
         known = (source.labels >= 0).any() and (source.test_labels >= 0).any()
         if known and not program.algorithm.labeled:
             self.knn = probe_sets(source, KNN_TRAIN, KNN_TEST)
+        self.selection = Selection.of(program.config)
+        extra: tuple[str, ...] = ()
+        if self.selection is not None:
+            validation = self.sets.get("validation", (None, ()))[1]
+            self.selection.check(len(program.classes), len(validation))
+            extra = (self.selection.metric,)
+        self.recorded = tuple(dict.fromkeys((*RECORDED, *extra)))
+        self._last: dict[tuple[str, str], Answers] = {}  # of the last evaluation, if they are kept
         self.predict = make_predict(program)
         self.features = make_features(program, spread=True)
 
@@ -57,19 +73,41 @@ class HeldOut:
             assert isinstance(images, np.ndarray)
             self.sets[name] = put(Table.of(images), sharding), labels
 
-    def evaluate(self, state: TrainState) -> dict[str, float]:
+    def evaluate(self, state: TrainState, keep: bool = False) -> dict[str, float]:
         """The metrics of teacher and student, as ``metrics.jsonl`` names them; or k-NN's accuracy.
 
         k-NN measures label-free methods, whose classifier is not trained.
+
+        Args:
+            state: with the networks.
+            keep: whether :meth:`report` of the same state follows.
         """
         if self.knn is not None:
             found = self.probe(state, self.knn, ["knn"])
             return {f"probe/{name}": value for name, value in found}
+        answers = self._answers(state)
+        self._last = answers if keep else {}
         return {
             f"{name}/{network}/{metric}": value
-            for name, (images, labels) in self.sets.items()
+            for (name, network), found in answers.items()
+            for metric, value in score(found, self.sets[name][1], self.recorded).items()
+            if value is not None
+        }
+
+    def report(self, state: TrainState) -> dict[str, dict[str, Any]]:
+        """All metrics of teacher and student on each set: {set: {network: {metric: value}}}."""
+        answers, self._last = self._last or self._answers(state), {}
+        found: dict[str, dict[str, Any]] = {name: {} for name in self.sets}
+        for (name, network), each in answers.items():
+            found[name][network] = evaluation(each, self.sets[name][1], self.program.classes)
+        return found
+
+    def _answers(self, state: TrainState) -> dict[tuple[str, str], Answers]:
+        """The probabilities by set and network."""
+        return {
+            (name, network): self.predict(variables, images)
+            for name, (images, _) in self.sets.items()
             for network, variables in networks(state).items()
-            for metric, value in score(self.predict(variables, images), labels).items()
         }
 
     def probe(

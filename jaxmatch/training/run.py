@@ -40,10 +40,11 @@ from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
 from jaxmatch.record.progress import SILENT, Progress, Silent
 from jaxmatch.runtime import hosts, mesh
-from jaxmatch.runtime.checkpoint import Checkpoints
+from jaxmatch.runtime.checkpoint import Best, Checkpoints
 from jaxmatch.runtime.dispatch import Call, Feed, Meter, means, on_cpu, watched
 from jaxmatch.runtime.json_files import read_object
 from jaxmatch.runtime.termination import Stop
+from jaxmatch.training.best import BestCheckpoint
 from jaxmatch.training.footprint import check_step
 from jaxmatch.training.held_out import HeldOut
 from jaxmatch.training.shared import Shared
@@ -106,6 +107,7 @@ class Run:
             config.memory_placement,
         )
         self.held_out = HeldOut(program, data)
+        self.best = BestCheckpoint(self.held_out.selection, checkpoints)
         streamed = config.data.stream
         check_step(program, 0 if streamed else self.held_out.bytes, frozen=frozen)
         self.init = jax.jit(program.init, out_shardings=program.shardings)
@@ -230,6 +232,7 @@ class Run:
         if first:
             self._progress.message(f"continuing from the checkpoint of step {first}")
         lines = self._metrics.lines()
+        self.best.begin(lines)
         self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
         # Losses between the last line and a restart are lost: the next line's means omit them.
         self._interval: dict[str, list[float]] = {}
@@ -275,9 +278,10 @@ class Run:
             return state
         self.collect(self._pending)
         self._pending = None
-        self.write_line(state, log=due["log"], evaluate=due["eval"])
-        if due["save"] or stop:
-            self.save(state)
+        values = self.write_line(state, log=due["log"], evaluate=due["eval"])
+        best = self.best.improved(self.step, values)
+        if due["save"] or stop or best:
+            self.save(state, best)
         if stop and not self.done:
             self.checkpoints.wait()
             raise stop(
@@ -327,8 +331,12 @@ class Run:
             "Lower optim.learning_rate or set optim.clip_norm."
         )
 
-    def write_line(self, state: TrainState, *, log: bool, evaluate: bool) -> None:
-        """Write the training metrics' means since the last line, held-out metrics, or both."""
+    def write_line(self, state: TrainState, *, log: bool, evaluate: bool) -> dict[str, float]:
+        """Write the training metrics' means since the last line, held-out metrics, or both.
+
+        Returns:
+            What was written.
+        """
         assert self._metrics is not None
         values: dict[str, float] = {}
         if log:
@@ -349,13 +357,14 @@ class Run:
             images = (self.step - mark_step) * (spec.labeled_batch + spec.unlabeled_batch)
             self._progress.update(self.step, values, images / (now - mark))
             self._mark = now, self.step
+        return values
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """The held-out metrics, as ``metrics.jsonl`` names them."""
-        return self.held_out.evaluate(state)
+        return self.held_out.evaluate(state, keep=self.done)
 
-    def save(self, state: TrainState) -> None:
-        """Save the lines so far, then a checkpoint.
+    def save(self, state: TrainState, best: Best | None = None) -> None:
+        """Save the lines so far, then a checkpoint, which ``best`` marks as the best one.
 
         Raises:
             NonFiniteError: if a parameter or statistic is not finite.
@@ -365,7 +374,7 @@ class Run:
             raise self.diverged("a parameter", self.step - 1)
         self._metrics.flush()
         self._progress.flush()
-        self.checkpoints.save(self.step, state)
+        self.checkpoints.save(self.step, state, best)
 
     def finish(self, state: TrainState) -> dict[str, Any]:
         """Write the curves and ``summary.json`` of a run whose steps are all taken.
@@ -377,16 +386,21 @@ class Run:
             self.checkpoints.wait()
             lines = self._metrics.lines()
             self._opened.close()
+            metrics = self.held_out.report(state)
             if hosts.leader():
                 plot({self.folder.name: lines}, self.files.curves)
                 seconds = self._earlier + time.monotonic() - self.started
-                summary = self.summary(lines, state.policy, seconds)
+                summary = self.summary(lines, metrics, state.policy, seconds)
                 self.files.write_summary(summary)
             hosts.synchronize("summary written")
         return self.with_probes(state)
 
     def summary(
-        self, lines: list[dict[str, Any]], policy: PyTree, seconds: float
+        self,
+        lines: list[dict[str, Any]],
+        metrics: dict[str, dict[str, Any]],
+        policy: PyTree,
+        seconds: float,
     ) -> dict[str, Any]:
         """The content of ``summary.json``; its probes are not measured yet."""
         spec, steps, algorithm = self.program.spec, self.config.steps, self.program.algorithm
@@ -403,6 +417,8 @@ class Run:
             },
             forward_images=steps * images + refreshes * spec.unlabeled,
             seconds=seconds,
+            metrics=metrics,
+            best=self.best.found._asdict() if self.best.found else None,
         )
         if self.config.augment == "ctaugment":
             summary["ctaugment"] = ctaugment.describe(policy)

@@ -26,6 +26,7 @@ from jaxmatch.config import saved
 from jaxmatch.config.checks import check_settings
 from jaxmatch.data.resident import Resident
 from jaxmatch.errors import InputError, JaxmatchError, Stopped
+from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import paths
@@ -68,6 +69,7 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
     check([config for config, _ in runs])
     for config, _ in runs:
         check_settings(config)
+        Selection.of(config)
     folders = [paths.path(given or Path("runs") / saved.run_name(c)) for c, given in runs]
     if len({paths.absolute(folder) for folder in folders}) < len(folders):
         raise InputError("two of the runs have the same folder; give each run its own.")

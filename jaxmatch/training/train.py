@@ -13,6 +13,7 @@ from jaxmatch.config.checks import check_settings
 from jaxmatch.config.stages import stage_folders, stages_of
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import missing
+from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.record.folder import RunFolder
@@ -48,6 +49,7 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
     """
     for stage in stages_of(config).values():
         check_settings(stage)
+        Selection.of(stage)
     folder = paths.path(workdir or Path("runs") / saved.run_name(config))
     check_place(folder)
     if place and not hosts.from_leader(RunFolder(folder).config_file.exists):
