@@ -34,7 +34,7 @@ from jaxmatch.evaluation.probe import MOST_IMAGES, PROBES, missing, probe_sets
 from jaxmatch.functional.diagnostics import collapsed
 from jaxmatch.models import onednn
 from jaxmatch.program import Program
-from jaxmatch.record import run_data
+from jaxmatch.record import findings, run_data
 from jaxmatch.record.curves import plot
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
@@ -63,7 +63,10 @@ class Run:
         data: the training set on the devices; of a streamed set, the shapes of a step's examples.
         feed: gives the data of the next call; of a streamed set, only after :meth:`start`.
         step: the number of steps taken.
+        found: what was found where the images are; None for a run that continues.
     """
+
+    found: findings.Findings | None = None
 
     def __init__(
         self,
@@ -159,6 +162,8 @@ class Run:
             self.files.write_config(settings, facts)
             self.files.write_record(self.record_of_data)
             self.files.write_split(self.split)
+            if self.found is not None:
+                self.files.write_findings(self.found)
 
     def __enter__(self) -> Self:
         """Return itself; the end of the block closes its files."""
@@ -229,6 +234,8 @@ class Run:
             self._progress = self._opened.enter_context(progress)
         if self.program.mesh.size == 1 and on_cpu(self.program.mesh):
             self._progress.message(onednn.library().text)
+        for line in findings.lines(self.found) if self.found else ():
+            self._progress.note(line)
         if first:
             self._progress.message(f"continuing from the checkpoint of step {first}")
         lines = self._metrics.lines()

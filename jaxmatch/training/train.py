@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import missing
 from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
-from jaxmatch.record import run_data
+from jaxmatch.record import findings, run_data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import hosts, paths
 from jaxmatch.runtime.checkpoint import Checkpoints, check_place
@@ -50,7 +51,7 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
     for stage in stages_of(config).values():
         check_settings(stage)
         Selection.of(stage)
-    folder = paths.path(workdir or Path("runs") / saved.run_name(config))
+    folder = paths.path(workdir or default_folder(config))
     check_place(folder)
     if place and not hosts.from_leader(RunFolder(folder).config_file.exists):
         raise InputError(
@@ -61,6 +62,11 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
         if "order" in config:
             return _train_stages(config, folder, place, terminated)
         return _train_one(config, folder, place, terminated)
+
+
+def default_folder(config: ConfigDict) -> Path:
+    """The run folder of a configuration if no other is given."""
+    return Path("runs") / saved.run_name(config)
 
 
 def _train_one(
@@ -74,6 +80,7 @@ def _train_one(
         run = prepare(config, folder, checkpoints, started, place, kept)
         call = run.compile()
         run.record()
+        announce([run])
         return _drive(run, call, terminated)
 
 
@@ -106,9 +113,9 @@ def prepare(
         InputError: if anything cannot work, as far as that is known without tracing a step.
     """
     data, earlier = run_data.load(config, folder, place, kept)
+    found = None
     if data.known is None:
-        for text in (*data.copies(), *data.seen_by(earlier)):
-            log.warning("%s", text)
+        found = findings.find(data, (*data.copies(), *data.seen_by(earlier)))
     if shared is not None:
         data = replace(data, source=shared.source(data.source))
     facts = data.facts()
@@ -121,7 +128,19 @@ def prepare(
     if frozen.digests:
         facts = replace(facts, frozen=frozen.digests)
     program = replace(program, frozen=frozen.networks)
-    return Run(config, folder, data, facts, program, frozen.variables, checkpoints, started, shared)
+    run = Run(config, folder, data, facts, program, frozen.variables, checkpoints, started, shared)
+    run.found = found
+    return run
+
+
+def announce(runs: Sequence[Run]) -> None:
+    """Tell what was found where the images of new runs are; equal facts once."""
+    told: list[findings.Findings] = []
+    for run in runs:
+        if run.found is not None and run.found not in told:
+            told.append(run.found)
+            for line in findings.lines(run.found):
+                log.warning("%s", line)
 
 
 def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:
