@@ -135,12 +135,9 @@ def _sections(found: Mapping[str, Any], title: str) -> Iterable[RenderableType]:
         ]
     )
     yield _section("Memory on a device, without activations")
-    sizes = {PARTS.get(name, name): size for name, size in found["bytes"].items() if size}
-    yield _pairs((name, f"{_short(size)}B") for name, size in (*sizes.items(), _sum(sizes)))
-
-
-def _sum(sizes: Mapping[str, int]) -> tuple[str, int]:
-    return "together", sum(sizes.values())
+    sizes = [(title, found["bytes"][name]) for name, title in PARTS.items() if found["bytes"][name]]
+    sizes.append(("together", sum(size for _, size in sizes)))
+    yield _pairs((title, f"{_short(size)}B") for title, size in sizes)
 
 
 def _section(title: str) -> RenderableType:

@@ -18,7 +18,7 @@ import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -280,11 +280,11 @@ class Checkpoints:
 
     def _marked(self) -> tuple[int, str, float] | None:
         """The values of the :class:`Best` that is marked and present."""
-        found = {}
+        found: dict[str, Any] = {}
         with contextlib.suppress(InputError):  # a damaged mark marks nothing
             found = read_object(self._directory / MARK) or {}
         step, key, value = (found.get(name) for name in Best._fields)
-        if type(step) is not int or type(key) is not str or type(value) not in (int, float):
+        if type(step) is not int or not isinstance(key, str) or not isinstance(value, int | float):
             return None
         return (step, key, value) if step in self._steps() else None
 
