@@ -10,19 +10,22 @@ from jaxmatch.data import images as image_files
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
 from jaxmatch.data.lazy import Files, Images, LazyImages
-from jaxmatch.data.listing import TABLE, UNLABELED, Listing, current_labels, find
+from jaxmatch.data.listing import Listing, current_labels, find
 from jaxmatch.data.record import Listed, Record
-from jaxmatch.data.source import Reading, Source
+from jaxmatch.data.source import Reading, Source, Survey
+from jaxmatch.data.survey import headers
+from jaxmatch.data.table import UNLABELED
 from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
 
+UNREADABLE = "not readable as an image"
 TEST_SHARE = 0.2  # of the labeled images of each class, if there is no test folder
 
 
 def load(place: str, reading: Reading) -> Source:
     """Read the images of a folder, each scaled and centre cropped to [size size 3] uint8.
 
-    The test set is the folder ``test``. Without this folder it is that of ``reading.test_of``, or a
+    The test set is that of the folder. If it has none, it is that of ``reading.test_of``, or a
     fifth of the labeled images of each class, drawn by ``reading.seed``; images of
     ``reading.split`` are not drawn. With ``reading.stream`` only names are read, and a later read
     finds the unreadable files. Otherwise these are logged, or an error with ``reading.strict``.
@@ -42,8 +45,10 @@ def load(place: str, reading: Reading) -> Source:
     test = found.test or inherited
     images, used, sizes, hashes = _read(found.root, names, range(len(names)), reading)
     readable = np.isin(np.arange(len(names)), used)
+    validation = np.array([name in found.validation for name in names], bool)
     if test is None:
-        held_out = _draw_test(labels, readable, kept, len(classes), reading.seed)
+        free = readable & ~validation
+        held_out = _draw_test(labels, free, kept, len(classes), reading.seed)
     else:
         held_out = np.array([name in test for name in names])
     listed = Listed(
@@ -53,8 +58,10 @@ def load(place: str, reading: Reading) -> Source:
         hashes=hashes,
         unused=tuple(np.flatnonzero(~readable).tolist()),
         test=tuple(np.flatnonzero(held_out & readable).tolist()),
-        table=(found.root / TABLE).is_file(),
+        validation=tuple(np.flatnonzero(validation & readable).tolist()),
+        table=bool(found.table),
         drawn=not found.test,
+        apart=bool(found.validation),
         ends=reading.stream,
         aliases=found.aliased,
     )
@@ -62,10 +69,31 @@ def load(place: str, reading: Reading) -> Source:
     for position in set(range(len(classes))) - set(source.labels.tolist()):
         raise InputError(f"Class {classes[position]!r} of {place} has no readable image.")
     if not (reading.label_free or len(source.test_images)):
-        raise InputError(
-            f"{place} has too few labeled images for a test set: add test/<class>/ folders."
+        raise InputError(_no_test_set(found))
+    return replace(source, survey=_survey(found, listed))
+
+
+def _no_test_set(found: Listing) -> str:
+    """The message if no test set can be drawn."""
+    notes = " ".join(("", *found.notes))
+    if not any(found.classes_of[name] for name in found.names):
+        return (
+            f"{found.given} has images but no labels: put the labeled ones into folders <class>/, "
+            f"or name them in a table labels.csv with the first line `path,label`.{notes}"
         )
-    return source
+    return (
+        f"{found.given} has too few labeled images for a test set: add test/<class>/ folders."
+        f"{notes}"
+    )
+
+
+def _survey(found: Listing, listed: Listed) -> Survey:
+    """What was found, with sizes and kinds from the headers of the images that are used."""
+    unreadable = tuple(listed.names[row] for row in listed.unused)
+    unused = set(unreadable)
+    sizes, modes = headers(found.root, [name for name in found.names if name not in unused])
+    left_out = dict(found.left_out) | ({UNREADABLE: unreadable} if unreadable else {})
+    return Survey(left_out=left_out, notes=found.notes, sizes=sizes, modes=modes)
 
 
 def load_recorded(
@@ -90,10 +118,10 @@ def load_recorded(
     """
     root, listed = paths.path(place).expanduser(), record.listed
     assert listed is not None
-    rows = [*listed.training.tolist(), *listed.test] if needed is None else needed
-    before = paths.path(record.location)
-    records.check_files(record, root, rows, current_labels(root, before), kind)
-    used = sorted({*listed.training.tolist(), *listed.test})
+    used = sorted({*listed.training.tolist(), *listed.test, *listed.validation})
+    rows = used if needed is None else needed
+    labels = current_labels(root, listed.names, paths.path(record.location))
+    records.check_files(record, root, rows, labels, kind)
     if needed is not None:
         reading = replace(reading, stream=True)
     images, readable, *_ = _read(root, listed.names, used, reading, known=listed)
@@ -104,12 +132,15 @@ def load_recorded(
 
 def _classes(found: Listing) -> tuple[str, ...]:
     """The classes of the training images, sorted."""
-    classes = {found.classes_of[name] for name in found.names if name not in found.test}
-    tested = {found.classes_of[name] for name in found.test}
-    if untrained := sorted(tested - (classes - {UNLABELED})):
-        raise InputError(
-            f"Class {untrained[0]!r} of {found.given} has test but no training images."
-        )
+    held_out = {"test": found.test, "validation": found.validation}
+    apart = found.test | found.validation
+    classes = {label for name, label in found.classes_of.items() if name not in apart}
+    for part, names in held_out.items():
+        tested = {found.classes_of[name] for name in names}
+        if untrained := sorted(tested - (classes - {UNLABELED})):
+            raise InputError(
+                f"Class {untrained[0]!r} of {found.given} has {part} but no training images."
+            )
     return tuple(sorted(classes - {UNLABELED}))
 
 
@@ -125,7 +156,7 @@ def _drawn_before(record: Record, found: Listing) -> frozenset[str]:
         record,
         found.root,
         listed.test,
-        current_labels(found.root),
+        current_labels(found.root, listed.names),
         lambda row: "a test image of the run that this one builds on",
         "put it back, or choose the test set yourself in folders test/<class>/",
     )
@@ -152,15 +183,19 @@ def _source(
     """The source of ``images``, which belong to the rows ``used``."""
     rows = np.array(used, np.int64)
     test = np.isin(rows, np.array(listed.test, np.int64))
+    apart = np.isin(rows, np.array(listed.validation if listed.apart else (), np.int64))
+    training = ~(test | apart)
     labels = np.array(listed.labels, np.int32)[rows]
     return Source(
         name=f"folder:{directory}",
         classes=classes,
-        images=images[~test],
-        labels=labels[~test],
-        rows=rows[~test],
+        images=images[training],
+        labels=labels[training],
+        rows=rows[training],
         test_images=images[test],
         test_labels=labels[test],
+        validation_images=images[apart],
+        validation_labels=labels[apart],
         names=listed.names,
         aliases=listed.aliases,
         location=str(paths.absolute(root)),

@@ -114,7 +114,7 @@ def load(name: str, reading: Reading) -> Source:
     if len(source.classes) < 2 and not reading.label_free:
         raise InputError(
             f"{name} has labeled training images of fewer than two classes, and a classifier needs "
-            "at least two."
+            f"at least two.{' '.join(('', *source.survey.notes))}"
         )
     return _resized(source, reading.image_size)
 
@@ -161,8 +161,12 @@ def _resized(source: Source, image_size: int | None) -> Source:
     images, test_images = source.images, source.test_images
     if image_size is None or isinstance(images, LazyImages) or isinstance(test_images, LazyImages):
         return source
+    size = (image_size, image_size)
+    validation_images = source.validation_images
+    assert not isinstance(validation_images, LazyImages)
     return replace(
         source,
-        images=image_files.resize(images, (image_size, image_size)),
-        test_images=image_files.resize(test_images, (image_size, image_size)),
+        images=image_files.resize(images, size),
+        test_images=image_files.resize(test_images, size),
+        validation_images=image_files.resize(validation_images, size),
     )
