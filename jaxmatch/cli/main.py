@@ -163,7 +163,10 @@ def _show(content: "RenderableType") -> None:
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack letters of class names
         sys.stdout.reconfigure(errors="backslashreplace")
-    Console(highlight=False, emoji=False, markup=False).print(content)
+    console = Console(highlight=False, emoji=False, markup=False)
+    with console.capture() as captured:
+        console.print(content)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

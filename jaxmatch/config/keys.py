@@ -37,6 +37,17 @@ KEYS: dict[str, Key] = {
     "preset": Key("jaxmatch", str, "Code base whose settings are taken; set in the argument."),
     # NumPy takes no larger seed.
     "seed": Key(0, Annotated[int, Range(least=0, most=2**32 - 1)], "Seed of all random numbers."),
+    "size": Key(
+        "",
+        str,
+        "Settings for own images: small, base, large, auto (by the devices) or paper (those of "
+        "CIFAR-10); set in the argument. None in other settings means that the size chooses them.",
+    ),
+    "minutes": Key(
+        0.0,
+        Annotated[float, Range(least=0)],
+        "Minutes that a run may take, from which steps are chosen; 0 keeps steps.",
+    ),
     "steps": Key(2**20, Count, "Optimizer steps of the run."),
     "steps_per_call": Key(64, Count, "Steps of one compiled call; divides all periods."),
     "log_every": Key(256, Count, "Steps between two lines of metrics."),
@@ -90,6 +101,11 @@ KEYS: dict[str, Key] = {
         Literal["stratified", "balanced"],
         "How these are drawn: stratified, as frequent as the classes are, or balanced, equally "
         "many of each class.",
+    ),
+    "data.eval_images": Key(
+        0,
+        Whole,
+        "Held-out images of an evaluation during training, 0 for all; the last one takes all.",
     ),
     "data.include_labeled": Key(True, bool, "Use labeled images as unlabeled ones, too."),
     "data.batch_size": Key(64, Count, "Labeled images of a step, B."),

@@ -96,6 +96,17 @@ def _survey(found: Listing, listed: Listed) -> Survey:
     return Survey(left_out=left_out, notes=found.notes, sizes=sizes, modes=modes)
 
 
+def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
+    """(height, width) of some images of a folder, evenly spaced in storage order.
+
+    Raises:
+        InputError: if there is no readable image.
+    """
+    found = find(place)
+    names = found.names[:: max(1, len(found.names) // image_files.LOOKED_AT)]
+    return image_files.sizes(found.root / name for name in names)
+
+
 def load_recorded(
     record: Record,
     place: str,

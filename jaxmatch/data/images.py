@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from jaxmatch.errors import InputError
 
+LOOKED_AT = 100  # images whose sizes tell those of a data set
 DEFAULT_SIZE = 32  # for images without a common size; the size of the CIFAR networks
 
 Size = tuple[int, int]  # height, width
@@ -75,6 +76,24 @@ def resize(images: np.ndarray, size: Size) -> np.ndarray:
     for number, image in enumerate(images):
         resized[number] = np.asarray(fit(Image.fromarray(image), size))
     return resized
+
+
+def sizes(files: Iterable[Path | bytes]) -> list[tuple[int, int]]:
+    """(height, width) of the readable images among ``files``; only their headers are read.
+
+    Raises:
+        InputError: if there is no readable image.
+    """
+    found = []
+    for file in files:
+        try:
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+                found.append((image.height, image.width))
+        except Exception:
+            continue
+    if not found:
+        raise InputError("There are no readable images among the given files.")
+    return found
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:

@@ -14,6 +14,7 @@ from jaxmatch.data.source import UNLABELED_PART, Reading, Source
 from jaxmatch.errors import InputError, suggest
 
 Load = Callable[[str, Reading], Source]
+Sizes = Callable[[str, Reading], list[tuple[int, int]]]
 # Arguments: the record of the run, then the place, the settings, the rows whose images must be
 # unchanged (None for all), and a phrase for a row.
 LoadRecorded = Callable[
@@ -28,6 +29,8 @@ class Scheme:
     Attributes:
         load: the loader; it takes the place and the settings.
         load_recorded: loads the images of a run again; None is the loader.
+        sizes: gives (height, width) of some images without reading them all; None if the package
+            has the images, whose settings are known.
         examples: names for messages; they contain a colon if the scheme has places.
         is_path: the place is the path of a file or folder.
         streams: the images can stay on disk until they are read.
@@ -35,6 +38,7 @@ class Scheme:
 
     load: Load
     load_recorded: LoadRecorded | None = None
+    sizes: Sizes | None = None
     examples: tuple[str, ...]
     is_path: bool = False
     streams: bool = False
@@ -58,13 +62,20 @@ def _load_recorded_tfds(
     return tfds.load_recorded(record, place, reading)
 
 
+def _tfds_sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
+    from jaxmatch.data import tfds
+
+    return tfds.sizes(place, reading)
+
+
 SOURCES = {
     "mnist5k": Scheme(load=builtin.mnist5k, examples=("mnist5k",)),
     "digits": Scheme(load=builtin.digits, examples=("digits",)),
-    "npz": Scheme(load=npz.load, examples=("npz:FILE",), is_path=True),
+    "npz": Scheme(load=npz.load, sizes=npz.sizes, examples=("npz:FILE",), is_path=True),
     "folder": Scheme(
         load=folder.load,
         load_recorded=folder.load_recorded,
+        sizes=folder.sizes,
         examples=("folder:DIRECTORY",),
         is_path=True,
         streams=True,
@@ -72,6 +83,7 @@ SOURCES = {
     "tfds": Scheme(
         load=_load_tfds,
         load_recorded=_load_recorded_tfds,
+        sizes=_tfds_sizes,
         examples=("tfds:cifar10", "tfds:cifar100", "tfds:svhn_cropped", "tfds:stl10"),
         streams=True,
     ),
@@ -96,6 +108,19 @@ def names_path(name: str) -> bool:
     """Whether the source ``name`` is the path of a file or folder after a colon."""
     scheme = SOURCES.get(name.partition(":")[0])
     return scheme is not None and scheme.is_path
+
+
+def sizes(name: str, reading: Reading) -> list[tuple[int, int]]:
+    """(height, width) of some images of the source that ``config.data.name`` names.
+
+    Raises:
+        InputError: if there is no such source, or no readable image.
+    """
+    scheme = scheme_of(name)
+    if scheme.sizes is None:
+        shape = load(name, reading).images.shape
+        return [(shape[1], shape[2])]
+    return scheme.sizes(name.partition(":")[2], reading)
 
 
 def load(name: str, reading: Reading) -> Source:

@@ -3,7 +3,7 @@
 Every command that trains begins with it, so that nobody trains on other images than they believe.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ MOST_CLASSES = 8  # with more, the lines of a log give a range over the classes
 MOST_LISTED = 4  # different image sizes and modes that a line lists
 
 
-def find(data: Data, notes: Sequence[str] = ()) -> dict[str, Any]:
+def find(data: Data) -> dict[str, Any]:
     """The facts about the images of a run, as a JSON object.
 
     - ``name``, ``classes``: of the source;
@@ -33,10 +33,6 @@ def find(data: Data, notes: Sequence[str] = ()) -> dict[str, Any]:
     - ``sizes``: ``{height, width, count}`` of the images as they are stored, the most frequent
       first, and ``modes``: their numbers by kind of pixels; empty if that is not known;
     - ``size``: height and width that the network sees.
-
-    Args:
-        data: of the run.
-        notes: further sentences.
     """
     source, survey = data.source, data.source.survey
     labeled = np.zeros(len(source.rows), bool)
@@ -65,7 +61,7 @@ def find(data: Data, notes: Sequence[str] = ()) -> dict[str, Any]:
         "unknown": int((parts["unlabeled"] < 0).sum()),
         "test_drawn": source.listed is not None and source.listed.drawn,
         "left_out": {reason: len(names) for reason, names in survey.left_out.items()},
-        "notes": [*survey.notes, *notes],
+        "notes": [*survey.notes, *data.warnings],
         "sizes": [
             {"height": height, "width": width, "count": count} for (height, width), count in sizes
         ],

@@ -134,6 +134,10 @@ class Progress:
         else:
             self._console.print(Text(self._prefix + line), soft_wrap=True)
 
+    def tick(self, step: int) -> None:
+        """Move the bar to ``step``."""
+        self._bar.update(self._task, completed=step)
+
     def message(self, text: str) -> None:
         """Show a line of text above the display and write it to the log.
 
@@ -202,6 +206,9 @@ class Silent:
         """Do nothing."""
 
     def update(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
+        """Do nothing."""
+
+    def tick(self, step: int) -> None:
         """Do nothing."""
 
     def message(self, text: str) -> None:

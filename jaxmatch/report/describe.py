@@ -16,6 +16,7 @@ from jaxmatch.config.stages import stage_folders
 from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
 from jaxmatch.record import findings, run_data
+from jaxmatch.record.settled import settled, standardized
 from jaxmatch.runtime.compilation import operations
 from jaxmatch.runtime.mesh import device_bytes, tree_bytes
 
@@ -46,17 +47,24 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         InputError: if the configuration cannot work.
     """
     if "order" in config:
-        return {folder: describe(stage) for folder, stage in stage_folders(config).items()}
+        stages = stage_folders(config)
+        return {name: _describe(stage, len(stages)) for name, stage in stages.items()}
+    return _describe(config)
+
+
+def _describe(config: ConfigDict, stages: int = 1) -> dict[str, Any]:
+    config, chosen = settled(config, stages=stages)
     selection = Selection.of(config)
     data = run_data.load_new(config)
+    config = standardized(config, data.source.images)
     program = Program.build(config, data.facts()).with_stand_ins()
-    found = findings.find(data, data.copies())
+    found = findings.find(data)
     if selection is not None:
         selection.check(len(program.classes), found["validation"])
     state, spec = program.state, program.spec
     return {
         "data": found,
-        "run": _run(config, program),
+        "run": {**_run(config, program), "chosen": chosen},
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params)),
         "shapes": {
             jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape)
@@ -132,6 +140,7 @@ def _sections(found: Mapping[str, Any], title: str) -> Iterable[RenderableType]:
             ("reported", f"the {run['evaluated']}"),
             ("arithmetic", f"{_short(found['operations_per_step'])} operations a step"),
             ("devices", f"{found['devices']} ({run['platform']})"),
+            *(("chosen", note) for note in run["chosen"]),
         ]
     )
     yield _section("Memory on a device, without activations")

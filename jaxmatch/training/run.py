@@ -13,6 +13,7 @@ The caller runs the steps, of one run (:mod:`jaxmatch.training.train`) or of sev
 
 import contextlib
 import json
+import logging
 import time
 from pathlib import Path
 from types import TracebackType
@@ -45,12 +46,14 @@ from jaxmatch.runtime.dispatch import Call, Feed, Meter, means, on_cpu, watched
 from jaxmatch.runtime.json_files import read_object
 from jaxmatch.runtime.termination import Stop
 from jaxmatch.training.best import BestCheckpoint
-from jaxmatch.training.footprint import check_step
+from jaxmatch.training.footprint import check_compiled, check_step, program_bytes
 from jaxmatch.training.held_out import HeldOut
 from jaxmatch.training.shared import Shared
 from jaxmatch.training.trunk import read_trunk
 from jaxmatch.types import Batch, PyTree, TrainState
 from jaxmatch.weights import transfer
+
+log = logging.getLogger(__name__)
 
 DUE = ("log", "eval", "save")  # each has its own period in the configuration
 
@@ -65,8 +68,6 @@ class Run:
         step: the number of steps taken.
         found: what was found where the images are; None for a run that continues.
     """
-
-    found: findings.Findings | None = None
 
     def __init__(
         self,
@@ -102,6 +103,7 @@ class Run:
         self.files = RunFolder(folder)
         self.source, self.split = data.source, data.split
         self.facts, self.record_of_data = facts, data.record
+        self.found = findings.find(data) if data.known is None else None
         self.checkpoints, self.started = checkpoints, started
         self.alone = shared is None  # else other runs write to the terminal, too
         mesh.check_memory(
@@ -132,6 +134,7 @@ class Run:
         self.unlabeled_images = images.unlabeled_images
 
         self.step = 0
+        self.unit = program.unit  # steps of a call
         self.feed: Feed = lambda: self.data
         self._opened = contextlib.ExitStack()
         self._metrics: MetricsLog | Silent | None = None  # until the record is opened
@@ -143,9 +146,38 @@ class Run:
         """Compile the steps of this run alone.
 
         Raises:
-            InputError: if they cannot work.
+            InputError: if they cannot work, or if the compiled program does not fit into memory.
         """
-        return self.program.compile(self.data)
+        if self.checkpoints.steps()[-1:] == [self.config.steps]:  # no step is left to take
+            return self.program.compile()
+        begun = time.monotonic()
+        executable = self.program.executable(self.data)
+        needed = program_bytes(executable)
+        check_compiled(self.program.mesh, needed)
+        log.warning(
+            "compiled the step in %.0f s; it needs %.1f GB of memory on a device.",
+            time.monotonic() - begun,
+            needed / 1e9,
+        )
+        return self.program.repeat(executable)
+
+    def measure(self, call: Call, times: int) -> float:
+        """The seconds of a step, from ``times`` calls after a first one; their results are dropped.
+
+        Args:
+            call: as :meth:`compile` returns it.
+            times: the number of calls.
+        """
+        with contextlib.ExitStack() as opened:
+            feed = self.feed
+            if self.plan is not None:
+                feed = opened.enter_context(self._streamed(self.plan))
+            state, _ = jax.block_until_ready(call(self.init(), feed))
+            begun = time.monotonic()
+            for _ in range(times):
+                state, _ = call(state, feed)
+            jax.block_until_ready(state)
+        return (time.monotonic() - begun) / (times * self.unit)
 
     def record(self) -> None:
         """Write configuration, data and split to the run folder.
@@ -205,10 +237,10 @@ class Run:
         """The newest checkpoint's state and step, or the initial state and 0."""
         restored = self.checkpoints.restore(self.program.abstract)
         if restored is not None:
-            if restored[1] % self.config.steps_per_call:
+            if restored[1] % self.unit:
                 raise InputError(
                     f"the checkpoint of step {restored[1]} in {self.folder} lies inside a call of "
-                    f"steps_per_call={self.config.steps_per_call}; give a divisor of that step."
+                    f"steps_per_call={self.unit}; give a divisor of that step."
                 )
             return restored
         state = self.init()
@@ -244,7 +276,10 @@ class Run:
         # Losses between the last line and a restart are lost: the next line's means omit them.
         self._interval: dict[str, list[float]] = {}
         self._pending: Meter | None = None
-        self._mark = time.monotonic(), first
+        self._mark = first
+        self._trained = self._evaluated = 0.0  # seconds of training and evaluation since the mark
+        self._since = time.monotonic()
+        self._first = first
         if self.plan is not None:
             self.feed = self._opened.enter_context(self._streamed(self.plan))
 
@@ -274,17 +309,23 @@ class Run:
             Stopped: after a signal, once the state is saved.
         """
         config = self.config
-        self.step += config.steps_per_call
+        self.step += self.unit
         state = self.refreshed(state)
         if self._pending is not None:
             self.collect(self._pending)
         self._pending = meter
         stop = terminated()
+        if self.step == self._first + self.unit:  # whatever the periods, to show that it works
+            self.collect(meter)
+            self._pending = None
+            self._report_first()
+        self._progress.tick(self.step)
         due = {kind: self.done or self.step % config[f"{kind}_every"] == 0 for kind in DUE}
         if not (any(due.values()) or stop):
             return state
-        self.collect(self._pending)
-        self._pending = None
+        if self._pending is not None:
+            self.collect(self._pending)
+            self._pending = None
         values = self.write_line(state, log=due["log"], evaluate=due["eval"])
         best = self.best.improved(self.step, values)
         if due["save"] or stop or best:
@@ -354,21 +395,41 @@ class Run:
                     f"step {self.step}: the features have collapsed, they are the same for all "
                     "images (features/spread in metrics.jsonl)"
                 )
+        self._trained += self._lap()
         if evaluate:
             values |= self.evaluate(state)
+            self._evaluated += self._lap()
         if values:
-            now, (mark, mark_step) = time.monotonic(), self._mark
-            values["time/seconds"] = self._earlier + now - self.started
+            values["time/seconds"] = self._earlier + time.monotonic() - self.started
+            if evaluate:
+                share = self._evaluated / max(self._trained + self._evaluated, 1e-9)
+                values["time/evaluation_share"] = share
             self._metrics.write(self.step, values)
-            spec = self.program.spec
-            images = (self.step - mark_step) * (spec.labeled_batch + spec.unlabeled_batch)
-            self._progress.update(self.step, values, images / (now - mark))
-            self._mark = now, self.step
+            self._progress.update(self.step, values, self._images_per_second())
+            self._mark, self._trained, self._evaluated = self.step, 0.0, 0.0
         return values
 
+    def _lap(self) -> float:
+        """The seconds since the last call."""
+        now, before = time.monotonic(), self._since
+        self._since = now
+        return now - before
+
+    def _images_per_second(self) -> float:
+        """The speed of training since the last line, without evaluations and saves."""
+        spec = self.program.spec
+        images = (self.step - self._mark) * (spec.labeled_batch + spec.unlabeled_batch)
+        return images / max(self._trained, 1e-9)
+
+    def _report_first(self) -> None:
+        """Show the first metrics, and the time that the run will take."""
+        self._trained += self._lap()
+        values = means({name: (total, n) for name, (total, n) in self._interval.items()})
+        self._progress.update(self.step, values, self._images_per_second())
+
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """The held-out metrics, as ``metrics.jsonl`` names them."""
-        return self.held_out.evaluate(state, keep=self.done)
+        """The held-out metrics, as ``metrics.jsonl`` names them; the last are of all images."""
+        return self.held_out.evaluate(state, whole=self.done)
 
     def save(self, state: TrainState, best: Best | None = None) -> None:
         """Save the lines so far, then a checkpoint, which ``best`` marks as the best one.
@@ -382,6 +443,7 @@ class Run:
         self._metrics.flush()
         self._progress.flush()
         self.checkpoints.save(self.step, state, best)
+        self._lap()  # saving is no training
 
     def finish(self, state: TrainState) -> dict[str, Any]:
         """Write the curves and ``summary.json`` of a run whose steps are all taken.
