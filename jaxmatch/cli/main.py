@@ -280,6 +280,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
     def say(text: str) -> None:
         print(f"jaxmatch: {text}", file=sys.stderr)
 
+    for line in sweep.opening(points):
+        say(line)
     failed = sweep.run(points, say, arguments.vmap_seeds)
     done = [read(point.workdir) for point in points if point.workdir not in failed]
     if done:
