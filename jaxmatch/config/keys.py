@@ -54,6 +54,12 @@ KEYS: dict[str, Key] = {
     "eval_every": Key(1024, Count, "Steps between two evaluations."),
     "save_every": Key(8192, Count, "Steps between two checkpoints."),
     "keep": Key(3, Count, "Number of newest checkpoints that are kept."),
+    "keep_best": Key(
+        "",
+        str,
+        "Metric whose best checkpoint is kept, too: validation/accuracy or another metric of "
+        "evaluate, for the student validation/student/accuracy; empty keeps none.",
+    ),
     "devices": Key(0, Whole, "Number of devices; 0 takes all that divide the batches."),
     "memory_placement": Key(
         "auto",
@@ -84,7 +90,18 @@ KEYS: dict[str, Key] = {
     "data.name": Key("", str, "Data set: mnist5k, digits, tfds:NAME, folder:DIR or npz:FILE."),
     "data.labels": Key("all", str, "Total number of labeled images, all, or none."),
     "data.split": Key("", str, "File that names the labeled images; empty draws a balanced set."),
-    "data.validation": Key(0, Whole, "Number of training images held out for validation."),
+    "data.validation": Key(
+        0,
+        Whole,
+        "Number of labeled training images held out for validation; 0 holds out none, and takes "
+        "the validation set of the data, if it has one.",
+    ),
+    "data.validation_draw": Key(
+        "stratified",
+        Literal["stratified", "balanced"],
+        "How these are drawn: stratified, as frequent as the classes are, or balanced, equally "
+        "many of each class.",
+    ),
     "data.eval_images": Key(
         0,
         Whole,

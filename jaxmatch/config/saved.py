@@ -46,6 +46,7 @@ IDENTITY = {
     "data.labels": "which images are labeled; not data.split, since the run records its split",
     "data.eval_images": "which images the accuracies of a run are measured on",
     "data.validation": "which images are held back",
+    "data.validation_draw": "which images are held back",
     "data.include_labeled": "which images are unlabeled",
     "data.extra": "which images are unlabeled",
     "data.batch_size": "the images of a step",
@@ -73,6 +74,8 @@ def complete(values: Mapping[str, Any]) -> ConfigDict:
         usual.algorithm = ConfigDict(field_defaults(ALGORITHMS[values["algorithm"]["name"]]))
     if "model" in values and values["model"].get("name") in MODELS:
         set_model(usual, values["model"]["name"])
+    if values.get("data", {}).get("validation"):
+        usual.data.validation_draw = "balanced"  # the only draw before the key existed
     known = flatten(usual)
     for key, value in DATASETS.get(values.get("data", {}).get("name"), {}).items():
         if key in known:
@@ -120,6 +123,8 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in flatten(values).items() if identifies(key)}
     if "data.name" in found:
         found["data.name"] = data_kind(found["data.name"])
+    if not found.get("data.validation"):
+        found.pop("data.validation_draw", None)  # it has no effect
     if "init_from" in found:
         found["init_from"] = _absolute("init_from", found["init_from"])
     return found

@@ -27,6 +27,7 @@ _SHARES = {
     "pseudo/accuracy": "pseudo-label accuracy",
     "contrastive/accuracy": "positives found",
     "test/teacher/accuracy": "teacher accuracy",
+    "validation/teacher/accuracy": "validation accuracy",
     "probe/knn": "k-NN accuracy",
 }
 
@@ -146,6 +147,14 @@ class Progress:
         self._write(text)
         self._console.print(Text(self._prefix + text), soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        """Write a line of text to the log only, since it was shown before.
+
+        Raises:
+            DiskError: if log.txt cannot be written.
+        """
+        self._write(text)
+
     def _time_left(self, step: int) -> timedelta:
         """An estimate from the speed since the first update, so without compilation."""
         now = time.monotonic()
@@ -203,6 +212,9 @@ class Silent:
         """Do nothing."""
 
     def message(self, text: str) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
         """Do nothing."""
 
     def flush(self) -> None:

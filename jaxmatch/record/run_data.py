@@ -272,23 +272,23 @@ def _choose(config: ConfigDict, source: Source, split: Split | None) -> Data:
     labels = labels_number(data.labels)
     if split is None and labels != "all":
         split = splits.balanced(source, labels, config.seed)
-    whole = source
-    if data.validation and len(source.validation_images):
+    whole, own = source, len(source.validation_labels)
+    if data.validation and own:
         raise InputError(
-            f"{data.name} has a validation set of {len(source.validation_images)} images, and "
-            f"data.validation={data.validation} asks for another; leave out data.validation."
+            f"data.validation={data.validation} would hold out training images, but {data.name} "
+            f"has a validation set of {own} images; leave data.validation out."
         )
-    if data.validation:  # before labels="all" takes every labeled image
-        source, held_images, held_labels = splits.validation(
-            source, data.validation, config.seed, keep=split
-        )
-    elif len(source.validation_images):
+    rows: tuple[int, ...] = ()
+    if own:
         held_images, held_labels = source.validation_images, source.validation_labels
+        rows = () if source.listed is None else source.listed.validation
+    elif data.validation:  # before labels="all" takes every labeled image
+        source, held_images, held_labels = splits.validation(
+            source, data.validation, config.seed, split, data.validation_draw
+        )
+        rows = tuple(np.setdiff1d(whole.rows, source.rows).tolist())
     else:
         held_images = held_labels = None
-    held_rows = np.setdiff1d(whole.rows, source.rows).tolist()
-    if source.listed is not None and source.listed.apart:
-        held_rows = source.listed.validation
     split = split or splits.balanced(source, labels, config.seed)
     splits.locate(source, split)
     return Data(
@@ -297,7 +297,7 @@ def _choose(config: ConfigDict, source: Source, split: Split | None) -> Data:
         include_labeled=data.include_labeled,
         validation_images=held_images,
         validation_labels=held_labels,
-        validation_rows=tuple(held_rows),
+        validation_rows=rows,
         name=data.name,
         directory=data.directory,
     )

@@ -35,16 +35,17 @@ from jaxmatch.evaluation.probe import MOST_IMAGES, PROBES, missing, probe_sets
 from jaxmatch.functional.diagnostics import collapsed
 from jaxmatch.models import onednn
 from jaxmatch.program import Program
-from jaxmatch.record import run_data
+from jaxmatch.record import findings, run_data
 from jaxmatch.record.curves import plot
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
 from jaxmatch.record.progress import SILENT, Progress, Silent
 from jaxmatch.runtime import hosts, mesh
-from jaxmatch.runtime.checkpoint import Checkpoints
+from jaxmatch.runtime.checkpoint import Best, Checkpoints
 from jaxmatch.runtime.dispatch import Call, Feed, Meter, means, on_cpu, watched
 from jaxmatch.runtime.json_files import read_object
 from jaxmatch.runtime.termination import Stop
+from jaxmatch.training.best import BestCheckpoint
 from jaxmatch.training.footprint import check_compiled, check_step, program_bytes
 from jaxmatch.training.held_out import HeldOut
 from jaxmatch.training.shared import Shared
@@ -65,6 +66,7 @@ class Run:
         data: the training set on the devices; of a streamed set, the shapes of a step's examples.
         feed: gives the data of the next call; of a streamed set, only after :meth:`start`.
         step: the number of steps taken.
+        found: what was found where the images are; None for a run that continues.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Run:
         self.files = RunFolder(folder)
         self.source, self.split = data.source, data.split
         self.facts, self.record_of_data = facts, data.record
+        self.found = findings.find(data) if data.known is None else None
         self.checkpoints, self.started = checkpoints, started
         self.alone = shared is None  # else other runs write to the terminal, too
         mesh.check_memory(
@@ -109,6 +112,7 @@ class Run:
             config.memory_placement,
         )
         self.held_out = HeldOut(program, data)
+        self.best = BestCheckpoint(self.held_out.selection, checkpoints)
         streamed = config.data.stream
         check_step(program, 0 if streamed else self.held_out.bytes, frozen=frozen)
         self.init = jax.jit(program.init, out_shardings=program.shardings)
@@ -190,6 +194,8 @@ class Run:
             self.files.write_config(settings, facts)
             self.files.write_record(self.record_of_data)
             self.files.write_split(self.split)
+            if self.found is not None:
+                self.files.write_findings(self.found)
 
     def __enter__(self) -> Self:
         """Return itself; the end of the block closes its files."""
@@ -260,9 +266,12 @@ class Run:
             self._progress = self._opened.enter_context(progress)
         if self.program.mesh.size == 1 and on_cpu(self.program.mesh):
             self._progress.message(onednn.library().text)
+        for line in findings.lines(self.found) if self.found else ():
+            self._progress.note(line)
         if first:
             self._progress.message(f"continuing from the checkpoint of step {first}")
         lines = self._metrics.lines()
+        self.best.begin(lines)
         self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
         # Losses between the last line and a restart are lost: the next line's means omit them.
         self._interval: dict[str, list[float]] = {}
@@ -317,9 +326,10 @@ class Run:
         if self._pending is not None:
             self.collect(self._pending)
             self._pending = None
-        self.write_line(state, log=due["log"], evaluate=due["eval"])
-        if due["save"] or stop:
-            self.save(state)
+        values = self.write_line(state, log=due["log"], evaluate=due["eval"])
+        best = self.best.improved(self.step, values)
+        if due["save"] or stop or best:
+            self.save(state, best)
         if stop and not self.done:
             self.checkpoints.wait()
             raise stop(
@@ -369,8 +379,12 @@ class Run:
             "Lower optim.learning_rate or set optim.clip_norm."
         )
 
-    def write_line(self, state: TrainState, *, log: bool, evaluate: bool) -> None:
-        """Write the training metrics' means since the last line, held-out metrics, or both."""
+    def write_line(self, state: TrainState, *, log: bool, evaluate: bool) -> dict[str, float]:
+        """Write the training metrics' means since the last line, held-out metrics, or both.
+
+        Returns:
+            What was written.
+        """
         assert self._metrics is not None
         values: dict[str, float] = {}
         if log:
@@ -393,6 +407,7 @@ class Run:
             self._metrics.write(self.step, values)
             self._progress.update(self.step, values, self._images_per_second())
             self._mark, self._trained, self._evaluated = self.step, 0.0, 0.0
+        return values
 
     def _lap(self) -> float:
         """The seconds since the last call."""
@@ -416,8 +431,8 @@ class Run:
         """The held-out metrics, as ``metrics.jsonl`` names them; the last are of all images."""
         return self.held_out.evaluate(state, whole=self.done)
 
-    def save(self, state: TrainState) -> None:
-        """Save the lines so far, then a checkpoint.
+    def save(self, state: TrainState, best: Best | None = None) -> None:
+        """Save the lines so far, then a checkpoint, which ``best`` marks as the best one.
 
         Raises:
             NonFiniteError: if a parameter or statistic is not finite.
@@ -427,7 +442,7 @@ class Run:
             raise self.diverged("a parameter", self.step - 1)
         self._metrics.flush()
         self._progress.flush()
-        self.checkpoints.save(self.step, state)
+        self.checkpoints.save(self.step, state, best)
         self._lap()  # saving is no training
 
     def finish(self, state: TrainState) -> dict[str, Any]:
@@ -440,16 +455,21 @@ class Run:
             self.checkpoints.wait()
             lines = self._metrics.lines()
             self._opened.close()
+            metrics = self.held_out.report(state)
             if hosts.leader():
                 plot({self.folder.name: lines}, self.files.curves)
                 seconds = self._earlier + time.monotonic() - self.started
-                summary = self.summary(lines, state.policy, seconds)
+                summary = self.summary(lines, metrics, state.policy, seconds)
                 self.files.write_summary(summary)
             hosts.synchronize("summary written")
         return self.with_probes(state)
 
     def summary(
-        self, lines: list[dict[str, Any]], policy: PyTree, seconds: float
+        self,
+        lines: list[dict[str, Any]],
+        metrics: dict[str, dict[str, Any]],
+        policy: PyTree,
+        seconds: float,
     ) -> dict[str, Any]:
         """The content of ``summary.json``; its probes are not measured yet."""
         spec, steps, algorithm = self.program.spec, self.config.steps, self.program.algorithm
@@ -466,6 +486,8 @@ class Run:
             },
             forward_images=steps * images + refreshes * spec.unlabeled,
             seconds=seconds,
+            metrics=metrics,
+            best=self.best.found._asdict() if self.best.found else None,
         )
         if self.config.augment == "ctaugment":
             summary["ctaugment"] = ctaugment.describe(policy)

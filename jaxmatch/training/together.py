@@ -36,7 +36,7 @@ from jaxmatch.runtime.termination import Stop, termination_noted
 from jaxmatch.training.footprint import check_step
 from jaxmatch.training.run import Run
 from jaxmatch.training.shared import Shared, differing
-from jaxmatch.training.train import chosen, completed, prepare
+from jaxmatch.training.train import announce, chosen, completed, default_folder, prepare
 from jaxmatch.types import PyTree, TrainState
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
     """
     started = time.monotonic()
     check([config for config, _ in runs])
-    folders = [paths.path(given or Path("runs") / saved.run_name(c)) for c, given in runs]
+    folders = [paths.path(given or default_folder(c)) for c, given in runs]
     if len({paths.absolute(folder) for folder in folders}) < len(folders):
         raise InputError("two of the runs have the same folder; give each run its own.")
     found = [chosen(config, folder) for (config, _), folder in zip(runs, folders, strict=True)]
@@ -94,6 +94,7 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
         group = Group(list(prepared.values()))
         for run in prepared.values():
             run.record()
+        announce(list(prepared.values()))
         summaries, errors = group.train(terminated)
     _raise(errors, {run: folders[position] for position, run in prepared.items()})
     return [

@@ -15,8 +15,9 @@ from jaxmatch.config.own import with_usual_input
 from jaxmatch.config.stages import stage_folders, with_stages
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import missing
+from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
-from jaxmatch.record import run_data
+from jaxmatch.record import findings, run_data
 from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.settled import settled, standardized
@@ -51,7 +52,7 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
         DiskError: if the run folder cannot be written.
         Stopped: after SIGTERM or Ctrl-C (SIGINT), once the state is saved.
     """
-    folder = paths.path(workdir or Path("runs") / saved.run_name(config))
+    folder = paths.path(workdir or default_folder(config))
     check_place(folder)
     if place and not hosts.from_leader(RunFolder(folder).config_file.exists):
         raise InputError(
@@ -62,6 +63,11 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
         if "order" in config:
             return _train_stages(config, folder, place, terminated)
         return _train_one(config, folder, place, terminated)
+
+
+def default_folder(config: ConfigDict) -> Path:
+    """The run folder of a configuration if no other is given."""
+    return Path("runs") / saved.run_name(config)
 
 
 def chosen(
@@ -82,6 +88,7 @@ def chosen(
     """
     found, notes = settled(config, folder, place=place, stages=stages)
     check_settings(with_usual_input(found))
+    Selection.of(found)
     return found, notes
 
 
@@ -99,13 +106,15 @@ def _train_one(
         log.warning("%s is already complete.", folder)
         return done
     timed = asked.minutes and not hosts.from_leader(RunFolder(folder).config_file.exists)
-    _say([] if timed else notes)
     with Checkpoints(RunFolder(folder).checkpoints, keep=config.keep) as checkpoints:
         config, data = load(config, folder, place, kept)
         run = assemble(config, folder, data, checkpoints, started)
+        announce([run])
+        _say([] if timed else notes)
         if timed:
             seconds = 60 * asked.minutes / stages - (time.monotonic() - started)
-            steps = hosts.from_leader(lambda run=run: pace.steps(run, seconds))
+            measured = pace.steps(run, seconds)  # all processes take the steps
+            steps = hosts.from_leader(lambda: measured)
             del run  # frees its arrays
             found, notes = settled(asked, folder, place=place, stages=stages, steps=steps)
             _say(notes)
@@ -164,8 +173,7 @@ def load(
     """
     data, earlier = run_data.load(config, folder, place, kept)
     if data.known is None:
-        for text in (*data.copies(), *data.seen_by(earlier)):
-            log.warning("%s", text)
+        data = replace(data, earlier=earlier)
     return standardized(config, data.source.images), data
 
 
@@ -193,6 +201,16 @@ def assemble(
         facts = replace(facts, frozen=frozen.digests)
     program = replace(program, frozen=frozen.networks)
     return Run(config, folder, data, facts, program, frozen.variables, checkpoints, started, shared)
+
+
+def announce(runs: Sequence[Run]) -> None:
+    """Tell what was found where the images of new runs are; equal facts once."""
+    told: list[findings.Findings] = []
+    for run in runs:
+        if run.found is not None and run.found not in told:
+            told.append(run.found)
+            for line in findings.lines(run.found):
+                log.warning("%s", line)
 
 
 def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:

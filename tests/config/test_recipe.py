@@ -282,7 +282,15 @@ def test_what_does_not_identify_a_run():
     others = {key for key in flatten(defaults()) if not identifies(key)}
     assert others == {
         *("preset", "steps_per_call", "log_every", "save_every", "keep", "devices", "workers"),
-        *("memory_placement", "remat", "wandb", "data.split", "data.directory", "data.strict"),
+        *(
+            "keep_best",
+            "memory_placement",
+            "remat",
+            "wandb",
+            "data.split",
+            "data.directory",
+            "data.strict",
+        ),
     }
     assert all(identifies(f"algorithm.{name}") for name in ("threshold", "whatever"))
     assert all(map(str.strip, IDENTITY.values()))
@@ -535,6 +543,27 @@ def test_a_label_free_method_takes_no_labels(chosen):
 def test_the_last_of_two_overrides_counts():
     flags = ["--config.steps=30", "--config.steps=45"]
     assert from_flags("fixmatch:mnist5k", flags)[0].steps == 45
+
+
+def test_a_validation_set_of_an_older_run_was_balanced():
+    new = config("fixmatch:mnist5k", "--config.data.validation=50")
+    old = to_json(new)
+    del old["data"]["validation_draw"]
+    assert complete(old).data.validation_draw == "balanced"
+    (changed,) = differences(old, to_json(new))
+    assert changed == "data.validation_draw: balanced -> stratified"
+    same = config(
+        "fixmatch:mnist5k",
+        "--config.data.validation=50",
+        "--config.data.validation_draw=balanced",
+    )
+    assert not differences(old, to_json(same))
+
+
+def test_the_draw_of_no_validation_set_is_no_difference():
+    balanced = config("fixmatch:mnist5k", "--config.data.validation_draw=balanced")
+    assert not differences(to_json(config("fixmatch:mnist5k")), to_json(balanced))
+    assert run_name(balanced) == run_name(config("fixmatch:mnist5k"))
 
 
 def test_an_older_run_has_its_data_sets_defaults():
