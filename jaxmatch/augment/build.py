@@ -114,5 +114,5 @@ def _check_unused(strong: RandAugment) -> None:
         if field.name != "table" and value != field.default:
             raise InputError(
                 f"views.strong.{field.name}={value} has no effect on augment=ctaugment, which "
-                "draws all of its ops; set augment=randaugment, or leave it out."
+                "draws all of its ops; set augment=randaugment, or leave out what sets it."
             )

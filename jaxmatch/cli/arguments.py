@@ -9,7 +9,7 @@ from jaxmatch.runtime.paths import path
 RUN = "a run folder that train has written"
 STEP = "the step of the checkpoint (default: the newest)"
 DATA = "the place of the run's folder, npz file or TFDS directory, if it has moved"
-CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
+CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,views=V][,split=FILE]"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config import scaling
 from jaxmatch.config.argument import ARGUMENT_KEYS, parse_argument
 from jaxmatch.config.dotted import flatten
+from jaxmatch.config.presets import VIEWS
 from jaxmatch.config.recipe import Recipe, set_model
 from jaxmatch.config.stages import make_stages, stages_of
 from jaxmatch.errors import InputError, suggest
@@ -31,6 +32,7 @@ def config(
     labels: int | str | None = None,
     seed: int | None = None,
     preset: str | None = None,
+    views: str | None = None,
     split: str | Path | None = None,
     **overrides: Any,
 ) -> ConfigDict:
@@ -46,13 +48,14 @@ def config(
         labels: total number of labeled images, or "all".
         seed: seed of all random numbers.
         preset: code base whose settings are taken.
+        views: named augmentation (:data:`jaxmatch.config.presets.VIEWS`).
         split: file that lists the labeled images.
         overrides: values by dotted key, which win. Notes about them are logged as warnings.
 
     Raises:
         InputError: if a recipe, key or preset is unknown, or if a value cannot be read.
     """
-    chosen = {"labels": labels, "seed": seed, "preset": preset, "split": split}
+    chosen = {"labels": labels, "seed": seed, "preset": preset, "views": views, "split": split}
     words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     if words and ":" not in recipe:
         raise InputError(f"{recipe} names no data set, which comes first: {recipe}:DATA.")
@@ -68,8 +71,8 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
 
     Returns:
         The configuration and notes. There is a note for each value that ``scale=`` in the argument
-        changed (:mod:`jaxmatch.config.scaling`), for each override that contradicts the preset, and
-        for each value that turns its setting off.
+        changed (:mod:`jaxmatch.config.scaling`), for the views that it names, for each override
+        that contradicts the preset, and for each value that turns its setting off.
 
     Raises:
         InputError: if the file, a key or a value is wrong.
@@ -85,8 +88,10 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         key = override.removeprefix("--config.").partition("=")[0]
         if key not in known:
             raise InputError(f"unknown config key {key!r}; {suggest(key, known)}")
-        if key == "preset":  # an override would not set its values
-            raise InputError("a preset belongs in the argument: --config=NAME:DATA,preset=NAME.")
+        last = key.rpartition(".")[2]
+        if last in ("preset", "views_preset"):  # an override would not set its values
+            word = last.removesuffix("_preset")
+            raise InputError(f"{word} belongs in the argument: --config=NAME:DATA,{word}=NAME.")
     values = flags.FlagValues()
     # The last value of a key counts, as everywhere on command lines.
     argv = ["jaxmatch", *{override.partition("=")[0]: override for override in overrides}.values()]
@@ -97,6 +102,8 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         raise InputError(f"cannot read an override: {' '.join(str(error).split())}") from error
     chosen = config_flags.get_override_values(values["config"])
     notes = [note for note in scaled if note.split(":")[0] not in chosen]
+    named = {part.get("views_preset", ""): None for part in stages_of(result).values()}
+    notes += [f"views={name}: {VIEWS[name].meaning}" for name in named if name in VIEWS]
     for name, part in stages_of(result).items():
         prefix = f"stages.{name}." if name else ""
         own = {key.removeprefix(prefix): chosen[key] for key in chosen if key.startswith(prefix)}
@@ -164,19 +171,23 @@ def named_configs(package: Path) -> dict[str, Path]:
 
 
 def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
-    """Stages; labels and split go to those that read labels, a preset to those that have it."""
+    """Stages; labels and split go to those that read labels, a preset to those that have it.
+
+    The seed and the views go to all.
+    """
     data, chosen = parse_argument(argument)
     given = {key: [f"{key}={chosen[key]}"] if key in chosen else [] for key in ARGUMENT_KEYS}
-    seed, preset, labels = given["seed"], given["preset"], given["labels"] + given["split"]
+    common, preset = given["seed"] + given["views"], given["preset"]
+    labels = given["labels"] + given["split"]
     stages, refusals = {}, []
     for part in path.split("+"):
         module = load_module(part)
-        stage = module.get_config(",".join([data, *seed]))
+        stage = module.get_config(",".join([data, *common]))
         if "order" in stage:
             raise InputError(f"{part} consists of stages itself; name those instead, with a +.")
         if Path(part).stem in stages:
             raise InputError(f"{path} names {part} twice; a stage has a name of its own.")
-        words = [data, *seed, *(labels if ALGORITHMS[stage.algorithm.name].labeled else [])]
+        words = [data, *common, *(labels if ALGORITHMS[stage.algorithm.name].labeled else [])]
         try:
             stage = module.get_config(",".join([*words, *preset]))
         except InputError as refusal:

@@ -35,6 +35,9 @@ class Key(NamedTuple):
 KEYS: dict[str, Key] = {
     "recipe": Key("", str, "Name of the config file; the run folder's name begins with it."),
     "preset": Key("jaxmatch", str, "Code base whose settings are taken; set in the argument."),
+    "views_preset": Key(
+        "", str, "Named augmentation that is taken; set by views= in the argument."
+    ),
     # NumPy takes no larger seed.
     "seed": Key(0, Annotated[int, Range(least=0, most=2**32 - 1)], "Seed of all random numbers."),
     "steps": Key(2**20, Count, "Optimizer steps of the run."),
