@@ -200,6 +200,10 @@ class Op(NamedTuple):
     opaque: bool = False
     side: Literal[0, 1] | None = None
 
+    def unit(self, size: tuple[int, int]) -> int:
+        """The pixels of a value of 1 in images of ``size``; 1 if the value is no share."""
+        return 1 if self.side is None else size[self.side]
+
 
 _CTA = ("ctaugment",)
 _ALL = ("torchssl", "google", "simmatch", "eman", *_CTA)  # the tables of RandAugment, and CTAugment

@@ -90,8 +90,7 @@ class Table:
         """Least and largest value of an op of a continuous table, for images of ``size``."""
         op = OPS[name]
         low, high = (op.strength.weaken(bound, self.strength) for bound in op.strength.torchssl)
-        scale = 1 if op.side is None else size[op.side]
-        return low * scale, high * scale
+        return low * op.unit(size), high * op.unit(size)
 
     def value(self, name: str, level: int, size: tuple[int, int]) -> float:
         """The value of an op at a level, without its random sign, for images of ``size``."""
