@@ -11,7 +11,7 @@ RUN = "a run folder that train has written"
 STEP = "the step of the checkpoint, or best for that of keep_best (default: the newest)"
 DATA = "the place of the run's folder, npz file or TFDS directory, if it has moved"
 JSON = "print {} as JSON, for programs"
-CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
+CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,size=SIZE][,views=V][,preset=P][,split=FILE]"
 
 
 def step(text: str) -> int | str:

@@ -344,7 +344,7 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     from jaxmatch.augment.build import build_transforms
     from jaxmatch.config.stages import stages_of
     from jaxmatch.record.run_data import load_new
-    from jaxmatch.report.sheet import check_name, contact_sheet, write_sheet
+    from jaxmatch.report.sheet import check_name, contact_sheet, summarize, write_sheet
 
     check_name(arguments.output)
     *_, config = stages_of(_config(arguments)).values()
@@ -353,8 +353,10 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}
     source = load_new(config).source
     images = np.asarray(source.images[:: max(1, len(source.images) // 8)][:8])
-    write_sheet(contact_sheet(images, views, jax.random.key(config.seed)), arguments.output)
-    print(f"wrote {arguments.output}")
+    title = f"{arguments.config} on images of {images.shape[1]} x {images.shape[2]}"
+    sheet = contact_sheet(images, views, jax.random.key(config.seed), title)
+    write_sheet(sheet, arguments.output)
+    print("\n".join([*summarize(views), f"wrote {arguments.output}"]))
 
 
 COMMANDS: Mapping[str, Command] = {
