@@ -163,9 +163,10 @@ def _panel(
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, pad=10)
     axes.spines[["top", "right"]].set_visible(False)
     if not legend:
-        axes.text(
-            0.5, 0.5, "not applicable", transform=axes.transAxes, ha="center", color="#888888"
+        why = (
+            "unknown: no true labels" if _hidden(panel=curves, groups=groups) else "not applicable"
         )
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="#888888")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("#DDDDDD")
         return
@@ -188,6 +189,14 @@ def _panel(
     legend.pop("", None)
     if legend:
         axes.legend(legend.values(), legend.keys(), loc="best", fontsize=9, frameon=False)
+
+
+def _hidden(panel: Curves, groups: Mapping[str, Sequence[Lines]]) -> bool:
+    """Whether a panel is empty because no true label of an unlabeled image is known."""
+    if not panel.keys() & {"pseudo/accuracy", *_UNLABELED}:
+        return False
+    every = itertools.chain.from_iterable(itertools.chain.from_iterable(groups.values()))
+    return any("pseudo/coverage" in line for line in every)
 
 
 def _points(lines: Lines, key: str) -> dict[int, float]:
