@@ -331,7 +331,9 @@ def gather(data: Data, seed: int) -> Sets:
     gray = all((pixels == pixels[..., :1]).all() for pixels, _ in found.values())
     channels = 1 if gray else shape[2]
     flat = {
-        name: Part(pixels[..., :channels].reshape(len(pixels), -1), labels)
+        name: Part(
+            pixels[..., :channels].reshape(len(pixels), shape[0] * shape[1] * channels), labels
+        )
         for name, (pixels, labels) in found.items()
     }
     return Sets(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _INK = "#333333"
 _SOLID: dict[str, Any] = {"linestyle": "-", "linewidth": 1.8}
 _DASHED: dict[str, Any] = {"linestyle": (0, (3, 1.5)), "linewidth": 1.5}
+_BASELINE = "#777777"
+_DASHES = ((8, 2), (5, 2, 1, 2), (3, 2), (1, 1.5))  # one for each baseline
 _THIN: dict[str, Any] = {"linestyle": "-", "linewidth": 0.8, "alpha": 0.75}
 _ONE_OF_SEVERAL = {"linewidth": 0.8, "alpha": 0.45}  # a seed under its group's mean
 _MEAN = {"linewidth": 2.4}
@@ -81,7 +84,9 @@ def plot(runs: Mapping[str, Lines], path: str | Path) -> None:
         ) from error
 
 
-def comparison(groups: Mapping[str, Sequence[Lines]]) -> bytes:
+def comparison(
+    groups: Mapping[str, Sequence[Lines]], levels: Mapping[str, float] = MappingProxyType({})
+) -> bytes:
     """A PNG of pseudo-label accuracy, coverage, unlabeled and test accuracy.
 
     A group has one color: a thin line for each run, and a bold line for their mean at the steps
@@ -89,8 +94,9 @@ def comparison(groups: Mapping[str, Sequence[Lines]]) -> bytes:
 
     Args:
         groups: {label: metrics lines of each run}; test accuracy has the key :data:`REPORTED`.
+        levels: {legend: test accuracy} of baselines, drawn as horizontal dashed lines.
     """
-    return _figure(groups, _COMPARISON, 2, (6.5, 4.2))
+    return _figure(groups, _COMPARISON, 2, (6.5, 4.2), levels)
 
 
 def losses(groups: Mapping[str, Sequence[Lines]]) -> bytes:
@@ -111,8 +117,12 @@ def _figure(
     panels: Mapping[str, Curves],
     columns: int,
     inches: tuple[float, float],
+    levels: Mapping[str, float] = MappingProxyType({}),
 ) -> bytes:
-    """A PNG of ``panels``, {title: curves}, above a common legend; ``inches``: size of a panel."""
+    """A PNG of ``panels``, {title: curves}, above a common legend; ``inches``: size of a panel.
+
+    ``levels`` are drawn in the panel of test accuracy.
+    """
     rows = math.ceil(len(panels) / columns)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)  # inches
     size = (inches[0] * columns, inches[1] * rows)
@@ -126,7 +136,7 @@ def _figure(
             axes.set_axis_off()
         else:
             title, curves = panel
-            _panel(axes, title, curves, groups, colors)
+            _panel(axes, title, curves, groups, colors, levels if REPORTED in curves else {})
     handles = [Line2D([], [], color=color, linewidth=2.5) for color in colors.values()]
     longest = max(map(len, groups), default=0)
     figure.legend(
@@ -147,6 +157,7 @@ def _panel(
     curves: Curves,
     groups: Mapping[str, Sequence[Lines]],
     colors: Mapping[str, Any],
+    levels: Mapping[str, float],
 ) -> None:
     legend = {}
     for label, runs in groups.items():
@@ -187,6 +198,8 @@ def _panel(
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     legend.pop("", None)
+    for (text, level), dashes in zip(levels.items(), itertools.cycle(_DASHES), strict=False):
+        legend[text] = axes.axhline(level, color=_BASELINE, linestyle=(0, dashes), linewidth=1.2)
     if legend:
         axes.legend(legend.values(), legend.keys(), loc="best", fontsize=9, frameon=False)
 
