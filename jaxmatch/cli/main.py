@@ -195,8 +195,15 @@ def _probe(arguments: argparse.Namespace) -> None:
         knn=both or arguments.knn,
         linear=both or arguments.linear,
         place=arguments.data,
+        all_labels=arguments.all_labels,
         **most,
     )
+    if found.get("all_labels") and not arguments.all_labels:
+        print(
+            "jaxmatch: note: the run saw no labels, so the probes learned from all "
+            f"{found['labels']:,} known labels of its training images.",
+            file=sys.stderr,
+        )
     print(json.dumps(found))
 
 

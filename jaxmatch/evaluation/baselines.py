@@ -30,6 +30,7 @@ from jaxmatch.data import splits
 from jaxmatch.data.lazy import READ, Images, LazyImages
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.comparison import TITLES
+from jaxmatch.evaluation.probe import smallest_class
 from jaxmatch.record import run_data
 from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
@@ -245,18 +246,6 @@ def _label_spreading(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
     model.fit(train, labels)
     settings = f"principal components, graph of {neighbours} neighbors, alpha=0.8"
     return lambda pixels: model.predict(reduce(pixels)), settings
-
-
-def smallest_class(labels: np.ndarray) -> int:
-    """The number of examples of the class with the fewest, of those that occur in ``labels`` [n].
-
-    Unknown labels (-1) do not count. It is the largest sensible number of neighbors: with more
-    votes, images of other classes outvote all of that class.
-
-    >>> smallest_class(np.array([0, 0, 0, 2, 2, -1]))
-    2
-    """
-    return int(np.unique(labels[labels >= 0], return_counts=True)[1].min())
 
 
 def _components(sets: Sets, seed: int) -> Classify:

@@ -58,7 +58,7 @@ _COMPARISON: dict[str, Curves] = {
     "Unlabeled accuracy": _UNLABELED,
     "Test accuracy": {
         REPORTED: ("reported network", _SOLID),
-        "probe/knn": ("nearest neighbors of label-free features", _DASHED),
+        "probe/knn": ("nearest neighbors with all labels, label-free", _DASHED),
     },
 }
 

@@ -27,7 +27,7 @@ _SHARES = {
     "pseudo/accuracy": "pseudo-label accuracy",
     "contrastive/accuracy": "positives found",
     "test/teacher/accuracy": "teacher accuracy",
-    "probe/knn": "k-NN accuracy",
+    "probe/knn": "k-NN accuracy with all labels",
 }
 
 
