@@ -9,10 +9,11 @@ import numpy as np
 from jaxmatch.data import images as image_files
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
+from jaxmatch.data.images import Fitting
 from jaxmatch.data.lazy import Files, Images, LazyImages
 from jaxmatch.data.listing import TABLE, UNLABELED, Listing, current_labels, find
 from jaxmatch.data.record import Listed, Record
-from jaxmatch.data.source import Reading, Source
+from jaxmatch.data.source import Reading, Source, Survey
 from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
 
@@ -40,7 +41,7 @@ def load(place: str, reading: Reading) -> Source:
     if inherited and not found.test:
         _check_apart(inherited, [names[row] for row in kept])
     test = found.test or inherited
-    images, used, sizes, hashes = _read(found.root, names, range(len(names)), reading)
+    images, used, sizes, hashes, survey = _read(found.root, names, range(len(names)), reading)
     readable = np.isin(np.arange(len(names)), used)
     if test is None:
         held_out = _draw_test(labels, readable, kept, len(classes), reading.seed)
@@ -58,7 +59,7 @@ def load(place: str, reading: Reading) -> Source:
         ends=reading.stream,
         aliases=found.aliased,
     )
-    source = _source(place, found.root, classes, listed, images, used)
+    source = _source(place, found.root, classes, listed, images, used, survey)
     for position in set(range(len(classes))) - set(source.labels.tolist()):
         raise InputError(f"Class {classes[position]!r} of {place} has no readable image.")
     if not (reading.label_free or len(source.test_images)):
@@ -96,10 +97,10 @@ def load_recorded(
     used = sorted({*listed.training.tolist(), *listed.test})
     if needed is not None:
         reading = replace(reading, stream=True)
-    images, readable, *_ = _read(root, listed.names, used, reading, known=listed)
+    images, readable, _, _, survey = _read(root, listed.names, used, reading, known=listed)
     if len(readable) < len(used):
         raise InputError(f"Some images of {place} were readable before, and are not now.")
-    return _source(place, root, record.classes, listed, images, used)
+    return _source(place, root, record.classes, listed, images, used, survey)
 
 
 def _classes(found: Listing) -> tuple[str, ...]:
@@ -148,6 +149,7 @@ def _source(
     listed: Listed,
     images: Images,
     used: Sequence[int],
+    survey: Survey,
 ) -> Source:
     """The source of ``images``, which belong to the rows ``used``."""
     rows = np.array(used, np.int64)
@@ -165,6 +167,7 @@ def _source(
         aliases=listed.aliases,
         location=str(paths.absolute(root)),
         listed=listed,
+        survey=survey,
     )
 
 
@@ -174,26 +177,39 @@ def _read(
     rows: Sequence[int],
     reading: Reading,
     known: Listed | None = None,
-) -> tuple[Images, list[int], tuple[int, ...], tuple[str, ...]]:
+) -> tuple[Images, list[int], tuple[int, ...], tuple[str, ...], Survey]:
     """Read ``rows``: their readable images, the rows of these, and sizes and hashes of all names.
 
-    If ``known`` is given, the sizes and hashes are its own.
+    If ``known`` is given, the sizes and hashes are its own. The survey of images that stay on disk
+    is empty.
     """
     side = reading.image_size or image_files.DEFAULT_SIZE
     size = (side, side)
     if reading.stream:
         files = Files(root=paths.absolute(root), paths=tuple(names))
         lazy = LazyImages(
-            records=files, rows=np.array(rows, np.int64), size=size, share=reading.share
+            records=files,
+            rows=np.array(rows, np.int64),
+            size=size,
+            share=reading.share,
+            levels=reading.levels,
         )
         if known is not None:
-            return lazy, list(rows), known.sizes, known.hashes
+            return lazy, list(rows), known.sizes, known.hashes, Survey()
         sizes = tuple(paths.size(root / name) for name in names)
-        return lazy, list(rows), sizes, ("",) * len(names)
-    found = image_files.read_files([root / names[row] for row in rows], size, reading.share)
+        return lazy, list(rows), sizes, ("",) * len(names), Survey()
+    found = image_files.read_files(
+        [root / names[row] for row in rows],
+        Fitting(size=size, share=reading.share),
+        reading.levels,
+        [names[row] for row in rows],
+    )
     found.complain(reading.strict)
     used = [row for row, readable in zip(rows, found.readable, strict=True) if readable]
-    return found.images, used, found.sizes, found.hashes
+    survey = Survey(
+        left_out=found.left_out, notes=found.notes, sizes=found.sizes_found, modes=found.modes
+    )
+    return found.images, used, found.sizes, found.hashes, survey
 
 
 def _draw_test(

@@ -6,9 +6,11 @@ A new kind of source is a file with its loader and one line of the table.
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from jaxmatch.data import builtin, folder, npz
 from jaxmatch.data import images as image_files
-from jaxmatch.data.lazy import LazyImages
+from jaxmatch.data.images import Fitting, Native, Size
 from jaxmatch.data.record import Record, check_parts
 from jaxmatch.data.source import UNLABELED_PART, Reading, Source
 from jaxmatch.errors import InputError, suggest
@@ -31,6 +33,7 @@ class Scheme:
         examples: names for messages; they contain a colon if the scheme has places.
         is_path: the place is the path of a file or folder.
         streams: the images can stay on disk until they are read.
+        native: how the source makes its images from smaller ones, if it does.
     """
 
     load: Load
@@ -38,6 +41,7 @@ class Scheme:
     examples: tuple[str, ...]
     is_path: bool = False
     streams: bool = False
+    native: Native | None = None
 
 
 def _load_tfds(place: str, reading: Reading) -> Source:
@@ -59,8 +63,8 @@ def _load_recorded_tfds(
 
 
 SOURCES = {
-    "mnist5k": Scheme(load=builtin.mnist5k, examples=("mnist5k",)),
-    "digits": Scheme(load=builtin.digits, examples=("digits",)),
+    "mnist5k": Scheme(load=builtin.mnist5k, examples=("mnist5k",), native=builtin.MNIST5K),
+    "digits": Scheme(load=builtin.digits, examples=("digits",), native=builtin.DIGITS),
     "npz": Scheme(load=npz.load, examples=("npz:FILE",), is_path=True),
     "folder": Scheme(
         load=folder.load,
@@ -116,7 +120,7 @@ def load(name: str, reading: Reading) -> Source:
             f"{name} has labeled training images of fewer than two classes, and a classifier needs "
             "at least two."
         )
-    return _resized(source, reading.image_size)
+    return source if scheme.streams else _resized(source, reading)
 
 
 def load_recorded(
@@ -157,12 +161,25 @@ def load_recorded(
     return source
 
 
-def _resized(source: Source, image_size: int | None) -> Source:
-    images, test_images = source.images, source.test_images
-    if image_size is None or isinstance(images, LazyImages) or isinstance(test_images, LazyImages):
-        return source
+def fitting(name: str, size: Size, share: float) -> Fitting:
+    """How a user's picture becomes an image like those of a source.
+
+    Args:
+        name: of the source.
+        size: height and width of the images.
+        share: the share of the sides that a centre crop keeps.
+    """
+    return Fitting(size=size, share=share, native=scheme_of(name).native)
+
+
+def _resized(source: Source, reading: Reading) -> Source:
+    """A source of arrays with images of the size that ``reading`` asks for."""
+    images, test_images, side = source.images, source.test_images, reading.image_size
+    assert isinstance(images, np.ndarray)
+    assert isinstance(test_images, np.ndarray)
+    size = (side, side) if side else (images.shape[1], images.shape[2])
     return replace(
         source,
-        images=image_files.resize(images, (image_size, image_size)),
-        test_images=image_files.resize(test_images, (image_size, image_size)),
+        images=image_files.resize(images, size, reading.share),
+        test_images=image_files.resize(test_images, size, reading.share),
     )
