@@ -103,10 +103,9 @@ def as_begun(config: ConfigDict, old: Mapping[str, Any]) -> ConfigDict:
     A setting that is newer than the run keeps the run's behaviour, unless another value than the
     default is given.
     """
-    usual = ConfigDict(defaults())
-    found = config.copy_and_resolve_references()
+    found, usual, given = config.copy_and_resolve_references(), flatten(defaults()), flatten(config)
     for key in _missing(old):
-        if flatten(config).get(key) == flatten(usual)[key]:
+        if key in given and tuple(given[key]) == usual[key]:
             put(found, key, tuple(BEFORE[key]))
     return found
 
@@ -147,6 +146,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
     Settings that ``old`` lacks have their defaults.
     """
+    new = to_json(as_begun(ConfigDict(new), old))
     old = to_json(complete(old))
     mine, other = identity(old), identity(new)
     flat_old, flat_new = flatten(old), flatten(new)
@@ -159,6 +159,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether one of the paths of :data:`PLACES` has changed."""
+    new = to_json(as_begun(ConfigDict(new), old))
     return _with_places(to_json(complete(old))) != _with_places(new)
 
 

@@ -54,9 +54,12 @@ BRANDS = {
     b"crx ": "camera raw files",
     **dict.fromkeys((b"isom", b"iso2", b"mp41", b"mp42", b"qt  ", b"M4V ", b"3gp4"), "videos"),
 }
-CUT = ("truncat", "not enough image data", "incomplete header", "reached eof", "unexpected end")
+# Words in errors of Pillow about content that ends too early, and about kinds it does not decode.
+OTHER_KIND = ("unknown pixel mode", "samples per pixel", "unsupported", "unknown data organization")
+CUT = ("truncat", "not enough image data", "incomplete header", "reached eof", "requires a buffer")
 # Markers of a JPEG's segments that decoding needs; APP14 tells the colors.
 JPEG_APP0, JPEG_APP14, JPEG_APP15, JPEG_COMMENT, JPEG_SCAN = 0xE0, 0xEE, 0xEF, 0xFE, 0xDA
+TIFF_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes of a value by its type
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 ONE_PICTURE = ("MPO", "PSD")  # their further frames are previews and layers
@@ -77,12 +80,14 @@ class Unreadable(InputError):
 
     Attributes:
         reason: why, in a few words that many files share, such as "truncated".
+        detail: more about this file; empty if there is no more to say.
     """
 
-    def __init__(self, reason: str, detail: str = ""):
-        """Make the error; ``detail`` is about this file only."""
-        super().__init__(f"{reason} ({detail})" if detail else reason)
-        self.reason = reason
+    def __init__(self, reason: str, detail: str = "", name: object = ""):
+        """Make the error; ``detail`` is about this file only, ``name`` is that of the file."""
+        text = f"{reason} ({detail})" if detail else reason
+        super().__init__(f"Cannot read {name} as an image: {text}." if name else text)
+        self.reason, self.detail = reason, detail
 
 
 class Decoded(NamedTuple):
@@ -188,14 +193,17 @@ def _unidentified(content: bytes, formats: tuple[str, ...]) -> Unreadable:
     """The error for content that Pillow does not identify."""
     for name in formats:
         factory, accept = Image.OPEN[name]
-        accepted = accept is not None and accept(content[:16])
+        accepted = False
+        with contextlib.suppress(IndexError, struct.error):  # fewer bytes than any head
+            accepted = accept is not None and accept(content[:16])
         if isinstance(accepted, str):  # Pillow was built without the decoder
             return Unreadable(no_decoder(name), accepted)
         if accepted:
             try:
                 factory(io.BytesIO(content), "")
             except Exception as error:
-                if "unknown pixel mode" in str(error) or isinstance(error, KeyError):
+                other = any(word in str(error).lower() for word in OTHER_KIND)
+                if other and not _is_cut(content):
                     return Unreadable(no_decoder(f"this kind of {name}"), str(error))
                 return Unreadable(_reason(content, error), str(error))
     return Unreadable(NOT_IMAGE)
@@ -225,8 +233,7 @@ def _is_cut(content: bytes) -> bool:
     if content[4:8] in (b"ftyp", b"jP  "):
         return length < _end_of_boxes(content)
     if content.startswith((b"II*\0", b"MM\0*")):
-        order = "<" if content.startswith(b"II") else ">"
-        return length < 8 or length < struct.unpack(order + "I", content[4:8])[0] + 2
+        return length < _end_of_tiff(content)
     return False
 
 
@@ -236,6 +243,25 @@ def _end_of_icons(content: bytes) -> int:
     for place in range(6, 6 + 16 * int.from_bytes(content[4:6], "little"), 16):
         entry = content[place + 8 : place + 16]
         ends.append(sum(struct.unpack("<II", entry)) if len(entry) == 8 else place + 16)
+    return max(ends)
+
+
+def _end_of_tiff(content: bytes) -> int:
+    """The length that the first directory of a TIFF asks for."""
+    order = "<" if content.startswith(b"II") else ">"
+    if len(content) < 8:
+        return 8
+    (place,) = struct.unpack(order + "I", content[4:8])
+    entries = place + 2
+    if len(content) < entries:
+        return entries
+    (count,) = struct.unpack(order + "H", content[place:entries])
+    ends = [entries + 12 * count]
+    for _, kind, number, value in struct.iter_unpack(
+        order + "HHII", content[entries : ends[0]][: (len(content) - entries) // 12 * 12]
+    ):
+        size = number * TIFF_SIZES.get(kind, 1)
+        ends.append(value + size if size > 4 else 0)
     return max(ends)
 
 
@@ -249,7 +275,7 @@ def _end_of_boxes(content: bytes) -> int:
         if size < 8:  # 0 is the last box, which ends with the file
             return place + 8
         place += size
-    return place
+    return place + 8 if place < len(content) else place
 
 
 def _undecoded(content: bytes) -> str:
@@ -260,7 +286,8 @@ def _undecoded(content: bytes) -> str:
     if content[4:8] == b"ftyp":
         end = min(int.from_bytes(content[:4], "big"), len(content), 256)
         brands = [content[place : place + 4] for place in (8, *range(16, end, 4))]
-        return next((BRANDS[brand] for brand in brands if brand in BRANDS), "")
+        name = next((BRANDS[brand] for brand in brands if brand in BRANDS), "")
+        return "" if name in Image.OPEN else name
     text = content[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"<svg") or (text.startswith((b"<?xml", b"<!--")) and b"<svg" in text):
         return "SVG"

@@ -134,7 +134,7 @@ def decode(file: Path | bytes, levels: Levels = DEFAULT) -> Image.Image:
         return examine(content_of(file), levels).image
     except Unreadable as error:
         name = "an encoded image" if isinstance(file, bytes) else file
-        raise Unreadable(error.reason, f"cannot read {name} as an image: {error}") from error
+        raise Unreadable(error.reason, error.detail, name) from error
 
 
 def content_of(file: Path | bytes) -> bytes:

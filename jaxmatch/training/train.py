@@ -103,6 +103,9 @@ def prepare(
     Raises:
         InputError: if anything cannot work, as far as that is known without tracing a step.
     """
+    begun = hosts.from_leader(lambda: RunFolder(folder).read_config())
+    if begun is not None:
+        config = saved.as_begun(config, begun)
     data, earlier = run_data.load(config, folder, place, kept)
     if data.known is None:
         for text in (*data.copies(), *data.seen_by(earlier)):
