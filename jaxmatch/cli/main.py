@@ -19,6 +19,7 @@ from jaxmatch.runtime.paths import check_output, write_output
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
+    from rich.console import RenderableType
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -126,7 +127,7 @@ def _train(arguments: argparse.Namespace) -> None:
             logging.disable(logging.WARNING)
     summary = train(config, arguments.workdir, arguments.data)
     if hosts.leader():
-        _print_summary(summary)
+        _print_end(arguments, config, summary)
 
 
 def _train_together(runs: Sequence[argparse.Namespace]) -> None:
@@ -137,17 +138,44 @@ def _train_together(runs: Sequence[argparse.Namespace]) -> None:
             raise InputError(f"several processes train one run at a time; leave out {AND}.")
         if run.data:
             raise InputError(f"--data works for one run at a time; leave out {AND}.")
-    for summary in together.train([(_config(run), run.workdir) for run in runs]):
-        _print_summary(summary)
+    configs = [_config(run) for run in runs]
+    pairs = [(config, run.workdir) for config, run in zip(configs, runs, strict=True)]
+    summaries = together.train(pairs)
+    for run, config, summary in zip(runs, configs, summaries, strict=True):
+        run.json = runs[0].json
+        _print_end(run, config, summary)
 
 
-def _print_summary(summary: Mapping[str, Any]) -> None:
-    print(json.dumps({key: value for key, value in summary.items() if key != "ctaugment"}))
+def _print_end(run: argparse.Namespace, config: "ConfigDict", summary: Mapping[str, Any]) -> None:
+    """Print the summary of a finished run as JSON, or what it says and what to do next."""
+    from jaxmatch.report.scores import ending
+    from jaxmatch.training.train import default_folder
+
+    if run.json:
+        print(json.dumps({key: value for key, value in summary.items() if key != "ctaugment"}))
+    else:
+        print("\n".join(ending(run.workdir or default_folder(config), summary)))
+
+
+def _show(content: "RenderableType") -> None:
+    """Print tables to stdout: 80 columns wide where that is no terminal."""
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack letters of class names
+        sys.stdout.reconfigure(errors="backslashreplace")
+    console = Console(highlight=False, emoji=False, markup=False)
+    with console.capture() as captured:
+        console.print(content)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from jaxmatch.evaluation.classifier import load
+    import numpy as np
+
+    from jaxmatch.data.lazy import Images
+    from jaxmatch.evaluation.classifier import NETWORKS, load
     from jaxmatch.record.run_data import load_recorded
+    from jaxmatch.report.scores import scores
 
     classifier = load(arguments.workdir, arguments.step)
     if not classifier.program.algorithm.labeled:
@@ -155,14 +183,22 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"{arguments.workdir} was trained without labels and has no classifier; use jaxmatch "
             "probe."
         )
-    source = load_recorded(
-        classifier.config, classifier.folder, place=arguments.data, needed="held"
-    ).source
-    result = {"step": classifier.step, "evaluated": classifier.program.algorithm.evaluated}
-    for network in ("teacher", "student"):
-        scores = classifier.score(source.test_images, source.test_labels, network)
-        result[network] = scores["accuracy"]
-    print(json.dumps(result))
+    data = load_recorded(classifier.config, classifier.folder, place=arguments.data, needed="held")
+
+    def measured(images: Images, labels: np.ndarray) -> dict[str, Any]:
+        return {name: classifier.score(images, labels, name) for name in NETWORKS}
+
+    found = {
+        "step": classifier.step,
+        "evaluated": classifier.program.algorithm.evaluated,
+        **measured(data.source.test_images, data.source.test_labels),
+    }
+    if data.validation_images is not None and data.validation_labels is not None:
+        found["validation"] = measured(data.validation_images, data.validation_labels)
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        _show(scores(found))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -278,9 +314,13 @@ def _describe(arguments: argparse.Namespace) -> None:
         return
     if arguments.config is None:
         raise InputError("describe needs --config=NAME:DATA, or --keys to list the keys.")
-    from jaxmatch.report.describe import describe
+    from jaxmatch.report.describe import describe, page
 
-    print(json.dumps(describe(_config(arguments)), indent=2))
+    found = describe(_config(arguments))
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        _show(page(found, arguments.config))
 
 
 def _describe_keys(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from jaxmatch.config import scaling
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.errors import InputError, suggest
 
-ARGUMENT_KEYS = ("labels", "seed", "preset", "split")
+ARGUMENT_KEYS = ("labels", "seed", "preset", "split", "size")
 
 
 def parse_argument(argument: str) -> tuple[str, dict[str, str]]:

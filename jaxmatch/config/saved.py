@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import defaults, field_defaults
+from jaxmatch.config.own import AUTO
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.config.recipe import set_model
 from jaxmatch.config.stages import stages_of
@@ -31,6 +32,8 @@ IDENTITY = {
     "optim": "the steps of the optimizer",
     "ema": "the teacher",
     "seed": "all random numbers, with the order of the images",
+    "size": "the settings that it chooses",
+    "minutes": "the steps",
     "steps": "schedules and ramps",
     "eval_every": "mean_20, median_20 and best, which run over evaluations",
     "dtype": "the rounding of activations",
@@ -41,7 +44,9 @@ IDENTITY = {
     "init_heads": "the first weights",
     "data.name": "the images; of files only the kind, since the run records their content",
     "data.labels": "which images are labeled; not data.split, since the run records its split",
+    "data.eval_images": "which images the accuracies of a run are measured on",
     "data.validation": "which images are held back",
+    "data.validation_draw": "which images are held back",
     "data.include_labeled": "which images are unlabeled",
     "data.extra": "which images are unlabeled",
     "data.batch_size": "the images of a step",
@@ -75,6 +80,8 @@ def complete(values: Mapping[str, Any]) -> ConfigDict:
         usual.algorithm = ConfigDict(field_defaults(ALGORITHMS[values["algorithm"]["name"]]))
     if "model" in values and values["model"].get("name") in MODELS:
         set_model(usual, values["model"]["name"])
+    if values.get("data", {}).get("validation"):
+        usual.data.validation_draw = "balanced"  # the only draw before the key existed
     known = flatten(usual)
     for key, value in DATASETS.get(values.get("data", {}).get("name"), {}).items():
         if key in known:
@@ -115,6 +122,16 @@ def _missing(values: Mapping[str, Any]) -> list[str]:
     return [key for key in BEFORE if "data" in values and key not in flatten(values)]
 
 
+def filled(config: ConfigDict, old: Mapping[str, Any]) -> ConfigDict:
+    """A copy of ``config`` whose open settings have the values of a saved configuration."""
+    config, known = config.copy_and_resolve_references(), flatten(complete(old))
+    for key, value in flatten(config).items():
+        if (value is None or (key == "size" and value == AUTO)) and key in known:
+            value = known[key]
+            put(config, key, tuple(value) if isinstance(value, list) else value)
+    return config
+
+
 def identifies(key: str) -> bool:
     """Whether the setting with a dotted key identifies a run (:data:`IDENTITY`)."""
     return _listed(key, IDENTITY)
@@ -130,6 +147,8 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in flatten(values).items() if identifies(key)}
     if "data.name" in found:
         found["data.name"] = data_kind(found["data.name"])
+    if not found.get("data.validation"):
+        found.pop("data.validation_draw", None)  # it has no effect
     if "init_from" in found:
         found["init_from"] = _absolute("init_from", found["init_from"])
     return found

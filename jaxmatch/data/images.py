@@ -1,9 +1,10 @@
 """Turns image files into uint8 arrays of one size: scaled, centre cropped, three channels."""
 
 import hashlib
+import io
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from jaxmatch.data.levels import DEFAULT, SIXTEEN_BITS, Levels, Span, to_rgb
 from jaxmatch.errors import InputError, some
 from jaxmatch.runtime import paths
 
+LOOKED_AT = 100  # images whose sizes tell those of a data set
 DEFAULT_SIZE = 32  # for images without a common size; the size of the CIFAR networks
 
 Size = tuple[int, int]  # height, width
@@ -201,6 +203,24 @@ def resize(images: np.ndarray, size: Size, share: float = 1.0) -> np.ndarray:
     for number, image in enumerate(images):
         resized[number] = np.asarray(fit(Image.fromarray(image), size, share))
     return resized
+
+
+def sizes(files: Iterable[Path | bytes]) -> list[tuple[int, int]]:
+    """(height, width) of the readable images among ``files``; only their headers are read.
+
+    Raises:
+        InputError: if there is no readable image.
+    """
+    found = []
+    for file in files:
+        try:
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+                found.append((image.height, image.width))
+        except Exception:
+            continue
+    if not found:
+        raise InputError("There are no readable images among the given files.")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

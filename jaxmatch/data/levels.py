@@ -97,7 +97,7 @@ class Rgb(NamedTuple):
 
 # The kind of the pixels of a mode of Pillow, without its transparency; other modes have their name.
 KINDS = {
-    "1": "1-bit",
+    "1": "black and white",
     **dict.fromkeys(("L", "LA", "La"), "gray"),
     **dict.fromkeys(("P", "PA"), "palette"),
     **dict.fromkeys(("RGBA", "RGBa", "RGBX"), "RGB"),

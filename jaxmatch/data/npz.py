@@ -58,6 +58,18 @@ def load(place: str, reading: Reading) -> Source:
     )
 
 
+def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
+    """(height, width) of the images of a file.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    for key, array in _read(place).items():
+        if key.startswith("x_") and array.ndim in (3, 4):
+            return [(array.shape[1], array.shape[2])]
+    raise InputError(f"{place} has no images [n h w] or [n h w c] under a name such as x_train.")
+
+
 def _read(place: str) -> dict[str, np.ndarray]:
     try:
         path = paths.path(place).expanduser()

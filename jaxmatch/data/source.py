@@ -97,6 +97,9 @@ class Source:
     rows: np.ndarray  # [n] int64 position of each training image in the source's storage order
     test_images: Images  # [m h w 3] uint8
     test_labels: np.ndarray  # [m] int32
+    # A validation set that the source itself has: [v h w 3] uint8, [v] int32; else none.
+    validation_images: Images = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
+    validation_labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     names: tuple[str, ...] = ()  # of all images in storage order; empty if they have none
     aliases: Mapping[str, int] = field(default_factory=dict)  # the row of each further name
     location: str = ""  # absolute path of the folder or file; empty for data inside a package

@@ -83,6 +83,26 @@ def load(place: str, reading: Reading) -> Source:
     )
 
 
+def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
+    """(height, width) of the images of a prepared set, of some if they differ.
+
+    Raises:
+        InputError: as :func:`load`.
+    """
+    builder = _builder(place, reading.directory)
+    image = builder.info.features.get("image")
+    if image is None:
+        raise InputError(
+            f"tfds:{place} has no feature `image`, only {list(builder.info.features)}."
+        )
+    height, width = image.shape[:2]
+    if height and width:
+        return [(height, width)]
+    images, _, _ = _lazy(builder, ["train"], (1, 1), reading)
+    rows = range(0, len(images), max(1, len(images) // image_files.LOOKED_AT))
+    return image_files.sizes(images.records.read(row) for row in rows)
+
+
 def load_recorded(record: Record, place: str, reading: Reading) -> Source:
     """Read the set of a run again, in the version that the run read.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from jaxmatch.config.saved import complete
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluation.forward import Answers, make_predict
-from jaxmatch.evaluation.metrics import score
+from jaxmatch.evaluation.metrics import evaluation
 from jaxmatch.program import Program
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime.checkpoint import Checkpoints
@@ -73,12 +73,12 @@ class Classifier:
         found = np.where(readable[:, None], found, np.float32(np.nan))
         return Predictions(np.where(readable, found.argmax(-1), -1), found.max(-1), found)
 
-    def score(self, images: Images, labels: np.ndarray, network: str = "") -> dict[str, float]:
+    def score(self, images: Images, labels: np.ndarray, network: str = "") -> dict[str, Any]:
         """All metrics (:mod:`jaxmatch.evaluation.metrics`), by name, for true ``labels`` [n].
 
         Unreadable images do not count. Images and errors are those of :meth:`predict`.
         """
-        return score(self._answers(images, network), labels)
+        return evaluation(self._answers(images, network), labels, self.classes)
 
     def _answers(self, images: Images, network: str) -> Answers:
         if not isinstance(images, LazyImages):
@@ -98,8 +98,10 @@ class Classifier:
         return make_predict(self.program)(self.variables(network), images)
 
 
-def load(workdir: str | Path, step: int | None = None) -> Classifier:
+def load(workdir: str | Path, step: int | str | None = None) -> Classifier:
     """Load the newest checkpoint of a run, or that of ``step``; no configuration file is executed.
+
+    ``step="best"`` loads the checkpoint that ``config.keep_best`` chose.
 
     Raises:
         InputError: if ``workdir`` is not a run folder or has no such checkpoint.

@@ -78,10 +78,10 @@ def test_table_of_labels(tmp_path):
     source = load(tmp_path)
     assert source.classes == ("a", "b")
     np.testing.assert_array_equal(np.bincount(source.test_labels), [1, 1])
-    np.testing.assert_array_equal(source.labels[-3:], [-1, -1, -1])
-    assert levels(source.images)[-3:] == [6, 7, 250]
+    np.testing.assert_array_equal(source.labels[-5:], [-1] * 5)
+    assert levels(source.images)[-5:] == [6, 7, 8, 9, 250]
     np.testing.assert_array_equal(
-        source.labels[:-3], [value % 2 for value in levels(source.images)[:-3]]
+        source.labels[:-5], [value % 2 for value in levels(source.images)[:-5]]
     )
 
 
@@ -192,7 +192,7 @@ def test_the_background_reaches_the_images(tmp_path, stream):
 def test_fewer_than_two_classes_serve_label_free_methods_only(tmp_path):
     picture(tmp_path / "0.png", 0)
     picture(tmp_path / "1.png", 1)
-    with pytest.raises(InputError, match=r"too few|fewer than two"):
+    with pytest.raises(InputError, match="has images but no labels"):
         load(tmp_path)
     source = load(tmp_path, label_free=True)
     assert source.classes == ()
@@ -229,7 +229,7 @@ def test_empty_folders_and_single_images(tmp_path):
     [
         ("path,label\nnone.png,a\n", r"names none\.png, but there is no such file"),
         ("path,label\n0.png,a\n./0.png,b\n", r"names 0\.png more than once"),
-        ("file,class\n0.png,a\n", "first line `path,label`"),
+        ("file,kind\n0.png,a\n", "first line `path,label`"),
         ("path,label\n0.png\n", "first line `path,label`"),
         ("path,label\n0.png,\xff\n", "Cannot read"),
     ],

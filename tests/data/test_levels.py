@@ -171,7 +171,7 @@ def test_every_kind_of_png(color, depth, transparent):
 @pytest.mark.parametrize(
     ("color", "depth", "transparent", "kind"),
     [
-        (GRAY, 1, False, "1-bit"),
+        (GRAY, 1, False, "black and white"),
         (GRAY, 8, False, "gray"),
         (GRAY, 8, True, "gray with transparency"),
         (GRAY, 16, False, "16-bit gray"),
