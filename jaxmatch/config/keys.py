@@ -23,6 +23,8 @@ from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
 from jaxmatch.settings import Count, Positive, Range, Share, Whole
 
+Level = Annotated[int, Range(least=0, most=255)]
+
 
 class Key(NamedTuple):
     """A setting that belongs to no dataclass."""
@@ -124,6 +126,16 @@ KEYS: dict[str, Key] = {
     "data.extra": Key(False, bool, "Add SVHN's extra images to the unlabeled ones."),
     "data.strict": Key(False, bool, "Stop at an image that cannot be read."),
     "data.stream": Key(False, bool, "Read images from the host in each step; for large data sets."),
+    "data.background": Key(
+        (255,),
+        tuple[Level] | tuple[Level, Level, Level] | tuple[()],
+        "Level, or levels of the channels, behind transparent pixels; () ignores transparency.",
+    ),
+    "data.white_level": Key(
+        None,
+        Count | None,
+        "Level of gray images of more than 8 bits that becomes white; None is the type's largest.",
+    ),
     "data.center_crop": Key(
         1.0, Annotated[float, Range(above=0, most=1)], "Share of an image's side in evaluations."
     ),

@@ -14,6 +14,7 @@ from jaxmatch.config.checks import check_numbers
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.data import record as records
 from jaxmatch.data import sources, splits
+from jaxmatch.data.levels import Levels
 from jaxmatch.data.record import ELSEWHERE, Record
 from jaxmatch.data.source import Reading, Source
 from jaxmatch.data.splits import Split
@@ -249,6 +250,7 @@ def reading(config: ConfigDict, directory: str) -> Reading:
         extra=data.extra,
         stream=data.stream,
         share=data.center_crop,
+        levels=Levels.of(data.background, data.white_level),
     )
 
 

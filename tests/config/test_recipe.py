@@ -14,12 +14,22 @@ from ml_collections import ConfigDict
 
 import jaxmatch
 from jaxmatch.algorithms.fixmatch import FixMatch
+from jaxmatch.config.checks import check_numbers
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.flags import from_flags, load_module, named_configs
 from jaxmatch.config.keys import defaults
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.config.recipe import make, parse_argument
-from jaxmatch.config.saved import IDENTITY, complete, differences, identifies, run_name, to_json
+from jaxmatch.config.saved import (
+    IDENTITY,
+    as_begun,
+    complete,
+    differences,
+    identifies,
+    moved,
+    run_name,
+    to_json,
+)
 from jaxmatch.errors import InputError
 from jaxmatch.settings import build_section
 
@@ -574,6 +584,36 @@ def test_an_older_run_has_its_data_sets_defaults():
     assert complete(old).views.contrast.flip == 0
     old["ema"]["decay"] = 0.5
     assert differences(old, new) == ["ema.decay: 0.5 -> 0.99"]
+
+
+def test_a_run_that_is_older_than_the_background_ignores_transparency():
+    new = config("fixmatch:folder:birds,labels=4")
+    old = to_json(new)
+    del old["data"]["background"]
+    assert list(complete(old).data.background) == []
+    assert complete(to_json(new)).data.background == [255]
+    assert as_begun(new, old).data.background == ()  # a run that goes on keeps its images
+    assert differences(old, to_json(new)) == []
+    assert not moved(old, to_json(new))
+    assert as_begun(new, to_json(new)).data.background == (255,)
+    black = config("fixmatch:folder:birds,labels=4", "--config.data.background=0")
+    assert differences(old, to_json(black)) == ["data.background: [] -> [0]"]
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("0", (0,)), ("(1,2,3)", (1, 2, 3)), ("1,2,3", (1, 2, 3)), ("()", ())]
+)
+def test_a_background_has_one_level_or_three_or_none(written, value):
+    assert (
+        config("fixmatch:mnist5k", f"--config.data.background={written}").data.background == value
+    )
+    check_numbers(config("fixmatch:mnist5k", f"--config.data.background={written}"))
+
+
+@pytest.mark.parametrize("written", ["256", "(1,2)", "-1", "0.5", "white"])
+def test_a_background_that_is_no_color_is_refused(written):
+    with pytest.raises(InputError, match=r"data\.background"):
+        check_numbers(config("fixmatch:mnist5k", f"--config.data.background={written}"))
 
 
 def test_from_python_it_is_what_the_command_line_reads(caplog):
