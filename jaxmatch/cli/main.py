@@ -107,7 +107,9 @@ def _config(arguments: argparse.Namespace) -> "ConfigDict":
     """The configuration of the arguments; notes about it go to stderr."""
     from jaxmatch.config.flags import from_flags
 
-    config, notes = from_flags(arguments.config, arguments.overrides)
+    minutes = getattr(arguments, "minutes", None)
+    given = [] if minutes is None else [f"--config.minutes={minutes}"]
+    config, notes = from_flags(arguments.config, [*arguments.overrides, *given])
     for note in notes:
         print(f"jaxmatch: note: {note}", file=sys.stderr)
     return config
@@ -395,10 +397,12 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     from jaxmatch.augment.build import build_transforms
     from jaxmatch.config.stages import stages_of
     from jaxmatch.record.run_data import load_new
+    from jaxmatch.record.settled import settled
     from jaxmatch.report.sheet import check_name, contact_sheet, summarize, write_sheet
 
     check_name(arguments.output)
-    *_, config = stages_of(_config(arguments)).values()
+    *_, asked = stages_of(_config(arguments)).values()
+    config, _ = settled(asked)
     transforms = build_transforms(config.augment, config.views)
     algorithm = build_algorithm(config.algorithm)
     views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}
