@@ -135,7 +135,7 @@ def test_a_validation_set_of_arrays_is_that_of_the_run(tmp_path):
     np.testing.assert_array_equal(again.validation_images, held["x_val"])
     assert run_data.load_recorded(config, old).validation_images is None
     arrays(file, **held | {"y_val": held["y_val"][::-1]})
-    with pytest.raises(InputError, match=r"y_validation of .* is not what the run was trained with"):
+    with pytest.raises(InputError, match=r"y_validation of .* is not what the run was"):
         run_data.load_recorded(config, new)
     assert run_data.load_recorded(config, old).validation_images is None
 
