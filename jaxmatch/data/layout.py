@@ -7,6 +7,7 @@ or beside the class folders, or are not named by the table. The names of these f
 can be read in two ways is refused.
 """
 
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,8 @@ class _Folder:
         images: names relative to it.
         sets: the folder of each set.
         others: folders with images that are no set.
+        below: for each folder of the first two levels that has images, the folders in it that have
+            some; "" stands for images directly in it.
     """
 
     path: Path
@@ -72,6 +75,7 @@ class _Folder:
     images: tuple[str, ...]
     sets: Mapping[str, str]
     others: tuple[str, ...]
+    below: Mapping[str, set[str]]
 
 
 def plan(root: Path, tree: Tree) -> Plan:
@@ -125,7 +129,7 @@ def plan(root: Path, tree: Tree) -> Plan:
 
 def _in_root(folder: _Folder, name: str) -> str:
     """A name relative to the given folder; an absolute one stays."""
-    return name if Path(name).is_absolute() else folder.inside + name
+    return name if os.path.isabs(name) else folder.inside + name
 
 
 def _folder(root: Path, tree: Tree) -> _Folder:
@@ -133,7 +137,15 @@ def _folder(root: Path, tree: Tree) -> _Folder:
 
     def at(inside: str) -> _Folder:
         images = tuple(name[len(inside) :] for name in tree.images)
-        tops = sorted({name.partition("/")[0] for name in images if "/" in name})
+        below: dict[str, set[str]] = {}
+        for name in images:
+            first, *parts = name.split("/", 3)
+            if parts:
+                below.setdefault(first, set()).add(parts[0] if len(parts) > 1 else "")
+            if len(parts) > 1:
+                second = below.setdefault(f"{first}/{parts[0]}", set())
+                second.add(parts[1] if len(parts) > 2 else "")
+        tops = sorted(name for name in below if "/" not in name)
         path = root / inside if inside else root
         return _Folder(
             path=path,
@@ -141,6 +153,7 @@ def _folder(root: Path, tree: Tree) -> _Folder:
             images=images,
             sets=_sets(path, tops),
             others=tuple(top for top in tops if not part_of(top)),
+            below=below,
         )
 
     given = folder = at("")
@@ -171,14 +184,8 @@ def _sets(path: Path, tops: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _under(folder: _Folder, top: str) -> list[str]:
-    """The names of the images in a folder, relative to that folder."""
-    return [name[len(top) + 1 :] for name in folder.images if name.startswith(f"{top}/")]
-
-
 def _has_classes(folder: _Folder, top: str) -> bool:
-    names = (name.split("/") for name in _under(folder, top))
-    return any(len(parts) > 1 and part_of(parts[0]) != "unlabeled" for parts in names)
+    return any(name and part_of(name) != "unlabeled" for name in folder.below[top])
 
 
 def _check_sets(folder: _Folder) -> None:
@@ -263,16 +270,14 @@ def _check_classes(folder: _Folder, tree: Tree) -> list[str]:
         name = "/".join(parts)
         if part_of(parts[-1]) == "unlabeled":
             continue
-        under = _under(folder, name)
-        below = sorted({each.partition("/")[0] for each in under if "/" in each})
-        _check_apart(folder, name, below)
-        nested += [f"{name}/{each}" for each in below]
-        if not under:
+        below = folder.below.get(name, set())
+        _check_apart(folder, name, below - {""})
+        nested += [f"{name}/{each}" for each in sorted(below - {""})]
+        if not below:
             notes += _without_images(folder, tree, name)
     if nested:
         notes.append(f"Folders inside a class folder are no classes of their own: {_some(nested)}.")
-    empty = sorted({parts[0] for parts in folders if part_of(parts[0])} - set(folder.sets.values()))
-    if empty := [name for name in empty if not _under(folder, name)]:
+    if empty := sorted({parts[0] for parts in folders if part_of(parts[0])} - folder.below.keys()):
         notes.append(f"The folder {_some(empty)} has no images.")
     return notes
 
@@ -329,8 +334,8 @@ def _same_classes(places: Mapping[str, Place]) -> tuple[dict[str, Place], list[s
         return unicodedata.normalize("NFC", label)
 
     written: dict[str, set[str]] = {}
-    for place in places.values():
-        written.setdefault(normal(place.label), set()).add(place.label)
+    for label in {place.label for place in places.values()}:
+        written.setdefault(normal(label), set()).add(label)
     name_of = {
         label: next(iter(labels)) if len(labels) == 1 else key
         for key, labels in written.items()
@@ -350,8 +355,10 @@ def _same_classes(places: Mapping[str, Place]) -> tuple[dict[str, Place], list[s
         if len(same) == 1:
             notes.append(f"The held-out class {label} is the training class {same[0]}.")
             name_of |= {old: same[0] for old, new in name_of.items() if new == label}
+    changed = {old for old, new in name_of.items() if old != new}
     return {
-        name: replace(place, label=name_of[place.label]) for name, place in places.items()
+        name: replace(place, label=name_of[place.label]) if place.label in changed else place
+        for name, place in places.items()
     }, notes
 
 

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from jaxmatch.data import splits
@@ -73,6 +74,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=10_000)
 def part_of(name: str) -> str:
     """The set that a folder's name or a word means: a key of the table above; "" for no set."""
     found = _PART.fullmatch(name.strip())

@@ -312,7 +312,7 @@ def test_what_is_left_out_is_listed_by_reason(tmp_path):
         "beside the folder train": ("cat/0.png", "dog/1.png"),
         "hidden": (".git/",),
         "no image (.txt)": ("cat/a.txt", "cat/b.txt"),
-        "of the operating system": ("dog/Thumbs.db",),
+        "of the system or a program": ("dog/Thumbs.db",),
         "without a class, in the folder test": ("test/2.png",),
     }
 
