@@ -1,8 +1,6 @@
 """The command line: ``jaxmatch COMMAND``."""
 
 import argparse
-import csv
-import io
 import json
 import logging
 import os
@@ -15,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from jaxmatch.cli.arguments import parser
 from jaxmatch.cli.words import AND, join_overrides, split_runs
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
-from jaxmatch.runtime.paths import check_output, write_output
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
+    from rich.console import RenderableType
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -126,7 +124,7 @@ def _train(arguments: argparse.Namespace) -> None:
             logging.disable(logging.WARNING)
     summary = train(config, arguments.workdir, arguments.data)
     if hosts.leader():
-        _print_summary(summary)
+        _print_end(arguments, config, summary)
 
 
 def _train_together(runs: Sequence[argparse.Namespace]) -> None:
@@ -137,17 +135,44 @@ def _train_together(runs: Sequence[argparse.Namespace]) -> None:
             raise InputError(f"several processes train one run at a time; leave out {AND}.")
         if run.data:
             raise InputError(f"--data works for one run at a time; leave out {AND}.")
-    for summary in together.train([(_config(run), run.workdir) for run in runs]):
-        _print_summary(summary)
+    configs = [_config(run) for run in runs]
+    pairs = [(config, run.workdir) for config, run in zip(configs, runs, strict=True)]
+    summaries = together.train(pairs)
+    for run, config, summary in zip(runs, configs, summaries, strict=True):
+        run.json = runs[0].json
+        _print_end(run, config, summary)
 
 
-def _print_summary(summary: Mapping[str, Any]) -> None:
-    print(json.dumps({key: value for key, value in summary.items() if key != "ctaugment"}))
+def _print_end(run: argparse.Namespace, config: "ConfigDict", summary: Mapping[str, Any]) -> None:
+    """Print the summary of a finished run as JSON, or what it says and what to do next."""
+    from jaxmatch.report.scores import ending
+    from jaxmatch.training.train import default_folder
+
+    if run.json:
+        print(json.dumps({key: value for key, value in summary.items() if key != "ctaugment"}))
+    else:
+        print("\n".join(ending(run.workdir or default_folder(config), summary)))
+
+
+def _show(content: "RenderableType") -> None:
+    """Print tables to stdout: 80 columns wide where that is no terminal."""
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack letters of class names
+        sys.stdout.reconfigure(errors="backslashreplace")
+    console = Console(highlight=False, emoji=False, markup=False)
+    with console.capture() as captured:
+        console.print(content)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from jaxmatch.evaluation.classifier import load
+    import numpy as np
+
+    from jaxmatch.data.lazy import Images
+    from jaxmatch.evaluation.classifier import NETWORKS, load
     from jaxmatch.record.run_data import load_recorded
+    from jaxmatch.report.scores import scores
 
     classifier = load(arguments.workdir, arguments.step)
     if not classifier.program.algorithm.labeled:
@@ -155,32 +180,39 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"{arguments.workdir} was trained without labels and has no classifier; use jaxmatch "
             "probe."
         )
-    source = load_recorded(
-        classifier.config, classifier.folder, place=arguments.data, needed="held"
-    ).source
-    result = {"step": classifier.step, "evaluated": classifier.program.algorithm.evaluated}
-    for network in ("teacher", "student"):
-        scores = classifier.score(source.test_images, source.test_labels, network)
-        result[network] = scores["accuracy"]
-    print(json.dumps(result))
+    data = load_recorded(classifier.config, classifier.folder, place=arguments.data, needed="held")
+
+    def measured(images: Images, labels: np.ndarray) -> dict[str, Any]:
+        return {name: classifier.score(images, labels, name) for name in NETWORKS}
+
+    found = {
+        "step": classifier.step,
+        "evaluated": classifier.program.algorithm.evaluated,
+        **measured(data.source.test_images, data.source.test_labels),
+    }
+    if data.validation_images is not None and data.validation_labels is not None:
+        found["validation"] = measured(data.validation_images, data.validation_labels)
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        _show(scores(found))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from jaxmatch.data.images import image_files, read_images
+    from jaxmatch.errors import some
     from jaxmatch.evaluation.classifier import load
+    from jaxmatch.evaluation.predict import check_outputs, predict
 
-    check_output(arguments.output)
-    classifier = load(arguments.workdir, arguments.step)
-    files = image_files(arguments.paths)
-    share = classifier.config.data.center_crop
-    images, readable = read_images(files, classifier.image_shape[:2], share=share)
-    found = classifier.predict(images)
-    output = io.StringIO(newline="")
-    writer = csv.writer(output)
-    writer.writerow(("path", "class", "confidence"))
-    for file, label, confidence in zip(readable, found.label, found.confidence, strict=True):
-        writer.writerow((file, classifier.classes[label], f"{confidence:.6f}"))
-    write_output(arguments.output, output.getvalue().encode("utf-8", "surrogateescape"))
+    check_outputs(arguments.output, arguments.left_out)
+    missing = predict(
+        load(arguments.workdir, arguments.step),
+        arguments.paths,
+        arguments.output,
+        probabilities=arguments.probabilities,
+        left_out=arguments.left_out,
+    )
+    for reason, names in sorted(missing.items()):
+        print(f"jaxmatch: left out {len(names):,} ({reason}): {some(names)}", file=sys.stderr)
 
 
 def _probe(arguments: argparse.Namespace) -> None:
@@ -278,9 +310,13 @@ def _describe(arguments: argparse.Namespace) -> None:
         return
     if arguments.config is None:
         raise InputError("describe needs --config=NAME:DATA, or --keys to list the keys.")
-    from jaxmatch.report.describe import describe
+    from jaxmatch.report.describe import describe, page
 
-    print(json.dumps(describe(_config(arguments)), indent=2))
+    found = describe(_config(arguments))
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        _show(page(found, arguments.config))
 
 
 def _describe_keys(arguments: argparse.Namespace) -> None:

@@ -31,6 +31,7 @@ from jaxmatch.config.flags import from_flags, load_module
 from jaxmatch.config.saved import run_name
 from jaxmatch.config.stages import stage_folders, stages_of
 from jaxmatch.errors import InputError, Terminated
+from jaxmatch.evaluation.selection import Selection
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import paths
 from jaxmatch.training import together
@@ -240,6 +241,7 @@ def _point(
     parsed, _ = from_flags(config, list(flags.values()))
     for stage in stages_of(parsed).values():
         check_settings(stage)
+        Selection.of(stage)
     workdir = base / values.get("workdir", run_name(parsed))
     words = (f"--config={config}", *flags.values(), f"--workdir={workdir}")
     return Point(words=words, workdir=workdir, config=parsed)

@@ -17,8 +17,9 @@ from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config import scaling
 from jaxmatch.config.argument import ARGUMENT_KEYS, parse_argument
 from jaxmatch.config.dotted import flatten
+from jaxmatch.config.own import leave_periods_open
 from jaxmatch.config.recipe import Recipe, set_model
-from jaxmatch.config.stages import make_stages, stages_of
+from jaxmatch.config.stages import SHARED, make_stages, stages_of
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import turned_off
 
@@ -32,6 +33,7 @@ def config(
     seed: int | None = None,
     preset: str | None = None,
     split: str | Path | None = None,
+    size: str | None = None,
     **overrides: Any,
 ) -> ConfigDict:
     """The configuration of a recipe, as ``jaxmatch train --config=...`` reads it.
@@ -47,12 +49,13 @@ def config(
         seed: seed of all random numbers.
         preset: code base whose settings are taken.
         split: file that lists the labeled images.
+        size: settings for own images (:mod:`jaxmatch.config.own`).
         overrides: values by dotted key, which win. Notes about them are logged as warnings.
 
     Raises:
         InputError: if a recipe, key or preset is unknown, or if a value cannot be read.
     """
-    chosen = {"labels": labels, "seed": seed, "preset": preset, "split": split}
+    chosen = {"labels": labels, "seed": seed, "preset": preset, "split": split, "size": size}
     words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     if words and ":" not in recipe:
         raise InputError(f"{recipe} names no data set, which comes first: {recipe}:DATA.")
@@ -79,14 +82,16 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     module = load_module(path)
     result = module.get_config(argument) if argument else module.get_config()
     scaled = scaling.scale(result, factor, rule)
+    overrides = _for_all_stages(result, overrides)
     _choose_models(result, overrides)
     known = flatten(result)
     for override in overrides:
         key = override.removeprefix("--config.").partition("=")[0]
         if key not in known:
             raise InputError(f"unknown config key {key!r}; {suggest(key, known)}")
-        if key == "preset":  # an override would not set its values
-            raise InputError("a preset belongs in the argument: --config=NAME:DATA,preset=NAME.")
+        if key.rpartition(".")[2] in ("preset", "size"):  # an override would not set its values
+            name = key.rpartition(".")[2]
+            raise InputError(f"{key} belongs in the argument: --config=NAME:DATA,{name}=NAME.")
     values = flags.FlagValues()
     # The last value of a key counts, as everywhere on command lines.
     argv = ["jaxmatch", *{override.partition("=")[0]: override for override in overrides}.values()]
@@ -100,6 +105,7 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     for name, part in stages_of(result).items():
         prefix = f"stages.{name}." if name else ""
         own = {key.removeprefix(prefix): chosen[key] for key in chosen if key.startswith(prefix)}
+        leave_periods_open(part, own | {key: chosen[key] for key in SHARED if key in chosen})
         if isinstance(part, Recipe):
             notes += [
                 f"--config.{prefix}{key}={own[key]} contradicts preset {part.preset!r}, "
@@ -109,6 +115,24 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         if kind := ALGORITHMS.get(part.algorithm.name):
             notes += turned_off(kind, part.algorithm, f"{prefix}algorithm")
     return result, notes
+
+
+def _for_all_stages(config: ConfigDict, overrides: Sequence[str]) -> list[str]:
+    """The overrides, of which those of a key that only stages have are one for each such stage.
+
+    An override of one stage wins.
+    """
+    if "order" not in config:
+        return list(overrides)
+    top, shared, own = flatten(config), [], []
+    for override in overrides:
+        key, equals, value = override.removeprefix("--config.").partition("=")
+        stages = [name for name in config.order if f"stages.{name}.{key}" in top]
+        if key in top or not stages:
+            own.append(override)
+        else:
+            shared += [f"--config.stages.{name}.{key}{equals}{value}" for name in stages]
+    return shared + own
 
 
 def _choose_models(config: ConfigDict, overrides: Sequence[str]) -> None:
@@ -167,16 +191,17 @@ def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
     """Stages; labels and split go to those that read labels, a preset to those that have it."""
     data, chosen = parse_argument(argument)
     given = {key: [f"{key}={chosen[key]}"] if key in chosen else [] for key in ARGUMENT_KEYS}
-    seed, preset, labels = given["seed"], given["preset"], given["labels"] + given["split"]
+    every, preset = given["seed"] + given["size"], given["preset"]
+    labels = given["labels"] + given["split"]
     stages, refusals = {}, []
     for part in path.split("+"):
         module = load_module(part)
-        stage = module.get_config(",".join([data, *seed]))
+        stage = module.get_config(",".join([data, *every]))
         if "order" in stage:
             raise InputError(f"{part} consists of stages itself; name those instead, with a +.")
         if Path(part).stem in stages:
             raise InputError(f"{path} names {part} twice; a stage has a name of its own.")
-        words = [data, *seed, *(labels if ALGORITHMS[stage.algorithm.name].labeled else [])]
+        words = [data, *every, *(labels if ALGORITHMS[stage.algorithm.name].labeled else [])]
         try:
             stage = module.get_config(",".join([*words, *preset]))
         except InputError as refusal:

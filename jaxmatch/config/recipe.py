@@ -15,6 +15,7 @@ from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import defaults, field_defaults
+from jaxmatch.config.own import AUTO, OPEN, leave_open, open_settings
 from jaxmatch.config.presets import DATASETS, PRESETS, preset_values
 from jaxmatch.data.splits import check_number
 from jaxmatch.errors import InputError, suggest
@@ -53,7 +54,8 @@ def make(
 
     Args:
         recipe: the config file's name; it begins the run folder's name.
-        argument: ``DATA[,key=value]*``, keys labels (total number or "all"), seed, preset, split.
+        argument: ``DATA[,key=value]*``, keys labels (total number or "all"), seed, preset, split,
+            size.
         algorithm: ``name`` and the fields that differ from the dataclass's defaults.
         settings: values by dotted key that this method sets for every data set.
         presets: the presets of this method beside "jaxmatch", each with the values by dotted key
@@ -81,6 +83,11 @@ def make(
         raise InputError(f"{recipe} reads no labels; leave labels and split out of its argument.")
     if chosen.keys() >= {"labels", "split"} and chosen["labels"] != "all":
         check_number(chosen["split"], None, int(chosen["labels"]))
+    if "size" in chosen and data in DATASETS:
+        raise InputError(
+            f"{data} has the settings of its papers; leave size={chosen['size']} out, or override "
+            "single settings by --config.KEY=VALUE."
+        )
     settings = settings or {}
     if "model.name" in settings:
         set_model(config, settings["model.name"])
@@ -93,7 +100,7 @@ def make(
     preset_layer = {**fitting(preset_values(preset, data)), **presets[preset]}
     layers = [
         {f"algorithm.{key}": value for key, value in algorithm.items()},
-        fitting(DATASETS.get(data, {})),
+        fitting(DATASETS[data] if data in DATASETS else open_settings(chosen.get("size", AUTO))),
         {"data.labels": "none"} if label_free else {},
         settings,
         preset_layer,
@@ -103,7 +110,10 @@ def make(
     ]
     for layer in layers:
         for key, value in layer.items():
-            put(config, key, value)
+            if value is None and key in OPEN:
+                leave_open(config, key)
+            else:
+                put(config, key, value)
     config.remember_preset(preset_layer)
     return config
 

@@ -83,6 +83,19 @@ def load(place: str, reading: Reading) -> Source:
     )
 
 
+def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
+    """(height, width) of the images of a file.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    names, content, _ = _read_all(place)
+    for key, name in names.items():
+        if key.startswith("x_") and content[name].ndim in (3, 4):
+            return [(content[name].shape[1], content[name].shape[2])]
+    raise InputError(f"{place} has no images {FORMS} under a name such as x_train.")
+
+
 def _read_all(place: str) -> tuple[dict[str, str], dict[str, np.ndarray], list[str]]:
     """The array's name for each key such as "x_train", the arrays by name, and other names."""
     try:

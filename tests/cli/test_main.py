@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import signal
 import sys
 import time
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import assert_bitwise, toy_images
 from PIL import Image
@@ -25,6 +27,7 @@ from tiny_runs import (
 )
 
 from jaxmatch.cli import main as cli
+from jaxmatch.cli.arguments import parser
 from jaxmatch.config import recipe
 from jaxmatch.evaluation import classifier, probe
 from jaxmatch.record import run_data
@@ -59,17 +62,75 @@ def call(capsys):
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     """A finished run, through the command line in a process of its own: (workdir, stdout)."""
-    workdir = tmp_path_factory.mktemp("run") / "run"
-    process = start_program(["train", f"--workdir={workdir}", *arguments(data)])
+    return finished(data, tmp_path_factory.mktemp("run") / "run")[:2]
+
+
+def finished(data, workdir, *words, **options):
+    """Train in a process of its own: (workdir, stdout, stderr)."""
+    process = start_program(["train", f"--workdir={workdir}", *words, *arguments(data, **options)])
     output, error = process.communicate()
     assert process.returncode == 0, error
-    return workdir, output
+    return workdir, output, error
 
 
-def test_train_prints_its_summary_as_one_line_of_json(run):
-    workdir, output = run
+@pytest.fixture(scope="module")
+def validated(data, tmp_path_factory):
+    """A short run with a validation set: (workdir, stdout, stderr)."""
+    options = {"steps": 10, "data__validation": 12, "keep_best": "validation/accuracy"}
+    folder = tmp_path_factory.mktemp("validated") / "a run"
+    return finished(data, folder, "--json", method="supervised", **options)
+
+
+def test_train_prints_its_summary_as_one_line_of_json_on_request(validated):
+    workdir, output, _ = validated
     (line,) = output.splitlines()
     assert json.loads(line) == json.loads((workdir / "summary.json").read_text())
+
+
+def test_train_ends_with_its_accuracy_and_what_to_do_next(run):
+    workdir, output = run
+    summary = json.loads((workdir / "summary.json").read_text())
+    first, accuracy, following, *commands = output.splitlines()
+    assert first.startswith("fixmatch, 20 steps in ")
+    assert first.endswith(str(workdir))
+    last, metrics = summary["teacher"]["last"], summary["teacher"]["metrics"]
+    balanced = metrics["balanced_accuracy"]
+    assert accuracy == f"test accuracy of the teacher: {last:.1%} (balanced {balanced:.1%})"
+    assert following == "next:"
+    assert commands == [
+        f"  jaxmatch evaluate --workdir {workdir}",
+        f"  jaxmatch predict --workdir {workdir} FOLDER -o predictions.csv",
+        f"  jaxmatch report {workdir} -o report.html",
+    ]
+    for command in commands:
+        parser().parse_args(shlex.split(command)[1:])
+
+
+def test_the_end_tells_of_validation_and_the_best_checkpoint(validated, data, call):
+    workdir, *_ = validated
+    options = {"steps": 10, "data__validation": 12, "keep_best": "validation/accuracy"}
+    words = arguments(data, method="supervised", **options)
+    code, output, _ = call("train", f"--workdir={workdir}", *words)  # complete
+    assert code == 0
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert f"validation accuracy of the {summary['evaluated']}: " in output
+    assert f"at step {summary['best']['step']}, with test accuracy" in output
+    assert f"--workdir '{workdir}'" in output  # a name with a space, quoted
+
+
+def test_train_begins_with_what_was_found(validated):
+    workdir, _, error = validated
+    expected = [
+        "16 labeled, 36 unlabeled, 12 validation, 24 test images, 4 classes",
+        "classes: 0 (4 labeled, ",
+        "images: used at 8x8",
+    ]
+    for text in (error, (workdir / "log.txt").read_text()):
+        places = [text.index(line) for line in expected]
+        assert places == sorted(places)
+        assert places[-1] < text.index("step 5/10")
+    found = json.loads((workdir / "findings.json").read_text())
+    assert found["counts"]["3"].keys() == {"labeled", "unlabeled", "validation", "test"}
 
 
 def test_the_same_command_on_a_complete_run_does_nothing(run, data, call, caplog, monkeypatch):
@@ -95,7 +156,8 @@ def test_a_note_tells_of_an_override_that_contradicts_the_preset(data, call, mon
         loop, "train", lambda config, workdir, place: {"bias": config.model.conv_bias}
     )
     chosen = f",labels={LABELS},preset=usb"
-    code, output, error = call("train", *arguments(data, chosen=chosen, model__conv_bias="none"))
+    words = arguments(data, chosen=chosen, model__conv_bias="none")
+    code, output, error = call("train", "--json", *words)
     assert (code, json.loads(output)) == (0, {"bias": "none"})
     assert "note: --config.model.conv_bias=none contradicts preset 'usb'" in error
 
@@ -103,18 +165,55 @@ def test_a_note_tells_of_an_override_that_contradicts_the_preset(data, call, mon
 def test_evaluate_repeats_the_evaluation_of_the_run(run, call):
     workdir = run[0]
     for step, words in ((STEPS, ()), (10, ("--step", 10))):
-        code, output, _ = call("evaluate", "--workdir", workdir, *words)
+        code, output, _ = call("evaluate", "--json", "--workdir", workdir, *words)
         (line,) = [line for line in read(workdir) if line["step"] == step]
         assert code == 0
-        assert json.loads(output) == {
-            "step": step,
-            "evaluated": "teacher",
-            "teacher": line["test/teacher/accuracy"],
-            "student": line["test/student/accuracy"],
-        }
+        found = json.loads(output)
+        assert found.keys() == {"step", "evaluated", "teacher", "student"}
+        assert (found["step"], found["evaluated"]) == (step, "teacher")
+        for network in ("teacher", "student"):
+            metrics = found[network]
+            for name in ("accuracy", "balanced_accuracy"):
+                assert metrics[name] == line[f"test/{network}/{name}"]
+            assert list(metrics["per_class"]) == ["0", "1", "2", "3"]
+            assert np.sum(metrics["confusion"]) == 24
+            assert not {"top_5", "roc_auc"} & metrics.keys()
+        if step == STEPS:
+            summary = json.loads((workdir / "summary.json").read_text())
+            for network in ("teacher", "student"):
+                recorded = summary[network]["metrics"]
+                assert recorded.keys() == found[network].keys()
+                for name, value in recorded.items():
+                    if isinstance(value, float):  # the run had other devices
+                        assert value == pytest.approx(found[network][name], rel=1e-4)
+                    else:
+                        assert value == found[network][name]
     code, output, error = call("evaluate", "--workdir", workdir, "--step", 11)
     assert (code, output) == (2, "")
     assert "no checkpoint of step 11" in error
+
+
+def test_evaluate_prints_a_table(validated, call, monkeypatch):
+    workdir = validated[0]
+    monkeypatch.setenv("COLUMNS", "80")
+    code, output, _ = call("evaluate", "--workdir", workdir, "--step", "best")
+    assert code == 0
+    summary = json.loads((workdir / "summary.json").read_text())
+    lines = output.splitlines()
+    assert lines[0].strip() == f"Checkpoint of step {summary['best']['step']}"
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in output
+    rows = {tuple(line.split()[:-4]): line.split()[-4:] for line in lines[2:6]}
+    evaluated = summary["evaluated"]
+    for network in ("teacher", "student"):
+        name = (network, "(reported)") if network == evaluated else (network,)
+        assert rows[*name, "test"][0] == "24"
+        assert rows[*name, "validation"][0] == "12"
+        accuracy = summary["best"]["test"][network]["accuracy"]
+        assert rows[*name, "test"][1] == f"{accuracy:.1%}"
+    code, output, _ = call("evaluate", "--json", "--workdir", workdir, "--step", "best")
+    value = json.loads(output)["validation"][evaluated]["accuracy"]
+    assert value == summary["best"]["value"]
 
 
 @pytest.fixture
@@ -380,7 +479,7 @@ def test_a_signal_saves_and_the_same_command_continues(number, code, cause, data
         assert f"stopped by {cause} at step" in error
         step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
         assert f"at step {step} after saving" in error
-    found, output, _ = call("evaluate", f"--workdir={workdir}")
+    found, output, _ = call("evaluate", "--json", f"--workdir={workdir}")
     assert (found, json.loads(output)["step"]) == (0, step)
 
 
@@ -413,9 +512,46 @@ def test_a_run_in_another_process_is_the_same_run(run, data, call, tmp_path):
 
 
 def test_describe_prints_json(data, call):
-    code, output, _ = call("describe", *arguments(data))
+    code, output, _ = call("describe", "--json", *arguments(data))
     assert code == 0
-    assert json.loads(output)["batch"] == {"labeled": 8, "unlabeled": 16}
+    found = json.loads(output)
+    assert found["batch"] == {"labeled": 8, "unlabeled": 16}
+    assert found["data"]["classes"] == ["0", "1", "2", "3"]
+    assert (found["data"]["labeled"], found["data"]["unlabeled"]) == (LABELS, 64 - LABELS)
+    assert sum(found["shapes"]["classifier/kernel"]) > 0
+
+
+@pytest.mark.parametrize("width", [None, 80, 132])
+def test_describe_prints_a_page(data, call, monkeypatch, width):
+    monkeypatch.setenv("NO_COLOR", "1")
+    if width:
+        monkeypatch.setenv("COLUMNS", str(width))
+    code, output, _ = call("describe", *arguments(data, data__validation=8))
+    assert code == 0
+    assert "\x1b" not in output
+    assert max(map(len, output.splitlines())) <= (width or 80)
+    text = " ".join(output.split())
+    for words in (
+        "16 labeled, 40 unlabeled, 8 validation, 24 test images, 4 classes",
+        "used at 8x8",
+        "class labeled unlabeled validation test",
+        "FixMatch: a confident prediction on a weak view is the label of a strong view",
+        "8 labeled and 16 unlabeled images",
+        "20, 5 a call; log every 5, evaluate every 5, save every 5",
+        "parameters",
+        "operations a step",
+    ):
+        assert words in text
+
+
+def test_describe_refuses_what_train_refuses(data, call):
+    for options, problem in (
+        ({"keep_best": "test/accuracy"}, "would choose the checkpoint by the test set"),
+        ({"keep_best": "validation/accuracy"}, "needs a validation set"),
+    ):
+        code, output, error = call("describe", *arguments(data, **options))
+        assert (code, output) == (2, "")
+        assert problem in error
 
 
 @pytest.mark.parametrize(
@@ -456,7 +592,7 @@ def test_report_compares_runs(run, call, tmp_path):
     for path in (output, *(output.with_name(f"comparison_{name}.png") for name in PICTURES)):
         assert f"wrote {path}" in printed
         assert path.stat().st_size > 1000
-    accuracy = json.loads(run[1])["teacher"]["last"]
+    accuracy = json.loads((run[0] / "summary.json").read_text())["teacher"]["last"]
     assert f"<td>{100 * accuracy:.1f}</td>" in output.read_text()
     code, printed, error = call("report", run[0], tmp_path, "-o", output)
     assert (code, printed) == (2, "")
