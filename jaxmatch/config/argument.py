@@ -8,7 +8,7 @@ from jaxmatch.data.sources import names_path
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.runtime import paths
 
-ARGUMENT_KEYS = ("labels", "seed", "preset", "split", "size")
+ARGUMENT_KEYS = ("labels", "seed", "preset", "views", "split", "size")
 
 
 def parse_argument(argument: str) -> tuple[str, dict[str, str]]:

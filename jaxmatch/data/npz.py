@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -87,13 +88,9 @@ def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
     """(height, width) of the images of a file.
 
     Raises:
-        InputError: if the file cannot be read.
+        InputError: as :func:`load`.
     """
-    names, content, _ = _read_all(place)
-    for key, name in names.items():
-        if key.startswith("x_") and content[name].ndim in (3, 4):
-            return [(content[name].shape[1], content[name].shape[2])]
-    raise InputError(f"{place} has no images {FORMS} under a name such as x_train.")
+    return list(load(place, replace(reading, label_free=True)).survey.sizes)
 
 
 def _read_all(place: str) -> tuple[dict[str, str], dict[str, np.ndarray], list[str]]:

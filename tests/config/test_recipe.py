@@ -88,7 +88,7 @@ def test_a_path_may_have_commas(tmp_path, name, known, kind):
         ("folder:/nowhere/a,b", "folder:/nowhere/a,b"),
         ("npz:/nowhere/a,b.npz,labels=40", "npz:/nowhere/a,b.npz"),
         ("folder:s3://bucket/a,b/,seed=1", "folder:s3://bucket/a,b/"),
-        ("folder:~/nowhere,at all,scale=2", None),
+        ("folder:~/nowhere,at all,size=paper,scale=2", None),
     ],
 )
 def test_a_path_with_commas_need_not_exist(argument, data):
@@ -294,6 +294,7 @@ def test_what_does_not_identify_a_run():
         *("preset", "steps_per_call", "log_every", "save_every", "keep", "devices", "workers"),
         *(
             "keep_best",
+            "views_preset",
             "memory_placement",
             "remat",
             "wandb",

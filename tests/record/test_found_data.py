@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from tiny_runs import configuration
 
-from jaxmatch.config.flags import from_flags
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
 from jaxmatch.errors import InputError
 from jaxmatch.record import run_data
+from jaxmatch.record.settled import settled
 
 OPTIONS = {"data__image_size": 8}
 
@@ -25,6 +25,10 @@ def fill(root, each=6, parts=("train", "val")):
                 pixels[0, 0] = image, number, len(part)
                 Image.fromarray(pixels).save(root / part / name / f"{image}.png")
     return root
+
+
+def settings(data, **options):
+    return settled(configuration(data, **options))[0]
 
 
 def write(data, folder):
@@ -51,7 +55,7 @@ def test_a_validation_set_of_the_folder_is_that_of_the_run(tmp_path, form, strea
     if form == "table":
         table(root)
     options = {**OPTIONS, "data__stream": stream}
-    config = configuration(f"folder:{root}", **options)
+    config = settings(f"folder:{root}", **options)
     data = run_data.load_new(config)
     assert data.validation_images.shape == (24, 8, 8, 3)
     np.testing.assert_array_equal(np.bincount(data.validation_labels), [6] * 4)
@@ -84,7 +88,7 @@ def test_a_validation_set_of_the_folder_is_that_of_the_run(tmp_path, form, strea
 
 def test_another_validation_set_beside_that_of_the_folder_is_refused(tmp_path):
     root = fill(tmp_path / "photos")
-    config = configuration(f"folder:{root}", data__validation=4, **OPTIONS)
+    config = settings(f"folder:{root}", data__validation=4, **OPTIONS)
     with pytest.raises(
         InputError, match=r"data\.validation=4 .* validation set of 24 images; leave"
     ):
@@ -93,17 +97,17 @@ def test_another_validation_set_beside_that_of_the_folder_is_refused(tmp_path):
 
 def test_validation_images_are_in_no_other_set(tmp_path):
     root = fill(tmp_path / "photos", parts=("train", "val", "test"))
-    data = run_data.load_new(configuration(f"folder:{root}", **OPTIONS))
+    data = run_data.load_new(settings(f"folder:{root}", **OPTIONS))
     assert [len(data.source.images), len(data.source.test_images)] == [24, 24]
     assert data.copies() == []
     (root / "train" / "ant" / "copy.png").write_bytes((root / "val" / "ant" / "0.png").read_bytes())
-    data = run_data.load_new(configuration(f"folder:{root}", **OPTIONS))
+    data = run_data.load_new(settings(f"folder:{root}", **OPTIONS))
     assert any("validation image has an exact copy" in text for text in data.copies())
 
 
 def test_a_label_free_run_leaves_the_validation_set_alone(tmp_path):
     root = fill(tmp_path / "photos")
-    config = from_flags(f"simclr:folder:{root}", ["--config.data.image_size=8"])[0]
+    config = settings(f"folder:{root}", method="simclr", chosen="", **OPTIONS)
     data = run_data.load_new(config)
     assert data.validation_images is None
     assert not any(data.source.names[row].startswith("val") for row in data.source.rows)
@@ -126,7 +130,7 @@ def arrays(file, **more):
 def test_a_validation_set_of_arrays_is_that_of_the_run(tmp_path):
     file = tmp_path / "x.npz"
     held = arrays(file)
-    config = configuration(file)
+    config = settings(file)
     old = write(run_data.load_new(config), tmp_path / "old")
     arrays(file, **held)
     data = run_data.load_new(config)
@@ -161,8 +165,8 @@ def test_labels_beside_a_split_of_another_size_are_a_contradiction(tmp_path, for
     with pytest.raises(
         InputError, match=rf"labels=40 contradicts .*split\.{form}, which names 12 im"
     ):
-        configuration(source, chosen=f",labels=40,split={file}", **OPTIONS)
-    config = configuration(source, chosen=f",labels=12,split={file}", **OPTIONS)
+        settings(source, chosen=f",labels=40,split={file}", **OPTIONS)
+    config = settings(source, chosen=f",labels=12,split={file}", **OPTIONS)
     if data == "folder":
         assert len(run_data.load_new(config).split.indices) == 12
         config.data.labels = "20"
