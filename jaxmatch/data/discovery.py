@@ -307,8 +307,3 @@ def _bucket_entries(root: Path) -> Callable[[Path], list[_Entry]]:
     return lambda folder: [
         _Entry(name, kind) for name, kind in sorted(folders[str(folder).rstrip("/")].items())
     ]
-
-
-def printable(name: str) -> str:
-    """A file's name for messages: bytes that are no UTF-8 become question marks."""
-    return name.encode("utf-8", "replace").decode()

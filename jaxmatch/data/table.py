@@ -12,8 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from jaxmatch.data import splits
-from jaxmatch.data.discovery import printable
-from jaxmatch.errors import InputError, counted
+from jaxmatch.errors import InputError, counted, printable
 from jaxmatch.runtime import paths
 
 NAMES = ("labels.csv", "labels.tsv")
@@ -31,7 +30,7 @@ DELIMITERS = (",", ";", "\t", "|")
 NO_LABEL = ("-1", "-1.0", "nan", "null", "?", "<na>", "#n/a", "n/a", "unlabeled", "unlabelled")
 UNCLEAR = ("none", "na")  # either no label, or the name of a class
 _PARTS = {
-    "train": r"train(ing)?",
+    "train": r"train(ing)?|labell?ed",
     "test": r"test(ing)?",
     "validation": r"val(id(ation)?)?",
     "unlabeled": r"unlabell?ed",
@@ -233,7 +232,7 @@ def _columns(header: Sequence[str]) -> dict[str, int]:
 
 def _row(file: Path, cells: Mapping[str, str]) -> Row:
     label, part = cells["label"], ""
-    if label != printable(label):
+    if re.search("[\ud800-\udfff]", label):  # bytes that are no UTF-8
         raise InputError(f"Cannot read {file}: the label {printable(label)!r} is not UTF-8.")
     if label.lower() in UNCLEAR:
         raise InputError(
