@@ -1,7 +1,6 @@
 """The command line: ``jaxmatch COMMAND``."""
 
 import argparse
-import csv
 import io
 import json
 import logging
@@ -205,21 +204,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from jaxmatch.data.images import image_files, read_images
+    from jaxmatch.errors import some
     from jaxmatch.evaluation.classifier import load
+    from jaxmatch.evaluation.predict import check_outputs, predict
 
-    check_output(arguments.output)
-    classifier = load(arguments.workdir, arguments.step)
-    files = image_files(arguments.paths)
-    share = classifier.config.data.center_crop
-    images, readable = read_images(files, classifier.image_shape[:2], share=share)
-    found = classifier.predict(images)
-    output = io.StringIO(newline="")
-    writer = csv.writer(output)
-    writer.writerow(("path", "class", "confidence"))
-    for file, label, confidence in zip(readable, found.label, found.confidence, strict=True):
-        writer.writerow((file, classifier.classes[label], f"{confidence:.6f}"))
-    write_output(arguments.output, output.getvalue().encode("utf-8", "surrogateescape"))
+    check_outputs(arguments.output, arguments.left_out)
+    missing = predict(
+        load(arguments.workdir, arguments.step),
+        arguments.paths,
+        arguments.output,
+        probabilities=arguments.probabilities,
+        left_out=arguments.left_out,
+    )
+    for reason, names in sorted(missing.items()):
+        print(f"jaxmatch: left out {len(names):,} ({reason}): {some(names)}", file=sys.stderr)
 
 
 def _probe(arguments: argparse.Namespace) -> None:
