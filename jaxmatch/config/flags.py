@@ -108,6 +108,13 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         prefix = f"stages.{name}." if name else ""
         own = {key.removeprefix(prefix): chosen[key] for key in chosen if key.startswith(prefix)}
         if isinstance(part, Recipe):
+            views = VIEWS[part.views_preset].values if part.views_preset else {}
+            notes += [
+                f"{prefix}{key}: preset {part.preset!r} has {value}, views={part.views_preset} "
+                f"has {views[key]}, which is taken."
+                for key, value in part.contradictions(views).items()
+                if key not in own
+            ]
             notes += [
                 f"--config.{prefix}{key}={own[key]} contradicts preset {part.preset!r}, "
                 f"which has {value}."
