@@ -186,3 +186,59 @@ def test_cropped_weak_views_have_the_flips_too():
     assert isinstance(found, Contrast)
     assert (found.flip, found.vertical_flip, found.rotate90) == (0.5, 0.5, True)
     assert not found.colors().transforms
+
+
+@pytest.mark.parametrize(
+    ("argument", "flag", "words"),
+    [
+        ("supervised:mnist5k", "strong.number=1", "supervised draws no strong views"),
+        ("fixmatch:mnist5k", "contrast.blur=0.5", "fixmatch draws no contrast views"),
+        ("simclr:mnist5k", "second.blur=0.5", "simclr draws no second views"),
+        ("simclr:mnist5k", "weak.flip=True", "simclr draws no weak views"),
+        (
+            "fixmatch:mnist5k,preset=google",
+            "strong.table=eman",
+            "augment=ctaugment reads views.ctaugment and views.weak",
+        ),
+        (
+            "simclr+fixmatch:mnist5k",
+            "contrast.blur=0.5",
+            "--config.stages.fixmatch.views.contrast.blur=0.5 has no effect",
+        ),
+    ],
+)
+def test_an_override_of_views_that_are_not_drawn_is_noted(argument, flag, words):
+    stage = "stages.fixmatch." if "+" in argument else ""
+    _, notes = from_flags(argument, [f"--config.{stage}views.{flag}"])
+    assert sum("has no effect" in note for note in notes) == 1
+    assert any(words in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("argument", "flag"),
+    [
+        ("fixmatch:mnist5k", "strong.number=1"),
+        ("fixmatch:mnist5k", "weak.flip=True"),
+        ("fixmatch:mnist5k,preset=google", "strong.order=ops_first"),
+        ("fixmatch:mnist5k,preset=google", "ctaugment.depth=1"),
+        ("simclr:mnist5k", "contrast.blur=0.5"),
+        ("swav:mnist5k", "small.blur=0.5"),
+        ("byol:mnist5k", "second.blur=0.5"),
+    ],
+)
+def test_an_override_of_views_that_are_drawn_is_not_noted(argument, flag):
+    assert from_flags(argument, [f"--config.views.{flag}"])[1] == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "noted"),
+    [
+        ("s4l_rotation:mnist5k,views=industrial", True),
+        ("remixmatch:mnist5k,views=industrial", True),
+        ("remixmatch:mnist5k,views=medical", False),
+        ("fixmatch:mnist5k,views=industrial", False),
+    ],
+)
+def test_rotations_cannot_be_told_from_turned_views(argument, noted):
+    _, notes = from_flags(argument, [])
+    assert any("learns to tell rotations" in note for note in notes) == noted
