@@ -33,9 +33,8 @@ SINGLE = [
     Solarize(),
     Flip(),
     Flip(vertical=True),
-    Turn(),
 ]
-TRANSFORMS = [*SINGLE, RandomResizedCrop(), Contrast(blur=0.5, solarize=0.5)]
+TRANSFORMS = [*SINGLE, Turn(), RandomResizedCrop(), Contrast(blur=0.5, solarize=0.5)]
 NEVER = dict.fromkeys(("flip", "jitter", "grayscale", "blur", "solarize"), 0.0)
 
 
