@@ -632,11 +632,19 @@ def test_demo_trains_both_methods_and_prints_one_table(call, tmp_path, monkeypat
     assert call("demo", "--workdir", tmp_path / "demo")[:2] == (0, output)  # complete: at once
 
 
-def test_show_augment_writes_a_sheet(data, call, tmp_path):
+def test_show_augment_writes_a_sheet_and_says_which_ops_are_used(data, call, tmp_path):
     output = tmp_path / "sheet.png"
-    code, printed, _ = call("show-augment", *arguments(data), "-o", output)
+    config, *overrides = arguments(data)
+    code, printed, error = call("show-augment", f"{config},views=medical", *overrides, "-o", output)
     assert code == 0
     assert str(output) in printed
+    assert "views=medical" in error
+    used, left_out = (
+        printed.partition(f"{start}: ")[2].partition(".")[0].split(", ")
+        for start in ("Ops used", "Ops not used")
+    )
+    assert {"rotate", "brightness"} <= set(used)
+    assert {"color", "invert", "solarize"} <= set(left_out)
     with Image.open(output) as image:
         assert min(image.size) > 100
 
