@@ -2,8 +2,8 @@
 
 k-NN follows Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
 CVPR 2018, https://arxiv.org/abs/1805.01978, but with unweighted votes. There are no more of them
-than the smallest class has images: otherwise other classes would outvote all of it. The linear probe is
-multinomial logistic regression on frozen features, the usual evaluation of pre-training.
+than the smallest class has images: otherwise other classes would outvote all of it. The linear
+probe is multinomial logistic regression on frozen features, the usual evaluation of pre-training.
 
 Features stay on the devices; each device holds its share of the rows. n images with d features each
 take 4 n d bytes over all devices: 1 GiB for :data:`MOST_IMAGES` images of a ResNet-50 (d = 2,048).
