@@ -214,11 +214,11 @@ def test_what_has_no_baselines_is_refused(tmp_path):
 def run(tmp_path):
     """The folder of a run before its first step, as `Run.record` writes it."""
 
-    def write(method="fixmatch", chosen=f",labels={LABELS}"):
+    def write(method="fixmatch", chosen=f",labels={LABELS}", name="", **options):
         data = write_data(tmp_path / "x.npz")
-        config = configuration(data, method=method, chosen=chosen)
+        config = configuration(data, method=method, chosen=chosen, **options)
         loaded = load_new(config)
-        folder = RunFolder(tmp_path / method)
+        folder = RunFolder(tmp_path / (name or method))
         folder.write_config(json.loads(config.to_json_best_effort()), loaded.facts())
         folder.write_record(loaded.record)
         folder.write_split(loaded.split)
@@ -250,6 +250,14 @@ def test_only_missing_baselines_are_measured(run, monkeypatch):
     assert not label_free.baselines_file.exists()
     monkeypatch.setattr(baselines, "measure", None)  # a call would fail
     add_missing([folder.path])
+    others = [run("supervised", data__ratio=0)[0], run(name="same", data__batch_size=4)[0]]
+    add_missing([folder.path, *(other.path for other in others)])  # of the same labels
+    for other in others:
+        assert other.read_baselines() == folder.read_baselines()
+    for name, more in (("seed", {"seed": 1}), ("size", {"data__image_size": 4})):
+        other, _ = run(name=name, **more)
+        with pytest.raises(TypeError):
+            add_missing([folder.path, other.path])
     with pytest.raises(InputError, match="was trained without labels"):
         of_run(label_free.path)
     with pytest.raises(InputError, match="is no run folder"):
