@@ -210,6 +210,8 @@ def _baseline(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from jaxmatch.evaluation.baselines import of_config, of_run
+    from jaxmatch.evaluation.comparison import compare
+    from jaxmatch.record.folder import RunFolder
     from jaxmatch.report.baselines import page
 
     if (arguments.config is None) == (arguments.workdir is None):
@@ -229,8 +231,11 @@ def _baseline(arguments: argparse.Namespace) -> None:
         write_output(arguments.output, f"{text}\n".encode())
     if arguments.json:
         print(text)
-    else:
-        Console().print(page(found))
+        return
+    Console().print(page(found))
+    summary = arguments.workdir and RunFolder.at(arguments.workdir).read_summary()
+    if summary and (lost := compare(summary, found)):
+        print(lost)
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import sys
 import time
@@ -464,12 +465,11 @@ def test_probe_says_if_the_run_saw_no_labels(call, monkeypatch, words, note):
 def measured(monkeypatch):
     """What `baseline` prints, and the configuration or run that it was asked for."""
     scores = {"accuracy": 0.754, "balanced_accuracy": 0.7}
+    svc = {"title": "SVC on pixels", "settings": "C=10", "test": scores, "validation": None}
     found = {
         "data": "digits", "labels": 40, "seed": 1, "unlabeled": 1402, "test": 355, "validation": 0,
         "pixels": [32, 32, 1], "notes": ["A note."],
-        "baselines": {
-            "svc": {"title": "SVC on pixels", "settings": "C=10", "test": scores, "validation": None}
-        },
+        "baselines": {"svc": svc},
     }  # fmt: skip
     asked = []
     monkeypatch.setattr(
@@ -495,6 +495,17 @@ def test_baseline_prints_a_table_or_json(call, measured, tmp_path):
     assert asked == ["40", "40", (tmp_path, "there")]
 
 
+def test_baseline_says_if_a_finished_run_does_not_win(call, measured, run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    summary = json.loads((run[0] / "summary.json").read_text())
+    for accuracy, expected in ((0.7, True), (0.8, False)):
+        summary["teacher"]["last"] = accuracy
+        (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+        code, output, _ = call("baseline", "--workdir", tmp_path / "run")
+        assert code == 0
+        assert ("fixmatch does not beat SVC on pixels" in output) == expected
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -508,7 +519,7 @@ def test_baseline_prints_a_table_or_json(call, measured, tmp_path):
 )
 def test_baseline_refuses_what_it_cannot_do(call, words, text):
     code, output, error = call("baseline", *words)
-    assert (code, output) == (4 if "-o" in words else 2, "")
+    assert (code, output) == (2, "")
     assert text in error
     assert error.count("\n") == 1
 
