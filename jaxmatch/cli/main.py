@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -247,6 +246,8 @@ def _baseline(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from jaxmatch.evaluation.baselines import of_config, of_run
+    from jaxmatch.evaluation.comparison import compare
+    from jaxmatch.record.folder import RunFolder
     from jaxmatch.report.baselines import page
 
     if (arguments.config is None) == (arguments.workdir is None):
@@ -266,8 +267,11 @@ def _baseline(arguments: argparse.Namespace) -> None:
         write_output(arguments.output, f"{text}\n".encode())
     if arguments.json:
         print(text)
-    else:
-        Console().print(page(found))
+        return
+    Console().print(page(found))
+    summary = arguments.workdir and RunFolder.at(arguments.workdir).read_summary()
+    if summary and (lost := compare(summary, found)):
+        print(lost)
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -338,21 +342,22 @@ def _demo(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from jaxmatch.config.flags import from_flags
-    from jaxmatch.evaluation.baselines import of_config
+    from jaxmatch.evaluation.baselines import add_missing
     from jaxmatch.evaluation.comparison import compare
+    from jaxmatch.record.folder import RunFolder
     from jaxmatch.training.train import train
 
-    names, summaries, started = ("supervised", "fixmatch"), {}, time.monotonic()
-    configs = {
-        name: from_flags(f"{name}:mnist5k,labels=40,seed={arguments.seed}", [])[0] for name in names
-    }
-    baselines = of_config(configs["supervised"])
-    share = f"{(time.monotonic() - started) / len(baselines['baselines']):.0f}"
+    summaries = {}
+    for name in ("supervised", "fixmatch"):
+        config, _ = from_flags(f"{name}:mnist5k,labels=40,seed={arguments.seed}", [])
+        summaries[name] = train(config, arguments.workdir / name)
+    folders = [arguments.workdir / name for name in summaries]
+    add_missing(folders)
+    baselines = RunFolder(folders[0]).read_baselines() or {"baselines": {}}
     table = Table("method", "test accuracy", "steps", "seconds", title="MNIST-5k, 40 labels")
     for found in baselines["baselines"].values():
-        table.add_row(found["title"], f"{found['test']['accuracy']:.1%}", "", share)
-    for name, config in configs.items():
-        summary = summaries[name] = train(config, arguments.workdir / name)
+        table.add_row(found["title"], f"{found['test']['accuracy']:.1%}", "", "")
+    for name, summary in summaries.items():
         accuracy = f"{summary[summary['evaluated']]['last']:.1%}"
         table.add_row(name, accuracy, str(summary["steps"]), f"{summary['seconds']:.0f}")
     Console().print(table)
