@@ -55,11 +55,17 @@ IDENTITY = {
     "data.std": "the network's input",
     "data.image_size": "the network's input",
     "data.center_crop": "the network's input in evaluations",
+    "data.background": "the images, where they are transparent",
+    "data.white_level": "the images, where they have more than 8 bits",
     "data.stream": "the random numbers of crops, which the host draws for streamed images",
 }
 # The settings that are paths. As absolute paths they tell new runs apart, too. After a run has
 # begun the files may move: the run records what it found.
 PLACES = ("data.name", "data.split", "init_from", "frozen")
+
+
+# Values of settings in runs that are older than the setting, where they are not the default.
+BEFORE = {"data.background": []}
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -92,7 +98,28 @@ def complete(values: Mapping[str, Any]) -> ConfigDict:
             },
         }
 
-    return ConfigDict(merged(usual.to_dict(), values))
+    found = ConfigDict(merged(usual.to_dict(), values))
+    for key in _missing(values):
+        put(found, key, BEFORE[key])
+    return found
+
+
+def as_begun(config: ConfigDict, old: Mapping[str, Any]) -> ConfigDict:
+    """The configuration to continue a run with, whose saved one is ``old``.
+
+    A setting that is newer than the run keeps the run's behaviour, unless another value than the
+    default is given.
+    """
+    found, usual, given = config.copy_and_resolve_references(), flatten(defaults()), flatten(config)
+    for key in _missing(old):
+        if key in given and tuple(given[key]) == usual[key]:
+            put(found, key, tuple(BEFORE[key]))
+    return found
+
+
+def _missing(values: Mapping[str, Any]) -> list[str]:
+    """The keys of :data:`BEFORE` that a saved configuration of a run is older than."""
+    return [key for key in BEFORE if "data" in values and key not in flatten(values)]
 
 
 def filled(config: ConfigDict, old: Mapping[str, Any]) -> ConfigDict:
@@ -141,6 +168,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
     Settings that ``old`` lacks have their defaults.
     """
+    new = to_json(as_begun(ConfigDict(new), old))
     old = to_json(complete(old))
     mine, other = identity(old), identity(new)
     flat_old, flat_new = flatten(old), flatten(new)
@@ -153,6 +181,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether one of the paths of :data:`PLACES` has changed."""
+    new = to_json(as_begun(ConfigDict(new), old))
     return _with_places(to_json(complete(old))) != _with_places(new)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxmatch.data import images as image_files
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
+from jaxmatch.data.images import Fitting
 from jaxmatch.data.lazy import Files, Images, LazyImages
 from jaxmatch.data.listing import Listing, current_labels, find
 from jaxmatch.data.record import Listed, Record
@@ -18,7 +19,6 @@ from jaxmatch.data.table import UNLABELED
 from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
 
-UNREADABLE = "not readable as an image"
 TEST_SHARE = 0.2  # of the labeled images of each class, if there is no test folder
 
 
@@ -43,7 +43,7 @@ def load(place: str, reading: Reading) -> Source:
     if inherited and not found.test:
         _check_apart(inherited, [names[row] for row in kept])
     test = found.test or inherited
-    images, used, sizes, hashes = _read(found.root, names, range(len(names)), reading)
+    images, used, sizes, hashes, pixels = _read(found.root, names, range(len(names)), reading)
     readable = np.isin(np.arange(len(names)), used)
     validation = np.array([name in found.validation for name in names], bool)
     if test is None:
@@ -65,12 +65,13 @@ def load(place: str, reading: Reading) -> Source:
         ends=reading.stream,
         aliases=found.aliased,
     )
-    source = _source(place, found.root, classes, listed, images, used)
+    survey = _survey(found, listed, pixels)
+    source = _source(place, found.root, classes, listed, images, used, survey)
     for position in set(range(len(classes))) - set(source.labels.tolist()):
         raise InputError(f"Class {classes[position]!r} of {place} has no readable image.")
     if not (reading.label_free or len(source.test_images)):
         raise InputError(_no_test_set(found))
-    return replace(source, survey=_survey(found, listed))
+    return source
 
 
 def _no_test_set(found: Listing) -> str:
@@ -87,13 +88,16 @@ def _no_test_set(found: Listing) -> str:
     )
 
 
-def _survey(found: Listing, listed: Listed) -> Survey:
-    """What was found, with sizes and kinds from the headers of the images that are used."""
-    unreadable = tuple(listed.names[row] for row in listed.unused)
-    unused = set(unreadable)
-    sizes, modes = headers(found.root, [name for name in found.names if name not in unused])
-    left_out = dict(found.left_out) | ({UNREADABLE: unreadable} if unreadable else {})
-    return Survey(left_out=left_out, notes=found.notes, sizes=sizes, modes=modes)
+def _survey(found: Listing, listed: Listed, pixels: Survey | None) -> Survey:
+    """What was found in the folder and in its images.
+
+    ``pixels`` is None if the images stay on disk; then headers tell their sizes and kinds.
+    """
+    if pixels is None:
+        sizes, modes = headers(found.root, found.names)
+        pixels = Survey(sizes=sizes, modes=modes)
+    left_out = {**found.left_out, **pixels.left_out}
+    return replace(pixels, left_out=left_out, notes=(*found.notes, *pixels.notes))
 
 
 def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
@@ -135,10 +139,10 @@ def load_recorded(
     records.check_files(record, root, rows, labels, kind)
     if needed is not None:
         reading = replace(reading, stream=True)
-    images, readable, *_ = _read(root, listed.names, used, reading, known=listed)
+    images, readable, _, _, pixels = _read(root, listed.names, used, reading, known=listed)
     if len(readable) < len(used):
         raise InputError(f"Some images of {place} were readable before, and are not now.")
-    return _source(place, root, record.classes, listed, images, used)
+    return _source(place, root, record.classes, listed, images, used, pixels or Survey())
 
 
 def _classes(found: Listing) -> tuple[str, ...]:
@@ -190,6 +194,7 @@ def _source(
     listed: Listed,
     images: Images,
     used: Sequence[int],
+    survey: Survey,
 ) -> Source:
     """The source of ``images``, which belong to the rows ``used``."""
     rows = np.array(used, np.int64)
@@ -211,6 +216,7 @@ def _source(
         aliases=listed.aliases,
         location=str(paths.absolute(root)),
         listed=listed,
+        survey=survey,
     )
 
 
@@ -220,26 +226,39 @@ def _read(
     rows: Sequence[int],
     reading: Reading,
     known: Listed | None = None,
-) -> tuple[Images, list[int], tuple[int, ...], tuple[str, ...]]:
+) -> tuple[Images, list[int], tuple[int, ...], tuple[str, ...], Survey | None]:
     """Read ``rows``: their readable images, the rows of these, and sizes and hashes of all names.
 
-    If ``known`` is given, the sizes and hashes are its own.
+    If ``known`` is given, the sizes and hashes are its own. There is no survey of images that stay
+    on disk.
     """
     side = reading.image_size or image_files.DEFAULT_SIZE
     size = (side, side)
     if reading.stream:
         files = Files(root=paths.absolute(root), paths=tuple(names))
         lazy = LazyImages(
-            records=files, rows=np.array(rows, np.int64), size=size, share=reading.share
+            records=files,
+            rows=np.array(rows, np.int64),
+            size=size,
+            share=reading.share,
+            levels=reading.levels,
         )
         if known is not None:
-            return lazy, list(rows), known.sizes, known.hashes
+            return lazy, list(rows), known.sizes, known.hashes, None
         sizes = tuple(paths.size(root / name) for name in names)
-        return lazy, list(rows), sizes, ("",) * len(names)
-    found = image_files.read_files([root / names[row] for row in rows], size, reading.share)
+        return lazy, list(rows), sizes, ("",) * len(names), None
+    found = image_files.read_files(
+        [root / names[row] for row in rows],
+        Fitting(size=size, share=reading.share),
+        reading.levels,
+        [names[row] for row in rows],
+    )
     found.complain(reading.strict)
     used = [row for row, readable in zip(rows, found.readable, strict=True) if readable]
-    return found.images, used, found.sizes, found.hashes
+    survey = Survey(
+        left_out=found.left_out, notes=found.notes, sizes=found.sizes_found, modes=found.modes
+    )
+    return found.images, used, found.sizes, found.hashes, survey
 
 
 def _draw_test(

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxmatch.data.lazy import Images
+from jaxmatch.data.levels import DEFAULT, Levels
 from jaxmatch.data.record import Listed, Record
 from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
 
-UNLABELED_PART = "x_unlabeled"  # the key in Source.parts of images without labels
+# Keys in Source.parts of images without labels, and of a validation set.
+UNLABELED_PART = "x_unlabeled"
+VALIDATION_PARTS = frozenset(("x_validation", "y_validation"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class Reading:
         stream: leave the images of a folder or a TFDS set on disk.
         share: the share of an image's sides that a centre crop keeps
             (:func:`jaxmatch.data.images.fit`).
+        levels: how the pixels of files become 8-bit RGB.
         split: a file of labeled images, which a folder's drawn test set leaves out.
         test_of: an earlier run on the same folder; its drawn test set is used again.
     """
@@ -41,6 +45,7 @@ class Reading:
     label_free: bool = False
     stream: bool = False
     share: float = 1.0
+    levels: Levels = DEFAULT
     split: str = ""
     test_of: Record | None = None
 

@@ -6,11 +6,13 @@ A new kind of source is a file with its loader and one line of the table.
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from jaxmatch.data import builtin, folder, npz
 from jaxmatch.data import images as image_files
-from jaxmatch.data.lazy import LazyImages
+from jaxmatch.data.images import Fitting, Native, Size
 from jaxmatch.data.record import Record, check_parts
-from jaxmatch.data.source import UNLABELED_PART, Reading, Source
+from jaxmatch.data.source import UNLABELED_PART, VALIDATION_PARTS, Reading, Source
 from jaxmatch.errors import InputError, suggest
 
 Load = Callable[[str, Reading], Source]
@@ -34,6 +36,7 @@ class Scheme:
         examples: names for messages; they contain a colon if the scheme has places.
         is_path: the place is the path of a file or folder.
         streams: the images can stay on disk until they are read.
+        native: how the source makes its images from smaller ones, if it does.
     """
 
     load: Load
@@ -42,6 +45,7 @@ class Scheme:
     examples: tuple[str, ...]
     is_path: bool = False
     streams: bool = False
+    native: Native | None = None
 
 
 def _load_tfds(place: str, reading: Reading) -> Source:
@@ -69,8 +73,8 @@ def _tfds_sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
 
 
 SOURCES = {
-    "mnist5k": Scheme(load=builtin.mnist5k, examples=("mnist5k",)),
-    "digits": Scheme(load=builtin.digits, examples=("digits",)),
+    "mnist5k": Scheme(load=builtin.mnist5k, examples=("mnist5k",), native=builtin.MNIST5K),
+    "digits": Scheme(load=builtin.digits, examples=("digits",), native=builtin.DIGITS),
     "npz": Scheme(load=npz.load, sizes=npz.sizes, examples=("npz:FILE",), is_path=True),
     "folder": Scheme(
         load=folder.load,
@@ -141,7 +145,7 @@ def load(name: str, reading: Reading) -> Source:
             f"{name} has labeled training images of fewer than two classes, and a classifier needs "
             f"at least two.{' '.join(('', *source.survey.notes))}"
         )
-    return _resized(source, reading.image_size)
+    return source if scheme.streams else _resized(source, reading)
 
 
 def load_recorded(
@@ -176,22 +180,41 @@ def load_recorded(
             f"{', '.join(record.classes)}; put the old data back."
         )
     parts = dict(source.parts)
+    if parts and not VALIDATION_PARTS & record.parts.keys():  # the run knows of no validation set
+        source = replace(
+            source,
+            validation_images=source.validation_images[:0],
+            validation_labels=source.validation_labels[:0],
+        )
+        parts = {key: value for key, value in parts.items() if key not in VALIDATION_PARTS}
     if needed is not None:  # the unlabeled images are not needed, so they may have changed
         parts.pop(UNLABELED_PART, None)
     check_parts(record, parts, source.location or name)
     return source
 
 
-def _resized(source: Source, image_size: int | None) -> Source:
-    images, test_images = source.images, source.test_images
-    if image_size is None or isinstance(images, LazyImages) or isinstance(test_images, LazyImages):
-        return source
-    size = (image_size, image_size)
+def fitting(name: str, size: Size, share: float) -> Fitting:
+    """How a user's picture becomes an image like those of a source.
+
+    Args:
+        name: of the source.
+        size: height and width of the images.
+        share: the share of the sides that a centre crop keeps.
+    """
+    return Fitting(size=size, share=share, native=scheme_of(name).native)
+
+
+def _resized(source: Source, reading: Reading) -> Source:
+    """A source of arrays with images of the size that ``reading`` asks for."""
+    images, test_images, side = source.images, source.test_images, reading.image_size
     validation_images = source.validation_images
-    assert not isinstance(validation_images, LazyImages)
+    assert isinstance(images, np.ndarray)
+    assert isinstance(test_images, np.ndarray)
+    assert isinstance(validation_images, np.ndarray)
+    size = (side, side) if side else (images.shape[1], images.shape[2])
     return replace(
         source,
-        images=image_files.resize(images, size),
-        test_images=image_files.resize(test_images, size),
-        validation_images=image_files.resize(validation_images, size),
+        images=image_files.resize(images, size, reading.share),
+        test_images=image_files.resize(test_images, size, reading.share),
+        validation_images=image_files.resize(validation_images, size, reading.share),
     )

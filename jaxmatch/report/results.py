@@ -20,6 +20,7 @@ from jaxmatch.config.dotted import flatten
 from jaxmatch.config.saved import complete, tells_apart, to_json
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.errors import InputError
+from jaxmatch.evaluation.comparison import TITLES
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import accuracies
 from jaxmatch.record.metrics import read as read_metrics
@@ -41,6 +42,7 @@ class Stage:
         summary: of ``summary.json``; before the end, the values that are known so far.
         finished: whether ``summary.json`` exists.
         findings: what was found where the images are; None for a run of an older version.
+        baselines: of ``baselines.json``; None if they are not measured.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Stage:
     summary: Mapping[str, Any]
     finished: bool
     findings: Mapping[str, Any] | None = None
+    baselines: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,11 @@ class Run:
     def finished(self) -> bool:
         """Whether the last stage has finished."""
         return self.stages[-1].finished
+
+    @property
+    def baselines(self) -> Mapping[str, Any] | None:
+        """The baselines for the run's labels; None if they are not measured."""
+        return self.stages[-1].baselines
 
     @property
     def evaluated(self) -> str:
@@ -140,6 +148,40 @@ class Group:
         return jax.tree.map(lambda *weights: statistics.fmean(weights), *bins) if bins else {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """The baselines of runs on the same data with equally many labels.
+
+    Attributes:
+        data: the name of the data set.
+        labels: the number of labels, as configured.
+        measured: the content of ``baselines.json``, once for each choice of labeled images.
+    """
+
+    data: str
+    labels: str
+    measured: tuple[Mapping[str, Any], ...]
+
+    @property
+    def seeds(self) -> list[str]:
+        """The seeds of the runs that they were measured for."""
+        return [str(some["seed"]) for some in self.measured]
+
+
+def baselines(groups: Iterable[Group]) -> list[Baselines]:
+    """The baselines of the runs behind the numbers of ``groups``."""
+    found: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    for run in (run for group in groups for run in group.counted):
+        if run.baselines is not None:
+            # Images of another size are other pixels.
+            key = *(str(run.settings[f"data.{k}"]) for k in ("name", "labels")), _pixels(run)
+            found.setdefault(key, {}).setdefault(run.baselines["split"], run.baselines)
+    return [
+        Baselines(data=data, labels=labels, measured=tuple(by_split.values()))
+        for (data, labels, _), by_split in found.items()
+    ]
+
+
 def read(folder: str | Path) -> Run:
     """Read a run folder, finished or not.
 
@@ -176,20 +218,35 @@ def group(runs: Iterable[Run]) -> list[Group]:
 
 
 def table(groups: Sequence[Group]) -> list[dict[str, str]]:
-    """One row for each group: {column: text}, accuracies in percent."""
-    return _without_empty(
-        [
-            {
-                "method": group.label,
-                "data": str(group.runs[0].settings["data.name"]),
-                "labels": str(group.runs[0].settings["data.labels"]),
-                "seeds": _seeds(group),
-                **_figures(group.counted),
-                "differs in": _settings(group.differs),
+    """One row for each group, then for each baseline: {column: text}, accuracies in percent."""
+    rows = [
+        {
+            "method": group.label,
+            "data": str(group.runs[0].settings["data.name"]),
+            "labels": str(group.runs[0].settings["data.labels"]),
+            "seeds": _seeds(group),
+            **_figures(group.counted),
+            "differs in": _settings(group.differs),
+        }
+        for group in groups
+    ]
+    empty = dict.fromkeys(rows[0], "") if rows else {}
+    for shared in baselines(groups):
+        for name, title in TITLES.items():
+            accuracies = [
+                some["baselines"][name]["test"]["accuracy"]
+                for some in shared.measured
+                if name in some["baselines"]
+            ]
+            row = {
+                "method": title,
+                "data": shared.data,
+                "labels": shared.labels,
+                "seeds": f"{len(accuracies)} ({', '.join(shared.seeds)})",
+                "last": _percent(accuracies),
             }
-            for group in groups
-        ]
-    )
+            rows += [empty | row] if accuracies else []
+    return _without_empty(rows)
 
 
 def runs_table(groups: Sequence[Group]) -> list[dict[str, str]]:
@@ -235,6 +292,7 @@ def _stage(folder: Path, name: str, config: Mapping[str, Any]) -> Stage:
         summary=_so_far(config, lines) if summary is None else summary,
         finished=summary is not None,
         findings=RunFolder(folder / name).read_findings(),
+        baselines=RunFolder(folder / name).read_baselines(),
     )
 
 
@@ -342,6 +400,11 @@ def _seeds(group: Group) -> str:
 
 def _settings(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _pixels(run: Run) -> str:
+    """The size of the images that a run's baselines were measured on."""
+    return str((run.baselines or {}).get("pixels"))
 
 
 def _without_empty(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:

@@ -113,7 +113,8 @@ def _train_one(
         _say([] if timed else notes)
         if timed:
             seconds = 60 * asked.minutes / stages - (time.monotonic() - started)
-            steps = hosts.from_leader(lambda run=run: pace.steps(run, seconds))
+            measured = pace.steps(run, seconds)  # all processes take the steps
+            steps = hosts.from_leader(lambda: measured)
             del run  # frees its arrays
             found, notes = settled(asked, folder, place=place, stages=stages, steps=steps)
             _say(notes)
@@ -157,6 +158,9 @@ def prepare(
     Raises:
         InputError: if anything cannot work, as far as that is known without tracing a step.
     """
+    begun = hosts.from_leader(lambda: RunFolder(folder).read_config())
+    if begun is not None:
+        config = saved.as_begun(config, begun)
     config, data = load(config, folder, place, kept)
     if shared is not None:
         data = replace(data, source=shared.source(data.source))

@@ -559,14 +559,21 @@ def test_describe_refuses_what_train_refuses(data, call):
     [((), True, True), (("--knn",), True, False), (("--linear",), False, True)],
 )
 def test_probe_prints_json(call, monkeypatch, words, knn, linear):
-    def found(workdir, step, *, knn, linear, place):
-        return {"workdir": str(workdir), "step": step, "knn": knn, "linear": linear, "at": place}
+    def found(workdir, step, *, knn, linear, place, all_labels):
+        every = {"all": all_labels}
+        return {
+            "workdir": str(workdir),
+            "step": step,
+            "knn": knn,
+            "linear": linear,
+            "at": place,
+        } | every
 
     monkeypatch.setattr(probe, "probe", found)
     code, output, _ = call("probe", "--workdir", "run", "--step", 5, "--data=there", *words)
     assert code == 0
     assert json.loads(output) == {
-        "workdir": "run", "step": 5, "knn": knn, "linear": linear, "at": "there"
+        "workdir": "run", "step": 5, "knn": knn, "linear": linear, "at": "there", "all": False
     }  # fmt: skip
 
 
@@ -574,7 +581,18 @@ def test_probe_takes_a_number_of_images(call, monkeypatch):
     monkeypatch.setattr(probe, "probe", lambda workdir, step, **options: options)
     code, output, _ = call("probe", "--workdir", "run", "--knn", "--images", 500)
     assert code == 0
-    assert json.loads(output) == {"knn": True, "linear": False, "images": 500, "place": ""}
+    assert json.loads(output) == {
+        "knn": True, "linear": False, "images": 500, "place": "", "all_labels": False
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "note"), [((), True), (("--all-labels",), False)])
+def test_probe_says_if_the_run_saw_no_labels(call, monkeypatch, words, note):
+    found = {"labels": 4000, "all_labels": True, "knn": 0.9}
+    monkeypatch.setattr(probe, "probe", lambda workdir, step, **options: found)
+    code, output, error = call("probe", "--workdir", "run", *words)
+    assert (code, json.loads(output)) == (0, found)
+    assert ("saw no labels, so the probes learned from all 4,000 known labels" in error) == note
 
 
 def test_evaluate_of_a_label_free_run_names_probe(call, monkeypatch):

@@ -328,9 +328,7 @@ def test_the_survey_has_sizes_and_kinds_of_the_files(tmp_path):
         survey = sources.load(f"folder:{tmp_path}", Reading(stream=stream)).survey
         assert survey.sizes == {(8, 8): 8, (9, 6): 1, (5, 7): 1}
         assert survey.modes == {"RGB": 9, "gray": 1}
-        assert survey.left_out == (
-            {} if stream else {"not readable as an image": ("b/broken.png",)}
-        )
+        assert survey.left_out == ({} if stream else {"not an image": ("b/broken.png",)})
 
 
 def test_a_validation_folder_is_the_validation_set(tmp_path):

@@ -81,6 +81,10 @@ def test_missing_metrics_are_not_applicable(tmp_path, drawn):
     pseudo, unlabeled, test = drawn[0].axes
     assert texts(pseudo) == texts(unlabeled) == ["not applicable"]
     assert texts(test) == []
+    without_truth = lines(["pseudo/coverage", *EVERYTHING[-2:]])
+    curves.plot({"supervised": supervised, "fixmatch": without_truth}, tmp_path / "curves.png")
+    pseudo, unlabeled, _ = drawn[1].axes
+    assert texts(pseudo) == texts(unlabeled) == ["unknown: no true labels"]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 9])
