@@ -1,6 +1,7 @@
 """The command line: ``jaxmatch COMMAND``."""
 
 import argparse
+import io
 import json
 import logging
 import os
