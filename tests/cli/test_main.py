@@ -1,7 +1,9 @@
 """The command line: what it prints and writes, and the exit code of every kind of failure."""
 
 import csv
+import io
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -233,23 +235,109 @@ def pictures(tmp_path):
     return folder
 
 
-def test_predict_writes_class_and_confidence_of_files_and_folders(
-    run, call, pictures, tmp_path, caplog
-):
+def test_predict_writes_class_and_confidence_of_files_and_folders(run, call, pictures, tmp_path):
     output = tmp_path / "predictions.csv"
     single = tmp_path / "single.png"
-    code, printed, _ = call("predict", "--workdir", run[0], single, pictures, "-o", output)
+    code, printed, error = call("predict", "--workdir", run[0], single, pictures, "-o", output)
     assert (code, printed) == (0, "")
     with output.open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["path", "class", "confidence"]
-    expected = [single, pictures / "a.png", pictures / "b.jpg", pictures / "deep" / "c.png"]
+    expected = [pictures / "a.png", pictures / "b.jpg", pictures / "deep" / "c.png", single]
     assert [row[0] for row in rows] == [str(path) for path in expected]
     for _, name, confidence in rows:
         assert name in "0123"
         assert 0.25 <= float(confidence) <= 1
-    assert "broken.png" in caplog.text
-    assert "notes.txt" not in caplog.text
+    assert error.splitlines() == [
+        f"jaxmatch: left out 1 (no image (.txt)): {pictures / 'notes.txt'}",
+        f"jaxmatch: left out 1 (not an image): {pictures / 'broken.png'}",
+    ]
+
+
+def test_predict_has_a_column_for_each_class_in_either_format(run, call, pictures, tmp_path):
+    tables = []
+    for name in ("p.csv", "p.JSONL"):
+        left_out = tmp_path / f"left_{name}"
+        words = ("predict", "--workdir", run[0], pictures, "-o", tmp_path / name)
+        code, _, error = call(*words, "--probabilities", "--left-out", left_out)
+        assert code == 0, error
+        tables.append([table(tmp_path / name), table(left_out)])
+    assert tables[0] == tables[1]
+    rows, missing = tables[0]
+    assert list(rows[0]) == ["path", "class", "confidence", "p:0", "p:1", "p:2", "p:3"]
+    found = classifier.load(run[0]).predict(pictures)
+    assert [row["path"] for row in rows] == list(found.paths)
+    assert [row["class"] for row in rows] == list(found.names)
+    shares = [[row[f"p:{name}"] for name in "0123"] for row in rows]
+    np.testing.assert_array_equal(np.float32(shares), found.probabilities)
+    np.testing.assert_array_equal(np.float32([row["confidence"] for row in rows]), found.confidence)
+    assert missing == [
+        {"path": str(pictures / "broken.png"), "reason": "not an image"},
+        {"path": str(pictures / "notes.txt"), "reason": "no image (.txt)"},
+    ]
+
+
+def table(path):
+    """The rows of a table, with numbers as numbers."""
+    if path.suffix.lower() == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    texts = ("path", "class", "reason")
+    return [
+        {key: value if key in texts else float(value) for key, value in row.items()} for row in rows
+    ]
+
+
+def test_predict_refuses_outputs_that_contradict_each_other(run, call, pictures, tmp_path):
+    words = ("predict", "--workdir", run[0], pictures, "-o")
+    code, _, error = call(*words, tmp_path / "p.json")
+    assert code == 2
+    assert "or as .jsonl with a JSON object a line" in error
+    code, _, error = call(*words, tmp_path / "p.csv", "--left-out", tmp_path / "." / "p.csv")
+    assert code == 2
+    assert "is named twice" in error
+    assert call(*words, tmp_path / "p.csv", "--left-out", tmp_path / "none" / "x.csv")[0] == 2
+
+
+NAMES = [b"caf\xc3\xa9.png", b"latin\xe9.png", b'a "quoted", name\n.png', b"\xff\xfe.png"]
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
+def test_predict_keeps_the_bytes_of_names_in_any_locale(run, tmp_path, locale, name):
+    folder = os.fsencode(tmp_path / "f")
+    os.mkdir(folder)
+    for each in NAMES:
+        Image.fromarray(toy_images(1, 0)[0][0]).save(tmp_path / "one.png")
+        shutil.copy(tmp_path / "one.png", os.path.join(folder, each))
+        with open(os.path.join(folder, b"no" + each), "wb"):
+            pass
+    words = ["predict", f"--workdir={run[0]}", tmp_path / "f", "-o", tmp_path / name]
+    process = start_program(
+        [*words, "--left-out", tmp_path / f"left_{name}"],
+        LC_ALL=locale,
+        LANG="",
+        PYTHONCOERCECLOCALE="0",
+        PYTHONUTF8="0",
+    )
+    _, error = process.communicate(timeout=200)
+    assert process.returncode == 0, error
+    expected = sorted(os.path.join(folder, each) for each in NAMES)
+    assert sorted(paths_in(tmp_path / name)) == expected
+    expected = sorted(os.path.join(folder, b"no" + each) for each in NAMES)
+    assert sorted(paths_in(tmp_path / f"left_{name}")) == expected
+    assert len([line for line in error.splitlines() if "left out 4 (empty file)" in line]) == 1
+
+
+def paths_in(path):
+    """The bytes of the paths of a table."""
+    if path.suffix == ".jsonl":
+        found = [json.loads(line)["path"] for line in path.read_text("utf-8").splitlines()]
+    else:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        found = [row["path"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+    return [each.encode("utf-8", "surrogateescape") for each in found]
 
 
 def test_predict_refuses_what_it_cannot_do(run, call, pictures, tmp_path):
@@ -281,7 +369,19 @@ def full_disk(monkeypatch):
         whole(self, content[: len(content) // 2])
         raise OSError(28, "No space left on device", str(self))
 
+    class Full(io.BufferedWriter):
+        def write(self, content):
+            super().write(content[: len(content) // 2])
+            raise OSError(28, "No space left on device")
+
+    opened = Path.open
+
+    def to_write(self, mode="r", *arguments, **options):
+        file = opened(self, mode, *arguments, **options)
+        return Full(file.detach()) if mode == "wb" else file
+
     monkeypatch.setattr(Path, "write_bytes", half)
+    monkeypatch.setattr(Path, "open", to_write)
 
 
 def test_output_files_are_whole_or_as_they_were(run, call, data, pictures, tmp_path, full_disk):
