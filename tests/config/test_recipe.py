@@ -228,7 +228,8 @@ def test_differences_name_key_and_both_values_but_not_the_devices():
 def test_what_does_not_identify_a_run():
     others = {key for key in flatten(defaults()) if not identifies(key)}
     assert others == {
-        *("preset", "steps_per_call", "log_every", "save_every", "keep", "devices", "workers"),
+        *("preset", "views_preset", "steps_per_call", "log_every", "save_every", "keep"),
+        *("devices", "workers"),
         *("memory_placement", "remat", "wandb", "data.split", "data.directory", "data.strict"),
     }
     assert all(identifies(f"algorithm.{name}") for name in ("threshold", "whatever"))
