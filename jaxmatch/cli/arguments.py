@@ -152,5 +152,9 @@ COMMANDS = {
         _describe,
         "Print a config's shapes, parameters, memory and arithmetic as JSON, or its keys.",
     ),
-    "show-augment": (_show_augment, "Draw every augmentation op and whole views as one PNG."),
+    "show-augment": (
+        _show_augment,
+        "Draw a config's images as one PNG: under every op, with those that it uses first, and as "
+        "whole views.",
+    ),
 }
