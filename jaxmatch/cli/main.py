@@ -411,7 +411,8 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}
     source = load_new(config).source
     images = np.asarray(source.images[:: max(1, len(source.images) // 8)][:8])
-    title = f"{arguments.config} on images of {images.shape[1]} x {images.shape[2]}"
+    chosen = textwrap.shorten(" ".join([arguments.config, *arguments.overrides]), 200)
+    title = f"{chosen} on images of {images.shape[1]} x {images.shape[2]}"
     sheet = contact_sheet(images, views, jax.random.key(config.seed), title)
     write_sheet(sheet, arguments.output)
     print("\n".join([*summarize(views), f"wrote {arguments.output}"]))
