@@ -97,6 +97,8 @@ def _read_all(place: str) -> tuple[dict[str, str], dict[str, np.ndarray], list[s
     """The array's name for each key such as "x_train", the arrays by name, and other names."""
     try:
         path = paths.path(place).expanduser()
+        if path.is_dir():
+            raise InputError(f"{place} is a folder; read its images by folder:{place}.")
         file = io.BytesIO(paths.read_whole(path)) if paths.in_bucket(path) else path
         with np.load(file, allow_pickle=False) as archive:
             names: dict[str, str] = {}

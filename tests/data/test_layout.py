@@ -359,3 +359,22 @@ def test_a_validation_folder_is_the_validation_set(tmp_path):
         assert not {*listed.validation} & {*source.rows.tolist(), *listed.test}
         assert not {*listed.validation} & {*listed.training.tolist()}
         assert not any(re.match("val/", name) for name in source.naming.rows)
+
+
+def test_any_path_of_a_folder(tmp_path):
+    text = " ".join(f"{label}/{number}.png" for label in "ab" for number in range(2))
+    for name in ("x,y", "x y", "é,labels", "with=sign"):
+        fill(tmp_path / name, text)
+        for given in (f"{tmp_path / name}", f"{tmp_path / name}/", f"{tmp_path}//{name}//"):
+            source = sources.load(f"folder:{given}", Reading(image_size=8))
+            assert len(source.images) == len(source.test_images) == 2
+            assert source.location == str(tmp_path / name)
+
+
+def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file(tmp_path):
+    file = tmp_path / "photos.zip"
+    file.write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"photos\.zip is a file; unpack it"):
+        sources.load(f"folder:{file}", Reading())
+    with pytest.raises(InputError, match="is a folder; read its images by folder:"):
+        sources.load(f"npz:{tmp_path}", Reading())
