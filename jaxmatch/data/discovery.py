@@ -41,13 +41,13 @@ SHEET = "augment.png"  # of show-augment
 
 HIDDEN = "hidden"
 SYSTEM = "of the system or a program"
-RUN = "a run of jaxmatch"
-REPORT = "a picture of a report of jaxmatch"
-BROKEN_LINK = "a link to nothing"
-CIRCLE = "a link to a folder that is searched anyway"
-NOT_REGULAR = "neither a file nor a folder"
-CLOSED = "a folder that cannot be opened"
-SAME_FILE = "another name of the same file"
+RUN = "of a run of jaxmatch"
+REPORT = "of a report of jaxmatch"
+BROKEN_LINK = "linking to nothing"
+CIRCLE = "linking to a folder that is searched anyway"
+NOT_REGULAR = "neither file nor folder"
+CLOSED = "not permitted to be opened"
+SAME_FILE = "with another name that is used"
 
 LeftOut = Mapping[str, tuple[str, ...]]  # names by reason; the name of a folder ends with a slash
 

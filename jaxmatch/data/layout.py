@@ -232,7 +232,9 @@ def _names_of_folders(folder: Folder) -> list[str]:
     usual = {TRAIN: "train", TEST: "test", VALIDATION: "val", "unlabeled": "unlabeled"}
     for part, top in sorted(folder.sets.items()):
         if top != usual[part]:
-            title = "unlabeled images" if part == "unlabeled" else f"{part} set"
+            title = {"unlabeled": "unlabeled images", TRAIN: "training set"}.get(
+                part, f"{part} set"
+            )
             notes.append(f"The folder {top} holds the {title}.")
     return notes
 

@@ -77,7 +77,7 @@ def load(place: str, reading: Reading) -> Source:
         parts={key: array_hash(value) for key, value in arrays.items()},
         survey=Survey(
             notes=tuple(notes),
-            left_out={"an array that is not read": tuple(ignored)} if ignored else {},
+            left_out={"not read": tuple(ignored)} if ignored else {},
             sizes={images[first].shape[1:3]: sum(map(len, images.values()))},
             modes=_modes(arrays),
         ),

@@ -307,7 +307,7 @@ def test_a_linked_class_folder_and_a_linked_test_set_are_used_once(tmp_path):
     (data / "test" / "cat" / "again.png").symlink_to(store / "cats" / "0.png")
     assert used(data)["test"] == {"cat": ["test/cat/again.png"]}
     assert "Used as test images only, although found elsewhere too: 1 image." in notes(data)
-    assert find(str(data)).left_out["another name of the same file"] == ("cat/0.png",)
+    assert find(str(data)).left_out["with another name that is used"] == ("cat/0.png",)
     (data / "kitten").symlink_to(store / "cats")
     with pytest.raises(InputError, match="are one image, but of the classes"):
         find(str(data))
@@ -321,8 +321,8 @@ def test_what_is_left_out_is_listed_by_reason(tmp_path):
     )
     (tmp_path / "train" / "cat" / "none.png").symlink_to("nowhere")
     assert find(str(tmp_path)).left_out == {
-        "a link to nothing": ("train/cat/none.png",),
-        "a run of jaxmatch": ("runs/a/",),
+        "linking to nothing": ("train/cat/none.png",),
+        "of a run of jaxmatch": ("runs/a/",),
         "beside the folder train": ("cat/0.png", "dog/1.png"),
         "hidden": (".git/",),
         "no image (.txt)": ("cat/a.txt", "cat/b.txt"),
