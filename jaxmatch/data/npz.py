@@ -159,6 +159,8 @@ def _check_present(
             raise InputError(
                 f"{place} has no array 'x_train' or 'x_unlabeled' to train on; it has {listed}."
             )
+        if not any(arrays[key].size for key in ("x_train", UNLABELED_PART) if key in arrays):
+            raise InputError(f"{place} has no images to train on: its arrays of them are empty.")
         return
     for key in ("x_train", "y_train", "x_test", "y_test"):
         if key not in arrays:

@@ -1,5 +1,6 @@
 """What the images of a folder are used for: every layout is used as expected, noted or refused."""
 
+import os
 import re
 import unicodedata
 
@@ -170,7 +171,12 @@ def test_unlabeled_images_of_a_training_folder(tmp_path, text, name):
         (  # folders in a class
             "cat/0.png cat/kitten/1.png dog/2.png",
             words(train={"cat": "cat/0.png cat/kitten/1.png", "dog": "dog/2.png"}),
-            "Folders inside a class folder are no classes of their own: cat/kitten",
+            "Folders inside a class folder are no classes of their own: cat/kitten.",
+        ),
+        (  # folders in the only class, beside a set
+            "photos/cat/0.png photos/dog/1.png unlabeled/2.png",
+            words(train={"photos": "photos/cat/0.png photos/dog/1.png", "": "unlabeled/2.png"}),
+            "photos/cat, photos/dog; folder:",
         ),
         (  # images beside class folders
             "cat/0.png dog/1.png 2.png",
@@ -212,7 +218,8 @@ def test_unlabeled_images_of_a_training_folder(tmp_path, text, name):
         ),
         (  # runs and what belongs to them
             "cat/0.png dog/1.png runs/x/config.json runs/x/metrics.jsonl runs/x/curves.png "
-            "runs/report.html runs/report_losses.png augment.png Thumbs.db dog/.cache/3.png",
+            "runs/report.html runs/report_losses.png augment.png Thumbs.db dog/.cache/3.png "
+            "env/pyvenv.cfg env/lib/logo.png",
             words(train={"cat": "cat/0.png", "dog": "dog/1.png"}),
             "",
         ),
@@ -329,6 +336,24 @@ def test_what_is_left_out_is_listed_by_reason(tmp_path):
         "of the system or a program": ("dog/Thumbs.db",),
         "without a class, in the folder test": ("test/2.png",),
     }
+
+
+def test_a_class_folder_that_is_lost_is_told(tmp_path, monkeypatch):
+    fill(tmp_path, PLAIN)
+    (tmp_path / "emu").symlink_to("nowhere")
+    assert notes(tmp_path) == "Links to nothing: emu."
+    (tmp_path / "emu").unlink()
+    fill(tmp_path, "emu/4.png")
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).rstrip("/").endswith("emu"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(InputError, match=r"folder .*emu cannot be opened; change its permissions"):
+        find(str(tmp_path))
 
 
 def test_the_survey_has_sizes_and_kinds_of_the_files(tmp_path):
