@@ -36,6 +36,9 @@ def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", required=True, help=CONFIG)
     command.add_argument("--workdir", type=path, help="the run folder (default: runs/NAME)")
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
+    command.add_argument(
+        "--minutes", type=float, metavar="M", help="choose the steps that take M minutes"
+    )
     command.add_argument("--json", action="store_true", help=JSON.format("the summary"))
     command.add_argument(
         "--multihost", action="store_true", help="join the other hosts of a cluster"

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +105,9 @@ def _config(arguments: argparse.Namespace) -> "ConfigDict":
     """The configuration of the arguments; notes about it go to stderr."""
     from jaxmatch.config.flags import from_flags
 
-    config, notes = from_flags(arguments.config, arguments.overrides)
+    minutes = getattr(arguments, "minutes", None)
+    given = [] if minutes is None else [f"--config.minutes={minutes}"]
+    config, notes = from_flags(arguments.config, [*arguments.overrides, *given])
     for note in notes:
         print(f"jaxmatch: note: {note}", file=sys.stderr)
     return config
@@ -245,6 +246,8 @@ def _baseline(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from jaxmatch.evaluation.baselines import of_config, of_run
+    from jaxmatch.evaluation.comparison import compare
+    from jaxmatch.record.folder import RunFolder
     from jaxmatch.report.baselines import page
 
     if (arguments.config is None) == (arguments.workdir is None):
@@ -264,8 +267,11 @@ def _baseline(arguments: argparse.Namespace) -> None:
         write_output(arguments.output, f"{text}\n".encode())
     if arguments.json:
         print(text)
-    else:
-        Console().print(page(found))
+        return
+    Console().print(page(found))
+    summary = arguments.workdir and RunFolder.at(arguments.workdir).read_summary()
+    if summary and (lost := compare(summary, found)):
+        print(lost)
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -336,21 +342,22 @@ def _demo(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from jaxmatch.config.flags import from_flags
-    from jaxmatch.evaluation.baselines import of_config
+    from jaxmatch.evaluation.baselines import add_missing
     from jaxmatch.evaluation.comparison import compare
+    from jaxmatch.record.folder import RunFolder
     from jaxmatch.training.train import train
 
-    names, summaries, started = ("supervised", "fixmatch"), {}, time.monotonic()
-    configs = {
-        name: from_flags(f"{name}:mnist5k,labels=40,seed={arguments.seed}", [])[0] for name in names
-    }
-    baselines = of_config(configs["supervised"])
-    share = f"{(time.monotonic() - started) / len(baselines['baselines']):.0f}"
+    summaries = {}
+    for name in ("supervised", "fixmatch"):
+        config, _ = from_flags(f"{name}:mnist5k,labels=40,seed={arguments.seed}", [])
+        summaries[name] = train(config, arguments.workdir / name)
+    folders = [arguments.workdir / name for name in summaries]
+    add_missing(folders)
+    baselines = RunFolder(folders[0]).read_baselines() or {"baselines": {}}
     table = Table("method", "test accuracy", "steps", "seconds", title="MNIST-5k, 40 labels")
     for found in baselines["baselines"].values():
-        table.add_row(found["title"], f"{found['test']['accuracy']:.1%}", "", share)
-    for name, config in configs.items():
-        summary = summaries[name] = train(config, arguments.workdir / name)
+        table.add_row(found["title"], f"{found['test']['accuracy']:.1%}", "", "")
+    for name, summary in summaries.items():
         accuracy = f"{summary[summary['evaluated']]['last']:.1%}"
         table.add_row(name, accuracy, str(summary["steps"]), f"{summary['seconds']:.0f}")
     Console().print(table)
@@ -393,10 +400,12 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     from jaxmatch.augment.build import build_transforms
     from jaxmatch.config.stages import stages_of
     from jaxmatch.record.run_data import load_new
+    from jaxmatch.record.settled import settled
     from jaxmatch.report.sheet import check_name, contact_sheet, summarize, write_sheet
 
     check_name(arguments.output)
-    *_, config = stages_of(_config(arguments)).values()
+    *_, asked = stages_of(_config(arguments)).values()
+    config, _ = settled(asked)
     transforms = build_transforms(config.augment, config.views)
     algorithm = build_algorithm(config.algorithm)
     views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}

@@ -6,8 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -94,25 +93,31 @@ def _rows(block: Predictions, probabilities: bool) -> Iterator[list[Any]]:
 
 def _table(file: BinaryIO, path: Path, columns: Sequence[str]) -> WriteRow:
     """A function that writes a row; the format follows from the ending of ``path``."""
-
-    def put(text: str) -> None:
-        file.write(text.encode("utf-8", "surrogateescape"))
-
+    text = _Text(file)
     if path.suffix.lower() in LINES_OF_JSON:
 
         def write(row: Sequence[Any]) -> None:
             values = dict(zip(columns, map(_number, row), strict=True))
-            put(json.dumps(values) + "\n")
+            text.write(json.dumps(values) + "\n")
 
         return write
-    writer = csv.writer(SimpleNamespace(write=put), lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     return writer.writerow
 
 
+class _Text(NamedTuple):
+    """A binary file that takes text, with the bytes of :func:`_text` unchanged."""
+
+    file: BinaryIO
+
+    def write(self, text: str) -> int:
+        return self.file.write(text.encode("utf-8", "surrogateescape"))
+
+
 def _number(value: Any) -> Any:
     """A float32 as the shortest number that JSON readers turn into it."""
-    return float(str(value)) if isinstance(value, np.float32) else value
+    return float(str(value)) if isinstance(value, np.floating) else value
 
 
 def _text(path: str) -> str:

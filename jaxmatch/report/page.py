@@ -166,8 +166,9 @@ def _data(groups: Sequence[Group]) -> str:
     texts = dict.fromkeys("\n".join(findings.lines(each)) for each in found if each is not None)
     if not texts:
         return ""
-    parts = "".join(
-        f"<p>{'<br>'.join(escape(line) for line in text.splitlines())}</p>" for text in texts
+    parts = "\n".join(
+        f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in text.splitlines())}</ul>"
+        for text in texts
     )
     return f"<h2>Data</h2>\n{parts}"
 
