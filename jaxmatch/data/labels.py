@@ -105,7 +105,8 @@ def _checked(place: str, given: Given, notes: list[str]) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 2 and len(labels) == given.images:
-        if not (np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
+        numbers = labels.dtype.kind in "biuf"
+        if not (numbers and np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
             raise InputError(
                 f"{needed}, not the shape {list(labels.shape)}; an image can have one class only."
             )
@@ -162,7 +163,7 @@ def _without_casts(
     if len(known) > 1 and known[-2] > known[-1] // 2:
         return train
     signed = given.values is not None and given.values.dtype.kind != "u"
-    if known[-1] in test if test is not None else signed:
+    if signed if test is None else np.isin(known[-1], test):
         return train
     cast = known[-1]
     rows = counted(int((train == cast).sum()), "row")

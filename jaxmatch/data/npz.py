@@ -16,6 +16,7 @@ from jaxmatch.runtime import paths
 
 SETS = ("train", "test", "validation")
 IMAGES, LABELS = ("x", "image", "images"), ("y", "label", "labels")
+KEYS = (*(f"{kind}_{part}" for part in SETS for kind in "xy"), UNLABELED_PART)
 FORMS = "[n h w], [n h w 1] or [n h w 3]"
 
 
@@ -108,8 +109,7 @@ def _read_all(place: str) -> tuple[dict[str, str], dict[str, np.ndarray], list[s
                     raise InputError(f"{place} has two arrays {names[key]} and {name}; keep one.")
                 if key:
                     names[key] = name
-            order = [key for part in (*SETS, "unlabeled") for key in (f"x_{part}", f"y_{part}")]
-            names = {key: names[key] for key in order if key in names}
+            names = {key: names[key] for key in KEYS if key in names}
             content = {name: _array(place, archive, name) for name in names.values()}
             return names, content, [name for name in archive.files if name not in content]
     except OSError as error:
@@ -136,10 +136,8 @@ def _key(name: str) -> str:
     kind, _, part = name.partition("_")
     if kind.lower() not in (*IMAGES, *LABELS):
         part, _, kind = name.rpartition("_")
-    part = part_of(part)
-    if not part or kind.lower() not in (*IMAGES, *LABELS):
-        return ""
-    return f"{'x' if kind.lower() in IMAGES else 'y'}_{part}"
+    key = f"{'x' if kind.lower() in IMAGES else 'y'}_{part_of(part)}"
+    return key if kind.lower() in (*IMAGES, *LABELS) and key in KEYS else ""
 
 
 def _check_present(

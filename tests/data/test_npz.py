@@ -162,6 +162,7 @@ def test_single_ones_are_classes_with_a_note(tmp_path):
         (Y.astype(float), r"not float64; save y_train = numpy.nan_to_num\(y_train, nan=-1\)"),
         (Y[:7], r"one whole number for each image.*shape \[7\] for 8"),
         (np.ones((8, 3), int), "an image can have one class only"),
+        (np.full((8, 2), "cat"), "an image can have one class only"),
         (np.array([*"abcdefg", "None"]), "has the label 'None': write an empty text"),
         (np.array([1, None, 2, 3, 4, 5, 6, 7]), "y_train is not a plain array.*astype"),
         (np.full(8, 1j), "not complex128"),
@@ -219,6 +220,14 @@ def test_images_without_finite_values_are_refused(tmp_path):
     broken[0, 0, 0] = np.nan
     with pytest.raises(InputError, match="float64 with values that are not finite"):
         load(tmp_path, **FULL | {"x_train": broken})
+
+
+def test_texts_and_numbers_are_different_classes(tmp_path):
+    texts = np.array([*"aabbaabb"])
+    with pytest.raises(InputError, match="class a occurs in y_test but not in y_train"):
+        load(tmp_path, x_train=X, y_train=Y, x_test=X, y_test=texts)
+    with pytest.raises(InputError, match="class 0 occurs in y_test but not in y_train"):
+        load(tmp_path, x_train=X, y_train=texts, x_test=X, y_test=np.abs(Y))
 
 
 def test_two_arrays_of_one_set_are_refused(tmp_path):
