@@ -8,6 +8,7 @@ can be read in two ways is refused.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ TEXTS = (
     *(".jsonl", ".log", ".md", ".ods", ".odt", ".pdf", ".py", ".rst", ".sh", ".toml", ".tsv"),
     *(".txt", ".xlsx", ".xml", ".yaml", ".yml"),
 )
+# Names of folders that hold a part of the data, if they hold folders.
+FOLD = re.compile(r"(batch|cv|fold|part|session|split|subset)s?[ _-]?\d+", re.IGNORECASE)
 # Names of a class that may mean "no label".
 VAGUE = ("-1", "na", "nan", "no label", "no_label", "nolabel", "none", "null", "todo", "unassigned",
          "unclassified", "undefined", "unknown", "unsorted")  # fmt: skip
@@ -194,9 +197,15 @@ def _check_apart(folder: Folder, name: str, below: Set[str], classes: Set[str]) 
     last = name.rpartition("/")[2]
     for each in sorted(below - {""}):
         if part_of(each) or part_of(last):
+            where = f"the class {last}" if part_of(each) else f"the set {name.rpartition('/')[0]}"
             raise InputError(
-                f"{folder.path / name / each} is a set inside of a class, or a class inside of a "
-                "set inside of a set; use <set>/<class>/ such as train/cat/ and test/cat/."
+                f"{folder.path / name}{f'/{each}' if part_of(each) else ''} is a set inside of "
+                f"{where}; put classes into sets, such as train/cat/ and test/cat/."
+            )
+        if FOLD.fullmatch(last) and "" not in below:
+            raise InputError(
+                f"{folder.path / name} holds folders, so it looks like a part of the data and no "
+                "class; put its class folders into train, val or test, or give it another name."
             )
         if each in classes - {last} and "" not in below:
             raise InputError(
@@ -289,14 +298,17 @@ def _notes_of_sets(
     """Notes on images that are used in another way, or for less, than a user may expect."""
     notes = []
     for reason, names in unused.items():
-        tops = {name[len(folder.inside) :].partition("/")[0] for name in names}
-        beside = reason.startswith("beside")
-        which = f" ({some(sorted(tops))})" if beside else ""
-        remedy = "move" if beside else "label with jaxmatch predict, or sort"
-        notes.append(
-            f"Not used, {reason}: {counted(len(names), 'image')}{which}; {remedy} what you need "
-            "into class folders there."
+        top = reason.rpartition("folder ")[2]
+        which, remedy = (
+            "",
+            f"label with jaxmatch predict, or sort what you need into {top}/<class>/",
         )
+        if reason.startswith("beside"):
+            tops = {name[len(folder.inside) :].partition("/")[0] for name in names}
+            which, remedy = f" ({some(sorted(tops))})", f"move what you need into {top}/<class>/"
+        elif reason.startswith("without a label"):
+            remedy = "write what you know into the table"
+        notes.append(f"Not used, {reason}: {counted(len(names), 'image')}{which}; {remedy}.")
     classes = {
         part: {p.label for p in places.values() if p.part == part} for part in (TRAIN, *HELD_OUT)
     }

@@ -137,6 +137,11 @@ def test_unlabeled_images_of_a_training_folder(tmp_path, text, name):
             words(train={"cat": "Train/cat/0.png", "dog": "Train/dog/1.png"}),
             "Not used, without a class, in the folder Valid: 1 image;",
         ),
+        (  # a flat test set whose name has two words
+            "train/cat/0.png train/dog/1.png test-images/2.png",
+            words(train={"cat": "train/cat/0.png", "dog": "train/dog/1.png"}),
+            "label with jaxmatch predict, or sort what you need into test-images/<class>/.",
+        ),
         (  # images of the test set without a class
             "cat/0.png dog/1.png test/cat/2.png test/dog/3.png test/4.png test/unlabeled/5.png",
             words(
@@ -260,9 +265,18 @@ def test_a_folder_that_may_be_a_class_or_a_set_is_refused(tmp_path, name):
         ("notes.txt .x.png", r"no images in .* \(1 hidden, 1 no image \(\.txt\)\)"),
         ("train/cat/0.png training/cat/1.png", "two folders of the train set, train and training"),
         ("cat/0.png test/cat/1.png Test/cat/2.png", "two folders of the test set, Test and test"),
-        ("cat/train/0.png cat/test/1.png dog/train/2.png", "set inside of a class.*train/cat/"),
-        ("cat/0.png dog/unlabeled/1.png dog/2.png", "dog/unlabeled is a set inside of a class"),
-        ("train/train/cat/0.png train/test/cat/1.png", "set inside of a set"),
+        (
+            "cat/train/0.png cat/test/1.png dog/train/2.png",
+            "cat/test is a set inside of the class cat; .*train/cat/",
+        ),
+        (
+            "cat/0.png dog/unlabeled/1.png dog/2.png",
+            "dog/unlabeled is a set inside of the class dog",
+        ),
+        (
+            "train/train/cat/0.png train/test/cat/1.png",
+            "train/test is a set inside of the set train;",
+        ),
         ("cat/0.png dog/", "class folder .*dog is empty; put images into it, or remove it"),
         ("cat/0.png dog/.x.png", r"class folder .*dog has no images.*hidden"),
         ("cat/0.png dog/a.heic dog/b.txt", r"dog has no images, only.*dog/a\.heic \(no image \(.h"),
@@ -274,6 +288,11 @@ def test_a_folder_that_may_be_a_class_or_a_set_is_refused(tmp_path, name):
         ("cat/0.png dog/1.png", "too few labeled images for a test set"),
         ("cat/0.png dog/1.png eval/cat/2.png eval/dog/3.png", "eval is no class.*folder cat for a"),
         ("a/cat/0.png a/b/1.png b/cat/2.png cat/3.png", "a is no class, because it has a folder b"),
+        (
+            "fold1/cat/0.png fold1/dog/1.png fold2/cat/2.png",
+            "fold1 holds folders, so it looks like",
+        ),
+        ("cat/0.png cat/1.png cat/2.png .dog/3.png", r"fewer than two.*Left out: \.dog/ \(hidden"),
         ("0.png 1.png", "has images but no labels: put the labeled ones"),
         ("0.png 1.png names.csv", r"no labels.*\(there is names\.csv, which has another name"),
         ("train/0.png train/labels.csv test/1.png", r"no labels.*there is train/labels\.csv"),
