@@ -78,42 +78,59 @@ def plan(root: Path, tree: Tree) -> Plan:
         )
     folder = find_folder(root, tree)
     file = table.find(folder.path)
-    notes = _names_of_folders(folder)
-    if broken := tree.left_out.get(BROKEN_LINK):
-        notes.append(f"Links to nothing: {some(broken)}.")
-    left_out = dict(tree.left_out)
-    if file is None:
-        _check_sets(folder)
-        found = {name: by_folder(name, folder) for name in folder.images}
-        notes += _check_classes(folder, tree)
-        name_of_table = ""
-    else:
-        content = table.read(file)
-        rows, more = table.resolve(content, (folder.path,), folder.images)
-        found = {name: by_row(row, name) for name, row in rows.items()}
-        found |= {name: beside_table(name) for name in folder.images if name not in rows}
-        name_of_table = folder.inside + file.name
-        notes += [*content.notes, *more, *_notes_of_table(file, folder, found, rows)]
-        named = {folder.inside + name for name in rows} | {name_of_table}
-        left_out = {
-            reason: kept
-            for reason, names in left_out.items()
-            if (kept := tuple(name for name in names if name not in named))
-        }
-    places = {name: place for name, place in found.items() if isinstance(place, Place)}
-    unused: dict[str, list[str]] = {}
-    for name, reason in found.items():
-        if isinstance(reason, str):
-            unused.setdefault(reason, []).append(folder.inside + name)
-    left_out |= {reason: tuple(sorted(names)) for reason, names in sorted(unused.items())}
-    places, more = same_classes(places)
-    notes += [*more, *_notes_of_sets(folder, places, unused, file is None)]
+    found, more = _by_folders(folder, tree) if file is None else _by_table(folder, file)
+    places, unused = _places_and_reasons(found)
+    places, spellings = same_classes(places)
+    notes = [
+        *_names_of_folders(folder, tree),
+        *more,
+        *spellings,
+        *_notes_of_sets(folder, places, unused, file is None),
+    ]
+    name_of_table = folder.inside + file.name if file else ""
+    # A file that the table names is an image, whatever the rule of discovery says.
+    used = {name_of_table, *(_in_root(folder, name) for name in found)}
+    left_out = {
+        reason: kept
+        for reason, names in tree.left_out.items()
+        if (kept := tuple(name for name in names if name not in used))
+    }
+    for reason, names in sorted(unused.items()):
+        left_out[reason] = tuple(sorted(_in_root(folder, name) for name in names))
     return Plan(
         places={_in_root(folder, name): place for name, place in places.items()},
         table=name_of_table,
         left_out=left_out,
         notes=tuple(notes),
     )
+
+
+def _by_folders(folder: Folder, tree: Tree) -> tuple[dict[str, Place | str], list[str]]:
+    """The place of each image by its folders, or why it is left out; then notes."""
+    _check_sets(folder)
+    found = {name: by_folder(name, folder) for name in folder.images}
+    return found, _check_classes(folder, tree)
+
+
+def _by_table(folder: Folder, file: Path) -> tuple[dict[str, Place | str], list[str]]:
+    """The place of each image by the table of labels, or why it is left out; then notes."""
+    content = table.read(file)
+    rows, notes = table.resolve(content, (folder.path,), folder.images)
+    found = {name: by_row(row, name) for name, row in rows.items()}
+    found |= {name: beside_table(name) for name in folder.images if name not in rows}
+    return found, [*content.notes, *notes, *_notes_of_table(file, folder, found, rows)]
+
+
+def _places_and_reasons(
+    found: Mapping[str, Place | str],
+) -> tuple[dict[str, Place], dict[str, list[str]]]:
+    """The places of images, and by reason the images that are left out."""
+    places = {name: place for name, place in found.items() if isinstance(place, Place)}
+    unused: dict[str, list[str]] = {}
+    for name, reason in found.items():
+        if isinstance(reason, str):
+            unused.setdefault(reason, []).append(name)
+    return places, unused
 
 
 def _in_root(folder: Folder, name: str) -> str:
@@ -244,9 +261,11 @@ def _without_images(folder: Folder, tree: Tree, name: str) -> list[str]:
     )
 
 
-def _names_of_folders(folder: Folder) -> list[str]:
-    """Notes on folders that have an unusual name or place."""
+def _names_of_folders(folder: Folder, tree: Tree) -> list[str]:
+    """Notes on folders that have an unusual name or place, and on lost ones."""
     notes = []
+    if broken := tree.left_out.get(BROKEN_LINK):
+        notes.append(f"Links to nothing: {some(broken)}.")
     if folder.inside:
         notes.append(f"All images lie in {folder.inside}, which is read as the data folder.")
     usual = {TRAIN: "train", TEST: "test", VALIDATION: "val", "unlabeled": "unlabeled"}
@@ -304,7 +323,7 @@ def _notes_of_sets(
             f"label with jaxmatch predict, or sort what you need into {top}/<class>/",
         )
         if reason.startswith("beside"):
-            tops = {name[len(folder.inside) :].partition("/")[0] for name in names}
+            tops = {name.partition("/")[0] for name in names}
             which, remedy = f" ({some(sorted(tops))})", f"move what you need into {top}/<class>/"
         elif reason.startswith("without a label"):
             remedy = "write what you know into the table"

@@ -39,26 +39,18 @@ def load(place: str, reading: Reading) -> Source:
         for key, value in arrays.items()
         if key.startswith("x_")
     }
-    first = next(iter(images))
-    for key, value in images.items():
-        if value.shape[1:3] != images[first].shape[1:3]:
-            raise InputError(
-                f"{place}: the images of {names[key]} differ in size from those of {names[first]}."
-            )
-    found = label_arrays.encode(
-        place,
-        {
-            part: label_arrays.Given(
-                name=names.get(f"y_{part}", ""),
-                values=arrays.get(f"y_{part}"),
-                images=len(images[f"x_{part}"]),
-            )
-            for part in SETS
-            if f"x_{part}" in images
-        },
-        reading.label_free,
-    )
-    empty = np.zeros((0, *images[first].shape[1:]), np.uint8)
+    shape = _common_shape(place, names, images)
+    given = {
+        part: label_arrays.Given(
+            name=names.get(f"y_{part}", ""),
+            values=arrays.get(f"y_{part}"),
+            images=len(images[f"x_{part}"]),
+        )
+        for part in SETS
+        if f"x_{part}" in images
+    }
+    found = label_arrays.encode(place, given, reading.label_free)
+    empty = np.zeros((0, *shape), np.uint8)
     extra = images.get(UNLABELED_PART, empty)
     numbers = found.of["train"] if "train" in found.of else np.zeros(0, np.int32)
     kept = {part: images[f"x_{part}"] if part in found.of else empty for part in SETS}
@@ -79,7 +71,7 @@ def load(place: str, reading: Reading) -> Source:
         survey=Survey(
             notes=tuple(notes),
             left_out={"not read": tuple(ignored)} if ignored else {},
-            sizes={images[first].shape[1:3]: sum(map(len, images.values()))},
+            sizes={shape[:2]: sum(map(len, images.values()))},
             modes=_modes(arrays),
         ),
     )
@@ -205,6 +197,24 @@ def _checked_images(place: str, name: str, images: np.ndarray) -> np.ndarray:
     if images.ndim == 3:
         images = images[..., None]
     return np.repeat(images, 3, axis=-1) if images.shape[3] == 1 else images
+
+
+def _common_shape(
+    place: str, names: Mapping[str, str], images: Mapping[str, np.ndarray]
+) -> tuple[int, int, int]:
+    """The shape (h, w, 3) of all images.
+
+    Raises:
+        InputError: if they differ in size.
+    """
+    first = next(iter(images))
+    for key, value in images.items():
+        if value.shape[1:3] != images[first].shape[1:3]:
+            raise InputError(
+                f"{place}: the images of {names[key]} differ in size from those of {names[first]}."
+            )
+    height, width = images[first].shape[1:3]
+    return height, width, 3
 
 
 def _remedy_for_form(name: str, shape: Sequence[int]) -> str:
