@@ -16,13 +16,15 @@ from PIL import Image, ImageOps
 from jaxmatch.data import encoded
 from jaxmatch.data.encoded import Unreadable
 from jaxmatch.data.levels import DEFAULT, SIXTEEN_BITS, Levels, Span, to_rgb
-from jaxmatch.errors import InputError, some
+from jaxmatch.errors import InputError, by_reason, some
 from jaxmatch.runtime import paths
 
 LOOKED_AT = 100  # images whose sizes tell those of a data set
 DEFAULT_SIZE = 32  # for images without a common size; the size of the CIFAR networks
 
 Size = tuple[int, int]  # height, width
+NO_IMAGES = "There are no readable images among the given files"
+
 log = logging.getLogger(__name__)
 
 CAMERA_BITS = (10, 12, 14)  # of levels that files of 16 bits often hold
@@ -150,7 +152,12 @@ def content_of(file: Path | bytes) -> bytes:
     try:
         return paths.read_whole(file)
     except OSError as error:
-        raise Unreadable(f"cannot be opened ({paths.reason(error).lower()})") from error
+        raise Unreadable(cannot_open(error)) from error
+
+
+def cannot_open(error: OSError) -> str:
+    """The reason for a file that cannot be opened."""
+    return f"cannot be opened ({paths.reason(error).lower()})"
 
 
 def examine(content: bytes, levels: Levels) -> Picture:
@@ -219,7 +226,7 @@ def sizes(files: Iterable[Path | bytes]) -> list[tuple[int, int]]:
         except Exception:
             continue
     if not found:
-        raise InputError("There are no readable images among the given files.")
+        raise InputError(f"{NO_IMAGES}.")
     return found
 
 
@@ -267,14 +274,13 @@ class Loaded:
         Raises:
             InputError: if no file is readable, or, with ``strict``, if one is unreadable.
         """
-        listed = "; ".join(f"{some(names)} ({reason})" for reason, names in self.left_out.items())
+        listed = by_reason(self.left_out)
         if listed and strict:
-            raise InputError(f"Not readable as images: {listed}.")
+            raise InputError(f"Not readable as images ({listed}).")
         if not len(self.images):
-            why = f": {listed}" if listed else ""
-            raise InputError(f"There are no readable images among the given files{why}.")
+            raise InputError(NO_IMAGES + (f" ({listed})." if listed else "."))
         if listed:
-            log.warning("Left out, not readable as images: %s", listed)
+            log.warning("Left out, not readable as images (%s).", listed)
 
 
 class Block(NamedTuple):
