@@ -54,9 +54,15 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """The first ``most`` names in a list, and how many more there are."""
+    """The first ``most`` names in a list, as a terminal can show them, and how many more follow."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(map(printable, names[:most])) + more
+
+
+def printable(text: str) -> str:
+    """``text`` with escapes for what a terminal cannot show or would obey."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def counted(number: int, noun: str) -> str:

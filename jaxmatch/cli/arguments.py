@@ -70,7 +70,23 @@ def _predict(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workdir", type=path, required=True, help=RUN)
     command.add_argument("--step", type=step, metavar="STEP", help=STEP)
     command.add_argument("paths", type=path, nargs="+", help="image files, or folders of them")
-    command.add_argument("-o", "--output", type=path, required=True, help="the CSV file to write")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=path,
+        required=True,
+        metavar="FILE",
+        help="the table to write: CSV, or JSON Lines if the name ends in .jsonl",
+    )
+    command.add_argument(
+        "--probabilities", action="store_true", help="add a column p:CLASS for each class"
+    )
+    command.add_argument(
+        "--left-out",
+        type=path,
+        metavar="FILE",
+        help="a table to write of path and reason of each file that is no readable image",
+    )
 
 
 def _probe(command: argparse.ArgumentParser) -> None:
@@ -171,7 +187,7 @@ COMMANDS = {
         _evaluate,
         "Print the test and validation metrics of a run's teacher and student.",
     ),
-    "predict": (_predict, "Classify image files and write a CSV: path,class,confidence."),
+    "predict": (_predict, "Classify image files and write a table: path,class,confidence."),
     "probe": (
         _probe,
         "Print the test accuracy of simple classifiers on a run's frozen features as JSON.",

@@ -1,7 +1,6 @@
 """The command line: ``jaxmatch COMMAND``."""
 
 import argparse
-import csv
 import io
 import json
 import logging
@@ -9,7 +8,6 @@ import os
 import signal
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -205,21 +203,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from jaxmatch.data.images import image_files, read_images
+    from jaxmatch.errors import some
     from jaxmatch.evaluation.classifier import load
+    from jaxmatch.evaluation.predict import check_outputs, predict
 
-    check_output(arguments.output)
-    classifier = load(arguments.workdir, arguments.step)
-    files = image_files(arguments.paths)
-    share = classifier.config.data.center_crop
-    images, readable = read_images(files, classifier.image_shape[:2], share=share)
-    found = classifier.predict(images)
-    output = io.StringIO(newline="")
-    writer = csv.writer(output)
-    writer.writerow(("path", "class", "confidence"))
-    for file, label, confidence in zip(readable, found.label, found.confidence, strict=True):
-        writer.writerow((file, classifier.classes[label], f"{confidence:.6f}"))
-    write_output(arguments.output, output.getvalue().encode("utf-8", "surrogateescape"))
+    check_outputs(arguments.output, arguments.left_out)
+    missing = predict(
+        load(arguments.workdir, arguments.step),
+        arguments.paths,
+        arguments.output,
+        probabilities=arguments.probabilities,
+        left_out=arguments.left_out,
+    )
+    for reason, names in sorted(missing.items()):
+        print(f"jaxmatch: left out {len(names):,} ({reason}): {some(names)}", file=sys.stderr)
 
 
 def _probe(arguments: argparse.Namespace) -> None:
@@ -249,6 +246,8 @@ def _baseline(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from jaxmatch.evaluation.baselines import of_config, of_run
+    from jaxmatch.evaluation.comparison import compare
+    from jaxmatch.record.folder import RunFolder
     from jaxmatch.report.baselines import page
 
     if (arguments.config is None) == (arguments.workdir is None):
@@ -268,8 +267,11 @@ def _baseline(arguments: argparse.Namespace) -> None:
         write_output(arguments.output, f"{text}\n".encode())
     if arguments.json:
         print(text)
-    else:
-        Console().print(page(found))
+        return
+    Console().print(page(found))
+    summary = arguments.workdir and RunFolder.at(arguments.workdir).read_summary()
+    if summary and (lost := compare(summary, found)):
+        print(lost)
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -340,21 +342,22 @@ def _demo(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from jaxmatch.config.flags import from_flags
-    from jaxmatch.evaluation.baselines import of_config
+    from jaxmatch.evaluation.baselines import add_missing
     from jaxmatch.evaluation.comparison import compare
+    from jaxmatch.record.folder import RunFolder
     from jaxmatch.training.train import train
 
-    names, summaries, started = ("supervised", "fixmatch"), {}, time.monotonic()
-    configs = {
-        name: from_flags(f"{name}:mnist5k,labels=40,seed={arguments.seed}", [])[0] for name in names
-    }
-    baselines = of_config(configs["supervised"])
-    share = f"{(time.monotonic() - started) / len(baselines['baselines']):.0f}"
+    summaries = {}
+    for name in ("supervised", "fixmatch"):
+        config, _ = from_flags(f"{name}:mnist5k,labels=40,seed={arguments.seed}", [])
+        summaries[name] = train(config, arguments.workdir / name)
+    folders = [arguments.workdir / name for name in summaries]
+    add_missing(folders)
+    baselines = RunFolder(folders[0]).read_baselines() or {"baselines": {}}
     table = Table("method", "test accuracy", "steps", "seconds", title="MNIST-5k, 40 labels")
     for found in baselines["baselines"].values():
-        table.add_row(found["title"], f"{found['test']['accuracy']:.1%}", "", share)
-    for name, config in configs.items():
-        summary = summaries[name] = train(config, arguments.workdir / name)
+        table.add_row(found["title"], f"{found['test']['accuracy']:.1%}", "", "")
+    for name, summary in summaries.items():
         accuracy = f"{summary[summary['evaluated']]['last']:.1%}"
         table.add_row(name, accuracy, str(summary["steps"]), f"{summary['seconds']:.0f}")
     Console().print(table)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from jaxmatch.algorithms import ALGORITHMS
-from jaxmatch.config import scaling
+from jaxmatch.config import scaling, views
 from jaxmatch.config.argument import ARGUMENT_KEYS, parse_argument
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.own import leave_periods_open
@@ -76,7 +76,8 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     Returns:
         The configuration and notes. There is a note for each value that ``scale=`` in the argument
         changed (:mod:`jaxmatch.config.scaling`), for the views that it names, for each override
-        that contradicts the preset, and for each value that turns its setting off.
+        that contradicts the preset, for each value that turns its setting off, and for settings of
+        views without effect (:mod:`jaxmatch.config.views`).
 
     Raises:
         InputError: if the file, a key or a value is wrong.
@@ -122,6 +123,7 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
             ]
         if kind := ALGORITHMS.get(part.algorithm.name):
             notes += turned_off(kind, part.algorithm, f"{prefix}algorithm")
+            notes += views.notes(part, own, prefix)
     return result, notes
 
 

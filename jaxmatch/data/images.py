@@ -277,6 +277,20 @@ class Loaded:
             log.warning("Left out, not readable as images: %s", listed)
 
 
+class Block(NamedTuple):
+    """Some readable images of many files.
+
+    Attributes:
+        names: of the images.
+        images: [n h w 3] uint8.
+        left_out: the names of unreadable files, by the reason, since the block before.
+    """
+
+    names: Sequence[str]
+    images: np.ndarray
+    left_out: Mapping[str, tuple[str, ...]]
+
+
 class _Read(NamedTuple):
     """What was found in a file."""
 
@@ -362,6 +376,28 @@ def read_files(
             ),
         ),
     )
+
+
+def read_blocks(
+    files: Sequence[Path], fitting: Fitting, levels: Levels, size: int
+) -> Iterator[Block]:
+    """Read files in blocks of ``size`` images, so that few of them are in memory at a time.
+
+    The last block is smaller if the files end. It is empty only if there is no readable file.
+    """
+    names: list[str] = []
+    left_out: dict[str, tuple[str, ...]] = {}
+    images = np.empty((0, *fitting.size, 3), np.uint8)
+    for start in range(0, len(files), size):
+        loaded = read_files(files[start : start + size], fitting, levels)
+        names += [name for name, good in zip(loaded.names, loaded.readable, strict=True) if good]
+        images = np.concatenate([images, loaded.images])
+        for reason, some_names in loaded.left_out.items():
+            left_out[reason] = (*left_out.get(reason, ()), *some_names)
+        if len(names) > size:  # otherwise the block may be the last one
+            yield Block(names[:size], images[:size], left_out)
+            names, images, left_out = names[size:], images[size:], {}
+    yield Block(names, images, left_out)
 
 
 def _notes_about_files(what: str, names: Sequence[str]) -> Iterator[str]:

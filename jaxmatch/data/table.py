@@ -8,11 +8,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from jaxmatch.data import splits
-from jaxmatch.data.discovery import printable
-from jaxmatch.errors import InputError, counted
+from jaxmatch.errors import InputError, counted, printable
 from jaxmatch.runtime import paths
 
 NAMES = ("labels.csv", "labels.tsv")
@@ -30,7 +30,7 @@ DELIMITERS = (",", ";", "\t", "|")
 NO_LABEL = ("-1", "-1.0", "nan", "null", "?", "<na>", "#n/a", "n/a", "unlabeled", "unlabelled")
 UNCLEAR = ("none", "na")  # either no label, or the name of a class
 _PARTS = {
-    "train": r"train(ing)?",
+    "train": r"train(ing)?|labell?ed",
     "test": r"test(ing)?",
     "validation": r"val(id(ation)?)?",
     "unlabeled": r"unlabell?ed",
@@ -73,6 +73,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=10_000)
 def part_of(name: str) -> str:
     """The set that a folder's name or a word means: a key of the table above; "" for no set."""
     found = _PART.fullmatch(name.strip())
@@ -231,7 +232,7 @@ def _columns(header: Sequence[str]) -> dict[str, int]:
 
 def _row(file: Path, cells: Mapping[str, str]) -> Row:
     label, part = cells["label"], ""
-    if label != printable(label):
+    if re.search("[\ud800-\udfff]", label):  # bytes that are no UTF-8
         raise InputError(f"Cannot read {file}: the label {printable(label)!r} is not UTF-8.")
     if label.lower() in UNCLEAR:
         raise InputError(

@@ -6,6 +6,7 @@ a run sees, before augmentation. Label spreading (Zhou et al., "Learning with Lo
 Consistency", NeurIPS 2003) learns from the unlabeled images, too.
 """
 
+import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -46,6 +47,8 @@ NEIGHBOURS = 5
 SPREADING_NEIGHBOURS = 10
 CHUNK = 500  # images that are converted at a time
 
+# Settings ``data.*`` that do not change what the baselines see.
+OF_TRAINING = ("batch_size", "ratio", "mean", "std", "include_labeled", "labels", "split")
 METRICS = {"accuracy": accuracy_score, "balanced_accuracy": balanced_accuracy_score}
 
 Classify = Callable[[np.ndarray], np.ndarray]  # pixels [n d] uint8 to classes [n]
@@ -131,19 +134,39 @@ def of_run(workdir: str | Path, place: str = "") -> dict[str, Any]:
 
 
 def add_missing(workdirs: Iterable[str | Path]) -> None:
-    """Measure and keep the baselines of the runs that have none; those without labels have none.
+    """Measure and keep the baselines of the runs that have none, if they have labels.
+
+    Runs on the same images and labels are measured once.
 
     Raises:
         InputError: as :func:`of_run`.
         DiskError: as :func:`of_run`.
     """
+    known: dict[str, Mapping[str, Any]] = {}
     for workdir in workdirs:
         run = RunFolder.at(workdir)
         values = run.read_config()
-        if values is None or run.read_baselines() is not None:
+        if values is None:
+            raise InputError(f"{run.path} is no run folder: it has no config.json.")
+        config = complete({key: value for key, value in values.items() if key != "facts"})
+        if not build_algorithm(config.algorithm).labeled:
             continue
-        if build_algorithm(complete(values).algorithm).labeled:
-            of_run(workdir)
+        key = _what_counts(run, config)
+        found = run.read_baselines()
+        if found is None and key in known:
+            found = known[key]
+            run.write_baselines(found)
+        known[key] = of_run(workdir) if found is None else found
+
+
+def _what_counts(run: RunFolder, config: ConfigDict) -> str:
+    """A text that is equal for runs with the same baselines."""
+    record = run.read_record()
+    if record is None:  # the images are not known by their content
+        return str(run.path)
+    data = {key: value for key, value in config.data.to_dict().items() if key not in OF_TRAINING}
+    content = [record.digest, run.read_split().hash, config.seed, data]
+    return json.dumps(content, sort_keys=True, default=str)
 
 
 def measure(data: Data, seed: int) -> dict[str, Any]:

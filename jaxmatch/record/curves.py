@@ -182,6 +182,8 @@ def _panel(
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("#DDDDDD")
         return
+    for (text, level), dashes in zip(levels.items(), itertools.cycle(_DASHES), strict=False):
+        legend[text] = axes.axhline(level, color=_BASELINE, linestyle=(0, dashes), linewidth=1.2)
     axes.set_xlabel("step", color=_INK)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -199,8 +201,6 @@ def _panel(
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     legend.pop("", None)
-    for (text, level), dashes in zip(levels.items(), itertools.cycle(_DASHES), strict=False):
-        legend[text] = axes.axhline(level, color=_BASELINE, linestyle=(0, dashes), linewidth=1.2)
     if legend:
         axes.legend(legend.values(), legend.keys(), loc="best", fontsize=9, frameon=False)
 

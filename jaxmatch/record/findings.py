@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxmatch.data import splits
+from jaxmatch.errors import printable
 from jaxmatch.record.run_data import Data
 
 Findings = Mapping[str, Any]  # a JSON object, as :func:`find` makes it
@@ -131,12 +132,6 @@ def remarks(found: Findings) -> list[str]:
     reasons = [f"{count:,} {printable(reason)}" for reason, count in found["left_out"].items()]
     left_out = [f"left out: {', '.join(reasons)}"] if reasons else []
     return [*left_out, *(f"note: {printable(note)}" for note in found["notes"])]
-
-
-def printable(text: str) -> str:
-    """``text`` with escapes for what a terminal cannot show or would obey."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _listed(counts: Mapping[str, int]) -> str:

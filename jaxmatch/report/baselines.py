@@ -43,20 +43,23 @@ def page(found: Mapping[str, Any]) -> console.RenderableType:
 
 
 def verdicts(groups: Sequence[Group]) -> list[str]:
-    """A sentence for each group with baselines: whether its finished runs beat the best of them."""
-    texts = []
+    """Sentences that say whether the finished runs of each group beat their best baseline."""
+    texts, missing = [], []
     for group in groups:
-        runs = [run for run in group.counted if run.finished and run.baselines is not None]
+        runs = [run for run in group.counted if run.baselines is not None]
         measured = [run.baselines for run in runs if run.baselines is not None]
         best = best_of(measured, "accuracy")
-        if best is not None:
+        if best is None:
+            if group.runs[0].settings["data.labels"] != "none":
+                missing.append(group.label)
+        elif runs[0].finished:
             lost = verdict(group.label, [run.stages[-1].summary for run in runs], measured)
             text = f"{group.label} beats the best baseline, {best[0]} ({best[1]:.1%})."
             texts.append(lost or text)
-    if not texts and any(group.runs[0].settings["data.labels"] != "none" for group in groups):
+    if missing:
         texts.append(
-            "No baselines are measured: jaxmatch report --baselines compares the runs with "
-            "classical classifiers on pixels, for the same labels."
+            f"No baselines are measured for {', '.join(missing)}: jaxmatch report --baselines "
+            "compares runs with classical classifiers on pixels, for the same labels."
         )
     return texts
 

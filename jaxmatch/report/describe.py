@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxmatch.config.stages import stage_folders
+from jaxmatch.errors import printable
 from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
 from jaxmatch.record import findings, run_data
@@ -114,9 +115,9 @@ def page(described: Mapping[str, Any], title: str) -> RenderableType:
 
 def _sections(found: Mapping[str, Any], title: str) -> Iterable[RenderableType]:
     data, run, batch = found["data"], found["run"], found["batch"]
-    yield Text(findings.printable(title), style="bold")
+    yield Text(printable(title), style="bold")
     yield _section("What was found")
-    rows = [("data", findings.printable(data["name"])), ("numbers", findings.total(data))]
+    rows = [("data", printable(data["name"])), ("numbers", findings.total(data))]
     yield _pairs([*rows, ("sizes", findings.pixels(data))])
     yield _indented(_classes(data["counts"]))
     yield _pairs(remark.split(": ", 1) for remark in findings.remarks(data))
@@ -182,7 +183,7 @@ def _classes(counts: Mapping[str, Mapping[str, int]]) -> RenderableType:
         if len(shown) < len(names) and name == names[-3]:
             table.add_row(f"... {len(names) - len(shown):,} more")
         row = [f"{counts[name][kind]:,}" for kind in kinds]
-        table.add_row(Text(findings.printable(name)), *row)
+        table.add_row(Text(printable(name)), *row)
     return table
 
 

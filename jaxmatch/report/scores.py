@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jaxmatch.record.findings import printable
+from jaxmatch.errors import printable
 
 NETWORKS = ("teacher", "student")
 MOST_ROWS = 20  # of the table of classes

@@ -251,6 +251,8 @@ def _op_rows(images: np.ndarray, names: tuple[str, ...], values: np.ndarray, app
 
 def _caption(name: str, value: float, images: np.ndarray) -> str:
     """The value of an op with its unit."""
+    if name == "color" and (images == images[..., :1]).all():
+        return "gray: none"
     if OPS[name].side is not None:
         return f"{value / OPS[name].unit((images.shape[1], images.shape[2])):.0%}"
     return f"{value:.3g}" + "\N{DEGREE SIGN}" * (name == "rotate")

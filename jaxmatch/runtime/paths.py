@@ -165,9 +165,10 @@ def writing_output(path: Path) -> Iterator[BinaryIO]:
             write_whole(path, temporary.read_bytes())
         elif not direct:
             temporary.replace(local)
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        # A reader has closed the pipe, or another file than this one made the error.
+        if isinstance(error, BrokenPipeError) or error.filename not in (None, str(temporary)):
+            raise
         raise _cannot_write(path, error) from error
     finally:
         if not direct:

@@ -1,8 +1,11 @@
 """The command line: what it prints and writes, and the exit code of every kind of failure."""
 
 import csv
+import io
 import json
+import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -29,9 +32,10 @@ from tiny_runs import (
 from jaxmatch.cli import main as cli
 from jaxmatch.cli.arguments import parser
 from jaxmatch.config import recipe
-from jaxmatch.evaluation import classifier, probe
+from jaxmatch.evaluation import baselines, classifier, probe
 from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
+from jaxmatch.report import page
 from jaxmatch.runtime.compilation import compiler_options
 from jaxmatch.training import train as loop
 
@@ -231,23 +235,109 @@ def pictures(tmp_path):
     return folder
 
 
-def test_predict_writes_class_and_confidence_of_files_and_folders(
-    run, call, pictures, tmp_path, caplog
-):
+def test_predict_writes_class_and_confidence_of_files_and_folders(run, call, pictures, tmp_path):
     output = tmp_path / "predictions.csv"
     single = tmp_path / "single.png"
-    code, printed, _ = call("predict", "--workdir", run[0], single, pictures, "-o", output)
+    code, printed, error = call("predict", "--workdir", run[0], single, pictures, "-o", output)
     assert (code, printed) == (0, "")
     with output.open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["path", "class", "confidence"]
-    expected = [single, pictures / "a.png", pictures / "b.jpg", pictures / "deep" / "c.png"]
+    expected = [pictures / "a.png", pictures / "b.jpg", pictures / "deep" / "c.png", single]
     assert [row[0] for row in rows] == [str(path) for path in expected]
     for _, name, confidence in rows:
         assert name in "0123"
         assert 0.25 <= float(confidence) <= 1
-    assert "broken.png" in caplog.text
-    assert "notes.txt" not in caplog.text
+    assert error.splitlines() == [
+        f"jaxmatch: left out 1 (no image (.txt)): {pictures / 'notes.txt'}",
+        f"jaxmatch: left out 1 (not an image): {pictures / 'broken.png'}",
+    ]
+
+
+def test_predict_has_a_column_for_each_class_in_either_format(run, call, pictures, tmp_path):
+    tables = []
+    for name in ("p.csv", "p.JSONL"):
+        left_out = tmp_path / f"left_{name}"
+        words = ("predict", "--workdir", run[0], pictures, "-o", tmp_path / name)
+        code, _, error = call(*words, "--probabilities", "--left-out", left_out)
+        assert code == 0, error
+        tables.append([table(tmp_path / name), table(left_out)])
+    assert tables[0] == tables[1]
+    rows, missing = tables[0]
+    assert list(rows[0]) == ["path", "class", "confidence", "p:0", "p:1", "p:2", "p:3"]
+    found = classifier.load(run[0]).predict(pictures)
+    assert [row["path"] for row in rows] == list(found.paths)
+    assert [row["class"] for row in rows] == list(found.names)
+    shares = [[row[f"p:{name}"] for name in "0123"] for row in rows]
+    np.testing.assert_array_equal(np.float32(shares), found.probabilities)
+    np.testing.assert_array_equal(np.float32([row["confidence"] for row in rows]), found.confidence)
+    assert missing == [
+        {"path": str(pictures / "broken.png"), "reason": "not an image"},
+        {"path": str(pictures / "notes.txt"), "reason": "no image (.txt)"},
+    ]
+
+
+def table(path):
+    """The rows of a table, with numbers as numbers."""
+    if path.suffix.lower() == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    texts = ("path", "class", "reason")
+    return [
+        {key: value if key in texts else float(value) for key, value in row.items()} for row in rows
+    ]
+
+
+def test_predict_refuses_outputs_that_contradict_each_other(run, call, pictures, tmp_path):
+    words = ("predict", "--workdir", run[0], pictures, "-o")
+    code, _, error = call(*words, tmp_path / "p.json")
+    assert code == 2
+    assert "or as .jsonl with a JSON object a line" in error
+    code, _, error = call(*words, tmp_path / "p.csv", "--left-out", tmp_path / "." / "p.csv")
+    assert code == 2
+    assert "is named twice" in error
+    assert call(*words, tmp_path / "p.csv", "--left-out", tmp_path / "none" / "x.csv")[0] == 2
+
+
+NAMES = [b"caf\xc3\xa9.png", b"latin\xe9.png", b'a "quoted", name\n.png', b"\xff\xfe.png"]
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
+def test_predict_keeps_the_bytes_of_names_in_any_locale(run, tmp_path, locale, name):
+    folder = os.fsencode(tmp_path / "f")
+    os.mkdir(folder)
+    for each in NAMES:
+        Image.fromarray(toy_images(1, 0)[0][0]).save(tmp_path / "one.png")
+        shutil.copy(tmp_path / "one.png", os.path.join(folder, each))
+        with open(os.path.join(folder, b"no" + each), "wb"):
+            pass
+    words = ["predict", f"--workdir={run[0]}", tmp_path / "f", "-o", tmp_path / name]
+    process = start_program(
+        [*words, "--left-out", tmp_path / f"left_{name}"],
+        LC_ALL=locale,
+        LANG="",
+        PYTHONCOERCECLOCALE="0",
+        PYTHONUTF8="0",
+    )
+    _, error = process.communicate(timeout=200)
+    assert process.returncode == 0, error
+    expected = sorted(os.path.join(folder, each) for each in NAMES)
+    assert sorted(paths_in(tmp_path / name)) == expected
+    expected = sorted(os.path.join(folder, b"no" + each) for each in NAMES)
+    assert sorted(paths_in(tmp_path / f"left_{name}")) == expected
+    assert len([line for line in error.splitlines() if "left out 4 (empty file)" in line]) == 1
+
+
+def paths_in(path):
+    """The bytes of the paths of a table."""
+    if path.suffix == ".jsonl":
+        found = [json.loads(line)["path"] for line in path.read_text("utf-8").splitlines()]
+    else:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        found = [row["path"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+    return [each.encode("utf-8", "surrogateescape") for each in found]
 
 
 def test_predict_refuses_what_it_cannot_do(run, call, pictures, tmp_path):
@@ -279,7 +369,19 @@ def full_disk(monkeypatch):
         whole(self, content[: len(content) // 2])
         raise OSError(28, "No space left on device", str(self))
 
+    class Full(io.BufferedWriter):
+        def write(self, content):
+            super().write(content[: len(content) // 2])
+            raise OSError(28, "No space left on device")
+
+    opened = Path.open
+
+    def to_write(self, mode="r", *arguments, **options):
+        file = opened(self, mode, *arguments, **options)
+        return Full(file.detach()) if mode == "wb" else file
+
     monkeypatch.setattr(Path, "write_bytes", half)
+    monkeypatch.setattr(Path, "open", to_write)
 
 
 def test_output_files_are_whole_or_as_they_were(run, call, data, pictures, tmp_path, full_disk):
@@ -423,7 +525,7 @@ def test_help_names_every_command(call):
     code, output, _ = call("--help")
     assert code == 0
     for name in (
-        *("train", "evaluate", "predict", "probe", "report", "sweep"),
+        *("train", "evaluate", "predict", "probe", "baseline", "report", "sweep"),
         *("demo", "describe", "show-augment"),
     ):
         assert name in output
@@ -595,6 +697,79 @@ def test_probe_says_if_the_run_saw_no_labels(call, monkeypatch, words, note):
     assert ("saw no labels, so the probes learned from all 4,000 known labels" in error) == note
 
 
+@pytest.fixture
+def measured(monkeypatch):
+    """What `baseline` prints, and the configuration or run that it was asked for."""
+    scores = {"accuracy": 0.754, "balanced_accuracy": 0.7}
+    svc = {"title": "SVC on pixels", "settings": "C=10", "test": scores, "validation": None}
+    found = {
+        "data": "digits", "labels": 40, "seed": 1, "unlabeled": 1402, "test": 355, "validation": 0,
+        "pixels": [32, 32, 1], "notes": ["A note."],
+        "baselines": {"svc": svc},
+    }  # fmt: skip
+    asked = []
+    monkeypatch.setattr(
+        baselines, "of_config", lambda config: asked.append(config.data.labels) or found
+    )
+    monkeypatch.setattr(baselines, "of_run", lambda *words: asked.append(words) or found)
+    return found, asked
+
+
+def test_baseline_prints_a_table_or_json(call, measured, tmp_path):
+    found, asked = measured
+    words = ["baseline", "--config=fixmatch:digits,seed=1", "--config.data.labels=40"]
+    code, output, _ = call(*words)
+    assert code == 0
+    for text in ("digits, 40 labels, seed 1", "75.4%", "70.0%", "1,402 unlabeled", "A note."):
+        assert text in output
+    assert "validation" not in output
+    code, output, _ = call(*words, "--json", "-o", tmp_path / "b.json")
+    assert (code, json.loads(output)) == (0, found)
+    assert json.loads((tmp_path / "b.json").read_text()) == found
+    code, output, _ = call("baseline", "--workdir", tmp_path, "--data=there", "--json")
+    assert (code, json.loads(output)) == (0, found)
+    assert asked == ["40", "40", (tmp_path, "there")]
+
+
+def test_baseline_says_if_a_finished_run_does_not_win(call, measured, run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    summary = json.loads((run[0] / "summary.json").read_text())
+    for accuracy, expected in ((0.7, True), (0.8, False)):
+        summary["teacher"]["last"] = accuracy
+        (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+        code, output, _ = call("baseline", "--workdir", tmp_path / "run")
+        assert code == 0
+        assert ("fixmatch does not beat SVC on pixels" in output) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((), "needs either --config=NAME:DATA,labels=N or --workdir=RUN"),
+        (("--config=fixmatch:digits", "--workdir=run"), "needs either"),
+        (("--config=fixmatch:digits", "--data=there"), "it needs --workdir=RUN"),
+        (("--workdir=run", "--config.seed=1"), "leave out --config.key=value"),
+        (("--config=fixmatch:digits", "-o", "/nowhere/b.json"), "/nowhere"),
+        (("--config=simclr:digits",), "simclr reads no labels"),
+    ],
+)
+def test_baseline_refuses_what_it_cannot_do(call, words, text):
+    code, output, error = call("baseline", *words)
+    assert (code, output) == (2, "")
+    assert text in error
+    assert error.count("\n") == 1
+
+
+def test_report_measures_missing_baselines_when_asked(call, monkeypatch):
+    asked = []
+    monkeypatch.setattr(baselines, "add_missing", asked.extend)
+    monkeypatch.setattr(page, "report", lambda runs, output: [])
+    assert call("report", "a", "b")[0] == 0
+    assert asked == []
+    assert call("report", "a", "b", "--baselines")[0] == 0
+    assert list(map(str, asked)) == ["a", "b"]
+
+
 def test_evaluate_of_a_label_free_run_names_probe(call, monkeypatch):
     label_free = SimpleNamespace(program=SimpleNamespace(algorithm=SimpleNamespace(labeled=())))
     monkeypatch.setattr(classifier, "load", lambda workdir, step: label_free)
@@ -624,19 +799,30 @@ def test_demo_trains_both_methods_and_prints_one_table(call, tmp_path, monkeypat
     monkeypatch.setitem(recipe.DATASETS, "mnist5k", tiny)
     code, output, _ = call("demo", "--workdir", tmp_path / "demo")
     assert code == 0
-    for word in ("MNIST-5k", "supervised", "fixmatch", "%"):
+    for word in ("MNIST-5k", "supervised", "fixmatch", "SVC on pixels", "label spreading", "%"):
         assert word in output
     for name in ("supervised", "fixmatch"):
         summary = json.loads((tmp_path / "demo" / name / "summary.json").read_text())
         assert f"{summary['teacher']['last']:.1%}" in output
+        kept = json.loads((tmp_path / "demo" / name / "baselines.json").read_text())
+        assert f"{kept['baselines']['svc']['test']['accuracy']:.1%}" in output
+        assert f"{name} does not beat" in output  # after five steps
     assert call("demo", "--workdir", tmp_path / "demo")[:2] == (0, output)  # complete: at once
 
 
-def test_show_augment_writes_a_sheet(data, call, tmp_path):
+def test_show_augment_writes_a_sheet_and_says_which_ops_are_used(data, call, tmp_path):
     output = tmp_path / "sheet.png"
-    code, printed, _ = call("show-augment", *arguments(data), "-o", output)
+    config, *overrides = arguments(data)
+    code, printed, error = call("show-augment", f"{config},views=medical", *overrides, "-o", output)
     assert code == 0
     assert str(output) in printed
+    assert "views=medical" in error
+    used, left_out = (
+        printed.partition(f"{start}: ")[2].partition(".")[0].split(", ")
+        for start in ("Ops used", "Ops not used")
+    )
+    assert {"rotate", "brightness"} <= set(used)
+    assert {"color", "invert", "solarize"} <= set(left_out)
     with Image.open(output) as image:
         assert min(image.size) > 100
 

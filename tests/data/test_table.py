@@ -286,11 +286,11 @@ def test_a_table_in_the_only_folder_is_found_again(tmp_path):
 @pytest.mark.parametrize(
     ("word", "part"),
     [
-        *((word, "train") for word in ("train", "Training", "train_set", "trainset")),
+        *((word, "train") for word in ("train", "Training", "train_set", "labeled")),
         *((word, "test") for word in ("test", "TESTING", "test images")),
         *((word, "validation") for word in ("val", "Valid", "validation-data")),
         *((word, "unlabeled") for word in ("unlabeled", "Unlabelled")),
-        *((word, "") for word in ("trains", "latest", "invalid", "value", "labeled", "tester", "")),
+        *((word, "") for word in ("trains", "latest", "invalid", "value", "labels", "tester", "")),
     ],
 )
 def test_words_for_sets(word, part):

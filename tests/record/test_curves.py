@@ -134,6 +134,24 @@ def test_a_group_is_thin_lines_and_their_bold_mean(drawn):
     np.testing.assert_allclose(mean.get_ydata(), expected)
 
 
+def test_baselines_are_dashed_lines_in_the_panel_of_test_accuracy(drawn):
+    every = lines([*EVERYTHING, curves.REPORTED])
+    runs = {"fixmatch": [[{**line, curves.REPORTED: 0.1} for line in every]]}
+    curves.comparison(runs)
+    curves.comparison(runs, {"SVC on pixels": 0.5, "k-NN on pixels": 0.99})
+    without, figure = drawn
+    for before, after in zip(without.axes[:3], figure.axes[:3], strict=True):
+        assert len(before.lines) == len(after.lines)
+    test = figure.axes[3]
+    svc, knn = test.lines[len(without.axes[3].lines) :]
+    for line, level in ((svc, 0.5), (knn, 0.99)):
+        assert set(line.get_ydata()) == {level}
+        assert line.get_linestyle() == "--"
+        assert test.get_ylim()[0] < level < test.get_ylim()[1]
+    legend = [text.get_text() for text in test.get_legend().texts]
+    assert legend == ["reported network", "SVC on pixels", "k-NN on pixels"]
+
+
 def test_the_mean_is_over_the_steps_that_all_runs_have(drawn):
     runs = [lines([curves.REPORTED], steps=steps) for steps in (10, 4)]
     del runs[0][1][curves.REPORTED]
