@@ -29,7 +29,9 @@ class Examples(NamedTuple):
     """
 
     views: tuple[Array, ...]  # [b h w c] each: uint8 before augmentation, network input after
-    label: Array = NOT_GIVEN  # [b] int32, -1 = unknown; of unlabeled images only metrics read it
+    # [b] int32, -1 = unknown; of unlabeled images only metrics read it, and it is -1 for those that
+    # are labeled examples, too
+    label: Array = NOT_GIVEN
     # [b] int32 position in its own set, for memory banks
     index: Array = NOT_GIVEN  # pyright: ignore[reportIncompatibleMethodOverride]
 

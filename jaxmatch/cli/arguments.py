@@ -11,7 +11,7 @@ RUN = "a run folder that train has written"
 STEP = "the step of the checkpoint, or best for that of keep_best (default: the newest)"
 DATA = "the place of the run's folder, npz file or TFDS directory, if it has moved"
 JSON = "print {} as JSON, for programs"
-CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
+CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,size=SIZE][,views=V][,preset=P][,split=FILE]"
 
 
 def step(text: str) -> int | str:
@@ -36,6 +36,9 @@ def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", required=True, help=CONFIG)
     command.add_argument("--workdir", type=path, help="the run folder (default: runs/NAME)")
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
+    command.add_argument(
+        "--minutes", type=float, metavar="M", help="choose the steps that take M minutes"
+    )
     command.add_argument("--json", action="store_true", help=JSON.format("the summary"))
     command.add_argument(
         "--multihost", action="store_true", help="join the other hosts of a cluster"
@@ -91,10 +94,26 @@ def _probe(command: argparse.ArgumentParser) -> None:
     command.add_argument("--knn", action="store_true", help="only k nearest neighbors")
     command.add_argument("--linear", action="store_true", help="only a linear classifier")
     command.add_argument(
+        "--all-labels",
+        action="store_true",
+        help="learn from every known label of the training images, not only from those that the "
+        "run saw",
+    )
+    command.add_argument(
         "--images", type=int, metavar="N", help="use at most N training and N test images"
     )
     command.add_argument("--step", type=step, metavar="STEP", help=STEP)
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
+
+
+def _baseline(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", help=CONFIG)
+    command.add_argument(
+        "--workdir", type=path, help="a run folder: use its images and keep the result in it"
+    )
+    command.add_argument("--data", default="", metavar="DIR", help=DATA)
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.add_argument("-o", "--output", type=path, metavar="FILE", help="also write the JSON")
 
 
 def _export(command: argparse.ArgumentParser) -> None:
@@ -116,6 +135,9 @@ def _export(command: argparse.ArgumentParser) -> None:
 def _report(command: argparse.ArgumentParser) -> None:
     command.add_argument("runs", type=path, nargs="+", metavar="RUN", help=RUN)
     command.add_argument("-o", "--output", type=path, default=Path("report.html"), help="the page")
+    command.add_argument(
+        "--baselines", action="store_true", help="measure the baselines of runs that have none"
+    )
 
 
 def _sweep(command: argparse.ArgumentParser) -> None:
@@ -170,13 +192,20 @@ COMMANDS = {
         _probe,
         "Print the test accuracy of simple classifiers on a run's frozen features as JSON.",
     ),
+    "baseline": (
+        _baseline,
+        "Print the accuracy of scikit-learn's classifiers on pixels, for the same labels.",
+    ),
     "export": (
         _export,
         "Write a run's network under PyTorch's tensor names, with the heads that have one.",
     ),
     "report": (_report, "Compare runs in one HTML page with plots, also as PNGs."),
     "sweep": (_sweep, "Print the train commands of a config's sweep(), or run them."),
-    "demo": (_demo, "Train supervised, then FixMatch, on 40 labels of MNIST-5k: print a table."),
+    "demo": (
+        _demo,
+        "Train supervised, then FixMatch, on 40 labels of MNIST-5k: print a table with baselines.",
+    ),
     "describe": (
         _describe,
         "Print what a config finds and what will run: images, network, memory, arithmetic; or its "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jaxmatch.cli.arguments import parser
 from jaxmatch.cli.words import AND, join_overrides, split_runs
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
+from jaxmatch.runtime.paths import check_output, write_output
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -104,7 +105,9 @@ def _config(arguments: argparse.Namespace) -> "ConfigDict":
     """The configuration of the arguments; notes about it go to stderr."""
     from jaxmatch.config.flags import from_flags
 
-    config, notes = from_flags(arguments.config, arguments.overrides)
+    minutes = getattr(arguments, "minutes", None)
+    given = [] if minutes is None else [f"--config.minutes={minutes}"]
+    config, notes = from_flags(arguments.config, [*arguments.overrides, *given])
     for note in notes:
         print(f"jaxmatch: note: {note}", file=sys.stderr)
     return config
@@ -227,9 +230,48 @@ def _probe(arguments: argparse.Namespace) -> None:
         knn=both or arguments.knn,
         linear=both or arguments.linear,
         place=arguments.data,
+        all_labels=arguments.all_labels,
         **most,
     )
+    if found.get("all_labels") and not arguments.all_labels:
+        print(
+            "jaxmatch: note: the run saw no labels, so the probes learned from all "
+            f"{found['labels']:,} known labels of its training images.",
+            file=sys.stderr,
+        )
     print(json.dumps(found))
+
+
+def _baseline(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from jaxmatch.evaluation.baselines import of_config, of_run
+    from jaxmatch.evaluation.comparison import compare
+    from jaxmatch.record.folder import RunFolder
+    from jaxmatch.report.baselines import page
+
+    if (arguments.config is None) == (arguments.workdir is None):
+        raise InputError("baseline needs either --config=NAME:DATA,labels=N or --workdir=RUN.")
+    if arguments.output is not None:
+        check_output(arguments.output)
+    if arguments.workdir is None:
+        if arguments.data:
+            raise InputError("--data says where a run's data is now: it needs --workdir=RUN.")
+        found = of_config(_config(arguments))
+    elif arguments.overrides:
+        raise InputError("--workdir has its own configuration; leave out --config.key=value.")
+    else:
+        found = of_run(arguments.workdir, arguments.data)
+    text = json.dumps(found, indent=2)
+    if arguments.output is not None:
+        write_output(arguments.output, f"{text}\n".encode())
+    if arguments.json:
+        print(text)
+        return
+    Console().print(page(found))
+    summary = arguments.workdir and RunFolder.at(arguments.workdir).read_summary()
+    if summary and (lost := compare(summary, found)):
+        print(lost)
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -258,6 +300,10 @@ def _export(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from jaxmatch.report.page import report
 
+    if arguments.baselines:
+        from jaxmatch.evaluation.baselines import add_missing
+
+        add_missing(arguments.runs)
     for file in report(arguments.runs, arguments.output):
         print(f"wrote {file}")
 
@@ -277,6 +323,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
     def say(text: str) -> None:
         print(f"jaxmatch: {text}", file=sys.stderr)
 
+    for line in sweep.opening(points):
+        say(line)
     failed = sweep.run(points, say, arguments.vmap_seeds)
     done = [read(point.workdir) for point in points if point.workdir not in failed]
     if done:
@@ -294,15 +342,28 @@ def _demo(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from jaxmatch.config.flags import from_flags
+    from jaxmatch.evaluation.baselines import add_missing
+    from jaxmatch.evaluation.comparison import compare
+    from jaxmatch.record.folder import RunFolder
     from jaxmatch.training.train import train
 
-    table = Table("method", "test accuracy", "steps", "seconds", title="MNIST-5k, 40 labels")
+    summaries = {}
     for name in ("supervised", "fixmatch"):
         config, _ = from_flags(f"{name}:mnist5k,labels=40,seed={arguments.seed}", [])
-        summary = train(config, arguments.workdir / name)
+        summaries[name] = train(config, arguments.workdir / name)
+    folders = [arguments.workdir / name for name in summaries]
+    add_missing(folders)
+    baselines = RunFolder(folders[0]).read_baselines() or {"baselines": {}}
+    table = Table("method", "test accuracy", "steps", "seconds", title="MNIST-5k, 40 labels")
+    for found in baselines["baselines"].values():
+        table.add_row(found["title"], f"{found['test']['accuracy']:.1%}", "", "")
+    for name, summary in summaries.items():
         accuracy = f"{summary[summary['evaluated']]['last']:.1%}"
         table.add_row(name, accuracy, str(summary["steps"]), f"{summary['seconds']:.0f}")
     Console().print(table)
+    for summary in summaries.values():
+        if text := compare(summary, baselines):
+            print(text)
 
 
 def _describe(arguments: argparse.Namespace) -> None:
@@ -339,17 +400,21 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     from jaxmatch.augment.build import build_transforms
     from jaxmatch.config.stages import stages_of
     from jaxmatch.record.run_data import load_new
-    from jaxmatch.report.sheet import check_name, contact_sheet, write_sheet
+    from jaxmatch.record.settled import settled
+    from jaxmatch.report.sheet import check_name, contact_sheet, summarize, write_sheet
 
     check_name(arguments.output)
-    *_, config = stages_of(_config(arguments)).values()
+    *_, asked = stages_of(_config(arguments)).values()
+    config, _ = settled(asked)
     transforms = build_transforms(config.augment, config.views)
     algorithm = build_algorithm(config.algorithm)
     views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}
     source = load_new(config).source
     images = np.asarray(source.images[:: max(1, len(source.images) // 8)][:8])
-    write_sheet(contact_sheet(images, views, jax.random.key(config.seed)), arguments.output)
-    print(f"wrote {arguments.output}")
+    title = f"{arguments.config} on images of {images.shape[1]} x {images.shape[2]}"
+    sheet = contact_sheet(images, views, jax.random.key(config.seed), title)
+    write_sheet(sheet, arguments.output)
+    print("\n".join([*summarize(views), f"wrote {arguments.output}"]))
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -357,6 +422,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "probe": _probe,
+    "baseline": _baseline,
     "export": _export,
     "report": _report,
     "sweep": _sweep,

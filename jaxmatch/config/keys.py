@@ -37,6 +37,9 @@ class Key(NamedTuple):
 KEYS: dict[str, Key] = {
     "recipe": Key("", str, "Name of the config file; the run folder's name begins with it."),
     "preset": Key("jaxmatch", str, "Code base whose settings are taken; set in the argument."),
+    "views_preset": Key(
+        "", str, "Named augmentation that is taken; set by views= in the argument."
+    ),
     # NumPy takes no larger seed.
     "seed": Key(0, Annotated[int, Range(least=0, most=2**32 - 1)], "Seed of all random numbers."),
     "size": Key(
@@ -179,14 +182,30 @@ def defaults() -> dict[str, Any]:
     values |= {
         f"{name}.{key}": value for name, part in sections.items() for key, value in part.items()
     }
-    # A key without a value takes a whole number.
-    typed = {key: placeholder(int) if value is None else value for key, value in values.items()}
+    kinds = {key: entry.kind for key, entry in KEYS.items()}
+    kinds |= {
+        f"{name}.{field.name}": field.type for name in SECTIONS for field in fields(SECTIONS[name])
+    }
+    typed = {
+        key: placeholder(_written_type(kinds.get(key, int))) if value is None else value
+        for key, value in values.items()
+    }
     return {**_nested(typed), "frozen": {}}
 
 
 def field_defaults(kind: type) -> dict[str, Any]:
     """The default of each field of a dataclass."""
     return {field.name: field.default for field in fields(kind)}
+
+
+def _written_type(kind: Any) -> type:
+    """The type that the command line reads a key without a value as; any literal for ``object``."""
+    arguments = set(get_args(kind)) - {NoneType}
+    if get_origin(kind) is Annotated:
+        return _written_type(get_args(kind)[0])
+    if len(arguments) == 1 and get_origin(kind) in (Union, UnionType):
+        return _written_type(*arguments)
+    return int if kind is int else object
 
 
 class Documented(NamedTuple):

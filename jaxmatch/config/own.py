@@ -189,9 +189,10 @@ def leave_periods_open(config: ConfigDict, given: Mapping[str, Any]) -> None:
         leave_open(config, "steps")
     elif not {"steps", "steps_per_call", *PERIODS} & {*given} or _fit_together(config):
         return
-    new_steps = config.steps is None or config.eval_every is None
     # The evaluations identify a run, so they stay if they can.
-    evaluations = () if not new_steps and config.steps % config.eval_every == 0 else ("eval_every",)
+    period = config.eval_every
+    kept = None not in (config.steps, period) and config.steps % max(1, period) == 0
+    evaluations = () if kept else ("eval_every",)
     for key in ("steps_per_call", "log_every", "save_every", *evaluations):
         if key not in given:
             leave_open(config, key)

@@ -125,6 +125,9 @@ def _missing(values: Mapping[str, Any]) -> list[str]:
 def filled(config: ConfigDict, old: Mapping[str, Any]) -> ConfigDict:
     """A copy of ``config`` whose open settings have the values of a saved configuration."""
     config, known = config.copy_and_resolve_references(), flatten(complete(old))
+    if config.steps not in (None, known["steps"]):  # an extended run has periods of its own
+        for key in ("steps_per_call", "log_every", "save_every"):
+            known.pop(key)
     for key, value in flatten(config).items():
         if (value is None or (key == "size" and value == AUTO)) and key in known:
             value = known[key]

@@ -33,10 +33,8 @@ def digits(place: str, reading: Reading) -> Source:
     The last fifth of each class is the test set; most of it is by other writers than the rest. The
     levels 0..16 are scaled to 0..255.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise InputError('digits needs scikit-learn: pip install "jaxmatch[demo]".') from error
+    from sklearn.datasets import load_digits  # it takes a second, and few runs need it
+
     levels, labels = load_digits(return_X_y=True)
     grey = np.rint(levels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = np.asarray(labels)

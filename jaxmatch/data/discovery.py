@@ -1,9 +1,9 @@
 """The one rule that says which files under a folder are images; training and ``predict`` use it.
 
 A file is an image if its name ends like that of an image format which Pillow reads, in any case, or
-if it has no extension and begins like an image. Hidden files and folders, files of the operating
-system, run folders of jaxmatch and pictures of its reports are left out. Links are followed, but
-never in a circle. The order is that of the names as text, whatever the file system.
+if it has no extension and begins like an image. Hidden files and folders, those of the system and
+of programs, run folders of jaxmatch and pictures of its reports are left out. Links are followed,
+but never in a circle. The order is that of the names as text, whatever the file system.
 """
 
 import os
@@ -28,6 +28,7 @@ SYSTEM_FOLDERS = (
     "__pycache__",
     "lost+found",
     "system volume information",
+    "wandb",
 )
 # What a run folder holds (jaxmatch.record.folder); a run has its settings and one of the others.
 RUN_SETTINGS = "config.json"
@@ -39,7 +40,7 @@ REPORT_PICTURES = ("comparison", "ctaugment", "losses")  # STEM_NAME.png beside 
 SHEET = "augment.png"  # of show-augment
 
 HIDDEN = "hidden"
-SYSTEM = "of the operating system"
+SYSTEM = "of the system or a program"
 RUN = "a run of jaxmatch"
 REPORT = "a picture of a report of jaxmatch"
 BROKEN_LINK = "a link to nothing"
@@ -306,8 +307,3 @@ def _bucket_entries(root: Path) -> Callable[[Path], list[_Entry]]:
     return lambda folder: [
         _Entry(name, kind) for name, kind in sorted(folders[str(folder).rstrip("/")].items())
     ]
-
-
-def printable(name: str) -> str:
-    """A file's name for messages: bytes that are no UTF-8 become question marks."""
-    return name.encode("utf-8", "replace").decode()

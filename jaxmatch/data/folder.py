@@ -16,7 +16,7 @@ from jaxmatch.data.record import Listed, Record
 from jaxmatch.data.source import Reading, Source, Survey
 from jaxmatch.data.survey import headers
 from jaxmatch.data.table import UNLABELED
-from jaxmatch.errors import InputError
+from jaxmatch.errors import InputError, some
 from jaxmatch.runtime import paths
 
 TEST_SHARE = 0.2  # of the labeled images of each class, if there is no test folder
@@ -68,7 +68,10 @@ def load(place: str, reading: Reading) -> Source:
     survey = _survey(found, listed, pixels)
     source = _source(place, found.root, classes, listed, images, used, survey)
     for position in set(range(len(classes))) - set(source.labels.tolist()):
-        raise InputError(f"Class {classes[position]!r} of {place} has no readable image.")
+        raise InputError(
+            f"Class {classes[position]!r} of {place} has no readable image; convert its files to "
+            "PNG or JPEG, or remove them."
+        )
     if not (reading.label_free or len(source.test_images)):
         raise InputError(_no_test_set(found))
     return source
@@ -77,14 +80,18 @@ def load(place: str, reading: Reading) -> Source:
 def _no_test_set(found: Listing) -> str:
     """The message if no test set can be drawn."""
     notes = " ".join(("", *found.notes))
-    if not any(found.classes_of[name] for name in found.names):
+    if any(found.classes_of.values()):
         return (
-            f"{found.given} has images but no labels: put the labeled ones into folders <class>/, "
-            f"or name them in a table labels.csv with the first line `path,label`.{notes}"
+            f"{found.given} has too few labeled images for a test set: add test/<class>/ folders."
+            f"{notes}"
         )
+    texts = [name for names in found.left_out.values() for name in names]
+    tables = sorted(name for name in texts if name.lower().endswith((".csv", ".tsv")))
+    seen = f" (there is {some(tables)}, which has another name or place)" if tables else ""
     return (
-        f"{found.given} has too few labeled images for a test set: add test/<class>/ folders."
-        f"{notes}"
+        f"{found.given} has images but no labels: put the labeled ones into folders <class>/, or "
+        f"name them in a table {found.given.rstrip('/')}/labels.csv with the first line "
+        f"`path,label`{seen}.{notes}"
     )
 
 
@@ -154,7 +161,8 @@ def _classes(found: Listing) -> tuple[str, ...]:
         tested = {found.classes_of[name] for name in names}
         if untrained := sorted(tested - (classes - {UNLABELED})):
             raise InputError(
-                f"Class {untrained[0]!r} of {found.given} has {part} but no training images."
+                f"Class {untrained[0]!r} of {found.given} has {part} but no training images; add "
+                "some, or remove it."
             )
     return tuple(sorted(classes - {UNLABELED}))
 

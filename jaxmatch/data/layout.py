@@ -7,18 +7,29 @@ or beside the class folders, or are not named by the table. The names of these f
 can be read in two ways is refused.
 """
 
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxmatch.data import table
-from jaxmatch.data.discovery import RUN, LeftOut, Tree, printable
+from jaxmatch.data.discovery import RUN, LeftOut, Tree
+from jaxmatch.data.places import (
+    HELD_OUT,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Folder,
+    Place,
+    beside_table,
+    by_folder,
+    by_row,
+    find_folder,
+    same_classes,
+)
 from jaxmatch.data.table import UNLABELED, Row, part_of
-from jaxmatch.errors import InputError, counted
+from jaxmatch.errors import InputError, counted, printable, some
 
-TRAIN, TEST, VALIDATION = "train", "test", "validation"
-HELD_OUT = (TEST, VALIDATION)
 # Files of a folder that is not meant to be a class.
 TEXTS = (
     *(".cfg", ".css", ".csv", ".doc", ".docx", ".html", ".ini", ".ipynb", ".js", ".json"),
@@ -28,14 +39,6 @@ TEXTS = (
 # Names of a class that may mean "no label".
 VAGUE = ("-1", "na", "nan", "no label", "no_label", "nolabel", "none", "null", "todo", "unassigned",
          "unclassified", "undefined", "unknown", "unsorted")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Place:
-    """The set of an image, "train", "validation" or "test", and its class; "" = unlabeled."""
-
-    part: str
-    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,25 +58,6 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Folder:
-    """The folder that directly holds the sets or classes.
-
-    Attributes:
-        path: of it.
-        inside: its name relative to the given folder, "" or ending with a slash.
-        images: names relative to it.
-        sets: the folder of each set.
-        others: folders with images that are no set.
-    """
-
-    path: Path
-    inside: str
-    images: tuple[str, ...]
-    sets: Mapping[str, str]
-    others: tuple[str, ...]
-
-
 def plan(root: Path, tree: Tree) -> Plan:
     """Decide what the images of a folder are used for.
 
@@ -85,20 +69,20 @@ def plan(root: Path, tree: Tree) -> Plan:
         InputError: if the layout can be read in two ways, a class folder has no images, or the
             table does not fit.
     """
-    folder = _folder(root, tree)
+    folder = find_folder(root, tree)
     file = table.find(folder.path)
     notes = _names_of_folders(folder)
     left_out = dict(tree.left_out)
     if file is None:
         _check_sets(folder)
-        found = {name: _by_folder(name, folder) for name in folder.images}
+        found = {name: by_folder(name, folder) for name in folder.images}
         notes += _check_classes(folder, tree)
         name_of_table = ""
     else:
         content = table.read(file)
         rows, more = table.resolve(content, (folder.path,), folder.images)
-        found = {name: _by_row(row, name) for name, row in rows.items()}
-        found |= {name: _beside_table(name) for name in folder.images if name not in rows}
+        found = {name: by_row(row, name) for name, row in rows.items()}
+        found |= {name: beside_table(name) for name in folder.images if name not in rows}
         name_of_table = folder.inside + file.name
         notes += [*content.notes, *more, *_notes_of_table(file, folder, found, rows)]
         named = {folder.inside + name for name in rows} | {name_of_table}
@@ -113,7 +97,7 @@ def plan(root: Path, tree: Tree) -> Plan:
         if isinstance(reason, str):
             unused.setdefault(reason, []).append(folder.inside + name)
     left_out |= {reason: tuple(sorted(names)) for reason, names in sorted(unused.items())}
-    places, more = _same_classes(places)
+    places, more = same_classes(places)
     notes += [*more, *_notes_of_sets(folder, places, unused, file is None)]
     return Plan(
         places={_in_root(folder, name): place for name, place in places.items()},
@@ -123,65 +107,16 @@ def plan(root: Path, tree: Tree) -> Plan:
     )
 
 
-def _in_root(folder: _Folder, name: str) -> str:
+def _in_root(folder: Folder, name: str) -> str:
     """A name relative to the given folder; an absolute one stays."""
-    return name if Path(name).is_absolute() else folder.inside + name
+    return name if os.path.isabs(name) else folder.inside + name
 
 
-def _folder(root: Path, tree: Tree) -> _Folder:
-    """The folder of the sets or classes: the given one, or the only one in it that holds images."""
-
-    def at(inside: str) -> _Folder:
-        images = tuple(name[len(inside) :] for name in tree.images)
-        tops = sorted({name.partition("/")[0] for name in images if "/" in name})
-        path = root / inside if inside else root
-        return _Folder(
-            path=path,
-            inside=inside,
-            images=images,
-            sets=_sets(path, tops),
-            others=tuple(top for top in tops if not part_of(top)),
-        )
-
-    given = folder = at("")
-    while not folder.sets and len(folder.others) == 1 and table.find(folder.path) is None:
-        if any("/" not in name for name in folder.images):
-            break
-        folder = at(f"{folder.inside}{folder.others[0]}/")
-        if folder.sets or len(folder.others) > 1 or table.find(folder.path) is not None:
-            return folder
-    return given
+def _has_classes(folder: Folder, top: str) -> bool:
+    return any(name and part_of(name) != "unlabeled" for name in folder.below[top])
 
 
-def _sets(path: Path, tops: Sequence[str]) -> dict[str, str]:
-    """The folder of each set; there may be several of unlabeled images.
-
-    Raises:
-        InputError: if there are several of another set.
-    """
-    found: dict[str, str] = {}
-    for top in tops:
-        part = part_of(top)
-        if part in (TRAIN, *HELD_OUT) and part in found:
-            raise InputError(
-                f"{path} has two folders of the {part} set, {found[part]} and {top}; keep one."
-            )
-        if part:
-            found[part] = top
-    return found
-
-
-def _under(folder: _Folder, top: str) -> list[str]:
-    """The names of the images in a folder, relative to that folder."""
-    return [name[len(top) + 1 :] for name in folder.images if name.startswith(f"{top}/")]
-
-
-def _has_classes(folder: _Folder, top: str) -> bool:
-    names = (name.split("/") for name in _under(folder, top))
-    return any(len(parts) > 1 and part_of(parts[0]) != "unlabeled" for parts in names)
-
-
-def _check_sets(folder: _Folder) -> None:
+def _check_sets(folder: Folder) -> None:
     """Refuse a folder that may be a set as well as a class.
 
     Raises:
@@ -202,50 +137,7 @@ def _check_sets(folder: _Folder) -> None:
         )
 
 
-def _by_folder(name: str, folder: _Folder) -> Place | str:
-    """The place of an image by its folders, or why it is left out."""
-    top, _, rest = name.partition("/")
-    part = part_of(top) if rest else ""
-    if part == "unlabeled":
-        return Place(TRAIN, UNLABELED)
-    if part in HELD_OUT:
-        return _held_out(top, rest)
-    if TRAIN in folder.sets:
-        if part != TRAIN:
-            return f"beside the folder {folder.sets[TRAIN]}"
-        top, _, rest = rest.partition("/")
-    if not rest or part_of(top) == "unlabeled":
-        return Place(TRAIN, UNLABELED)
-    return Place(TRAIN, top)
-
-
-def _held_out(top: str, rest: str) -> Place | str:
-    """The place of an image in the folder ``top`` of the test or validation set."""
-    label, _, file = rest.partition("/")
-    if not file or part_of(label) == "unlabeled":
-        return f"without a class, in the folder {top}"
-    return Place(part_of(top), label)
-
-
-def _by_row(row: Row, name: str) -> Place | str:
-    """The place of an image that the table names; its folder counts if the row names no set."""
-    top, _, rest = name.partition("/")
-    by_folder = part_of(top) if rest else ""
-    part = row.part or (by_folder if by_folder in HELD_OUT else TRAIN)
-    if part in HELD_OUT and not row.label:
-        return f"without a label, in the {part} set"
-    return Place(part if part in HELD_OUT else TRAIN, row.label)
-
-
-def _beside_table(name: str) -> Place | str:
-    """The place of an image that the table does not name."""
-    top, _, rest = name.partition("/")
-    if rest and part_of(top) in HELD_OUT:
-        return _held_out(top, rest)
-    return Place(TRAIN, UNLABELED)
-
-
-def _check_classes(folder: _Folder, tree: Tree) -> list[str]:
+def _check_classes(folder: Folder, tree: Tree) -> list[str]:
     """Check the class folders; returns notes.
 
     Raises:
@@ -257,42 +149,52 @@ def _check_classes(folder: _Folder, tree: Tree) -> list[str]:
     classes = [parts for parts in folders if len(parts) == 1 and not part_of(parts[0])]
     found = [] if TRAIN in folder.sets else classes
     found += [parts for parts in folders if len(parts) == 2 and parts[0] in tops]
+    names = {parts[-1] for parts in found}
     nested: list[str] = []
     notes: list[str] = []
     for parts in found:
         name = "/".join(parts)
         if part_of(parts[-1]) == "unlabeled":
             continue
-        under = _under(folder, name)
-        below = sorted({each.partition("/")[0] for each in under if "/" in each})
-        _check_apart(folder, name, below)
-        nested += [f"{name}/{each}" for each in below]
-        if not under:
+        below = folder.below.get(name, set())
+        _check_apart(folder, name, below, names)
+        nested += [f"{name}/{each}" for each in sorted(below - {""})]
+        if not below:
             notes += _without_images(folder, tree, name)
     if nested:
-        notes.append(f"Folders inside a class folder are no classes of their own: {_some(nested)}.")
-    empty = sorted({parts[0] for parts in folders if part_of(parts[0])} - set(folder.sets.values()))
-    if empty := [name for name in empty if not _under(folder, name)]:
-        notes.append(f"The folder {_some(empty)} has no images.")
+        notes.append(f"Folders inside a class folder are no classes of their own: {some(nested)}.")
+    if empty := sorted({parts[0] for parts in folders if part_of(parts[0])} - folder.below.keys()):
+        notes.append(f"The folder {some(empty)} has no images.")
     return notes
 
 
-def _check_apart(folder: _Folder, name: str, inside: Iterable[str]) -> None:
-    """Refuse sets inside of a class folder.
+def _check_apart(folder: Folder, name: str, below: Set[str], classes: Set[str]) -> None:
+    """Refuse sets inside of a class folder, and a set that has the name of none.
+
+    Args:
+        folder: of the sets or classes.
+        name: of the class folder.
+        below: the folders in it; "" if it has images.
+        classes: the names of all class folders.
 
     Raises:
-        InputError: naming one.
+        InputError: naming the first such folder.
     """
     last = name.rpartition("/")[2]
-    for each in sorted(inside):
+    for each in sorted(below - {""}):
         if part_of(each) or part_of(last):
             raise InputError(
                 f"{folder.path / name / each} is a set inside of a class, or a class inside of a "
                 "set inside of a set; use <set>/<class>/ such as train/cat/ and test/cat/."
             )
+        if each in classes - {last} and "" not in below:
+            raise InputError(
+                f"{folder.path / name} is no class, because it has a folder {each} for a class: "
+                f"call it train, val or test if it is a set, or move it out of {folder.path}."
+            )
 
 
-def _without_images(folder: _Folder, tree: Tree, name: str) -> list[str]:
+def _without_images(folder: Folder, tree: Tree, name: str) -> list[str]:
     """Notes about a class folder without images.
 
     Raises:
@@ -322,40 +224,7 @@ def _without_images(folder: _Folder, tree: Tree, name: str) -> list[str]:
     )
 
 
-def _same_classes(places: Mapping[str, Place]) -> tuple[dict[str, Place], list[str]]:
-    """Give a class one name, whatever its Unicode normal form, and in the test set its case."""
-
-    def normal(label: str) -> str:
-        return unicodedata.normalize("NFC", label)
-
-    written: dict[str, set[str]] = {}
-    for place in places.values():
-        written.setdefault(normal(place.label), set()).add(place.label)
-    name_of = {
-        label: next(iter(labels)) if len(labels) == 1 else key
-        for key, labels in written.items()
-        for label in labels
-    }
-    trained = {name_of[place.label] for place in places.values() if place.part == TRAIN} - {""}
-    folded: dict[str, list[str]] = {}
-    for label in sorted(trained):
-        folded.setdefault(normal(label).casefold(), []).append(label)
-    notes = [
-        f"The classes {' and '.join(labels)} differ only in case."
-        for labels in folded.values()
-        if len(labels) > 1
-    ]
-    for label in sorted(set(name_of.values()) - trained - {UNLABELED}):
-        same = folded.get(normal(label).casefold(), [])
-        if len(same) == 1:
-            notes.append(f"The held-out class {label} is the training class {same[0]}.")
-            name_of |= {old: same[0] for old, new in name_of.items() if new == label}
-    return {
-        name: replace(place, label=name_of[place.label]) for name, place in places.items()
-    }, notes
-
-
-def _names_of_folders(folder: _Folder) -> list[str]:
+def _names_of_folders(folder: Folder) -> list[str]:
     """Notes on folders that have an unusual name or place."""
     notes = []
     if folder.inside:
@@ -369,7 +238,7 @@ def _names_of_folders(folder: _Folder) -> list[str]:
 
 
 def _notes_of_table(
-    file: Path, folder: _Folder, found: Mapping[str, Place | str], rows: Mapping[str, Row]
+    file: Path, folder: Folder, found: Mapping[str, Place | str], rows: Mapping[str, Row]
 ) -> list[str]:
     notes = []
     unnamed = [
@@ -392,14 +261,14 @@ def _notes_of_table(
             )
     if folder.others:
         notes.append(
-            f"The labels are those of {file.name}; folders such as {_some(folder.others)} are not "
+            f"The labels are those of {file.name}; folders such as {some(folder.others)} are not "
             "read as classes."
         )
     return notes
 
 
 def _notes_of_sets(
-    folder: _Folder,
+    folder: Folder,
     places: Mapping[str, Place],
     unused: Mapping[str, Sequence[str]],
     by_folders: bool,
@@ -409,10 +278,10 @@ def _notes_of_sets(
     for reason, names in unused.items():
         tops = {name[len(folder.inside) :].partition("/")[0] for name in names}
         beside = reason.startswith("beside")
-        some = f" ({_some(sorted(tops))})" if beside else ""
+        which = f" ({some(sorted(tops))})" if beside else ""
         remedy = "move" if beside else "label with jaxmatch predict, or sort"
         notes.append(
-            f"Not used, {reason}: {counted(len(names), 'image')}{some}; {remedy} what you need "
+            f"Not used, {reason}: {counted(len(names), 'image')}{which}; {remedy} what you need "
             "into class folders there."
         )
     classes = {
@@ -433,10 +302,10 @@ def _notes_of_sets(
             )
     for part in HELD_OUT:
         if classes[part] and (missing := sorted(trained - classes[part])):
-            notes.append(f"The {part} set has no images of {_some(missing)}.")
+            notes.append(f"The {part} set has no images of {some(missing)}.")
     if vague := sorted(label for label in trained if label.lower() in VAGUE):
         notes.append(
-            f"{_some(vague)} is a class here; move its images to unlabeled/, or leave the label "
+            f"{some(vague)} is a class here; move its images to unlabeled/, or leave the label "
             "empty, if they have no label."
         )
     for name in sorted(
@@ -449,9 +318,3 @@ def _notes_of_sets(
 def _sorted_unlabeled(name: str) -> bool:
     top, _, rest = name.partition("/")
     return part_of(top) == "unlabeled" and "/" in rest
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
-    shown = ", ".join(map(printable, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

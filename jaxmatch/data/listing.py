@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jaxmatch.data import layout, table
 from jaxmatch.data.discovery import SAME_FILE, LeftOut, Tree, identity, search
-from jaxmatch.data.layout import Place
+from jaxmatch.data.places import Place
 from jaxmatch.data.source import Names
 from jaxmatch.data.table import UNLABELED
 from jaxmatch.errors import InputError, counted

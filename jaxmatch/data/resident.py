@@ -76,7 +76,8 @@ class Resident(NamedTuple):
     labeled_images: Table | LazyImages  # n images
     labeled_labels: HostOrDevice  # [n] int32
     unlabeled_images: Table | LazyImages  # u images
-    unlabeled_labels: HostOrDevice  # [u] int32, -1 = unknown; only metrics read it
+    # [u] int32, -1 = unknown or also a labeled example; only metrics read it
+    unlabeled_labels: HostOrDevice
     frozen: PyTree = None  # variables of the run's frozen networks by role, if there are any
 
 
@@ -84,12 +85,15 @@ def resident(source: Source, split: Split, include_labeled: bool = True) -> Resi
     """The labeled examples in split order, and the unlabeled pool in storage order, on the host.
 
     The pool is all training images, without the labeled ones if ``include_labeled`` is False. It
-    is a view of the source if possible.
+    is a view of the source if possible. Labels of labeled images in the pool are hidden (-1): the
+    run learns from them, so that a figure about unlabeled images must leave these images out.
 
     Raises:
         InputError: if the split does not fit the source.
     """
     labeled = locate(source, split)
+    unseen = source.labels.copy()
+    unseen[labeled] = -1
     pool = slice(None) if include_labeled else np.setdiff1d(np.arange(len(source.rows)), labeled)
 
     def images(rows: np.ndarray | slice) -> Table | LazyImages:
@@ -100,7 +104,7 @@ def resident(source: Source, split: Split, include_labeled: bool = True) -> Resi
         labeled_images=images(labeled),
         labeled_labels=source.labels[labeled],
         unlabeled_images=images(pool),
-        unlabeled_labels=source.labels[pool],
+        unlabeled_labels=unseen[pool],
     )
 
 

@@ -12,7 +12,9 @@ from jaxmatch.data.record import Listed, Record
 from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
 
-UNLABELED_PART = "x_unlabeled"  # the key in Source.parts of images without labels
+# Keys in Source.parts of images without labels, and of a validation set.
+UNLABELED_PART = "x_unlabeled"
+VALIDATION_PARTS = frozenset(("x_validation", "y_validation"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from jaxmatch.data import builtin, folder, npz
 from jaxmatch.data import images as image_files
 from jaxmatch.data.images import Fitting, Native, Size
 from jaxmatch.data.record import Record, check_parts
-from jaxmatch.data.source import UNLABELED_PART, Reading, Source
+from jaxmatch.data.source import UNLABELED_PART, VALIDATION_PARTS, Reading, Source
 from jaxmatch.errors import InputError, suggest
 
 Load = Callable[[str, Reading], Source]
@@ -180,6 +180,13 @@ def load_recorded(
             f"{', '.join(record.classes)}; put the old data back."
         )
     parts = dict(source.parts)
+    if parts and not VALIDATION_PARTS & record.parts.keys():  # the run knows of no validation set
+        source = replace(
+            source,
+            validation_images=source.validation_images[:0],
+            validation_labels=source.validation_labels[:0],
+        )
+        parts = {key: value for key, value in parts.items() if key not in VALIDATION_PARTS}
     if needed is not None:  # the unlabeled images are not needed, so they may have changed
         parts.pop(UNLABELED_PART, None)
     check_parts(record, parts, source.location or name)

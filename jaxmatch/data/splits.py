@@ -160,6 +160,39 @@ def read(path: str | os.PathLike, names: Names | None = None) -> Split:
     return split if names is None else _by_name(path, split, names)
 
 
+def check_number(path: str | os.PathLike, images: int | None, labels: int | Literal["all"]) -> None:
+    """Check that a split file has as many images as ``labels`` asks for.
+
+    Args:
+        path: the file.
+        images: how many it names; None to count them, if the file is there.
+        labels: the number; "all" asks for none.
+
+    Raises:
+        InputError: if it has another number.
+    """
+    if labels == "all":
+        return
+    if images is None:
+        images = _number_of_images(paths.path(path).expanduser())
+    if images not in (None, labels):
+        raise InputError(
+            f"labels={labels} contradicts {path}, which names {images} images: leave out labels, "
+            "or name as many images."
+        )
+
+
+def _number_of_images(path: Path) -> int | None:
+    """How many images a split file names; None if it cannot be read, which is told later."""
+    try:
+        text = paths.read_whole(path).decode("utf-8-sig")
+        if path.suffix == ".txt":
+            return len({line.strip() for line in text.splitlines()} - {""})
+        return len(json.loads(text)["indices"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def _by_name(path: Path, split: Split, names: Names) -> Split:
     """The split of another run on a folder; that run's record gives the names of its rows."""
     record = records.read(path.parent)

@@ -8,11 +8,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from jaxmatch.data import splits
-from jaxmatch.data.discovery import printable
-from jaxmatch.errors import InputError, counted
+from jaxmatch.errors import InputError, counted, printable
 from jaxmatch.runtime import paths
 
 NAMES = ("labels.csv", "labels.tsv")
@@ -30,7 +30,7 @@ DELIMITERS = (",", ";", "\t", "|")
 NO_LABEL = ("-1", "-1.0", "nan", "null", "?", "<na>", "#n/a", "n/a", "unlabeled", "unlabelled")
 UNCLEAR = ("none", "na")  # either no label, or the name of a class
 _PARTS = {
-    "train": r"train(ing)?",
+    "train": r"train(ing)?|labell?ed",
     "test": r"test(ing)?",
     "validation": r"val(id(ation)?)?",
     "unlabeled": r"unlabell?ed",
@@ -73,6 +73,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=10_000)
 def part_of(name: str) -> str:
     """The set that a folder's name or a word means: a key of the table above; "" for no set."""
     found = _PART.fullmatch(name.strip())
@@ -93,7 +94,7 @@ def read(file: Path) -> Table:
     columns = _columns(header)
     missing = InputError(
         f"{file} must have the first line `path,label`, and both in each row; a third column "
-        "`split` may say train, validation or test."
+        f"`split` may say train, validation or test. Its first line is `{','.join(header)}`."
     )
     if not {"path", "label"} <= columns.keys():
         raise missing
@@ -140,13 +141,16 @@ def resolve(
     if not missing:
         return rows, []
     whole, last = _unique(images, _plain), _unique(images, lambda name: _plain(name).split("/")[-1])
+    lost = []
     for row in missing:
         key = _plain(row.path)
         name = whole.get(key) or last.get(key.split("/")[-1], "")
         if name:
             _add(table, rows, name, row)
-        elif strict:
-            raise _no_file(table, row, missing, images)
+        else:
+            lost.append(row)
+    if lost and strict:
+        raise _no_file(table, lost, images)
     return rows, [
         f"Found by a similar name: {counted(len(missing), 'file')} of {table.file.name}, such as "
         f"{printable(missing[0].path)}."
@@ -162,21 +166,17 @@ def _add(table: Table, rows: dict[str, Row], name: str, row: Row) -> None:
         raise InputError(f"{table.file} names {name} more than once, as {one!r} and {other!r}.")
 
 
-def _no_file(table: Table, row: Row, missing: Sequence[Row], images: set[str]) -> InputError:
-    """The error for a row without a file."""
-    key, text = _plain(row.path), printable(row.path)
-    others = f", nor for {counted(len(missing) - 1, 'other row')}" if len(missing) > 1 else ""
-    same = [name for name in sorted(images) if _plain(name).split("/")[-1] == key.split("/")[-1]]
-    longer = [
-        name for name in sorted(images) if os.path.splitext(_plain(name))[0].endswith(f"/{key}")
-        or os.path.splitext(_plain(name))[0] == key
-    ]  # fmt: skip
+def _no_file(table: Table, lost: Sequence[Row], images: set[str]) -> InputError:
+    """The error for rows without a file."""
+    key = _plain(lost[0].path)
+    others = f", nor for {counted(len(lost) - 1, 'other row')}" if len(lost) > 1 else ""
+    stem_or_name = re.compile(rf"(.*/)?{re.escape(key.split('/')[-1])}(\.\w+)?")
+    near = [name for name in sorted(images) if stem_or_name.fullmatch(_plain(name))]
     advice = "correct the paths, or remove the rows"
-    if len(same) > 1:
-        advice = f"write the path relative to the folder, such as {printable(same[0])}"
-    elif longer:
-        advice = f"write the names with their extension, such as {printable(longer[0])}"
-    return InputError(f"{table.file} names {text}, but there is no such file{others}: {advice}.")
+    if near:
+        advice = f"write paths relative to the folder, with extension, such as {printable(near[0])}"
+    first = f"{table.file} names {printable(lost[0].path)}"
+    return InputError(f"{first}, but there is no such file{others}: {advice}.")
 
 
 def _unique(names: Iterable[str], key: Callable[[str], str]) -> Mapping[str, str]:
@@ -232,7 +232,7 @@ def _columns(header: Sequence[str]) -> dict[str, int]:
 
 def _row(file: Path, cells: Mapping[str, str]) -> Row:
     label, part = cells["label"], ""
-    if label != printable(label):
+    if re.search("[\ud800-\udfff]", label):  # bytes that are no UTF-8
         raise InputError(f"Cannot read {file}: the label {printable(label)!r} is not UTF-8.")
     if label.lower() in UNCLEAR:
         raise InputError(
@@ -243,7 +243,8 @@ def _row(file: Path, cells: Mapping[str, str]) -> Row:
         part = part_of(word) or ("validation" if word.lower() == "dev" else "")
         if not part:
             raise InputError(
-                f"{file} has the split {word!r}; write train, validation, test or nothing."
+                f"{file} has the split {word!r}; write train, validation, test or nothing, or "
+                "give the column another name."
             )
     unlabeled = label.lower() in NO_LABEL or part == "unlabeled"
     return Row(path=cells["path"], label=UNLABELED if unlabeled else label, part=part)

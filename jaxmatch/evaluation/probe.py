@@ -1,8 +1,9 @@
 """Probes measure the features of a network without its classifier: k-NN and a linear probe.
 
 k-NN follows Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
-CVPR 2018, https://arxiv.org/abs/1805.01978, but with unweighted votes. The linear probe is
-multinomial logistic regression on frozen features, the usual evaluation of pre-training.
+CVPR 2018, https://arxiv.org/abs/1805.01978, but with unweighted votes. There are no more of them
+than the smallest class has images: otherwise other classes would outvote all of it. The linear
+probe is multinomial logistic regression on frozen features, the usual evaluation of pre-training.
 
 Features stay on the devices; each device holds its share of the rows. n images with d features each
 take 4 n d bytes over all devices: 1 GiB for :data:`MOST_IMAGES` images of a ResNet-50 (d = 2,048).
@@ -24,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.source import Source
+from jaxmatch.data.splits import Split, locate
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.classifier import Classifier, load
 from jaxmatch.evaluation.forward import Evaluate, make_features
@@ -70,11 +72,12 @@ def probe(
     linear: bool = True,
     images: int = MOST_IMAGES,
     place: str = "",
+    all_labels: bool = False,
 ) -> dict[str, Any]:
     """Probe the network that a run reports.
 
-    The probes learn from all training images with a known label, also from those whose label the
-    run did not use. They are tested on the test images.
+    The probes learn from the labeled images of the run. If the run saw no labels, they learn from
+    all training images with a known label. They are tested on the test images.
 
     Args:
         workdir: the run folder; the last stage of a run in stages is probed.
@@ -84,10 +87,13 @@ def probe(
         images: the most training images, and test images, to use; more are thinned at random, the
             same at each call.
         place: where the data is now, if it has moved.
+        all_labels: learn from all training images with a known label, also from those whose label
+            the run did not see. This measures features for research, not what few labels reach.
 
     Returns:
-        ``step``, ``evaluated`` ("teacher" or "student") and the test accuracies ``knn`` and
-        ``linear``, as asked for.
+        ``step``, ``evaluated`` ("teacher" or "student"), ``labels`` (the number of labeled images
+        that the probes learned from), ``all_labels`` (whether the run did not see all of them) and
+        the test accuracies ``knn`` and ``linear``, as asked for.
 
     Raises:
         InputError: if ``workdir`` is not a run folder, or its data has no test images or no labels.
@@ -95,14 +101,18 @@ def probe(
     if images < 1:
         raise InputError(f"--images={images} must be at least 1.")
     classifier = load(workdir, step)
-    data = load_recorded(classifier.config, classifier.folder, place=place, needed="known")
-    sets = probe_sets(data.source, images, images)
     program = classifier.program
+    every = all_labels or not program.algorithm.labeled
+    needed = "known" if every else "held"
+    data = load_recorded(classifier.config, classifier.folder, place=place, needed=needed)
+    sets = probe_sets(data.source, images, images, None if every else data.split)
     compute = make_features(program, spread=True)
     names = [name for name, asked in (("knn", knn), ("linear", linear)) if asked]
     return {
         "step": classifier.step,
         "evaluated": program.algorithm.evaluated,
+        "labels": len(sets.train.labels),
+        "all_labels": every,
         **dict(measure(compute, classifier.variables(), sets, program.mesh, names)),
     }
 
@@ -112,23 +122,32 @@ def features(classifier: Classifier, images: np.ndarray) -> np.ndarray:
     return make_features(classifier.program)(classifier.variables(), images).values
 
 
-def probe_sets(source: Source, train: int | None = None, test: int | None = None) -> Sets:
+def probe_sets(
+    source: Source, train: int | None = None, test: int | None = None, split: Split | None = None
+) -> Sets:
     """The training and test images of ``source`` with a known label.
 
     Args:
         source: the data set.
         train: the most training images; more are thinned at random, the same at each call.
         test: the most test images, as ``train``.
+        split: the only training images to use; by default all with a known label.
 
     Raises:
         InputError: if no training or no test image has a known label.
     """
     sets = []
-    for images, labels, most, kind in (
-        (source.images, source.labels, train, "training"),
-        (source.test_images, source.test_labels, test, "test"),
+    seen = np.flatnonzero(source.labels >= 0) if split is None else locate(source, split)
+    for images, labels, known, most, kind in (
+        (source.images, source.labels, seen, train, "training"),
+        (
+            source.test_images,
+            source.test_labels,
+            np.flatnonzero(source.test_labels >= 0),
+            test,
+            "test",
+        ),
     ):
-        known = np.flatnonzero(labels >= 0)
         if not len(known):
             raise InputError(
                 f"k-NN and the linear probe need {kind} images with known labels, of which "
@@ -171,13 +190,27 @@ def spread(features: np.ndarray, labels: np.ndarray, mesh: Mesh) -> Points:
     return _points(put(padded, over_batch(mesh)), np.ones(len(labels), bool), labels, mesh)
 
 
-def knn_accuracy(train: Points, test: Points, mesh: Mesh, neighbours: int = NEIGHBOURS) -> float:
+def smallest_class(labels: np.ndarray) -> int:
+    """The number of examples of the class with the fewest, of those that occur in ``labels`` [n].
+
+    Unknown labels (-1) do not count.
+
+    >>> smallest_class(np.array([0, 0, 0, 2, 2, -1]))
+    2
+    """
+    return int(np.unique(labels[labels >= 0], return_counts=True)[1].min())
+
+
+def knn_accuracy(train: Points, test: Points, mesh: Mesh, neighbours: int | None = None) -> float:
     """Share of test images whose class is the most frequent one among their nearest neighbors.
 
     Each of the ``neighbours`` (k >= 1) nearest training images by cosine similarity has one vote;
-    fewer training images than k all vote. Between classes with equally many votes the larger sum of
+    fewer training images than k all vote. By default k is 20, or the number of training images of
+    the smallest class if that is less. Between classes with equally many votes the larger sum of
     similarities decides, then the smaller class number.
     """
+    if neighbours is None:
+        neighbours = min(NEIGHBOURS, smallest_class(train.classes))
     hits = _hits(
         train[:2],
         test[:2],

@@ -1,4 +1,8 @@
-"""Metrics that methods report for their unlabeled batch."""
+"""Metrics that methods report for their unlabeled batch.
+
+An accuracy counts the images whose true label is known and that are no labeled examples of the run:
+the run learns the labels of those, so that they would say nothing about unlabeled images.
+"""
 
 from collections.abc import Mapping
 
@@ -21,6 +25,8 @@ def pseudo_label_metrics(
 ) -> dict[str, Array | Ratio]:
     """Coverage of the threshold, and accuracies where the true labels are known.
 
+    Coverage is the share of the whole batch, as the loss uses it.
+
     >>> weak = jnp.array([[0.9, 0.1], [0.4, 0.6]])
     >>> metrics = pseudo_label_metrics(weak, weak.max(-1) > 0.8, jnp.array([0, 0]))
     >>> print(metrics["pseudo/coverage"], metrics["pseudo/accuracy"])
@@ -29,7 +35,7 @@ def pseudo_label_metrics(
     Args:
         weak: logits or probabilities; the pseudo-labels are their argmax.
         confident: which pseudo-labels are used, or their weight in [0, 1].
-        label: true labels, -1 = unknown; only metrics read them.
+        label: true labels, -1 = unknown or a labeled example; only metrics read them.
         strong: logits of the strong views, if the method has them.
     """
     metrics: dict[str, Array | Ratio] = {"pseudo/coverage": confident.mean()}

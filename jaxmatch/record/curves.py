@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _INK = "#333333"
 _SOLID: dict[str, Any] = {"linestyle": "-", "linewidth": 1.8}
 _DASHED: dict[str, Any] = {"linestyle": (0, (3, 1.5)), "linewidth": 1.5}
+_BASELINE = "#777777"
+_DASHES = ((8, 2), (5, 2, 1, 2), (3, 2), (1, 1.5))  # one for each baseline
 _THIN: dict[str, Any] = {"linestyle": "-", "linewidth": 0.8, "alpha": 0.75}
 _ONE_OF_SEVERAL = {"linewidth": 0.8, "alpha": 0.45}  # a seed under its group's mean
 _MEAN = {"linewidth": 2.4}
@@ -56,7 +59,7 @@ _COMPARISON: dict[str, Curves] = {
     "Unlabeled accuracy": _UNLABELED,
     "Test accuracy": {
         REPORTED: ("reported network", _SOLID),
-        "probe/knn": ("nearest neighbors of label-free features", _DASHED),
+        "probe/knn": ("nearest neighbors with all labels, label-free", _DASHED),
     },
 }
 
@@ -82,7 +85,9 @@ def plot(runs: Mapping[str, Lines], path: str | Path) -> None:
         ) from error
 
 
-def comparison(groups: Mapping[str, Sequence[Lines]]) -> bytes:
+def comparison(
+    groups: Mapping[str, Sequence[Lines]], levels: Mapping[str, float] = MappingProxyType({})
+) -> bytes:
     """A PNG of pseudo-label accuracy, coverage, unlabeled and test accuracy.
 
     A group has one color: a thin line for each run, and a bold line for their mean at the steps
@@ -90,8 +95,9 @@ def comparison(groups: Mapping[str, Sequence[Lines]]) -> bytes:
 
     Args:
         groups: {label: metrics lines of each run}; test accuracy has the key :data:`REPORTED`.
+        levels: {legend: test accuracy} of baselines, drawn as horizontal dashed lines.
     """
-    return _figure(groups, _COMPARISON, 2, (6.5, 4.2))
+    return _figure(groups, _COMPARISON, 2, (6.5, 4.2), levels)
 
 
 def losses(groups: Mapping[str, Sequence[Lines]]) -> bytes:
@@ -112,8 +118,12 @@ def _figure(
     panels: Mapping[str, Curves],
     columns: int,
     inches: tuple[float, float],
+    levels: Mapping[str, float] = MappingProxyType({}),
 ) -> bytes:
-    """A PNG of ``panels``, {title: curves}, above a common legend; ``inches``: size of a panel."""
+    """A PNG of ``panels``, {title: curves}, above a common legend; ``inches``: size of a panel.
+
+    ``levels`` are drawn in the panel of test accuracy.
+    """
     rows = math.ceil(len(panels) / columns)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)  # inches
     size = (inches[0] * columns, inches[1] * rows)
@@ -127,7 +137,7 @@ def _figure(
             axes.set_axis_off()
         else:
             title, curves = panel
-            _panel(axes, title, curves, groups, colors)
+            _panel(axes, title, curves, groups, colors, levels if REPORTED in curves else {})
     handles = [Line2D([], [], color=color, linewidth=2.5) for color in colors.values()]
     longest = max(map(len, groups), default=0)
     figure.legend(
@@ -148,6 +158,7 @@ def _panel(
     curves: Curves,
     groups: Mapping[str, Sequence[Lines]],
     colors: Mapping[str, Any],
+    levels: Mapping[str, float],
 ) -> None:
     legend = {}
     for label, runs in groups.items():
@@ -164,12 +175,15 @@ def _panel(
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, pad=10)
     axes.spines[["top", "right"]].set_visible(False)
     if not legend:
-        axes.text(
-            0.5, 0.5, "not applicable", transform=axes.transAxes, ha="center", color="#888888"
+        why = (
+            "unknown: no true labels" if _hidden(panel=curves, groups=groups) else "not applicable"
         )
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="#888888")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("#DDDDDD")
         return
+    for (text, level), dashes in zip(levels.items(), itertools.cycle(_DASHES), strict=False):
+        legend[text] = axes.axhline(level, color=_BASELINE, linestyle=(0, dashes), linewidth=1.2)
     axes.set_xlabel("step", color=_INK)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -189,6 +203,14 @@ def _panel(
     legend.pop("", None)
     if legend:
         axes.legend(legend.values(), legend.keys(), loc="best", fontsize=9, frameon=False)
+
+
+def _hidden(panel: Curves, groups: Mapping[str, Sequence[Lines]]) -> bool:
+    """Whether a panel is empty because no true label of an unlabeled image is known."""
+    if not panel.keys() & {"pseudo/accuracy", *_UNLABELED}:
+        return False
+    every = itertools.chain.from_iterable(itertools.chain.from_iterable(groups.values()))
+    return any("pseudo/coverage" in line for line in every)
 
 
 def _points(lines: Lines, key: str) -> dict[int, float]:

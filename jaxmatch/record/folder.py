@@ -50,6 +50,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def baselines_file(self) -> Path:
+        """The accuracies of classical classifiers; the file exists once somebody asked for them."""
+        return self.path / "baselines.json"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
@@ -199,6 +204,33 @@ class RunFolder:
         """
         write_json(self.findings_file, found)
 
+    def read_baselines(self) -> dict[str, Any] | None:
+        """The baselines for the labels of the run; None if there are none, or for other labels.
+
+        Raises:
+            InputError: if a file cannot be read or is damaged.
+        """
+        advice = "remove it, and jaxmatch baseline --workdir writes it again"
+        found = read_object(self.baselines_file, advice)
+        if found is None or found.get("split") != self.read_split().hash:
+            return None
+        try:
+            known = [some["test"] for some in found["baselines"].values()]
+            whole = all(_is_number(some[key]) for some in known for key in _METRICS)
+        except (KeyError, TypeError, AttributeError):
+            whole = False
+        if not whole:
+            raise damaged(self.baselines_file, "an accuracy is missing", advice)
+        return found
+
+    def write_baselines(self, baselines: Mapping[str, Any]) -> None:
+        """Write the baselines.
+
+        Raises:
+            DiskError: if the file cannot be written.
+        """
+        write_json(self.baselines_file, baselines)
+
     def read_split(self) -> Split:
         """The labeled examples.
 
@@ -236,6 +268,7 @@ class RunFolder:
         return damaged(self.config_file, problem)
 
 
+_METRICS = ("accuracy", "balanced_accuracy")  # of each baseline
 _SEEN = ("labeled", "unlabeled")
 _ACCURACIES = ("last", "mean_20", "median_20", "best")
 _SECTIONS = {"teacher": _ACCURACIES, "student": _ACCURACIES, "probe": ("knn", "linear")}

@@ -28,7 +28,7 @@ _SHARES = {
     "contrastive/accuracy": "positives found",
     "test/teacher/accuracy": "teacher accuracy",
     "validation/teacher/accuracy": "validation accuracy",
-    "probe/knn": "k-NN accuracy",
+    "probe/knn": "k-NN accuracy with all labels",
 }
 
 
@@ -123,6 +123,8 @@ class Progress:
         Raises:
             DiskError: if log.txt cannot be written.
         """
+        if "pseudo/coverage" in metrics:  # an accuracy of earlier pseudo-labels is out of date
+            self._latest.pop("pseudo/accuracy", None)
         self._latest.update(metrics)
         speed = f"{images_per_second:,.0f} images/s, {self._time_left(step)} left"
         self._text = Text(describe(self._latest))
@@ -187,7 +189,10 @@ class Progress:
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """The main metrics, as far as they are present, in one line of text."""
+    """The main metrics, as far as they are present, in one line of text.
+
+    Where pseudo-labels are chosen and no true label is known, their accuracy is "unknown".
+    """
     terms = {
         name.removeprefix("loss/"): value for name, value in metrics.items() if "loss/" in name
     }
@@ -195,7 +200,11 @@ def describe(metrics: Mapping[str, float]) -> str:
     losses = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
     if total is not None:
         losses = f"loss {total:.4g}" + (f" ({losses})" if losses else "")
-    shares = [f"{word} {metrics[key]:.1%}" for key, word in _SHARES.items() if key in metrics]
+    shares = [
+        f"{word} {metrics[key]:.1%}" if key in metrics else f"{word} unknown"
+        for key, word in _SHARES.items()
+        if key in metrics or (key == "pseudo/accuracy" and "pseudo/coverage" in metrics)
+    ]
     return ", ".join(filter(None, [losses, *shares]))
 
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.checks import check_numbers
+from jaxmatch.config.presets import DATASETS
 from jaxmatch.data import record as records
 from jaxmatch.data import sources, splits
 from jaxmatch.data.levels import Levels
@@ -269,6 +270,7 @@ def _choose(config: ConfigDict, source: Source, split: Split | None) -> Data:
     if split is None and data.split:
         split = splits.read(data.split, source.naming)
         _check_classes(source, split, data.split)
+        _check_number(config, split)
     labels = labels_number(data.labels)
     if split is None and labels != "all":
         split = splits.balanced(source, labels, config.seed)
@@ -342,6 +344,20 @@ def _check_classes(source: Source, split: Split, file: str) -> None:
             raise InputError(
                 f"{file} names no image of class {name!r}; name at least one of each class."
             )
+
+
+def _check_number(config: ConfigDict, split: Split) -> None:
+    """Check that a file of labeled images has as many as the configuration asks for.
+
+    The number that a data set has by default is no such demand.
+
+    Raises:
+        InputError: if it has more or fewer.
+    """
+    data = config.data
+    usual = DATASETS.get(data.name, {}).get("data.labels", "all")
+    if data.labels != usual:
+        splits.check_number(data.split, len(split.indices), labels_number(data.labels))
 
 
 def labels_number(labels: str) -> int | Literal["all"]:

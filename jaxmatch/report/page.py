@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxmatch.errors import DiskError
-from jaxmatch.record import curves
+from jaxmatch.record import curves, findings
+from jaxmatch.report.baselines import levels, verdicts
 from jaxmatch.report.bins import heat_map
-from jaxmatch.report.results import Group, Run, group, read, runs_table, table
+from jaxmatch.report.results import Group, Run, baselines, group, read, runs_table, table
 from jaxmatch.runtime import paths
 
 STYLE = """
@@ -45,7 +46,7 @@ def report(folders: Iterable[str | Path], output: str | Path) -> list[Path]:
     unique = {paths.absolute(paths.path(folder)): paths.path(folder) for folder in folders}
     groups = group(read(folder) for folder in unique.values())
     lines = {group.label: [_lines_with_reported(run) for run in group.runs] for group in groups}
-    plots = {"comparison": curves.comparison(lines), "losses": curves.losses(lines)}
+    plots = {"comparison": curves.comparison(lines, levels(groups)), "losses": curves.losses(lines)}
     if bins := {group.label: group.bins for group in groups if group.bins}:
         plots["ctaugment"] = heat_map(bins)
     pictures = {
@@ -79,12 +80,28 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         "Accuracies are in percent of the test set, for the network that the method reports: mean "
         "± sample standard deviation over the seeds. mean_20 and median_20 are taken over the last "
         "20 evaluations of a run, or over all of them if there are fewer.",
+        "validation is the last accuracy on the validation set, and at best validation the test "
+        "accuracy of the checkpoint that keep_best chose by it.",
         "best is selected on the test set: compare it only with numbers selected in the same way.",
         "Images seen counts the images drawn, not their views. The steps, images and seconds of a "
         "run in stages are sums over its stages.",
     ]
     if len({run.settings["data.name"] for run in runs}) > 1:
         notes.append("The runs use different data sets: do not compare their accuracies.")
+    if shared := baselines(groups):
+        notes.append(
+            "Rows on pixels are baselines: scikit-learn's classifiers on the same images and "
+            "labels, with the settings in baselines.json. The best of them is chosen on the test "
+            "set, in their favor."
+        )
+        reduced = (text for one in shared for some in one.measured for text in some["notes"])
+        notes += [f"Baselines: {text}" for text in dict.fromkeys(reduced)]
+    if any(run.stages[-1].summary.get("probe") for run in runs):
+        notes.append(
+            "k-NN and the linear probe of a run without labels learn from all known labels of the "
+            "training images, so that they say what its features are worth, not what few labels "
+            "reach."
+        )
     if any(not run.finished for run in runs):
         notes.append(
             "Runs marked running have no summary yet: their numbers are those reached so far. They "
@@ -126,8 +143,10 @@ def _page(groups: Sequence[Group], pictures: Mapping[str, bytes]) -> str:
 <head><meta charset="utf-8"><title>jaxmatch report</title><style>{STYLE}</style></head>
 <body>
 <h1>{escape(" · ".join(group.label for group in groups))}</h1>
+{_data(groups)}
 <h2>Accuracy</h2>
 {_html(table(groups))}
+{"".join(f"<p><strong>{escape(text)}</strong></p>" for text in verdicts(groups))}
 <ul>{"".join(f"<li>{escape(note)}</li>" for note in _notes(groups))}</ul>
 <h2>Curves</h2>
 {images}
@@ -139,6 +158,19 @@ def _page(groups: Sequence[Group], pictures: Mapping[str, bytes]) -> str:
 </body>
 </html>
 """
+
+
+def _data(groups: Sequence[Group]) -> str:
+    """What was found where the images of each group's first run are."""
+    found = [group.counted[0].stages[-1].findings for group in groups]
+    texts = dict.fromkeys("\n".join(findings.lines(each)) for each in found if each is not None)
+    if not texts:
+        return ""
+    parts = "\n".join(
+        f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in text.splitlines())}</ul>"
+        for text in texts
+    )
+    return f"<h2>Data</h2>\n{parts}"
 
 
 def _html(rows: Sequence[Mapping[str, str]]) -> str:

@@ -20,6 +20,7 @@ from jaxmatch.config.dotted import flatten
 from jaxmatch.config.saved import complete, tells_apart, to_json
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.errors import InputError
+from jaxmatch.evaluation.comparison import TITLES
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import accuracies
 from jaxmatch.record.metrics import read as read_metrics
@@ -40,6 +41,8 @@ class Stage:
         lines: of ``metrics.jsonl``.
         summary: of ``summary.json``; before the end, the values that are known so far.
         finished: whether ``summary.json`` exists.
+        findings: what was found where the images are; None for a run of an older version.
+        baselines: of ``baselines.json``; None if they are not measured.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Stage:
     lines: Sequence[Mapping[str, Any]]
     summary: Mapping[str, Any]
     finished: bool
+    findings: Mapping[str, Any] | None = None
+    baselines: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,11 @@ class Run:
         return self.stages[-1].finished
 
     @property
+    def baselines(self) -> Mapping[str, Any] | None:
+        """The baselines for the run's labels; None if they are not measured."""
+        return self.stages[-1].baselines
+
+    @property
     def evaluated(self) -> str:
         """The network that the method reports, "teacher" or "student"."""
         return self.stages[-1].summary["evaluated"]
@@ -75,6 +85,21 @@ class Run:
     def accuracy(self, kind: str, network: str) -> float | None:
         """One of :data:`ACCURACIES` of "teacher" or "student"."""
         return (self.stages[-1].summary.get(network) or {}).get(kind)
+
+    def validation(self, kind: str = "last") -> float | None:
+        """One of :data:`ACCURACIES` of the reported network on the validation set."""
+        networks = self.stages[-1].summary.get("validation") or {}
+        return (networks.get(self.evaluated) or {}).get(kind)
+
+    def selected(self) -> float | None:
+        """The test accuracy of the reported network at the checkpoint that ``keep_best`` chose."""
+        best = self.stages[-1].summary.get("best") or {}
+        return best.get("test", {}).get(self.evaluated, {}).get("accuracy")
+
+    def balanced(self) -> float | None:
+        """The balanced test accuracy of the reported network after the last step."""
+        reported = self.stages[-1].summary.get(self.evaluated) or {}
+        return (reported.get("metrics") or {}).get("balanced_accuracy")
 
     def cost(self, key: str, part: str = "") -> float | None:
         """``summary[key]``, or its ``part``, summed over the stages."""
@@ -123,6 +148,40 @@ class Group:
         return jax.tree.map(lambda *weights: statistics.fmean(weights), *bins) if bins else {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """The baselines of runs on the same data with equally many labels.
+
+    Attributes:
+        data: the name of the data set.
+        labels: the number of labels, as configured.
+        measured: the content of ``baselines.json``, once for each choice of labeled images.
+    """
+
+    data: str
+    labels: str
+    measured: tuple[Mapping[str, Any], ...]
+
+    @property
+    def seeds(self) -> list[str]:
+        """The seeds of the runs that they were measured for."""
+        return [str(some["seed"]) for some in self.measured]
+
+
+def baselines(groups: Iterable[Group]) -> list[Baselines]:
+    """The baselines of the runs behind the numbers of ``groups``."""
+    found: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    for run in (run for group in groups for run in group.counted):
+        if run.baselines is not None:
+            # Images of another size are other pixels.
+            key = *(str(run.settings[f"data.{k}"]) for k in ("name", "labels")), _pixels(run)
+            found.setdefault(key, {}).setdefault(run.baselines["split"], run.baselines)
+    return [
+        Baselines(data=data, labels=labels, measured=tuple(by_split.values()))
+        for (data, labels, _), by_split in found.items()
+    ]
+
+
 def read(folder: str | Path) -> Run:
     """Read a run folder, finished or not.
 
@@ -159,20 +218,35 @@ def group(runs: Iterable[Run]) -> list[Group]:
 
 
 def table(groups: Sequence[Group]) -> list[dict[str, str]]:
-    """One row for each group: {column: text}, accuracies in percent."""
-    return _without_empty(
-        [
-            {
-                "method": group.label,
-                "data": str(group.runs[0].settings["data.name"]),
-                "labels": str(group.runs[0].settings["data.labels"]),
-                "seeds": _seeds(group),
-                **_figures(group.counted),
-                "differs in": _settings(group.differs),
+    """One row for each group, then for each baseline: {column: text}, accuracies in percent."""
+    rows = [
+        {
+            "method": group.label,
+            "data": str(group.runs[0].settings["data.name"]),
+            "labels": str(group.runs[0].settings["data.labels"]),
+            "seeds": _seeds(group),
+            **_figures(group.counted),
+            "differs in": _settings(group.differs),
+        }
+        for group in groups
+    ]
+    empty = dict.fromkeys(rows[0], "") if rows else {}
+    for shared in baselines(groups):
+        for name, title in TITLES.items():
+            accuracies = [
+                some["baselines"][name]["test"]["accuracy"]
+                for some in shared.measured
+                if name in some["baselines"]
+            ]
+            row = {
+                "method": title,
+                "data": shared.data,
+                "labels": shared.labels,
+                "seeds": f"{len(accuracies)} ({', '.join(shared.seeds)})",
+                "last": _percent(accuracies),
             }
-            for group in groups
-        ]
-    )
+            rows += [empty | row] if accuracies else []
+    return _without_empty(rows)
 
 
 def runs_table(groups: Sequence[Group]) -> list[dict[str, str]]:
@@ -217,6 +291,8 @@ def _stage(folder: Path, name: str, config: Mapping[str, Any]) -> Stage:
         lines=lines,
         summary=_so_far(config, lines) if summary is None else summary,
         finished=summary is not None,
+        findings=RunFolder(folder / name).read_findings(),
+        baselines=RunFolder(folder / name).read_baselines(),
     )
 
 
@@ -230,6 +306,10 @@ def _so_far(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> di
         "evaluated": evaluated,
         "teacher": accuracies(lines, "test/teacher/accuracy"),
         "student": accuracies(lines, "test/student/accuracy"),
+        "validation": {
+            network: accuracies(lines, f"validation/{network}/accuracy")
+            for network in ("teacher", "student")
+        },
         "probe": {"knn": probed[-1]} if probed else None,
         "steps": lines[-1]["step"] if lines else 0,
         "seconds": lines[-1].get("time/seconds") if lines else 0,
@@ -287,6 +367,9 @@ def _figures(runs: Sequence[Run]) -> dict[str, str]:
         **{
             kind: _percent(run.accuracy(kind, run.evaluated) for run in runs) for kind in ACCURACIES
         },
+        "balanced": _percent(run.balanced() for run in runs),
+        "validation": _percent(run.validation() for run in runs),
+        "at best validation": _percent(run.selected() for run in runs),
         "teacher last": _percent(run.accuracy("last", "teacher") for run in runs),
         "student last": _percent(run.accuracy("last", "student") for run in runs),
         "k-NN": _percent(probe.get("knn") for probe in probes),
@@ -317,6 +400,11 @@ def _seeds(group: Group) -> str:
 
 def _settings(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _pixels(run: Run) -> str:
+    """The size of the images that a run's baselines were measured on."""
+    return str((run.baselines or {}).get("pixels"))
 
 
 def _without_empty(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:

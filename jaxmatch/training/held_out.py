@@ -94,7 +94,8 @@ class HeldOut:
     def evaluate(self, state: TrainState, whole: bool = True) -> dict[str, float]:
         """The metrics of teacher and student, as ``metrics.jsonl`` names them; or k-NN's accuracy.
 
-        k-NN measures label-free methods, whose classifier is not trained.
+        k-NN measures label-free methods, whose classifier is not trained. It learns from all known
+        labels, none of which the run sees.
 
         Args:
             state: the state to evaluate.

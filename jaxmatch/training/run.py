@@ -507,6 +507,7 @@ class Run:
             summary["probe_images"] = {
                 part: len(some.labels) for part, some in sets._asdict().items()
             }
+            summary["probe_labels"] = "all known"  # none of which the run saw
             for name, value in self.held_out.probe(state, sets, names):
                 summary["probe"][name] = value
                 if hosts.leader():

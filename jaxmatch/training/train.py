@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import saved
+from jaxmatch.config import extending, saved
 from jaxmatch.config.checks import check_settings
 from jaxmatch.config.own import with_usual_input
 from jaxmatch.config.stages import stage_folders, with_stages
@@ -113,7 +113,8 @@ def _train_one(
         _say([] if timed else notes)
         if timed:
             seconds = 60 * asked.minutes / stages - (time.monotonic() - started)
-            steps = hosts.from_leader(lambda run=run: pace.steps(run, seconds))
+            measured = pace.steps(run, seconds)  # all processes take the steps
+            steps = hosts.from_leader(lambda: measured)
             del run  # frees its arrays
             found, notes = settled(asked, folder, place=place, stages=stages, steps=steps)
             _say(notes)
@@ -263,6 +264,8 @@ def _train_stages(asked: ConfigDict, folder: Path, place: str, terminated: Stop)
 def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
     """The summary of a complete run in ``folder``; None if steps or probes are missing.
 
+    A complete run lacks steps if it is to be extended (:mod:`jaxmatch.config.extending`).
+
     Raises:
         InputError: if the folder holds a run of another configuration (the message tells the
             difference), or a damaged file.
@@ -274,13 +277,15 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
             raise InputError(f"{folder} holds a run without config.json; choose another folder.")
         return None
     old.pop("facts", None)
-    if changed := saved.differences(old, saved.to_json(config)):
+    new = saved.to_json(config)
+    if reason := extending.refusal(old, new, saved.differences(old, new)):
         raise InputError(
-            f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
-            "choose another --workdir or undo the change."
+            f"{folder} holds a run of {reason}; choose another --workdir or undo the change."
         )
     summary = found.read_summary()
-    return None if summary is None or missing(summary) else summary
+    if summary is None or missing(summary) or summary["steps"] < config.steps:
+        return None
+    return summary
 
 
 def completed(config: ConfigDict, folder: Path, place: str = "") -> dict[str, Any] | None:

@@ -32,9 +32,10 @@ from tiny_runs import (
 from jaxmatch.cli import main as cli
 from jaxmatch.cli.arguments import parser
 from jaxmatch.config import recipe
-from jaxmatch.evaluation import classifier, probe
+from jaxmatch.evaluation import baselines, classifier, probe
 from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
+from jaxmatch.report import page
 from jaxmatch.runtime.compilation import compiler_options
 from jaxmatch.training import train as loop
 
@@ -524,7 +525,7 @@ def test_help_names_every_command(call):
     code, output, _ = call("--help")
     assert code == 0
     for name in (
-        *("train", "evaluate", "predict", "probe", "report", "sweep"),
+        *("train", "evaluate", "predict", "probe", "baseline", "report", "sweep"),
         *("demo", "describe", "show-augment"),
     ):
         assert name in output
@@ -660,14 +661,21 @@ def test_describe_refuses_what_train_refuses(data, call):
     [((), True, True), (("--knn",), True, False), (("--linear",), False, True)],
 )
 def test_probe_prints_json(call, monkeypatch, words, knn, linear):
-    def found(workdir, step, *, knn, linear, place):
-        return {"workdir": str(workdir), "step": step, "knn": knn, "linear": linear, "at": place}
+    def found(workdir, step, *, knn, linear, place, all_labels):
+        every = {"all": all_labels}
+        return {
+            "workdir": str(workdir),
+            "step": step,
+            "knn": knn,
+            "linear": linear,
+            "at": place,
+        } | every
 
     monkeypatch.setattr(probe, "probe", found)
     code, output, _ = call("probe", "--workdir", "run", "--step", 5, "--data=there", *words)
     assert code == 0
     assert json.loads(output) == {
-        "workdir": "run", "step": 5, "knn": knn, "linear": linear, "at": "there"
+        "workdir": "run", "step": 5, "knn": knn, "linear": linear, "at": "there", "all": False
     }  # fmt: skip
 
 
@@ -675,7 +683,91 @@ def test_probe_takes_a_number_of_images(call, monkeypatch):
     monkeypatch.setattr(probe, "probe", lambda workdir, step, **options: options)
     code, output, _ = call("probe", "--workdir", "run", "--knn", "--images", 500)
     assert code == 0
-    assert json.loads(output) == {"knn": True, "linear": False, "images": 500, "place": ""}
+    assert json.loads(output) == {
+        "knn": True, "linear": False, "images": 500, "place": "", "all_labels": False
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "note"), [((), True), (("--all-labels",), False)])
+def test_probe_says_if_the_run_saw_no_labels(call, monkeypatch, words, note):
+    found = {"labels": 4000, "all_labels": True, "knn": 0.9}
+    monkeypatch.setattr(probe, "probe", lambda workdir, step, **options: found)
+    code, output, error = call("probe", "--workdir", "run", *words)
+    assert (code, json.loads(output)) == (0, found)
+    assert ("saw no labels, so the probes learned from all 4,000 known labels" in error) == note
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What `baseline` prints, and the configuration or run that it was asked for."""
+    scores = {"accuracy": 0.754, "balanced_accuracy": 0.7}
+    svc = {"title": "SVC on pixels", "settings": "C=10", "test": scores, "validation": None}
+    found = {
+        "data": "digits", "labels": 40, "seed": 1, "unlabeled": 1402, "test": 355, "validation": 0,
+        "pixels": [32, 32, 1], "notes": ["A note."],
+        "baselines": {"svc": svc},
+    }  # fmt: skip
+    asked = []
+    monkeypatch.setattr(
+        baselines, "of_config", lambda config: asked.append(config.data.labels) or found
+    )
+    monkeypatch.setattr(baselines, "of_run", lambda *words: asked.append(words) or found)
+    return found, asked
+
+
+def test_baseline_prints_a_table_or_json(call, measured, tmp_path):
+    found, asked = measured
+    words = ["baseline", "--config=fixmatch:digits,seed=1", "--config.data.labels=40"]
+    code, output, _ = call(*words)
+    assert code == 0
+    for text in ("digits, 40 labels, seed 1", "75.4%", "70.0%", "1,402 unlabeled", "A note."):
+        assert text in output
+    assert "validation" not in output
+    code, output, _ = call(*words, "--json", "-o", tmp_path / "b.json")
+    assert (code, json.loads(output)) == (0, found)
+    assert json.loads((tmp_path / "b.json").read_text()) == found
+    code, output, _ = call("baseline", "--workdir", tmp_path, "--data=there", "--json")
+    assert (code, json.loads(output)) == (0, found)
+    assert asked == ["40", "40", (tmp_path, "there")]
+
+
+def test_baseline_says_if_a_finished_run_does_not_win(call, measured, run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    summary = json.loads((run[0] / "summary.json").read_text())
+    for accuracy, expected in ((0.7, True), (0.8, False)):
+        summary["teacher"]["last"] = accuracy
+        (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+        code, output, _ = call("baseline", "--workdir", tmp_path / "run")
+        assert code == 0
+        assert ("fixmatch does not beat SVC on pixels" in output) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((), "needs either --config=NAME:DATA,labels=N or --workdir=RUN"),
+        (("--config=fixmatch:digits", "--workdir=run"), "needs either"),
+        (("--config=fixmatch:digits", "--data=there"), "it needs --workdir=RUN"),
+        (("--workdir=run", "--config.seed=1"), "leave out --config.key=value"),
+        (("--config=fixmatch:digits", "-o", "/nowhere/b.json"), "/nowhere"),
+        (("--config=simclr:digits",), "simclr reads no labels"),
+    ],
+)
+def test_baseline_refuses_what_it_cannot_do(call, words, text):
+    code, output, error = call("baseline", *words)
+    assert (code, output) == (2, "")
+    assert text in error
+    assert error.count("\n") == 1
+
+
+def test_report_measures_missing_baselines_when_asked(call, monkeypatch):
+    asked = []
+    monkeypatch.setattr(baselines, "add_missing", asked.extend)
+    monkeypatch.setattr(page, "report", lambda runs, output: [])
+    assert call("report", "a", "b")[0] == 0
+    assert asked == []
+    assert call("report", "a", "b", "--baselines")[0] == 0
+    assert list(map(str, asked)) == ["a", "b"]
 
 
 def test_evaluate_of_a_label_free_run_names_probe(call, monkeypatch):
@@ -707,19 +799,30 @@ def test_demo_trains_both_methods_and_prints_one_table(call, tmp_path, monkeypat
     monkeypatch.setitem(recipe.DATASETS, "mnist5k", tiny)
     code, output, _ = call("demo", "--workdir", tmp_path / "demo")
     assert code == 0
-    for word in ("MNIST-5k", "supervised", "fixmatch", "%"):
+    for word in ("MNIST-5k", "supervised", "fixmatch", "SVC on pixels", "label spreading", "%"):
         assert word in output
     for name in ("supervised", "fixmatch"):
         summary = json.loads((tmp_path / "demo" / name / "summary.json").read_text())
         assert f"{summary['teacher']['last']:.1%}" in output
+        kept = json.loads((tmp_path / "demo" / name / "baselines.json").read_text())
+        assert f"{kept['baselines']['svc']['test']['accuracy']:.1%}" in output
+        assert f"{name} does not beat" in output  # after five steps
     assert call("demo", "--workdir", tmp_path / "demo")[:2] == (0, output)  # complete: at once
 
 
-def test_show_augment_writes_a_sheet(data, call, tmp_path):
+def test_show_augment_writes_a_sheet_and_says_which_ops_are_used(data, call, tmp_path):
     output = tmp_path / "sheet.png"
-    code, printed, _ = call("show-augment", *arguments(data), "-o", output)
+    config, *overrides = arguments(data)
+    code, printed, error = call("show-augment", f"{config},views=medical", *overrides, "-o", output)
     assert code == 0
     assert str(output) in printed
+    assert "views=medical" in error
+    used, left_out = (
+        printed.partition(f"{start}: ")[2].partition(".")[0].split(", ")
+        for start in ("Ops used", "Ops not used")
+    )
+    assert {"rotate", "brightness"} <= set(used)
+    assert {"color", "invert", "solarize"} <= set(left_out)
     with Image.open(output) as image:
         assert min(image.size) > 100
 

@@ -62,6 +62,59 @@ def test_data_sets_with_a_place_keep_it():
     assert config("fixmatch:folder:pictures/birds,labels=20").data.name == "folder:pictures/birds"
 
 
+@pytest.mark.parametrize("name", ["a,b", "a, b,c", "a,x=1", "a,b/", "a=b,c", "with space,"])
+@pytest.mark.parametrize("known", ["", ",labels=40", ",seed=1,labels=40", ",split=s,t.txt,seed=1"])
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_a_path_may_have_commas(tmp_path, name, known, kind):
+    (tmp_path / name).mkdir(parents=True)
+    data, chosen = parse_argument(f"{kind}:{tmp_path}/{name}{known}")
+    assert data == f"{kind}:{tmp_path}/{name}"
+    assert (
+        chosen
+        == {
+            "": {},
+            ",labels=40": {"labels": "40"},
+            ",seed=1,labels=40": {"labels": "40", "seed": "1"},
+            ",split=s,t.txt,seed=1": {"split": "s,t.txt", "seed": "1"},
+        }[known]
+    )
+    again = ",".join([data, *(f"{key}={value}" for key, value in chosen.items())])
+    assert parse_argument(again) == (data, chosen)
+
+
+@pytest.mark.parametrize(
+    ("argument", "data"),
+    [
+        ("folder:/nowhere/a,b", "folder:/nowhere/a,b"),
+        ("npz:/nowhere/a,b.npz,labels=40", "npz:/nowhere/a,b.npz"),
+        ("folder:s3://bucket/a,b/,seed=1", "folder:s3://bucket/a,b/"),
+        ("folder:~/nowhere,at all,size=paper,scale=2", None),
+    ],
+)
+def test_a_path_with_commas_need_not_exist(argument, data):
+    if data is None:
+        assert config(f"fixmatch:{argument}").data.name == "folder:~/nowhere,at all"
+    else:
+        assert parse_argument(argument)[0] == data
+
+
+@pytest.mark.parametrize(
+    ("pairs", "parts"),
+    [
+        ("lables=40", ["'lables=40'", "did you mean 'labels'?"]),
+        ("labels", ["'labels'", "did you mean 'labels'?"]),
+        ("lables=40,seed=1", ["'lables=40'", "did you mean 'labels'?"]),
+        ("seed=1,lables=40", ["'lables=40'", "did you mean 'labels'?"]),
+        ("labels=40,", ["cannot read ''"]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_a_wrong_key_after_a_path_is_named(tmp_path, pairs, parts, kind):
+    text = message(parse_argument, f"{kind}:{tmp_path},{pairs}")
+    for part in parts:
+        assert part in text
+
+
 def test_without_an_argument_the_default_data_are_used():
     assert config("fixmatch") == config("fixmatch:mnist5k")
 
@@ -241,6 +294,7 @@ def test_what_does_not_identify_a_run():
         *("preset", "steps_per_call", "log_every", "save_every", "keep", "devices", "workers"),
         *(
             "keep_best",
+            "views_preset",
             "memory_placement",
             "remat",
             "wandb",

@@ -44,9 +44,9 @@ def test_images_are_known_by_any_extension_of_pillow_in_any_case(tmp_path):
         (".DS_Store", "hidden"),
         ("._a.png", "hidden"),
         (".hidden.png", "hidden"),
-        ("Thumbs.db", "of the operating system"),
-        ("desktop.ini", "of the operating system"),
-        ("Desktop.ini", "of the operating system"),
+        ("Thumbs.db", "of the system or a program"),
+        ("desktop.ini", "of the system or a program"),
+        ("Desktop.ini", "of the system or a program"),
         ("augment.png", "a picture of a report of jaxmatch"),
     ],
 )
@@ -66,10 +66,11 @@ def test_other_files_are_left_out_with_a_reason(tmp_path, name, reason):
     [
         (".ipynb_checkpoints", "hidden"),
         (".git", "hidden"),
-        ("__MACOSX", "of the operating system"),
-        ("@eaDir", "of the operating system"),
-        ("$RECYCLE.BIN", "of the operating system"),
-        ("System Volume Information", "of the operating system"),
+        ("__MACOSX", "of the system or a program"),
+        ("@eaDir", "of the system or a program"),
+        ("$RECYCLE.BIN", "of the system or a program"),
+        ("wandb", "of the system or a program"),
+        ("System Volume Information", "of the system or a program"),
     ],
 )
 @pytest.mark.parametrize("inside", ["", "cat/"])
@@ -212,7 +213,7 @@ def test_a_bucket_follows_the_same_rule():
         tree = search(paths.path("s3://bucket/data"))
         assert tree.images == ("cat/0.png",)
         assert left_out(tree) == {
-            "__MACOSX/": "of the operating system",
+            "__MACOSX/": "of the system or a program",
             "a.txt": "no image (.txt)",
             "cat/.x.png": "hidden",
             "runs/a/": "a run of jaxmatch",

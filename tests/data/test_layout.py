@@ -67,7 +67,17 @@ def test_class_folders_need_no_note(tmp_path):
 
 
 SYNONYMS = {
-    "train": ("train", "Train", "TRAIN", "training", "Training", "train_set", "training data"),
+    "train": (
+        "labeled",
+        "Labelled",
+        "train",
+        "Train",
+        "TRAIN",
+        "training",
+        "Training",
+        "train_set",
+        "training data",
+    ),
     "test": ("test", "Test", "TEST", "testing", "Testing", "test-set", "TestSet"),
     "val": ("val", "Val", "valid", "Valid", "validation", "Validation", "validation_set"),
     "unlabeled": ("unlabeled", "Unlabeled", "unlabelled", "UNLABELLED", "unlabeled_images"),
@@ -255,7 +265,11 @@ def test_a_folder_that_may_be_a_class_or_a_set_is_refused(tmp_path, name):
         ("cat/0.png dog/1.png test/cat/2.png test/emu/3.png", "'emu' .*has test but no training"),
         ("cat/0.png dog/1.png val/emu/3.png", "'emu' .*has validation but no training"),
         ("cat/0.png dog/1.png", "too few labeled images for a test set"),
+        ("cat/0.png dog/1.png eval/cat/2.png eval/dog/3.png", "eval is no class.*folder cat for a"),
+        ("a/cat/0.png a/b/1.png b/cat/2.png cat/3.png", "a is no class, because it has a folder b"),
         ("0.png 1.png", "has images but no labels: put the labeled ones"),
+        ("0.png 1.png names.csv", r"no labels.*\(there is names\.csv, which has another name"),
+        ("train/0.png train/labels.csv test/1.png", r"no labels.*there is train/labels\.csv"),
         ("all/0.png all/1.png", "too few labeled|fewer than two"),
         ("cat/0.png dog/1.png train/cat/", "class folder .*train/cat is empty"),
     ],
@@ -312,7 +326,7 @@ def test_what_is_left_out_is_listed_by_reason(tmp_path):
         "beside the folder train": ("cat/0.png", "dog/1.png"),
         "hidden": (".git/",),
         "no image (.txt)": ("cat/a.txt", "cat/b.txt"),
-        "of the operating system": ("dog/Thumbs.db",),
+        "of the system or a program": ("dog/Thumbs.db",),
         "without a class, in the folder test": ("test/2.png",),
     }
 

@@ -134,7 +134,7 @@ def test_unreadable_images_do_not_count_and_are_named_once(variables, files, cap
     labels[[0, 2]] += 1  # of the seven readable ones the first is wrong
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert score(predict(variables, lazy), labels) == {"accuracy": 6 / 7}
+            assert score(predict(variables, lazy), labels, ["accuracy"]) == {"accuracy": 6 / 7}
     found = predict(variables, lazy)
     assert np.flatnonzero(~found.readable).tolist() == list(DAMAGED)
     whole = np.asarray(expected(variables, levels))

@@ -10,19 +10,22 @@ import pytest
 from helpers import assert_close
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from tiny_runs import STEPS, arguments, compiler_cache, train_tiny, write_data
+from tiny_runs import LABELS, STEPS, arguments, compiler_cache, train_tiny, write_data
 
 import jaxmatch
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.saved import complete
-from jaxmatch.data import sources
+from jaxmatch.data import sources, splits
 from jaxmatch.data.source import Reading, Source
+from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation import probe as probing
 from jaxmatch.evaluation.forward import make_features
 from jaxmatch.evaluation.probe import features, measure, probe, probe_sets
 from jaxmatch.runtime.mesh import make_mesh
 from jaxmatch.training import run
+
+ABOUT = ("step", "evaluated", "labels", "all_labels")
 
 
 def clusters(seed, train=300, test=120, width=6, classes=3, noise=1.0):
@@ -91,6 +94,24 @@ def test_knn_ties_go_to_the_more_similar_class():
     for angle, elected in ((10, 0), (30, 1)):  # sums of cosines: 1.851, 1.751 and 1.851, 1.925
         query = np.array([[np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))]])
         assert knn_accuracy(train, labels, query, np.array([elected]), 4) == 1
+
+
+def test_votes_are_no_more_than_the_smallest_class_has():
+    """Two images of a class cannot be outvoted by twenty of another, further away."""
+    degrees = np.deg2rad([0, 2, *range(30, 50)])
+    train = np.stack([np.cos(degrees), np.sin(degrees)], 1)
+    labels = np.array([0, 0] + [1] * 20)
+    query = np.array([[1.0, 0.01], [0.7, 0.6]])
+    truth = np.array([0, 1])
+    assert knn_accuracy(train, labels, query, truth) == 1
+    assert knn_accuracy(train, labels, query, truth, 20) == 0.5
+    unknown = np.where(np.arange(22) == 1, -1, labels)
+    assert probing.smallest_class(labels) == 2
+    assert probing.smallest_class(unknown) == 1
+    many, classes, test, test_labels = clusters(7)
+    assert knn_accuracy(many, classes, test, test_labels) == knn_accuracy(
+        many, classes, test, test_labels, 20
+    )
 
 
 def test_knn_queries_in_several_batches(monkeypatch):
@@ -217,6 +238,10 @@ def test_sets_hold_what_has_a_label():
     assert set(few.train.images.ravel()) < {0, 2, 4, 6, 8}
     np.testing.assert_array_equal(few.test.labels, source().test_labels[few.test.images.ravel()])
     np.testing.assert_array_equal(few.train.images, same.train.images)
+    seen = probe_sets(source(), split=Split(indices=np.array([6, 2])))
+    np.testing.assert_array_equal(seen.train.images.ravel(), [6, 2])
+    np.testing.assert_array_equal(seen.train.labels, [0, 0])
+    assert len(seen.test.labels) == 3
 
 
 @pytest.mark.parametrize(
@@ -265,19 +290,34 @@ def test_features_are_those_of_the_network_that_is_reported(runs):
         assert_close(ours, outputs.features, 1e-4)
 
 
-@pytest.mark.parametrize(("name", "evaluated"), [("fixmatch", "teacher"), ("simclr", "student")])
-def test_a_run_is_probed(runs, name, evaluated):
+@pytest.mark.parametrize(
+    ("name", "all_labels", "evaluated", "every"),
+    [
+        ("fixmatch", False, "teacher", False),
+        ("fixmatch", True, "teacher", True),
+        ("simclr", False, "student", True),  # it saw none
+    ],
+)
+def test_a_run_is_probed_with_the_labels_that_it_saw(runs, name, all_labels, evaluated, every):
     folder, arrays = runs
-    found = probe(folder / name)
-    assert (found["step"], found["evaluated"]) == (STEPS, evaluated)
+    found = probe(folder / name, all_labels=all_labels)
+    used = np.arange(64) if every else splits.read(folder / name / "split.json").indices
+    assert len(used) == (64 if every else LABELS)
+    about = {"step": STEPS, "evaluated": evaluated, "labels": len(used), "all_labels": every}
+    assert {key: found[key] for key in about} == about
     classifier = jaxmatch.load(folder / name)
     train, test = (features(classifier, arrays[f"x_{part}"]) for part in ("train", "test"))
-    expected = knn_in_numpy(train, arrays["y_train"], test, 20)
+    train, labels = train[used], arrays["y_train"][used]
+    expected = knn_in_numpy(train, labels, test, min(20, np.bincount(labels).min()))
     assert found["knn"] == np.mean(expected == arrays["y_test"])
-    assert found["linear"] == linear_accuracy(train, arrays["y_train"], test, arrays["y_test"])
+    assert found["linear"] == linear_accuracy(train, labels, test, arrays["y_test"])
     assert min(found["knn"], found["linear"]) > 0.5
-    assert probe(folder / name, step=5, linear=False).keys() == {"step", "evaluated", "knn"}
-    assert probe(folder / name, knn=False).keys() == {"step", "evaluated", "linear"}
+
+
+def test_probes_are_made_as_asked(runs):
+    folder, _ = runs
+    assert probe(folder / "fixmatch", step=5, linear=False).keys() == {*ABOUT, "knn"}
+    assert probe(folder / "fixmatch", knn=False).keys() == {*ABOUT, "linear"}
 
 
 def test_data_without_labels_is_refused(runs, tmp_path):
@@ -339,6 +379,7 @@ def test_the_summary_tells_how_many_images_the_probes_used(again):
     _, train, summary = again
     assert set(summary["probe"]) == {"knn", "linear"}
     assert summary["probe_images"] == {"train": 64, "test": 24}
+    assert summary["probe_labels"] == "all known"
     assert train() == summary
 
 

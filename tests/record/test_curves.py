@@ -81,6 +81,10 @@ def test_missing_metrics_are_not_applicable(tmp_path, drawn):
     pseudo, unlabeled, test = drawn[0].axes
     assert texts(pseudo) == texts(unlabeled) == ["not applicable"]
     assert texts(test) == []
+    without_truth = lines(["pseudo/coverage", *EVERYTHING[-2:]])
+    curves.plot({"supervised": supervised, "fixmatch": without_truth}, tmp_path / "curves.png")
+    pseudo, unlabeled, _ = drawn[1].axes
+    assert texts(pseudo) == texts(unlabeled) == ["unknown: no true labels"]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 9])
@@ -128,6 +132,24 @@ def test_a_group_is_thin_lines_and_their_bold_mean(drawn):
     assert {line.get_color() for line in seeds} == {mean.get_color()} != {single.get_color()}
     expected = np.mean([[line[curves.REPORTED] for line in run] for run in runs], axis=0)
     np.testing.assert_allclose(mean.get_ydata(), expected)
+
+
+def test_baselines_are_dashed_lines_in_the_panel_of_test_accuracy(drawn):
+    every = lines([*EVERYTHING, curves.REPORTED])
+    runs = {"fixmatch": [[{**line, curves.REPORTED: 0.1} for line in every]]}
+    curves.comparison(runs)
+    curves.comparison(runs, {"SVC on pixels": 0.5, "k-NN on pixels": 0.99})
+    without, figure = drawn
+    for before, after in zip(without.axes[:3], figure.axes[:3], strict=True):
+        assert len(before.lines) == len(after.lines)
+    test = figure.axes[3]
+    svc, knn = test.lines[len(without.axes[3].lines) :]
+    for line, level in ((svc, 0.5), (knn, 0.99)):
+        assert set(line.get_ydata()) == {level}
+        assert line.get_linestyle() == "--"
+        assert test.get_ylim()[0] < level < test.get_ylim()[1]
+    legend = [text.get_text() for text in test.get_legend().texts]
+    assert legend == ["reported network", "SVC on pixels", "k-NN on pixels"]
 
 
 def test_the_mean_is_over_the_steps_that_all_runs_have(drawn):

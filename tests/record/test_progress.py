@@ -43,7 +43,10 @@ def test_describe_names_what_is_present():
     assert describe({}) == ""
     assert describe({"loss/total": 2.0}) == "loss 2"
     assert describe({"loss/supervised": 2.0}) == "supervised 2"
-    assert describe({"pseudo/coverage": 1.0, "time/seconds": 4.0}) == "coverage 100.0%"
+    assert describe({"pseudo/coverage": 1.0, "time/seconds": 4.0}) == (
+        "coverage 100.0%, pseudo-label accuracy unknown"
+    )
+    assert describe({"test/teacher/accuracy": 0.5}) == "teacher accuracy 50.0%"
 
 
 def test_plain_lines_without_a_terminal(tmp_path, capsys):

@@ -13,8 +13,12 @@ from PIL import Image
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.saved import to_json
 from jaxmatch.config.stages import make_stages
+from jaxmatch.data.splits import Split
+from jaxmatch.data.splits import write as write_split
 from jaxmatch.errors import DiskError, InputError
+from jaxmatch.record import curves
 from jaxmatch.record.metrics import summarise
+from jaxmatch.report.baselines import levels
 from jaxmatch.report.page import report
 from jaxmatch.report.results import group, read, table, table_text
 
@@ -264,6 +268,88 @@ def test_the_page_is_whole_and_needs_nothing_else(seeds, tmp_path):
     assert ["optim.learning_rate", "0.03"] in page.rows
 
 
+def with_baselines(run, svc, spreading, split, seed=0, notes=()):
+    """Give a run's folder baselines with these test accuracies, and read it again."""
+    write_split(run.folder / "split.json", Split(indices=np.array(split)))
+    scores = {"svc": svc, "label_spreading": spreading}
+    found = {
+        "split": Split(indices=np.array(split)).hash,
+        "seed": seed,
+        "pixels": [32, 32, 1],
+        "notes": list(notes),
+        "baselines": {
+            name: {"title": name, "test": {"accuracy": share, "balanced_accuracy": share}}
+            for name, share in scores.items()
+        },
+    }
+    (run.folder / "baselines.json").write_text(json.dumps(found))
+    return read(run.folder)
+
+
+def test_baselines_are_rows_lines_and_a_plain_sentence(seeds, tmp_path, monkeypatch):
+    drawn = {}
+    comparison = curves.comparison
+    monkeypatch.setattr(
+        curves,
+        "comparison",
+        lambda lines, levels: drawn.update(levels) or comparison(lines, levels),
+    )
+    fixmatch = seeds("fixmatch", "fixmatch:mnist5k,labels=40", (0.9, 0.92))
+    supervised = seeds("supervised", "supervised:mnist5k,labels=40", (0.6, 0.7))
+    alone = seeds("alone", "simmatch:mnist5k,labels=40", (0.8,))
+    for runs in (fixmatch, supervised):  # the same labels for the same seed
+        for seed, (run, svc) in enumerate(zip(runs, (0.7, 0.74), strict=True)):
+            runs[seed] = with_baselines(run, svc, 0.5, [seed, 9], seed, ["Thinned."])
+    rows = table(group([*fixmatch, *supervised, *alone]))
+    assert [row["method"] for row in rows[3:]] == ["SVC on pixels", "label spreading on pixels"]
+    expected = {"data": "mnist5k", "labels": "40", "seeds": "2 (0, 1)", "last": "72.0 ± 2.8"}
+    assert {key: rows[3][key] for key in expected} == expected
+    assert rows[3]["steps"] == rows[3]["reported"] == ""
+    assert rows[4]["last"] == "50.0 ± 0.0"
+    folders = [run.folder for run in (*fixmatch, *supervised, *alone)]
+    text = report(folders, tmp_path / "r.html")[0].read_text()
+    Page(text)
+    assert "supervised does not beat SVC on pixels: test accuracy 65.0% against 72.0%." in text
+    assert "fixmatch beats the best baseline, SVC on pixels (72.0%)." in text
+    assert text.count("Baselines: Thinned.") == 1
+    assert "No baselines are measured for simmatch: jaxmatch report --baselines" in text
+    assert drawn == {
+        "SVC on pixels, 72.0%": pytest.approx(0.72),
+        "label spreading on pixels, 50.0%": 0.5,
+    }
+
+
+def test_several_data_sets_show_the_best_baseline_of_each(seeds):
+    (few,) = seeds("few", "fixmatch:mnist5k,labels=10", (0.9,))
+    (many,) = seeds("many", "fixmatch:mnist5k,labels=40", (0.9,))
+    groups = group([with_baselines(few, 0.5, 0.6, [1, 2]), with_baselines(many, 0.8, 0.7, [1, 3])])
+    assert levels(groups) == {
+        "label spreading on pixels, mnist5k, 10 labels, 60.0%": 0.6,
+        "SVC on pixels, mnist5k, 40 labels, 80.0%": 0.8,
+    }
+    assert [row["labels"] for row in table(groups)] == ["10", "40", "10", "10", "40", "40"]
+
+
+def test_without_baselines_the_page_says_how_to_get_them(seeds, tmp_path):
+    (run,) = seeds("run", "fixmatch:mnist5k", (0.9,))
+    assert "report --baselines" in report([run.folder], tmp_path / "r.html")[0].read_text()
+    assert levels(group([run])) == {}
+    stale = with_baselines(run, 0.5, 0.6, [1, 2])
+    write_split(run.folder / "split.json", Split(indices=np.array([1, 3])))
+    assert stale.baselines is not None
+    assert read(run.folder).baselines is None  # they are for other labels
+
+
+def test_an_unfinished_run_is_not_yet_compared(seeds, tmp_path):
+    config = configuration("fixmatch:mnist5k,seed=2")
+    folder = write(tmp_path / "running", config, metrics(0.3, steps=150), finished=False)
+    run = with_baselines(read(folder), 0.5, 0.6, [1, 2])
+    text = report([run.folder], tmp_path / "r.html")[0].read_text()
+    assert "beat" not in text
+    assert "No baselines" not in text
+    assert "SVC on pixels" in text
+
+
 def test_notes_of_what_does_not_compare(seeds, tmp_path):
     runs = [
         *seeds("mnist", "fixmatch:mnist5k", (0.9,)),
@@ -330,3 +416,63 @@ def test_what_cannot_be_reported(seeds, tmp_path):
     (tmp_path / "full.html").symlink_to("/dev/full")
     with pytest.raises(DiskError, match="No space left"):
         report([run.folder], tmp_path / "full.html")
+
+
+def test_validation_and_what_was_found_are_shown(seeds, tmp_path):
+    plain, chosen = (
+        seeds(name, f"{name}:mnist5k,labels=40", (0.9, 0.92)) for name in ("supervised", "fixmatch")
+    )
+    found = {
+        "name": "folder:<pets>",
+        **{"labeled": 4, "unlabeled": 9, "validation": 2, "test": 3, "unknown": 9},
+        "classes": ["cat", "dog"],
+        "counts": {name: {"labeled": 2} for name in ("cat", "dog")},
+        **{"test_drawn": True, "left_out": {"hidden": 2}, "notes": ["A note."]},
+        **{"sizes": [], "modes": {}, "size": [8, 8]},
+    }
+    for name in found["counts"]:
+        found["counts"][name] |= {"unlabeled": 0, "validation": 1, "test": 1}
+    for run, accuracy in zip(chosen, (0.8, 0.9), strict=True):
+        file = run.folder / "summary.json"
+        summary = json.loads(file.read_text())
+        summary["teacher"]["metrics"] = {"balanced_accuracy": accuracy - 0.1}
+        summary["validation"] = {"teacher": {"last": accuracy}, "student": {"last": 0.1}}
+        best = {"teacher": {"accuracy": accuracy + 0.05}, "student": {"accuracy": 0.2}}
+        summary["best"] = {
+            "step": 75,
+            "key": "validation/teacher/accuracy",
+            "value": 1,
+            "test": best,
+        }
+        file.write_text(json.dumps(summary))
+        (run.folder / "findings.json").write_text(json.dumps(found))
+    rows = {row["method"]: row for row in table(group([*plain, *map(reread, chosen)]))}
+    assert rows["fixmatch"]["validation"] == "85.0 ± 7.1"
+    assert rows["fixmatch"]["balanced"] == "75.0 ± 7.1"
+    assert rows["fixmatch"]["at best validation"] == "90.0 ± 7.1"
+    assert rows["supervised"]["validation"] == ""
+    assert "validation" not in table(group(plain))[0]
+    folders = [run.folder for run in (*plain, *chosen)]
+    text = report(folders, tmp_path / "report.html")[0].read_text()
+    Page(text)
+    data = text.index("<h2>Data</h2>")
+    assert data < text.index("<h2>Accuracy</h2>")
+    for line in (
+        "data: folder:&lt;pets&gt;: 4 labeled, 9 unlabeled, 2 validation, 3 test images (drawn",
+        "classes: cat (2 labeled, 1 validation, 1 test), dog (",
+        "left out: 2 hidden",
+        "note: A note.",
+    ):
+        assert text.count(line) == 1  # equal facts of both runs once
+    assert "<h2>Data</h2>" not in report(folders[:2], tmp_path / "old.html")[0].read_text()
+
+
+def test_an_unfinished_run_shows_its_validation_so_far(tmp_path):
+    lines = [{**line, "validation/teacher/accuracy": 0.5} for line in metrics(0.9)]
+    config = configuration("fixmatch:mnist5k,labels=40")
+    running = read(write(tmp_path / "running", config, lines, finished=False))
+    assert table(group([running]))[0]["validation"] == "50.0"
+
+
+def reread(run):
+    return read(run.folder)

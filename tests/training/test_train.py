@@ -32,6 +32,8 @@ ALWAYS = {
     "optim/gradient_norm",
     "test/teacher/accuracy",
     "test/student/accuracy",
+    "test/teacher/balanced_accuracy",
+    "test/student/balanced_accuracy",
     "time/seconds",
 }
 PSEUDO = {"loss/unsupervised", "pseudo/coverage"}
@@ -62,6 +64,7 @@ def test_the_run_folder_holds_what_is_promised(reference, data):
     assert present == {
         "config.json",
         "data.json",
+        "findings.json",
         "split.json",
         "metrics.jsonl",
         "summary.json",
@@ -89,7 +92,11 @@ def test_the_summary_tells_accuracies_and_costs(reference):
     lines = read(reference)
     for network in ("teacher", "student"):
         values = [line[f"test/{network}/accuracy"] for line in lines]
-        assert summary.pop(network) == {
+        found = summary.pop(network)
+        metrics = found.pop("metrics")
+        assert metrics["accuracy"] == values[-1]
+        assert metrics["balanced_accuracy"] == lines[-1][f"test/{network}/balanced_accuracy"]
+        assert found == {
             "last": values[-1],
             "mean_20": pytest.approx(np.mean(values)),
             "median_20": pytest.approx(np.median(values)),
@@ -144,15 +151,20 @@ def test_metrics_of_fixmatch(reference):
                 assert 0 <= value <= 1, key
 
 
-def test_accuracies_are_absent_where_labels_are_unknown(tmp_path):
+@pytest.mark.parametrize("include_labeled", [True, False])
+def test_accuracies_are_absent_where_labels_are_unknown(tmp_path, capsys, include_labeled):
+    """Labels of labeled images in the unlabeled pool do not count."""
     known = np.arange(64) < LABELS
     data = write_data(tmp_path / "x.npz", y_train=np.where(known, np.arange(64) % 4, -1))
-    options = {"chosen": ",labels=all", "data__include_labeled": False, "steps": 5}
+    options = {"chosen": ",labels=all", "data__include_labeled": include_labeled, "steps": 5}
     train_tiny(data, tmp_path / "run", method="pseudo_label", **options)
+    assert "pseudo-label accuracy unknown" in capsys.readouterr().err
+    assert "pseudo-label accuracy unknown" in (tmp_path / "run" / "log.txt").read_text()
     (line,) = read(tmp_path / "run")
     assert set(line) == ALWAYS | PSEUDO | {"optim/ramp"}
     facts = json.loads((tmp_path / "run" / "config.json").read_text())["facts"]
-    assert (len(facts["labels"]), facts["unlabeled"]) == (LABELS, 64 - LABELS)
+    pool = 64 if include_labeled else 64 - LABELS
+    assert (len(facts["labels"]), facts["unlabeled"]) == (LABELS, pool)
 
 
 def rate_that_breaks(monkeypatch, step, value):

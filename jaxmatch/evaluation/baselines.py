@@ -1,0 +1,391 @@
+"""Classical classifiers on pixels, learned from a run's labels: what a network has to beat.
+
+The estimators are scikit-learn's (Pedregosa et al., "Scikit-learn: Machine Learning in Python",
+JMLR 2011), with fixed settings, so that nothing is chosen on test images. They get the images that
+a run sees, before augmentation. Label spreading (Zhou et al., "Learning with Local and Global
+Consistency", NeurIPS 2003) learns from the unlabeled images, too.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.semi_supervised import LabelSpreading
+from sklearn.svm import SVC
+
+from jaxmatch.algorithms import build_algorithm
+from jaxmatch.config.saved import complete
+from jaxmatch.config.stages import stages_of
+from jaxmatch.data import splits
+from jaxmatch.data.lazy import READ, Images, LazyImages
+from jaxmatch.errors import InputError
+from jaxmatch.evaluation.comparison import TITLES
+from jaxmatch.evaluation.probe import smallest_class
+from jaxmatch.record import run_data
+from jaxmatch.record.data import Data
+from jaxmatch.record.folder import RunFolder
+from jaxmatch.record.settled import settled
+
+MOST_SIDE = 64  # pixels; larger images are averaged down to this side
+# More images than these are thinned at random.
+MOST_LABELED, MOST_UNLABELED, MOST_TEST = 5_000, 10_000, 10_000
+MOST_CLASSES = 200
+COMPONENTS = 50
+MOST_FOR_COMPONENTS = 5_000  # images that the principal components are those of
+NEIGHBOURS = 5
+SPREADING_NEIGHBOURS = 10
+CHUNK = 500  # images that are converted at a time
+
+# Settings ``data.*`` that do not change what the baselines see.
+OF_TRAINING = ("batch_size", "ratio", "mean", "std", "include_labeled", "labels", "split")
+METRICS = {"accuracy": accuracy_score, "balanced_accuracy": balanced_accuracy_score}
+
+Classify = Callable[[np.ndarray], np.ndarray]  # pixels [n d] uint8 to classes [n]
+
+
+class Part(NamedTuple):
+    """Some images of a run."""
+
+    pixels: np.ndarray  # [n d] uint8
+    labels: np.ndarray  # [n] int32; -1 where they are not known or not used
+
+
+class Sets(NamedTuple):
+    """What the baselines learn from, and what they are tested on."""
+
+    labeled: Part
+    unlabeled: Part
+    held_out: Mapping[str, Part]  # "test" and, if there is one, "validation"
+    shape: tuple[int, int, int]  # height, width and channels of the pixels
+    notes: tuple[str, ...]  # sentences about what was reduced
+
+
+def of_config(config: ConfigDict) -> dict[str, Any]:
+    """The baselines for the data, the labels and the seed of a configuration.
+
+    Args:
+        config: of a run; of a run in stages the last stage counts.
+
+    Returns:
+        As :func:`measure`.
+
+    Raises:
+        InputError: if the data cannot be read as configured, or :func:`measure` cannot use it.
+    """
+    *_, last = stages_of(config).values()
+    chosen, _ = settled(last)
+    return measure(data_of_config(chosen), chosen.seed)
+
+
+def data_of_config(config: ConfigDict) -> Data:
+    """The data of a new run; images and labels as :func:`of_config` uses them.
+
+    Raises:
+        InputError: if the method reads no labels, or the data cannot be read as configured.
+    """
+    if not build_algorithm(config.algorithm).labeled:
+        raise InputError(
+            f"{config.algorithm.name} reads no labels, and a baseline learns from labels: name a "
+            "method that reads some, such as --config=supervised:DATA,labels=N."
+        )
+    return run_data.load_new(config)
+
+
+def of_run(workdir: str | Path, place: str = "") -> dict[str, Any]:
+    """The baselines for the images and labels that a run began with, also kept in its folder.
+
+    Args:
+        workdir: the run folder; of a run in stages the last stage counts.
+        place: where the data is now, if it has moved.
+
+    Returns:
+        As :func:`measure`.
+
+    Raises:
+        InputError: if ``workdir`` is no run folder, its data is gone or changed, or
+            :func:`measure` cannot use it.
+        DiskError: if ``baselines.json`` cannot be written.
+    """
+    run = RunFolder.at(workdir)
+    values = run.read_config()
+    if values is None:
+        raise InputError(f"{run.path} is no run folder: it has no config.json.")
+    config = complete({key: value for key, value in values.items() if key != "facts"})
+    if not build_algorithm(config.algorithm).labeled:
+        raise InputError(
+            f"{run.path} was trained without labels, and a baseline learns from labels; give the "
+            "folder of a run that read some."
+        )
+    data = run_data.load_recorded(config, run.path, place=place)
+    found = measure(data, config.seed)
+    run.write_baselines(found)
+    return found
+
+
+def add_missing(workdirs: Iterable[str | Path]) -> None:
+    """Measure and keep the baselines of the runs that have none, if they have labels.
+
+    Runs on the same images and labels are measured once.
+
+    Raises:
+        InputError: as :func:`of_run`.
+        DiskError: as :func:`of_run`.
+    """
+    known: dict[str, Mapping[str, Any]] = {}
+    for workdir in workdirs:
+        run = RunFolder.at(workdir)
+        values = run.read_config()
+        if values is None:
+            raise InputError(f"{run.path} is no run folder: it has no config.json.")
+        config = complete({key: value for key, value in values.items() if key != "facts"})
+        if not build_algorithm(config.algorithm).labeled:
+            continue
+        key = _what_counts(run, config)
+        found = run.read_baselines()
+        if found is None and key in known:
+            found = known[key]
+            run.write_baselines(found)
+        known[key] = of_run(workdir) if found is None else found
+
+
+def _what_counts(run: RunFolder, config: ConfigDict) -> str:
+    """A text that is equal for runs with the same baselines."""
+    record = run.read_record()
+    if record is None:  # the images are not known by their content
+        return str(run.path)
+    data = {key: value for key, value in config.data.to_dict().items() if key not in OF_TRAINING}
+    content = [record.digest, run.read_split().hash, config.seed, data]
+    return json.dumps(content, sort_keys=True, default=str)
+
+
+def measure(data: Data, seed: int) -> dict[str, Any]:
+    """All baselines for ``data``; the result is the same at each call.
+
+    Args:
+        data: images, and which of them are labeled.
+        seed: thins images where there are too many.
+
+    Returns:
+        ``data`` (its name), ``seed``, ``split`` (the hash of the labeled images), the numbers of
+        images used (``labels``, ``unlabeled``, ``test``, ``validation``), ``pixels`` (height,
+        width, channels), ``notes``, ``best`` (the name of the baseline with the best test
+        accuracy) and ``baselines``: for each name ``title``, ``settings``, ``test`` and
+        ``validation``, which hold ``accuracy`` and ``balanced_accuracy`` as fractions.
+        ``validation`` is null without a validation set.
+
+    Raises:
+        InputError: if the labeled images are of one class, there are more than 200 classes, or no
+            test image has a label.
+    """
+    sets = gather(data, seed)
+    found = dict(each(sets, seed))
+    return {
+        "data": data.name,
+        "seed": seed,
+        "split": data.split.hash,
+        "labels": len(sets.labeled.labels),
+        "unlabeled": len(sets.unlabeled.labels),
+        **{
+            name: len(sets.held_out[name].labels) if name in sets.held_out else 0
+            for name in ("test", "validation")
+        },
+        "pixels": list(sets.shape),
+        "notes": list(sets.notes),
+        "best": max(found, key=lambda name: found[name]["test"]["accuracy"]),
+        "baselines": found,
+    }
+
+
+def each(sets: Sets, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the result of each baseline, as :func:`measure` describes it."""
+    learn = {
+        "logistic_regression": _logistic_regression,
+        "svc": _svc,
+        "knn": _knn,
+        "label_spreading": _label_spreading,
+    }
+    reduce = _components(sets, seed)
+    for name, fit in learn.items():
+        with warnings.catch_warnings():
+            # Of fits that stop at their limit, and of classes that no test image has.
+            warnings.simplefilter("ignore")
+            classify, settings = fit(sets, reduce)
+            scores = {part: _score(classify, some) for part, some in sets.held_out.items()}
+        yield (
+            name,
+            {
+                "title": TITLES[name],
+                "settings": settings,
+                "test": scores["test"],
+                "validation": scores.get("validation"),
+            },
+        )
+
+
+def _score(classify: Classify, part: Part) -> dict[str, float]:
+    """Each metric of scikit-learn on labeled images."""
+    found = np.concatenate([classify(some) for some in _chunks(part.pixels)])
+    return {name: float(metric(part.labels, found)) for name, metric in METRICS.items()}
+
+
+def _logistic_regression(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
+    model = LogisticRegression(C=1.0, max_iter=300)
+    model.fit(_levels(sets.labeled.pixels), sets.labeled.labels)
+    return lambda pixels: model.predict(_levels(pixels)), "pixels in [0, 1], C=1"
+
+
+def _svc(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
+    train = _levels(sets.labeled.pixels)
+    # gamma="scale" of scikit-learn, whose own kernel takes many times as long.
+    gamma = 1 / max(train.shape[1] * float(train.var(dtype=np.float64)), 1e-12)
+    model = SVC(C=10.0, kernel=partial(rbf_kernel, gamma=gamma))
+    model.fit(train, sets.labeled.labels)
+    settings = 'pixels in [0, 1], RBF kernel, C=10, gamma="scale"'
+    return lambda pixels: model.predict(_levels(pixels)), settings
+
+
+def _knn(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
+    neighbours = min(NEIGHBOURS, smallest_class(sets.labeled.labels))
+    model = KNeighborsClassifier(neighbours, weights="distance")
+    model.fit(reduce(sets.labeled.pixels), sets.labeled.labels)
+    settings = f"principal components, k={neighbours}, votes weighted by 1/distance"
+    return lambda pixels: model.predict(reduce(pixels)), settings
+
+
+def _label_spreading(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
+    train = reduce(np.concatenate([sets.labeled.pixels, sets.unlabeled.pixels]))
+    labels = np.concatenate([sets.labeled.labels, sets.unlabeled.labels])
+    neighbours = min(SPREADING_NEIGHBOURS, len(train) - 1)
+    model = LabelSpreading(kernel="knn", n_neighbors=neighbours, alpha=0.8, max_iter=200)
+    model.fit(train, labels)
+    settings = f"principal components, graph of {neighbours} neighbors, alpha=0.8"
+    return lambda pixels: model.predict(reduce(pixels)), settings
+
+
+def _components(sets: Sets, seed: int) -> Classify:
+    """A function from pixels [n d] uint8 to principal components [n k] of the training images."""
+    every = np.concatenate([sets.labeled.pixels, sets.unlabeled.pixels])
+    some = _thinned(np.arange(len(every)), MOST_FOR_COMPONENTS, seed)
+    count = min(COMPONENTS, len(some) - 1, every.shape[1])
+    model = PCA(count, svd_solver="randomized", random_state=seed).fit(_levels(every[some]))
+
+    def reduce(pixels: np.ndarray) -> np.ndarray:
+        return np.concatenate([model.transform(_levels(few)) for few in _chunks(pixels)])
+
+    return reduce
+
+
+def _levels(pixels: np.ndarray) -> np.ndarray:
+    """Pixels as float32 in [0, 1]."""
+    return pixels.astype(np.float32) / np.float32(255)
+
+
+def _chunks(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    return (pixels[first : first + CHUNK] for first in range(0, len(pixels), CHUNK))
+
+
+def gather(data: Data, seed: int) -> Sets:
+    """Read the images that the baselines use, thinned and made smaller as far as needed.
+
+    Raises:
+        InputError: as :func:`measure`.
+    """
+    source = data.source
+    at = splits.locate(source, data.split)
+    if len(source.classes) > MOST_CLASSES:
+        raise InputError(
+            f"{data.name} has {len(source.classes)} classes, and baselines on pixels are made for "
+            f"at most {MOST_CLASSES}; compare with --config=supervised on the same labels."
+        )
+    rest = np.setdiff1d(np.arange(len(source.images)), at)
+    hidden = np.full(len(source.images), -1, np.int32)
+    parts: dict[str, tuple[Images, np.ndarray, np.ndarray, int]] = {
+        "labeled": (source.images, source.labels, at, MOST_LABELED),
+        "unlabeled": (source.images, hidden, rest, MOST_UNLABELED),
+        "test": (
+            source.test_images,
+            source.test_labels,
+            np.flatnonzero(source.test_labels >= 0),
+            MOST_TEST,
+        ),
+    }
+    if data.validation_images is not None and data.validation_labels is not None:
+        images, labels = data.validation_images, data.validation_labels
+        parts["validation"] = images, labels, np.arange(len(labels)), MOST_TEST
+    notes, found = [], {}
+    for name, (images, labels, rows, most) in parts.items():
+        if len(rows) > most:
+            notes.append(f"{most:,} of {len(rows):,} {name} images are used, drawn by the seed.")
+        rows = _thinned(rows, most, seed)
+        pixels, readable = _read(images, rows)
+        found[name] = pixels, labels[rows[readable]]
+    if len(classes := np.unique(found["labeled"][1])) < 2:
+        what = f"are all of class {source.classes[classes[0]]!r}" if len(classes) else "are none"
+        raise InputError(
+            f"The readable labeled images of {data.name} {what}: a baseline needs two classes or "
+            "more."
+        )
+    if not len(found["test"][1]):
+        raise InputError(f"{data.name} has no test images with known labels.")
+    height, width = source.images.shape[1:3]
+    shape = found["labeled"][0].shape[1:]
+    if shape[:2] != (height, width):
+        notes.append(f"The images of {height}x{width} are averaged down to {shape[0]}x{shape[1]}.")
+    gray = all((pixels == pixels[..., :1]).all() for pixels, _ in found.values())
+    channels = 1 if gray else shape[2]
+    flat = {
+        name: Part(
+            pixels[..., :channels].reshape(len(pixels), shape[0] * shape[1] * channels), labels
+        )
+        for name, (pixels, labels) in found.items()
+    }
+    return Sets(
+        labeled=flat.pop("labeled"),
+        unlabeled=flat.pop("unlabeled"),
+        held_out=flat,
+        shape=(shape[0], shape[1], channels),
+        notes=tuple(notes),
+    )
+
+
+def _thinned(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most ``most`` of ``rows``, drawn by the seed, in order."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.sort(np.random.RandomState(seed).permutation(len(rows))[:most])]
+
+
+def _read(images: Images, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The readable images at ``rows`` [n], made smaller: [r h w 3] uint8, and which [n] bool."""
+    height, width = images.shape[1:3]
+    scale = min(1, MOST_SIDE / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    found, readable = [np.empty((0, *size, 3), np.uint8)], np.ones(len(rows), bool)
+    for first in range(0, len(rows), CHUNK):
+        some = rows[first : first + CHUNK]
+        if isinstance(images, LazyImages):
+            read, state = images.read(some)
+            readable[first : first + CHUNK] = state == READ
+            read = read[state == READ]
+        else:
+            read = images[some]
+        if scale < 1 and len(read):
+            read = np.stack([_smaller(image, size) for image in read])
+        found.append(read)
+    return np.concatenate(found), readable
+
+
+def _smaller(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image [h w 3] uint8 of ``size`` (height, width): means over the pixels of each box."""
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BOX))

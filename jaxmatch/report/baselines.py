@@ -1,0 +1,80 @@
+"""What classical classifiers reach with the same labels: a page, and how runs compare with them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import console
+from rich.table import Table
+
+from jaxmatch.evaluation.comparison import TITLES, best_of, mean_of, verdict
+from jaxmatch.report.results import Group, baselines
+
+
+def page(found: Mapping[str, Any]) -> console.RenderableType:
+    """A table with a row for each baseline, then what it was measured on.
+
+    Args:
+        found: the result of :func:`jaxmatch.evaluation.baselines.measure`.
+    """
+    parts = ["test", *(["validation"] if found["validation"] else [])]
+    table = Table(
+        "classifier on pixels",
+        *(name for part in parts for name in (f"{part} accuracy", "balanced")),
+        title=f"{found['data']}, {found['labels']:,} labels, seed {found['seed']}",
+    )
+    for one in found["baselines"].values():
+        scores = [
+            one[part][metric] for part in parts for metric in ("accuracy", "balanced_accuracy")
+        ]
+        name = one["title"].removesuffix(" on pixels")
+        table.add_row(name, *(f"{score:.1%}" for score in scores))
+    height, width, channels = found["pixels"]
+    counts = [f"{found[part]:,} {part}" for part in ("unlabeled", *parts)]
+    lines = [
+        f"Images: {', '.join(counts)}. Pixels: {height}x{width}, {channels} "
+        f"{'channel' if channels == 1 else 'channels'}.",
+        *found["notes"],
+        *(
+            f"{one['title'].removesuffix(' on pixels')}: {one['settings']}."
+            for one in found["baselines"].values()
+        ),
+    ]
+    return console.Group(table, *lines)
+
+
+def verdicts(groups: Sequence[Group]) -> list[str]:
+    """Sentences that say whether the finished runs of each group beat their best baseline."""
+    texts, missing = [], []
+    for group in groups:
+        runs = [run for run in group.counted if run.baselines is not None]
+        measured = [run.baselines for run in runs if run.baselines is not None]
+        best = best_of(measured, "accuracy")
+        if best is None:
+            if group.runs[0].settings["data.labels"] != "none":
+                missing.append(group.label)
+        elif runs[0].finished:
+            lost = verdict(group.label, [run.stages[-1].summary for run in runs], measured)
+            text = f"{group.label} beats the best baseline, {best[0]} ({best[1]:.1%})."
+            texts.append(lost or text)
+    if missing:
+        texts.append(
+            f"No baselines are measured for {', '.join(missing)}: jaxmatch report --baselines "
+            "compares runs with classical classifiers on pixels, for the same labels."
+        )
+    return texts
+
+
+def levels(groups: Sequence[Group]) -> dict[str, float]:
+    """The test accuracy of the baselines by the text of a legend.
+
+    If the groups have several data sets or numbers of labels, only the best baseline of each.
+    """
+    shared = baselines(groups)
+    found = {}
+    for one in shared:
+        means = mean_of(one.measured, "accuracy")
+        if len(shared) > 1:
+            means = dict([max(means.items(), key=lambda item: item[1])])
+        suffix = f", {one.data}, {one.labels} labels" if len(shared) > 1 else ""
+        found |= {f"{TITLES[name]}{suffix}, {mean:.1%}": mean for name, mean in means.items()}
+    return found
