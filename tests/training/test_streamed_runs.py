@@ -181,7 +181,9 @@ def test_an_unreadable_test_image_does_not_end_a_streamed_run(
 def test_an_unreadable_test_image_is_an_error_where_strict(damaged, tmp_path):
     options = SHORT | {"data__stream": True, "data__strict": True, "chosen": ",labels=8"}
     (damaged / "train/blue/07.jpg").write_bytes((damaged / "train/blue/08.jpg").read_bytes())
-    with pytest.raises(InputError, match=r"Not readable as images \(truncated: \S*test/red/03\.jpg\)\."):
+    with pytest.raises(
+        InputError, match=r"Not readable as images \(truncated: \S*test/red/03\.jpg\)\."
+    ):
         train_tiny(f"folder:{damaged}", tmp_path / "run", **options)
 
 
