@@ -153,11 +153,13 @@ def _without_casts(
 ) -> np.ndarray:
     """Training labels with -1 in place of what -1 becomes in an unsigned type; adds a note.
 
-    The largest value counts as that if it is far above at least two other classes and is in no
-    test label. For a signed type, which may have been unsigned before, there must be test labels.
+    The largest value counts as that if it is the only one, or far above at least two others, and is
+    in no test label. For a signed type, which may have been unsigned, there must be test labels.
     """
     known = np.unique(train[train >= 0])
-    if len(known) < 3 or known[-1] not in CASTS or known[-2] > known[-1] // 2:
+    if len(known) in (0, 2) or known[-1] not in CASTS:
+        return train
+    if len(known) > 1 and known[-2] > known[-1] // 2:
         return train
     signed = given.values is not None and given.values.dtype.kind != "u"
     if known[-1] in test if test is not None else signed:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxmatch.data import table
-from jaxmatch.data.discovery import RUN, LeftOut, Tree
+from jaxmatch.data.discovery import BROKEN_LINK, CLOSED, RUN, LeftOut, Tree
 from jaxmatch.data.places import (
     HELD_OUT,
     TEST,
@@ -69,9 +69,15 @@ def plan(root: Path, tree: Tree) -> Plan:
         InputError: if the layout can be read in two ways, a class folder has no images, or the
             table does not fit.
     """
+    if closed := tree.left_out.get(CLOSED):
+        raise InputError(
+            f"The folder {root / closed[0]} cannot be opened; change its permissions, or move it."
+        )
     folder = find_folder(root, tree)
     file = table.find(folder.path)
     notes = _names_of_folders(folder)
+    if broken := tree.left_out.get(BROKEN_LINK):
+        notes.append(f"Links to nothing: {some(broken)}.")
     left_out = dict(tree.left_out)
     if file is None:
         _check_sets(folder)
@@ -162,7 +168,12 @@ def _check_classes(folder: Folder, tree: Tree) -> list[str]:
         if not below:
             notes += _without_images(folder, tree, name)
     if nested:
-        notes.append(f"Folders inside a class folder are no classes of their own: {some(nested)}.")
+        first, *others = sorted({name.rpartition("/")[0] for name in nested})
+        alone = not others and "" not in folder.below[first]
+        remedy = f"; folder:{folder.path / first} reads them as classes" if alone else ""
+        notes.append(
+            f"Folders inside a class folder are no classes of their own: {some(nested)}{remedy}."
+        )
     if empty := sorted({parts[0] for parts in folders if part_of(parts[0])} - folder.below.keys()):
         notes.append(f"The folder {some(empty)} has no images.")
     return notes
@@ -232,7 +243,9 @@ def _names_of_folders(folder: Folder) -> list[str]:
     usual = {TRAIN: "train", TEST: "test", VALIDATION: "val", "unlabeled": "unlabeled"}
     for part, top in sorted(folder.sets.items()):
         if top != usual[part]:
-            title = "unlabeled images" if part == "unlabeled" else f"{part} set"
+            title = {"unlabeled": "unlabeled images", TRAIN: "training set"}.get(
+                part, f"{part} set"
+            )
             notes.append(f"The folder {top} holds the {title}.")
     return notes
 

@@ -77,7 +77,7 @@ def load(place: str, reading: Reading) -> Source:
         parts={key: array_hash(value) for key, value in arrays.items()},
         survey=Survey(
             notes=tuple(notes),
-            left_out={"an array that is not read": tuple(ignored)} if ignored else {},
+            left_out={"not read": tuple(ignored)} if ignored else {},
             sizes={images[first].shape[1:3]: sum(map(len, images.values()))},
             modes=_modes(arrays),
         ),
@@ -97,6 +97,8 @@ def _read_all(place: str) -> tuple[dict[str, str], dict[str, np.ndarray], list[s
     """The array's name for each key such as "x_train", the arrays by name, and other names."""
     try:
         path = paths.path(place).expanduser()
+        if path.is_dir():
+            raise InputError(f"{place} is a folder; read its images by folder:{place}.")
         file = io.BytesIO(paths.read_whole(path)) if paths.in_bucket(path) else path
         with np.load(file, allow_pickle=False) as archive:
             names: dict[str, str] = {}
@@ -157,6 +159,8 @@ def _check_present(
             raise InputError(
                 f"{place} has no array 'x_train' or 'x_unlabeled' to train on; it has {listed}."
             )
+        if not any(arrays[key].size for key in ("x_train", UNLABELED_PART) if key in arrays):
+            raise InputError(f"{place} has no images to train on: its arrays of them are empty.")
         return
     for key in ("x_train", "y_train", "x_test", "y_test"):
         if key not in arrays:

@@ -83,6 +83,7 @@ def test_labels_in_a_column_as_in_medmnist(tmp_path):
         ({"x_train": X, "x_test": X[:3]}, 8, [-1] * 8),
         ({"x_train": X[:2], "y_train": Y[:2], "x_unlabeled": X[2:]}, 8, [0, 1, *[-1] * 6]),
         ({"x_train": X, "y_train": np.full(8, -1), **TEST}, 8, [-1] * 8),
+        ({"x_train": X, "y_train": np.full(8, 255, np.uint8), **TEST}, 8, [-1] * 8),
         ({"x_unlabeled": X, **TEST}, 8, [-1] * 8),
         ({"x_train": X, "y_test": Y}, 8, [-1] * 8),
     ],
@@ -103,6 +104,8 @@ def test_a_method_that_reads_labels_names_what_is_missing(tmp_path, missing):
         load(tmp_path, **arrays, others=Y)
     with pytest.raises(InputError, match="to train on; it has y_train, x_test, y_test"):
         load(tmp_path, label_free=True, y_train=Y, **TEST)
+    with pytest.raises(InputError, match="no images to train on"):
+        load(tmp_path, label_free=True, x_train=X[:0], x_unlabeled=X[:0])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.int16, np.int64])
@@ -126,6 +129,7 @@ def test_a_cast_of_minus_one_is_no_label(tmp_path, dtype, test):
         ([0, 255, 0, 255, 0, 255, 0, 255], [0, 255, 0]),
         ([0, 1, 255, 0, 1, 255, 0, 1], [0, 1, 255]),
         ([0, 254, 255, 0, 254, 255, 0, 1], [0, 1, 254]),
+        ([0, 255, 0, 255, 0, 255, 0, 255], [0, 0, 0]),
     ],
 )
 def test_a_class_255_stays_one(tmp_path, train, test):

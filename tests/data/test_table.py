@@ -259,7 +259,7 @@ def test_a_file_that_the_table_names_is_used_whatever_its_name(tmp_path):
     assert [*found.aliases, *found.aliases.values()] == ["../outside/3.png", f"{outside}/3.png"][
         ::-1
     ]
-    assert found.left_out.keys() == {"another name of the same file"}
+    assert found.left_out.keys() == {"with another name that is used"}
 
 
 def test_names_that_are_not_utf8(tmp_path):
