@@ -9,7 +9,8 @@ from pictures import COLOR, GRAY, chunk, formats_of, noise, png, saved, tiff
 from PIL import Image
 
 from jaxmatch.data import encoded, images
-from jaxmatch.data.encoded import Unreadable, load, no_decoder
+from jaxmatch.data.discovery import no_decoder
+from jaxmatch.data.encoded import Unreadable, load
 from jaxmatch.data.levels import Levels
 from jaxmatch.errors import InputError
 
