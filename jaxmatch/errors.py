@@ -59,6 +59,14 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(map(printable, names[:most])) + more
 
 
+def grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """The names of each reason, from pairs (reason, name)."""
+    found: dict[str, list[str]] = {}
+    for reason, name in pairs:
+        found.setdefault(reason, []).append(name)
+    return {reason: tuple(names) for reason, names in found.items()}
+
+
 def by_reason(names: Mapping[str, Sequence[str]]) -> str:
     """The first names of each reason: "truncated: a.png, b.png; empty file: c.png"."""
     return "; ".join(f"{reason}: {some(found)}" for reason, found in names.items())

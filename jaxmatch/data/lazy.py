@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from jaxmatch.data import images as image_files
 from jaxmatch.data.encoded import Unreadable
 from jaxmatch.data.levels import DEFAULT, Levels
-from jaxmatch.errors import InputError, by_reason
+from jaxmatch.errors import InputError, by_reason, grouped
 
 SUBSTITUTES = 64  # unreadable images in a row after which the data set counts as missing
 # States of an image: it was read, a later image replaced it, or neither.
@@ -177,17 +177,17 @@ class LazyImages:
 
 def left_out(records: Records, rows: Iterable[int], levels: Levels) -> str:
     """The first names of unreadable rows, by the reason; it reads them again."""
-    found: dict[str, list[str]] = {}
-    for row in rows:
+
+    def reason(row: int) -> str:
         try:
             image_files.decode(records.read(row), levels)
-            reason = "not readable before"
         except Unreadable as error:
-            reason = error.reason
+            return error.reason
         except OSError as error:
-            reason = image_files.cannot_open(error)
-        found.setdefault(reason, []).append(records.name(row))
-    return by_reason(found)
+            return image_files.cannot_open(error)
+        return "not readable before"
+
+    return by_reason(grouped((reason(row), records.name(row)) for row in rows))
 
 
 Images = np.ndarray | LazyImages  # [n h w 3] uint8

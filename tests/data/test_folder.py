@@ -148,8 +148,9 @@ def many_levels(root, highest, kind="PNG", number=4):
 )
 def test_levels_of_more_than_8_bits_are_noted(tmp_path, highest, kind, note):
     many_levels(tmp_path, highest, kind)
-    (found,) = load(tmp_path).survey.notes
-    assert re.search(note, found)
+    for stream in (False, True):
+        (found,) = load(tmp_path, stream=stream).survey.notes
+        assert re.search(note, found)
 
 
 def test_the_white_level_reaches_the_images(tmp_path):
