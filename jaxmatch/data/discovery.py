@@ -19,6 +19,23 @@ from jaxmatch.runtime import paths
 
 # Formats of Pillow that hold no photograph, or that it only writes or reads with other programs.
 NO_IMAGES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
+# Pictures that Pillow does not decode, unless another package has taught it to.
+UNDECODED = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
+    **dict.fromkeys((".svg", ".svgz"), "SVG"),
+    **dict.fromkeys(
+        (
+            *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".kdc", ".mrw", ".nef"),
+            *(".nrw", ".orf", ".pef", ".raf", ".rw2", ".sr2", ".srw", ".x3f"),
+        ),
+        "camera raw files",
+    ),
+    ".avif": "AVIF",
+    ".dcm": "DICOM",
+    ".exr": "OpenEXR",
+    ".hdr": "Radiance HDR",
+    ".jxl": "JPEG XL",
+}
 SYSTEM_FILES = ("desktop.ini", "ehthumbs.db", "icon\r", "thumbs.db")
 SYSTEM_FOLDERS = (
     "#recycle",
@@ -236,7 +253,14 @@ def _sort_file(folder: Path, entry: _Entry, pages: set[str], known: frozenset[st
         return REPORT
     if extension.lower() in known or (not extension and _begins_like_image(folder / name)):
         return "image"
+    if extension.lower() in UNDECODED:
+        return no_decoder(UNDECODED[extension.lower()])
     return f"no image ({extension.lower() or 'no extension'})"
+
+
+def no_decoder(name: str) -> str:
+    """The reason for a file of the format ``name``, which Pillow does not decode."""
+    return f"no decoder for {name}"
 
 
 def _reason_for_folder(name: str) -> str:

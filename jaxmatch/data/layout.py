@@ -246,7 +246,9 @@ def _without_images(folder: Folder, tree: Tree, name: str) -> list[str]:
     ]
     if any(reason == RUN for reason, _ in found):
         return []
-    visible = [(reason, each) for reason, each in found if reason.startswith("no image")]
+    visible = [
+        (reason, each) for reason, each in found if reason.startswith(("no image", "no decoder"))
+    ]
     if visible and all(each.lower().endswith(TEXTS) for _, each in visible):
         return [f"The folder {name} has no images and is no class."]
     if not found:
