@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it warns of the bucket's kind at each call
+    # Pillow tells of odd metadata; what matters about a file is among the run's findings.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow reads no s3:// and loads slowly
     for handler in logging.getLogger().handlers:  # an imported library may have added one
         if type(handler) is logging.StreamHandler:

@@ -32,6 +32,8 @@ ALWAYS = {
     "optim/gradient_norm",
     "test/teacher/accuracy",
     "test/student/accuracy",
+    "test/teacher/balanced_accuracy",
+    "test/student/balanced_accuracy",
     "time/seconds",
 }
 PSEUDO = {"loss/unsupervised", "pseudo/coverage"}
@@ -62,6 +64,7 @@ def test_the_run_folder_holds_what_is_promised(reference, data):
     assert present == {
         "config.json",
         "data.json",
+        "findings.json",
         "split.json",
         "metrics.jsonl",
         "summary.json",
@@ -89,7 +92,11 @@ def test_the_summary_tells_accuracies_and_costs(reference):
     lines = read(reference)
     for network in ("teacher", "student"):
         values = [line[f"test/{network}/accuracy"] for line in lines]
-        assert summary.pop(network) == {
+        found = summary.pop(network)
+        metrics = found.pop("metrics")
+        assert metrics["accuracy"] == values[-1]
+        assert metrics["balanced_accuracy"] == lines[-1][f"test/{network}/balanced_accuracy"]
+        assert found == {
             "last": values[-1],
             "mean_20": pytest.approx(np.mean(values)),
             "median_20": pytest.approx(np.median(values)),
