@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.own import method_settings, published
 from jaxmatch.config.recipe import make
 
 SHORT = {"algorithm.momentum": 0.99}
@@ -29,12 +30,13 @@ GOOGLE = {
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
-    data, _ = parse_argument(argument)
-    steps = {} if data in DATASETS else {"steps": 2**17}
+    data, chosen = parse_argument(argument)
+    long = published(data, chosen.get("size", "")) and data not in DATASETS
+    steps = {"steps": 2**17} if long else {}
     return make(
         "adamatch",
         argument,
         algorithm={"name": "adamatch"},
-        settings={"data.ratio": 7, **DATASETS.get(data, {})},
+        settings={"data.ratio": 7, **method_settings(DATASETS, (data, chosen), {})},
         presets={"google": {**GOOGLE, **steps}, "usb": {}},
     )

@@ -23,6 +23,7 @@ as the network is; solarizing would swap ink and paper.
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.own import method_settings
 from jaxmatch.config.recipe import make
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -111,8 +112,7 @@ SETTINGS = {
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,seed=S][,preset=P]``."""
-    data, _ = parse_argument(argument)
-    settings = SETTINGS.get(data, CIFAR)
+    settings = method_settings(SETTINGS, parse_argument(argument), CIFAR)
     return make(
         "byol",
         argument,

@@ -18,6 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.own import method_settings
 from jaxmatch.config.presets import TENTH, imagenet
 from jaxmatch.config.recipe import make
 
@@ -66,7 +67,11 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
     data, chosen = parse_argument(argument)
     settings = {"data.ratio": 7, "views.contrast.area": (0.2, 1.0)}
     on_imagenet = data == "tfds:imagenet2012"
-    settings |= large(chosen.get("labels", "")) if on_imagenet else DATASETS.get(data, CIFAR)
+    settings |= (
+        large(chosen.get("labels", ""))
+        if on_imagenet
+        else method_settings(DATASETS, (data, chosen), CIFAR)
+    )
     return make(
         "comatch",
         argument,

@@ -11,6 +11,7 @@ measures the test loss of the initial weights. MNIST-5k scales warm-up and perio
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.own import method_settings
 from jaxmatch.config.recipe import make
 
 SHORT = {"warmup_steps": 90, "rho_period_steps": 20}
@@ -20,8 +21,7 @@ USB = {"warmup_steps": 0, "rho_initial": 1.0001, "rho_period_steps": 10 * 1024}
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
-    data, _ = parse_argument(argument)
-    scaled = DATASETS.get(data, {})
+    scaled = method_settings(DATASETS, parse_argument(argument), {})
     usb = {**USB, "rho_period_steps": scaled.get("rho_period_steps", USB["rho_period_steps"])}
     return make(
         "dash",

@@ -18,8 +18,10 @@ authors' notebook.
 
 from ml_collections import ConfigDict
 
+from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.flags import load_module
-from jaxmatch.config.recipe import make, parse_argument
+from jaxmatch.config.own import method_settings
+from jaxmatch.config.recipe import make
 
 TENTH = 128_116  # labels of ImageNet; from half of them on the temperature is that for 10 %
 COMMON = {"optim.schedule": "cosine", "optim.weight_decay": 1e-4}
@@ -54,7 +56,11 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
     data, chosen = parse_argument(argument)
     large = data == "tfds:imagenet2012"
-    settings = imagenet(chosen.get("labels", "")) if large else SETTINGS.get(data, CIFAR)
+    settings = (
+        imagenet(chosen.get("labels", ""))
+        if large
+        else method_settings(SETTINGS, (data, chosen), CIFAR)
+    )
     return make(
         "distillation",
         argument,

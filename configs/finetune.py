@@ -21,6 +21,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.own import published
 from jaxmatch.config.presets import IMAGENET, TENTH
 from jaxmatch.config.recipe import make
 
@@ -107,7 +108,7 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
         settings = {**LARGE, **presets["moco_v2"]}
     else:
         settings = SMALL
-        if data not in ("mnist5k", "digits"):
+        if data not in ("mnist5k", "digits") and published(data, chosen.get("size", "")):
             count = int(labels) if labels.isdecimal() else 0
             passes = -(-200 * count // 64)  # batches of 64
             settings = {**SMALL, "steps": max(5_120, -(-passes // 1_024) * 1_024)}

@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.own import method_settings
 from jaxmatch.config.recipe import make
 
 SHORT = {"algorithm.momentum": 0.99}
@@ -31,7 +32,7 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
         "freematch",
         argument,
         algorithm={"name": "freematch"},
-        settings={"data.ratio": 7, **DATASETS.get(data, {})},
+        settings={"data.ratio": 7, **method_settings(DATASETS, parse_argument(argument), {})},
         presets={
             "torchssl": {},
             "usb": {"algorithm.fairness_weight": 0.001, **USB_DATASETS.get(data, {})},

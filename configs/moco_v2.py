@@ -28,6 +28,7 @@ that few negatives are earlier views of the image itself, and the teacher's deca
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.own import method_settings
 from jaxmatch.config.presets import IMAGENET as SCALE
 from jaxmatch.config.recipe import make
 
@@ -97,8 +98,7 @@ SETTINGS = {
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,seed=S][,preset=P]``."""
-    data, _ = parse_argument(argument)
-    settings = SETTINGS.get(data, CIFAR)
+    settings = method_settings(SETTINGS, parse_argument(argument), CIFAR)
     return make(
         "moco_v2",
         argument,

@@ -18,6 +18,7 @@ a tenth of the run on.
 from ml_collections import ConfigDict
 
 from jaxmatch.config.flags import load_module
+from jaxmatch.config.own import method_settings
 from jaxmatch.config.recipe import make, parse_argument
 
 CIFAR = {
@@ -54,13 +55,14 @@ SETTINGS = {
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,seed=S][,preset=P]``."""
-    data, _ = parse_argument(argument)
+    parsed = parse_argument(argument)
     moco = load_module("moco_v2")
     return make(
         "pcl",
         argument,
         algorithm={"name": "pcl"},
-        settings=moco.SETTINGS.get(data, moco.CIFAR) | SETTINGS.get(data, CIFAR),
+        settings=method_settings(moco.SETTINGS, parsed, moco.CIFAR)
+        | method_settings(SETTINGS, parsed, CIFAR),
         # For the network and scale of the method that starts from this encoder.
         presets={"google": {}, "torchssl": {}, "usb": {}},
     )

@@ -24,7 +24,8 @@ SMALL = ("mnist5k", "digits")
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
     data, chosen = parse_argument(argument)
-    label_free = [f"{key}={chosen[key]}" for key in ("seed", "preset") if key in chosen]
+    words = ("seed", "preset", "views", "size")
+    label_free = [f"{key}={chosen[key]}" for key in words if key in chosen]
     simclr = load_module("simclr").get_config(",".join([data, *label_free]))
     fixmatch = load_module("fixmatch").get_config(argument)
     if data in SMALL:

@@ -23,6 +23,7 @@ apply; and left and right differ.
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.own import method_settings
 from jaxmatch.config.recipe import make
 
 CIFAR = {
@@ -95,8 +96,7 @@ SETTINGS = {
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,seed=S][,preset=P]``."""
-    data, _ = parse_argument(argument)
-    settings = SETTINGS.get(data, CIFAR)
+    settings = method_settings(SETTINGS, parse_argument(argument), CIFAR)
     return make(
         "simclr",
         argument,

@@ -15,6 +15,7 @@ that only the head differs.
 from ml_collections import ConfigDict
 
 from jaxmatch.config.flags import load_module
+from jaxmatch.config.own import method_settings
 from jaxmatch.config.recipe import make, parse_argument
 
 IMAGENET = {
@@ -26,9 +27,12 @@ IMAGENET = {
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,seed=S][,preset=P]``."""
-    data, _ = parse_argument(argument)
+    data, chosen = parse_argument(argument)
     simclr = load_module("simclr")
-    settings = {"algorithm.temperature": 0.5, **simclr.SETTINGS.get(data, simclr.CIFAR)}
+    settings = {
+        "algorithm.temperature": 0.5,
+        **method_settings(simclr.SETTINGS, (data, chosen), simclr.CIFAR),
+    }
     settings.pop("algorithm.norm", None)
     return make(
         "simclr_v2",

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.own import method_settings
 from jaxmatch.config.presets import imagenet
 from jaxmatch.config.recipe import make
 
@@ -52,7 +53,7 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
     data, chosen = parse_argument(argument)
     on_imagenet = data == "tfds:imagenet2012"
-    algorithm = {"name": "simmatch", **DATASETS.get(data, {})}
+    algorithm = {"name": "simmatch", **method_settings(DATASETS, (data, chosen), {})}
     return make(
         "simmatch",
         argument,

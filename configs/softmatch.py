@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.own import method_settings
 from jaxmatch.config.recipe import make
 
 SHORT = {"algorithm.momentum": 0.99}
@@ -21,11 +22,10 @@ DATASETS: dict[str, dict[str, Any]] = {"mnist5k": SHORT, "digits": SHORT}
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
-    data, _ = parse_argument(argument)
     return make(
         "softmatch",
         argument,
         algorithm={"name": "softmatch"},
-        settings={"data.ratio": 7, **DATASETS.get(data, {})},
+        settings={"data.ratio": 7, **method_settings(DATASETS, parse_argument(argument), {})},
         presets={"torchssl": {"algorithm.prior": "labeled"}, "usb": {}},
     )

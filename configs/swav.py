@@ -24,6 +24,7 @@ epsilon 0.03 the embeddings spread, and the loss falls, sooner than with the pub
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.own import method_settings
 from jaxmatch.config.recipe import make
 
 COMMON = {
@@ -133,8 +134,7 @@ SETTINGS = {
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,seed=S][,preset=P]``."""
-    data, _ = parse_argument(argument)
-    settings = SETTINGS.get(data, CIFAR)
+    settings = method_settings(SETTINGS, parse_argument(argument), CIFAR)
     return make(
         "swav",
         argument,

@@ -17,6 +17,7 @@ temperature is WCL's. On MNIST-5k the head is narrower, as the network is.
 from ml_collections import ConfigDict
 
 from jaxmatch.config.flags import load_module
+from jaxmatch.config.own import method_settings
 from jaxmatch.config.presets import IMAGENET as SCALE
 from jaxmatch.config.recipe import make, parse_argument
 
@@ -45,9 +46,9 @@ IMAGENET = {
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,seed=S][,preset=P]``."""
-    data, _ = parse_argument(argument)
+    data, chosen = parse_argument(argument)
     simclr = load_module("simclr")
-    settings = simclr.SETTINGS.get(data, simclr.CIFAR)
+    settings = method_settings(simclr.SETTINGS, (data, chosen), simclr.CIFAR)
     if data in ("mnist5k", "digits"):
         settings = settings | DIGITS
     return make(

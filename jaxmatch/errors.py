@@ -1,6 +1,6 @@
 """Errors that are written for the user, each with the exit code of the command line."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -51,3 +51,20 @@ def suggest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first ``most`` names in a list, as a terminal can show them, and how many more follow."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(printable, names[:most])) + more
+
+
+def printable(text: str) -> str:
+    """``text`` with escapes for what a terminal cannot show or would obey."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 image", "2 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jax.stages import Traced
+from jax.stages import Compiled, Traced
 from jax.stages import Wrapped as JitWrapped
 from ml_collections import ConfigDict
 
@@ -277,6 +277,29 @@ class Program:
         if data is not None:
             jax.eval_shape(call, self.state, data)
         return repeated(call, steps // self.scanned(steps), self.mesh)
+
+    @property
+    def unit(self) -> int:
+        """The number of steps between two looks of the host at the run: one on a CPU.
+
+        There a step may take seconds, and the host dispatches each step anyway.
+        """
+        return 1 if on_cpu(self.mesh) else self.config.steps_per_call
+
+    def executable(self, data: PyTree) -> Compiled:
+        """The compiled program (state, data) -> (state, meter) of :meth:`scanned` steps.
+
+        Args:
+            data: arrays, or shapes with shardings.
+
+        Raises:
+            InputError: if the step cannot work.
+        """
+        return self.jit(self.unit).lower(self.abstract, data).compile()
+
+    def repeat(self, executable: Compiled) -> Call:
+        """The function (state, feed) -> (state, meter) that takes the steps of a :attr:`unit`."""
+        return repeated(executable, self.unit // self.scanned(self.unit), self.mesh)
 
     def scanned(self, steps_per_call: int | None = None) -> int:
         """The number of steps that one program takes; a call of more repeats the program."""

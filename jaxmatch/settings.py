@@ -197,7 +197,13 @@ def _demand(value: Any, kind: Any) -> str:
         return next((text for each in bounds if (text := each.demand(value))), "")
     if origin in (Union, UnionType):
         demands = [_demand(value, each) for each in arguments]
-        return demands[0] if all(demands) else ""
+        listed = isinstance(value, tuple | list)
+        alike = [
+            demand
+            for demand, each in zip(demands, arguments, strict=True)
+            if listed == (get_origin(each) is tuple)
+        ]
+        return (alike or demands)[0] if all(demands) else ""
     if origin is tuple or kind is tuple:
         return _demand_tuple(value, arguments)
     if kind is NoneType:

@@ -22,7 +22,7 @@ from experiments.parity.augment_rows import (
 from jaxmatch.augment.ctaugment import NAMES as CTA_NAMES
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.ctaugment import Draws as CTADraws
-from jaxmatch.augment.ops import NO_VALUE, OPS, WEIGHT, apply_chosen
+from jaxmatch.augment.ops import INVERSION, NO_VALUE, OPS, WEIGHT, apply_chosen
 from jaxmatch.augment.pixels import geometry, tone
 from jaxmatch.augment.randaugment import TABLES, Draws, RandAugment
 from jaxmatch.augment.weak import Draws as WeakDraws
@@ -48,7 +48,7 @@ _CTA_LIMITS = {
 _LIBRARY_NAMES = {name.replace("_", ""): name for name in OPS}
 _ALL = tuple(OPS)
 _NAMES = TABLES["google"].names  # and of torchssl
-_WITHOUT_VALUE = {name for name, op in OPS.items() if op.strength in (NO_VALUE, WEIGHT)}
+_WITHOUT_VALUE = {name for name, op in OPS.items() if op.strength in (NO_VALUE, WEIGHT, INVERSION)}
 
 
 @jax.jit

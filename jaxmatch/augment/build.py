@@ -1,6 +1,7 @@
 """Builds the augmentation from ``config.augment`` and ``config.views``."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from jaxmatch.augment.chain import Chain
@@ -79,7 +80,14 @@ def build_transforms(kind: str, views: Mapping[str, Any]) -> dict[str, Transform
     area = values.pop("area")
     weak: Transform = build_section(Weak, values, "views.weak")
     if area:  # ImageNet: a resized crop of this share of the image replaces the padded crop
-        weak = Contrast(area=tuple(area), flip=0.5 * values["flip"], jitter=0.0, grayscale=0.0)
+        weak = Contrast(
+            area=tuple(area),
+            flip=0.5 * values["flip"],
+            vertical_flip=0.5 * values["vertical_flip"],
+            rotate90=values["rotate90"],
+            jitter=0.0,
+            grayscale=0.0,
+        )
     contrasts = {
         role: build_section(Contrast, dict(views[role]), f"views.{role}") for role in CONTRASTS
     }
@@ -87,9 +95,24 @@ def build_transforms(kind: str, views: Mapping[str, Any]) -> dict[str, Transform
     order = values.pop("order")
     if order not in ORDERS:
         raise InputError(f"unknown views.strong.order {order!r}; {suggest(order, ORDERS)}")
-    ops: Transform = build_section(RandAugment, values, "views.strong")
+    ops = build_section(RandAugment, values, "views.strong")
     if kind == "ctaugment":
+        _check_unused(ops)
         ops = CTAugmentOps(ctaugment=build_ctaugment(views))
     chain = Chain(transforms=(weak, ops) if order == "weak_first" else (ops, weak))
     strong = contrasts["contrast"] if kind == "contrast" else chain
     return {"weak": weak, "strong": strong, **contrasts}
+
+
+def _check_unused(strong: RandAugment) -> None:
+    """Refuse settings of RandAugment that the user chose, but CTAugment does not read.
+
+    The table is none of them, since a preset sets it for every method.
+    """
+    for field in fields(RandAugment):
+        value = getattr(strong, field.name)
+        if field.name != "table" and value != field.default:
+            raise InputError(
+                f"views.strong.{field.name}={value} has no effect on augment=ctaugment, which "
+                "draws all of its ops; set augment=randaugment, or leave out what sets it."
+            )

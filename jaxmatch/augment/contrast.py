@@ -210,9 +210,10 @@ class Solarize:
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """Mirror left and right."""
+    """Mirror left and right, or top and bottom."""
 
     probability: float = 0.5
+    vertical: bool = False
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
         """Which images are mirrored, bool [b]."""
@@ -220,7 +221,21 @@ class Flip:
 
     def apply(self, images: Array, draws: Array) -> Array:
         """Levels 0..255 [b h w c] of any dtype in, float32 levels out."""
-        return pixels.flip(images, draws).astype(jnp.float32)
+        flip = pixels.flip_vertically if self.vertical else pixels.flip
+        return flip(images, draws).astype(jnp.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """Turn by 0, 90, 180 or 270 degrees; images that are not square by 0 or 180."""
+
+    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Quarter turns counter-clockwise, int32 [b] 0..3."""
+        return jax.random.randint(key, shape[:1], 0, 4, jnp.int32)
+
+    def apply(self, images: Array, draws: Array) -> Array:
+        """Levels 0..255 [b h w c] of any dtype in, float32 levels out."""
+        return pixels.turn(images, draws).astype(jnp.float32)
 
 
 def _choose(chosen: Array, changed: Array, levels: Array) -> Array:
@@ -231,7 +246,7 @@ def _choose(chosen: Array, changed: Array, levels: Array) -> Array:
 
 @section("views.contrast")
 class Contrast:
-    """A whole view of contrastive learning: crop, flip, jitter, grey, blur and solarize, in order.
+    """A whole view of contrastive learning: crop, flips, jitter, grey, blur, solarize, in order.
 
     The defaults are SimCLR's for CIFAR (Chen et al. 2020, appendix B.9): jitter of strength 0.5
     and no blur.
@@ -241,6 +256,9 @@ class Contrast:
         area: least and largest share of the image's area that the crop covers.
         method: how the crop is resized, "bilinear" or "bicubic".
         flip, jitter, grayscale, blur, solarize: the probability of each; at 0 it is left out.
+        vertical_flip: the probability to mirror top and bottom; for images that have no upright.
+        rotate90: turn by 0, 90, 180 or 270 degrees, each equally likely; views that are not square
+            by 0 or 180.
         brightness, contrast, saturation, hue: strengths of the jitter.
         sigma: of the blur, in pixels.
     """
@@ -249,6 +267,8 @@ class Contrast:
     area: tuple[Share, Share] = (0.08, 1.0)
     method: str = "bilinear"
     flip: Share = 0.5
+    vertical_flip: Share = 0.0
+    rotate90: bool = False
     jitter: Share = 0.8
     brightness: NonNegative = 0.4
     contrast: NonNegative = 0.4
@@ -277,10 +297,14 @@ class Contrast:
         )
         if self.flip:
             crop += (Flip(probability=self.flip),)
+        if self.vertical_flip:
+            crop += (Flip(probability=self.vertical_flip, vertical=True),)
+        if self.rotate90:
+            crop += (Turn(),)
         return Chain(transforms=(*crop, *self.colors().transforms))
 
     def colors(self) -> Chain:
-        """The parts after the crop and the flip; for streamed images the host does these two."""
+        """The parts after crop, flips and turn; for streamed images the host does these."""
         parts: list[tuple[float, Transform]] = [
             (
                 self.jitter,

@@ -35,6 +35,8 @@ def _divide(transform: Transform, size: Size) -> tuple[HostCrop, Transform]:
             area=transform.area,
             method=transform.method,
             flip=transform.flip,
+            vertical_flip=transform.vertical_flip,
+            rotate90=transform.rotate90,
         )
         return crop, transform.colors()
     if isinstance(transform, Chain):

@@ -8,7 +8,7 @@ one affine map, all ops on levels are one table of 256 entries, all ops on pixel
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -61,6 +61,7 @@ class Strength:
             from the result at 0 to the image at 1. None takes the result; the function reads the
             value.
         shown: the values of a contact sheet.
+        unchanged: the value at which the op changes nothing; None if the op has no degree.
         torchssl: least and largest value of RandAugment's table "torchssl".
         levels: from a level 1..9 to the value, for each other table of RandAugment.
         ctaugment: from a level 0..1 to the value.
@@ -71,10 +72,17 @@ class Strength:
     meaning: str
     blend: Literal["to", "from"] | None = None
     shown: tuple[float, float, float, float, float]
-    torchssl: tuple[float, float] | None = None
-    levels: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
+    unchanged: float | None = None
+    torchssl: tuple[float, float]
+    levels: Mapping[str, Callable[[int], float]]
     ctaugment: Callable[[Array], Array] = lambda level: level
     bins: Mapping[str, int] = field(default_factory=dict)
+
+    def weaken(self, value: float, strength: float) -> float:
+        """Move a value towards the one that changes nothing; strength 0 reaches it, 1 stays."""
+        if strength == 1 or self.unchanged is None:
+            return value
+        return self.unchanged + strength * (value - self.unchanged)
 
 
 def _levels(
@@ -99,6 +107,7 @@ WEIGHT = Strength(
     meaning="weight: 0 is the image, 1 the result",
     blend="to",
     shown=(0.0, 0.25, 0.5, 0.75, 1.0),
+    unchanged=0.0,
     torchssl=(1.0, 1.0),
     levels=_levels(lambda level: 1.0),
     bins={"weight": 17},
@@ -107,6 +116,7 @@ FACTOR = Strength(
     meaning="factor: 0 is without what the op is named after, 1 is the image",
     blend="from",
     shown=(0.05, 0.35, 0.65, 0.95, 1.9),
+    unchanged=1.0,
     torchssl=(0.05, 0.95),
     levels=_levels(lambda level: 0.1 + level * 1.8 / 10, lambda level: 0.05 + level * 0.9 / 10),
     ctaugment=lambda level: 0.1 + 1.9 * level,
@@ -115,6 +125,7 @@ FACTOR = Strength(
 BITS = Strength(
     meaning="bits to keep, 1..8",
     shown=(8.0, 6.0, 4.0, 2.0, 1.0),
+    unchanged=8.0,
     torchssl=(4.0, 8.0),
     levels=_levels(lambda level: 4 - level * 4 // 10, eman=lambda level: 4 + level * 4 // 10),
     ctaugment=lambda level: 1 + jnp.floor(7.999 * level),
@@ -123,6 +134,7 @@ BITS = Strength(
 DEGREES = Strength(
     meaning="degrees, counter-clockwise about the centre",
     shown=(-30.0, -15.0, 5.0, 15.0, 30.0),
+    unchanged=0.0,
     torchssl=(-30.0, 30.0),
     levels=_levels(lambda level: level * 30 // 10),
     ctaugment=lambda level: jnp.rint(45 * (2 * level - 1)),
@@ -131,6 +143,7 @@ DEGREES = Strength(
 RATIO = Strength(
     meaning="ratio, from the top row or the left column",
     shown=(-0.3, -0.1, 0.05, 0.15, 0.3),
+    unchanged=0.0,
     torchssl=(-0.3, 0.3),
     levels=_levels(lambda level: level * 0.3 / 10),
     ctaugment=lambda level: 0.3 * (2 * level - 1),
@@ -139,6 +152,7 @@ RATIO = Strength(
 THRESHOLD = Strength(
     meaning="threshold: levels from here up are inverted",
     shown=(256.0, 200.0, 128.0, 64.0, 0.0),
+    unchanged=256.0,
     torchssl=(0.0, 256.0),
     levels=_levels(lambda level: 256 - level * 256 // 10),
     ctaugment=lambda level: jnp.floor(255.999 * level),
@@ -147,6 +161,7 @@ THRESHOLD = Strength(
 SHIFT = Strength(
     meaning="pixels, to the nearest whole one; left or up where positive",
     shown=(-0.3, -0.1, 0.05, 0.15, 0.3),  # of the side
+    unchanged=0.0,
     torchssl=(-0.3, 0.3),  # of the side
     levels=_levels(lambda level: level, eman=lambda level: level * 0.45 / 10),  # eman: of the side
     ctaugment=lambda level: 0.3 * (2 * level - 1),
@@ -155,8 +170,12 @@ SHIFT = Strength(
 ADDED = Strength(
     meaning="levels added to those below 128",
     shown=(0.0, 28.0, 55.0, 83.0, 110.0),
-    levels={"eman": lambda level: level * 110 // 10},
+    unchanged=0.0,
+    torchssl=(0.0, 110.0),  # only "eman" draws the op unless the user names it
+    levels=_levels(lambda level: level * 110 // 10),
 )
+# Half of an inversion is a plane of grey, so the op has no degree.
+INVERSION = replace(WEIGHT, unchanged=None)
 
 
 class Op(NamedTuple):
@@ -180,6 +199,10 @@ class Op(NamedTuple):
     policies: tuple[str, ...]
     opaque: bool = False
     side: Literal[0, 1] | None = None
+
+    def unit(self, size: tuple[int, int]) -> int:
+        """The pixels of a value of 1 in images of ``size``; 1 if the value is no share."""
+        return 1 if self.side is None else size[self.side]
 
 
 _CTA = ("ctaugment",)
@@ -207,7 +230,7 @@ OPS: dict[str, Op] = {
     ),
     "translate_x": Op("warp", lambda _, left: geometry.translation_x(left), SHIFT, _ALL, side=1),
     "translate_y": Op("warp", lambda _, up: geometry.translation_y(up), SHIFT, _ALL, side=0),
-    "invert": Op("levels", lambda x, _: 255 - x.every, WEIGHT, ("eman", *_CTA)),
+    "invert": Op("levels", lambda x, _: 255 - x.every, INVERSION, ("eman", *_CTA)),
     "solarize_add": Op(
         "levels", lambda x, more: tone.solarize_add(x.every, more), ADDED, ("eman",)
     ),

@@ -6,10 +6,17 @@ from pathlib import Path
 from jaxmatch.cli.words import AND
 from jaxmatch.runtime.paths import path
 
+BEST = "best"
 RUN = "a run folder that train has written"
-STEP = "the step of the checkpoint (default: the newest)"
+STEP = "the step of the checkpoint, or best for that of keep_best (default: the newest)"
 DATA = "the place of the run's folder, npz file or TFDS directory, if it has moved"
-CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,preset=P][,split=FILE]"
+JSON = "print {} as JSON, for programs"
+CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,size=SIZE][,views=V][,preset=P][,split=FILE]"
+
+
+def step(text: str) -> int | str:
+    """The step that ``--step`` names: a number, or the best one."""
+    return text if text == BEST else int(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,6 +36,10 @@ def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", required=True, help=CONFIG)
     command.add_argument("--workdir", type=path, help="the run folder (default: runs/NAME)")
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
+    command.add_argument(
+        "--minutes", type=float, metavar="M", help="choose the steps that take M minutes"
+    )
+    command.add_argument("--json", action="store_true", help=JSON.format("the summary"))
     command.add_argument(
         "--multihost", action="store_true", help="join the other hosts of a cluster"
     )
@@ -50,15 +61,32 @@ def _train(command: argparse.ArgumentParser) -> None:
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workdir", type=path, required=True, help=RUN)
-    command.add_argument("--step", type=int, help=STEP)
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
+    command.add_argument("--json", action="store_true", help=JSON.format("all metrics"))
 
 
 def _predict(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workdir", type=path, required=True, help=RUN)
-    command.add_argument("--step", type=int, help=STEP)
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
     command.add_argument("paths", type=path, nargs="+", help="image files, or folders of them")
-    command.add_argument("-o", "--output", type=path, required=True, help="the CSV file to write")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=path,
+        required=True,
+        metavar="FILE",
+        help="the table to write: CSV, or JSON Lines if the name ends in .jsonl",
+    )
+    command.add_argument(
+        "--probabilities", action="store_true", help="add a column p:CLASS for each class"
+    )
+    command.add_argument(
+        "--left-out",
+        type=path,
+        metavar="FILE",
+        help="a table to write of path and reason of each file that is no readable image",
+    )
 
 
 def _probe(command: argparse.ArgumentParser) -> None:
@@ -74,7 +102,7 @@ def _probe(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--images", type=int, metavar="N", help="use at most N training and N test images"
     )
-    command.add_argument("--step", type=int, help=STEP)
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
 
 
@@ -90,7 +118,7 @@ def _baseline(command: argparse.ArgumentParser) -> None:
 
 def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workdir", type=path, required=True, help=RUN)
-    command.add_argument("--step", type=int, help=STEP)
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
     command.add_argument(
         "--network",
         default="",
@@ -137,6 +165,7 @@ def _demo(command: argparse.ArgumentParser) -> None:
 
 def _describe(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", help=CONFIG)
+    command.add_argument("--json", action="store_true", help=JSON.format("everything"))
     command.add_argument(
         "--keys",
         nargs="?",
@@ -154,8 +183,11 @@ def _show_augment(command: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "train": (_train, "Train a run, or continue it. --config.key=value overrides a setting."),
-    "evaluate": (_evaluate, "Print the test accuracy of a run's teacher and student as JSON."),
-    "predict": (_predict, "Classify image files and write a CSV: path,class,confidence."),
+    "evaluate": (
+        _evaluate,
+        "Print the test and validation metrics of a run's teacher and student.",
+    ),
+    "predict": (_predict, "Classify image files and write a table: path,class,confidence."),
     "probe": (
         _probe,
         "Print the test accuracy of simple classifiers on a run's frozen features as JSON.",
@@ -176,7 +208,8 @@ COMMANDS = {
     ),
     "describe": (
         _describe,
-        "Print a config's shapes, parameters, memory and arithmetic as JSON, or its keys.",
+        "Print what a config finds and what will run: images, network, memory, arithmetic; or its "
+        "keys.",
     ),
     "show-augment": (_show_augment, "Draw every augmentation op and whole views as one PNG."),
 }

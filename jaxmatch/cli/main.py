@@ -1,7 +1,6 @@
 """The command line: ``jaxmatch COMMAND``."""
 
 import argparse
-import csv
 import io
 import json
 import logging
@@ -19,6 +18,7 @@ from jaxmatch.runtime.paths import check_output, write_output
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
+    from rich.console import RenderableType
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -105,7 +105,9 @@ def _config(arguments: argparse.Namespace) -> "ConfigDict":
     """The configuration of the arguments; notes about it go to stderr."""
     from jaxmatch.config.flags import from_flags
 
-    config, notes = from_flags(arguments.config, arguments.overrides)
+    minutes = getattr(arguments, "minutes", None)
+    given = [] if minutes is None else [f"--config.minutes={minutes}"]
+    config, notes = from_flags(arguments.config, [*arguments.overrides, *given])
     for note in notes:
         print(f"jaxmatch: note: {note}", file=sys.stderr)
     return config
@@ -126,7 +128,7 @@ def _train(arguments: argparse.Namespace) -> None:
             logging.disable(logging.WARNING)
     summary = train(config, arguments.workdir, arguments.data)
     if hosts.leader():
-        _print_summary(summary)
+        _print_end(arguments, config, summary)
 
 
 def _train_together(runs: Sequence[argparse.Namespace]) -> None:
@@ -137,17 +139,44 @@ def _train_together(runs: Sequence[argparse.Namespace]) -> None:
             raise InputError(f"several processes train one run at a time; leave out {AND}.")
         if run.data:
             raise InputError(f"--data works for one run at a time; leave out {AND}.")
-    for summary in together.train([(_config(run), run.workdir) for run in runs]):
-        _print_summary(summary)
+    configs = [_config(run) for run in runs]
+    pairs = [(config, run.workdir) for config, run in zip(configs, runs, strict=True)]
+    summaries = together.train(pairs)
+    for run, config, summary in zip(runs, configs, summaries, strict=True):
+        run.json = runs[0].json
+        _print_end(run, config, summary)
 
 
-def _print_summary(summary: Mapping[str, Any]) -> None:
-    print(json.dumps({key: value for key, value in summary.items() if key != "ctaugment"}))
+def _print_end(run: argparse.Namespace, config: "ConfigDict", summary: Mapping[str, Any]) -> None:
+    """Print the summary of a finished run as JSON, or what it says and what to do next."""
+    from jaxmatch.report.scores import ending
+    from jaxmatch.training.train import default_folder
+
+    if run.json:
+        print(json.dumps({key: value for key, value in summary.items() if key != "ctaugment"}))
+    else:
+        print("\n".join(ending(run.workdir or default_folder(config), summary)))
+
+
+def _show(content: "RenderableType") -> None:
+    """Print tables to stdout: 80 columns wide where that is no terminal."""
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack letters of class names
+        sys.stdout.reconfigure(errors="backslashreplace")
+    console = Console(highlight=False, emoji=False, markup=False)
+    with console.capture() as captured:
+        console.print(content)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from jaxmatch.evaluation.classifier import load
+    import numpy as np
+
+    from jaxmatch.data.lazy import Images
+    from jaxmatch.evaluation.classifier import NETWORKS, load
     from jaxmatch.record.run_data import load_recorded
+    from jaxmatch.report.scores import scores
 
     classifier = load(arguments.workdir, arguments.step)
     if not classifier.program.algorithm.labeled:
@@ -155,32 +184,39 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"{arguments.workdir} was trained without labels and has no classifier; use jaxmatch "
             "probe."
         )
-    source = load_recorded(
-        classifier.config, classifier.folder, place=arguments.data, needed="held"
-    ).source
-    result = {"step": classifier.step, "evaluated": classifier.program.algorithm.evaluated}
-    for network in ("teacher", "student"):
-        scores = classifier.score(source.test_images, source.test_labels, network)
-        result[network] = scores["accuracy"]
-    print(json.dumps(result))
+    data = load_recorded(classifier.config, classifier.folder, place=arguments.data, needed="held")
+
+    def measured(images: Images, labels: np.ndarray) -> dict[str, Any]:
+        return {name: classifier.score(images, labels, name) for name in NETWORKS}
+
+    found = {
+        "step": classifier.step,
+        "evaluated": classifier.program.algorithm.evaluated,
+        **measured(data.source.test_images, data.source.test_labels),
+    }
+    if data.validation_images is not None and data.validation_labels is not None:
+        found["validation"] = measured(data.validation_images, data.validation_labels)
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        _show(scores(found))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from jaxmatch.data.images import image_files, read_images
+    from jaxmatch.errors import some
     from jaxmatch.evaluation.classifier import load
+    from jaxmatch.evaluation.predict import check_outputs, predict
 
-    check_output(arguments.output)
-    classifier = load(arguments.workdir, arguments.step)
-    files = image_files(arguments.paths)
-    share = classifier.config.data.center_crop
-    images, readable = read_images(files, classifier.image_shape[:2], share=share)
-    found = classifier.predict(images)
-    output = io.StringIO(newline="")
-    writer = csv.writer(output)
-    writer.writerow(("path", "class", "confidence"))
-    for file, label, confidence in zip(readable, found.label, found.confidence, strict=True):
-        writer.writerow((file, classifier.classes[label], f"{confidence:.6f}"))
-    write_output(arguments.output, output.getvalue().encode("utf-8", "surrogateescape"))
+    check_outputs(arguments.output, arguments.left_out)
+    missing = predict(
+        load(arguments.workdir, arguments.step),
+        arguments.paths,
+        arguments.output,
+        probabilities=arguments.probabilities,
+        left_out=arguments.left_out,
+    )
+    for reason, names in sorted(missing.items()):
+        print(f"jaxmatch: left out {len(names):,} ({reason}): {some(names)}", file=sys.stderr)
 
 
 def _probe(arguments: argparse.Namespace) -> None:
@@ -287,6 +323,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
     def say(text: str) -> None:
         print(f"jaxmatch: {text}", file=sys.stderr)
 
+    for line in sweep.opening(points):
+        say(line)
     failed = sweep.run(points, say, arguments.vmap_seeds)
     done = [read(point.workdir) for point in points if point.workdir not in failed]
     if done:
@@ -334,9 +372,13 @@ def _describe(arguments: argparse.Namespace) -> None:
         return
     if arguments.config is None:
         raise InputError("describe needs --config=NAME:DATA, or --keys to list the keys.")
-    from jaxmatch.report.describe import describe
+    from jaxmatch.report.describe import describe, page
 
-    print(json.dumps(describe(_config(arguments)), indent=2))
+    found = describe(_config(arguments))
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        _show(page(found, arguments.config))
 
 
 def _describe_keys(arguments: argparse.Namespace) -> None:
@@ -358,17 +400,21 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     from jaxmatch.augment.build import build_transforms
     from jaxmatch.config.stages import stages_of
     from jaxmatch.record.run_data import load_new
-    from jaxmatch.report.sheet import check_name, contact_sheet, write_sheet
+    from jaxmatch.record.settled import settled
+    from jaxmatch.report.sheet import check_name, contact_sheet, summarize, write_sheet
 
     check_name(arguments.output)
-    *_, config = stages_of(_config(arguments)).values()
+    *_, asked = stages_of(_config(arguments)).values()
+    config, _ = settled(asked)
     transforms = build_transforms(config.augment, config.views)
     algorithm = build_algorithm(config.algorithm)
     views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}
     source = load_new(config).source
     images = np.asarray(source.images[:: max(1, len(source.images) // 8)][:8])
-    write_sheet(contact_sheet(images, views, jax.random.key(config.seed)), arguments.output)
-    print(f"wrote {arguments.output}")
+    title = f"{arguments.config} on images of {images.shape[1]} x {images.shape[2]}"
+    sheet = contact_sheet(images, views, jax.random.key(config.seed), title)
+    write_sheet(sheet, arguments.output)
+    print("\n".join([*summarize(views), f"wrote {arguments.output}"]))
 
 
 COMMANDS: Mapping[str, Command] = {

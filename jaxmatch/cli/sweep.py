@@ -11,7 +11,9 @@ contains a hash of the settings.) Example::
                 yield {"config": f"{name}:mnist5k,labels=40", "algorithm.threshold": threshold}
 """
 
+import contextlib
 import inspect
+import json
 import runpy
 import shlex
 import signal
@@ -31,7 +33,10 @@ from jaxmatch.config.flags import from_flags, load_module
 from jaxmatch.config.saved import run_name
 from jaxmatch.config.stages import stage_folders, stages_of
 from jaxmatch.errors import InputError, Terminated
+from jaxmatch.evaluation.selection import Selection
+from jaxmatch.record import findings, run_data
 from jaxmatch.record.folder import RunFolder
+from jaxmatch.record.settled import settled
 from jaxmatch.runtime import paths
 from jaxmatch.training import together
 from jaxmatch.training.train import completed
@@ -133,6 +138,24 @@ def grouped(points: Iterable[Point], seeds: int = 1) -> list[list[Point]]:
 def command(group: Sequence[Point]) -> str:
     """The shell command that trains, or continues, the runs of a group."""
     return shlex.join(("jaxmatch", "train", *_words(group)))
+
+
+def opening(points: Iterable[Point]) -> list[str]:
+    """What was found where the images are, for each data set of a sweep, by its first point.
+
+    A data set that cannot be read is left out: the training of its points tells why.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for point in points:
+        *_, (name, config) = stages_of_folder(point.config).items()
+        kind = json.dumps([config.data.name, config.data.labels, config.data.validation])
+        if kind in found:
+            continue
+        with contextlib.suppress(InputError):
+            known = RunFolder(point.workdir / name).read_findings()
+            settings, _ = settled(config)
+            found[kind] = known or findings.find(run_data.load_new(settings))
+    return [line for each in found.values() for line in findings.lines(each)]
 
 
 def run(
@@ -240,6 +263,7 @@ def _point(
     parsed, _ = from_flags(config, list(flags.values()))
     for stage in stages_of(parsed).values():
         check_settings(stage)
+        Selection.of(stage)
     workdir = base / values.get("workdir", run_name(parsed))
     words = (f"--config={config}", *flags.values(), f"--workdir={workdir}")
     return Point(words=words, workdir=workdir, config=parsed)
@@ -252,9 +276,14 @@ def _complete(point: Point) -> bool:
         InputError: if the folder holds a run of another configuration.
     """
     config, folder = point.config, point.workdir
-    stages = stage_folders(config) if "order" in config else {"": config}
+    stages = stages_of_folder(config)
     done = [completed(stage, folder / name) for name, stage in stages.items()]
     return None not in done and RunFolder(folder).summary_file.exists()
+
+
+def stages_of_folder(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The configuration of each stage by its folder inside that of the run, which may be itself."""
+    return stage_folders(config) if "order" in config else {"": config}
 
 
 def _train(words: Sequence[str]) -> int:

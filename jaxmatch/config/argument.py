@@ -1,24 +1,36 @@
 """The argument of a configuration: ``DATA[,key=value]*`` after the colon of ``--config``."""
 
+import re
+
 from jaxmatch.config import scaling
 from jaxmatch.config.presets import DATASETS
+from jaxmatch.data.sources import names_path
 from jaxmatch.errors import InputError, suggest
+from jaxmatch.runtime import paths
 
-ARGUMENT_KEYS = ("labels", "seed", "preset", "split")
+ARGUMENT_KEYS = ("labels", "seed", "preset", "views", "split", "size")
 
 
 def parse_argument(argument: str) -> tuple[str, dict[str, str]]:
     """The data set and the values by key of an argument ``DATA[,key=value]*``.
 
+    DATA and the value of ``split`` are paths that may contain commas: they end where a known key
+    and ``=`` follow the comma.
+
     Raises:
         InputError: if a key is unknown, or a value cannot be read.
     """
-    data, *pairs = argument.split(",")
+    keys = "|".join((*ARGUMENT_KEYS, *scaling.KEYS))
+    data, *pairs = re.split(f",(?=(?:{keys})=)", argument)
+    data, *unread = _split_path(data)
     if not data:
         raise InputError(f"the config argument needs a data set first: {suggest('', DATASETS)}")
     chosen = {}
-    for pair in pairs:
+    for pair in (*unread, *pairs):
         key, equals, value = pair.partition("=")
+        if key != "split" and "," in value:
+            pair = value.partition(",")[2]
+            key, equals, value = pair.partition("=")
         if key in scaling.KEYS:  # from_flags takes these out before
             raise InputError(
                 f"{pair} belongs to --config; in Python call jaxmatch.config.scaling.scale."
@@ -34,3 +46,23 @@ def parse_argument(argument: str) -> tuple[str, dict[str, str]]:
         if not value.isdecimal() and not (key == "labels" and value == "all"):
             raise InputError(f"{key}={value} is not a whole number{' or all' * (key == 'labels')}.")
     return data, chosen
+
+
+def _split_path(data: str) -> list[str]:
+    """DATA, and the pieces after a comma that are neither of its path nor known keys."""
+    name, *pieces = data.split(",")
+    if not pieces or not names_path(name):
+        return [name, *pieces]
+    starts = [",".join([name, *pieces[:end]]) for end in range(len(pieces) + 1)]
+    there = [end for end, start in enumerate(starts) if _exists(start)]
+    if there:  # the longest path that exists
+        return [starts[there[-1]], *pieces[there[-1] :]]
+    pairs = [end for end, piece in enumerate(pieces) if re.match(r"\w+=", piece)]
+    end = pairs[0] if pairs else len(pieces)
+    return [starts[end], *pieces[end:]]
+
+
+def _exists(name: str) -> bool:
+    """Whether a source's path is on this machine."""
+    path = name.partition(":")[2]
+    return "://" not in path and paths.path(path).expanduser().exists()

@@ -17,6 +17,7 @@ from jaxmatch.optim.optimizer import Optim
 from jaxmatch.settings import Count, build_section, check_value
 from jaxmatch.types import Algorithm
 
+INPUT = ("data.mean", "data.std")  # open until the images are read
 MOST_IMAGES = 2**22  # of a step; a position in a batch is a 32-bit number
 
 
@@ -44,7 +45,7 @@ def check_numbers(config: ConfigDict) -> None:
     """Refuse values that a key does not take, and periods that are no multiples of a call."""
     flat = flatten(config)
     for key, entry in KEYS.items():
-        if key in flat:
+        if key in flat and not (key in INPUT and flat[key] is None):
             check_value(key, flat[key], entry.kind)
     for role, run in config.frozen.items():
         check_value(f"frozen.{role}", run, str)

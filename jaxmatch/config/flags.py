@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from jaxmatch.algorithms import ALGORITHMS
-from jaxmatch.config import scaling
+from jaxmatch.config import scaling, views
 from jaxmatch.config.argument import ARGUMENT_KEYS, parse_argument
 from jaxmatch.config.dotted import flatten
+from jaxmatch.config.own import leave_periods_open
+from jaxmatch.config.presets import VIEWS
 from jaxmatch.config.recipe import Recipe, set_model
-from jaxmatch.config.stages import make_stages, stages_of
+from jaxmatch.config.stages import SHARED, make_stages, stages_of
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import turned_off
 
@@ -31,7 +33,9 @@ def config(
     labels: int | str | None = None,
     seed: int | None = None,
     preset: str | None = None,
+    views: str | None = None,
     split: str | Path | None = None,
+    size: str | None = None,
     **overrides: Any,
 ) -> ConfigDict:
     """The configuration of a recipe, as ``jaxmatch train --config=...`` reads it.
@@ -46,13 +50,16 @@ def config(
         labels: total number of labeled images, or "all".
         seed: seed of all random numbers.
         preset: code base whose settings are taken.
+        views: named augmentation (:data:`jaxmatch.config.presets.VIEWS`).
         split: file that lists the labeled images.
+        size: settings for own images (:mod:`jaxmatch.config.own`).
         overrides: values by dotted key, which win. Notes about them are logged as warnings.
 
     Raises:
         InputError: if a recipe, key or preset is unknown, or if a value cannot be read.
     """
     chosen = {"labels": labels, "seed": seed, "preset": preset, "split": split}
+    chosen |= {"views": views, "size": size}
     words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     if words and ":" not in recipe:
         raise InputError(f"{recipe} names no data set, which comes first: {recipe}:DATA.")
@@ -68,8 +75,9 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
 
     Returns:
         The configuration and notes. There is a note for each value that ``scale=`` in the argument
-        changed (:mod:`jaxmatch.config.scaling`), for each override that contradicts the preset, and
-        for each value that turns its setting off.
+        changed (:mod:`jaxmatch.config.scaling`), for the views that it names, for each override
+        that contradicts the preset, for each value that turns its setting off, and for settings of
+        views without effect (:mod:`jaxmatch.config.views`).
 
     Raises:
         InputError: if the file, a key or a value is wrong.
@@ -79,14 +87,18 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     module = load_module(path)
     result = module.get_config(argument) if argument else module.get_config()
     scaled = scaling.scale(result, factor, rule)
+    overrides = _for_all_stages(result, overrides)
     _choose_models(result, overrides)
     known = flatten(result)
     for override in overrides:
         key = override.removeprefix("--config.").partition("=")[0]
         if key not in known:
             raise InputError(f"unknown config key {key!r}; {suggest(key, known)}")
-        if key == "preset":  # an override would not set its values
-            raise InputError("a preset belongs in the argument: --config=NAME:DATA,preset=NAME.")
+        last = key.rpartition(".")[2]
+        # An override would not set their values.
+        if last in ("preset", "views_preset", "size"):
+            word = last.removesuffix("_preset")
+            raise InputError(f"{word} belongs in the argument: --config=NAME:DATA,{word}=NAME.")
     values = flags.FlagValues()
     # The last value of a key counts, as everywhere on command lines.
     argv = ["jaxmatch", *{override.partition("=")[0]: override for override in overrides}.values()]
@@ -97,9 +109,12 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         raise InputError(f"cannot read an override: {' '.join(str(error).split())}") from error
     chosen = config_flags.get_override_values(values["config"])
     notes = [note for note in scaled if note.split(":")[0] not in chosen]
+    named = {part.get("views_preset", ""): None for part in stages_of(result).values()}
+    notes += [f"views={name}: {VIEWS[name].meaning}" for name in named if name in VIEWS]
     for name, part in stages_of(result).items():
         prefix = f"stages.{name}." if name else ""
         own = {key.removeprefix(prefix): chosen[key] for key in chosen if key.startswith(prefix)}
+        leave_periods_open(part, own | {key: chosen[key] for key in SHARED if key in chosen})
         if isinstance(part, Recipe):
             notes += [
                 f"--config.{prefix}{key}={own[key]} contradicts preset {part.preset!r}, "
@@ -108,7 +123,26 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
             ]
         if kind := ALGORITHMS.get(part.algorithm.name):
             notes += turned_off(kind, part.algorithm, f"{prefix}algorithm")
+            notes += views.notes(part, own, prefix)
     return result, notes
+
+
+def _for_all_stages(config: ConfigDict, overrides: Sequence[str]) -> list[str]:
+    """The overrides, of which those of a key that only stages have are one for each such stage.
+
+    An override of one stage wins.
+    """
+    if "order" not in config:
+        return list(overrides)
+    top, shared, own = flatten(config), [], []
+    for override in overrides:
+        key, equals, value = override.removeprefix("--config.").partition("=")
+        stages = [name for name in config.order if f"stages.{name}.{key}" in top]
+        if key in top or not stages:
+            own.append(override)
+        else:
+            shared += [f"--config.stages.{name}.{key}{equals}{value}" for name in stages]
+    return shared + own
 
 
 def _choose_models(config: ConfigDict, overrides: Sequence[str]) -> None:
@@ -164,19 +198,23 @@ def named_configs(package: Path) -> dict[str, Path]:
 
 
 def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
-    """Stages; labels and split go to those that read labels, a preset to those that have it."""
+    """Stages; labels and split go to those that read labels, a preset to those that have it.
+
+    The seed and the views go to all.
+    """
     data, chosen = parse_argument(argument)
     given = {key: [f"{key}={chosen[key]}"] if key in chosen else [] for key in ARGUMENT_KEYS}
-    seed, preset, labels = given["seed"], given["preset"], given["labels"] + given["split"]
+    common, preset = given["seed"] + given["views"] + given["size"], given["preset"]
+    labels = given["labels"] + given["split"]
     stages, refusals = {}, []
     for part in path.split("+"):
         module = load_module(part)
-        stage = module.get_config(",".join([data, *seed]))
+        stage = module.get_config(",".join([data, *common]))
         if "order" in stage:
             raise InputError(f"{part} consists of stages itself; name those instead, with a +.")
         if Path(part).stem in stages:
             raise InputError(f"{path} names {part} twice; a stage has a name of its own.")
-        words = [data, *seed, *(labels if ALGORITHMS[stage.algorithm.name].labeled else [])]
+        words = [data, *common, *(labels if ALGORITHMS[stage.algorithm.name].labeled else [])]
         try:
             stage = module.get_config(",".join([*words, *preset]))
         except InputError as refusal:

@@ -23,6 +23,8 @@ from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
 from jaxmatch.settings import Count, Positive, Range, Share, Whole
 
+Level = Annotated[int, Range(least=0, most=255)]
+
 
 class Key(NamedTuple):
     """A setting that belongs to no dataclass."""
@@ -35,14 +37,34 @@ class Key(NamedTuple):
 KEYS: dict[str, Key] = {
     "recipe": Key("", str, "Name of the config file; the run folder's name begins with it."),
     "preset": Key("jaxmatch", str, "Code base whose settings are taken; set in the argument."),
+    "views_preset": Key(
+        "", str, "Named augmentation that is taken; set by views= in the argument."
+    ),
     # NumPy takes no larger seed.
     "seed": Key(0, Annotated[int, Range(least=0, most=2**32 - 1)], "Seed of all random numbers."),
+    "size": Key(
+        "",
+        str,
+        "Settings for own images: small, base, large, auto (by the devices) or paper (those of "
+        "CIFAR-10); set in the argument. None in other settings means that the size chooses them.",
+    ),
+    "minutes": Key(
+        0.0,
+        Annotated[float, Range(least=0)],
+        "Minutes that a run may take, from which steps are chosen; 0 keeps steps.",
+    ),
     "steps": Key(2**20, Count, "Optimizer steps of the run."),
     "steps_per_call": Key(64, Count, "Steps of one compiled call; divides all periods."),
     "log_every": Key(256, Count, "Steps between two lines of metrics."),
     "eval_every": Key(1024, Count, "Steps between two evaluations."),
     "save_every": Key(8192, Count, "Steps between two checkpoints."),
     "keep": Key(3, Count, "Number of newest checkpoints that are kept."),
+    "keep_best": Key(
+        "",
+        str,
+        "Metric whose best checkpoint is kept, too: validation/accuracy or another metric of "
+        "evaluate, for the student validation/student/accuracy; empty keeps none.",
+    ),
     "devices": Key(0, Whole, "Number of devices; 0 takes all that divide the batches."),
     "memory_placement": Key(
         "auto",
@@ -73,7 +95,23 @@ KEYS: dict[str, Key] = {
     "data.name": Key("", str, "Data set: mnist5k, digits, tfds:NAME, folder:DIR or npz:FILE."),
     "data.labels": Key("all", str, "Total number of labeled images, all, or none."),
     "data.split": Key("", str, "File that names the labeled images; empty draws a balanced set."),
-    "data.validation": Key(0, Whole, "Number of training images held out for validation."),
+    "data.validation": Key(
+        0,
+        Whole,
+        "Number of labeled training images held out for validation; 0 holds out none, and takes "
+        "the validation set of the data, if it has one.",
+    ),
+    "data.validation_draw": Key(
+        "stratified",
+        Literal["stratified", "balanced"],
+        "How these are drawn: stratified, as frequent as the classes are, or balanced, equally "
+        "many of each class.",
+    ),
+    "data.eval_images": Key(
+        0,
+        Whole,
+        "Held-out images of an evaluation during training, 0 for all; the last one takes all.",
+    ),
     "data.include_labeled": Key(True, bool, "Use labeled images as unlabeled ones, too."),
     "data.batch_size": Key(64, Count, "Labeled images of a step, B."),
     "data.ratio": Key(7, Whole, "Unlabeled images of a step for each labeled one, mu."),
@@ -88,6 +126,16 @@ KEYS: dict[str, Key] = {
     "data.extra": Key(False, bool, "Add SVHN's extra images to the unlabeled ones."),
     "data.strict": Key(False, bool, "Stop at an image that cannot be read."),
     "data.stream": Key(False, bool, "Read images from the host in each step; for large data sets."),
+    "data.background": Key(
+        (255,),
+        tuple[Level] | tuple[Level, Level, Level] | tuple[()],
+        "Level, or levels of the channels, behind transparent pixels; () ignores transparency.",
+    ),
+    "data.white_level": Key(
+        None,
+        Count | None,
+        "Level of gray images of more than 8 bits that becomes white; None is the type's largest.",
+    ),
     "data.center_crop": Key(
         1.0, Annotated[float, Range(above=0, most=1)], "Share of an image's side in evaluations."
     ),
@@ -134,14 +182,30 @@ def defaults() -> dict[str, Any]:
     values |= {
         f"{name}.{key}": value for name, part in sections.items() for key, value in part.items()
     }
-    # A key without a value takes a whole number.
-    typed = {key: placeholder(int) if value is None else value for key, value in values.items()}
+    kinds = {key: entry.kind for key, entry in KEYS.items()}
+    kinds |= {
+        f"{name}.{field.name}": field.type for name in SECTIONS for field in fields(SECTIONS[name])
+    }
+    typed = {
+        key: placeholder(_written_type(kinds.get(key, int))) if value is None else value
+        for key, value in values.items()
+    }
     return {**_nested(typed), "frozen": {}}
 
 
 def field_defaults(kind: type) -> dict[str, Any]:
     """The default of each field of a dataclass."""
     return {field.name: field.default for field in fields(kind)}
+
+
+def _written_type(kind: Any) -> type:
+    """The type that the command line reads a key without a value as; any literal for ``object``."""
+    arguments = set(get_args(kind)) - {NoneType}
+    if get_origin(kind) is Annotated:
+        return _written_type(get_args(kind)[0])
+    if len(arguments) == 1 and get_origin(kind) in (Union, UnionType):
+        return _written_type(*arguments)
+    return int if kind is int else object
 
 
 class Documented(NamedTuple):

@@ -1,6 +1,8 @@
 """The settings of each data set and of each preset, by dotted key."""
 
-from typing import Any
+from typing import Any, NamedTuple
+
+from jaxmatch.augment.build import CONTRASTS
 
 PRESETS = ("jaxmatch", "google", "torchssl", "usb")
 
@@ -116,3 +118,86 @@ def preset_values(preset: str, data: str) -> dict[str, Any]:
         if data == "tfds:cifar100":
             values["model.width"] = 2.0
     return values
+
+
+class Views(NamedTuple):
+    """A named augmentation."""
+
+    meaning: str
+    values: dict[str, Any]
+
+
+def _flips(*, flip: bool, vertical: bool = False) -> dict[str, Any]:
+    """Flips of the weak views, and so of the strong ones, and of all views of contrastive learning.
+
+    Quarter turns are off.
+    """
+    return {
+        "views.weak.flip": flip,
+        "views.weak.vertical_flip": vertical,
+        "views.weak.rotate90": False,
+        **_contrasts(flip=0.5 * flip, vertical_flip=0.5 * vertical, rotate90=False),
+    }
+
+
+def _contrasts(roles: tuple[str, ...] = CONTRASTS, **values: Any) -> dict[str, Any]:
+    return {f"views.{role}.{key}": value for role in roles for key, value in values.items()}
+
+
+def _gentle(padding: str, least_area: float, *more_ops: str) -> dict[str, Any]:
+    """Views without what may erase a class: half the published strength, no cutout, small crops.
+
+    The ops keep the order of the grey levels, and no colour changes.
+    """
+    return {
+        "augment": "randaugment",
+        "views.weak.padding": padding,
+        "views.strong.table": "torchssl",
+        "views.strong.ops": (
+            *("brightness", "contrast", "identity", "rotate", "sharpness"),
+            *("shear_x", "shear_y", "translate_x", "translate_y"),
+            *more_ops,
+        ),
+        "views.strong.number": 2,
+        "views.strong.strength": 0.5,
+        "views.strong.cutout": False,
+        "views.strong.padding": padding,
+        **_contrasts(("contrast", "second"), area=(least_area, 1.0)),
+        **_contrasts(brightness=0.2, contrast=0.2, saturation=0.0, hue=0.0),
+        **_contrasts(grayscale=0.0, blur=0.0, solarize=0.0),
+    }
+
+
+VIEWS = {
+    "photographs": Views(
+        "things the right way up, in colour or not: the published ops and cutout; flips left and "
+        "right.",
+        {
+            "augment": "randaugment",
+            "views.weak.padding": "reflect",
+            "views.strong.table": "torchssl",
+            "views.strong.ops": (),
+            "views.strong.number": None,
+            "views.strong.strength": 1.0,
+            "views.strong.cutout": None,
+            "views.strong.fill": None,
+            "views.strong.padding": "fill",
+            **_flips(flip=True),
+        },
+    ),
+    "documents": Views(
+        "letters and digits on a plain ground: no flips and no cutout; turns and moves of half the "
+        "published size, with the ground continued at the edges.",
+        {**_gentle("edge", 0.35, "autocontrast"), **_flips(flip=False)},
+    ),
+    "medical": Views(
+        "upright gray images: ops of half the published strength that keep the order of the grey "
+        "levels; no cutout; flips left and right.",
+        {**_gentle("edge", 0.5), **_flips(flip=True)},
+    ),
+    "industrial": Views(
+        "gray images of surfaces and parts: ops of half the published strength that keep the order "
+        "of the grey levels; no cutout; flips both ways.",
+        {**_gentle("reflect", 0.5), **_flips(flip=True, vertical=True)},
+    ),
+}

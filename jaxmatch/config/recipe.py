@@ -2,8 +2,8 @@
 
 A configuration is an ``ml_collections.ConfigDict`` of primary quantities. ``configs/NAME.py``
 calls :func:`make`. Its layers are, from weak to strong: the defaults, the data set, the method,
-the preset, and the argument after the colon of ``--config``. Overrides ``--config.key=value``
-come last (:mod:`jaxmatch.config.flags`).
+the preset, the views, and the rest of the argument after the colon of ``--config``. Overrides
+``--config.key=value`` come last (:mod:`jaxmatch.config.flags`).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,9 @@ from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import defaults, field_defaults
-from jaxmatch.config.presets import DATASETS, PRESETS, preset_values
+from jaxmatch.config.own import AUTO, OPEN, leave_open, open_settings
+from jaxmatch.config.presets import DATASETS, PRESETS, VIEWS, preset_values
+from jaxmatch.data.splits import check_number
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models.build import model_settings
 
@@ -52,7 +54,8 @@ def make(
 
     Args:
         recipe: the config file's name; it begins the run folder's name.
-        argument: ``DATA[,key=value]*``, keys labels (total number or "all"), seed, preset, split.
+        argument: ``DATA[,key=value]*``, keys labels (total number or "all"), seed, preset, views,
+            split, size.
         algorithm: ``name`` and the fields that differ from the dataclass's defaults.
         settings: values by dotted key that this method sets for every data set.
         presets: the presets of this method beside "jaxmatch", each with the values by dotted key
@@ -60,7 +63,7 @@ def make(
             those for every method.
 
     Raises:
-        InputError: if a key or a preset is unknown, or if a value cannot be read.
+        InputError: if a key, a preset or views are unknown, or if a value cannot be read.
     """
     data, chosen = parse_argument(argument)
     preset = chosen.get("preset", "jaxmatch")
@@ -69,6 +72,9 @@ def make(
         raise InputError(f"unknown preset {preset!r}; {suggest(preset, known)}")
     if preset not in presets:
         raise InputError(f"{recipe} has no preset {preset!r}; it has {', '.join(presets)}.")
+    views = chosen.get("views", "")
+    if views and views not in VIEWS:
+        raise InputError(f"unknown views {views!r}; {suggest(views, VIEWS)}")
     name = algorithm["name"]
     if name not in ALGORITHMS:
         raise InputError(f"unknown algorithm {name!r}; {suggest(name, ALGORITHMS)}")
@@ -78,6 +84,13 @@ def make(
     label_free = not ALGORITHMS[name].labeled
     if label_free and ("labels" in chosen or "split" in chosen):
         raise InputError(f"{recipe} reads no labels; leave labels and split out of its argument.")
+    if "size" in chosen and data in DATASETS:
+        raise InputError(
+            f"{data} has the settings of its papers; leave size={chosen['size']} out, or override "
+            "single settings by --config.KEY=VALUE."
+        )
+    if chosen.keys() >= {"labels", "split"} and chosen["labels"] != "all":
+        check_number(chosen["split"], None, int(chosen["labels"]))
     settings = settings or {}
     if "model.name" in settings:
         set_model(config, settings["model.name"])
@@ -90,17 +103,21 @@ def make(
     preset_layer = {**fitting(preset_values(preset, data)), **presets[preset]}
     layers = [
         {f"algorithm.{key}": value for key, value in algorithm.items()},
-        fitting(DATASETS.get(data, {})),
+        fitting(DATASETS[data] if data in DATASETS else open_settings(chosen.get("size", AUTO))),
         {"data.labels": "none"} if label_free else {},
         settings,
         preset_layer,
-        {"recipe": recipe, "preset": preset, "data.name": data},
+        VIEWS[views].values if views else {},
+        {"recipe": recipe, "preset": preset, "views_preset": views, "data.name": data},
         {"seed": int(chosen["seed"])} if "seed" in chosen else {},
         {f"data.{key}": chosen[key] for key in ("labels", "split") if key in chosen},
     ]
     for layer in layers:
         for key, value in layer.items():
-            put(config, key, value)
+            if value is None and key in OPEN:
+                leave_open(config, key)
+            else:
+                put(config, key, value)
     config.remember_preset(preset_layer)
     return config
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import defaults, field_defaults
+from jaxmatch.config.own import AUTO
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.config.recipe import set_model
 from jaxmatch.config.stages import stages_of
@@ -31,6 +32,8 @@ IDENTITY = {
     "optim": "the steps of the optimizer",
     "ema": "the teacher",
     "seed": "all random numbers, with the order of the images",
+    "size": "the settings that it chooses",
+    "minutes": "the steps",
     "steps": "schedules and ramps",
     "eval_every": "mean_20, median_20 and best, which run over evaluations",
     "dtype": "the rounding of activations",
@@ -41,7 +44,9 @@ IDENTITY = {
     "init_heads": "the first weights",
     "data.name": "the images; of files only the kind, since the run records their content",
     "data.labels": "which images are labeled; not data.split, since the run records its split",
+    "data.eval_images": "which images the accuracies of a run are measured on",
     "data.validation": "which images are held back",
+    "data.validation_draw": "which images are held back",
     "data.include_labeled": "which images are unlabeled",
     "data.extra": "which images are unlabeled",
     "data.batch_size": "the images of a step",
@@ -50,11 +55,17 @@ IDENTITY = {
     "data.std": "the network's input",
     "data.image_size": "the network's input",
     "data.center_crop": "the network's input in evaluations",
+    "data.background": "the images, where they are transparent",
+    "data.white_level": "the images, where they have more than 8 bits",
     "data.stream": "the random numbers of crops, which the host draws for streamed images",
 }
 # The settings that are paths. As absolute paths they tell new runs apart, too. After a run has
 # begun the files may move: the run records what it found.
 PLACES = ("data.name", "data.split", "init_from", "frozen")
+
+
+# Values of settings in runs that are older than the setting, where they are not the default.
+BEFORE = {"data.background": []}
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -69,6 +80,8 @@ def complete(values: Mapping[str, Any]) -> ConfigDict:
         usual.algorithm = ConfigDict(field_defaults(ALGORITHMS[values["algorithm"]["name"]]))
     if "model" in values and values["model"].get("name") in MODELS:
         set_model(usual, values["model"]["name"])
+    if values.get("data", {}).get("validation"):
+        usual.data.validation_draw = "balanced"  # the only draw before the key existed
     known = flatten(usual)
     for key, value in DATASETS.get(values.get("data", {}).get("name"), {}).items():
         if key in known:
@@ -85,7 +98,41 @@ def complete(values: Mapping[str, Any]) -> ConfigDict:
             },
         }
 
-    return ConfigDict(merged(usual.to_dict(), values))
+    found = ConfigDict(merged(usual.to_dict(), values))
+    for key in _missing(values):
+        put(found, key, BEFORE[key])
+    return found
+
+
+def as_begun(config: ConfigDict, old: Mapping[str, Any]) -> ConfigDict:
+    """The configuration to continue a run with, whose saved one is ``old``.
+
+    A setting that is newer than the run keeps the run's behaviour, unless another value than the
+    default is given.
+    """
+    found, usual, given = config.copy_and_resolve_references(), flatten(defaults()), flatten(config)
+    for key in _missing(old):
+        if key in given and tuple(given[key]) == usual[key]:
+            put(found, key, tuple(BEFORE[key]))
+    return found
+
+
+def _missing(values: Mapping[str, Any]) -> list[str]:
+    """The keys of :data:`BEFORE` that a saved configuration of a run is older than."""
+    return [key for key in BEFORE if "data" in values and key not in flatten(values)]
+
+
+def filled(config: ConfigDict, old: Mapping[str, Any]) -> ConfigDict:
+    """A copy of ``config`` whose open settings have the values of a saved configuration."""
+    config, known = config.copy_and_resolve_references(), flatten(complete(old))
+    if config.steps not in (None, known["steps"]):  # an extended run has periods of its own
+        for key in ("steps_per_call", "log_every", "save_every"):
+            known.pop(key)
+    for key, value in flatten(config).items():
+        if (value is None or (key == "size" and value == AUTO)) and key in known:
+            value = known[key]
+            put(config, key, tuple(value) if isinstance(value, list) else value)
+    return config
 
 
 def identifies(key: str) -> bool:
@@ -103,6 +150,8 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in flatten(values).items() if identifies(key)}
     if "data.name" in found:
         found["data.name"] = data_kind(found["data.name"])
+    if not found.get("data.validation"):
+        found.pop("data.validation_draw", None)  # it has no effect
     if "init_from" in found:
         found["init_from"] = _absolute("init_from", found["init_from"])
     return found
@@ -119,6 +168,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
     Settings that ``old`` lacks have their defaults.
     """
+    new = to_json(as_begun(ConfigDict(new), old))
     old = to_json(complete(old))
     mine, other = identity(old), identity(new)
     flat_old, flat_new = flatten(old), flatten(new)
@@ -131,6 +181,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether one of the paths of :data:`PLACES` has changed."""
+    new = to_json(as_begun(ConfigDict(new), old))
     return _with_places(to_json(complete(old))) != _with_places(new)
 
 

@@ -74,6 +74,11 @@ def scale(config: ConfigDict, factor: float, rule: str = "linear") -> list[str]:
             for note in scale(config.stages[name], factor, rule)
         ]
     flat = flatten(config)
+    if flat["data.batch_size"] is None:
+        raise InputError(
+            f"scale={factor:g} multiplies a batch that size={config.size} chooses only when the "
+            "images are known; leave scale out and give data.batch_size, or size=paper."
+        )
     notes = []
     for key, old in flat.items():
         new = _scaled(key, old, flat, factor, rule)

@@ -1,7 +1,7 @@
 """Configurations of runs that follow one another, each from the encoder of the one before."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
@@ -10,7 +10,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.weights.transfer import STAGE
 
 # The settings that all stages of a configuration share.
-SHARED = ("seed", "devices", "memory_placement", "remat", "wandb", "workers")
+SHARED = ("seed", "minutes", "devices", "memory_placement", "remat", "wandb", "workers")
 
 
 def make_stages(recipe: str, stages: Mapping[str, ConfigDict]) -> ConfigDict:
@@ -31,6 +31,13 @@ def make_stages(recipe: str, stages: Mapping[str, ConfigDict]) -> ConfigDict:
         config.stages[name] = stage
         folder = f"{number}_{name}"
     return config
+
+
+def with_stages(config: ConfigDict, stages: Iterable[ConfigDict]) -> ConfigDict:
+    """A copy of a configuration with other settings in its stages, which are given in order."""
+    copy = config.copy_and_resolve_references()
+    copy.stages = dict(zip(config.order, stages, strict=True))
+    return copy
 
 
 def stages_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:

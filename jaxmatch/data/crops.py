@@ -26,7 +26,9 @@ class HostCrop:
             of the view's shape, for transforms that crop on the device.
         aspect: least and largest ratio of width to height.
         method: filter of the resize, "bilinear" or "bicubic".
-        flip: the probability of a mirror image.
+        flip: the probability of a mirror image, left and right.
+        vertical_flip: the probability of a mirror image, top and bottom.
+        rotate90: turn by 0, 90, 180 or 270 degrees; views that are not square by 0 or 180.
     """
 
     size: Size
@@ -34,6 +36,8 @@ class HostCrop:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     method: str = "bilinear"
     flip: float = 0.0
+    vertical_flip: float = 0.0
+    rotate90: bool = False
 
     def apply(self, image: Image.Image, random: np.random.Generator) -> np.ndarray:
         """Draw a view of an RGB image."""
@@ -44,6 +48,11 @@ class HostCrop:
         view = view.resize((width, height), METHODS[self.method])
         if random.random() < self.flip:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.vertical_flip and random.random() < self.vertical_flip:
+            view = view.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        if self.rotate90:
+            quarters = (0, 1, 2, 3) if height == width else (0, 2)
+            view = view.rotate(90 * int(random.choice(quarters)), expand=True)
         return np.asarray(view)
 
     def box(

@@ -9,11 +9,14 @@ import numpy as np
 from jaxmatch.data import images as image_files
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
+from jaxmatch.data.images import Fitting
 from jaxmatch.data.lazy import Files, Images, LazyImages
-from jaxmatch.data.listing import TABLE, UNLABELED, Listing, current_labels, find
+from jaxmatch.data.listing import Listing, current_labels, find
 from jaxmatch.data.record import Listed, Record
-from jaxmatch.data.source import Reading, Source
-from jaxmatch.errors import InputError
+from jaxmatch.data.source import Reading, Source, Survey
+from jaxmatch.data.survey import headers
+from jaxmatch.data.table import UNLABELED
+from jaxmatch.errors import InputError, some
 from jaxmatch.runtime import paths
 
 TEST_SHARE = 0.2  # of the labeled images of each class, if there is no test folder
@@ -22,7 +25,7 @@ TEST_SHARE = 0.2  # of the labeled images of each class, if there is no test fol
 def load(place: str, reading: Reading) -> Source:
     """Read the images of a folder, each scaled and centre cropped to [size size 3] uint8.
 
-    The test set is the folder ``test``. Without this folder it is that of ``reading.test_of``, or a
+    The test set is that of the folder. If it has none, it is that of ``reading.test_of``, or a
     fifth of the labeled images of each class, drawn by ``reading.seed``; images of
     ``reading.split`` are not drawn. With ``reading.stream`` only names are read, and a later read
     finds the unreadable files. Otherwise these are logged, or an error with ``reading.strict``.
@@ -40,10 +43,12 @@ def load(place: str, reading: Reading) -> Source:
     if inherited and not found.test:
         _check_apart(inherited, [names[row] for row in kept])
     test = found.test or inherited
-    images, used, sizes, hashes = _read(found.root, names, range(len(names)), reading)
+    images, used, sizes, hashes, pixels = _read(found.root, names, range(len(names)), reading)
     readable = np.isin(np.arange(len(names)), used)
+    validation = np.array([name in found.validation for name in names], bool)
     if test is None:
-        held_out = _draw_test(labels, readable, kept, len(classes), reading.seed)
+        free = readable & ~validation
+        held_out = _draw_test(labels, free, kept, len(classes), reading.seed)
     else:
         held_out = np.array([name in test for name in names])
     listed = Listed(
@@ -53,19 +58,64 @@ def load(place: str, reading: Reading) -> Source:
         hashes=hashes,
         unused=tuple(np.flatnonzero(~readable).tolist()),
         test=tuple(np.flatnonzero(held_out & readable).tolist()),
-        table=(found.root / TABLE).is_file(),
+        validation=tuple(np.flatnonzero(validation & readable).tolist()),
+        table=bool(found.table),
         drawn=not found.test,
+        apart=bool(found.validation),
         ends=reading.stream,
         aliases=found.aliased,
     )
-    source = _source(place, found.root, classes, listed, images, used)
+    survey = _survey(found, listed, pixels)
+    source = _source(place, found.root, classes, listed, images, used, survey)
     for position in set(range(len(classes))) - set(source.labels.tolist()):
-        raise InputError(f"Class {classes[position]!r} of {place} has no readable image.")
-    if not (reading.label_free or len(source.test_images)):
         raise InputError(
-            f"{place} has too few labeled images for a test set: add test/<class>/ folders."
+            f"Class {classes[position]!r} of {place} has no readable image; convert its files to "
+            "PNG or JPEG, or remove them."
         )
+    if not (reading.label_free or len(source.test_images)):
+        raise InputError(_no_test_set(found))
     return source
+
+
+def _no_test_set(found: Listing) -> str:
+    """The message if no test set can be drawn."""
+    notes = " ".join(("", *found.notes))
+    if any(found.classes_of.values()):
+        return (
+            f"{found.given} has too few labeled images for a test set: add test/<class>/ folders."
+            f"{notes}"
+        )
+    texts = [name for names in found.left_out.values() for name in names]
+    tables = sorted(name for name in texts if name.lower().endswith((".csv", ".tsv")))
+    seen = f" (there is {some(tables)}, which has another name or place)" if tables else ""
+    return (
+        f"{found.given} has images but no labels: put the labeled ones into folders <class>/, or "
+        f"name them in a table {found.given.rstrip('/')}/labels.csv with the first line "
+        f"`path,label`{seen}.{notes}"
+    )
+
+
+def _survey(found: Listing, listed: Listed, pixels: Survey | None) -> Survey:
+    """What was found in the folder and in its images.
+
+    ``pixels`` is None if the images stay on disk; then headers tell their sizes and kinds.
+    """
+    if pixels is None:
+        sizes, modes = headers(found.root, found.names)
+        pixels = Survey(sizes=sizes, modes=modes)
+    left_out = {**found.left_out, **pixels.left_out}
+    return replace(pixels, left_out=left_out, notes=(*found.notes, *pixels.notes))
+
+
+def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
+    """(height, width) of some images of a folder, evenly spaced in storage order.
+
+    Raises:
+        InputError: if there is no readable image.
+    """
+    found = find(place)
+    names = found.names[:: max(1, len(found.names) // image_files.LOOKED_AT)]
+    return image_files.sizes(found.root / name for name in names)
 
 
 def load_recorded(
@@ -90,26 +140,30 @@ def load_recorded(
     """
     root, listed = paths.path(place).expanduser(), record.listed
     assert listed is not None
-    rows = [*listed.training.tolist(), *listed.test] if needed is None else needed
-    before = paths.path(record.location)
-    records.check_files(record, root, rows, current_labels(root, before), kind)
-    used = sorted({*listed.training.tolist(), *listed.test})
+    used = sorted({*listed.training.tolist(), *listed.test, *listed.validation})
+    rows = used if needed is None else needed
+    labels = current_labels(root, listed.names, paths.path(record.location))
+    records.check_files(record, root, rows, labels, kind)
     if needed is not None:
         reading = replace(reading, stream=True)
-    images, readable, *_ = _read(root, listed.names, used, reading, known=listed)
+    images, readable, _, _, pixels = _read(root, listed.names, used, reading, known=listed)
     if len(readable) < len(used):
         raise InputError(f"Some images of {place} were readable before, and are not now.")
-    return _source(place, root, record.classes, listed, images, used)
+    return _source(place, root, record.classes, listed, images, used, pixels or Survey())
 
 
 def _classes(found: Listing) -> tuple[str, ...]:
     """The classes of the training images, sorted."""
-    classes = {found.classes_of[name] for name in found.names if name not in found.test}
-    tested = {found.classes_of[name] for name in found.test}
-    if untrained := sorted(tested - (classes - {UNLABELED})):
-        raise InputError(
-            f"Class {untrained[0]!r} of {found.given} has test but no training images."
-        )
+    held_out = {"test": found.test, "validation": found.validation}
+    apart = found.test | found.validation
+    classes = {label for name, label in found.classes_of.items() if name not in apart}
+    for part, names in held_out.items():
+        tested = {found.classes_of[name] for name in names}
+        if untrained := sorted(tested - (classes - {UNLABELED})):
+            raise InputError(
+                f"Class {untrained[0]!r} of {found.given} has {part} but no training images; add "
+                "some, or remove it."
+            )
     return tuple(sorted(classes - {UNLABELED}))
 
 
@@ -125,7 +179,7 @@ def _drawn_before(record: Record, found: Listing) -> frozenset[str]:
         record,
         found.root,
         listed.test,
-        current_labels(found.root),
+        current_labels(found.root, listed.names),
         lambda row: "a test image of the run that this one builds on",
         "put it back, or choose the test set yourself in folders test/<class>/",
     )
@@ -148,23 +202,29 @@ def _source(
     listed: Listed,
     images: Images,
     used: Sequence[int],
+    survey: Survey,
 ) -> Source:
     """The source of ``images``, which belong to the rows ``used``."""
     rows = np.array(used, np.int64)
     test = np.isin(rows, np.array(listed.test, np.int64))
+    apart = np.isin(rows, np.array(listed.validation if listed.apart else (), np.int64))
+    training = ~(test | apart)
     labels = np.array(listed.labels, np.int32)[rows]
     return Source(
         name=f"folder:{directory}",
         classes=classes,
-        images=images[~test],
-        labels=labels[~test],
-        rows=rows[~test],
+        images=images[training],
+        labels=labels[training],
+        rows=rows[training],
         test_images=images[test],
         test_labels=labels[test],
+        validation_images=images[apart],
+        validation_labels=labels[apart],
         names=listed.names,
         aliases=listed.aliases,
         location=str(paths.absolute(root)),
         listed=listed,
+        survey=survey,
     )
 
 
@@ -174,26 +234,39 @@ def _read(
     rows: Sequence[int],
     reading: Reading,
     known: Listed | None = None,
-) -> tuple[Images, list[int], tuple[int, ...], tuple[str, ...]]:
+) -> tuple[Images, list[int], tuple[int, ...], tuple[str, ...], Survey | None]:
     """Read ``rows``: their readable images, the rows of these, and sizes and hashes of all names.
 
-    If ``known`` is given, the sizes and hashes are its own.
+    If ``known`` is given, the sizes and hashes are its own. There is no survey of images that stay
+    on disk.
     """
     side = reading.image_size or image_files.DEFAULT_SIZE
     size = (side, side)
     if reading.stream:
         files = Files(root=paths.absolute(root), paths=tuple(names))
         lazy = LazyImages(
-            records=files, rows=np.array(rows, np.int64), size=size, share=reading.share
+            records=files,
+            rows=np.array(rows, np.int64),
+            size=size,
+            share=reading.share,
+            levels=reading.levels,
         )
         if known is not None:
-            return lazy, list(rows), known.sizes, known.hashes
+            return lazy, list(rows), known.sizes, known.hashes, None
         sizes = tuple(paths.size(root / name) for name in names)
-        return lazy, list(rows), sizes, ("",) * len(names)
-    found = image_files.read_files([root / names[row] for row in rows], size, reading.share)
+        return lazy, list(rows), sizes, ("",) * len(names), None
+    found = image_files.read_files(
+        [root / names[row] for row in rows],
+        Fitting(size=size, share=reading.share),
+        reading.levels,
+        [names[row] for row in rows],
+    )
     found.complain(reading.strict)
     used = [row for row, readable in zip(rows, found.readable, strict=True) if readable]
-    return found.images, used, found.sizes, found.hashes
+    survey = Survey(
+        left_out=found.left_out, notes=found.notes, sizes=found.sizes_found, modes=found.modes
+    )
+    return found.images, used, found.sizes, found.hashes, survey
 
 
 def _draw_test(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from jaxmatch.data import images as image_files
+from jaxmatch.data.levels import DEFAULT, Levels
 from jaxmatch.errors import InputError
 
 SUBSTITUTES = 64  # unreadable images in a row after which the data set counts as missing
@@ -112,6 +113,7 @@ class LazyImages:
     rows: np.ndarray  # [n] int64
     size: image_files.Size
     share: float = 1.0  # of the images' sides that a crop keeps (images.fit)
+    levels: Levels = DEFAULT
 
     dtype = np.dtype(np.uint8)
     ndim = 4
@@ -154,7 +156,8 @@ class LazyImages:
             for tried in range(SUBSTITUTES if replace else 1):
                 row = int(self.rows[(positions[place] + tried) % len(self)])
                 try:
-                    found[place] = image_files.read(self.records.read(row), self.size, self.share)
+                    content = self.records.read(row)
+                    found[place] = image_files.read(content, self.size, self.share, self.levels)
                 except (OSError, InputError):
                     continue
                 state[place] = REPLACED if tried else READ

@@ -12,6 +12,7 @@ from PIL import Image
 from jaxmatch.data import images as image_files
 from jaxmatch.data.crops import HostCrop
 from jaxmatch.data.lazy import SUBSTITUTES, Records
+from jaxmatch.data.levels import DEFAULT, Levels
 from jaxmatch.data.order import positions
 from jaxmatch.errors import InputError
 
@@ -29,6 +30,7 @@ class Pool:
     first: int  # position of this process's first example in the batch
     count: int  # number of this process's examples
     seeds: tuple[int, ...]  # the run's seed and the pool's number
+    levels: Levels = DEFAULT
 
     def load(self, step: int) -> dict[str, np.ndarray | tuple[np.ndarray, ...]]:
         """Load the examples of a step. The next readable image replaces an unreadable one.
@@ -58,7 +60,7 @@ class Pool:
         for position in range(index, index + SUBSTITUTES):
             row = int(self.rows[position % len(self.rows)])
             try:
-                image = image_files.decode(self.records.read(row))
+                image = image_files.decode(self.records.read(row), self.levels)
             except (OSError, InputError):
                 unreadable.append(row)
                 continue

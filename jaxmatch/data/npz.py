@@ -1,69 +1,115 @@
-"""A NumPy file of training, test and unlabeled images."""
+"""A NumPy file of training, validation, test and unlabeled images."""
 
 import io
 import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from jaxmatch.data import labels as label_arrays
 from jaxmatch.data.record import array_hash
-from jaxmatch.data.source import UNLABELED_PART, Reading, Source
+from jaxmatch.data.source import UNLABELED_PART, Reading, Source, Survey
+from jaxmatch.data.table import part_of
 from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
 
-REQUIRED = ("x_train", "y_train", "x_test", "y_test")
-ARRAYS = (*REQUIRED, UNLABELED_PART)
+SETS = ("train", "test", "validation")
+IMAGES, LABELS = ("x", "image", "images"), ("y", "label", "labels")
+FORMS = "[n h w], [n h w 1] or [n h w 3]"
 
 
 def load(place: str, reading: Reading) -> Source:
-    """Arrays x_train, y_train (-1 = unlabeled), x_test, y_test and optionally x_unlabeled.
+    """Arrays x_train, y_train, x_test, y_test, and optionally x_val, y_val and x_unlabeled.
 
-    Images are uint8 [n h w], [n h w 1] or [n h w 3]. Labels are whole numbers; each number that
-    occurs in y_train is a class. Storage order is x_train, then x_unlabeled.
+    They may also be called train_images, train_labels and so on, as in MedMNIST. Images are uint8
+    [n h w], [n h w 1] or [n h w 3]. Labels [n] are whole numbers (-1 = unlabeled) or texts
+    ("" = unlabeled); each label that occurs in y_train is a class. Storage order is x_train, then
+    x_unlabeled. With ``reading.label_free`` any images alone will do.
 
     Raises:
         InputError: if the file cannot be read, or an array is missing or does not fit.
     """
-    arrays = _read(place)
-    for missing in set(REQUIRED) - set(arrays):
-        raise InputError(f"{place} has no array {missing!r}.")
+    names, content, ignored = _read_all(place)
+    arrays = {key: content[name] for key, name in names.items()}
+    _check_present(place, arrays, [*content, *ignored], reading.label_free)
     images = {
-        key: _checked_images(place, key, value)
+        key: _checked_images(place, names[key], value)
         for key, value in arrays.items()
         if key.startswith("x_")
     }
+    first = next(iter(images))
     for key, value in images.items():
-        if value.shape[1:3] != images["x_train"].shape[1:3]:
-            raise InputError(f"{place}: the images of {key} differ in size from those of x_train.")
-    for part in ("train", "test"):
-        labels = arrays[f"y_{part}"]
-        if labels.shape != (len(images[f"x_{part}"]),) or labels.dtype.kind not in "iu":
-            raise InputError(f"{place}: y_{part} must hold one whole number for each image.")
-    train, test = arrays["y_train"].astype(np.int64), arrays["y_test"].astype(np.int64)
-    numbers = np.unique(train[train >= 0])
-    if np.any(unknown := ~np.isin(test, numbers)):
-        raise InputError(f"{place}: class {test[unknown][0]} occurs in y_test but not in y_train.")
-    extra = images.get(UNLABELED_PART, images["x_train"][:0])
-    labels = np.where(train >= 0, np.searchsorted(numbers, train), -1)
-    labels = np.concatenate([labels, np.full(len(extra), -1)]).astype(np.int32)
+        if value.shape[1:3] != images[first].shape[1:3]:
+            raise InputError(
+                f"{place}: the images of {names[key]} differ in size from those of {names[first]}."
+            )
+    found = label_arrays.encode(
+        place,
+        {
+            part: label_arrays.Given(
+                name=names.get(f"y_{part}", ""),
+                values=arrays.get(f"y_{part}"),
+                images=len(images[f"x_{part}"]),
+            )
+            for part in SETS
+            if f"x_{part}" in images
+        },
+        reading.label_free,
+    )
+    empty = np.zeros((0, *images[first].shape[1:]), np.uint8)
+    extra = images.get(UNLABELED_PART, empty)
+    numbers = found.of["train"] if "train" in found.of else np.zeros(0, np.int32)
+    kept = {part: images[f"x_{part}"] if part in found.of else empty for part in SETS}
+    labels = np.concatenate([numbers, np.full(len(extra), -1, np.int32)])
+    notes = [*_notes_of_names(names, ignored), *found.notes]
     return Source(
         name=f"npz:{place}",
-        classes=tuple(str(number) for number in numbers),
-        images=np.concatenate([images["x_train"], extra]),
+        classes=found.classes,
+        images=np.concatenate([kept["train"], extra]),
         labels=labels,
         rows=np.arange(len(labels)),
-        test_images=images["x_test"],
-        test_labels=np.searchsorted(numbers, test).astype(np.int32),
+        test_images=kept["test"],
+        test_labels=found.of.get("test", np.zeros(0, np.int32)),
+        validation_images=kept["validation"],
+        validation_labels=found.of.get("validation", np.zeros(0, np.int32)),
         location=str(paths.absolute(paths.path(place).expanduser())),
-        parts={key: array_hash(arrays[key]) for key in ARRAYS if key in arrays},
+        parts={key: array_hash(value) for key, value in arrays.items()},
+        survey=Survey(
+            notes=tuple(notes),
+            left_out={"an array that is not read": tuple(ignored)} if ignored else {},
+            sizes={images[first].shape[1:3]: sum(map(len, images.values()))},
+            modes=_modes(arrays),
+        ),
     )
 
 
-def _read(place: str) -> dict[str, np.ndarray]:
+def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
+    """(height, width) of the images of a file.
+
+    Raises:
+        InputError: as :func:`load`.
+    """
+    return list(load(place, replace(reading, label_free=True)).survey.sizes)
+
+
+def _read_all(place: str) -> tuple[dict[str, str], dict[str, np.ndarray], list[str]]:
+    """The array's name for each key such as "x_train", the arrays by name, and other names."""
     try:
         path = paths.path(place).expanduser()
         file = io.BytesIO(paths.read_whole(path)) if paths.in_bucket(path) else path
-        with np.load(file, allow_pickle=False) as content:
-            return {key: content[key] for key in content if key.startswith(("x_", "y_"))}
+        with np.load(file, allow_pickle=False) as archive:
+            names: dict[str, str] = {}
+            for name in archive.files:
+                key = _key(name)
+                if key in names:
+                    raise InputError(f"{place} has two arrays {names[key]} and {name}; keep one.")
+                if key:
+                    names[key] = name
+            order = [key for part in (*SETS, "unlabeled") for key in (f"x_{part}", f"y_{part}")]
+            names = {key: names[key] for key in order if key in names}
+            content = {name: _array(place, archive, name) for name in names.values()}
+            return names, content, [name for name in archive.files if name not in content]
     except OSError as error:
         raise InputError(f"Cannot read {place}: {paths.reason(error)}.") from error
     except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
@@ -72,16 +118,132 @@ def _read(place: str) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _checked_images(place: str, key: str, images: np.ndarray) -> np.ndarray:
-    """Grey or colour images as [n h w 3]."""
+def _array(place: str, archive: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    try:
+        return archive[name]
+    except ValueError as error:
+        remedy = f"{name} = {name}.astype(str)" if (_key(name)[:1] == "y") else "numpy.stack"
+        raise InputError(
+            f"{place}: {name} is not a plain array (images of one size, no Python objects); save "
+            f"it as one, for instance with {remedy}."
+        ) from error
+
+
+def _key(name: str) -> str:
+    """The key of an array's name: "x_train" also for "train_images"; "" for no known name."""
+    kind, _, part = name.partition("_")
+    if kind.lower() not in (*IMAGES, *LABELS):
+        part, _, kind = name.rpartition("_")
+    part = part_of(part)
+    if not part or kind.lower() not in (*IMAGES, *LABELS):
+        return ""
+    return f"{'x' if kind.lower() in IMAGES else 'y'}_{part}"
+
+
+def _check_present(
+    place: str,
+    arrays: Mapping[str, np.ndarray],
+    known: Sequence[str],
+    label_free: bool,
+) -> None:
+    """Check that the arrays are there that a method needs.
+
+    Raises:
+        InputError: naming the first that is missing.
+    """
+    listed = ", ".join(known) or "none"
+    if label_free:
+        if not {"x_train", UNLABELED_PART} & arrays.keys():
+            raise InputError(
+                f"{place} has no array 'x_train' or 'x_unlabeled' to train on; it has {listed}."
+            )
+        return
+    for key in ("x_train", "y_train", "x_test", "y_test"):
+        if key not in arrays:
+            raise InputError(
+                f"{place} has no array {key!r}, which a method that reads labels needs; it has "
+                f"{listed}."
+            )
+
+
+def _notes_of_names(names: Mapping[str, str], ignored: Sequence[str]) -> list[str]:
+    usual = {"x_validation": "x_val", "y_validation": "y_val"}
+    renamed = [f"{name} as {usual.get(key, key)}" for key, name in names.items()
+               if name not in (key, usual.get(key))]  # fmt: skip
+    notes = [f"Read under another name: {', '.join(renamed)}."] if renamed else []
+    alone = [name for key, name in names.items() if key[0] == "y" and f"x{key[1:]}" not in names]
+    if others := [*ignored, *alone]:
+        notes.append(f"Arrays that are not read: {', '.join(others)}.")
+    return notes
+
+
+def _modes(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    modes: dict[str, int] = {}
+    for key, value in arrays.items():
+        if key.startswith("x_"):
+            mode = "RGB" if value.ndim == 4 and value.shape[3] == 3 else "gray"
+            modes[mode] = modes.get(mode, 0) + len(value)
+    return modes
+
+
+def _checked_images(place: str, name: str, images: np.ndarray) -> np.ndarray:
+    """Grey or colour images as [n h w 3].
+
+    Raises:
+        InputError: if they have another form; it names the line that converts them.
+    """
+    if remedy := _remedy_for_form(name, images.shape):
+        raise InputError(
+            f"{place}: {name} must have shape {FORMS}, not {list(images.shape)}{remedy}."
+        )
     if images.dtype != np.uint8:
-        raise InputError(f"{place}: {key} must hold uint8 levels 0..255, not {images.dtype}.")
+        raise InputError(
+            f"{place}: {name} must hold uint8 levels 0..255, not {_remedy_for_type(name, images)}."
+        )
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim == 4 and images.shape[3] == 1:
-        return np.repeat(images, 3, axis=-1)
-    if images.ndim == 4 and images.shape[3] == 3:
-        return images
-    raise InputError(
-        f"{place}: {key} must have shape [n h w], [n h w 1] or [n h w 3], not {images.shape}."
-    )
+    return np.repeat(images, 3, axis=-1) if images.shape[3] == 1 else images
+
+
+def _remedy_for_form(name: str, shape: Sequence[int]) -> str:
+    """The end of the message about a shape of images; "" if it is a right one."""
+    if len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3)):
+        return ""
+    line = ""
+    if len(shape) == 4 and shape[1] in (1, 3):
+        line = f"{name}.transpose(0, 2, 3, 1)"
+    elif len(shape) == 4 and shape[3] in (2, 4):
+        line = f"{name}[..., :{shape[3] - 1}], without transparency"
+    elif len(shape) == 2:
+        for channels in (1, 3):
+            side = round((shape[1] / channels) ** 0.5)
+            if channels * side**2 == shape[1]:
+                line = f"{name}.reshape(-1, {channels}, {side}, {side}).transpose(0, 2, 3, 1)"
+                break
+    return f"; save {name} = {line}" if line else "; save it in one of these"
+
+
+def _remedy_for_type(name: str, images: np.ndarray) -> str:
+    """The type of images that are not uint8, their range, and the line that converts them."""
+    kind = images.dtype.kind
+    if kind not in "biuf" or not images.size:
+        return f"{images.dtype}"
+    if kind == "b":
+        return f"bool; save {name} = ({name} * 255).astype('uint8')"
+    low, high = images.min(), images.max()
+    text = f"{images.dtype} {low:g}..{high:g}"
+    if not np.isfinite(low) or not np.isfinite(high):
+        return f"{images.dtype} with values that are not finite"
+    if kind == "f" and low >= 0 and high <= 1:
+        line = f"({name} * 255).round().astype('uint8')"
+    elif kind == "f" and low >= -1 and high <= 1:
+        line = f"(({name} + 1) * 127.5).round().astype('uint8')"
+    elif low >= 0 and high <= 255:
+        line = f"{name}{'.round()' if kind == 'f' else ''}.astype('uint8')"
+    elif kind in "iu" and low >= 0:
+        line = f"({name} >> {int(high).bit_length() - 8}).astype('uint8')"
+    else:
+        line = (
+            f"(({name} - {low:g}) * (255 / {float(high) - float(low):g})).round().astype('uint8')"
+        )
+    return f"{text}; save {name} = {line}"

@@ -7,6 +7,7 @@ holds name, size and hash of each image, so new images can be added and the fold
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -42,6 +43,7 @@ class Listed:
         validation: rows of the validation set.
         table: the labels come from labels.csv.
         drawn: the test set was drawn from the training images.
+        apart: the validation set is one of the source, not drawn from the training images.
         ends: a hash covers only the size, the beginning and the end of a file (:data:`ENDS`).
         aliases: the row of each further name (links, spellings).
     """
@@ -55,14 +57,15 @@ class Listed:
     validation: tuple[int, ...] = ()
     table: bool = False
     drawn: bool = False
+    apart: bool = False
     ends: bool = False
     aliases: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def training(self) -> np.ndarray:
-        """Rows [n] int64 of the training images, including those of a validation set."""
+        """Rows [n] int64 of the training images, including those of a drawn validation set."""
         used = np.ones(len(self.names), bool)
-        used[[*self.unused, *self.test]] = False
+        used[[*self.unused, *self.test, *(self.validation if self.apart else ())]] = False
         return np.flatnonzero(used)
 
 
@@ -232,16 +235,21 @@ def check_files(
         except OSError:
             return "is missing"
         label = listed.labels[row]
-        if label < 0 or label_now is None or row in tested:
+        if label < 0 or label_now is None:
             return ""
         now = label_now(listed.names[row])
         if now is None:
-            return "has no label in labels.csv any more" if listed.table else ""
+            lost = listed.table and row not in apart
+            return "has no label in labels.csv any more" if lost else ""
         before = record.classes[label]
-        return "" if now == before else f"has the label {now!r} now, not {before!r},"
+        return (
+            ""
+            if _same(now, before, row in apart)
+            else f"has the label {now!r} now, not {before!r},"
+        )
 
-    # The class of an image in the test folder is its sub-folder, not the table's label.
-    tested = set() if listed.drawn else set(listed.test)
+    # The class of an image in the folder of a set can be its sub-folder, not the table's label.
+    apart = {*(() if listed.drawn else listed.test), *(listed.validation if listed.apart else ())}
     with ThreadPoolExecutor() as pool:
         problems = list(pool.map(problem, rows))
     wrong = [(row, text) for row, text in zip(rows, problems, strict=True) if text]
@@ -252,6 +260,12 @@ def check_files(
     found = _renamed(listed, root, row) if text == "is missing" else None
     moved = f" ({found} has its content)" if found else ""
     raise InputError(f"{root / listed.names[row]}, {kind(row)}, {text}{moved}{others}: {remedy}.")
+
+
+def _same(now: str, before: str, folded: bool) -> bool:
+    """Whether two names of a class agree, in any Unicode normal form and, if folded, any case."""
+    now, before = (unicodedata.normalize("NFC", name) for name in (now, before))
+    return now == before or (folded and now.casefold() == before.casefold())
 
 
 def holds(listed: Listed, root: Path, rows: Iterable[int]) -> bool:

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxmatch.data.lazy import Images
+from jaxmatch.data.levels import DEFAULT, Levels
 from jaxmatch.data.record import Listed, Record
 from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
 
-UNLABELED_PART = "x_unlabeled"  # the key in Source.parts of images without labels
+# Keys in Source.parts of images without labels, and of a validation set.
+UNLABELED_PART = "x_unlabeled"
+VALIDATION_PARTS = frozenset(("x_validation", "y_validation"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class Reading:
         stream: leave the images of a folder or a TFDS set on disk.
         share: the share of an image's sides that a centre crop keeps
             (:func:`jaxmatch.data.images.fit`).
+        levels: how the pixels of files become 8-bit RGB.
         split: a file of labeled images, which a folder's drawn test set leaves out.
         test_of: an earlier run on the same folder; its drawn test set is used again.
     """
@@ -41,6 +45,7 @@ class Reading:
     label_free: bool = False
     stream: bool = False
     share: float = 1.0
+    levels: Levels = DEFAULT
     split: str = ""
     test_of: Record | None = None
 
@@ -94,6 +99,9 @@ class Source:
     rows: np.ndarray  # [n] int64 position of each training image in the source's storage order
     test_images: Images  # [m h w 3] uint8
     test_labels: np.ndarray  # [m] int32
+    # A validation set that the source itself has: [v h w 3] uint8, [v] int32; else none.
+    validation_images: Images = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
+    validation_labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     names: tuple[str, ...] = ()  # of all images in storage order; empty if they have none
     aliases: Mapping[str, int] = field(default_factory=dict)  # the row of each further name
     location: str = ""  # absolute path of the folder or file; empty for data inside a package

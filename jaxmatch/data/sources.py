@@ -6,14 +6,17 @@ A new kind of source is a file with its loader and one line of the table.
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from jaxmatch.data import builtin, folder, npz
 from jaxmatch.data import images as image_files
-from jaxmatch.data.lazy import LazyImages
+from jaxmatch.data.images import Fitting, Native, Size
 from jaxmatch.data.record import Record, check_parts
-from jaxmatch.data.source import UNLABELED_PART, Reading, Source
+from jaxmatch.data.source import UNLABELED_PART, VALIDATION_PARTS, Reading, Source
 from jaxmatch.errors import InputError, suggest
 
 Load = Callable[[str, Reading], Source]
+Sizes = Callable[[str, Reading], list[tuple[int, int]]]
 # Arguments: the record of the run, then the place, the settings, the rows whose images must be
 # unchanged (None for all), and a phrase for a row.
 LoadRecorded = Callable[
@@ -28,16 +31,21 @@ class Scheme:
     Attributes:
         load: the loader; it takes the place and the settings.
         load_recorded: loads the images of a run again; None is the loader.
+        sizes: gives (height, width) of some images without reading them all; None if the package
+            has the images, whose settings are known.
         examples: names for messages; they contain a colon if the scheme has places.
         is_path: the place is the path of a file or folder.
         streams: the images can stay on disk until they are read.
+        native: how the source makes its images from smaller ones, if it does.
     """
 
     load: Load
     load_recorded: LoadRecorded | None = None
+    sizes: Sizes | None = None
     examples: tuple[str, ...]
     is_path: bool = False
     streams: bool = False
+    native: Native | None = None
 
 
 def _load_tfds(place: str, reading: Reading) -> Source:
@@ -58,13 +66,20 @@ def _load_recorded_tfds(
     return tfds.load_recorded(record, place, reading)
 
 
+def _tfds_sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
+    from jaxmatch.data import tfds
+
+    return tfds.sizes(place, reading)
+
+
 SOURCES = {
-    "mnist5k": Scheme(load=builtin.mnist5k, examples=("mnist5k",)),
-    "digits": Scheme(load=builtin.digits, examples=("digits",)),
-    "npz": Scheme(load=npz.load, examples=("npz:FILE",), is_path=True),
+    "mnist5k": Scheme(load=builtin.mnist5k, examples=("mnist5k",), native=builtin.MNIST5K),
+    "digits": Scheme(load=builtin.digits, examples=("digits",), native=builtin.DIGITS),
+    "npz": Scheme(load=npz.load, sizes=npz.sizes, examples=("npz:FILE",), is_path=True),
     "folder": Scheme(
         load=folder.load,
         load_recorded=folder.load_recorded,
+        sizes=folder.sizes,
         examples=("folder:DIRECTORY",),
         is_path=True,
         streams=True,
@@ -72,6 +87,7 @@ SOURCES = {
     "tfds": Scheme(
         load=_load_tfds,
         load_recorded=_load_recorded_tfds,
+        sizes=_tfds_sizes,
         examples=("tfds:cifar10", "tfds:cifar100", "tfds:svhn_cropped", "tfds:stl10"),
         streams=True,
     ),
@@ -98,6 +114,19 @@ def names_path(name: str) -> bool:
     return scheme is not None and scheme.is_path
 
 
+def sizes(name: str, reading: Reading) -> list[tuple[int, int]]:
+    """(height, width) of some images of the source that ``config.data.name`` names.
+
+    Raises:
+        InputError: if there is no such source, or no readable image.
+    """
+    scheme = scheme_of(name)
+    if scheme.sizes is None:
+        shape = load(name, reading).images.shape
+        return [(shape[1], shape[2])]
+    return scheme.sizes(name.partition(":")[2], reading)
+
+
 def load(name: str, reading: Reading) -> Source:
     """Load the source that ``config.data.name`` names.
 
@@ -114,9 +143,9 @@ def load(name: str, reading: Reading) -> Source:
     if len(source.classes) < 2 and not reading.label_free:
         raise InputError(
             f"{name} has labeled training images of fewer than two classes, and a classifier needs "
-            "at least two."
+            f"at least two.{' '.join(('', *source.survey.notes))}"
         )
-    return _resized(source, reading.image_size)
+    return source if scheme.streams else _resized(source, reading)
 
 
 def load_recorded(
@@ -151,18 +180,41 @@ def load_recorded(
             f"{', '.join(record.classes)}; put the old data back."
         )
     parts = dict(source.parts)
+    if parts and not VALIDATION_PARTS & record.parts.keys():  # the run knows of no validation set
+        source = replace(
+            source,
+            validation_images=source.validation_images[:0],
+            validation_labels=source.validation_labels[:0],
+        )
+        parts = {key: value for key, value in parts.items() if key not in VALIDATION_PARTS}
     if needed is not None:  # the unlabeled images are not needed, so they may have changed
         parts.pop(UNLABELED_PART, None)
     check_parts(record, parts, source.location or name)
     return source
 
 
-def _resized(source: Source, image_size: int | None) -> Source:
-    images, test_images = source.images, source.test_images
-    if image_size is None or isinstance(images, LazyImages) or isinstance(test_images, LazyImages):
-        return source
+def fitting(name: str, size: Size, share: float) -> Fitting:
+    """How a user's picture becomes an image like those of a source.
+
+    Args:
+        name: of the source.
+        size: height and width of the images.
+        share: the share of the sides that a centre crop keeps.
+    """
+    return Fitting(size=size, share=share, native=scheme_of(name).native)
+
+
+def _resized(source: Source, reading: Reading) -> Source:
+    """A source of arrays with images of the size that ``reading`` asks for."""
+    images, test_images, side = source.images, source.test_images, reading.image_size
+    validation_images = source.validation_images
+    assert isinstance(images, np.ndarray)
+    assert isinstance(test_images, np.ndarray)
+    assert isinstance(validation_images, np.ndarray)
+    size = (side, side) if side else (images.shape[1], images.shape[2])
     return replace(
         source,
-        images=image_files.resize(images, (image_size, image_size)),
-        test_images=image_files.resize(test_images, (image_size, image_size)),
+        images=image_files.resize(images, size, reading.share),
+        test_images=image_files.resize(test_images, size, reading.share),
+        validation_images=image_files.resize(validation_images, size, reading.share),
     )

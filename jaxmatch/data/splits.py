@@ -160,6 +160,39 @@ def read(path: str | os.PathLike, names: Names | None = None) -> Split:
     return split if names is None else _by_name(path, split, names)
 
 
+def check_number(path: str | os.PathLike, images: int | None, labels: int | Literal["all"]) -> None:
+    """Check that a split file has as many images as ``labels`` asks for.
+
+    Args:
+        path: the file.
+        images: how many it names; None to count them, if the file is there.
+        labels: the number; "all" asks for none.
+
+    Raises:
+        InputError: if it has another number.
+    """
+    if labels == "all":
+        return
+    if images is None:
+        images = _number_of_images(paths.path(path).expanduser())
+    if images not in (None, labels):
+        raise InputError(
+            f"labels={labels} contradicts {path}, which names {images} images: leave out labels, "
+            "or name as many images."
+        )
+
+
+def _number_of_images(path: Path) -> int | None:
+    """How many images a split file names; None if it cannot be read, which is told later."""
+    try:
+        text = paths.read_whole(path).decode("utf-8-sig")
+        if path.suffix == ".txt":
+            return len({line.strip() for line in text.splitlines()} - {""})
+        return len(json.loads(text)["indices"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def _by_name(path: Path, split: Split, names: Names) -> Split:
     """The split of another run on a folder; that run's record gives the names of its rows."""
     record = records.read(path.parent)
@@ -252,11 +285,21 @@ def write(path: str | os.PathLike, split: Split) -> None:
 
 
 def validation(
-    source: Source, count: int, seed: int, keep: Split | None = None
+    source: Source,
+    count: int,
+    seed: int,
+    keep: Split | None = None,
+    draw: Literal["stratified", "balanced"] = "stratified",
 ) -> tuple[Source, Images, np.ndarray]:
-    """Move ``count`` labeled training images, equally many of each class, to a validation set.
+    """Move ``count`` labeled training images to a validation set.
 
-    Images of ``keep`` stay in the source.
+    Args:
+        source: the data set.
+        count: of the validation set.
+        seed: of the draw.
+        keep: images that stay in the source.
+        draw: "stratified" draws as many of each class as it has (:func:`stratified`), "balanced"
+            equally many, as far as a class has them.
 
     Returns:
         The source without them, their images [count h w c] uint8 and their labels [count] int32.
@@ -267,19 +310,53 @@ def validation(
     free = source.labels >= 0
     if keep is not None:
         free[locate(source, keep)] = False
-    available = np.bincount(source.labels[free], minlength=len(source.classes))
+    classes = len(source.classes)
+    available = np.bincount(source.labels[free], minlength=classes)
     if not 0 < count <= available.sum():
         raise InputError(
             f"validation={count} must lie between 1 and the {available.sum()} training images of "
             f"{source.name} that have a label and are not used as labeled examples."
         )
-    shares = np.zeros_like(available)
-    for _ in range(count):
-        shares[np.argmin(np.where(shares < available, shares, count))] += 1
+    if draw == "balanced":
+        shares = np.zeros_like(available)
+        for _ in range(count):
+            shares[np.argmin(np.where(shares < available, shares, count))] += 1
+    else:
+        sizes = np.bincount(source.labels[source.labels >= 0], minlength=classes)
+        shares = stratified(sizes, available, count)
     random = np.random.RandomState([seed, 1])  # a stream of its own, apart from the label splits
     held = np.zeros_like(free)
     for number, share in enumerate(shares):
         held[random.permutation(np.flatnonzero(free & (source.labels == number)))[:share]] = True
+    return take(source, held)
+
+
+def stratified(sizes: np.ndarray, available: np.ndarray, count: int) -> np.ndarray:
+    """Share ``count`` images among classes in proportion to their sizes, by largest remainders.
+
+    Args:
+        sizes: [C] images of each class.
+        available: [C] images of each class that can be drawn; what a class lacks goes to others.
+        count: at most the sum of ``available``.
+
+    Returns:
+        [C] int64, whose sum is ``count``; between equal remainders the first class counts.
+    """
+    shares = np.zeros(len(sizes), np.int64)
+    open_classes = available > 0
+    while (left := count - shares.sum()) > 0:
+        weights = np.where(open_classes, sizes, 0)
+        # Whole numbers, since rounded quotas could have a wrong order.
+        quotas, remainders = np.divmod(left * weights, weights.sum())
+        most = np.argsort(-remainders, kind="stable")[: left - quotas.sum()]
+        quotas[most] += 1
+        shares = np.minimum(shares + quotas, available)
+        open_classes = shares < available
+    return shares
+
+
+def take(source: Source, held: np.ndarray) -> tuple[Source, Images, np.ndarray]:
+    """The source without the images ``held`` [n] bool, then their images and labels."""
     rest = dataclasses.replace(
         source,
         images=source.images[~held],

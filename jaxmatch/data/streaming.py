@@ -73,6 +73,7 @@ def plan(data: Resident, key: Array, spec: Spec, crops: Crops, seed: int, mesh: 
             first=first,
             count=count,
             seeds=(seed, number),
+            levels=images.levels,
         )
     return Plan(pools=pools)
 

@@ -44,7 +44,7 @@ def load(place: str, reading: Reading) -> Source:
         InputError: if the set is not prepared under ``reading.directory``, or does not hold labeled
             images.
     """
-    image_size, share = reading.image_size, reading.share
+    image_size = reading.image_size
     builder = _builder(place, reading.directory)
     splits, features = set(builder.info.splits), dict(builder.info.features)
     image, label = features.get("image"), features.get("label")
@@ -59,17 +59,16 @@ def load(place: str, reading: Reading) -> Source:
     if None in builder.info.features["image"].shape[:2]:
         image_size = image_size or image_files.DEFAULT_SIZE
     training += sorted(splits & {"unlabelled", "unlabeled"})
-    size = (image_size, image_size) if image_size else None
+    size = (image_size, image_size) if image_size else builder.info.features["image"].shape[:2]
     names: tuple[str, ...] = ()
     if reading.stream:
-        size = size or builder.info.features["image"].shape[:2]
         (images, labels, names), (test_images, test_labels, _) = (
-            _lazy(builder, chosen, size, share) for chosen in (training, [test])
+            _lazy(builder, chosen, size, reading) for chosen in (training, [test])
         )
     else:
-        parts = [_read(builder, split, size, share) for split in training]
+        parts = [_read(builder, split, size, reading) for split in training]
         images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        test_images, test_labels = _read(builder, test, size, share)
+        test_images, test_labels = _read(builder, test, size, reading)
     return Source(
         name=f"tfds:{place}",
         classes=tuple(features["label"].names),
@@ -82,6 +81,26 @@ def load(place: str, reading: Reading) -> Source:
         location=str(Path(reading.directory or constants.DATA_DIR).expanduser().resolve()),
         parts=_parts(builder, [*training, test], reading.stream),
     )
+
+
+def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
+    """(height, width) of the images of a prepared set, of some if they differ.
+
+    Raises:
+        InputError: as :func:`load`.
+    """
+    builder = _builder(place, reading.directory)
+    image = builder.info.features.get("image")
+    if image is None:
+        raise InputError(
+            f"tfds:{place} has no feature `image`, only {list(builder.info.features)}."
+        )
+    height, width = image.shape[:2]
+    if height and width:
+        return [(height, width)]
+    images, _, _ = _lazy(builder, ["train"], (1, 1), reading)
+    rows = range(0, len(images), max(1, len(images) // image_files.LOOKED_AT))
+    return image_files.sizes(images.records.read(row) for row in rows)
 
 
 def load_recorded(record: Record, place: str, reading: Reading) -> Source:
@@ -149,7 +168,7 @@ def _examples(builder: tfds.core.DatasetBuilder, split: str) -> Any:
 
 
 def _read(
-    builder: tfds.core.DatasetBuilder, split: str, size: image_files.Size | None, share: float
+    builder: tfds.core.DatasetBuilder, split: str, size: image_files.Size, reading: Reading
 ) -> tuple[np.ndarray, np.ndarray]:
     """All images [n h w 3] uint8 and labels [n] int32 of a split."""
     examples = _examples(builder, split)
@@ -157,8 +176,9 @@ def _read(
     def decode(chunk: int) -> tuple[np.ndarray, list[int]]:
         numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(examples)))
         records = examples.__getitems__(list(numbers))
-        images = np.stack([image_files.read(record["image"], size, share) for record in records])
-        return images, [record["label"] for record in records]
+        contents = (record["image"] for record in records)
+        decoded = [image_files.read(file, size, reading.share, reading.levels) for file in contents]
+        return np.stack(decoded), [record["label"] for record in records]
 
     with ThreadPoolExecutor() as pool:
         parts = list(pool.map(decode, range(math.ceil(len(examples) / CHUNK))))
@@ -167,7 +187,7 @@ def _read(
 
 
 def _lazy(
-    builder: tfds.core.DatasetBuilder, splits: list[str], size: image_files.Size, share: float
+    builder: tfds.core.DatasetBuilder, splits: list[str], size: image_files.Size, reading: Reading
 ) -> tuple[LazyImages, np.ndarray, tuple[str, ...]]:
     """The images of some splits, not yet read, their labels [n] int32 and file names, if known."""
     records = TfdsRecords(
@@ -176,7 +196,13 @@ def _lazy(
     found = [_index(builder, split) for split in splits]
     labels = np.concatenate([labels for labels, _ in found])
     names = tuple(name for _, names in found for name in names.tolist())
-    images = LazyImages(records=records, rows=np.arange(len(records)), size=size, share=share)
+    images = LazyImages(
+        records=records,
+        rows=np.arange(len(records)),
+        size=size,
+        share=reading.share,
+        levels=reading.levels,
+    )
     return images, labels, names if len(names) == len(labels) else ()
 
 

@@ -35,6 +35,7 @@ from jaxmatch.evaluation.probe import smallest_class
 from jaxmatch.record import run_data
 from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
+from jaxmatch.record.settled import settled
 
 MOST_SIDE = 64  # pixels; larger images are averaged down to this side
 # More images than these are thinned at random.
@@ -83,7 +84,8 @@ def of_config(config: ConfigDict) -> dict[str, Any]:
         InputError: if the data cannot be read as configured, or :func:`measure` cannot use it.
     """
     *_, last = stages_of(config).values()
-    return measure(data_of_config(last), last.seed)
+    chosen, _ = settled(last)
+    return measure(data_of_config(chosen), chosen.seed)
 
 
 def data_of_config(config: ConfigDict) -> Data:

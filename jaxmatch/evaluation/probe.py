@@ -67,7 +67,7 @@ class Points(NamedTuple):
 
 def probe(
     workdir: str | Path,
-    step: int | None = None,
+    step: int | str | None = None,
     knn: bool = True,
     linear: bool = True,
     images: int = MOST_IMAGES,
@@ -81,7 +81,7 @@ def probe(
 
     Args:
         workdir: the run folder; the last stage of a run in stages is probed.
-        step: the checkpoint's step; by default the newest.
+        step: the checkpoint's step, or "best"; by default the newest.
         knn: whether to measure k-NN.
         linear: whether to measure the linear probe.
         images: the most training images, and test images, to use; more are thinned at random, the

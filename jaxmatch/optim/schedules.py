@@ -139,9 +139,10 @@ def training_signal(name: str, step: Array, steps: int, classes: int) -> Array:
     """
     if name not in SIGNALS:
         raise InputError(f"unknown training signal {name!r}; {suggest(name, SIGNALS)}")
+    if name == "none":
+        return jnp.ones(jnp.shape(step))
     progress = jnp.clip(jnp.asarray(step, float) / steps, 0, 1)
     shares = {
-        "none": jnp.ones_like(progress),
         "linear": progress,
         "exp": jnp.exp(5 * (progress - 1)),
         "log": 1 - jnp.exp(-5 * progress),

@@ -50,6 +50,7 @@ _PANELS: dict[str, Curves] = {
     "Test accuracy": {
         "test/teacher/accuracy": ("teacher", _SOLID),
         "test/student/accuracy": ("student", _THIN),
+        "validation/teacher/accuracy": ("teacher, validation set", _DASHED),
     },
 }
 _COMPARISON: dict[str, Curves] = {

@@ -30,6 +30,7 @@ class Data:
         name: as configured.
         directory: of a prepared TFDS set, as configured.
         known: the record that an earlier command wrote; None for a new run.
+        earlier: the records of the runs that this one starts from or learns from.
     """
 
     source: Source
@@ -41,6 +42,7 @@ class Data:
     name: str = ""
     directory: str = ""
     known: Record | None = None
+    earlier: tuple[Record, ...] = ()
 
     @cached_property
     def record(self) -> Record:
@@ -50,7 +52,8 @@ class Data:
         source = self.source
         listed = source.listed
         if listed is not None:
-            listed = replace(listed, validation=self.validation_rows)
+            if not listed.apart:
+                listed = replace(listed, validation=self.validation_rows)
             if listed.ends:
                 rows = sorted({*self.split.indices.tolist(), *listed.validation, *listed.test})
                 names = [listed.names[row] for row in rows]
@@ -68,6 +71,11 @@ class Data:
             parts=source.parts,
             listed=listed,
         )
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about images that are in two sets of this run, or in one of an earlier run."""
+        return (*self.copies(), *self.seen_by(self.earlier))
 
     def seen_by(self, earlier: Iterable[Record]) -> list[str]:
         """Warnings of earlier runs that were trained on test images of this run.

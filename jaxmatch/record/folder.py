@@ -80,6 +80,11 @@ class RunFolder:
         return self.path / "curves.png"
 
     @property
+    def findings_file(self) -> Path:
+        """What was found where the images are; runs of older versions lack it."""
+        return self.path / "findings.json"
+
+    @property
     def begun(self) -> bool:
         """Whether the run has chosen its images."""
         folder = self.checkpoints
@@ -182,6 +187,22 @@ class RunFolder:
             DiskError: if the file cannot be written.
         """
         write_json(self.summary_file, summary)
+
+    def read_findings(self) -> dict[str, Any] | None:
+        """What was found where the images are; None if an older version wrote the run.
+
+        Raises:
+            InputError: if the file cannot be read or is damaged.
+        """
+        return read_object(self.findings_file)
+
+    def write_findings(self, found: Mapping[str, Any]) -> None:
+        """Write what was found where the images are.
+
+        Raises:
+            DiskError: if the file cannot be written.
+        """
+        write_json(self.findings_file, found)
 
     def read_baselines(self) -> dict[str, Any] | None:
         """The baselines for the labels of the run; None if there are none, or for other labels.

@@ -31,6 +31,8 @@ from jaxmatch.runtime.paths import Growing, read_whole, reason, write_whole
 _log = logging.getLogger(__name__)
 
 WINDOW = 20  # the published tables take mean and median over the last 20 evaluations
+PARTS, NETWORKS = ("test", "validation"), ("teacher", "student")
+MOST_CONFUSED = 100  # with more classes summary.json has no confusion matrix
 
 
 class MetricsLog:
@@ -209,8 +211,12 @@ def summarise(
     images_seen: Mapping[str, int],
     forward_images: int,
     seconds: float,
+    metrics: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+    best: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of ``summary.json``; accuracies are fractions.
+
+    ``validation`` exists if the run had a validation set, ``best`` if it kept a best checkpoint.
 
     Args:
         lines: of metrics.jsonl.
@@ -220,12 +226,20 @@ def summarise(
         images_seen: the labeled and unlabeled images drawn.
         forward_images: the images that passed through networks.
         seconds: of the run, over all restarts.
+        metrics: all metrics of the last state: {set: {network: {metric: value}}}.
+        best: the step, key and value of the checkpoint that ``keep_best`` chose.
     """
+    found = {part: _networks(lines, part, (metrics or {}).get(part)) for part in PARTS}
+    more: dict[str, Any] = {}
+    if any(found["validation"].values()):
+        more["validation"] = found["validation"]
+    if best is not None:
+        more["best"] = {**best, "test": at_step(lines, best["step"])}
     return {
         "algorithm": algorithm,
         "evaluated": evaluated,
-        "teacher": accuracies(lines, "test/teacher/accuracy"),
-        "student": accuracies(lines, "test/student/accuracy"),
+        **found["test"],
+        **more,
         "steps": steps,
         "images_seen": dict(images_seen),
         "forward_images": forward_images,
@@ -233,11 +247,42 @@ def summarise(
     }
 
 
+def _networks(
+    lines: Sequence[Mapping[str, Any]], part: str, metrics: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, dict[str, Any] | None]:
+    """The accuracies and metrics of teacher and student on the set ``part``; None without any."""
+    found: dict[str, dict[str, Any] | None] = {}
+    for network in NETWORKS:
+        values = accuracies(lines, f"{part}/{network}/accuracy")
+        if values is not None and metrics is not None:
+            values["metrics"] = _for_summary(metrics[network])
+        found[network] = values
+    return found
+
+
+def _for_summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics without a confusion matrix that would make the file large."""
+    small = len(metrics.get("confusion", ())) <= MOST_CONFUSED
+    return {name: value for name, value in metrics.items() if small or name != "confusion"}
+
+
+def at_step(lines: Sequence[Mapping[str, Any]], step: int) -> dict[str, dict[str, float]]:
+    """The test metrics that a run recorded at ``step``: {network: {metric: value}}."""
+    values = {key: value for line in lines if line["step"] == step for key, value in line.items()}
+    found: dict[str, dict[str, float]] = {}
+    for key, value in values.items():
+        part, _, rest = key.partition("/")
+        network, _, metric = rest.partition("/")
+        if part == "test":
+            found.setdefault(network, {})[metric] = value
+    return found
+
+
 def accuracies(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any] | None:
     """Last, mean, median and best of the accuracy ``key``; None if no line has it.
 
     ``mean_20`` and ``median_20`` are taken over the last 20 evaluations, or all if there are fewer.
-    ``best`` is selected on the test set.
+    ``best`` is the largest value; that of a test accuracy is selected on the test set.
     """
     values = [line[key] for line in lines if key in line]
     if not values:
@@ -247,7 +292,7 @@ def accuracies(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any] |
         "mean_20": fmean(values[-WINDOW:]),
         "median_20": median(values[-WINDOW:]),
         "best": max(values),
-        "best_is_test_selection": True,
+        "best_is_test_selection": key.startswith("test/"),
         "evaluations": len(values),
     }
 

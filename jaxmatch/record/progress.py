@@ -27,6 +27,7 @@ _SHARES = {
     "pseudo/accuracy": "pseudo-label accuracy",
     "contrastive/accuracy": "positives found",
     "test/teacher/accuracy": "teacher accuracy",
+    "validation/teacher/accuracy": "validation accuracy",
     "probe/knn": "k-NN accuracy with all labels",
 }
 
@@ -135,6 +136,10 @@ class Progress:
         else:
             self._console.print(Text(self._prefix + line), soft_wrap=True)
 
+    def tick(self, step: int) -> None:
+        """Move the bar to ``step``."""
+        self._bar.update(self._task, completed=step)
+
     def message(self, text: str) -> None:
         """Show a line of text above the display and write it to the log.
 
@@ -143,6 +148,14 @@ class Progress:
         """
         self._write(text)
         self._console.print(Text(self._prefix + text), soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Write a line of text to the log only, since it was shown before.
+
+        Raises:
+            DiskError: if log.txt cannot be written.
+        """
+        self._write(text)
 
     def _time_left(self, step: int) -> timedelta:
         """An estimate from the speed since the first update, so without compilation."""
@@ -204,7 +217,13 @@ class Silent:
     def update(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
         """Do nothing."""
 
+    def tick(self, step: int) -> None:
+        """Do nothing."""
+
     def message(self, text: str) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
         """Do nothing."""
 
     def flush(self) -> None:

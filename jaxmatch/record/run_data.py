@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.checks import check_numbers
+from jaxmatch.config.presets import DATASETS
 from jaxmatch.data import record as records
 from jaxmatch.data import sources, splits
+from jaxmatch.data.levels import Levels
 from jaxmatch.data.record import ELSEWHERE, Record
 from jaxmatch.data.source import Reading, Source
 from jaxmatch.data.splits import Split
@@ -107,18 +109,18 @@ def load_new(
     """
     check_numbers(config)
     data, algorithm = config.data, build_algorithm(config.algorithm)
-    name, directory = _moved_to(place, data.name, data.directory)
+    name, directory = moved_to(place, data.name, data.directory)
 
     def read() -> Source:
-        reading = replace(
-            _reading(config, directory),
+        settings = replace(
+            reading(config, directory),
             seed=config.seed,
             strict=data.strict,
             label_free=not algorithm.labeled,
             split=kept or ("" if split else data.split),
             test_of=test_of,
         )
-        return sources.load(name, reading)
+        return sources.load(name, settings)
 
     return _choose(config, _read_together(name, read), split)
 
@@ -131,7 +133,7 @@ def _read_together(name: str, read: Callable[[], Source]) -> Source:
 
 def location(config: ConfigDict, place: str = "") -> str:
     """The resolved folder of images of a configuration, or ``place``; "" for other sources."""
-    kind, _, folder = _moved_to(place, config.data.name, "")[0].partition(":")
+    kind, _, folder = moved_to(place, config.data.name, "")[0].partition(":")
     return str(paths.absolute(paths.path(folder).expanduser())) if kind == "folder" else ""
 
 
@@ -179,7 +181,7 @@ def load_recorded(
             rows |= {row for row in listed.training.tolist() if listed.labels[row] >= 0}
 
     def read() -> Source:
-        return sources.load_recorded(record, name, _reading(config, directory), rows, kind)
+        return sources.load_recorded(record, name, reading(config, directory), rows, kind)
 
     source = _read_together(name, read)
     if needed == "all":
@@ -220,7 +222,7 @@ def _find(config: ConfigDict, record: Record, place: str) -> tuple[str, str]:
     if not place and (name, directory) == (record.name, record.directory):
         there = record.location and paths.path(record.location).exists()
         place = record.location if there else ""
-    name, directory = _moved_to(place, record.name if place else name, directory)
+    name, directory = moved_to(place, record.name if place else name, directory)
     path = paths.path(name.partition(":")[2]).expanduser()
     if sources.names_path(record.name) and not path.exists():
         if given:
@@ -229,7 +231,7 @@ def _find(config: ConfigDict, record: Record, place: str) -> tuple[str, str]:
     return name, directory
 
 
-def _moved_to(place: str, name: str, directory: str) -> tuple[str, str]:
+def moved_to(place: str, name: str, directory: str) -> tuple[str, str]:
     """``data.name`` and ``data.directory`` of the same data at ``place``, if that is given."""
     if not place:
         return name, directory
@@ -239,7 +241,7 @@ def _moved_to(place: str, name: str, directory: str) -> tuple[str, str]:
     return (name, place) if kind == "tfds" else (f"{kind}:{place}", directory)
 
 
-def _reading(config: ConfigDict, directory: str) -> Reading:
+def reading(config: ConfigDict, directory: str) -> Reading:
     """How the configuration reads its images."""
     data = config.data
     return Reading(
@@ -248,6 +250,7 @@ def _reading(config: ConfigDict, directory: str) -> Reading:
         extra=data.extra,
         stream=data.stream,
         share=data.center_crop,
+        levels=Levels.of(data.background, data.white_level),
     )
 
 
@@ -267,14 +270,25 @@ def _choose(config: ConfigDict, source: Source, split: Split | None) -> Data:
     if split is None and data.split:
         split = splits.read(data.split, source.naming)
         _check_classes(source, split, data.split)
+        _check_number(config, split)
     labels = labels_number(data.labels)
     if split is None and labels != "all":
         split = splits.balanced(source, labels, config.seed)
-    whole = source
-    if data.validation:  # before labels="all" takes every labeled image
-        source, held_images, held_labels = splits.validation(
-            source, data.validation, config.seed, keep=split
+    whole, own = source, len(source.validation_labels)
+    if data.validation and own:
+        raise InputError(
+            f"data.validation={data.validation} would hold out training images, but {data.name} "
+            f"has a validation set of {own} images; leave data.validation out."
         )
+    rows: tuple[int, ...] = ()
+    if own:
+        held_images, held_labels = source.validation_images, source.validation_labels
+        rows = () if source.listed is None else source.listed.validation
+    elif data.validation:  # before labels="all" takes every labeled image
+        source, held_images, held_labels = splits.validation(
+            source, data.validation, config.seed, split, data.validation_draw
+        )
+        rows = tuple(np.setdiff1d(whole.rows, source.rows).tolist())
     else:
         held_images = held_labels = None
     split = split or splits.balanced(source, labels, config.seed)
@@ -285,7 +299,7 @@ def _choose(config: ConfigDict, source: Source, split: Split | None) -> Data:
         include_labeled=data.include_labeled,
         validation_images=held_images,
         validation_labels=held_labels,
-        validation_rows=tuple(np.setdiff1d(whole.rows, source.rows).tolist()),
+        validation_rows=rows,
         name=data.name,
         directory=data.directory,
     )
@@ -330,6 +344,20 @@ def _check_classes(source: Source, split: Split, file: str) -> None:
             raise InputError(
                 f"{file} names no image of class {name!r}; name at least one of each class."
             )
+
+
+def _check_number(config: ConfigDict, split: Split) -> None:
+    """Check that a file of labeled images has as many as the configuration asks for.
+
+    The number that a data set has by default is no such demand.
+
+    Raises:
+        InputError: if it has more or fewer.
+    """
+    data = config.data
+    usual = DATASETS.get(data.name, {}).get("data.labels", "all")
+    if data.labels != usual:
+        splits.check_number(data.split, len(split.indices), labels_number(data.labels))
 
 
 def labels_number(labels: str) -> int | Literal["all"]:

@@ -1,23 +1,45 @@
-"""The cost of a configuration, by abstract evaluation: nothing is compiled or computed."""
+"""The images and the cost of a configuration: nothing is compiled or computed."""
 
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
 from jaxmatch.config.stages import stage_folders
+from jaxmatch.errors import printable
+from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
-from jaxmatch.record import run_data
+from jaxmatch.record import findings, run_data
+from jaxmatch.record.settled import settled, standardized
 from jaxmatch.runtime.compilation import operations
 from jaxmatch.runtime.mesh import device_bytes, tree_bytes
 
+MOST_ROWS = 20  # of the table of classes
+UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+PARTS = {
+    "params": "parameters",
+    "stats": "BatchNorm statistics",
+    "teacher": "teacher",
+    "optimizer": "optimizer",
+    "memory": "memory of the method",
+    "policy": "augmentation policy",
+    "images": "images",
+}
+
 
 def describe(config: ConfigDict) -> dict[str, Any]:
-    """Shapes, parameter count, bytes on a device and arithmetic of one step.
+    """What was found, what will run, shapes, parameters, bytes on a device, arithmetic of a step.
 
     ``operations_per_step`` counts floating-point operations as XLA does before optimization. It
-    assumes that a frozen network has the architecture of the trained one.
+    assumes that a frozen network has the architecture of the trained one. ``data`` is what
+    :func:`jaxmatch.record.findings.find` returns.
 
     Returns:
         A JSON object; of a configuration with stages one for each stage, by its folder's name.
@@ -26,10 +48,24 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         InputError: if the configuration cannot work.
     """
     if "order" in config:
-        return {folder: describe(stage) for folder, stage in stage_folders(config).items()}
-    program = Program.build(config, run_data.load_new(config).facts()).with_stand_ins()
-    state = program.state
+        stages = stage_folders(config)
+        return {name: _describe(stage, len(stages)) for name, stage in stages.items()}
+    return _describe(config)
+
+
+def _describe(config: ConfigDict, stages: int = 1) -> dict[str, Any]:
+    config, chosen = settled(config, stages=stages)
+    selection = Selection.of(config)
+    data = run_data.load_new(config)
+    config = standardized(config, data.source.images)
+    program = Program.build(config, data.facts()).with_stand_ins()
+    found = findings.find(data)
+    if selection is not None:
+        selection.check(len(program.classes), found["validation"])
+    state, spec = program.state, program.spec
     return {
+        "data": found,
+        "run": {**_run(config, program), "chosen": chosen},
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params)),
         "shapes": {
             jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape)
@@ -43,6 +79,117 @@ def describe(config: ConfigDict) -> dict[str, Any]:
             "images": tree_bytes(program.data._replace(frozen=None)),
         },
         "operations_per_step": operations(program.trace(1)),
-        "batch": {"labeled": program.spec.labeled_batch, "unlabeled": program.spec.unlabeled_batch},
+        "batch": {"labeled": spec.labeled_batch, "unlabeled": spec.unlabeled_batch},
         "devices": program.mesh.size,
     }
+
+
+def _run(config: ConfigDict, program: Program) -> dict[str, Any]:
+    """What will run, as a JSON object."""
+    algorithm = program.algorithm
+    idea = (sys.modules[type(algorithm).__module__].__doc__ or "").partition("\n")[0]
+    sides = ("depth", "width", "patch", "heads", "stride")
+    return {
+        "method": config.algorithm.name,
+        "idea": idea,
+        "network": config.model.name,
+        "network_settings": {key: config.model[key] for key in sides if key in config.model},
+        "dtype": config.dtype,
+        "image_size": list(program.image_shape[:2]),
+        "views": {"labeled": list(algorithm.labeled), "unlabeled": list(algorithm.unlabeled)},
+        "augment": config.augment,
+        "evaluated": algorithm.evaluated,
+        **{key: config[key] for key in ("steps", "steps_per_call")},
+        **{key: config[key] for key in ("log_every", "eval_every", "save_every", "keep_best")},
+        "platform": program.mesh.devices.flat[0].device_kind,
+    }
+
+
+def page(described: Mapping[str, Any], title: str) -> RenderableType:
+    """The content of :func:`describe` for people, 80 columns wide or more."""
+    if "batch" in described:
+        return Group(*_sections(described, title))
+    parts = (_sections(stage, f"{title}: {name}") for name, stage in described.items())
+    return Group(*(part for sections in parts for part in sections))
+
+
+def _sections(found: Mapping[str, Any], title: str) -> Iterable[RenderableType]:
+    data, run, batch = found["data"], found["run"], found["batch"]
+    yield Text(printable(title), style="bold")
+    yield _section("What was found")
+    rows = [("data", printable(data["name"])), ("numbers", findings.total(data))]
+    yield _pairs([*rows, ("sizes", findings.pixels(data))])
+    yield _indented(_classes(data["counts"]))
+    yield _pairs(remark.split(": ", 1) for remark in findings.remarks(data))
+    yield _section("What will run")
+    settings = ", ".join(f"{key} {value}" for key, value in run["network_settings"].items())
+    views = {kind: ", ".join(roles) or "none" for kind, roles in run["views"].items()}
+    strong = f" (strong: {run['augment']})" if "strong" in views["unlabeled"] else ""
+    periods = {"log": "log_every", "evaluate": "eval_every", "save": "save_every"}
+    every = ", ".join(f"{verb} every {run[key]:,}" for verb, key in periods.items())
+    best = run["keep_best"] or "none beside the newest"
+    height, width = run["image_size"]
+    yield _pairs(
+        [
+            ("method", run["idea"]),
+            ("network", f"{run['network']}, {settings}: {found['parameters']:,} parameters"),
+            ("images", f"{width}x{height}, {run['dtype']} activations"),
+            ("views", f"labeled {views['labeled']}; unlabeled {views['unlabeled']}{strong}"),
+            ("a step", f"{batch['labeled']:,} labeled and {batch['unlabeled']:,} unlabeled images"),
+            ("steps", f"{run['steps']:,}, {run['steps_per_call']:,} a call; {every}"),
+            ("best kept", best),
+            ("reported", f"the {run['evaluated']}"),
+            ("arithmetic", f"{_short(found['operations_per_step'])} operations a step"),
+            ("devices", f"{found['devices']} ({run['platform']})"),
+            *(("chosen", note) for note in run["chosen"]),
+        ]
+    )
+    yield _section("Memory on a device, without activations")
+    sizes = [(title, found["bytes"][name]) for name, title in PARTS.items() if found["bytes"][name]]
+    sizes.append(("together", sum(size for _, size in sizes)))
+    yield _pairs((title, f"{_short(size)}B") for title, size in sizes)
+
+
+def _section(title: str) -> RenderableType:
+    return Text(f"\n{title}", style="bold")
+
+
+def _indented(content: RenderableType) -> RenderableType:
+    return Padding(content, (0, 0, 0, 2), expand=False)
+
+
+def _pairs(rows: Iterable[Iterable[str]]) -> RenderableType:
+    """Lines of a name and a text, which is wrapped beside it."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(Text(name), Text(text))
+    return _indented(table)
+
+
+def _classes(counts: Mapping[str, Mapping[str, int]]) -> RenderableType:
+    """The table of the classes; in the middle of many a line says how many are left out."""
+    kinds = [kind for kind in findings.KINDS if any(each[kind] for each in counts.values())]
+    if not kinds:
+        return Text("no class is known")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("class", overflow="fold", header_style="dim")
+    for kind in kinds:
+        table.add_column(kind, justify="right", header_style="dim")
+    names = list(counts)
+    shown = names if len(names) <= MOST_ROWS else [*names[: MOST_ROWS // 2], *names[-3:]]
+    for name in shown:
+        if len(shown) < len(names) and name == names[-3]:
+            table.add_row(f"... {len(names) - len(shown):,} more")
+        row = [f"{counts[name][kind]:,}" for kind in kinds]
+        table.add_row(Text(printable(name)), *row)
+    return table
+
+
+def _short(number: float) -> str:
+    """A number with three digits and a unit of thousands."""
+    for size, unit in UNITS:
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.3g} "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmatch.errors import DiskError
-from jaxmatch.record import curves
+from jaxmatch.record import curves, findings
 from jaxmatch.report.baselines import levels, verdicts
 from jaxmatch.report.bins import heat_map
 from jaxmatch.report.results import Group, Run, baselines, group, read, runs_table, table
@@ -80,6 +80,8 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         "Accuracies are in percent of the test set, for the network that the method reports: mean "
         "± sample standard deviation over the seeds. mean_20 and median_20 are taken over the last "
         "20 evaluations of a run, or over all of them if there are fewer.",
+        "validation is the last accuracy on the validation set, and at best validation the test "
+        "accuracy of the checkpoint that keep_best chose by it.",
         "best is selected on the test set: compare it only with numbers selected in the same way.",
         "Images seen counts the images drawn, not their views. The steps, images and seconds of a "
         "run in stages are sums over its stages.",
@@ -141,6 +143,7 @@ def _page(groups: Sequence[Group], pictures: Mapping[str, bytes]) -> str:
 <head><meta charset="utf-8"><title>jaxmatch report</title><style>{STYLE}</style></head>
 <body>
 <h1>{escape(" · ".join(group.label for group in groups))}</h1>
+{_data(groups)}
 <h2>Accuracy</h2>
 {_html(table(groups))}
 {"".join(f"<p><strong>{escape(text)}</strong></p>" for text in verdicts(groups))}
@@ -155,6 +158,19 @@ def _page(groups: Sequence[Group], pictures: Mapping[str, bytes]) -> str:
 </body>
 </html>
 """
+
+
+def _data(groups: Sequence[Group]) -> str:
+    """What was found where the images of each group's first run are."""
+    found = [group.counted[0].stages[-1].findings for group in groups]
+    texts = dict.fromkeys("\n".join(findings.lines(each)) for each in found if each is not None)
+    if not texts:
+        return ""
+    parts = "\n".join(
+        f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in text.splitlines())}</ul>"
+        for text in texts
+    )
+    return f"<h2>Data</h2>\n{parts}"
 
 
 def _html(rows: Sequence[Mapping[str, str]]) -> str:

@@ -41,6 +41,7 @@ class Stage:
         lines: of ``metrics.jsonl``.
         summary: of ``summary.json``; before the end, the values that are known so far.
         finished: whether ``summary.json`` exists.
+        findings: what was found where the images are; None for a run of an older version.
         baselines: of ``baselines.json``; None if they are not measured.
     """
 
@@ -49,6 +50,7 @@ class Stage:
     lines: Sequence[Mapping[str, Any]]
     summary: Mapping[str, Any]
     finished: bool
+    findings: Mapping[str, Any] | None = None
     baselines: Mapping[str, Any] | None = None
 
 
@@ -83,6 +85,21 @@ class Run:
     def accuracy(self, kind: str, network: str) -> float | None:
         """One of :data:`ACCURACIES` of "teacher" or "student"."""
         return (self.stages[-1].summary.get(network) or {}).get(kind)
+
+    def validation(self, kind: str = "last") -> float | None:
+        """One of :data:`ACCURACIES` of the reported network on the validation set."""
+        networks = self.stages[-1].summary.get("validation") or {}
+        return (networks.get(self.evaluated) or {}).get(kind)
+
+    def selected(self) -> float | None:
+        """The test accuracy of the reported network at the checkpoint that ``keep_best`` chose."""
+        best = self.stages[-1].summary.get("best") or {}
+        return best.get("test", {}).get(self.evaluated, {}).get("accuracy")
+
+    def balanced(self) -> float | None:
+        """The balanced test accuracy of the reported network after the last step."""
+        reported = self.stages[-1].summary.get(self.evaluated) or {}
+        return (reported.get("metrics") or {}).get("balanced_accuracy")
 
     def cost(self, key: str, part: str = "") -> float | None:
         """``summary[key]``, or its ``part``, summed over the stages."""
@@ -274,6 +291,7 @@ def _stage(folder: Path, name: str, config: Mapping[str, Any]) -> Stage:
         lines=lines,
         summary=_so_far(config, lines) if summary is None else summary,
         finished=summary is not None,
+        findings=RunFolder(folder / name).read_findings(),
         baselines=RunFolder(folder / name).read_baselines(),
     )
 
@@ -288,6 +306,10 @@ def _so_far(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> di
         "evaluated": evaluated,
         "teacher": accuracies(lines, "test/teacher/accuracy"),
         "student": accuracies(lines, "test/student/accuracy"),
+        "validation": {
+            network: accuracies(lines, f"validation/{network}/accuracy")
+            for network in ("teacher", "student")
+        },
         "probe": {"knn": probed[-1]} if probed else None,
         "steps": lines[-1]["step"] if lines else 0,
         "seconds": lines[-1].get("time/seconds") if lines else 0,
@@ -345,6 +367,9 @@ def _figures(runs: Sequence[Run]) -> dict[str, str]:
         **{
             kind: _percent(run.accuracy(kind, run.evaluated) for run in runs) for kind in ACCURACIES
         },
+        "balanced": _percent(run.balanced() for run in runs),
+        "validation": _percent(run.validation() for run in runs),
+        "at best validation": _percent(run.selected() for run in runs),
         "teacher last": _percent(run.accuracy("last", "teacher") for run in runs),
         "student last": _percent(run.accuracy("last", "student") for run in runs),
         "k-NN": _percent(probe.get("knn") for probe in probes),

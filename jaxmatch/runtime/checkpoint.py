@@ -18,7 +18,7 @@ import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -26,17 +26,28 @@ from orbax.checkpoint import v1 as ocp
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.runtime import checkpoint_files as files
 from jaxmatch.runtime import hosts, paths
+from jaxmatch.runtime.json_files import read_object
 from jaxmatch.runtime.paths import in_bucket, write_whole
 from jaxmatch.types import PyTree
 
 # Unfinished folders have these prefixes before their step.
 _SAVING, _REMOVING = "saving-", "removing-"
+BEST = "best"  # stands for the step of the best checkpoint
+MARK = "best.json"  # in the folder of the checkpoints, names the best one
 
 _log = logging.getLogger(__name__)
 
 
+class Best(NamedTuple):
+    """The best checkpoint of a run, which is kept beside the newest ones."""
+
+    step: int
+    key: str  # of the metric that chose it, as in metrics.jsonl
+    value: float  # of that metric
+
+
 class Checkpoints:
-    """The newest ``keep`` checkpoints of a run, in ``directory/<step>/``.
+    """The newest ``keep`` checkpoints of a run, and the best one, in ``directory/<step>/``.
 
     It is a context manager; its end waits for the last save. If a run has several processes, all
     of them call every method and share the file system.
@@ -58,11 +69,37 @@ class Checkpoints:
         """The steps of all checkpoints, also of damaged ones, in order; as process 0 sees them."""
         return hosts.from_leader(self._steps)
 
-    def save(self, step: int, state: PyTree) -> None:
+    def best(self) -> Best | None:
+        """The best checkpoint, as process 0 sees it; None if none is marked, or it is gone."""
+        found = hosts.from_leader(self._marked)
+        return None if found is None else Best(*found)
+
+    def mark(self, best: Best | None) -> None:
+        """Mark a checkpoint as the best one, which is never removed for newer ones; None for none.
+
+        Raises:
+            DiskError: if the mark cannot be written.
+        """
+        self.wait()
+        error = None
+        if hosts.leader():
+            try:
+                with paths.as_os_errors(self._directory):
+                    self._mark(best)
+            except OSError as problem:
+                error = self._disk_error(best.step if best else 0, problem)
+        hosts.raise_together(error)
+
+    def save(self, step: int, state: PyTree, best: Best | None = None) -> None:
         """Copy ``state`` (arrays in any tree) to the host and write it in the background.
 
         When the call returns, the arrays may be donated. A checkpoint of the same step is replaced.
         Checkpoints of later steps are removed, because the run has fallen back behind them.
+
+        Args:
+            step: the number of steps taken.
+            state: to save.
+            best: marks this checkpoint as the best one, once it is complete.
 
         Raises:
             DiskError: if this save, or the one before, failed.
@@ -100,9 +137,11 @@ class Checkpoints:
                 response = ocp.save_async(str(arrays), filled)
         except OSError as error:
             raise self._disk_error(step, error) from error
-        self._saving = self._background.submit(self._commit, step, saving, response, staged)
+        self._saving = self._background.submit(self._commit, step, saving, response, staged, best)
 
-    def restore(self, abstract_state: PyTree, step: int | None = None) -> tuple[PyTree, int] | None:
+    def restore(
+        self, abstract_state: PyTree, step: int | str | None = None
+    ) -> tuple[PyTree, int] | None:
         """Restore the newest intact checkpoint: (state, step), or None if there is no checkpoint.
 
         All processes restore the same checkpoint: one that any process cannot read counts as
@@ -111,7 +150,7 @@ class Checkpoints:
         Args:
             abstract_state: the tree, shapes, dtypes and shardings of the state, as from
                 ``jax.eval_shape``; without a sharding an array goes to the first local device.
-            step: restore this checkpoint, and no other.
+            step: restore this checkpoint, and no other; "best" for the best one.
 
         Raises:
             InputError: in every process, if all checkpoints are damaged, if that of ``step`` is
@@ -119,13 +158,22 @@ class Checkpoints:
         """
         self.wait()
         present = self.steps()
+        if step == BEST:
+            best = self.best()
+            if best is None:
+                raise InputError(
+                    f"{self._directory} has no best checkpoint: only a run with keep_best, such as "
+                    "validation/accuracy, has one after an evaluation; give the number of a step, "
+                    f"present: {', '.join(map(str, present)) or 'none'}."
+                )
+            step = best.step
         if step is not None and step not in present:
             raise InputError(
                 f"There is no checkpoint of step {step} in {self._directory}; "
                 f"present: {', '.join(map(str, present)) or 'none'}."
             )
         damaged: list[tuple[Path, str]] = []
-        for candidate in present[::-1] if step is None else [step]:
+        for candidate in present[::-1] if step is None else [int(step)]:
             path = self._directory / str(candidate)
             state, problem = files.read_checkpoint(path, abstract_state)
             if problem is not None:
@@ -189,8 +237,9 @@ class Checkpoints:
         saving: Path,
         response: ocp.AsyncResponse[None],
         staged: tempfile.TemporaryDirectory | None,
+        best: Best | None,
     ) -> None:
-        """Finish a save: files, manifest, name; then remove old checkpoints."""
+        """Finish a save: files, manifest, name, mark; then remove old checkpoints."""
         try:
             with contextlib.nullcontext() if staged is None else staged:
                 response.result()
@@ -206,10 +255,13 @@ class Checkpoints:
                 if final.exists():
                     self._remove(final)
                 saving.rename(final)
-            steps = self._steps()
+            if best is not None:
+                self._mark(best)
+            marked, steps = self._marked(), self._steps()
             up_to_now = [other for other in steps if other <= step]
+            old = set(up_to_now[: -self._keep]) - ({marked[0]} if marked else set())
             for other in steps:
-                if other > step or other in up_to_now[: -self._keep]:
+                if other > step or other in old:
                     self._remove(self._directory / str(other))
         except Exception as error:  # writers of arrays raise more than OSError
             with contextlib.suppress(OSError):
@@ -225,6 +277,23 @@ class Checkpoints:
         else:
             found = []
         return sorted(int(name) for name in found if name.isdigit())
+
+    def _marked(self) -> tuple[int, str, float] | None:
+        """The values of the :class:`Best` that is marked and present."""
+        found: dict[str, Any] = {}
+        with contextlib.suppress(InputError):  # a damaged mark marks nothing
+            found = read_object(self._directory / MARK) or {}
+        step, key, value = (found.get(name) for name in Best._fields)
+        if type(step) is not int or not isinstance(key, str) or not isinstance(value, int | float):
+            return None
+        return (step, key, value) if step in self._steps() else None
+
+    def _mark(self, best: Best | None) -> None:
+        path = self._directory / MARK
+        if best is not None:
+            write_whole(path, json.dumps(best._asdict()).encode())
+        elif path.exists():
+            path.unlink()
 
     def _remove(self, path: Path) -> None:
         # A kill in between must not leave half a checkpoint, so its manifest or name goes first.

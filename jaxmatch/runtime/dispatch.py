@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jax.stages import Wrapped
+from jax.stages import Compiled, Wrapped
 
 from jaxmatch.runtime.compilation import jit
 from jaxmatch.runtime.mesh import replicated
@@ -120,10 +120,10 @@ def scanned(steps_per_call: int, mesh: Mesh, data_places: PyTree | None = None) 
     return 1 if data_places is not None or on_cpu(mesh) else steps_per_call
 
 
-def repeated(call: Wrapped, times: int, mesh: Mesh) -> Call:
-    """One call (state, feed) -> (state, meter) that runs a jitted call ``times`` times.
+def repeated(call: Wrapped | Compiled, times: int, mesh: Mesh) -> Call:
+    """One call (state, feed) -> (state, meter) that runs a program ``times`` times.
 
-    ``feed()`` returns the data of the next jitted call; nothing else is sent to the devices.
+    ``feed()`` returns the data of the program's next run; nothing else is sent to the devices.
     """
     add = jax.jit(merge, out_shardings=replicated(mesh), donate_argnums=0)
 

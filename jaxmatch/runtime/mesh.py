@@ -4,6 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ MEMORY = {
     "TPU v5": int(95.74 * 2**30),
     "TPU v6 lite": int(31.25 * 2**30),
 }
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # the memory of a container under Linux
 
 
 def make_mesh(devices: int, *batches: int, present: Sequence[Any] | None = None) -> Mesh:
@@ -107,16 +109,26 @@ def check_memory(mesh: Mesh, trees: Mapping[str, PyTree], placement: str = "auto
 def memory_limit(mesh: Mesh) -> int | None:
     """Bytes that a program may use on each device; None if the device does not report it.
 
-    CPU devices share the machine's memory.
+    CPU devices share the machine's memory, or what a container has of it.
     """
     device = mesh.devices.flat[0]
     if device.platform == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
+        return host_memory() // mesh.size
     try:
         limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
     except (IndexError, jax.errors.JaxRuntimeError):  # no device of this process, or not present
         limit = None
     return limit or MEMORY.get(device.device_kind)
+
+
+def host_memory() -> int:
+    """Bytes of memory that this process can have: of the machine, or of its control group."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = CGROUP_LIMIT.read_text().strip()
+    except OSError:
+        return machine
+    return min(machine, int(limit)) if limit.isdecimal() else machine
 
 
 def tree_bytes(tree: PyTree) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 from etils import epath
 from etils.epath.backend import fsspec_backend
@@ -131,10 +131,48 @@ def write_output(path: Path, content: bytes) -> None:
     try:
         write_whole(path, content)
     except OSError as error:
-        raise DiskError(
-            f"{path} could not be written ({reason(error)}): make room, check the folder's "
-            "permissions or choose another --output."
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> DiskError:
+    return DiskError(
+        f"{path} could not be written ({reason(error)}): make room, check the folder's "
+        "permissions or choose another --output."
+    )
+
+
+@contextlib.contextmanager
+def writing_output(path: Path) -> Iterator[BinaryIO]:
+    """A file that the user has named, to write little by little within the block.
+
+    It replaces ``path`` at the end of the block; if the block raises, the old file stays. A device
+    or a pipe is written to directly.
+
+    Raises:
+        DiskError: if it cannot be written.
+    """
+    local = path
+    if in_bucket(path):
+        folder = tempfile.TemporaryDirectory(prefix="jaxmatch-")
+        local = Path(folder.name) / path.name
+    direct = local.exists() and not local.is_file()
+    local = local if direct else Path(os.path.realpath(local))
+    temporary = local if direct else local.with_name(f".{local.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        if in_bucket(path):
+            write_whole(path, temporary.read_bytes())
+        elif not direct:
+            temporary.replace(local)
+    except OSError as error:
+        # A reader has closed the pipe, or another file than this one made the error.
+        if isinstance(error, BrokenPipeError) or error.filename not in (None, str(temporary)):
+            raise
+        raise _cannot_write(path, error) from error
+    finally:
+        if not direct:
+            temporary.unlink(missing_ok=True)
 
 
 def check_output(path: Path) -> None:

@@ -13,6 +13,7 @@ The caller runs the steps, of one run (:mod:`jaxmatch.training.train`) or of sev
 
 import contextlib
 import json
+import logging
 import time
 from pathlib import Path
 from types import TracebackType
@@ -34,22 +35,25 @@ from jaxmatch.evaluation.probe import MOST_IMAGES, PROBES, missing, probe_sets
 from jaxmatch.functional.diagnostics import collapsed
 from jaxmatch.models import onednn
 from jaxmatch.program import Program
-from jaxmatch.record import run_data
+from jaxmatch.record import findings, run_data
 from jaxmatch.record.curves import plot
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
 from jaxmatch.record.progress import SILENT, Progress, Silent
 from jaxmatch.runtime import hosts, mesh
-from jaxmatch.runtime.checkpoint import Checkpoints
+from jaxmatch.runtime.checkpoint import Best, Checkpoints
 from jaxmatch.runtime.dispatch import Call, Feed, Meter, means, on_cpu, watched
 from jaxmatch.runtime.json_files import read_object
 from jaxmatch.runtime.termination import Stop
-from jaxmatch.training.footprint import check_step
+from jaxmatch.training.best import BestCheckpoint
+from jaxmatch.training.footprint import check_compiled, check_step, program_bytes
 from jaxmatch.training.held_out import HeldOut
 from jaxmatch.training.shared import Shared
 from jaxmatch.training.trunk import read_trunk
 from jaxmatch.types import Batch, PyTree, TrainState
 from jaxmatch.weights import transfer
+
+log = logging.getLogger(__name__)
 
 DUE = ("log", "eval", "save")  # each has its own period in the configuration
 
@@ -62,6 +66,7 @@ class Run:
         data: the training set on the devices; of a streamed set, the shapes of a step's examples.
         feed: gives the data of the next call; of a streamed set, only after :meth:`start`.
         step: the number of steps taken.
+        found: what was found where the images are; None for a run that continues.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Run:
         self.files = RunFolder(folder)
         self.source, self.split = data.source, data.split
         self.facts, self.record_of_data = facts, data.record
+        self.found = findings.find(data) if data.known is None else None
         self.checkpoints, self.started = checkpoints, started
         self.alone = shared is None  # else other runs write to the terminal, too
         mesh.check_memory(
@@ -106,6 +112,7 @@ class Run:
             config.memory_placement,
         )
         self.held_out = HeldOut(program, data)
+        self.best = BestCheckpoint(self.held_out.selection, checkpoints)
         streamed = config.data.stream
         check_step(program, 0 if streamed else self.held_out.bytes, frozen=frozen)
         self.init = jax.jit(program.init, out_shardings=program.shardings)
@@ -127,6 +134,7 @@ class Run:
         self.unlabeled_images = images.unlabeled_images
 
         self.step = 0
+        self.unit = program.unit  # steps of a call
         self.feed: Feed = lambda: self.data
         self._opened = contextlib.ExitStack()
         self._metrics: MetricsLog | Silent | None = None  # until the record is opened
@@ -138,9 +146,38 @@ class Run:
         """Compile the steps of this run alone.
 
         Raises:
-            InputError: if they cannot work.
+            InputError: if they cannot work, or if the compiled program does not fit into memory.
         """
-        return self.program.compile(self.data)
+        if self.checkpoints.steps()[-1:] == [self.config.steps]:  # no step is left to take
+            return self.program.compile()
+        begun = time.monotonic()
+        executable = self.program.executable(self.data)
+        needed = program_bytes(executable)
+        check_compiled(self.program.mesh, needed)
+        log.warning(
+            "compiled the step in %.0f s; it needs %.1f GB of memory on a device.",
+            time.monotonic() - begun,
+            needed / 1e9,
+        )
+        return self.program.repeat(executable)
+
+    def measure(self, call: Call, times: int) -> float:
+        """The seconds of a step, from ``times`` calls after a first one; their results are dropped.
+
+        Args:
+            call: as :meth:`compile` returns it.
+            times: the number of calls.
+        """
+        with contextlib.ExitStack() as opened:
+            feed = self.feed
+            if self.plan is not None:
+                feed = opened.enter_context(self._streamed(self.plan))
+            state, _ = jax.block_until_ready(call(self.init(), feed))
+            begun = time.monotonic()
+            for _ in range(times):
+                state, _ = call(state, feed)
+            jax.block_until_ready(state)
+        return (time.monotonic() - begun) / (times * self.unit)
 
     def record(self) -> None:
         """Write configuration, data and split to the run folder.
@@ -157,6 +194,8 @@ class Run:
             self.files.write_config(settings, facts)
             self.files.write_record(self.record_of_data)
             self.files.write_split(self.split)
+            if self.found is not None:
+                self.files.write_findings(self.found)
 
     def __enter__(self) -> Self:
         """Return itself; the end of the block closes its files."""
@@ -198,10 +237,10 @@ class Run:
         """The newest checkpoint's state and step, or the initial state and 0."""
         restored = self.checkpoints.restore(self.program.abstract)
         if restored is not None:
-            if restored[1] % self.config.steps_per_call:
+            if restored[1] % self.unit:
                 raise InputError(
                     f"the checkpoint of step {restored[1]} in {self.folder} lies inside a call of "
-                    f"steps_per_call={self.config.steps_per_call}; give a divisor of that step."
+                    f"steps_per_call={self.unit}; give a divisor of that step."
                 )
             return restored
         state = self.init()
@@ -227,14 +266,20 @@ class Run:
             self._progress = self._opened.enter_context(progress)
         if self.program.mesh.size == 1 and on_cpu(self.program.mesh):
             self._progress.message(onednn.library().text)
+        for line in findings.lines(self.found) if self.found else ():
+            self._progress.note(line)
         if first:
             self._progress.message(f"continuing from the checkpoint of step {first}")
         lines = self._metrics.lines()
+        self.best.begin(lines)
         self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
         # Losses between the last line and a restart are lost: the next line's means omit them.
         self._interval: dict[str, list[float]] = {}
         self._pending: Meter | None = None
-        self._mark = time.monotonic(), first
+        self._mark = first
+        self._trained = self._evaluated = 0.0  # seconds of training and evaluation since the mark
+        self._since = time.monotonic()
+        self._first = first
         if self.plan is not None:
             self.feed = self._opened.enter_context(self._streamed(self.plan))
 
@@ -264,20 +309,27 @@ class Run:
             Stopped: after a signal, once the state is saved.
         """
         config = self.config
-        self.step += config.steps_per_call
+        self.step += self.unit
         state = self.refreshed(state)
         if self._pending is not None:
             self.collect(self._pending)
         self._pending = meter
         stop = terminated()
+        if self.step == self._first + self.unit:  # whatever the periods, to show that it works
+            self.collect(meter)
+            self._pending = None
+            self._report_first()
+        self._progress.tick(self.step)
         due = {kind: self.done or self.step % config[f"{kind}_every"] == 0 for kind in DUE}
         if not (any(due.values()) or stop):
             return state
-        self.collect(self._pending)
-        self._pending = None
-        self.write_line(state, log=due["log"], evaluate=due["eval"])
-        if due["save"] or stop:
-            self.save(state)
+        if self._pending is not None:
+            self.collect(self._pending)
+            self._pending = None
+        values = self.write_line(state, log=due["log"], evaluate=due["eval"])
+        best = self.best.improved(self.step, values)
+        if due["save"] or stop or best:
+            self.save(state, best)
         if stop and not self.done:
             self.checkpoints.wait()
             raise stop(
@@ -327,8 +379,12 @@ class Run:
             "Lower optim.learning_rate or set optim.clip_norm."
         )
 
-    def write_line(self, state: TrainState, *, log: bool, evaluate: bool) -> None:
-        """Write the training metrics' means since the last line, held-out metrics, or both."""
+    def write_line(self, state: TrainState, *, log: bool, evaluate: bool) -> dict[str, float]:
+        """Write the training metrics' means since the last line, held-out metrics, or both.
+
+        Returns:
+            What was written.
+        """
         assert self._metrics is not None
         values: dict[str, float] = {}
         if log:
@@ -339,23 +395,44 @@ class Run:
                     f"step {self.step}: the features have collapsed, they are the same for all "
                     "images (features/spread in metrics.jsonl)"
                 )
+        self._trained += self._lap()
         if evaluate:
             values |= self.evaluate(state)
+            self._evaluated += self._lap()
         if values:
-            now, (mark, mark_step) = time.monotonic(), self._mark
-            values["time/seconds"] = self._earlier + now - self.started
+            values["time/seconds"] = self._earlier + time.monotonic() - self.started
+            if evaluate:
+                share = self._evaluated / max(self._trained + self._evaluated, 1e-9)
+                values["time/evaluation_share"] = share
             self._metrics.write(self.step, values)
-            spec = self.program.spec
-            images = (self.step - mark_step) * (spec.labeled_batch + spec.unlabeled_batch)
-            self._progress.update(self.step, values, images / (now - mark))
-            self._mark = now, self.step
+            self._progress.update(self.step, values, self._images_per_second())
+            self._mark, self._trained, self._evaluated = self.step, 0.0, 0.0
+        return values
+
+    def _lap(self) -> float:
+        """The seconds since the last call."""
+        now, before = time.monotonic(), self._since
+        self._since = now
+        return now - before
+
+    def _images_per_second(self) -> float:
+        """The speed of training since the last line, without evaluations and saves."""
+        spec = self.program.spec
+        images = (self.step - self._mark) * (spec.labeled_batch + spec.unlabeled_batch)
+        return images / max(self._trained, 1e-9)
+
+    def _report_first(self) -> None:
+        """Show the first metrics, and the time that the run will take."""
+        self._trained += self._lap()
+        values = means({name: (total, n) for name, (total, n) in self._interval.items()})
+        self._progress.update(self.step, values, self._images_per_second())
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """The held-out metrics, as ``metrics.jsonl`` names them."""
-        return self.held_out.evaluate(state)
+        """The held-out metrics, as ``metrics.jsonl`` names them; the last are of all images."""
+        return self.held_out.evaluate(state, whole=self.done)
 
-    def save(self, state: TrainState) -> None:
-        """Save the lines so far, then a checkpoint.
+    def save(self, state: TrainState, best: Best | None = None) -> None:
+        """Save the lines so far, then a checkpoint, which ``best`` marks as the best one.
 
         Raises:
             NonFiniteError: if a parameter or statistic is not finite.
@@ -365,7 +442,8 @@ class Run:
             raise self.diverged("a parameter", self.step - 1)
         self._metrics.flush()
         self._progress.flush()
-        self.checkpoints.save(self.step, state)
+        self.checkpoints.save(self.step, state, best)
+        self._lap()  # saving is no training
 
     def finish(self, state: TrainState) -> dict[str, Any]:
         """Write the curves and ``summary.json`` of a run whose steps are all taken.
@@ -377,16 +455,21 @@ class Run:
             self.checkpoints.wait()
             lines = self._metrics.lines()
             self._opened.close()
+            metrics = self.held_out.report(state)
             if hosts.leader():
                 plot({self.folder.name: lines}, self.files.curves)
                 seconds = self._earlier + time.monotonic() - self.started
-                summary = self.summary(lines, state.policy, seconds)
+                summary = self.summary(lines, metrics, state.policy, seconds)
                 self.files.write_summary(summary)
             hosts.synchronize("summary written")
         return self.with_probes(state)
 
     def summary(
-        self, lines: list[dict[str, Any]], policy: PyTree, seconds: float
+        self,
+        lines: list[dict[str, Any]],
+        metrics: dict[str, dict[str, Any]],
+        policy: PyTree,
+        seconds: float,
     ) -> dict[str, Any]:
         """The content of ``summary.json``; its probes are not measured yet."""
         spec, steps, algorithm = self.program.spec, self.config.steps, self.program.algorithm
@@ -403,6 +486,8 @@ class Run:
             },
             forward_images=steps * images + refreshes * spec.unlabeled,
             seconds=seconds,
+            metrics=metrics,
+            best=self.best.found._asdict() if self.best.found else None,
         )
         if self.config.augment == "ctaugment":
             summary["ctaugment"] = ctaugment.describe(policy)

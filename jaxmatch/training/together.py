@@ -23,7 +23,6 @@ from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from jaxmatch.config import saved
-from jaxmatch.config.checks import check_settings
 from jaxmatch.data.resident import Resident
 from jaxmatch.errors import InputError, JaxmatchError, Stopped
 from jaxmatch.program import Program
@@ -37,7 +36,7 @@ from jaxmatch.runtime.termination import Stop, termination_noted
 from jaxmatch.training.footprint import check_step
 from jaxmatch.training.run import Run
 from jaxmatch.training.shared import Shared, differing
-from jaxmatch.training.train import completed, prepare
+from jaxmatch.training.train import announce, chosen, completed, default_folder, prepare
 from jaxmatch.types import PyTree, TrainState
 
 log = logging.getLogger(__name__)
@@ -66,11 +65,13 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
     """
     started = time.monotonic()
     check([config for config, _ in runs])
-    for config, _ in runs:
-        check_settings(config)
-    folders = [paths.path(given or Path("runs") / saved.run_name(c)) for c, given in runs]
+    folders = [paths.path(given or default_folder(c)) for c, given in runs]
     if len({paths.absolute(folder) for folder in folders}) < len(folders):
         raise InputError("two of the runs have the same folder; give each run its own.")
+    found = [chosen(config, folder) for (config, _), folder in zip(runs, folders, strict=True)]
+    for note in dict.fromkeys(note for _, notes in found for note in notes):
+        log.warning("%s", note)
+    runs = [(config, folder) for (config, _), folder in zip(found, folders, strict=True)]
     known = [completed(config, folder) for (config, _), folder in zip(runs, folders, strict=True)]
     todo = [position for position, summary in enumerate(known) if summary is None]
     for folder, summary in zip(folders, known, strict=True):
@@ -93,6 +94,7 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
         group = Group(list(prepared.values()))
         for run in prepared.values():
             run.record()
+        announce(list(prepared.values()))
         summaries, errors = group.train(terminated)
     _raise(errors, {run: folders[position] for position, run in prepared.items()})
     return [
@@ -134,6 +136,8 @@ def check_one(config: ConfigDict) -> None:
             "runs on streamed images cannot be trained together; set data.stream=False or train "
             "each by itself."
         )
+    if config.minutes:
+        raise InputError("runs trained together need equal steps; give steps instead of minutes.")
     if config.wandb:
         raise InputError("runs trained together cannot log to wandb; leave wandb empty.")
 
@@ -168,6 +172,9 @@ class Group:
         self._summaries: dict[Run, dict[str, Any]] = {}
         self._errors: dict[Run, Exception] = {}
         self._runs = tuple(runs)
+        if len(runs) > 1:
+            for run in runs:  # each return to the host copies the states of all runs
+                run.unit = run.config.steps_per_call
         self._compiled: tuple[tuple[Run, ...], Calls] | None = None
         if runs:
             self._calls(self._runs)

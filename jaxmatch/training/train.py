@@ -2,25 +2,31 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmatch.config import saved
+from jaxmatch.config import extending, saved
 from jaxmatch.config.checks import check_settings
-from jaxmatch.config.stages import stage_folders, stages_of
+from jaxmatch.config.own import with_usual_input
+from jaxmatch.config.stages import stage_folders, with_stages
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import missing
+from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
-from jaxmatch.record import run_data
+from jaxmatch.record import findings, run_data
+from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
+from jaxmatch.record.settled import settled, standardized
 from jaxmatch.runtime import hosts, paths
 from jaxmatch.runtime.checkpoint import Checkpoints, check_place
 from jaxmatch.runtime.dispatch import Call
 from jaxmatch.runtime.termination import Stop, termination_noted
-from jaxmatch.training import stages
+from jaxmatch.training import pace
+from jaxmatch.training import stages as stages_of_run
 from jaxmatch.training.frozen import frozen_runs, load_frozen
 from jaxmatch.training.run import Run
 from jaxmatch.training.shared import Shared
@@ -46,9 +52,7 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
         DiskError: if the run folder cannot be written.
         Stopped: after SIGTERM or Ctrl-C (SIGINT), once the state is saved.
     """
-    for stage in stages_of(config).values():
-        check_settings(stage)
-    folder = paths.path(workdir or Path("runs") / saved.run_name(config))
+    folder = paths.path(workdir or default_folder(config))
     check_place(folder)
     if place and not hosts.from_leader(RunFolder(folder).config_file.exists):
         raise InputError(
@@ -61,18 +65,69 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
         return _train_one(config, folder, place, terminated)
 
 
+def default_folder(config: ConfigDict) -> Path:
+    """The run folder of a configuration if no other is given."""
+    return Path("runs") / saved.run_name(config)
+
+
+def chosen(
+    config: ConfigDict, folder: Path, place: str = "", stages: int = 1
+) -> tuple[ConfigDict, list[str]]:
+    """The configuration of a run with its open settings chosen and checked, and what was chosen.
+
+    Those that depend on the images' values or on the speed follow in :func:`prepare`.
+
+    Args:
+        config: of one run or stage.
+        folder: of the run.
+        place: where the data is now, if it has moved.
+        stages: the number of stages that share the time of a run.
+
+    Raises:
+        InputError: if a setting cannot work.
+    """
+    found, notes = settled(config, folder, place=place, stages=stages)
+    check_settings(with_usual_input(found))
+    Selection.of(found)
+    return found, notes
+
+
 def _train_one(
-    config: ConfigDict, folder: Path, place: str, terminated: Stop, kept: str = ""
+    asked: ConfigDict,
+    folder: Path,
+    place: str,
+    terminated: Stop,
+    kept: str = "",
+    stages: int = 1,
 ) -> dict[str, Any]:
     started = time.monotonic()
+    config, notes = chosen(asked, folder, place, stages)
     if (done := completed(config, folder, place)) is not None:
         log.warning("%s is already complete.", folder)
         return done
+    timed = asked.minutes and not hosts.from_leader(RunFolder(folder).config_file.exists)
     with Checkpoints(RunFolder(folder).checkpoints, keep=config.keep) as checkpoints:
-        run = prepare(config, folder, checkpoints, started, place, kept)
+        config, data = load(config, folder, place, kept)
+        run = assemble(config, folder, data, checkpoints, started)
+        announce([run])
+        _say([] if timed else notes)
+        if timed:
+            seconds = 60 * asked.minutes / stages - (time.monotonic() - started)
+            measured = pace.steps(run, seconds)  # all processes take the steps
+            steps = hosts.from_leader(lambda: measured)
+            del run  # frees its arrays
+            found, notes = settled(asked, folder, place=place, stages=stages, steps=steps)
+            _say(notes)
+            config = standardized(found, data.source.images)
+            run = assemble(config, folder, data, checkpoints, started)
         call = run.compile()
         run.record()
         return _drive(run, call, terminated)
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        log.warning("%s", note)
 
 
 def prepare(
@@ -103,12 +158,41 @@ def prepare(
     Raises:
         InputError: if anything cannot work, as far as that is known without tracing a step.
     """
-    data, earlier = run_data.load(config, folder, place, kept)
-    if data.known is None:
-        for text in (*data.copies(), *data.seen_by(earlier)):
-            log.warning("%s", text)
+    begun = hosts.from_leader(lambda: RunFolder(folder).read_config())
+    if begun is not None:
+        config = saved.as_begun(config, begun)
+    config, data = load(config, folder, place, kept)
     if shared is not None:
         data = replace(data, source=shared.source(data.source))
+    return assemble(config, folder, data, checkpoints, started, shared, devices)
+
+
+def load(
+    config: ConfigDict, folder: Path, place: str = "", kept: str = ""
+) -> tuple[ConfigDict, Data]:
+    """Load the data of a run; choose the input's mean and deviation if they are open.
+
+    Arguments and errors are those of :func:`prepare`.
+    """
+    data, earlier = run_data.load(config, folder, place, kept)
+    if data.known is None:
+        data = replace(data, earlier=earlier)
+    return standardized(config, data.source.images), data
+
+
+def assemble(
+    config: ConfigDict,
+    folder: Path,
+    data: Data,
+    checkpoints: Checkpoints,
+    started: float,
+    shared: Shared | None = None,
+    devices: int | None = None,
+) -> Run:
+    """Build the program of a run, and put its data and frozen networks on the devices.
+
+    ``config`` has no open settings. Other arguments and errors are those of :func:`prepare`.
+    """
     facts = data.facts()
     placed = config
     if devices is not None:
@@ -122,6 +206,16 @@ def prepare(
     return Run(config, folder, data, facts, program, frozen.variables, checkpoints, started, shared)
 
 
+def announce(runs: Sequence[Run]) -> None:
+    """Tell what was found where the images of new runs are; equal facts once."""
+    told: list[findings.Findings] = []
+    for run in runs:
+        if run.found is not None and run.found not in told:
+            told.append(run.found)
+            for line in findings.lines(run.found):
+                log.warning("%s", line)
+
+
 def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:
     """Train a run to its end."""
     with run:
@@ -132,8 +226,12 @@ def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:
         return run.finish(state)
 
 
-def _train_stages(config: ConfigDict, folder: Path, place: str, terminated: Stop) -> dict[str, Any]:
-    parts = stage_folders(config)
+def _train_stages(asked: ConfigDict, folder: Path, place: str, terminated: Stop) -> dict[str, Any]:
+    parts = {
+        name: chosen(stage, folder / name, place, len(asked.order))[0]
+        for name, stage in stage_folders(asked).items()
+    }
+    config = with_stages(asked, parts.values())
     kept = next((stage.data.split for stage in parts.values() if stage.data.split), "")
     facts = []
     for name, stage in parts.items():
@@ -142,19 +240,22 @@ def _train_stages(config: ConfigDict, folder: Path, place: str, terminated: Stop
         frozen_runs(stage, where)
         known = RunFolder(where).read_facts() if done else None
         facts.append(known or run_data.load(stage, where, place, kept)[0].facts())
-    stages.check(config, facts)
+    stages_of_run.check(config, facts)
     hosts.synchronize("stages checked")
     if hosts.leader():
         RunFolder(folder).write_config(saved.to_json(config))
     summaries: dict[str, Any] = {}
-    for name, stage in parts.items():
+    for name in parts:
         if summaries and (stop := terminated()):
             *_, before = summaries
             raise stop(
                 f"stopped by {stop.cause} after the stage {before}; the same command continues."
             )
-        summaries[name] = _train_one(stage, folder / name, place, terminated, kept)
-    summary = stages.summarise(summaries)
+        asked_stage = asked.stages[name.partition("_")[2]]
+        summaries[name] = _train_one(
+            asked_stage, folder / name, place, terminated, kept, len(parts)
+        )
+    summary = stages_of_run.summarise(summaries)
     if hosts.leader():
         RunFolder(folder).write_summary(summary)
     return summary
@@ -162,6 +263,8 @@ def _train_stages(config: ConfigDict, folder: Path, place: str, terminated: Stop
 
 def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
     """The summary of a complete run in ``folder``; None if steps or probes are missing.
+
+    A complete run lacks steps if it is to be extended (:mod:`jaxmatch.config.extending`).
 
     Raises:
         InputError: if the folder holds a run of another configuration (the message tells the
@@ -174,13 +277,15 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
             raise InputError(f"{folder} holds a run without config.json; choose another folder.")
         return None
     old.pop("facts", None)
-    if changed := saved.differences(old, saved.to_json(config)):
+    new = saved.to_json(config)
+    if reason := extending.refusal(old, new, saved.differences(old, new)):
         raise InputError(
-            f"{folder} holds a run of another configuration ({'; '.join(changed)}); "
-            "choose another --workdir or undo the change."
+            f"{folder} holds a run of {reason}; choose another --workdir or undo the change."
         )
     summary = found.read_summary()
-    return None if summary is None or missing(summary) else summary
+    if summary is None or missing(summary) or summary["steps"] < config.steps:
+        return None
+    return summary
 
 
 def completed(config: ConfigDict, folder: Path, place: str = "") -> dict[str, Any] | None:

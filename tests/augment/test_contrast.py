@@ -20,13 +20,21 @@ from jaxmatch.augment.contrast import (
     Grayscale,
     RandomResizedCrop,
     Solarize,
+    Turn,
 )
 from jaxmatch.augment.pixels import blur, color, tone
 from jaxmatch.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
-SINGLE = [ColorJitter(), Grayscale(), GaussianBlur(), Solarize(), Flip()]
-TRANSFORMS = [*SINGLE, RandomResizedCrop(), Contrast(blur=0.5, solarize=0.5)]
+SINGLE = [
+    ColorJitter(),
+    Grayscale(),
+    GaussianBlur(),
+    Solarize(),
+    Flip(),
+    Flip(vertical=True),
+]
+TRANSFORMS = [*SINGLE, Turn(), RandomResizedCrop(), Contrast(blur=0.5, solarize=0.5)]
 NEVER = dict.fromkeys(("flip", "jitter", "grayscale", "blur", "solarize"), 0.0)
 
 
@@ -335,3 +343,27 @@ def test_four_devices_equal_one():
     four = view(jax.device_put(images, NamedSharding(mesh, P("data"))), key)
     assert len(four.sharding.device_set) == 4
     np.testing.assert_array_equal(four, one)
+
+
+@pytest.mark.parametrize("side", [(12, 12), (8, 12)])
+def test_vertical_flips_and_turns_are_those_of_numpy(side):
+    images = np.random.default_rng(0).integers(0, 256, (64, *side, 3)).astype(np.uint8)
+    parts = dict.fromkeys(("flip", "jitter", "grayscale"), 0.0)
+    view = Contrast(area=(1.0, 1.0), vertical_flip=0.5, rotate90=True, **parts)
+    crop, flip, turn = view._chain().transforms
+    assert (flip, turn) == (Flip(probability=0.5, vertical=True), Turn())
+    draws = drawn(view, images.shape)
+    assert 16 < np.sum(draws[1]) < 48
+    assert set(np.asarray(draws[2])) == {0, 1, 2, 3}
+    plain = np.asarray(crop.apply(images, draws[0]))
+    found = np.asarray(view.apply(images, draws))
+    for image, other, vertical, turns in zip(plain, found, draws[1], draws[2], strict=True):
+        expected = image[::-1] if vertical else image
+        turns = int(turns) if side[0] == side[1] else 2 * (int(turns) // 2)
+        np.testing.assert_array_equal(other, np.rot90(expected, turns))
+
+
+def test_the_default_view_has_no_part_more():
+    kinds = [type(part) for part in Contrast()._chain().transforms]
+    assert kinds == [RandomResizedCrop, Flip, ColorJitter, Grayscale]
+    assert not any(part.vertical for part in Contrast()._chain().transforms if type(part) is Flip)

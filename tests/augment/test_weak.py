@@ -101,6 +101,9 @@ def test_draws_do_not_depend_on_the_order():
     [
         ({"order": "crop_flop"}, "did you mean 'crop_flip'"),
         ({"pad": -1}, "pad=-1 must be at least 0"),
+        ({"padding": "mirror"}, "unknown views.weak.padding 'mirror'; known: edge, reflect, zero"),
+        ({"vertical_flip": 0.5}, "vertical_flip=0.5 must be True or False"),
+        ({"rotate90": 90}, "rotate90=90 must be True or False"),
     ],
 )
 def test_bad_fields(fields, message):
@@ -111,3 +114,55 @@ def test_bad_fields(fields, message):
 def test_a_pad_that_reflection_cannot_fill():
     with pytest.raises(InputError, match="use at most 7"):
         Weak(pad=8).draw(jax.random.key(0), (1, 8, 8, 3))
+
+
+@pytest.mark.parametrize("padding", ["reflect", "edge", "zero"])
+@pytest.mark.parametrize("vertical", [False, True])
+@pytest.mark.parametrize("order", ["flip_crop", "crop_flip"])
+def test_padding_and_vertical_flips_equal_numpy(order, vertical, padding):
+    x, pad, top, left = images(8, 12), 3, 1, 6
+    weak = Weak(pad=pad, padding=padding, vertical_flip=True, order=order)
+    draws = Draws(
+        jnp.tile(jnp.array([[top, left]]), (2, 1)), jnp.zeros(2, bool), jnp.full(2, vertical)
+    )
+    source = x[:, ::-1] if vertical and order == "flip_crop" else x
+    mode = {"zero": "constant"}.get(padding, padding)
+    padded = np.pad(source, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=mode)
+    expected = padded[:, top : top + 8, left : left + 12]
+    expected = expected[:, ::-1] if vertical and order == "crop_flip" else expected
+    np.testing.assert_array_equal(quick_jit(weak.apply)(x, draws), expected)
+
+
+def test_padding_and_vertical_flips_by_products(products):
+    for padding in ("edge", "zero"):
+        test_padding_and_vertical_flips_equal_numpy("flip_crop", True, padding)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_turns_are_those_of_numpy(turns):
+    weak, x = Weak(pad=1, rotate90=True), images()
+    draws = Draws(jnp.ones((2, 2), jnp.int32), jnp.zeros(2, bool), None, jnp.full(2, turns))
+    found = quick_jit(weak.apply)(x, draws)
+    np.testing.assert_array_equal(found, np.rot90(x, turns, (1, 2)))
+    oblong = images(4, 6)
+    expected = oblong[:, ::-1, ::-1] if turns >= 2 else oblong  # other turns change the shape
+    np.testing.assert_array_equal(quick_jit(weak.apply)(oblong, draws), expected)
+
+
+def test_turns_by_products(products):
+    test_turns_are_those_of_numpy(1)
+
+
+def test_further_draws_leave_the_others_as_they_are():
+    shape = (4000, 16, 16, 3)
+    plain, more = (
+        quick_jit(weak.draw, static_argnums=1)(jax.random.key(0), shape)
+        for weak in (Weak(), Weak(vertical_flip=True, rotate90=True, padding="zero"))
+    )
+    assert plain.vertical_flip is None
+    assert plain.turns is None
+    np.testing.assert_array_equal(plain.offset, more.offset)
+    np.testing.assert_array_equal(plain.flip, more.flip)
+    assert abs(np.mean(more.vertical_flip) - 0.5) < 0.04
+    assert abs(np.corrcoef(more.flip, more.vertical_flip)[0, 1]) < 0.06
+    assert np.abs(np.bincount(more.turns, minlength=4) - 1000).max() < 140

@@ -1,7 +1,10 @@
 """The command line: what it prints and writes, and the exit code of every kind of failure."""
 
 import csv
+import io
 import json
+import os
+import shlex
 import shutil
 import signal
 import sys
@@ -11,6 +14,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import assert_bitwise, toy_images
 from PIL import Image
@@ -26,6 +30,7 @@ from tiny_runs import (
 )
 
 from jaxmatch.cli import main as cli
+from jaxmatch.cli.arguments import parser
 from jaxmatch.config import recipe
 from jaxmatch.evaluation import baselines, classifier, probe
 from jaxmatch.record import run_data
@@ -61,17 +66,75 @@ def call(capsys):
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     """A finished run, through the command line in a process of its own: (workdir, stdout)."""
-    workdir = tmp_path_factory.mktemp("run") / "run"
-    process = start_program(["train", f"--workdir={workdir}", *arguments(data)])
+    return finished(data, tmp_path_factory.mktemp("run") / "run")[:2]
+
+
+def finished(data, workdir, *words, **options):
+    """Train in a process of its own: (workdir, stdout, stderr)."""
+    process = start_program(["train", f"--workdir={workdir}", *words, *arguments(data, **options)])
     output, error = process.communicate()
     assert process.returncode == 0, error
-    return workdir, output
+    return workdir, output, error
 
 
-def test_train_prints_its_summary_as_one_line_of_json(run):
-    workdir, output = run
+@pytest.fixture(scope="module")
+def validated(data, tmp_path_factory):
+    """A short run with a validation set: (workdir, stdout, stderr)."""
+    options = {"steps": 10, "data__validation": 12, "keep_best": "validation/accuracy"}
+    folder = tmp_path_factory.mktemp("validated") / "a run"
+    return finished(data, folder, "--json", method="supervised", **options)
+
+
+def test_train_prints_its_summary_as_one_line_of_json_on_request(validated):
+    workdir, output, _ = validated
     (line,) = output.splitlines()
     assert json.loads(line) == json.loads((workdir / "summary.json").read_text())
+
+
+def test_train_ends_with_its_accuracy_and_what_to_do_next(run):
+    workdir, output = run
+    summary = json.loads((workdir / "summary.json").read_text())
+    first, accuracy, following, *commands = output.splitlines()
+    assert first.startswith("fixmatch, 20 steps in ")
+    assert first.endswith(str(workdir))
+    last, metrics = summary["teacher"]["last"], summary["teacher"]["metrics"]
+    balanced = metrics["balanced_accuracy"]
+    assert accuracy == f"test accuracy of the teacher: {last:.1%} (balanced {balanced:.1%})"
+    assert following == "next:"
+    assert commands == [
+        f"  jaxmatch evaluate --workdir {workdir}",
+        f"  jaxmatch predict --workdir {workdir} FOLDER -o predictions.csv",
+        f"  jaxmatch report {workdir} -o report.html",
+    ]
+    for command in commands:
+        parser().parse_args(shlex.split(command)[1:])
+
+
+def test_the_end_tells_of_validation_and_the_best_checkpoint(validated, data, call):
+    workdir, *_ = validated
+    options = {"steps": 10, "data__validation": 12, "keep_best": "validation/accuracy"}
+    words = arguments(data, method="supervised", **options)
+    code, output, _ = call("train", f"--workdir={workdir}", *words)  # complete
+    assert code == 0
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert f"validation accuracy of the {summary['evaluated']}: " in output
+    assert f"at step {summary['best']['step']}, with test accuracy" in output
+    assert f"--workdir '{workdir}'" in output  # a name with a space, quoted
+
+
+def test_train_begins_with_what_was_found(validated):
+    workdir, _, error = validated
+    expected = [
+        "16 labeled, 36 unlabeled, 12 validation, 24 test images, 4 classes",
+        "classes: 0 (4 labeled, ",
+        "images: used at 8x8",
+    ]
+    for text in (error, (workdir / "log.txt").read_text()):
+        places = [text.index(line) for line in expected]
+        assert places == sorted(places)
+        assert places[-1] < text.index("step 5/10")
+    found = json.loads((workdir / "findings.json").read_text())
+    assert found["counts"]["3"].keys() == {"labeled", "unlabeled", "validation", "test"}
 
 
 def test_the_same_command_on_a_complete_run_does_nothing(run, data, call, caplog, monkeypatch):
@@ -97,7 +160,8 @@ def test_a_note_tells_of_an_override_that_contradicts_the_preset(data, call, mon
         loop, "train", lambda config, workdir, place: {"bias": config.model.conv_bias}
     )
     chosen = f",labels={LABELS},preset=usb"
-    code, output, error = call("train", *arguments(data, chosen=chosen, model__conv_bias="none"))
+    words = arguments(data, chosen=chosen, model__conv_bias="none")
+    code, output, error = call("train", "--json", *words)
     assert (code, json.loads(output)) == (0, {"bias": "none"})
     assert "note: --config.model.conv_bias=none contradicts preset 'usb'" in error
 
@@ -105,18 +169,55 @@ def test_a_note_tells_of_an_override_that_contradicts_the_preset(data, call, mon
 def test_evaluate_repeats_the_evaluation_of_the_run(run, call):
     workdir = run[0]
     for step, words in ((STEPS, ()), (10, ("--step", 10))):
-        code, output, _ = call("evaluate", "--workdir", workdir, *words)
+        code, output, _ = call("evaluate", "--json", "--workdir", workdir, *words)
         (line,) = [line for line in read(workdir) if line["step"] == step]
         assert code == 0
-        assert json.loads(output) == {
-            "step": step,
-            "evaluated": "teacher",
-            "teacher": line["test/teacher/accuracy"],
-            "student": line["test/student/accuracy"],
-        }
+        found = json.loads(output)
+        assert found.keys() == {"step", "evaluated", "teacher", "student"}
+        assert (found["step"], found["evaluated"]) == (step, "teacher")
+        for network in ("teacher", "student"):
+            metrics = found[network]
+            for name in ("accuracy", "balanced_accuracy"):
+                assert metrics[name] == line[f"test/{network}/{name}"]
+            assert list(metrics["per_class"]) == ["0", "1", "2", "3"]
+            assert np.sum(metrics["confusion"]) == 24
+            assert not {"top_5", "roc_auc"} & metrics.keys()
+        if step == STEPS:
+            summary = json.loads((workdir / "summary.json").read_text())
+            for network in ("teacher", "student"):
+                recorded = summary[network]["metrics"]
+                assert recorded.keys() == found[network].keys()
+                for name, value in recorded.items():
+                    if isinstance(value, float):  # the run had other devices
+                        assert value == pytest.approx(found[network][name], rel=1e-4)
+                    else:
+                        assert value == found[network][name]
     code, output, error = call("evaluate", "--workdir", workdir, "--step", 11)
     assert (code, output) == (2, "")
     assert "no checkpoint of step 11" in error
+
+
+def test_evaluate_prints_a_table(validated, call, monkeypatch):
+    workdir = validated[0]
+    monkeypatch.setenv("COLUMNS", "80")
+    code, output, _ = call("evaluate", "--workdir", workdir, "--step", "best")
+    assert code == 0
+    summary = json.loads((workdir / "summary.json").read_text())
+    lines = output.splitlines()
+    assert lines[0].strip() == f"Checkpoint of step {summary['best']['step']}"
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in output
+    rows = {tuple(line.split()[:-4]): line.split()[-4:] for line in lines[2:6]}
+    evaluated = summary["evaluated"]
+    for network in ("teacher", "student"):
+        name = (network, "(reported)") if network == evaluated else (network,)
+        assert rows[*name, "test"][0] == "24"
+        assert rows[*name, "validation"][0] == "12"
+        accuracy = summary["best"]["test"][network]["accuracy"]
+        assert rows[*name, "test"][1] == f"{accuracy:.1%}"
+    code, output, _ = call("evaluate", "--json", "--workdir", workdir, "--step", "best")
+    value = json.loads(output)["validation"][evaluated]["accuracy"]
+    assert value == summary["best"]["value"]
 
 
 @pytest.fixture
@@ -134,23 +235,109 @@ def pictures(tmp_path):
     return folder
 
 
-def test_predict_writes_class_and_confidence_of_files_and_folders(
-    run, call, pictures, tmp_path, caplog
-):
+def test_predict_writes_class_and_confidence_of_files_and_folders(run, call, pictures, tmp_path):
     output = tmp_path / "predictions.csv"
     single = tmp_path / "single.png"
-    code, printed, _ = call("predict", "--workdir", run[0], single, pictures, "-o", output)
+    code, printed, error = call("predict", "--workdir", run[0], single, pictures, "-o", output)
     assert (code, printed) == (0, "")
     with output.open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["path", "class", "confidence"]
-    expected = [single, pictures / "a.png", pictures / "b.jpg", pictures / "deep" / "c.png"]
+    expected = [pictures / "a.png", pictures / "b.jpg", pictures / "deep" / "c.png", single]
     assert [row[0] for row in rows] == [str(path) for path in expected]
     for _, name, confidence in rows:
         assert name in "0123"
         assert 0.25 <= float(confidence) <= 1
-    assert "broken.png" in caplog.text
-    assert "notes.txt" not in caplog.text
+    assert error.splitlines() == [
+        f"jaxmatch: left out 1 (no image (.txt)): {pictures / 'notes.txt'}",
+        f"jaxmatch: left out 1 (not an image): {pictures / 'broken.png'}",
+    ]
+
+
+def test_predict_has_a_column_for_each_class_in_either_format(run, call, pictures, tmp_path):
+    tables = []
+    for name in ("p.csv", "p.JSONL"):
+        left_out = tmp_path / f"left_{name}"
+        words = ("predict", "--workdir", run[0], pictures, "-o", tmp_path / name)
+        code, _, error = call(*words, "--probabilities", "--left-out", left_out)
+        assert code == 0, error
+        tables.append([table(tmp_path / name), table(left_out)])
+    assert tables[0] == tables[1]
+    rows, missing = tables[0]
+    assert list(rows[0]) == ["path", "class", "confidence", "p:0", "p:1", "p:2", "p:3"]
+    found = classifier.load(run[0]).predict(pictures)
+    assert [row["path"] for row in rows] == list(found.paths)
+    assert [row["class"] for row in rows] == list(found.names)
+    shares = [[row[f"p:{name}"] for name in "0123"] for row in rows]
+    np.testing.assert_array_equal(np.float32(shares), found.probabilities)
+    np.testing.assert_array_equal(np.float32([row["confidence"] for row in rows]), found.confidence)
+    assert missing == [
+        {"path": str(pictures / "broken.png"), "reason": "not an image"},
+        {"path": str(pictures / "notes.txt"), "reason": "no image (.txt)"},
+    ]
+
+
+def table(path):
+    """The rows of a table, with numbers as numbers."""
+    if path.suffix.lower() == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    texts = ("path", "class", "reason")
+    return [
+        {key: value if key in texts else float(value) for key, value in row.items()} for row in rows
+    ]
+
+
+def test_predict_refuses_outputs_that_contradict_each_other(run, call, pictures, tmp_path):
+    words = ("predict", "--workdir", run[0], pictures, "-o")
+    code, _, error = call(*words, tmp_path / "p.json")
+    assert code == 2
+    assert "or as .jsonl with a JSON object a line" in error
+    code, _, error = call(*words, tmp_path / "p.csv", "--left-out", tmp_path / "." / "p.csv")
+    assert code == 2
+    assert "is named twice" in error
+    assert call(*words, tmp_path / "p.csv", "--left-out", tmp_path / "none" / "x.csv")[0] == 2
+
+
+NAMES = [b"caf\xc3\xa9.png", b"latin\xe9.png", b'a "quoted", name\n.png', b"\xff\xfe.png"]
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
+def test_predict_keeps_the_bytes_of_names_in_any_locale(run, tmp_path, locale, name):
+    folder = os.fsencode(tmp_path / "f")
+    os.mkdir(folder)
+    for each in NAMES:
+        Image.fromarray(toy_images(1, 0)[0][0]).save(tmp_path / "one.png")
+        shutil.copy(tmp_path / "one.png", os.path.join(folder, each))
+        with open(os.path.join(folder, b"no" + each), "wb"):
+            pass
+    words = ["predict", f"--workdir={run[0]}", tmp_path / "f", "-o", tmp_path / name]
+    process = start_program(
+        [*words, "--left-out", tmp_path / f"left_{name}"],
+        LC_ALL=locale,
+        LANG="",
+        PYTHONCOERCECLOCALE="0",
+        PYTHONUTF8="0",
+    )
+    _, error = process.communicate(timeout=200)
+    assert process.returncode == 0, error
+    expected = sorted(os.path.join(folder, each) for each in NAMES)
+    assert sorted(paths_in(tmp_path / name)) == expected
+    expected = sorted(os.path.join(folder, b"no" + each) for each in NAMES)
+    assert sorted(paths_in(tmp_path / f"left_{name}")) == expected
+    assert len([line for line in error.splitlines() if "left out 4 (empty file)" in line]) == 1
+
+
+def paths_in(path):
+    """The bytes of the paths of a table."""
+    if path.suffix == ".jsonl":
+        found = [json.loads(line)["path"] for line in path.read_text("utf-8").splitlines()]
+    else:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        found = [row["path"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+    return [each.encode("utf-8", "surrogateescape") for each in found]
 
 
 def test_predict_refuses_what_it_cannot_do(run, call, pictures, tmp_path):
@@ -182,7 +369,19 @@ def full_disk(monkeypatch):
         whole(self, content[: len(content) // 2])
         raise OSError(28, "No space left on device", str(self))
 
+    class Full(io.BufferedWriter):
+        def write(self, content):
+            super().write(content[: len(content) // 2])
+            raise OSError(28, "No space left on device")
+
+    opened = Path.open
+
+    def to_write(self, mode="r", *arguments, **options):
+        file = opened(self, mode, *arguments, **options)
+        return Full(file.detach()) if mode == "wb" else file
+
     monkeypatch.setattr(Path, "write_bytes", half)
+    monkeypatch.setattr(Path, "open", to_write)
 
 
 def test_output_files_are_whole_or_as_they_were(run, call, data, pictures, tmp_path, full_disk):
@@ -382,7 +581,7 @@ def test_a_signal_saves_and_the_same_command_continues(number, code, cause, data
         assert f"stopped by {cause} at step" in error
         step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
         assert f"at step {step} after saving" in error
-    found, output, _ = call("evaluate", f"--workdir={workdir}")
+    found, output, _ = call("evaluate", "--json", f"--workdir={workdir}")
     assert (found, json.loads(output)["step"]) == (0, step)
 
 
@@ -415,9 +614,46 @@ def test_a_run_in_another_process_is_the_same_run(run, data, call, tmp_path):
 
 
 def test_describe_prints_json(data, call):
-    code, output, _ = call("describe", *arguments(data))
+    code, output, _ = call("describe", "--json", *arguments(data))
     assert code == 0
-    assert json.loads(output)["batch"] == {"labeled": 8, "unlabeled": 16}
+    found = json.loads(output)
+    assert found["batch"] == {"labeled": 8, "unlabeled": 16}
+    assert found["data"]["classes"] == ["0", "1", "2", "3"]
+    assert (found["data"]["labeled"], found["data"]["unlabeled"]) == (LABELS, 64 - LABELS)
+    assert sum(found["shapes"]["classifier/kernel"]) > 0
+
+
+@pytest.mark.parametrize("width", [None, 80, 132])
+def test_describe_prints_a_page(data, call, monkeypatch, width):
+    monkeypatch.setenv("NO_COLOR", "1")
+    if width:
+        monkeypatch.setenv("COLUMNS", str(width))
+    code, output, _ = call("describe", *arguments(data, data__validation=8))
+    assert code == 0
+    assert "\x1b" not in output
+    assert max(map(len, output.splitlines())) <= (width or 80)
+    text = " ".join(output.split())
+    for words in (
+        "16 labeled, 40 unlabeled, 8 validation, 24 test images, 4 classes",
+        "used at 8x8",
+        "class labeled unlabeled validation test",
+        "FixMatch: a confident prediction on a weak view is the label of a strong view",
+        "8 labeled and 16 unlabeled images",
+        "20, 5 a call; log every 5, evaluate every 5, save every 5",
+        "parameters",
+        "operations a step",
+    ):
+        assert words in text
+
+
+def test_describe_refuses_what_train_refuses(data, call):
+    for options, problem in (
+        ({"keep_best": "test/accuracy"}, "would choose the checkpoint by the test set"),
+        ({"keep_best": "validation/accuracy"}, "needs a validation set"),
+    ):
+        code, output, error = call("describe", *arguments(data, **options))
+        assert (code, output) == (2, "")
+        assert problem in error
 
 
 @pytest.mark.parametrize(
@@ -549,7 +785,7 @@ def test_report_compares_runs(run, call, tmp_path):
     for path in (output, *(output.with_name(f"comparison_{name}.png") for name in PICTURES)):
         assert f"wrote {path}" in printed
         assert path.stat().st_size > 1000
-    accuracy = json.loads(run[1])["teacher"]["last"]
+    accuracy = json.loads((run[0] / "summary.json").read_text())["teacher"]["last"]
     assert f"<td>{100 * accuracy:.1f}</td>" in output.read_text()
     code, printed, error = call("report", run[0], tmp_path, "-o", output)
     assert (code, printed) == (2, "")
@@ -574,11 +810,19 @@ def test_demo_trains_both_methods_and_prints_one_table(call, tmp_path, monkeypat
     assert call("demo", "--workdir", tmp_path / "demo")[:2] == (0, output)  # complete: at once
 
 
-def test_show_augment_writes_a_sheet(data, call, tmp_path):
+def test_show_augment_writes_a_sheet_and_says_which_ops_are_used(data, call, tmp_path):
     output = tmp_path / "sheet.png"
-    code, printed, _ = call("show-augment", *arguments(data), "-o", output)
+    config, *overrides = arguments(data)
+    code, printed, error = call("show-augment", f"{config},views=medical", *overrides, "-o", output)
     assert code == 0
     assert str(output) in printed
+    assert "views=medical" in error
+    used, left_out = (
+        printed.partition(f"{start}: ")[2].partition(".")[0].split(", ")
+        for start in ("Ops used", "Ops not used")
+    )
+    assert {"rotate", "brightness"} <= set(used)
+    assert {"color", "invert", "solarize"} <= set(left_out)
     with Image.open(output) as image:
         assert min(image.size) > 100
 

@@ -14,12 +14,22 @@ from ml_collections import ConfigDict
 
 import jaxmatch
 from jaxmatch.algorithms.fixmatch import FixMatch
+from jaxmatch.config.checks import check_numbers
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.flags import from_flags, load_module, named_configs
 from jaxmatch.config.keys import defaults
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.config.recipe import make, parse_argument
-from jaxmatch.config.saved import IDENTITY, complete, differences, identifies, run_name, to_json
+from jaxmatch.config.saved import (
+    IDENTITY,
+    as_begun,
+    complete,
+    differences,
+    identifies,
+    moved,
+    run_name,
+    to_json,
+)
 from jaxmatch.errors import InputError
 from jaxmatch.settings import build_section
 
@@ -50,6 +60,59 @@ def test_every_key_of_the_argument():
 def test_data_sets_with_a_place_keep_it():
     assert parse_argument("npz:/tmp/x.npz,seed=1") == ("npz:/tmp/x.npz", {"seed": "1"})
     assert config("fixmatch:folder:pictures/birds,labels=20").data.name == "folder:pictures/birds"
+
+
+@pytest.mark.parametrize("name", ["a,b", "a, b,c", "a,x=1", "a,b/", "a=b,c", "with space,"])
+@pytest.mark.parametrize("known", ["", ",labels=40", ",seed=1,labels=40", ",split=s,t.txt,seed=1"])
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_a_path_may_have_commas(tmp_path, name, known, kind):
+    (tmp_path / name).mkdir(parents=True)
+    data, chosen = parse_argument(f"{kind}:{tmp_path}/{name}{known}")
+    assert data == f"{kind}:{tmp_path}/{name}"
+    assert (
+        chosen
+        == {
+            "": {},
+            ",labels=40": {"labels": "40"},
+            ",seed=1,labels=40": {"labels": "40", "seed": "1"},
+            ",split=s,t.txt,seed=1": {"split": "s,t.txt", "seed": "1"},
+        }[known]
+    )
+    again = ",".join([data, *(f"{key}={value}" for key, value in chosen.items())])
+    assert parse_argument(again) == (data, chosen)
+
+
+@pytest.mark.parametrize(
+    ("argument", "data"),
+    [
+        ("folder:/nowhere/a,b", "folder:/nowhere/a,b"),
+        ("npz:/nowhere/a,b.npz,labels=40", "npz:/nowhere/a,b.npz"),
+        ("folder:s3://bucket/a,b/,seed=1", "folder:s3://bucket/a,b/"),
+        ("folder:~/nowhere,at all,size=paper,scale=2", None),
+    ],
+)
+def test_a_path_with_commas_need_not_exist(argument, data):
+    if data is None:
+        assert config(f"fixmatch:{argument}").data.name == "folder:~/nowhere,at all"
+    else:
+        assert parse_argument(argument)[0] == data
+
+
+@pytest.mark.parametrize(
+    ("pairs", "parts"),
+    [
+        ("lables=40", ["'lables=40'", "did you mean 'labels'?"]),
+        ("labels", ["'labels'", "did you mean 'labels'?"]),
+        ("lables=40,seed=1", ["'lables=40'", "did you mean 'labels'?"]),
+        ("seed=1,lables=40", ["'lables=40'", "did you mean 'labels'?"]),
+        ("labels=40,", ["cannot read ''"]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_a_wrong_key_after_a_path_is_named(tmp_path, pairs, parts, kind):
+    text = message(parse_argument, f"{kind}:{tmp_path},{pairs}")
+    for part in parts:
+        assert part in text
 
 
 def test_without_an_argument_the_default_data_are_used():
@@ -147,7 +210,7 @@ def test_overrides_of_every_type():
 
 
 def test_defaults_data_set_method_preset_argument_and_override_in_this_order(tmp_path):
-    assert config("fixmatch:npz:x.npz").model.depth == 28  # defaults
+    assert config("fixmatch:npz:x.npz,size=paper").model.depth == 28  # defaults
     assert config("fixmatch:mnist5k").model.depth == 10  # the data set's
     assert config("pseudo_label:mnist5k").data.ratio == 1  # the method's, over the default 7
     assert config("fixmatch:tfds:cifar100").model.width == 8
@@ -217,8 +280,8 @@ def test_unknown_fields_of_a_dataclass():
 
 
 def test_differences_name_key_and_both_values_but_not_the_devices():
-    old, new = (to_json(config("fixmatch:mnist5k", *more)) for more in ([], ["--config.steps=15"]))
-    assert differences(old, new) == ["steps: 1500 -> 15"]
+    old, new = (to_json(config("fixmatch:mnist5k", *more)) for more in ([], ["--config.steps=150"]))
+    assert differences(old, new) == ["steps: 1500 -> 150"]
     assert differences(old, to_json(config("fixmatch:mnist5k", "--config.devices=2"))) == []
     assert differences(old, to_json(config("fixmatch:mnist5k"))) == []
     supervised = to_json(config("supervised:mnist5k"))
@@ -229,7 +292,16 @@ def test_what_does_not_identify_a_run():
     others = {key for key in flatten(defaults()) if not identifies(key)}
     assert others == {
         *("preset", "steps_per_call", "log_every", "save_every", "keep", "devices", "workers"),
-        *("memory_placement", "remat", "wandb", "data.split", "data.directory", "data.strict"),
+        *(
+            "keep_best",
+            "views_preset",
+            "memory_placement",
+            "remat",
+            "wandb",
+            "data.split",
+            "data.directory",
+            "data.strict",
+        ),
     }
     assert all(identifies(f"algorithm.{name}") for name in ("threshold", "whatever"))
     assert all(map(str.strip, IDENTITY.values()))
@@ -244,7 +316,7 @@ def test_what_does_not_identify_a_run():
     ],
 )
 def test_a_run_goes_on_with_another(override):
-    argument = "fixmatch:npz:/data/cells.npz"
+    argument = "fixmatch:npz:/data/cells.npz,size=paper"
     plain, other = (to_json(config(argument, *more)) for more in ((), (f"--config.{override}",)))
     assert flatten(plain) != flatten(other)
     assert differences(plain, other) == []
@@ -255,7 +327,7 @@ def test_a_run_goes_on_with_another(override):
     [
         ("algorithm.threshold=0.5", "algorithm.threshold: 0.95 -> 0.5"),
         ("seed=1", "seed: 0 -> 1"),
-        ("steps=128", "steps: 1048576 -> 128"),
+        ("steps=131072", "steps: 1048576 -> 131072"),
         ("eval_every=64", "eval_every: 1024 -> 64"),
         ("microbatches=2", "microbatches: 1 -> 2"),
         ("data.batch_size=4", "data.batch_size: 64 -> 4"),
@@ -269,7 +341,7 @@ def test_a_run_goes_on_with_another(override):
     ],
 )
 def test_a_run_does_not_go_on_with_another(override, difference):
-    argument = "fixmatch:npz:/data/cells.npz"
+    argument = "fixmatch:npz:/data/cells.npz,size=paper"
     plain, other = (to_json(config(argument, *more)) for more in ((), (f"--config.{override}",)))
     assert differences(plain, other) == [difference]
 
@@ -484,6 +556,27 @@ def test_the_last_of_two_overrides_counts():
     assert from_flags("fixmatch:mnist5k", flags)[0].steps == 45
 
 
+def test_a_validation_set_of_an_older_run_was_balanced():
+    new = config("fixmatch:mnist5k", "--config.data.validation=50")
+    old = to_json(new)
+    del old["data"]["validation_draw"]
+    assert complete(old).data.validation_draw == "balanced"
+    (changed,) = differences(old, to_json(new))
+    assert changed == "data.validation_draw: balanced -> stratified"
+    same = config(
+        "fixmatch:mnist5k",
+        "--config.data.validation=50",
+        "--config.data.validation_draw=balanced",
+    )
+    assert not differences(old, to_json(same))
+
+
+def test_the_draw_of_no_validation_set_is_no_difference():
+    balanced = config("fixmatch:mnist5k", "--config.data.validation_draw=balanced")
+    assert not differences(to_json(config("fixmatch:mnist5k")), to_json(balanced))
+    assert run_name(balanced) == run_name(config("fixmatch:mnist5k"))
+
+
 def test_an_older_run_has_its_data_sets_defaults():
     new = to_json(from_flags("fixmatch:mnist5k", [])[0])
     old = json.loads(json.dumps(new))
@@ -492,6 +585,36 @@ def test_an_older_run_has_its_data_sets_defaults():
     assert complete(old).views.contrast.flip == 0
     old["ema"]["decay"] = 0.5
     assert differences(old, new) == ["ema.decay: 0.5 -> 0.99"]
+
+
+def test_a_run_that_is_older_than_the_background_ignores_transparency():
+    new = config("fixmatch:folder:birds,labels=4")
+    old = to_json(new)
+    del old["data"]["background"]
+    assert list(complete(old).data.background) == []
+    assert complete(to_json(new)).data.background == [255]
+    assert as_begun(new, old).data.background == ()  # a run that goes on keeps its images
+    assert differences(old, to_json(new)) == []
+    assert not moved(old, to_json(new))
+    assert as_begun(new, to_json(new)).data.background == (255,)
+    black = config("fixmatch:folder:birds,labels=4", "--config.data.background=0")
+    assert differences(old, to_json(black)) == ["data.background: [] -> [0]"]
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("0", (0,)), ("(1,2,3)", (1, 2, 3)), ("1,2,3", (1, 2, 3)), ("()", ())]
+)
+def test_a_background_has_one_level_or_three_or_none(written, value):
+    assert (
+        config("fixmatch:mnist5k", f"--config.data.background={written}").data.background == value
+    )
+    check_numbers(config("fixmatch:mnist5k", f"--config.data.background={written}"))
+
+
+@pytest.mark.parametrize("written", ["256", "(1,2)", "-1", "0.5", "white"])
+def test_a_background_that_is_no_color_is_refused(written):
+    with pytest.raises(InputError, match=r"data\.background"):
+        check_numbers(config("fixmatch:mnist5k", f"--config.data.background={written}"))
 
 
 def test_from_python_it_is_what_the_command_line_reads(caplog):

@@ -60,6 +60,23 @@ def test_flips_mirror_their_share():
     assert 85 < mirrored < 155  # 120 expected, standard deviation 9
 
 
+@pytest.mark.parametrize(("size", "turns"), [((8, 8), (0, 1, 2, 3)), ((8, 12), (0, 2))])
+def test_vertical_flips_and_turns_have_their_share(size, turns):
+    image, plain = noise(), HostCrop(size=size, area=(0.5, 1.0))
+    turning = HostCrop(size=size, area=(0.5, 1.0), vertical_flip=0.3, rotate90=True)
+    found = {(vertical, turn): 0 for vertical in (False, True) for turn in turns}
+    for seed in range(400):
+        view, other = turning.apply(image, random(seed)), plain.apply(image, random(seed))
+        for vertical, turn in found:
+            expected = np.rot90(other[::-1] if vertical else other, turn)
+            found[vertical, turn] += np.array_equal(view, expected)
+    assert sum(found.values()) == 400
+    mirrored = sum(count for (vertical, _), count in found.items() if vertical)
+    assert 85 < mirrored < 155  # 120 expected, standard deviation 9
+    for turn in turns:
+        assert found[False, turn] + found[True, turn] == pytest.approx(400 / len(turns), abs=45)
+
+
 def test_without_an_area_the_centre_is_cut():
     image = noise()
     view = HostCrop(size=(16, 16)).apply(image, random())

@@ -1,10 +1,12 @@
 import logging
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxmatch.data import images, sources
+from jaxmatch.data import sources
+from jaxmatch.data.levels import Levels
 from jaxmatch.data.source import Reading
 from jaxmatch.errors import InputError
 
@@ -76,10 +78,10 @@ def test_table_of_labels(tmp_path):
     source = load(tmp_path)
     assert source.classes == ("a", "b")
     np.testing.assert_array_equal(np.bincount(source.test_labels), [1, 1])
-    np.testing.assert_array_equal(source.labels[-3:], [-1, -1, -1])
-    assert levels(source.images)[-3:] == [6, 7, 250]
+    np.testing.assert_array_equal(source.labels[-5:], [-1] * 5)
+    assert levels(source.images)[-5:] == [6, 7, 8, 9, 250]
     np.testing.assert_array_equal(
-        source.labels[:-3], [value % 2 for value in levels(source.images)[:-3]]
+        source.labels[:-5], [value % 2 for value in levels(source.images)[:-5]]
     )
 
 
@@ -95,32 +97,102 @@ def test_unreadable_files_are_named(tmp_path, caplog):
     assert "dog/half.png" in caplog.text
     assert ".hidden" not in caplog.text
     assert len(source.images) + len(source.test_images) == 10
-    with pytest.raises(InputError, match=r"cat/broken\.png, .*dog/half\.png"):
+    with pytest.raises(
+        InputError, match=r"cat/broken\.png \(not an image\); .*dog/half\.png \(truncated\)"
+    ):
         load(tmp_path, strict=True)
 
 
-def test_files_to_predict(tmp_path):
-    class_folders(tmp_path / "some")
-    picture(tmp_path / "a.png", 7)
-    (tmp_path / "some" / "notes.txt").write_text("ignored")
-    files = images.image_files([tmp_path / "some", tmp_path / "a.png"])
-    assert [file.parent.name for file in files[:10]] == ["cat"] * 5 + ["dog"] * 5
-    assert files[10] == tmp_path / "a.png"
-    (tmp_path / "b.png").write_bytes(b"no image")
-    arrays, readable = images.read_images([tmp_path / "b.png", *files], (6, 8))
-    assert arrays.shape == (11, 6, 8, 3)
-    assert levels(arrays) == [0, 1, 2, 3, 4, 100, 101, 102, 103, 104, 7]
-    assert readable == files
-    with pytest.raises(InputError, match="no readable images"):
-        images.read_images([tmp_path / "b.png"], (6, 8))
-    with pytest.raises(InputError, match=r"no file or folder .*none\.png"):
-        images.image_files([tmp_path / "none.png"])
+def test_the_survey_tells_what_was_read_and_what_was_left_out(tmp_path):
+    class_folders(tmp_path / "train")
+    class_folders(tmp_path / "test", each=2)
+    Image.new("L", (7, 5), 9).save(tmp_path / "train" / "cat" / "gray.png")
+    (tmp_path / "train" / "cat" / "empty.png").write_bytes(b"")
+    (tmp_path / "train" / "dog" / "page.jpg").write_bytes(b"<html></html>")
+    (tmp_path / "train" / "dog" / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    survey = load(tmp_path).survey
+    assert survey.left_out == {
+        "empty file": ("train/cat/empty.png",),
+        "not an image": ("train/dog/page.jpg",),
+        "no decoder for HEIC": ("train/dog/phone.jpg",),
+    }
+    assert survey.modes == {"RGB": 14, "gray": 1}
+    assert survey.sizes == {(9, 12 + number): 2 for number in range(2, 5)} | {
+        (9, 12): 4,
+        (9, 13): 4,
+        (5, 7): 1,
+    }
+
+
+def many_levels(root, highest, kind="PNG", number=4):
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for each in range(number):
+            levels = np.linspace(0, highest - each * (highest > 1), 64).reshape(8, 8)
+            dtype = np.float32 if highest <= 1 else np.int32 if highest > 65535 else np.uint16
+            image = Image.fromarray(levels.astype(dtype))
+            image.save(root / name / f"{each}.{kind.lower()}", kind)
+
+
+@pytest.mark.parametrize(
+    ("highest", "kind", "note"),
+    [
+        (65535, "PNG", r"8 of the images are 16-bit gray, .* 0 to 65535; 65535 is white\.$"),
+        (20000, "PNG", r"0 to 20000; 65535 is white\.$"),
+        (4095, "PNG", r"0 to 4095; .* levels of 12 bits .*; set data\.white_level=4095\.$"),
+        (3000, "PNG", r"0 to 3000; .* levels of 12 bits .*; set data\.white_level=4095\.$"),
+        (16000, "TIFF", r"0 to 16000; .* levels of 14 bits .*data\.white_level=16383\.$"),
+        (2**30, "TIFF", r"signed 32-bit gray, .* 2147483647 is white\.$"),
+        (1, "TIFF", r"32-bit float gray, with levels from 0 to 1; 1 is white\.$"),
+    ],
+)
+def test_levels_of_more_than_8_bits_are_noted(tmp_path, highest, kind, note):
+    many_levels(tmp_path, highest, kind)
+    (found,) = load(tmp_path).survey.notes
+    assert re.search(note, found)
+
+
+def test_the_white_level_reaches_the_images(tmp_path):
+    many_levels(tmp_path, 4095)
+    dark = load(tmp_path, image_size=8)
+    bright = load(tmp_path, image_size=8, levels=Levels(white=4095))
+    assert dark.images.max() == 15
+    assert bright.images.max() == 255
+    (note,) = bright.survey.notes
+    assert note.endswith("4095 is white.")
+
+
+def test_files_of_several_frames_and_images_of_one_color_are_noted(tmp_path):
+    class_folders(tmp_path)
+    frames = [Image.fromarray(np.eye(9, dtype=np.uint8) * level) for level in (200, 100)]
+    for number in range(7):
+        file = tmp_path / "cat" / f"frames{number}.gif"
+        frames[0].save(file, save_all=True, append_images=frames[1:])
+    frames, constant = load(tmp_path).survey.notes
+    listed = ", ".join(f"cat/frames{number}.gif" for number in range(5))
+    assert frames == (
+        "7 of the images hold several frames or pages, of which the first is used: "
+        f"{listed} and 2 more."
+    )
+    assert constant.startswith("10 of the images have one color everywhere: cat/0.png, ")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_background_reaches_the_images(tmp_path, stream):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.new("RGBA", (6, 6), (0, 0, 0, 0)).save(tmp_path / name / f"{number}.png")
+    for background, level in ((255, 255, 255), 255), ((10, 20, 30), (10, 20, 30)), (None, 0):
+        source = load(tmp_path, stream=stream, levels=Levels(background=background))
+        assert (np.asarray(source.images) == level).all()
+        assert (np.asarray(source.test_images) == level).all()
 
 
 def test_fewer_than_two_classes_serve_label_free_methods_only(tmp_path):
     picture(tmp_path / "0.png", 0)
     picture(tmp_path / "1.png", 1)
-    with pytest.raises(InputError, match=r"too few|fewer than two"):
+    with pytest.raises(InputError, match="has images but no labels"):
         load(tmp_path)
     source = load(tmp_path, label_free=True)
     assert source.classes == ()
@@ -157,7 +229,7 @@ def test_empty_folders_and_single_images(tmp_path):
     [
         ("path,label\nnone.png,a\n", r"names none\.png, but there is no such file"),
         ("path,label\n0.png,a\n./0.png,b\n", r"names 0\.png more than once"),
-        ("file,class\n0.png,a\n", "first line `path,label`"),
+        ("file,kind\n0.png,a\n", "first line `path,label`"),
         ("path,label\n0.png\n", "first line `path,label`"),
         ("path,label\n0.png,\xff\n", "Cannot read"),
     ],

@@ -103,6 +103,6 @@ def test_a_set_that_is_gone_ends_the_search():
 def test_a_step_decodes_each_image_once(tmp_path, monkeypatch):
     plan = Plan(pools={"unlabeled": pool(files(tmp_path), (CENTRE, CENTRE, CENTRE))})
     decoded, decode = [], image_files.decode
-    monkeypatch.setattr(image_files, "decode", lambda file: decoded.append(1) or decode(file))
+    monkeypatch.setattr(image_files, "decode", lambda *given: decoded.append(1) or decode(*given))
     assert len(plan.load(0)["unlabeled"]["views"]) == 3
     assert len(decoded) == 8

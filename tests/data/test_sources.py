@@ -1,5 +1,4 @@
 import importlib.util
-import logging
 import shutil
 import subprocess
 import sys
@@ -231,21 +230,3 @@ def test_images_keep_their_aspect_and_orientation(tmp_path):
     exif[0x0112] = 6  # rotated by 90 degrees
     Image.fromarray(wide).save(tmp_path / "turned.png", exif=exif)
     assert image_files.read(tmp_path / "turned.png").shape == (30, 10, 3)
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "I;16"])
-def test_image_modes_become_rgb(tmp_path, mode):
-    if mode == "I;16":
-        image = Image.fromarray(np.full((4, 4), 200 * 256, np.uint16))
-    else:
-        image = Image.new("L", (4, 4), 200).convert(mode)
-    image.save(tmp_path / "image.png")
-    np.testing.assert_allclose(image_files.read(tmp_path / "image.png", (4, 4)), 200, atol=4)
-
-
-def test_palette_with_transparency_is_read_without_a_warning(tmp_path, caplog):
-    image = Image.new("P", (4, 4), 1)
-    image.putpalette([0, 0, 0, 10, 20, 30])
-    image.save(tmp_path / "image.png", transparency=b"\x00\x80")
-    with caplog.at_level(logging.WARNING):
-        assert np.all(image_files.read(tmp_path / "image.png") == (10, 20, 30))

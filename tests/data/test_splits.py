@@ -143,13 +143,56 @@ def test_changed_and_missing_files(tmp_path):
 
 @pytest.mark.parametrize(("count", "shares"), [(3, [1, 1, 1]), (7, [3, 2, 2]), (8, [3, 3, 2])])
 def test_validation_moves_images_evenly(count, shares):
-    rest, images, labels = splits.validation(SMALL, count, seed=0)
+    rest, images, labels = splits.validation(SMALL, count, seed=0, draw="balanced")
     np.testing.assert_array_equal(np.bincount(labels), shares)
     assert len(rest.images) == len(rest.labels) == len(rest.rows) == 10 - count
     together = np.concatenate([images[:, 0, 0, 0], rest.images[:, 0, 0, 0]])
     np.testing.assert_array_equal(np.sort(together), np.arange(10))
     np.testing.assert_array_equal(rest.rows, 2 * rest.images[:, 0, 0, 0].astype(int))
     np.testing.assert_array_equal(labels, SMALL.labels[images[:, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "available", "count", "shares"),
+    [
+        ([50, 30, 20], [50, 30, 20], 10, [5, 3, 2]),
+        ([50, 30, 20], [50, 30, 20], 1, [1, 0, 0]),
+        ([50, 30, 20], [50, 30, 20], 2, [1, 1, 0]),  # quotas 1, .6 and .4
+        ([10, 10, 10], [10, 10, 10], 4, [2, 1, 1]),  # equal remainders: the first class
+        ([900, 90, 10], [900, 90, 10], 100, [90, 9, 1]),
+        ([900, 90, 10], [900, 90, 10], 1000, [900, 90, 10]),
+        ([60, 40], [3, 40], 20, [3, 17]),  # what one class lacks goes to the other
+        ([60, 40], [0, 40], 5, [0, 5]),
+        ([1, 1, 1, 97], [1, 1, 1, 97], 10, [0, 0, 0, 10]),  # quotas .1, .1, .1 and 9.7
+    ],
+)
+def test_a_stratified_draw_follows_the_class_sizes(sizes, available, count, shares):
+    found = splits.stratified(np.array(sizes), np.array(available), count)
+    np.testing.assert_array_equal(found, shares)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)), min_size=1, max_size=6), st.data()
+)
+def test_a_stratified_draw_takes_the_number_asked_for(classes, data):
+    sizes = np.array([max(pair) for pair in classes])
+    available = np.array([pair[1] for pair in classes])
+    count = data.draw(st.integers(0, int(available.sum())))
+    shares = splits.stratified(sizes, available, count)
+    assert shares.sum() == count
+    assert (shares <= available).all()
+    if (count * sizes <= sizes.sum() * available).all():  # no class lacks images
+        assert (np.abs(shares - count * sizes / sizes.sum()) < 1).all()
+
+
+def test_validation_is_stratified_by_all_labeled_images():
+    labels = np.repeat([0, 1], [60, 20])
+    source = small_source(labels)
+    split = splits.Split(indices=np.arange(40))  # of class 0, which stays the larger one
+    rest, _, held = splits.validation(source, 12, seed=0, keep=split)
+    np.testing.assert_array_equal(np.bincount(held), [9, 3])
+    assert len(splits.locate(rest, split)) == 40
 
 
 def test_validation_depends_on_the_seed_and_keeps_labeled_examples(mnist5k):

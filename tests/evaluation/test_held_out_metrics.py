@@ -1,29 +1,99 @@
-"""Held-out metrics: one table, of which training records every entry."""
+"""Held-out metrics: scikit-learn's definitions, and what counts."""
+
+import json
 
 import numpy as np
 import pytest
+from sklearn import metrics as theirs
 
 from jaxmatch.evaluation import metrics
 from jaxmatch.evaluation.forward import Answers
 
+ORACLES = {
+    "accuracy": lambda p, y: theirs.accuracy_score(y, p.argmax(-1)),
+    "balanced_accuracy": lambda p, y: theirs.balanced_accuracy_score(y, p.argmax(-1)),
+    "macro_f1": lambda p, y: theirs.f1_score(y, p.argmax(-1), average="macro"),
+    "weighted_f1": lambda p, y: theirs.f1_score(y, p.argmax(-1), average="weighted"),
+    "negative_log_likelihood": lambda p, y: theirs.log_loss(y, p, labels=np.arange(p.shape[1])),
+    "top_5": lambda p, y: theirs.top_k_accuracy_score(y, p, k=5, labels=np.arange(p.shape[1])),
+    "roc_auc": lambda p, y: theirs.roc_auc_score(y, p[:, 1]),
+}
 
-def answers(readable=(True, True, True, True)):
-    """Probabilities of three classes for four images, whose largest are 0, 1, 2 and 2."""
+
+def predictions(classes, images, seed, without=()):
+    """Probabilities float32 and labels, better than chance; no image is of a class ``without``."""
+    random = np.random.default_rng(seed)
+    labels = random.choice(np.setdiff1d(np.arange(classes), without), images)
+    logits = random.normal(size=(images, classes)) + 2 * np.eye(classes)[labels]
+    odds = np.exp(logits.round(1))  # rounded, so that there are ties
+    return (odds / odds.sum(-1, keepdims=True)).astype(np.float32), labels
+
+
+def answers(probabilities):
+    return Answers(probabilities, np.ones(len(probabilities), bool))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("classes", "images", "without"),
+    [(2, 50, ()), (3, 40, ()), (9, 30, (4,)), (10, 200, (0, 9)), (40, 100, range(20, 40))],
+)
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_scikit_learns_definitions(classes, images, without, seed):
+    found, labels = predictions(classes, images, seed, without)
+    scores = metrics.score(answers(found), labels)
+    expected = {"expected_calibration_error", *ORACLES}
+    expected -= {"roc_auc"} if classes != 2 else set()
+    expected -= {"top_5"} if classes < 10 else set()
+    assert scores.keys() == expected
+    for name in expected & ORACLES.keys():
+        oracle = ORACLES[name](found, labels)
+        assert scores[name] == pytest.approx(oracle, rel=1e-6), name
+    names = [f"class {number}" for number in range(classes)]
+    whole = metrics.evaluation(answers(found), labels, names)
+    numbers = np.arange(classes)
+    matrix = theirs.confusion_matrix(labels, found.argmax(-1), labels=numbers)
+    assert whole["confusion"] == matrix.tolist()
+    rows = theirs.precision_recall_fscore_support(
+        labels, found.argmax(-1), labels=numbers, zero_division=0
+    )
+    for name, *row in zip(names, *rows, strict=True):
+        keys = ("precision", "recall", "f1", "support")
+        assert whole["per_class"][name] == pytest.approx(dict(zip(keys, row, strict=True)))
+    assert json.loads(json.dumps(whole)) == whole
+
+
+def test_calibration_error_by_hand():
+    found = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6], [1.0, 0.0]], np.float32)
+    scores = metrics.score(answers(found), np.array([0, 1, 1, 1, 0]))
+    # bins of confidence .9 (one of two right), .6 (both right) and 1 (right)
+    error = (2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.6) + 0) / 5
+    assert scores["expected_calibration_error"] == pytest.approx(error, rel=1e-6)
+
+
+def test_a_certain_mistake_costs_a_finite_amount():
+    scores = metrics.score(answers(np.array([[1.0, 0.0]], np.float32)), np.array([1]))
+    assert scores["negative_log_likelihood"] == pytest.approx(36.04, abs=0.01)
+    assert scores["roc_auc"] is None  # no image is of class 0
+
+
+def test_only_readable_images_with_a_known_label_count():
     rows = [[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.0, 0.1, 0.9], [0.1, 0.4, 0.5]]
-    return Answers(np.array(rows, np.float32), np.array(readable))
-
-
-def test_only_readable_images_count():
+    found = np.array(rows, np.float32)
     labels = np.array([0, 1, 2, 0])
-    assert metrics.score(answers(), labels) == {"accuracy": 0.75}
-    assert metrics.score(answers((False, True, True, True)), labels) == {"accuracy": 2 / 3}
+
+    def accuracy(readable, labels):
+        return metrics.score(Answers(found, np.array(readable)), labels, ["accuracy"])
+
+    everything = [True] * 4
+    assert accuracy(everything, labels) == {"accuracy": 0.75}
+    assert accuracy([False, True, True, True], labels) == {"accuracy": 2 / 3}
+    assert accuracy(everything, np.array([0, 1, -1, 0])) == {"accuracy": 2 / 3}
+    assert accuracy([False] * 4, labels) == {"accuracy": None}
 
 
 def test_a_metric_is_a_function_and_a_line(monkeypatch):
-    def negative_log_likelihood(probabilities, labels):
-        return float(-np.log(probabilities[np.arange(len(labels)), labels]).mean())
-
-    monkeypatch.setattr(metrics, "METRICS", metrics.METRICS | {"nll": negative_log_likelihood})
-    found = metrics.score(answers(), np.array([0, 1, 2, 0]))
-    assert found["nll"] == pytest.approx(-np.log([0.6, 0.5, 0.9, 0.1]).mean(), rel=1e-6)
-    assert found["accuracy"] == 0.75
+    doubt = metrics.Metric(lambda found, labels: float(1 - found.max(-1).mean()), False)
+    monkeypatch.setattr(metrics, "METRICS", metrics.METRICS | {"doubt": doubt})
+    found = answers(np.array([[0.75, 0.25], [0.5, 0.5]], np.float32))
+    assert metrics.score(found, np.array([0, 1]), ["doubt"]) == {"doubt": 0.375}

@@ -67,6 +67,14 @@ def test_one_run_has_three_panels(tmp_path, drawn):
     np.testing.assert_array_equal(teacher.get_xdata(), np.arange(25, 1001, 25))
 
 
+def test_a_validation_set_is_a_curve_beside_the_test_set(tmp_path, drawn):
+    curves.plot({"run": lines([*EVERYTHING, "validation/teacher/accuracy"])}, tmp_path / "c.png")
+    test = drawn[0].axes[2]
+    assert len(test.lines) == 3
+    names = [text.get_text() for text in test.get_legend().texts]
+    assert names == ["teacher", "student", "teacher, validation set"]
+
+
 def test_missing_metrics_are_not_applicable(tmp_path, drawn):
     supervised = lines(EVERYTHING[-2:])
     curves.plot({"supervised": supervised}, tmp_path / "curves.png")

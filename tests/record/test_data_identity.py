@@ -74,7 +74,7 @@ def call(capsys, *words):
 
 
 def evaluated(capsys, base, *words):
-    code, output, error = call(capsys, "evaluate", f"--workdir={base / 'run'}", *words)
+    code, output, error = call(capsys, "evaluate", "--json", f"--workdir={base / 'run'}", *words)
     return json.loads(output) if code == 0 else error
 
 

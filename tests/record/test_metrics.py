@@ -164,6 +164,36 @@ def test_summary_of_many_evaluations():
     }
 
 
+def test_summary_of_a_run_with_a_validation_set_and_a_best_checkpoint():
+    lines = [
+        {
+            "step": step,
+            "test/teacher/accuracy": accuracy,
+            "test/teacher/balanced_accuracy": accuracy - 0.1,
+            "test/student/accuracy": 0.5,
+            "validation/teacher/accuracy": accuracy + 0.05,
+        }
+        for step, accuracy in ((5, 0.7), (10, 0.8), (15, 0.75))
+    ]
+    full = {"accuracy": 0.75, "macro_f1": 0.7, "confusion": [[1, 0], [0, 1]]}
+    large = {"accuracy": 0.5, "confusion": [[0]] * 101}
+    metrics = {
+        "test": {"teacher": full, "student": large},
+        "validation": {"teacher": full, "student": full},
+    }
+    best = {"step": 10, "key": "validation/teacher/accuracy", "value": 0.85}
+    summary = summarise(lines, **facts(), metrics=metrics, best=best)
+    assert summary["teacher"]["metrics"] == full
+    assert summary["student"]["metrics"] == {"accuracy": 0.5}  # a matrix of many classes is large
+    validation = summary["validation"]["teacher"]
+    assert (validation["last"], validation["best"]) == (0.8, pytest.approx(0.85))
+    assert validation["best_is_test_selection"] is False
+    assert validation["metrics"] == full
+    assert summary["validation"]["student"] is None
+    test = {"teacher": {"accuracy": 0.8, "balanced_accuracy": pytest.approx(0.7)}}
+    assert summary["best"] == {**best, "test": test | {"student": {"accuracy": 0.5}}}
+
+
 def test_summary_of_a_label_free_run():
     summary = summarise([{"step": 1, "loss/total": 2.0}], **facts())
     assert summary["teacher"] is None

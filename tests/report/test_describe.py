@@ -1,19 +1,24 @@
 """Describing a configuration: counts that match a real state, without compiling anything."""
 
+import io
+
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 from tiny_runs import configuration
 
 from jaxmatch.errors import InputError
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
-from jaxmatch.report.describe import describe
+from jaxmatch.record.settled import settled, standardized
+from jaxmatch.report.describe import describe, page
 
 
 def test_counts_match_a_real_state(data):
     config = configuration(data)
     found = describe(config)
+    config = standardized(settled(config)[0], np.load(data)["x_train"])
     state = jax.jit(Program.build(config, run_data.load_new(config).facts()).init)()
     leaves = jax.tree.leaves(state.params)
     assert found["parameters"] == sum(leaf.size for leaf in leaves)
@@ -40,6 +45,47 @@ def test_arithmetic_grows_with_the_batch_and_nothing_is_compiled(data):
     assert one["operations_per_step"] > 2 * 24 * convolution
     assert two["operations_per_step"] == pytest.approx(2 * one["operations_per_step"], rel=0.2)
     assert compiled == []
+
+
+def text_of(content, width=80):
+    """The page as plain text."""
+    file = io.StringIO()
+    Console(file=file, width=width, highlight=False, markup=False).print(content)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("classes", "rows"), [(2, 2), (20, 20), (1000, 13)])
+def test_a_page_of_many_classes_is_short(data, classes, rows):
+    found = describe(configuration(data, method="supervised"))
+    counts = dict.fromkeys(("labeled", "unlabeled", "validation", "test"), 3)
+    names = [f"class [{number}]" for number in range(classes)]
+    names[1] += " of a name that is so long that it must be wrapped to fit into eighty columns"
+    found["data"] |= {"classes": names, "counts": dict.fromkeys(names, counts)}
+    text = text_of(page(found, "supervised:npz:x.npz"))
+    assert max(map(len, text.splitlines())) <= 80
+    assert sum(line.startswith("  class [") for line in text.splitlines()) == rows
+    assert (f"... {classes - rows:,} more" in text) == (classes > rows)
+    assert f"class [{classes - 1}]" in text
+
+
+def test_a_page_tells_of_left_out_files_and_notes(data):
+    found = describe(configuration(data, method="supervised"))
+    found["data"] |= {"left_out": {"hidden": 2, "no image": 31}, "notes": ["First.", "Second."]}
+    found["data"] |= {"test_drawn": True, "sizes": [{"height": 4, "width": 6, "count": 88}]}
+    lines = [" ".join(line.split()) for line in text_of(page(found, "x")).splitlines()]
+    for line in ("left out 2 hidden, 31 no image", "note First.", "note Second."):
+        assert line in lines
+    text = " ".join(lines)
+    assert "24 test images (drawn from the training images)" in text
+    assert "6x4; used at 8x8" in text
+
+
+def test_each_stage_has_a_page(data):
+    found = describe(configuration(data, method="supervised"))
+    text = text_of(page({"1_simclr": found, "2_fixmatch": found}, "stages"))
+    places = [text.index(f"stages: {name}") for name in ("1_simclr", "2_fixmatch")]
+    assert places == sorted(places)
+    assert text.count("What will run") == 2
 
 
 def test_bad_input_is_refused(data):

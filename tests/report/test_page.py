@@ -416,3 +416,63 @@ def test_what_cannot_be_reported(seeds, tmp_path):
     (tmp_path / "full.html").symlink_to("/dev/full")
     with pytest.raises(DiskError, match="No space left"):
         report([run.folder], tmp_path / "full.html")
+
+
+def test_validation_and_what_was_found_are_shown(seeds, tmp_path):
+    plain, chosen = (
+        seeds(name, f"{name}:mnist5k,labels=40", (0.9, 0.92)) for name in ("supervised", "fixmatch")
+    )
+    found = {
+        "name": "folder:<pets>",
+        **{"labeled": 4, "unlabeled": 9, "validation": 2, "test": 3, "unknown": 9},
+        "classes": ["cat", "dog"],
+        "counts": {name: {"labeled": 2} for name in ("cat", "dog")},
+        **{"test_drawn": True, "left_out": {"hidden": 2}, "notes": ["A note."]},
+        **{"sizes": [], "modes": {}, "size": [8, 8]},
+    }
+    for name in found["counts"]:
+        found["counts"][name] |= {"unlabeled": 0, "validation": 1, "test": 1}
+    for run, accuracy in zip(chosen, (0.8, 0.9), strict=True):
+        file = run.folder / "summary.json"
+        summary = json.loads(file.read_text())
+        summary["teacher"]["metrics"] = {"balanced_accuracy": accuracy - 0.1}
+        summary["validation"] = {"teacher": {"last": accuracy}, "student": {"last": 0.1}}
+        best = {"teacher": {"accuracy": accuracy + 0.05}, "student": {"accuracy": 0.2}}
+        summary["best"] = {
+            "step": 75,
+            "key": "validation/teacher/accuracy",
+            "value": 1,
+            "test": best,
+        }
+        file.write_text(json.dumps(summary))
+        (run.folder / "findings.json").write_text(json.dumps(found))
+    rows = {row["method"]: row for row in table(group([*plain, *map(reread, chosen)]))}
+    assert rows["fixmatch"]["validation"] == "85.0 ± 7.1"
+    assert rows["fixmatch"]["balanced"] == "75.0 ± 7.1"
+    assert rows["fixmatch"]["at best validation"] == "90.0 ± 7.1"
+    assert rows["supervised"]["validation"] == ""
+    assert "validation" not in table(group(plain))[0]
+    folders = [run.folder for run in (*plain, *chosen)]
+    text = report(folders, tmp_path / "report.html")[0].read_text()
+    Page(text)
+    data = text.index("<h2>Data</h2>")
+    assert data < text.index("<h2>Accuracy</h2>")
+    for line in (
+        "data: folder:&lt;pets&gt;: 4 labeled, 9 unlabeled, 2 validation, 3 test images (drawn",
+        "classes: cat (2 labeled, 1 validation, 1 test), dog (",
+        "left out: 2 hidden",
+        "note: A note.",
+    ):
+        assert text.count(line) == 1  # equal facts of both runs once
+    assert "<h2>Data</h2>" not in report(folders[:2], tmp_path / "old.html")[0].read_text()
+
+
+def test_an_unfinished_run_shows_its_validation_so_far(tmp_path):
+    lines = [{**line, "validation/teacher/accuracy": 0.5} for line in metrics(0.9)]
+    config = configuration("fixmatch:mnist5k,labels=40")
+    running = read(write(tmp_path / "running", config, lines, finished=False))
+    assert table(group([running]))[0]["validation"] == "50.0"
+
+
+def reread(run):
+    return read(run.folder)

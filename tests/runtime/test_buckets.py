@@ -314,8 +314,8 @@ def test_every_command_reads_and_writes_buckets(server, data, reference, tmp_pat
     )
     source = f"npz:{server}/data.npz"
     command("train", *arguments(source, **OPTIONS), f"--workdir={server}/run")
-    found = json.loads(command("evaluate", f"--workdir={server}/run"))
-    ours = json.loads(command("evaluate", f"--workdir={reference}"))
+    found = json.loads(command("evaluate", "--json", f"--workdir={server}/run"))
+    ours = json.loads(command("evaluate", "--json", f"--workdir={reference}"))
     assert found == ours
     for folder in (server, tmp_path):
         where = (f"--workdir={server}/run",)
@@ -343,7 +343,7 @@ def test_every_command_reads_and_writes_buckets(server, data, reference, tmp_pat
     assert (copy / "c" / "summary.json").exists()
     assert len(list((copy / "run" / "events").iterdir())) == 1
     shutil.rmtree(copy)
-    output = command("train", *arguments(source, **OPTIONS), f"--workdir={server}/run")
+    output = command("train", "--json", *arguments(source, **OPTIONS), f"--workdir={server}/run")
     assert json.loads(output)["steps"] == STEPS
 
 

@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxmatch.cli.main import is_not_orbax
 from jaxmatch.errors import DiskError, InputError
-from jaxmatch.runtime.checkpoint import Checkpoints
+from jaxmatch.runtime.checkpoint import MARK, Best, Checkpoints
 from jaxmatch.types import TrainState
 
 
@@ -104,6 +104,44 @@ def test_round_trip_is_bitwise_on_any_number_of_devices(tmp_path, written, read)
     expected = jax.tree.leaves(shardings(state, read))
     for leaf, sharding in zip(jax.tree.leaves(restored), expected, strict=True):
         assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest_ones(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in range(1, 7):
+            best = Best(step, "validation/teacher/accuracy", step / 10) if step in (1, 2) else None
+            checkpoints.save(step, make_state(step), best)
+            checkpoints.wait()
+        assert checkpoints.steps() == [2, 5, 6]
+        assert checkpoints.best() == Best(2, "validation/teacher/accuracy", 0.2)
+        restored, step = checkpoints.restore(abstract(make_state()), "best")
+        assert step == 2
+        assert_same(restored, make_state(2))
+        checkpoints.mark(Best(5, "validation/teacher/accuracy", 0.5))
+        checkpoints.save(7, make_state(7))
+        checkpoints.wait()
+        assert checkpoints.steps() == [5, 6, 7]
+        checkpoints.save(8, make_state(8))
+        checkpoints.wait()
+        assert checkpoints.steps() == [5, 7, 8]
+        checkpoints.mark(None)
+        checkpoints.save(9, make_state(9))
+        checkpoints.wait()
+        assert checkpoints.steps() == [8, 9]
+    assert newest(tmp_path)[1] == 9
+
+
+@pytest.mark.parametrize("mark", [None, "", "[]", '{"step": 7, "key": "a", "value": 1.0}'])
+def test_a_missing_or_damaged_mark_marks_nothing(saved, mark):
+    if mark is not None:
+        (saved / MARK).write_text(mark)
+    with Checkpoints(saved, keep=1) as checkpoints:
+        assert checkpoints.best() is None
+        with pytest.raises(InputError, match=r"no best checkpoint.*present: 1, 2, 3"):
+            checkpoints.restore(abstract(make_state()), "best")
+        checkpoints.save(4, make_state(4))
+        checkpoints.wait()
+        assert checkpoints.steps() == [4]
 
 
 @pytest.fixture
@@ -404,7 +442,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 sys.path[:0] = [{root!r}, {tests!r}, {folder!r}]
 from test_checkpoint import abstract, make_state
-from jaxmatch.runtime.checkpoint import Checkpoints
+from jaxmatch.runtime.checkpoint import MARK, Best, Checkpoints
 
 checkpoints = Checkpoints({directory!r}, keep=2)
 restored = checkpoints.restore(abstract(make_state()))
@@ -461,7 +499,7 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize("localhost:{port}", 2, {rank})
 sys.path[:0] = [{root!r}, {tests!r}, {folder!r}]
 from test_checkpoint import abstract, assert_same_shards, make_state
-from jaxmatch.runtime.checkpoint import Checkpoints
+from jaxmatch.runtime.checkpoint import MARK, Best, Checkpoints
 
 with Checkpoints({directory!r}, keep=2) as checkpoints:
     for step in (1, 2, 3):

@@ -160,7 +160,9 @@ def test_processes_of_different_seeds_are_refused(data, tmp_path):
 
 
 def test_the_summary_is_one_and_whole(data, tmp_path):
-    (out, _), (nothing, _) = finish(start(2, 1, words(data, tmp_path / "run", method="fixmatch")))
+    (out, _), (nothing, _) = finish(
+        start(2, 1, [*words(data, tmp_path / "run", method="fixmatch"), "--json"])
+    )
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert json.loads(out) == summary
     assert nothing == ""
@@ -268,7 +270,7 @@ pathlib.Path.iterdir = lambda self: iter(()) if late(self) else iterdir(self)
 pathlib.Path.read_bytes = read_late
 """
     for _ in range(2):
-        (out, _), _ = finish(start(2, 1, command, before=("", blind)))
+        (out, _), _ = finish(start(2, 1, [*command, "--json"], before=("", blind)))
         assert json.loads(out)["steps"] == 20
         assert_bitwise(state_of(folder), before)
         (folder / "summary.json").unlink()

@@ -89,7 +89,11 @@ def test_split_file_validation_set_and_batch_larger_than_the_labeled_set(data, t
     assert splits.read(tmp_path / "run" / "split.json").indices.tolist() == [4, 1, 2, 3]
     for line in read(tmp_path / "run"):
         validation = {key for key in line if key.startswith("validation/")}
-        assert validation == {"validation/teacher/accuracy", "validation/student/accuracy"}
+        assert validation == {
+            f"validation/{network}/{metric}"
+            for network in ("teacher", "student")
+            for metric in ("accuracy", "balanced_accuracy")
+        }
     facts = json.loads((tmp_path / "run" / "config.json").read_text())["facts"]
     assert (facts["labels"], facts["unlabeled"]) == ([0, 1, 2, 3], 64 - 12)
 

@@ -165,9 +165,9 @@ def test_an_unreadable_test_image_does_not_end_a_streamed_run(
     assert "Left out, not readable as images" in caplog.text
 
     capsys.readouterr()
-    cli.main(["evaluate", "--workdir", str(tmp_path / "run")])
+    cli.main(["evaluate", "--json", "--workdir", str(tmp_path / "run")])
     evaluated = json.loads(capsys.readouterr().out)
-    assert [evaluated[network] for network in ("teacher", "student")] == [
+    assert [evaluated[network]["accuracy"] for network in ("teacher", "student")] == [
         summary[network]["last"] for network in ("teacher", "student")
     ]
     source = load_new(found.config).source

@@ -337,7 +337,7 @@ def test_the_command_line_joins_runs(data, tmp_path, capfd, monkeypatch):
     given = []
     monkeypatch.setattr(together, "train", lambda runs: given.extend(runs) or [{"steps": 3}] * 2)
     runs = [[*arguments(data, seed=seed), f"--workdir={tmp_path / str(seed)}"] for seed in (0, 1)]
-    cli.main(["train", *runs[0], "--and", *runs[1]])
+    cli.main(["train", "--json", *runs[0], "--and", *runs[1]])
     assert capfd.readouterr().out == '{"steps": 3}\n' * 2
     assert [(config.seed, folder.name) for config, folder in given] == [(0, "0"), (1, "1")]
     for bad, expected in (

@@ -8,6 +8,7 @@ place in the map. Integer arithmetic gives this distance, so the final result is
 import functools
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import jax.numpy as jnp
 from jax import lax
@@ -18,6 +19,8 @@ from jaxmatch.augment.pixels import source as pixels
 from jaxmatch.types import Array
 
 STEEPEST = 45  # degrees
+# No warp of a published policy takes a pixel from farther outside, as a share of the longer side.
+_BEYOND = 0.42
 _PACKED = 3  # planes of 8 bits in an int32 that is not negative
 
 
@@ -46,6 +49,48 @@ def warp(planes: Array, matrix: Array, degrees: int = STEEPEST) -> Array:
 def warp_far(planes: Array, matrix: Array) -> Array:
     """Do what :func:`warp` does for any matrix, by gathers on every platform."""
     return pixels.take_far(planes, *geometry.source(matrix, (planes.shape[2], planes.shape[3])))
+
+
+def warp_continued(
+    planes: Array, matrix: Array, padding: Literal["edge", "reflect"], degrees: int = STEEPEST
+) -> Array:
+    """Fetch each pixel from its position under ``matrix``, in an image that goes on at its edges.
+
+    Limits and arguments are those of :func:`warp`. In large images no position may lie outside by
+    more than 0.42 of the longer side.
+
+    Args:
+        planes: int32 0..255 [c b h w].
+        matrix: [b 6].
+        padding: "edge" repeats the outermost pixels; "reflect" mirrors the image at them.
+        degrees: bound of the rotations.
+
+    Returns:
+        Planes, int32 [c b h w].
+    """
+    height, width = planes.shape[2:]
+    margin = math.ceil(_BEYOND * max(height, width)) + 2
+    matrix = geometry.padded(matrix, margin)
+
+    def positions(matrix: Array) -> tuple[Array, Array]:
+        row, column = geometry.source(matrix, (height + 2 * margin, width + 2 * margin))
+        inner = (slice(None), slice(margin, -margin), slice(margin, -margin))
+        return (
+            geometry.continued(row[inner] - margin, height, padding),
+            geometry.continued(column[inner] - margin, width, padding),
+        )
+
+    def by_shears(planes: Array, matrix: Array) -> Array:
+        planes = jnp.pad(planes, ((0, 0), (0, 0), *2 * [(margin, margin)]), mode=padding)
+        warped = _warp_by_shears(planes, matrix, degrees=degrees)
+        return warped[:, :, margin:-margin, margin:-margin]
+
+    def by_gathers(planes: Array, matrix: Array) -> Array:
+        return pixels.take_far(planes, *positions(matrix))
+
+    if max(height, width) <= pixels.SMALL:
+        return pixels.take(planes, *positions(matrix))
+    return pixels.by_platform(by_shears, by_gathers, planes, matrix)
 
 
 def _warp_by_shears(planes: Array, matrix: Array, *, degrees: int = STEEPEST) -> Array:

@@ -48,6 +48,24 @@ def translation_y(up: Array) -> Array:
     return jnp.stack([one, zero, zero, zero, one, jnp.floor(up + 0.5)], -1)
 
 
+def padded(matrix: Array, margin: int) -> Array:
+    """The same maps [b 6] of images that have ``margin`` pixels more on each side."""
+    a, b, c, d, e, f = (matrix[:, i] for i in range(6))
+    return jnp.stack([a, b, c + margin * (1 - a - b), d, e, f + margin * (1 - d - e)], -1)
+
+
+def continued(position: Array, size: int, padding: str) -> Array:
+    """Bring positions of any distance inside of 0..size-1, as the padding says.
+
+    "edge" takes the nearest position inside; "reflect" mirrors, without repeating the edge, as
+    often as it takes.
+    """
+    if padding == "edge":
+        return jnp.clip(position, 0, size - 1)
+    inside = position % max(1, 2 * (size - 1))
+    return size - 1 - jnp.abs(size - 1 - inside)
+
+
 def source(matrix: Array, size: tuple[int, int]) -> tuple[Array, Array]:
     """Source row and column of each pixel, int32 [b h w] each; they can be outside of the image."""
     row = jnp.arange(size[0], dtype=jnp.int32)[:, None]

@@ -68,6 +68,31 @@ def flip(images: Array, chosen: Array) -> Array:
     return by_platform(_flip_by_choice, _flip_by_gathers, images, chosen)
 
 
+def flip_vertically(images: Array, chosen: Array) -> Array:
+    """Mirror the ``chosen``, bool [b], of the images [b h w c] of any dtype, top and bottom."""
+    return flip(images.swapaxes(1, 2), chosen).swapaxes(1, 2)
+
+
+def turn(images: Array, turns: Array) -> Array:
+    """Turn each image counter-clockwise about its centre.
+
+    Args:
+        images: [b h w c] of any dtype.
+        turns: int32 [b], quarter turns 0..3; of images that are not square 2 and 3 are half turns,
+            and 0 and 1 are none.
+
+    Returns:
+        Images of the same shape and dtype.
+    """
+    if images.shape[1] != images.shape[2]:
+        turns = turns & 2
+    odd = turns & 1 == 1
+    transposed = images.swapaxes(1, 2) if images.shape[1] == images.shape[2] else images
+    images = jnp.where(odd[:, None, None, None], transposed, images)
+    images = flip_vertically(images, (turns == 1) | (turns == 2))
+    return flip(images, turns >= 2)
+
+
 def count_levels(planes: Array) -> Array:
     """The number of pixels of each level in each plane: int32 [c b h w] to int32 [c b 256]."""
     return by_platform(_count_by_products, _count_by_scatters, planes)

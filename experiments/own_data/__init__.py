@@ -1,0 +1,1 @@
+"""What a new user gets on photographs and on Fashion-MNIST, with few labels and no override."""

@@ -1,0 +1,310 @@
+"""The table of labels of a folder, ``labels.csv``: the label and the set of each image."""
+
+import csv
+import io
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from jaxmatch.data import splits
+from jaxmatch.errors import InputError, counted, printable
+from jaxmatch.runtime import paths
+
+NAMES = ("labels.csv", "labels.tsv")
+UNLABELED = ""
+# What a column may be called: in lower case, without spaces, hyphens and underscores.
+COLUMNS = {
+    "path": ("path", "filepath", "imagepath", "imgpath", "file", "filename", "image", "imagename",
+             "imagefile", "img", "imgname"),
+    "label": ("label", "labels", "class", "classes", "classname", "labelname", "category",
+              "target", "y"),
+    "split": ("split", "set", "subset", "partition"),
+}  # fmt: skip
+DELIMITERS = (",", ";", "\t", "|")
+# Labels that other programs write for "no label".
+NO_LABEL = ("-1", "-1.0", "nan", "null", "?", "<na>", "#n/a", "n/a", "unlabeled", "unlabelled")
+UNCLEAR = ("none", "na")  # either no label, or the name of a class
+_PARTS = {
+    "train": r"train(ing)?|labell?ed",
+    "test": r"test(ing)?",
+    "validation": r"val(id(ation)?)?",
+    "unlabeled": r"unlabell?ed",
+}
+_PART = re.compile(
+    f"({'|'.join(f'(?P<{part}>{words})' for part, words in _PARTS.items())})"
+    "([ _-]?(set|data|images|split))?",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        path: as written.
+        label: the class; "" = unlabeled.
+        part: "train", "validation", "test" or "unlabeled"; "" if the table does not say.
+    """
+
+    path: str
+    label: str
+    part: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of labels.
+
+    Attributes:
+        file: its path.
+        rows: in their order.
+        notes: what the user may not expect, in sentences.
+    """
+
+    file: Path
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=10_000)
+def part_of(name: str) -> str:
+    """The set that a folder's name or a word means: a key of the table above; "" for no set."""
+    found = _PART.fullmatch(name.strip())
+    return next(part for part in _PARTS if found[part]) if found else ""
+
+
+def read(file: Path) -> Table:
+    """Read a table with a column for the path, one for the label, and perhaps one for the set.
+
+    Cells are separated by commas, semicolons, tabs or ``|``. Empty labels mean unlabeled.
+
+    Raises:
+        InputError: if it cannot be read, lacks a column or a cell, or has a label that may or may
+            not mean "no label".
+    """
+    lines, delimiter = _cells(file)
+    header, *body = lines
+    columns = _columns(header)
+    missing = InputError(
+        f"{file} must have the first line `path,label`, and both in each row; a third column "
+        f"`split` may say train, validation or test. Its first line is `{','.join(header)}`."
+    )
+    if not {"path", "label"} <= columns.keys():
+        raise missing
+    rows = []
+    for number, cells in enumerate(body, 2):
+        if len(cells) > len(header) and any(cells[len(header) :]):
+            raise InputError(
+                f"{file} has more cells than columns in row {number}; put a text that contains "
+                f"{delimiter!r} in quotes."
+            )
+        found = {
+            kind: cells[place].strip() for kind, place in columns.items() if place < len(cells)
+        }
+        if "label" not in found or not found["path"]:
+            raise missing
+        rows.append(_row(file, found))
+    notes = [*_header_notes(file, header, columns), *_label_notes(file, body, columns["label"])]
+    _check_numbers(file, {row.label for row in rows})
+    return Table(file=file, rows=tuple(rows), notes=tuple(notes))
+
+
+def resolve(
+    table: Table, roots: Sequence[Path], images: Iterable[str], strict: bool = True
+) -> tuple[dict[str, Row], list[str]]:
+    """The row of each image, by its name, and notes.
+
+    A path is relative to the first of ``roots`` or absolute; later ones are its earlier places. If
+    there is no such file, the path may differ in case, Unicode normal form or slashes, or in its
+    folders, as long as it fits one of ``images`` only. Without ``strict``, rows that fit none of
+    them are left out.
+
+    Raises:
+        InputError: naming the first row without a file, or an image of two classes.
+    """
+    images = set(images)
+    rows: dict[str, Row] = {}
+    missing: list[Row] = []
+    for row in table.rows:
+        name = row.path if row.path in images else splits.relative(roots, row.path)
+        if name in images or (strict and (roots[0] / name).is_file()):
+            _add(table, rows, name, row)
+        else:
+            missing.append(row)
+    if not missing:
+        return rows, []
+    whole, last = _unique(images, _plain), _unique(images, lambda name: _plain(name).split("/")[-1])
+    lost = []
+    for row in missing:
+        key = _plain(row.path)
+        name = whole.get(key) or last.get(key.split("/")[-1], "")
+        if name:
+            _add(table, rows, name, row)
+        else:
+            lost.append(row)
+    if lost and strict:
+        raise _no_file(table, lost, images)
+    return rows, [
+        f"Found by a similar name: {counted(len(missing), 'file')} of {table.file.name}, such as "
+        f"{printable(missing[0].path)}."
+    ]
+
+
+def _add(table: Table, rows: dict[str, Row], name: str, row: Row) -> None:
+    before = rows.setdefault(name, row)
+    if before.label != row.label or before.part != row.part:
+        one, other = (
+            (before.label, row.label) if before.label != row.label else (before.part, row.part)
+        )
+        raise InputError(f"{table.file} names {name} more than once, as {one!r} and {other!r}.")
+
+
+def _no_file(table: Table, lost: Sequence[Row], images: set[str]) -> InputError:
+    """The error for rows without a file."""
+    key = _plain(lost[0].path)
+    others = f", nor for {counted(len(lost) - 1, 'other row')}" if len(lost) > 1 else ""
+    stem_or_name = re.compile(rf"(.*/)?{re.escape(key.split('/')[-1])}(\.\w+)?")
+    near = [name for name in sorted(images) if stem_or_name.fullmatch(_plain(name))]
+    advice = "correct the paths, or remove the rows"
+    if near:
+        advice = f"write paths relative to the folder, with extension, such as {printable(near[0])}"
+    first = f"{table.file} names {printable(lost[0].path)}"
+    return InputError(f"{first}, but there is no such file{others}: {advice}.")
+
+
+def _unique(names: Iterable[str], key: Callable[[str], str]) -> Mapping[str, str]:
+    """The name of each key that only one of ``names`` has."""
+    found: dict[str, str] = {}
+    several = set()
+    for name in names:
+        if found.setdefault(key(name), name) != name:
+            several.add(key(name))
+    return {each: name for each, name in found.items() if each not in several}
+
+
+def _plain(text: str) -> str:
+    """A path without differences in case, Unicode normal form and slashes."""
+    text = unicodedata.normalize("NFC", text).casefold().replace("\\", "/")
+    return os.path.normpath(text).lstrip("/")
+
+
+def _cells(file: Path) -> tuple[list[list[str]], str]:
+    """The cells of all rows that are not empty, and the delimiter."""
+    try:
+        content = paths.read_whole(file)
+        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        text = content.decode("utf-16") if wide else content.decode("utf-8-sig", "surrogateescape")
+        if "\0" in text:
+            raise ValueError("it holds null bytes")
+        first, _, rest = text.partition("\n")
+        if re.fullmatch(r"sep=.\s*", first):  # Excel's own line
+            text = rest
+        best = max(DELIMITERS, key=lambda each: len(_columns(next(_rows(text, each), []))))
+        return list(_rows(text, best)) or [[]], best
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"Cannot read {file}: {error}.") from error
+
+
+def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
+    """The cells of each row that is not empty."""
+    lines = io.StringIO(text, newline="")
+    for cells in csv.reader(lines, delimiter=delimiter, skipinitialspace=True):
+        if any(cell.strip() for cell in cells):
+            yield cells
+
+
+def _columns(header: Sequence[str]) -> dict[str, int]:
+    """The position of each kind of column; the first known name of a kind counts."""
+    words = [re.sub(r"[ _-]", "", cell.strip().lower()) for cell in header]
+    found = {}
+    for kind, known in COLUMNS.items():
+        places = [words.index(word) for word in known if word in words]
+        found |= {kind: places[0]} if places else {}
+    return found
+
+
+def _row(file: Path, cells: Mapping[str, str]) -> Row:
+    label, part = cells["label"], ""
+    if re.search("[\ud800-\udfff]", label):  # bytes that are no UTF-8
+        raise InputError(f"Cannot read {file}: the label {printable(label)!r} is not UTF-8.")
+    if label.lower() in UNCLEAR:
+        raise InputError(
+            f"{file} has the label {label!r}: leave the label empty if it means that an image has "
+            "none, or give the class another name."
+        )
+    if word := cells.get("split", ""):
+        part = part_of(word) or ("validation" if word.lower() == "dev" else "")
+        if not part:
+            raise InputError(
+                f"{file} has the split {word!r}; write train, validation, test or nothing, or "
+                "give the column another name."
+            )
+    unlabeled = label.lower() in NO_LABEL or part == "unlabeled"
+    return Row(path=cells["path"], label=UNLABELED if unlabeled else label, part=part)
+
+
+def _header_notes(file: Path, header: Sequence[str], columns: Mapping[str, int]) -> list[str]:
+    notes = []
+    for kind, place in columns.items():
+        if header[place].strip().lower() != kind:
+            notes.append(
+                f"The column {header[place].strip()!r} of {file.name} is read as the {kind}."
+            )
+    others = [
+        cell.strip() for place, cell in enumerate(header) if place not in columns.values() and cell
+    ]
+    if others:
+        notes.append(f"Columns of {file.name} that are not read: {', '.join(others)}.")
+    return notes
+
+
+def _label_notes(file: Path, body: Sequence[Sequence[str]], place: int) -> list[str]:
+    found = Counter(cells[place].strip() for cells in body)
+    return [
+        f"Read as no label: {label!r} in {counted(count, 'row')} of {file.name}; if it is a class, "
+        "give it another name."
+        for label, count in found.items()
+        if label.lower() in NO_LABEL
+    ]
+
+
+def _check_numbers(file: Path, labels: Iterable[str]) -> None:
+    """Refuse labels that write one number in two ways.
+
+    Raises:
+        InputError: naming two of them.
+    """
+    seen: dict[float, str] = {}
+    for label in sorted(labels):
+        if _NUMBER.fullmatch(label) and seen.setdefault(float(label), label) != label:
+            raise InputError(
+                f"{file} has the labels {seen[float(label)]!r} and {label!r}, which are the same "
+                "number; write one of them only."
+            )
+
+
+def find(folder: Path) -> Path | None:
+    """The table in a folder, in any case of its name; None if there is none.
+
+    Raises:
+        InputError: if there are several.
+    """
+    if not folder.is_dir():
+        return None
+    if paths.in_bucket(folder):
+        found = [folder / name for name in NAMES if (folder / name).is_file()]
+    else:
+        names = sorted(name for name in os.listdir(folder) if name.lower() in NAMES)
+        found = [folder / name for name in names if (folder / name).is_file()]
+    if len(found) > 1:
+        raise InputError(
+            f"{folder} has several tables, {found[0].name} and {found[1].name}; keep one."
+        )
+    return found[0] if found else None

@@ -1,0 +1,129 @@
+"""Writes the predictions for files and folders as a table, row by row as they are computed."""
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from jaxmatch.errors import InputError
+from jaxmatch.evaluation.classifier import Classifier, Predictions
+from jaxmatch.runtime.paths import check_output, in_bucket, writing_output
+
+LeftOut = dict[str, list[str]]  # paths by reason
+WriteRow = Callable[[Sequence[Any]], None]
+
+LINES_OF_JSON = (".jsonl", ".ndjson")
+COLUMNS = ("path", "class", "confidence")
+LEFT_OUT_COLUMNS = ("path", "reason")
+
+
+def check_outputs(*outputs: Path | None) -> None:
+    """Check, before long work starts, that tables can be written to ``outputs``.
+
+    Raises:
+        InputError: if not, or if two of them are one file.
+    """
+    given = [output for output in outputs if output is not None]
+    for output in given:
+        check_output(output)
+        if output.suffix.lower() == ".json":
+            raise InputError(
+                f"{output}: a table is written as .csv, or as .jsonl with a JSON object a line."
+            )
+    if len({_place(output) for output in given}) < len(given):
+        raise InputError(f"{given[0]} is named twice; give the files different names.")
+
+
+def predict(
+    classifier: Classifier,
+    paths: Iterable[str | os.PathLike],
+    output: Path,
+    *,
+    probabilities: bool = False,
+    left_out: Path | None = None,
+) -> Mapping[str, Sequence[str]]:
+    """Classify files and folders and write a row for each image: path, class, confidence.
+
+    A table is CSV, or JSON Lines if its name ends in .jsonl. Numbers have all digits of their
+    float32. A path is written as it was given, byte by byte (in JSON, bytes that are no UTF-8 are
+    lone surrogates, as Python's ``os.fsdecode`` makes them). Files appear whole or not at all.
+
+    Args:
+        classifier: the network.
+        paths: image files, and folders of them.
+        output: the table to write.
+        probabilities: add a column ``p:<class>`` for each class.
+        left_out: a table to write of path and reason of everything that has no row.
+
+    Returns:
+        The paths of everything that has no row, by the reason.
+
+    Raises:
+        InputError: as :meth:`~jaxmatch.evaluation.classifier.Classifier.predict_files`.
+        DiskError: if a table cannot be written.
+    """
+    names = [f"p:{name}" for name in classifier.classes] if probabilities else []
+    missing: LeftOut = {}
+    with contextlib.ExitStack() as files:
+        write = _table(files.enter_context(writing_output(output)), output, [*COLUMNS, *names])
+        for block in classifier.predict_files(paths):
+            for row in _rows(block, probabilities):
+                write(row)
+            for reason, found in block.left_out.items():
+                missing.setdefault(reason, []).extend(found)
+        if left_out is not None:
+            file = files.enter_context(writing_output(left_out))
+            write = _table(file, left_out, LEFT_OUT_COLUMNS)
+            for path, reason in sorted((path, why) for why in missing for path in missing[why]):
+                write((_text(path), reason))
+    return missing
+
+
+def _rows(block: Predictions, probabilities: bool) -> Iterator[list[Any]]:
+    for path, name, confidence, row in zip(
+        block.paths, block.names, block.confidence, block.probabilities, strict=True
+    ):
+        yield [_text(path), name, confidence, *(row if probabilities else ())]
+
+
+def _table(file: BinaryIO, path: Path, columns: Sequence[str]) -> WriteRow:
+    """A function that writes a row; the format follows from the ending of ``path``."""
+    text = _Text(file)
+    if path.suffix.lower() in LINES_OF_JSON:
+
+        def write(row: Sequence[Any]) -> None:
+            values = dict(zip(columns, map(_number, row), strict=True))
+            text.write(json.dumps(values) + "\n")
+
+        return write
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    return writer.writerow
+
+
+class _Text(NamedTuple):
+    """A binary file that takes text, with the bytes of :func:`_text` unchanged."""
+
+    file: BinaryIO
+
+    def write(self, text: str) -> int:
+        return self.file.write(text.encode("utf-8", "surrogateescape"))
+
+
+def _number(value: Any) -> Any:
+    """A float32 as the shortest number that JSON readers turn into it."""
+    return float(str(value)) if isinstance(value, np.floating) else value
+
+
+def _text(path: str) -> str:
+    """A path that is written with the bytes that it has on disk, whatever the locale."""
+    return path if "://" in path else os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def _place(path: Path) -> str:
+    return str(path) if in_bucket(path) else os.path.realpath(path)
