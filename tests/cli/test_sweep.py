@@ -148,7 +148,10 @@ BAD = {
     ),
     "unknown config": ('def sweep(): return [{"config": "fixmtch:mnist5k"}]', "'fixmatch'?"),
     "unknown algorithm": ('def sweep(): return [{"algorithm.name": "mixmtch"}]', "point 1"),
-    "period": ('def sweep(): return [{"steps": 7, "steps_per_call": 2}]', "not a multiple of steps_per_call"),
+    "period": (
+        'def sweep(): return [{"steps": 7, "steps_per_call": 2}]',
+        "not a multiple of steps_per_call",
+    ),
     "wrong type": ('def sweep(): return [{"steps": "many"}]', "steps=many"),
     "no dict": ("def sweep(): return [3]", "a point is a dict"),
     "twice the same": ('def sweep(): return [{}, {"seed": 0}]', "points 1 and 2 of the sweep"),
@@ -234,7 +237,8 @@ def test_one_process_a_group_of_what_is_not_complete(tmp_path, monkeypatch):
         point.workdir.mkdir()
         ((_, config),) = sweep.chosen_stages(point).items()
         (point.workdir / "config.json").write_text(config.to_json())
-        (point.workdir / "summary.json").write_text(json.dumps(SUMMARY))
+        summary = SUMMARY | {"steps": config.steps}
+        (point.workdir / "summary.json").write_text(json.dumps(summary))
 
     def train(words):
         trained.append([word for word in words if "seed=" in word or word == "--and"])
@@ -329,7 +333,7 @@ def test_a_run_in_stages_is_complete_once_all_are(tmp_path, monkeypatch):
         sweep.run([point])
         assert len(trained) == count
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").write_text(json.dumps(SUMMARY))
+        (folder / "summary.json").write_text(json.dumps(SUMMARY | {"steps": 2**20}))
         if folder != point.workdir:
             config = sweep.chosen_stages(point)[folder]
             (folder / "config.json").write_text(config.to_json())
