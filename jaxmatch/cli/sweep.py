@@ -145,13 +145,13 @@ def opening(points: Iterable[Point]) -> list[str]:
 
     A data set that cannot be read is left out: the training of its points tells why.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, findings.Findings] = {}
     for point in points:
         with contextlib.suppress(InputError):
             *_, (folder, config) = chosen_stages(point).items()
             kind = json.dumps([config.data.name, config.data.labels, config.data.validation])
             if kind not in found:
-                known = RunFolder(folder).read_findings()
+                known = findings.read(folder)
                 found[kind] = known or findings.find(run_data.load_new(config))
     return [line for each in found.values() for line in findings.lines(each)]
 
