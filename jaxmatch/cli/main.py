@@ -243,8 +243,6 @@ def _probe(arguments: argparse.Namespace) -> None:
 
 
 def _baseline(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from jaxmatch.evaluation.baselines import of_config, of_run
     from jaxmatch.evaluation.comparison import compare
     from jaxmatch.record.folder import RunFolder
@@ -268,7 +266,7 @@ def _baseline(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(text)
         return
-    Console().print(page(found))
+    _show(page(found))
     summary = arguments.workdir and RunFolder.at(arguments.workdir).read_summary()
     if summary and (lost := compare(summary, found)):
         print(lost)
@@ -338,7 +336,6 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from jaxmatch.config.flags import from_flags
@@ -360,7 +357,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     for name, summary in summaries.items():
         accuracy = f"{summary[summary['evaluated']]['last']:.1%}"
         table.add_row(name, accuracy, str(summary["steps"]), f"{summary['seconds']:.0f}")
-    Console().print(table)
+    _show(table)
     for summary in summaries.values():
         if text := compare(summary, baselines):
             print(text)

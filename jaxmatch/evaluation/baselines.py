@@ -81,25 +81,17 @@ def of_config(config: ConfigDict) -> dict[str, Any]:
         As :func:`measure`.
 
     Raises:
-        InputError: if the data cannot be read as configured, or :func:`measure` cannot use it.
+        InputError: if the method reads no labels, the data cannot be read as configured, or
+            :func:`measure` cannot use it.
     """
     *_, last = stages_of(config).values()
-    chosen, _ = settled(last)
-    return measure(data_of_config(chosen), chosen.seed)
-
-
-def data_of_config(config: ConfigDict) -> Data:
-    """The data of a new run; images and labels as :func:`of_config` uses them.
-
-    Raises:
-        InputError: if the method reads no labels, or the data cannot be read as configured.
-    """
-    if not build_algorithm(config.algorithm).labeled:
+    if not build_algorithm(last.algorithm).labeled:
         raise InputError(
-            f"{config.algorithm.name} reads no labels, and a baseline learns from labels: name a "
+            f"{last.algorithm.name} reads no labels, and a baseline learns from labels: name a "
             "method that reads some, such as --config=supervised:DATA,labels=N."
         )
-    return run_data.load_new(config)
+    chosen, _ = settled(last)
+    return measure(run_data.load_new(chosen), chosen.seed)
 
 
 def of_run(workdir: str | Path, place: str = "") -> dict[str, Any]:

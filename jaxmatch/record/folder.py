@@ -218,7 +218,7 @@ class RunFolder:
         Raises:
             InputError: if a file cannot be read or is damaged.
         """
-        advice = "remove it, and jaxmatch baseline --workdir writes it again"
+        advice = "remove it, and jaxmatch baseline --workdir=RUN writes it again"
         found = read_object(self.baselines_file, advice)
         if found is None or found.get("split") != self.read_split().hash:
             return None

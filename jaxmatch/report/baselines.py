@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import console
-from rich.table import Table
+from rich.text import Text
 
 from jaxmatch.evaluation.comparison import TITLES, best_of, mean_of, verdict
 from jaxmatch.report.results import Group, baselines
+from jaxmatch.report.scores import percent, plain_table
 
 
 def page(found: Mapping[str, Any]) -> console.RenderableType:
@@ -17,17 +18,17 @@ def page(found: Mapping[str, Any]) -> console.RenderableType:
         found: the result of :func:`jaxmatch.evaluation.baselines.measure`.
     """
     parts = ["test", *(["validation"] if found["validation"] else [])]
-    table = Table(
+    table = plain_table(
         "classifier on pixels",
         *(name for part in parts for name in (f"{part} accuracy", "balanced")),
-        title=f"{found['data']}, {found['labels']:,} labels, seed {found['seed']}",
     )
     for one in found["baselines"].values():
         scores = [
             one[part][metric] for part in parts for metric in ("accuracy", "balanced_accuracy")
         ]
         name = one["title"].removesuffix(" on pixels")
-        table.add_row(name, *(f"{score:.1%}" for score in scores))
+        table.add_row(name, *map(percent, scores))
+    title = f"{found['data']}, {found['labels']:,} labels, seed {found['seed']}"
     height, width, channels = found["pixels"]
     counts = [f"{found[part]:,} {part}" for part in ("unlabeled", *parts)]
     lines = [
@@ -39,7 +40,7 @@ def page(found: Mapping[str, Any]) -> console.RenderableType:
             for one in found["baselines"].values()
         ),
     ]
-    return console.Group(table, *lines)
+    return console.Group(Text(title, style="bold"), table, "", *lines)
 
 
 def verdicts(groups: Sequence[Group]) -> list[str]:

@@ -234,19 +234,17 @@ def table(groups: Sequence[Group]) -> list[dict[str, str]]:
     empty = dict.fromkeys(rows[0], "") if rows else {}
     for shared in baselines(groups):
         for name, title in TITLES.items():
-            accuracies = [
-                some["baselines"][name]["test"]["accuracy"]
-                for some in shared.measured
-                if name in some["baselines"]
-            ]
+            tests = [some["baselines"].get(name, {}).get("test") for some in shared.measured]
+            scores = [score for score in tests if score]
             row = {
                 "method": title,
                 "data": shared.data,
                 "labels": shared.labels,
-                "seeds": f"{len(accuracies)} ({', '.join(shared.seeds)})",
-                "last": _percent(accuracies),
+                "seeds": f"{len(scores)} ({', '.join(shared.seeds)})",
+                "last": _percent(score["accuracy"] for score in scores),
+                "balanced": _percent(score["balanced_accuracy"] for score in scores),
             }
-            rows += [empty | row] if accuracies else []
+            rows += [empty | row] if scores else []
     return _without_empty(rows)
 
 

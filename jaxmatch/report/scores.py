@@ -22,7 +22,7 @@ def scores(found: Mapping[str, Any]) -> RenderableType:
     ``validation`` with those of the validation set, if there is one.
     """
     parts = {"test": found, **{key: found[key] for key in ("validation",) if key in found}}
-    table = _table("network", "images", "number", "accuracy", "balanced accuracy", "macro F1")
+    table = plain_table("network", "images", "number", "accuracy", "balanced accuracy", "macro F1")
     for network in NETWORKS:
         reported = " (reported)" if network == found["evaluated"] else ""
         for part, metrics in parts.items():
@@ -34,7 +34,7 @@ def scores(found: Mapping[str, Any]) -> RenderableType:
     title = f"Checkpoint of step {found['step']:,}"
     if len(rows) > MOST_ROWS:
         return Group(Text(title, style="bold"), table)
-    classes = _table("class", "test images", "recall", "precision", "F1")
+    classes = plain_table("class", "test images", "recall", "precision", "F1")
     for name, row in rows.items():
         shares = (percent(row[key]) for key in ("recall", "precision", "f1"))
         classes.add_row(Text(printable(name)), f"{row['support']:,}", *shares)
@@ -67,6 +67,7 @@ def ending(folder: Path, summary: Mapping[str, Any]) -> list[str]:
             f"jaxmatch evaluate --workdir {place}",
             f"jaxmatch baseline --workdir {place}",
             f"jaxmatch predict --workdir {place} FOLDER -o predictions.csv",
+            f"jaxmatch baseline --workdir {place}",
             f"jaxmatch report {place} -o report.html",
         ]
     return [*lines, "next:", *(f"  {command}" for command in commands)]
@@ -105,7 +106,8 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
 
 
-def _table(name: str, *columns: str) -> Table:
+def plain_table(name: str, *columns: str) -> Table:
+    """A table without lines: names, then columns of numbers."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(name, overflow="fold", header_style="dim")
     for column in columns:

@@ -105,6 +105,7 @@ def test_train_ends_with_its_accuracy_and_what_to_do_next(run):
         f"  jaxmatch evaluate --workdir {workdir}",
         f"  jaxmatch baseline --workdir {workdir}",
         f"  jaxmatch predict --workdir {workdir} FOLDER -o predictions.csv",
+        f"  jaxmatch baseline --workdir {workdir}",
         f"  jaxmatch report {workdir} -o report.html",
     ]
     for command in commands:
@@ -736,7 +737,8 @@ def test_baseline_says_if_a_finished_run_does_not_win(call, measured, run, tmp_p
     shutil.copytree(run[0], tmp_path / "run")
     summary = json.loads((run[0] / "summary.json").read_text())
     for accuracy, expected in ((0.7, True), (0.8, False)):
-        summary["teacher"]["last"] = accuracy
+        metrics = {"accuracy": accuracy, "balanced_accuracy": 0.8}
+        summary["teacher"] |= {"last": accuracy, "metrics": metrics}
         (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
         code, output, _ = call("baseline", "--workdir", tmp_path / "run")
         assert code == 0

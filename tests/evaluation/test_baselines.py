@@ -22,6 +22,7 @@ from jaxmatch.evaluation.baselines import add_missing, gather, measure, of_confi
 from jaxmatch.evaluation.comparison import TITLES, best_of, compare, mean_of, verdict
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.run_data import load_new
+from jaxmatch.record.settled import settled
 
 NAMES = ["logistic_regression", "svc", "knn", "label_spreading"]
 
@@ -34,7 +35,7 @@ def recipe(text, *overrides):
 def digits():
     """A data set with a validation set, and its baselines."""
     config = recipe("fixmatch:digits,labels=40,seed=1", "data.validation=50")
-    return load_new(config), of_config(config)
+    return load_new(settled(config)[0]), of_config(config)
 
 
 def test_numbers_are_those_of_scikit_learn_on_the_pixels(digits):
@@ -106,7 +107,7 @@ def test_mnist5k_with_40_labels():
 
 def data_of(tmp_path, chosen=",labels=16", **changed):
     path = write_data(tmp_path / "x.npz", **changed)
-    return load_new(configuration(path, chosen=chosen))
+    return load_new(settled(configuration(path, chosen=chosen))[0])
 
 
 def test_colours_and_truly_unlabeled_images_count(tmp_path):
@@ -216,7 +217,7 @@ def run(tmp_path):
 
     def write(method="fixmatch", chosen=f",labels={LABELS}", name="", **options):
         data = write_data(tmp_path / "x.npz")
-        config = configuration(data, method=method, chosen=chosen, **options)
+        config, _ = settled(configuration(data, method=method, chosen=chosen, **options))
         loaded = load_new(config)
         folder = RunFolder(tmp_path / (name or method))
         folder.write_config(json.loads(config.to_json_best_effort()), loaded.facts())
