@@ -317,8 +317,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
     points = sweep.points(
         arguments.config, arguments.overrides, seeds=arguments.seeds, base=arguments.workdir
     )
+    groups = sweep.grouped(points, arguments.vmap_seeds)
     if not arguments.here:
-        groups = sweep.grouped(points, arguments.vmap_seeds)
         print("\n".join(sweep.command(group) for group in groups))
         return
 

@@ -30,16 +30,16 @@ from ml_collections import ConfigDict
 from jaxmatch.cli.words import AND
 from jaxmatch.config.checks import check_settings
 from jaxmatch.config.flags import from_flags, load_module
+from jaxmatch.config.own import Circumstances, settle, with_usual_input
 from jaxmatch.config.saved import run_name
 from jaxmatch.config.stages import stage_folders, stages_of
 from jaxmatch.errors import InputError, Terminated
 from jaxmatch.evaluation.selection import Selection
 from jaxmatch.record import findings, run_data
 from jaxmatch.record.folder import RunFolder
-from jaxmatch.record.settled import settled
 from jaxmatch.runtime import paths
 from jaxmatch.training import together
-from jaxmatch.training.train import completed
+from jaxmatch.training.train import chosen, completed
 
 MEANING_OF_EXIT_CODE = {
     2: "bad input",
@@ -145,16 +145,14 @@ def opening(points: Iterable[Point]) -> list[str]:
 
     A data set that cannot be read is left out: the training of its points tells why.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, findings.Findings] = {}
     for point in points:
-        *_, (name, config) = stages_of_folder(point.config).items()
-        kind = json.dumps([config.data.name, config.data.labels, config.data.validation])
-        if kind in found:
-            continue
         with contextlib.suppress(InputError):
-            known = RunFolder(point.workdir / name).read_findings()
-            settings, _ = settled(config)
-            found[kind] = known or findings.find(run_data.load_new(settings))
+            *_, (folder, config) = chosen_stages(point).items()
+            kind = json.dumps([config.data.name, config.data.labels, config.data.validation])
+            if kind not in found:
+                known = findings.read(folder)
+                found[kind] = known or findings.find(run_data.load_new(config))
     return [line for each in found.values() for line in findings.lines(each)]
 
 
@@ -262,8 +260,10 @@ def _point(
         flags[flag.removeprefix("--config.").partition("=")[0]] = flag
     parsed, _ = from_flags(config, list(flags.values()))
     for stage in stages_of(parsed).values():
-        check_settings(stage)
-        Selection.of(stage)
+        # The images may be on another machine, so settings that follow from them are assumed.
+        settled, _ = settle(stage, Circumstances(side=64))
+        check_settings(with_usual_input(settled))
+        Selection.of(settled)
     workdir = base / values.get("workdir", run_name(parsed))
     words = (f"--config={config}", *flags.values(), f"--workdir={workdir}")
     return Point(words=words, workdir=workdir, config=parsed)
@@ -275,15 +275,23 @@ def _complete(point: Point) -> bool:
     Raises:
         InputError: if the folder holds a run of another configuration.
     """
-    config, folder = point.config, point.workdir
-    stages = stages_of_folder(config)
-    done = [completed(stage, folder / name) for name, stage in stages.items()]
-    return None not in done and RunFolder(folder).summary_file.exists()
+    stages = chosen_stages(point)
+    done = [completed(stage, folder) for folder, stage in stages.items()]
+    return None not in done and RunFolder(point.workdir).summary_file.exists()
 
 
-def stages_of_folder(config: ConfigDict) -> dict[str, ConfigDict]:
-    """The configuration of each stage by its folder inside that of the run, which may be itself."""
-    return stage_folders(config) if "order" in config else {"": config}
+def chosen_stages(point: Point) -> dict[Path, ConfigDict]:
+    """The configuration of each stage of a run by its folder, with its open settings chosen.
+
+    Raises:
+        InputError: if a setting cannot work, or the images cannot be found.
+    """
+    config = point.config
+    stages = stage_folders(config) if "order" in config else {"": config}
+    folders = {point.workdir / name: stage for name, stage in stages.items()}
+    return {
+        folder: chosen(stage, folder, stages=len(stages))[0] for folder, stage in folders.items()
+    }
 
 
 def _train(words: Sequence[str]) -> int:

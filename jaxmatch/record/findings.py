@@ -4,13 +4,16 @@ Every command that trains begins with it, so that nobody trains on other images 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxmatch.data import splits
 from jaxmatch.errors import printable
+from jaxmatch.record.folder import FINDINGS_ADVICE, RunFolder
 from jaxmatch.record.run_data import Data
+from jaxmatch.runtime.json_files import damaged
 
 Findings = Mapping[str, Any]  # a JSON object, as :func:`find` makes it
 
@@ -69,6 +72,23 @@ def find(data: Data) -> dict[str, Any]:
         "modes": dict(sorted(survey.modes.items(), key=lambda item: -item[1])),
         "size": list(source.images.shape[1:3]),
     }
+
+
+def read(folder: Path) -> Findings | None:
+    """What the run in ``folder`` found; None if an older version wrote it.
+
+    Raises:
+        InputError: if the file cannot be read or is damaged.
+    """
+    run = RunFolder(folder)
+    found = run.read_findings()
+    try:
+        if found is not None:
+            lines(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise damaged(run.findings_file, problem, FINDINGS_ADVICE) from error
+    return found
 
 
 def lines(found: Findings) -> list[str]:

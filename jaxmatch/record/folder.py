@@ -15,6 +15,8 @@ from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.json_files import damaged, read_object, write_json
 
+FINDINGS_ADVICE = "remove it, which only loses the text about the images"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -178,6 +180,12 @@ class RunFolder:
                 not_measured_yet = key == "probe" and value is None
                 if not _is_number(value) and not not_measured_yet:
                     raise damaged(self.summary_file, f"{key}.{name} is no number", advice)
+        for key in ("validation", "best"):
+            if not _OPTIONAL[key](summary.get(key)):
+                raise damaged(self.summary_file, f"{key} is incomplete", advice)
+        for network in ("teacher", "student"):
+            if not _are_metrics((summary.get(network) or {}).get("metrics", {})):
+                raise damaged(self.summary_file, f"{network}.metrics is incomplete", advice)
         return summary
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -194,7 +202,7 @@ class RunFolder:
         Raises:
             InputError: if the file cannot be read or is damaged.
         """
-        return read_object(self.findings_file)
+        return read_object(self.findings_file, FINDINGS_ADVICE)
 
     def write_findings(self, found: Mapping[str, Any]) -> None:
         """Write what was found where the images are.
@@ -276,3 +284,40 @@ _SECTIONS = {"teacher": _ACCURACIES, "student": _ACCURACIES, "probe": ("knn", "l
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_metrics(values: Any) -> bool:
+    """Whether ``values`` are metrics by name, of which the balanced accuracy is read."""
+    known = isinstance(values, dict) and values.get("balanced_accuracy")
+    return known is None or _is_number(known)
+
+
+def _is_validation(values: Any) -> bool:
+    """Whether ``values`` are the accuracies of both networks, as far as there are any."""
+    if values is None:
+        return True
+    networks = values.values() if isinstance(values, dict) else [3]
+    return all(
+        each is None
+        or (isinstance(each, dict) and all(_is_number(each.get(key)) for key in _ACCURACIES))
+        for each in networks
+    )
+
+
+def _is_best(values: Any) -> bool:
+    """Whether ``values`` name a checkpoint, and the test metrics of the networks at its step."""
+    if values is None:
+        return True
+    tests = values.get("test") if isinstance(values, dict) else None
+    return (
+        isinstance(tests, dict)
+        and isinstance(values.get("key"), str)
+        and all(_is_number(values.get(key)) for key in ("step", "value"))
+        and all(
+            isinstance(each, dict) and all(map(_is_number, each.values()))
+            for each in tests.values()
+        )
+    )
+
+
+_OPTIONAL = {"validation": _is_validation, "best": _is_best}

@@ -21,6 +21,7 @@ from jaxmatch.config.saved import complete, tells_apart, to_json
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.comparison import TITLES
+from jaxmatch.record import findings
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import accuracies
 from jaxmatch.record.metrics import read as read_metrics
@@ -289,7 +290,7 @@ def _stage(folder: Path, name: str, config: Mapping[str, Any]) -> Stage:
         lines=lines,
         summary=_so_far(config, lines) if summary is None else summary,
         finished=summary is not None,
-        findings=RunFolder(folder / name).read_findings(),
+        findings=findings.read(folder / name),
         baselines=RunFolder(folder / name).read_baselines(),
     )
 

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 from jax.stages import Compiled
 
 from jaxmatch.data import streaming
@@ -29,7 +29,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.models.network import make_network
 from jaxmatch.program import Program
 from jaxmatch.runtime.dispatch import make_call, on_cpu
-from jaxmatch.runtime.mesh import make_mesh, memory_limit
+from jaxmatch.runtime.mesh import memory_limit
 from jaxmatch.types import PyTree
 
 log = logging.getLogger(__name__)
@@ -240,7 +240,8 @@ def share(program: Program) -> Program:
     config, spec, size = program.config, program.spec, program.mesh.size
     if size == 1:
         return program
-    mesh = make_mesh(1, present=program.mesh.devices.flat[:1].tolist())
+    # Of one process: make_mesh would give every process of a run a device.
+    mesh = Mesh(program.mesh.devices.reshape(-1)[:1], ("data",), axis_types=(AxisType.Auto,))
     model = program.model
     if model.bn_groups > 1:
         model = replace(model, bn_groups=1)

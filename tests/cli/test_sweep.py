@@ -68,6 +68,32 @@ def test_one_command_a_point_in_order(file, call, tmp_path):
     assert not (tmp_path / "my runs").exists()
 
 
+def test_a_sweep_begins_with_what_each_data_set_holds(tmp_path):
+    path = tmp_path / "points.py"
+    path.write_text(
+        "def sweep():\n"
+        "    for data in ('mnist5k', 'digits'):\n"
+        "        for name in ('fixmatch', 'supervised'):\n"
+        "            yield {'config': f'{name}:{data},labels=20'}\n"
+    )
+    points = sweep.points(str(path), ["--config.data.validation=30"], seeds=[0, 1], base=tmp_path)
+    assert len(points) == 8
+    found = sweep.opening(points)
+    assert [line for line in found if line.startswith("data: ")] == [
+        "data: mnist5k: 20 labeled, 3,950 unlabeled, 30 validation, 1,000 test images, 10 classes",
+        "data: digits: 20 labeled, 1,392 unlabeled, 30 validation, 355 test images, 10 classes",
+    ]
+    *_, last = points
+    facts = {"name": "from the run", "labeled": 1, "unlabeled": 2, "unknown": 0, "counts": {}}
+    facts |= {"validation": 0, "test": 3, "test_drawn": False, "classes": [], "left_out": {}}
+    facts |= {"notes": [], "sizes": [], "modes": {}, "size": [8, 8]}
+    last.workdir.mkdir(parents=True)
+    (last.workdir / "findings.json").write_text(json.dumps(facts))
+    assert sweep.opening([last])[0] == (
+        "data: from the run: 1 labeled, 2 unlabeled, 3 test images, 0 classes"
+    )
+
+
 def test_seeds_repeat_all_points_the_first_seed_first(file, call):
     words = ["sweep", f"--config={file(TWO)}:mnist5k", "--seeds", 0, 1, "--config.steps=30"]
     code, output, _ = call(*words)
@@ -122,7 +148,10 @@ BAD = {
     ),
     "unknown config": ('def sweep(): return [{"config": "fixmtch:mnist5k"}]', "'fixmatch'?"),
     "unknown algorithm": ('def sweep(): return [{"algorithm.name": "mixmtch"}]', "point 1"),
-    "period": ('def sweep(): return [{"steps": 7}]', "not a multiple of steps_per_call"),
+    "period": (
+        'def sweep(): return [{"steps": 7, "steps_per_call": 2}]',
+        "not a multiple of steps_per_call",
+    ),
     "wrong type": ('def sweep(): return [{"steps": "many"}]', "steps=many"),
     "no dict": ("def sweep(): return [3]", "a point is a dict"),
     "twice the same": ('def sweep(): return [{}, {"seed": 0}]', "points 1 and 2 of the sweep"),
@@ -206,8 +235,10 @@ def test_one_process_a_group_of_what_is_not_complete(tmp_path, monkeypatch):
 
     def finish(point):
         point.workdir.mkdir()
-        (point.workdir / "config.json").write_text(point.config.to_json())
-        (point.workdir / "summary.json").write_text(json.dumps(SUMMARY))
+        ((_, config),) = sweep.chosen_stages(point).items()
+        (point.workdir / "config.json").write_text(config.to_json())
+        summary = SUMMARY | {"steps": config.steps}
+        (point.workdir / "summary.json").write_text(json.dumps(summary))
 
     def train(words):
         trained.append([word for word in words if "seed=" in word or word == "--and"])
@@ -302,9 +333,9 @@ def test_a_run_in_stages_is_complete_once_all_are(tmp_path, monkeypatch):
         sweep.run([point])
         assert len(trained) == count
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").write_text(json.dumps(SUMMARY))
+        (folder / "summary.json").write_text(json.dumps(SUMMARY | {"steps": 2**20}))
         if folder != point.workdir:
-            config = point.config.stages[folder.name.partition("_")[2]]
+            config = sweep.chosen_stages(point)[folder]
             (folder / "config.json").write_text(config.to_json())
     said = []
     assert sweep.run([point], said.append) == {}

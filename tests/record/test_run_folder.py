@@ -17,6 +17,7 @@ from jaxmatch.report.results import read as read_run
 from jaxmatch.training.train import finished
 
 # In place of a JSON file of the run; None cuts it in half.
+ACCURACIES = {"last": 0.5, "mean_20": 0.5, "median_20": 0.5, "best": 0.5}
 DAMAGE = {
     "empty": b"",
     "half": None,
@@ -146,6 +147,30 @@ def test_a_record_of_other_types(key, value, workdir):
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
+def test_findings(kind, workdir, data, capsys, tmp_path):
+    file = workdir / "findings.json"
+    damage(file, kind)
+    before = snapshot(workdir)
+    error = refused(capsys, "report", workdir, "-o", tmp_path / "r.html")
+    assert f"{file} is damaged (" in error
+    assert "remove it" in error
+    assert snapshot(workdir) == before
+    file.unlink()
+    assert read_run(workdir).stages[0].findings is None  # as of an older version
+
+
+@pytest.mark.parametrize("key", ["name", "classes", "counts", "left_out", "notes", "sizes", "size"])
+@pytest.mark.parametrize("value", [None, 3, "x"])
+def test_findings_of_other_types(key, value, workdir):
+    if (key, value) in (("name", "x"), ("classes", "x"), ("notes", "x")):
+        return
+    values = json.loads((workdir / "findings.json").read_text()) | {key: value}
+    (workdir / "findings.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"findings\.json is damaged"):
+        read_run(workdir)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
 def test_summary(kind, workdir, data, capsys, tmp_path):
     file = workdir / "summary.json"
     damage(file, kind)
@@ -178,6 +203,13 @@ def test_the_advice_for_a_damaged_summary_helps(workdir, reference, data):
         ("teacher", 0.5),
         ("teacher", {}),
         ("teacher", {"last": 0.5, "mean_20": "x", "median_20": 0.5, "best": 0.5}),
+        ("teacher", {**ACCURACIES, "metrics": [0.5]}),
+        ("teacher", {**ACCURACIES, "metrics": {"balanced_accuracy": "x"}}),
+        ("validation", [1]),
+        ("validation", {"teacher": {"last": 0.5}}),
+        ("best", 5),
+        ("best", {"step": 5}),
+        ("best", {"step": 5, "key": "a", "value": 0.5, "test": {"teacher": 0.5}}),
         ("probe", [1]),
         ("probe", {"knn": 0.5, "linear": {}}),
     ],

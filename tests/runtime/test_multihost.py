@@ -160,11 +160,16 @@ def test_processes_of_different_seeds_are_refused(data, tmp_path):
 
 
 def test_the_summary_is_one_and_whole(data, tmp_path):
-    (out, _), (nothing, _) = finish(
-        start(2, 1, [*words(data, tmp_path / "run", method="fixmatch"), "--json"])
-    )
+    options = {"data__validation": 12, "keep_best": "validation/accuracy", "save_every": 20}
+    command = words(data, tmp_path / "run", method="fixmatch", keep=1, **options)
+    (out, said), (nothing, _) = finish(start(2, 1, [*command, "--json"]))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert json.loads(out) == summary
+    best = summary["best"]
+    assert best["value"] == summary["validation"]["teacher"]["best"]
+    kept = sorted(int(path.stem) for path in (tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+    assert kept == sorted({best["step"], 20})
+    assert said.count("12 validation") == 1
     assert nothing == ""
     assert os.listdir(tmp_path) == ["run"]
 
