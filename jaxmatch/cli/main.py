@@ -153,13 +153,15 @@ def _train_together(runs: Sequence[argparse.Namespace]) -> None:
 
 def _print_end(run: argparse.Namespace, config: "ConfigDict", summary: Mapping[str, Any]) -> None:
     """Print the summary of a finished run as JSON, or what it says and what to do next."""
+    from jaxmatch.record.folder import RunFolder
     from jaxmatch.report.scores import ending
     from jaxmatch.training.train import default_folder
 
     if run.json:
         print(json.dumps({key: value for key, value in summary.items() if key != "ctaugment"}))
     else:
-        print("\n".join(ending(run.workdir or default_folder(config), summary)))
+        folder = run.workdir or default_folder(config)
+        print("\n".join(ending(folder, summary, RunFolder.at(folder).read_baselines())))
 
 
 def _show(content: "RenderableType") -> None:

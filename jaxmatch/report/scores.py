@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxmatch.errors import printable
+from jaxmatch.evaluation.comparison import best_of, compare
 
 NETWORKS = ("teacher", "student")
 MOST_ROWS = 20  # of the table of classes
@@ -46,17 +47,23 @@ def scores(found: Mapping[str, Any]) -> RenderableType:
     )
 
 
-def ending(folder: Path, summary: Mapping[str, Any]) -> list[str]:
+def ending(
+    folder: Path, summary: Mapping[str, Any], baselines: Mapping[str, Any] | None = None
+) -> list[str]:
     """The lines that tell where a finished run is, how good it is, and what to do next.
 
     Args:
         folder: of the run.
         summary: the content of its ``summary.json``.
+        baselines: the content of its ``baselines.json``, if there is one.
     """
     place = shlex.quote(printable(str(folder)))
     minutes = f"{summary['seconds'] / 60:.1f} minutes"
     lines = [f"{summary['algorithm']}, {summary['steps']:,} steps in {minutes}: {place}"]
     lines += _accuracies(summary)
+    if baselines and (best := best_of([baselines], "accuracy")):
+        lines.append(f"best baseline: {best[0]}, {percent(best[1])}")
+        lines += filter(None, [compare(summary, baselines)])
     if summary.get(summary["evaluated"]) is None:
         commands = [
             f"jaxmatch probe --workdir {place}",
@@ -65,9 +72,8 @@ def ending(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     else:
         commands = [
             f"jaxmatch evaluate --workdir {place}",
-            f"jaxmatch baseline --workdir {place}",
+            *([] if baselines else [f"jaxmatch baseline --workdir {place}"]),
             f"jaxmatch predict --workdir {place} FOLDER -o predictions.csv",
-            f"jaxmatch baseline --workdir {place}",
             f"jaxmatch report {place} -o report.html",
         ]
     return [*lines, "next:", *(f"  {command}" for command in commands)]

@@ -34,6 +34,7 @@ from jaxmatch.cli.arguments import parser
 from jaxmatch.config import recipe
 from jaxmatch.evaluation import baselines, classifier, probe
 from jaxmatch.record import run_data
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import read
 from jaxmatch.report import page
 from jaxmatch.runtime.compilation import compiler_options
@@ -105,11 +106,25 @@ def test_train_ends_with_its_accuracy_and_what_to_do_next(run):
         f"  jaxmatch evaluate --workdir {workdir}",
         f"  jaxmatch baseline --workdir {workdir}",
         f"  jaxmatch predict --workdir {workdir} FOLDER -o predictions.csv",
-        f"  jaxmatch baseline --workdir {workdir}",
         f"  jaxmatch report {workdir} -o report.html",
     ]
     for command in commands:
         parser().parse_args(shlex.split(command)[1:])
+
+
+def test_the_end_compares_with_baselines_that_are_known(run, data, call, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    scores = {"accuracy": 1.0, "balanced_accuracy": 0.0}
+    found = {
+        "split": RunFolder(run[0]).read_split().hash,
+        "baselines": {"svc": {"title": "SVC on pixels", "test": scores}},
+    }
+    RunFolder(tmp_path / "run").write_baselines(found)
+    code, output, _ = call("train", "--workdir", tmp_path / "run", *arguments(data))
+    assert code == 0
+    assert "best baseline: SVC on pixels, 100.0%" in output.splitlines()
+    assert "fixmatch does not beat SVC on pixels: test accuracy " in output
+    assert "jaxmatch baseline" not in output
 
 
 def test_the_end_tells_of_validation_and_the_best_checkpoint(validated, data, call):
