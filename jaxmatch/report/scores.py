@@ -65,7 +65,6 @@ def ending(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     else:
         commands = [
             f"jaxmatch evaluate --workdir {place}",
-            f"jaxmatch baseline --workdir {place}",
             f"jaxmatch predict --workdir {place} FOLDER -o predictions.csv",
             f"jaxmatch baseline --workdir {place}",
             f"jaxmatch report {place} -o report.html",

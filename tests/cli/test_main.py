@@ -103,7 +103,6 @@ def test_train_ends_with_its_accuracy_and_what_to_do_next(run):
     assert following == "next:"
     assert commands == [
         f"  jaxmatch evaluate --workdir {workdir}",
-        f"  jaxmatch baseline --workdir {workdir}",
         f"  jaxmatch predict --workdir {workdir} FOLDER -o predictions.csv",
         f"  jaxmatch baseline --workdir {workdir}",
         f"  jaxmatch report {workdir} -o report.html",
