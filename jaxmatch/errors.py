@@ -1,6 +1,6 @@
 """Errors that are written for the user, each with the exit code of the command line."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 
@@ -57,6 +57,19 @@ def some(names: Sequence[str], most: int = 5) -> str:
     """The first ``most`` names in a list, as a terminal can show them, and how many more follow."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(map(printable, names[:most])) + more
+
+
+def grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """The names of each reason, from pairs (reason, name)."""
+    found: dict[str, list[str]] = {}
+    for reason, name in pairs:
+        found.setdefault(reason, []).append(name)
+    return {reason: tuple(names) for reason, names in found.items()}
+
+
+def by_reason(names: Mapping[str, Sequence[str]]) -> str:
+    """The first names of each reason: "truncated: a.png, b.png; empty file: c.png"."""
+    return "; ".join(f"{reason}: {some(found)}" for reason, found in names.items())
 
 
 def printable(text: str) -> str:

@@ -211,5 +211,9 @@ COMMANDS = {
         "Print what a config finds and what will run: images, network, memory, arithmetic; or its "
         "keys.",
     ),
-    "show-augment": (_show_augment, "Draw every augmentation op and whole views as one PNG."),
+    "show-augment": (
+        _show_augment,
+        "Draw a config's images as one PNG: under every op, with those that it uses first, and as "
+        "whole views.",
+    ),
 }

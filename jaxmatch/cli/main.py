@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it warns of the bucket's kind at each call
+    # Pillow tells of odd metadata; what matters about a file is among the run's findings.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow reads no s3:// and loads slowly
     for handler in logging.getLogger().handlers:  # an imported library may have added one
         if type(handler) is logging.StreamHandler:
@@ -408,7 +412,8 @@ def _show_augment(arguments: argparse.Namespace) -> None:
     views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}
     source = load_new(config).source
     images = np.asarray(source.images[:: max(1, len(source.images) // 8)][:8])
-    title = f"{arguments.config} on images of {images.shape[1]} x {images.shape[2]}"
+    chosen = textwrap.shorten(" ".join([arguments.config, *arguments.overrides]), 200)
+    title = f"{chosen} on images of {images.shape[1]} x {images.shape[2]}"
     sheet = contact_sheet(images, views, jax.random.key(config.seed), title)
     write_sheet(sheet, arguments.output)
     print("\n".join([*summarize(views), f"wrote {arguments.output}"]))

@@ -19,6 +19,23 @@ from jaxmatch.runtime import paths
 
 # Formats of Pillow that hold no photograph, or that it only writes or reads with other programs.
 NO_IMAGES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
+# Pictures that Pillow does not decode, unless another package has taught it to.
+UNDECODED = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
+    **dict.fromkeys((".svg", ".svgz"), "SVG"),
+    **dict.fromkeys(
+        (
+            *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".kdc", ".mrw", ".nef"),
+            *(".nrw", ".orf", ".pef", ".raf", ".rw2", ".sr2", ".srw", ".x3f"),
+        ),
+        "camera raw files",
+    ),
+    ".avif": "AVIF",
+    ".dcm": "DICOM",
+    ".exr": "OpenEXR",
+    ".hdr": "Radiance HDR",
+    ".jxl": "JPEG XL",
+}
 SYSTEM_FILES = ("desktop.ini", "ehthumbs.db", "icon\r", "thumbs.db")
 SYSTEM_FOLDERS = (
     "#recycle",
@@ -30,24 +47,25 @@ SYSTEM_FOLDERS = (
     "system volume information",
     "wandb",
 )
+ENVIRONMENT = "pyvenv.cfg"  # in the folder of a Python environment
 # What a run folder holds (jaxmatch.record.folder); a run has its settings and one of the others.
 RUN_SETTINGS = "config.json"
 RUN_STATE = ("checkpoints", "data.json", "metrics.jsonl", "split.json", "summary.json")
 RUN_LOG = "log.txt"
-RUN_OTHERS = ("curves.png", "events", "predictions.csv")
+RUN_OTHERS = ("baselines.json", "curves.png", "events", "findings.json")
 STAGE = re.compile(r"\d+_\w+")  # the folder of a stage, inside that of the run
 REPORT_PICTURES = ("comparison", "ctaugment", "losses")  # STEM_NAME.png beside STEM.html
 SHEET = "augment.png"  # of show-augment
 
 HIDDEN = "hidden"
 SYSTEM = "of the system or a program"
-RUN = "a run of jaxmatch"
-REPORT = "a picture of a report of jaxmatch"
-BROKEN_LINK = "a link to nothing"
-CIRCLE = "a link to a folder that is searched anyway"
-NOT_REGULAR = "neither a file nor a folder"
-CLOSED = "a folder that cannot be opened"
-SAME_FILE = "another name of the same file"
+RUN = "of a run of jaxmatch"
+REPORT = "of a report of jaxmatch"
+BROKEN_LINK = "linking to nothing"
+CIRCLE = "linking to a folder that is searched anyway"
+NOT_REGULAR = "neither file nor folder"
+CLOSED = "not permitted to be opened"
+SAME_FILE = "with another name that is used"
 
 LeftOut = Mapping[str, tuple[str, ...]]  # names by reason; the name of a folder ends with a slash
 
@@ -196,8 +214,8 @@ def _walk(
     except OSError:
         yield inside, CLOSED, linked
         return
-    if inside and _is_run(folder, entries):
-        yield inside, RUN, linked
+    if inside and (reason := _reason_by_content(folder, entries)):
+        yield inside, reason, linked
         return
     if inside:
         yield inside.removesuffix("/"), "folder", linked
@@ -235,7 +253,14 @@ def _sort_file(folder: Path, entry: _Entry, pages: set[str], known: frozenset[st
         return REPORT
     if extension.lower() in known or (not extension and _begins_like_image(folder / name)):
         return "image"
+    if extension.lower() in UNDECODED:
+        return no_decoder(UNDECODED[extension.lower()])
     return f"no image ({extension.lower() or 'no extension'})"
+
+
+def no_decoder(name: str) -> str:
+    """The reason for a file of the format ``name``, which Pillow does not decode."""
+    return f"no decoder for {name}"
 
 
 def _reason_for_folder(name: str) -> str:
@@ -245,15 +270,19 @@ def _reason_for_folder(name: str) -> str:
     return SYSTEM if name.lower() in SYSTEM_FOLDERS else ""
 
 
-def _is_run(folder: Path, entries: Sequence[_Entry]) -> bool:
-    """Whether a folder is that of a run, of a run in stages, or of a run that has just begun."""
+def _reason_by_content(folder: Path, entries: Sequence[_Entry]) -> str:
+    """Why a folder that holds these entries is left out; "" if it is not.
+
+    A run may be in stages, or have only a log yet. Python's environments hold pictures, too.
+    """
     names = {entry.name for entry in entries}
+    if ENVIRONMENT in names:
+        return SYSTEM
     if RUN_SETTINGS not in names:
-        return RUN_LOG in names and names <= {RUN_LOG, *RUN_STATE, *RUN_OTHERS}
-    if names & {RUN_LOG, *RUN_STATE}:
-        return True
-    stages = [entry.name for entry in entries if STAGE.fullmatch(entry.name)]
-    return any((folder / name / RUN_SETTINGS).is_file() for name in stages)
+        return RUN if RUN_LOG in names and names <= {RUN_LOG, *RUN_STATE, *RUN_OTHERS} else ""
+    stages = [name for name in names if STAGE.fullmatch(name)]
+    staged = any((folder / name / RUN_SETTINGS).is_file() for name in stages)
+    return RUN if staged or names & {RUN_LOG, *RUN_STATE} else ""
 
 
 def _begins_like_image(path: Path) -> bool:

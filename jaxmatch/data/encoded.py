@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image, ImageFile
 
-from jaxmatch.data.discovery import NO_IMAGES
+from jaxmatch.data.discovery import NO_IMAGES, no_decoder
 from jaxmatch.errors import InputError
 
 EMPTY = "empty file"
@@ -146,11 +146,6 @@ def has_more_frames(image: Image.Image) -> bool:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # the second one is damaged
         return True
-
-
-def no_decoder(name: str) -> str:
-    """The reason for a file of the format ``name``, which Pillow does not decode."""
-    return f"no decoder for {name}"
 
 
 def _load(content: bytes, formats: tuple[str, ...]) -> Decoded:

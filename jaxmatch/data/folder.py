@@ -9,8 +9,10 @@ import numpy as np
 from jaxmatch.data import images as image_files
 from jaxmatch.data import record as records
 from jaxmatch.data import splits
+from jaxmatch.data.files import read_files
 from jaxmatch.data.images import Fitting
 from jaxmatch.data.lazy import Files, Images, LazyImages
+from jaxmatch.data.levels import Levels
 from jaxmatch.data.listing import Listing, current_labels, find
 from jaxmatch.data.record import Listed, Record
 from jaxmatch.data.source import Reading, Source, Survey
@@ -65,7 +67,7 @@ def load(place: str, reading: Reading) -> Source:
         ends=reading.stream,
         aliases=found.aliased,
     )
-    survey = _survey(found, listed, pixels)
+    survey = _survey(found, pixels, reading.levels)
     source = _source(place, found.root, classes, listed, images, used, survey)
     for position in set(range(len(classes))) - set(source.labels.tolist()):
         raise InputError(
@@ -95,14 +97,18 @@ def _no_test_set(found: Listing) -> str:
     )
 
 
-def _survey(found: Listing, listed: Listed, pixels: Survey | None) -> Survey:
+def _survey(found: Listing, pixels: Survey | None, levels: Levels) -> Survey:
     """What was found in the folder and in its images.
 
-    ``pixels`` is None if the images stay on disk; then headers tell their sizes and kinds.
+    ``pixels`` is None if the images stay on disk; then headers tell their sizes and kinds, and some
+    images the range of levels of more than 8 bits.
     """
     if pixels is None:
         sizes, modes = headers(found.root, found.names)
         pixels = Survey(sizes=sizes, modes=modes)
+        if any("-bit" in kind or "float" in kind for kind in modes):
+            files = [found.root / name for name in _spread(found.names)]
+            pixels = replace(pixels, notes=read_files(files, Fitting(size=(8, 8)), levels).notes)
     left_out = {**found.left_out, **pixels.left_out}
     return replace(pixels, left_out=left_out, notes=(*found.notes, *pixels.notes))
 
@@ -114,8 +120,12 @@ def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
         InputError: if there is no readable image.
     """
     found = find(place)
-    names = found.names[:: max(1, len(found.names) // image_files.LOOKED_AT)]
-    return image_files.sizes(found.root / name for name in names)
+    return image_files.sizes(found.root / name for name in _spread(found.names))
+
+
+def _spread(names: Sequence[str]) -> Sequence[str]:
+    """Some names, evenly spaced."""
+    return names[:: max(1, len(names) // image_files.LOOKED_AT)]
 
 
 def load_recorded(
@@ -255,7 +265,7 @@ def _read(
             return lazy, list(rows), known.sizes, known.hashes, None
         sizes = tuple(paths.size(root / name) for name in names)
         return lazy, list(rows), sizes, ("",) * len(names), None
-    found = image_files.read_files(
+    found = read_files(
         [root / names[row] for row in rows],
         Fitting(size=size, share=reading.share),
         reading.levels,

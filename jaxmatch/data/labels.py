@@ -105,7 +105,8 @@ def _checked(place: str, given: Given, notes: list[str]) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 2 and len(labels) == given.images:
-        if not (np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
+        numbers = labels.dtype.kind in "biuf"
+        if not (numbers and np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
             raise InputError(
                 f"{needed}, not the shape {list(labels.shape)}; an image can have one class only."
             )
@@ -153,14 +154,16 @@ def _without_casts(
 ) -> np.ndarray:
     """Training labels with -1 in place of what -1 becomes in an unsigned type; adds a note.
 
-    The largest value counts as that if it is far above at least two other classes and is in no
-    test label. For a signed type, which may have been unsigned before, there must be test labels.
+    The largest value counts as that if it is the only one, or far above at least two others, and is
+    in no test label. For a signed type, which may have been unsigned, there must be test labels.
     """
     known = np.unique(train[train >= 0])
-    if len(known) < 3 or known[-1] not in CASTS or known[-2] > known[-1] // 2:
+    if len(known) in (0, 2) or known[-1] not in CASTS:
+        return train
+    if len(known) > 1 and known[-2] > known[-1] // 2:
         return train
     signed = given.values is not None and given.values.dtype.kind != "u"
-    if known[-1] in test if test is not None else signed:
+    if signed if test is None else np.isin(known[-1], test):
         return train
     cast = known[-1]
     rows = counted(int((train == cast).sum()), "row")

@@ -8,12 +8,13 @@ can be read in two ways is refused.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxmatch.data import table
-from jaxmatch.data.discovery import RUN, LeftOut, Tree
+from jaxmatch.data.discovery import BROKEN_LINK, CLOSED, RUN, LeftOut, Tree
 from jaxmatch.data.places import (
     HELD_OUT,
     TEST,
@@ -36,6 +37,8 @@ TEXTS = (
     *(".jsonl", ".log", ".md", ".ods", ".odt", ".pdf", ".py", ".rst", ".sh", ".toml", ".tsv"),
     *(".txt", ".xlsx", ".xml", ".yaml", ".yml"),
 )
+# Names of folders that hold a part of the data, if they hold folders.
+FOLD = re.compile(r"(batch|cv|fold|part|session|split|subset)s?[ _-]?\d+", re.IGNORECASE)
 # Names of a class that may mean "no label".
 VAGUE = ("-1", "na", "nan", "no label", "no_label", "nolabel", "none", "null", "todo", "unassigned",
          "unclassified", "undefined", "unknown", "unsorted")  # fmt: skip
@@ -69,42 +72,65 @@ def plan(root: Path, tree: Tree) -> Plan:
         InputError: if the layout can be read in two ways, a class folder has no images, or the
             table does not fit.
     """
+    if closed := tree.left_out.get(CLOSED):
+        raise InputError(
+            f"The folder {root / closed[0]} cannot be opened; change its permissions, or move it."
+        )
     folder = find_folder(root, tree)
     file = table.find(folder.path)
-    notes = _names_of_folders(folder)
-    left_out = dict(tree.left_out)
-    if file is None:
-        _check_sets(folder)
-        found = {name: by_folder(name, folder) for name in folder.images}
-        notes += _check_classes(folder, tree)
-        name_of_table = ""
-    else:
-        content = table.read(file)
-        rows, more = table.resolve(content, (folder.path,), folder.images)
-        found = {name: by_row(row, name) for name, row in rows.items()}
-        found |= {name: beside_table(name) for name in folder.images if name not in rows}
-        name_of_table = folder.inside + file.name
-        notes += [*content.notes, *more, *_notes_of_table(file, folder, found, rows)]
-        named = {folder.inside + name for name in rows} | {name_of_table}
-        left_out = {
-            reason: kept
-            for reason, names in left_out.items()
-            if (kept := tuple(name for name in names if name not in named))
-        }
-    places = {name: place for name, place in found.items() if isinstance(place, Place)}
-    unused: dict[str, list[str]] = {}
-    for name, reason in found.items():
-        if isinstance(reason, str):
-            unused.setdefault(reason, []).append(folder.inside + name)
-    left_out |= {reason: tuple(sorted(names)) for reason, names in sorted(unused.items())}
-    places, more = same_classes(places)
-    notes += [*more, *_notes_of_sets(folder, places, unused, file is None)]
+    found, more = _by_folders(folder, tree) if file is None else _by_table(folder, file)
+    places, unused = _places_and_reasons(found)
+    places, spellings = same_classes(places)
+    notes = [
+        *_names_of_folders(folder, tree),
+        *more,
+        *spellings,
+        *_notes_of_sets(folder, places, unused, file is None),
+    ]
+    name_of_table = folder.inside + file.name if file else ""
+    # A file that the table names is an image, whatever the rule of discovery says.
+    used = {name_of_table, *(_in_root(folder, name) for name in found)}
+    left_out = {
+        reason: kept
+        for reason, names in tree.left_out.items()
+        if (kept := tuple(name for name in names if name not in used))
+    }
+    for reason, names in sorted(unused.items()):
+        left_out[reason] = tuple(sorted(_in_root(folder, name) for name in names))
     return Plan(
         places={_in_root(folder, name): place for name, place in places.items()},
         table=name_of_table,
         left_out=left_out,
         notes=tuple(notes),
     )
+
+
+def _by_folders(folder: Folder, tree: Tree) -> tuple[dict[str, Place | str], list[str]]:
+    """The place of each image by its folders, or why it is left out; then notes."""
+    _check_sets(folder)
+    found = {name: by_folder(name, folder) for name in folder.images}
+    return found, _check_classes(folder, tree)
+
+
+def _by_table(folder: Folder, file: Path) -> tuple[dict[str, Place | str], list[str]]:
+    """The place of each image by the table of labels, or why it is left out; then notes."""
+    content = table.read(file)
+    rows, notes = table.resolve(content, (folder.path,), folder.images)
+    found = {name: by_row(row, name) for name, row in rows.items()}
+    found |= {name: beside_table(name) for name in folder.images if name not in rows}
+    return found, [*content.notes, *notes, *_notes_of_table(file, folder, found, rows)]
+
+
+def _places_and_reasons(
+    found: Mapping[str, Place | str],
+) -> tuple[dict[str, Place], dict[str, list[str]]]:
+    """The places of images, and by reason the images that are left out."""
+    places = {name: place for name, place in found.items() if isinstance(place, Place)}
+    unused: dict[str, list[str]] = {}
+    for name, reason in found.items():
+        if isinstance(reason, str):
+            unused.setdefault(reason, []).append(name)
+    return places, unused
 
 
 def _in_root(folder: Folder, name: str) -> str:
@@ -162,7 +188,12 @@ def _check_classes(folder: Folder, tree: Tree) -> list[str]:
         if not below:
             notes += _without_images(folder, tree, name)
     if nested:
-        notes.append(f"Folders inside a class folder are no classes of their own: {some(nested)}.")
+        first, *others = sorted({name.rpartition("/")[0] for name in nested})
+        alone = not others and "" not in folder.below[first]
+        remedy = f"; folder:{folder.path / first} reads them as classes" if alone else ""
+        notes.append(
+            f"Folders inside a class folder are no classes of their own: {some(nested)}{remedy}."
+        )
     if empty := sorted({parts[0] for parts in folders if part_of(parts[0])} - folder.below.keys()):
         notes.append(f"The folder {some(empty)} has no images.")
     return notes
@@ -183,9 +214,15 @@ def _check_apart(folder: Folder, name: str, below: Set[str], classes: Set[str]) 
     last = name.rpartition("/")[2]
     for each in sorted(below - {""}):
         if part_of(each) or part_of(last):
+            where = f"the class {last}" if part_of(each) else f"the set {name.rpartition('/')[0]}"
             raise InputError(
-                f"{folder.path / name / each} is a set inside of a class, or a class inside of a "
-                "set inside of a set; use <set>/<class>/ such as train/cat/ and test/cat/."
+                f"{folder.path / name}{f'/{each}' if part_of(each) else ''} is a set inside of "
+                f"{where}; put classes into sets, such as train/cat/ and test/cat/."
+            )
+        if FOLD.fullmatch(last) and "" not in below:
+            raise InputError(
+                f"{folder.path / name} holds folders, so it looks like a part of the data and no "
+                "class; put its class folders into train, val or test, or give it another name."
             )
         if each in classes - {last} and "" not in below:
             raise InputError(
@@ -209,7 +246,9 @@ def _without_images(folder: Folder, tree: Tree, name: str) -> list[str]:
     ]
     if any(reason == RUN for reason, _ in found):
         return []
-    visible = [(reason, each) for reason, each in found if reason.startswith("no image")]
+    visible = [
+        (reason, each) for reason, each in found if reason.startswith(("no image", "no decoder"))
+    ]
     if visible and all(each.lower().endswith(TEXTS) for _, each in visible):
         return [f"The folder {name} has no images and is no class."]
     if not found:
@@ -224,15 +263,19 @@ def _without_images(folder: Folder, tree: Tree, name: str) -> list[str]:
     )
 
 
-def _names_of_folders(folder: Folder) -> list[str]:
-    """Notes on folders that have an unusual name or place."""
+def _names_of_folders(folder: Folder, tree: Tree) -> list[str]:
+    """Notes on folders that have an unusual name or place, and on lost ones."""
     notes = []
+    if broken := tree.left_out.get(BROKEN_LINK):
+        notes.append(f"Links to nothing: {some(broken)}.")
     if folder.inside:
         notes.append(f"All images lie in {folder.inside}, which is read as the data folder.")
     usual = {TRAIN: "train", TEST: "test", VALIDATION: "val", "unlabeled": "unlabeled"}
     for part, top in sorted(folder.sets.items()):
         if top != usual[part]:
-            title = "unlabeled images" if part == "unlabeled" else f"{part} set"
+            title = {"unlabeled": "unlabeled images", TRAIN: "training set"}.get(
+                part, f"{part} set"
+            )
             notes.append(f"The folder {top} holds the {title}.")
     return notes
 
@@ -276,14 +319,17 @@ def _notes_of_sets(
     """Notes on images that are used in another way, or for less, than a user may expect."""
     notes = []
     for reason, names in unused.items():
-        tops = {name[len(folder.inside) :].partition("/")[0] for name in names}
-        beside = reason.startswith("beside")
-        which = f" ({some(sorted(tops))})" if beside else ""
-        remedy = "move" if beside else "label with jaxmatch predict, or sort"
-        notes.append(
-            f"Not used, {reason}: {counted(len(names), 'image')}{which}; {remedy} what you need "
-            "into class folders there."
+        top = reason.rpartition("folder ")[2]
+        which, remedy = (
+            "",
+            f"label with jaxmatch predict, or sort what you need into {top}/<class>/",
         )
+        if reason.startswith("beside"):
+            tops = {name.partition("/")[0] for name in names}
+            which, remedy = f" ({some(sorted(tops))})", f"move what you need into {top}/<class>/"
+        elif reason.startswith("without a label"):
+            remedy = "write what you know into the table"
+        notes.append(f"Not used, {reason}: {counted(len(names), 'image')}{which}; {remedy}.")
     classes = {
         part: {p.label for p in places.values() if p.part == part} for part in (TRAIN, *HELD_OUT)
     }

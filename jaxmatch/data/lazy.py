@@ -1,6 +1,6 @@
 """Images that stay encoded on disk until they are read, and are indexed like an array."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from jaxmatch.data import images as image_files
+from jaxmatch.data.encoded import Unreadable
 from jaxmatch.data.levels import DEFAULT, Levels
-from jaxmatch.errors import InputError
+from jaxmatch.errors import InputError, by_reason, grouped
 
 SUBSTITUTES = 64  # unreadable images in a row after which the data set counts as missing
 # States of an image: it was read, a later image replaced it, or neither.
@@ -138,8 +139,9 @@ class LazyImages:
             InputError: naming the images that are unreadable.
         """
         found, state = self.read(np.arange(len(self)))
-        if names := self.names(state != READ):
-            raise InputError(f"Not readable as images: {', '.join(names)}.")
+        if (missing := state != READ).any():
+            listed = left_out(self.records, self.rows[missing].tolist(), self.levels)
+            raise InputError(f"Not readable as images ({listed}).")
         return found if dtype is None else found.astype(dtype)
 
     def read(self, positions: np.ndarray, replace: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -171,6 +173,21 @@ class LazyImages:
     def names(self, which: np.ndarray) -> list[str]:
         """The names, for messages, of the images that an index or mask selects."""
         return [self.records.name(int(row)) for row in self.rows[which]]
+
+
+def left_out(records: Records, rows: Iterable[int], levels: Levels) -> str:
+    """The first names of unreadable rows, by the reason; it reads them again."""
+
+    def reason(row: int) -> str:
+        try:
+            image_files.decode(records.read(row), levels)
+        except Unreadable as error:
+            return error.reason
+        except OSError as error:
+            return image_files.cannot_open(error)
+        return "not readable before"
+
+    return by_reason(grouped((reason(row), records.name(row)) for row in rows))
 
 
 Images = np.ndarray | LazyImages  # [n h w 3] uint8

@@ -192,7 +192,7 @@ def _from_colors(decoded: Decoded, levels: Levels) -> tuple[Rgb, Image.Image | N
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         shown, alpha = rgba.convert("RGB"), rgba.getchannel("A")
     else:
-        shown, alpha = _opaque(image), _key_alpha(decoded, key)
+        shown, alpha = _opaque(image), None if key is None else _key_alpha(decoded, key)
     if ";16" in storage:
         kind = f"16-bit {'gray' if storage.startswith('L') else kind}"
         span = _span_of_upper_bytes(shown, levels.white)

@@ -79,6 +79,8 @@ def find(directory: str) -> Listing:
     """
     root = paths.path(directory).expanduser()
     if not root.is_dir():
+        if root.exists():
+            raise InputError(f"{directory} is a file; unpack it, or read arrays by npz:FILE.")
         raise InputError(f"There is no folder {directory}.")
     tree = search(root)
     plan = layout.plan(root, tree)

@@ -16,6 +16,7 @@ from jaxmatch.runtime import paths
 
 SETS = ("train", "test", "validation")
 IMAGES, LABELS = ("x", "image", "images"), ("y", "label", "labels")
+KEYS = (*(f"{kind}_{part}" for part in SETS for kind in "xy"), UNLABELED_PART)
 FORMS = "[n h w], [n h w 1] or [n h w 3]"
 
 
@@ -38,26 +39,18 @@ def load(place: str, reading: Reading) -> Source:
         for key, value in arrays.items()
         if key.startswith("x_")
     }
-    first = next(iter(images))
-    for key, value in images.items():
-        if value.shape[1:3] != images[first].shape[1:3]:
-            raise InputError(
-                f"{place}: the images of {names[key]} differ in size from those of {names[first]}."
-            )
-    found = label_arrays.encode(
-        place,
-        {
-            part: label_arrays.Given(
-                name=names.get(f"y_{part}", ""),
-                values=arrays.get(f"y_{part}"),
-                images=len(images[f"x_{part}"]),
-            )
-            for part in SETS
-            if f"x_{part}" in images
-        },
-        reading.label_free,
-    )
-    empty = np.zeros((0, *images[first].shape[1:]), np.uint8)
+    shape = _common_shape(place, names, images)
+    given = {
+        part: label_arrays.Given(
+            name=names.get(f"y_{part}", ""),
+            values=arrays.get(f"y_{part}"),
+            images=len(images[f"x_{part}"]),
+        )
+        for part in SETS
+        if f"x_{part}" in images
+    }
+    found = label_arrays.encode(place, given, reading.label_free)
+    empty = np.zeros((0, *shape), np.uint8)
     extra = images.get(UNLABELED_PART, empty)
     numbers = found.of["train"] if "train" in found.of else np.zeros(0, np.int32)
     kept = {part: images[f"x_{part}"] if part in found.of else empty for part in SETS}
@@ -77,8 +70,8 @@ def load(place: str, reading: Reading) -> Source:
         parts={key: array_hash(value) for key, value in arrays.items()},
         survey=Survey(
             notes=tuple(notes),
-            left_out={"an array that is not read": tuple(ignored)} if ignored else {},
-            sizes={images[first].shape[1:3]: sum(map(len, images.values()))},
+            left_out={"not read": tuple(ignored)} if ignored else {},
+            sizes={shape[:2]: sum(map(len, images.values()))},
             modes=_modes(arrays),
         ),
     )
@@ -97,6 +90,8 @@ def _read_all(place: str) -> tuple[dict[str, str], dict[str, np.ndarray], list[s
     """The array's name for each key such as "x_train", the arrays by name, and other names."""
     try:
         path = paths.path(place).expanduser()
+        if path.is_dir():
+            raise InputError(f"{place} is a folder; read its images by folder:{place}.")
         file = io.BytesIO(paths.read_whole(path)) if paths.in_bucket(path) else path
         with np.load(file, allow_pickle=False) as archive:
             names: dict[str, str] = {}
@@ -106,8 +101,7 @@ def _read_all(place: str) -> tuple[dict[str, str], dict[str, np.ndarray], list[s
                     raise InputError(f"{place} has two arrays {names[key]} and {name}; keep one.")
                 if key:
                     names[key] = name
-            order = [key for part in (*SETS, "unlabeled") for key in (f"x_{part}", f"y_{part}")]
-            names = {key: names[key] for key in order if key in names}
+            names = {key: names[key] for key in KEYS if key in names}
             content = {name: _array(place, archive, name) for name in names.values()}
             return names, content, [name for name in archive.files if name not in content]
     except OSError as error:
@@ -134,10 +128,8 @@ def _key(name: str) -> str:
     kind, _, part = name.partition("_")
     if kind.lower() not in (*IMAGES, *LABELS):
         part, _, kind = name.rpartition("_")
-    part = part_of(part)
-    if not part or kind.lower() not in (*IMAGES, *LABELS):
-        return ""
-    return f"{'x' if kind.lower() in IMAGES else 'y'}_{part}"
+    key = f"{'x' if kind.lower() in IMAGES else 'y'}_{part_of(part)}"
+    return key if kind.lower() in (*IMAGES, *LABELS) and key in KEYS else ""
 
 
 def _check_present(
@@ -157,6 +149,8 @@ def _check_present(
             raise InputError(
                 f"{place} has no array 'x_train' or 'x_unlabeled' to train on; it has {listed}."
             )
+        if not any(arrays[key].size for key in ("x_train", UNLABELED_PART) if key in arrays):
+            raise InputError(f"{place} has no images to train on: its arrays of them are empty.")
         return
     for key in ("x_train", "y_train", "x_test", "y_test"):
         if key not in arrays:
@@ -203,6 +197,24 @@ def _checked_images(place: str, name: str, images: np.ndarray) -> np.ndarray:
     if images.ndim == 3:
         images = images[..., None]
     return np.repeat(images, 3, axis=-1) if images.shape[3] == 1 else images
+
+
+def _common_shape(
+    place: str, names: Mapping[str, str], images: Mapping[str, np.ndarray]
+) -> tuple[int, int, int]:
+    """The shape (h, w, 3) of all images.
+
+    Raises:
+        InputError: if they differ in size.
+    """
+    first = next(iter(images))
+    for key, value in images.items():
+        if value.shape[1:3] != images[first].shape[1:3]:
+            raise InputError(
+                f"{place}: the images of {names[key]} differ in size from those of {names[first]}."
+            )
+    height, width = images[first].shape[1:3]
+    return height, width, 3
 
 
 def _remedy_for_form(name: str, shape: Sequence[int]) -> str:

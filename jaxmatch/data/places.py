@@ -124,11 +124,10 @@ def _held_out(top: str, rest: str) -> Place | str:
 def by_row(row: Row, name: str) -> Place | str:
     """The place of an image that the table names; its folder counts if the row names no set."""
     top, _, rest = name.partition("/")
-    by_folder = part_of(top) if rest else ""
-    part = row.part or (by_folder if by_folder in HELD_OUT else TRAIN)
-    if part in HELD_OUT and not row.label:
-        return f"without a label, in the {part} set"
-    return Place(part if part in HELD_OUT else TRAIN, row.label)
+    part = row.part or (part_of(top) if rest else "")
+    if part not in HELD_OUT:
+        return Place(TRAIN, row.label)
+    return Place(part, row.label) if row.label else f"without a label, in the {part} set"
 
 
 def beside_table(name: str) -> Place | str:

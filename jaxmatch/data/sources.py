@@ -12,8 +12,8 @@ from jaxmatch.data import builtin, folder, npz
 from jaxmatch.data import images as image_files
 from jaxmatch.data.images import Fitting, Native, Size
 from jaxmatch.data.record import Record, check_parts
-from jaxmatch.data.source import UNLABELED_PART, VALIDATION_PARTS, Reading, Source
-from jaxmatch.errors import InputError, suggest
+from jaxmatch.data.source import UNLABELED_PART, VALIDATION_PARTS, Reading, Source, Survey
+from jaxmatch.errors import InputError, some, suggest
 
 Load = Callable[[str, Reading], Source]
 Sizes = Callable[[str, Reading], list[tuple[int, int]]]
@@ -143,9 +143,16 @@ def load(name: str, reading: Reading) -> Source:
     if len(source.classes) < 2 and not reading.label_free:
         raise InputError(
             f"{name} has labeled training images of fewer than two classes, and a classifier needs "
-            f"at least two.{' '.join(('', *source.survey.notes))}"
+            f"at least two.{_told(source.survey)}"
         )
     return source if scheme.streams else _resized(source, reading)
+
+
+def _told(survey: Survey) -> str:
+    """Notes and the names that were left out, for the end of a message."""
+    out = (f"{some(names, 3)} ({reason})" for reason, names in survey.left_out.items())
+    left_out = ["Left out: " + ", ".join(out) + "."] if survey.left_out else []
+    return " ".join(("", *survey.notes, *left_out))
 
 
 def load_recorded(

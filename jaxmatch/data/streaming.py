@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike
 
 from jaxmatch.data import order
 from jaxmatch.data.crops import HostCrop
-from jaxmatch.data.lazy import LazyImages
+from jaxmatch.data.lazy import LazyImages, left_out
 from jaxmatch.data.loading import Plan, Pool
 from jaxmatch.data.resident import Resident
 from jaxmatch.errors import InputError, JaxmatchError
@@ -200,11 +200,12 @@ class Feed:
     def _tell(self, pool: Pool, unreadable: np.ndarray) -> None:
         new = {int(row): None for row in unreadable if row not in self.named}
         self.named.update(new)
-        names = [pool.records.name(row) for row in new]
-        if names and self.strict:
-            raise InputError(f"Not readable as images: {', '.join(names)}.")
-        if names and leader():
-            log.warning("Replaced by the next ones, not readable as images: %s", ", ".join(names))
+        if new and self.strict:
+            listed = left_out(pool.records, new, pool.levels)
+            raise InputError(f"Not readable as images ({listed}).")
+        if new and leader():
+            listed = left_out(pool.records, new, pool.levels)
+            log.warning("Replaced by the next ones, not readable as images (%s).", listed)
 
 
 def _follow_parent(number: int, workers: int) -> None:

@@ -1,4 +1,4 @@
-"""Trained networks on images: predictions, metrics, probes of the features.
+"""Trained networks on images: predictions, metrics, probes of the features, and baselines.
 
 Nothing here changes a network.
 """

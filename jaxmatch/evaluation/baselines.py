@@ -110,10 +110,7 @@ def of_run(workdir: str | Path, place: str = "") -> dict[str, Any]:
         DiskError: if ``baselines.json`` cannot be written.
     """
     run = RunFolder.at(workdir)
-    values = run.read_config()
-    if values is None:
-        raise InputError(f"{run.path} is no run folder: it has no config.json.")
-    config = complete({key: value for key, value in values.items() if key != "facts"})
+    config = _config_of(run)
     if not build_algorithm(config.algorithm).labeled:
         raise InputError(
             f"{run.path} was trained without labels, and a baseline learns from labels; give the "
@@ -137,10 +134,7 @@ def add_missing(workdirs: Iterable[str | Path]) -> None:
     known: dict[str, Mapping[str, Any]] = {}
     for workdir in workdirs:
         run = RunFolder.at(workdir)
-        values = run.read_config()
-        if values is None:
-            raise InputError(f"{run.path} is no run folder: it has no config.json.")
-        config = complete({key: value for key, value in values.items() if key != "facts"})
+        config = _config_of(run)
         if not build_algorithm(config.algorithm).labeled:
             continue
         key = _what_counts(run, config)
@@ -149,6 +143,18 @@ def add_missing(workdirs: Iterable[str | Path]) -> None:
             found = known[key]
             run.write_baselines(found)
         known[key] = of_run(workdir) if found is None else found
+
+
+def _config_of(run: RunFolder) -> ConfigDict:
+    """The configuration of a run.
+
+    Raises:
+        InputError: if there is no run.
+    """
+    values = run.read_config()
+    if values is None:
+        raise InputError(f"{run.path} is no run folder: it has no config.json.")
+    return complete({key: value for key, value in values.items() if key != "facts"})
 
 
 def _what_counts(run: RunFolder, config: ConfigDict) -> str:
@@ -207,22 +213,16 @@ def each(sets: Sets, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
         "knn": _knn,
         "label_spreading": _label_spreading,
     }
-    reduce = _components(sets, seed)
+    reduce = None
     for name, fit in learn.items():
         with warnings.catch_warnings():
             # Of fits that stop at their limit, and of classes that no test image has.
             warnings.simplefilter("ignore")
+            reduce = reduce or _components(sets, seed)
             classify, settings = fit(sets, reduce)
             scores = {part: _score(classify, some) for part, some in sets.held_out.items()}
-        yield (
-            name,
-            {
-                "title": TITLES[name],
-                "settings": settings,
-                "test": scores["test"],
-                "validation": scores.get("validation"),
-            },
-        )
+        held_out = {part: scores.get(part) for part in ("test", "validation")}
+        yield name, {"title": TITLES[name], "settings": settings, **held_out}
 
 
 def _score(classify: Classify, part: Part) -> dict[str, float]:
@@ -249,9 +249,11 @@ def _svc(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
 
 def _knn(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
     neighbours = min(NEIGHBOURS, smallest_class(sets.labeled.labels))
-    model = KNeighborsClassifier(neighbours, weights="distance")
-    model.fit(reduce(sets.labeled.pixels), sets.labeled.labels)
-    settings = f"principal components, k={neighbours}, votes weighted by 1/distance"
+    train = reduce(sets.labeled.pixels)
+    model = KNeighborsClassifier(neighbours, weights="distance").fit(train, sets.labeled.labels)
+    settings = (
+        f"{train.shape[1]} principal components, k={neighbours}, votes weighted by 1/distance"
+    )
     return lambda pixels: model.predict(reduce(pixels)), settings
 
 
@@ -261,7 +263,7 @@ def _label_spreading(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
     neighbours = min(SPREADING_NEIGHBOURS, len(train) - 1)
     model = LabelSpreading(kernel="knn", n_neighbors=neighbours, alpha=0.8, max_iter=200)
     model.fit(train, labels)
-    settings = f"principal components, graph of {neighbours} neighbors, alpha=0.8"
+    settings = f"{train.shape[1]} principal components, graph of {neighbours} neighbors, alpha=0.8"
     return lambda pixels: model.predict(reduce(pixels)), settings
 
 
@@ -294,61 +296,62 @@ def gather(data: Data, seed: int) -> Sets:
         InputError: as :func:`measure`.
     """
     source = data.source
-    at = splits.locate(source, data.split)
     if len(source.classes) > MOST_CLASSES:
         raise InputError(
             f"{data.name} has {len(source.classes)} classes, and baselines on pixels are made for "
             f"at most {MOST_CLASSES}; compare with --config=supervised on the same labels."
         )
-    rest = np.setdiff1d(np.arange(len(source.images)), at)
-    hidden = np.full(len(source.images), -1, np.int32)
-    parts: dict[str, tuple[Images, np.ndarray, np.ndarray, int]] = {
-        "labeled": (source.images, source.labels, at, MOST_LABELED),
-        "unlabeled": (source.images, hidden, rest, MOST_UNLABELED),
-        "test": (
-            source.test_images,
-            source.test_labels,
-            np.flatnonzero(source.test_labels >= 0),
-            MOST_TEST,
-        ),
-    }
-    if data.validation_images is not None and data.validation_labels is not None:
-        images, labels = data.validation_images, data.validation_labels
-        parts["validation"] = images, labels, np.arange(len(labels)), MOST_TEST
-    notes, found = [], {}
-    for name, (images, labels, rows, most) in parts.items():
+    notes, pixels, labels = [], {}, {}
+    for name, (images, known, rows, most) in _used(data).items():
         if len(rows) > most:
             notes.append(f"{most:,} of {len(rows):,} {name} images are used, drawn by the seed.")
         rows = _thinned(rows, most, seed)
-        pixels, readable = _read(images, rows)
-        found[name] = pixels, labels[rows[readable]]
-    if len(classes := np.unique(found["labeled"][1])) < 2:
+        pixels[name], readable = _read(images, rows)
+        labels[name] = known[rows[readable]]
+    if len(classes := np.unique(labels["labeled"])) < 2:
         what = f"are all of class {source.classes[classes[0]]!r}" if len(classes) else "are none"
         raise InputError(
             f"The readable labeled images of {data.name} {what}: a baseline needs two classes or "
             "more."
         )
-    if not len(found["test"][1]):
+    if not len(labels["test"]):
         raise InputError(f"{data.name} has no test images with known labels.")
-    height, width = source.images.shape[1:3]
-    shape = found["labeled"][0].shape[1:]
-    if shape[:2] != (height, width):
-        notes.append(f"The images of {height}x{width} are averaged down to {shape[0]}x{shape[1]}.")
-    gray = all((pixels == pixels[..., :1]).all() for pixels, _ in found.values())
-    channels = 1 if gray else shape[2]
-    flat = {
-        name: Part(
-            pixels[..., :channels].reshape(len(pixels), shape[0] * shape[1] * channels), labels
-        )
-        for name, (pixels, labels) in found.items()
+    height, width, channels = pixels["labeled"].shape[1:]
+    if (height, width) != source.images.shape[1:3]:
+        whole = "x".join(map(str, source.images.shape[1:3]))
+        notes.append(f"The images of {whole} are averaged down to {height}x{width}.")
+    if all((some == some[..., :1]).all() for some in pixels.values()):  # gray
+        channels = 1
+    size = height * width * channels
+    parts = {
+        name: Part(some[..., :channels].reshape(len(some), size), labels[name])
+        for name, some in pixels.items()
     }
     return Sets(
-        labeled=flat.pop("labeled"),
-        unlabeled=flat.pop("unlabeled"),
-        held_out=flat,
-        shape=(shape[0], shape[1], channels),
+        labeled=parts.pop("labeled"),
+        unlabeled=parts.pop("unlabeled"),
+        held_out={name: part for name, part in parts.items() if len(part.labels)},
+        shape=(height, width, channels),
         notes=tuple(notes),
     )
+
+
+def _used(data: Data) -> dict[str, tuple[Images, np.ndarray, np.ndarray, int]]:
+    """Images, labels, the rows to use and the most of them, by part of the data."""
+    source = data.source
+    labeled = splits.locate(source, data.split)
+    unlabeled = np.setdiff1d(np.arange(len(source.images)), labeled)
+    hidden = np.full(len(source.images), -1, np.int32)
+    tested = np.flatnonzero(source.test_labels >= 0)
+    parts = {
+        "labeled": (source.images, source.labels, labeled, MOST_LABELED),
+        "unlabeled": (source.images, hidden, unlabeled, MOST_UNLABELED),
+        "test": (source.test_images, source.test_labels, tested, MOST_TEST),
+    }
+    if data.validation_images is not None and data.validation_labels is not None:
+        images, labels = data.validation_images, data.validation_labels
+        parts["validation"] = images, labels, np.arange(len(labels)), MOST_TEST
+    return parts
 
 
 def _thinned(rows: np.ndarray, most: int, seed: int) -> np.ndarray:

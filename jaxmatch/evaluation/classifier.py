@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 from jaxmatch.config.saved import complete
 from jaxmatch.data import sources
 from jaxmatch.data.discovery import find_images
-from jaxmatch.data.images import read_blocks
+from jaxmatch.data.files import NO_IMAGES, read_blocks
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.data.levels import Levels
-from jaxmatch.errors import InputError, some, suggest
+from jaxmatch.errors import InputError, by_reason, grouped, suggest
 from jaxmatch.evaluation.forward import BATCH, Answers, Evaluate, make_predict
 from jaxmatch.evaluation.metrics import evaluation
 from jaxmatch.program import Program
@@ -126,10 +126,8 @@ class Classifier:
         if not (given := _paths(images)):
             return self._predictions(self._answers(images, network))
         blocks = list(self.predict_files(given, network))
-        left_out: dict[str, tuple[str, ...]] = {}
-        for block in blocks:
-            for reason, names in block.left_out.items():
-                left_out[reason] = (*left_out.get(reason, ()), *names)
+        parts = [part for block in blocks for part in block.left_out.items()]
+        left_out = grouped((reason, name) for reason, names in parts for name in names)
         found = np.concatenate([block.probabilities for block in blocks])
         paths = tuple(path for block in blocks for path in block.paths)
         whole = self._predictions(Answers(found, np.ones(len(found), bool)))
@@ -154,8 +152,8 @@ class Classifier:
             left_out = {**elsewhere, **block.left_out}
             count = len(block.images)
             if not count:
-                listed = "".join(f"; {reason}: {some(names)}" for reason, names in left_out.items())
-                raise InputError(f"There are no readable images among the given files{listed}.")
+                listed = f" ({by_reason(left_out)})" if left_out else ""
+                raise InputError(f"{NO_IMAGES}{listed}.")
             # Later blocks have the shape of the first, so that nothing is compiled again and the
             # last digits do not depend on the number of files.
             padding = padding and BATCH - count

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxmatch.augment.views import normalize
-from jaxmatch.data.lazy import MISSING, READ, SUBSTITUTES, Images, LazyImages
+from jaxmatch.data.lazy import MISSING, READ, SUBSTITUTES, Images, LazyImages, left_out
 from jaxmatch.data.resident import Table
 from jaxmatch.errors import InputError
 from jaxmatch.program import Program
@@ -194,14 +194,17 @@ def _checked(
     readable = state == READ
     names = images.names(~readable)
     if names and strict:
-        raise InputError(f"Not readable as images: {', '.join(names)}.")
+        listed = left_out(images.records, images.rows[~readable].tolist(), images.levels)
+        raise InputError(f"Not readable as images ({listed}).")
     lost = images.names(state == MISSING)
     if lost and (replaced or not readable.any()):
         some = f"{SUBSTITUTES} images from {lost[0]} on" if replaced else f"All {len(lost)} images"
         raise InputError(f"{some} are not readable; is the data set still there?")
-    new = [name for name in dict.fromkeys(names) if name not in named]
+    rows = dict(zip(names, images.rows[~readable].tolist(), strict=True))
+    new = {name: row for name, row in rows.items() if name not in named}
     named.update(new)
     if new and leader():
         done = "Replaced by the next ones" if replaced else "Left out"
-        log.warning("%s, not readable as images: %s", done, ", ".join(new))
+        listed = left_out(images.records, new.values(), images.levels)
+        log.warning("%s, not readable as images (%s).", done, listed)
     return readable

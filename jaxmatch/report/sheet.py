@@ -1,7 +1,7 @@
 """A picture of an augmentation: every op, with those that a configuration uses, and whole views."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ _TILE, _GAP, _LINE, _LABEL = 96, 6, 18, 120
 _USED, _UNUSED, _FADED = (0, 110, 60), (150, 150, 150), 0.45
 
 Strong = RandAugment | CTAugmentOps
+Apply = Callable[[Array, Array, Array], Array]  # images [b h w 3], ops [b] and values [b] to images
 
 
 class Row(NamedTuple):
@@ -214,7 +215,7 @@ def _unused_rows(images: np.ndarray, names: tuple[str, ...]) -> list[Row]:
     return [row._replace(colour=_UNUSED, faded=True) for row in rows]
 
 
-def _apply_chosen(names: tuple[str, ...]):
+def _apply_chosen(names: tuple[str, ...]) -> Apply:
     def apply(images: Array, op: Array, value: Array) -> Array:
         return jnp.moveaxis(apply_chosen(tone.planes(images), op, value, names), 0, -1)
 
@@ -236,7 +237,9 @@ def _learned_values(ctaugment: CTAugment, name: str, size: tuple[int, int]) -> S
     return np.asarray(ctaugment.value(name, jnp.linspace(0, 1, _VALUES), size)).tolist()
 
 
-def _op_rows(images: np.ndarray, names: tuple[str, ...], values: np.ndarray, apply) -> list[Row]:
+def _op_rows(
+    images: np.ndarray, names: tuple[str, ...], values: np.ndarray, apply: Apply
+) -> list[Row]:
     """Ops at ``values`` [ops values], each on the next of the images."""
     count = values.shape[1]
     shown = images[np.arange(len(names)) % len(images)]  # [ops h w 3]

@@ -1,5 +1,7 @@
 """The settings of the strong view: ops, number, strength, cutout, fill and padding."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,11 @@ import pytest
 from helpers import quick_jit
 from PIL import Image
 
+from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.ops import OPS
 from jaxmatch.augment.pixels import affine, geometry
 from jaxmatch.augment.randaugment import TABLES, Draws, RandAugment
+from jaxmatch.augment.weak import Weak
 from jaxmatch.errors import InputError
 
 MANY = (3000, 32, 32, 3)
@@ -270,3 +274,28 @@ def test_bad_settings_are_one_sentence(settings, message):
     with pytest.raises(InputError, match=message) as caught:
         RandAugment(**settings)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize("settings", [{"padding": "reflect"}, {"padding": "edge"}, {"fill": 90}])
+def test_a_tpu_gathers_no_pixel(settings, side):
+    weak = Weak(padding="zero", vertical_flip=True, rotate90=True)
+    view = Chain(transforms=(weak, RandAugment(**settings)))
+
+    def draw_and_apply(key, images):
+        return view.apply(images, view.draw(key, images.shape))
+
+    traced = jax.jit(draw_and_apply).trace(
+        jax.random.key(0), jax.ShapeDtypeStruct((2, side, side, 3), np.uint8)
+    )
+    found = {
+        platform: set(
+            re.findall(
+                r"stablehlo\.(?:dynamic_)?(gather|scatter)\b",
+                traced.lower(lowering_platforms=(platform,)).as_text(),
+            )
+        )
+        for platform in ("tpu", "cpu")
+    }
+    assert found["tpu"] == set()
+    assert "gather" in found["cpu"]

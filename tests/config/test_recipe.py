@@ -291,17 +291,9 @@ def test_differences_name_key_and_both_values_but_not_the_devices():
 def test_what_does_not_identify_a_run():
     others = {key for key in flatten(defaults()) if not identifies(key)}
     assert others == {
-        *("preset", "steps_per_call", "log_every", "save_every", "keep", "devices", "workers"),
-        *(
-            "keep_best",
-            "views_preset",
-            "memory_placement",
-            "remat",
-            "wandb",
-            "data.split",
-            "data.directory",
-            "data.strict",
-        ),
+        *("preset", "views_preset", "steps_per_call", "log_every", "save_every", "keep"),
+        *("devices", "workers", "keep_best"),
+        *("memory_placement", "remat", "wandb", "data.split", "data.directory", "data.strict"),
     }
     assert all(identifies(f"algorithm.{name}") for name in ("threshold", "whatever"))
     assert all(map(str.strip, IDENTITY.values()))

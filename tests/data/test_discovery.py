@@ -38,7 +38,9 @@ def test_images_are_known_by_any_extension_of_pillow_in_any_case(tmp_path):
         ("paper.pdf", "no image (.pdf)"),
         ("film.mpeg", "no image (.mpeg)"),
         ("table.h5", "no image (.h5)"),
-        ("photo.heic", "no image (.heic)"),
+        ("photo.HEIC", "no decoder for HEIC"),
+        ("photo.nef", "no decoder for camera raw files"),
+        ("drawing.svg", "no decoder for SVG"),
         ("a.png.bak", "no image (.bak)"),
         ("README", "no image (no extension)"),
         (".DS_Store", "hidden"),
@@ -47,7 +49,7 @@ def test_images_are_known_by_any_extension_of_pillow_in_any_case(tmp_path):
         ("Thumbs.db", "of the system or a program"),
         ("desktop.ini", "of the system or a program"),
         ("Desktop.ini", "of the system or a program"),
-        ("augment.png", "a picture of a report of jaxmatch"),
+        ("augment.png", "of a report of jaxmatch"),
     ],
 )
 def test_other_files_are_left_out_with_a_reason(tmp_path, name, reason):
@@ -108,7 +110,7 @@ def test_run_folders_are_left_out(tmp_path, kind):
         picture(tmp_path / "runs" / "first" / name)
     tree = search(tmp_path)
     assert tree.images == ("cat/0.png",)
-    assert left_out(tree) == {"runs/first/": "a run of jaxmatch"}
+    assert left_out(tree) == {"runs/first/": "of a run of jaxmatch"}
 
 
 def test_a_class_folder_with_a_file_of_that_name_is_no_run(tmp_path):
@@ -216,7 +218,7 @@ def test_a_bucket_follows_the_same_rule():
             "__MACOSX/": "of the system or a program",
             "a.txt": "no image (.txt)",
             "cat/.x.png": "hidden",
-            "runs/a/": "a run of jaxmatch",
+            "runs/a/": "of a run of jaxmatch",
         }
         found = find_images(["s3://bucket/data"])
         assert [str(path) for path in found.files] == ["s3://bucket/data/cat/0.png"]

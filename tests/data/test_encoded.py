@@ -9,7 +9,8 @@ from pictures import COLOR, GRAY, chunk, formats_of, noise, png, saved, tiff
 from PIL import Image
 
 from jaxmatch.data import encoded, images
-from jaxmatch.data.encoded import Unreadable, load, no_decoder
+from jaxmatch.data.discovery import no_decoder
+from jaxmatch.data.encoded import Unreadable, load
 from jaxmatch.data.levels import Levels
 from jaxmatch.errors import InputError
 
@@ -416,9 +417,9 @@ def test_the_first_frame_is_used_and_others_are_told(kind, several):
     ]
     content = saved(frames[0], kind, save_all=True, append_images=frames[1:])
     picture = images.examine(content, Levels())
-    assert picture.facts.several == bool(several)
+    assert picture.origin.several == bool(several)
     np.testing.assert_allclose(np.asarray(picture.image)[..., 0].astype(int), 200, atol=8)
-    assert not images.examine(saved(frames[0], kind), Levels()).facts.several
+    assert not images.examine(saved(frames[0], kind), Levels()).origin.several
 
 
 def test_a_damaged_second_frame_does_not_lose_the_first():

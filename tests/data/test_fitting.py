@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from jaxmatch.data import builtin, sources
-from jaxmatch.data.images import DEFAULT_SIZE, read_blocks, read_files
+from jaxmatch.data.files import read_blocks, read_files
+from jaxmatch.data.images import DEFAULT_SIZE
 from jaxmatch.data.levels import DEFAULT
 from jaxmatch.data.source import Reading
 

@@ -1,5 +1,6 @@
 """What the images of a folder are used for: every layout is used as expected, noted or refused."""
 
+import os
 import re
 import unicodedata
 
@@ -136,6 +137,11 @@ def test_unlabeled_images_of_a_training_folder(tmp_path, text, name):
             words(train={"cat": "Train/cat/0.png", "dog": "Train/dog/1.png"}),
             "Not used, without a class, in the folder Valid: 1 image;",
         ),
+        (  # a flat test set whose name has two words
+            "train/cat/0.png train/dog/1.png test-images/2.png",
+            words(train={"cat": "train/cat/0.png", "dog": "train/dog/1.png"}),
+            "label with jaxmatch predict, or sort what you need into test-images/<class>/.",
+        ),
         (  # images of the test set without a class
             "cat/0.png dog/1.png test/cat/2.png test/dog/3.png test/4.png test/unlabeled/5.png",
             words(
@@ -170,7 +176,12 @@ def test_unlabeled_images_of_a_training_folder(tmp_path, text, name):
         (  # folders in a class
             "cat/0.png cat/kitten/1.png dog/2.png",
             words(train={"cat": "cat/0.png cat/kitten/1.png", "dog": "dog/2.png"}),
-            "Folders inside a class folder are no classes of their own: cat/kitten",
+            "Folders inside a class folder are no classes of their own: cat/kitten.",
+        ),
+        (  # folders in the only class, beside a set
+            "photos/cat/0.png photos/dog/1.png unlabeled/2.png",
+            words(train={"photos": "photos/cat/0.png photos/dog/1.png", "": "unlabeled/2.png"}),
+            "photos/cat, photos/dog; folder:",
         ),
         (  # images beside class folders
             "cat/0.png dog/1.png 2.png",
@@ -212,7 +223,8 @@ def test_unlabeled_images_of_a_training_folder(tmp_path, text, name):
         ),
         (  # runs and what belongs to them
             "cat/0.png dog/1.png runs/x/config.json runs/x/metrics.jsonl runs/x/curves.png "
-            "runs/report.html runs/report_losses.png augment.png Thumbs.db dog/.cache/3.png",
+            "runs/report.html runs/report_losses.png augment.png Thumbs.db dog/.cache/3.png "
+            "env/pyvenv.cfg env/lib/logo.png",
             words(train={"cat": "cat/0.png", "dog": "dog/1.png"}),
             "",
         ),
@@ -253,12 +265,24 @@ def test_a_folder_that_may_be_a_class_or_a_set_is_refused(tmp_path, name):
         ("notes.txt .x.png", r"no images in .* \(1 hidden, 1 no image \(\.txt\)\)"),
         ("train/cat/0.png training/cat/1.png", "two folders of the train set, train and training"),
         ("cat/0.png test/cat/1.png Test/cat/2.png", "two folders of the test set, Test and test"),
-        ("cat/train/0.png cat/test/1.png dog/train/2.png", "set inside of a class.*train/cat/"),
-        ("cat/0.png dog/unlabeled/1.png dog/2.png", "dog/unlabeled is a set inside of a class"),
-        ("train/train/cat/0.png train/test/cat/1.png", "set inside of a set"),
+        (
+            "cat/train/0.png cat/test/1.png dog/train/2.png",
+            "cat/test is a set inside of the class cat; .*train/cat/",
+        ),
+        (
+            "cat/0.png dog/unlabeled/1.png dog/2.png",
+            "dog/unlabeled is a set inside of the class dog",
+        ),
+        (
+            "train/train/cat/0.png train/test/cat/1.png",
+            "train/test is a set inside of the set train;",
+        ),
         ("cat/0.png dog/", "class folder .*dog is empty; put images into it, or remove it"),
         ("cat/0.png dog/.x.png", r"class folder .*dog has no images.*hidden"),
-        ("cat/0.png dog/a.heic dog/b.txt", r"dog has no images, only.*dog/a\.heic \(no image \(.h"),
+        (
+            "cat/0.png dog/a.heic dog/b.txt",
+            r"dog has no images, only.*dog/a\.heic \(no decoder for HEIC",
+        ),
         ("train/cat/0.png train/dog/", "class folder .*dog is empty"),
         ("cat/0.png dog/1.png test/dog/", "class folder .*test/dog is empty"),
         ("test/cat/0.png test/dog/1.png", "no training images"),
@@ -267,6 +291,11 @@ def test_a_folder_that_may_be_a_class_or_a_set_is_refused(tmp_path, name):
         ("cat/0.png dog/1.png", "too few labeled images for a test set"),
         ("cat/0.png dog/1.png eval/cat/2.png eval/dog/3.png", "eval is no class.*folder cat for a"),
         ("a/cat/0.png a/b/1.png b/cat/2.png cat/3.png", "a is no class, because it has a folder b"),
+        (
+            "fold1/cat/0.png fold1/dog/1.png fold2/cat/2.png",
+            "fold1 holds folders, so it looks like",
+        ),
+        ("cat/0.png cat/1.png cat/2.png .dog/3.png", r"fewer than two.*Left out: \.dog/ \(hidden"),
         ("0.png 1.png", "has images but no labels: put the labeled ones"),
         ("0.png 1.png names.csv", r"no labels.*\(there is names\.csv, which has another name"),
         ("train/0.png train/labels.csv test/1.png", r"no labels.*there is train/labels\.csv"),
@@ -307,7 +336,7 @@ def test_a_linked_class_folder_and_a_linked_test_set_are_used_once(tmp_path):
     (data / "test" / "cat" / "again.png").symlink_to(store / "cats" / "0.png")
     assert used(data)["test"] == {"cat": ["test/cat/again.png"]}
     assert "Used as test images only, although found elsewhere too: 1 image." in notes(data)
-    assert find(str(data)).left_out["another name of the same file"] == ("cat/0.png",)
+    assert find(str(data)).left_out["with another name that is used"] == ("cat/0.png",)
     (data / "kitten").symlink_to(store / "cats")
     with pytest.raises(InputError, match="are one image, but of the classes"):
         find(str(data))
@@ -321,14 +350,32 @@ def test_what_is_left_out_is_listed_by_reason(tmp_path):
     )
     (tmp_path / "train" / "cat" / "none.png").symlink_to("nowhere")
     assert find(str(tmp_path)).left_out == {
-        "a link to nothing": ("train/cat/none.png",),
-        "a run of jaxmatch": ("runs/a/",),
+        "linking to nothing": ("train/cat/none.png",),
+        "of a run of jaxmatch": ("runs/a/",),
         "beside the folder train": ("cat/0.png", "dog/1.png"),
         "hidden": (".git/",),
         "no image (.txt)": ("cat/a.txt", "cat/b.txt"),
         "of the system or a program": ("dog/Thumbs.db",),
         "without a class, in the folder test": ("test/2.png",),
     }
+
+
+def test_a_class_folder_that_is_lost_is_told(tmp_path, monkeypatch):
+    fill(tmp_path, PLAIN)
+    (tmp_path / "emu").symlink_to("nowhere")
+    assert notes(tmp_path) == "Links to nothing: emu."
+    (tmp_path / "emu").unlink()
+    fill(tmp_path, "emu/4.png")
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).rstrip("/").endswith("emu"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(InputError, match=r"folder .*emu cannot be opened; change its permissions"):
+        find(str(tmp_path))
 
 
 def test_the_survey_has_sizes_and_kinds_of_the_files(tmp_path):
@@ -359,3 +406,22 @@ def test_a_validation_folder_is_the_validation_set(tmp_path):
         assert not {*listed.validation} & {*source.rows.tolist(), *listed.test}
         assert not {*listed.validation} & {*listed.training.tolist()}
         assert not any(re.match("val/", name) for name in source.naming.rows)
+
+
+def test_any_path_of_a_folder(tmp_path):
+    text = " ".join(f"{label}/{number}.png" for label in "ab" for number in range(2))
+    for name in ("x,y", "x y", "é,labels", "with=sign"):
+        fill(tmp_path / name, text)
+        for given in (f"{tmp_path / name}", f"{tmp_path / name}/", f"{tmp_path}//{name}//"):
+            source = sources.load(f"folder:{given}", Reading(image_size=8))
+            assert len(source.images) == len(source.test_images) == 2
+            assert source.location == str(tmp_path / name)
+
+
+def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file(tmp_path):
+    file = tmp_path / "photos.zip"
+    file.write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"photos\.zip is a file; unpack it"):
+        sources.load(f"folder:{file}", Reading())
+    with pytest.raises(InputError, match="is a folder; read its images by folder:"):
+        sources.load(f"npz:{tmp_path}", Reading())

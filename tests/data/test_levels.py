@@ -22,7 +22,7 @@ def rgb_of(content, levels=ON_WHITE):
 
 
 def kind_of(content):
-    return examine(content, ON_WHITE).facts.kind
+    return examine(content, ON_WHITE).origin.kind
 
 
 def gray(values):

@@ -83,6 +83,7 @@ def test_labels_in_a_column_as_in_medmnist(tmp_path):
         ({"x_train": X, "x_test": X[:3]}, 8, [-1] * 8),
         ({"x_train": X[:2], "y_train": Y[:2], "x_unlabeled": X[2:]}, 8, [0, 1, *[-1] * 6]),
         ({"x_train": X, "y_train": np.full(8, -1), **TEST}, 8, [-1] * 8),
+        ({"x_train": X, "y_train": np.full(8, 255, np.uint8), **TEST}, 8, [-1] * 8),
         ({"x_unlabeled": X, **TEST}, 8, [-1] * 8),
         ({"x_train": X, "y_test": Y}, 8, [-1] * 8),
     ],
@@ -103,6 +104,8 @@ def test_a_method_that_reads_labels_names_what_is_missing(tmp_path, missing):
         load(tmp_path, **arrays, others=Y)
     with pytest.raises(InputError, match="to train on; it has y_train, x_test, y_test"):
         load(tmp_path, label_free=True, y_train=Y, **TEST)
+    with pytest.raises(InputError, match="no images to train on"):
+        load(tmp_path, label_free=True, x_train=X[:0], x_unlabeled=X[:0])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.int16, np.int64])
@@ -126,6 +129,7 @@ def test_a_cast_of_minus_one_is_no_label(tmp_path, dtype, test):
         ([0, 255, 0, 255, 0, 255, 0, 255], [0, 255, 0]),
         ([0, 1, 255, 0, 1, 255, 0, 1], [0, 1, 255]),
         ([0, 254, 255, 0, 254, 255, 0, 1], [0, 1, 254]),
+        ([0, 255, 0, 255, 0, 255, 0, 255], [0, 0, 0]),
     ],
 )
 def test_a_class_255_stays_one(tmp_path, train, test):
@@ -158,6 +162,7 @@ def test_single_ones_are_classes_with_a_note(tmp_path):
         (Y.astype(float), r"not float64; save y_train = numpy.nan_to_num\(y_train, nan=-1\)"),
         (Y[:7], r"one whole number for each image.*shape \[7\] for 8"),
         (np.ones((8, 3), int), "an image can have one class only"),
+        (np.full((8, 2), "cat"), "an image can have one class only"),
         (np.array([*"abcdefg", "None"]), "has the label 'None': write an empty text"),
         (np.array([1, None, 2, 3, 4, 5, 6, 7]), "y_train is not a plain array.*astype"),
         (np.full(8, 1j), "not complex128"),
@@ -215,6 +220,14 @@ def test_images_without_finite_values_are_refused(tmp_path):
     broken[0, 0, 0] = np.nan
     with pytest.raises(InputError, match="float64 with values that are not finite"):
         load(tmp_path, **FULL | {"x_train": broken})
+
+
+def test_texts_and_numbers_are_different_classes(tmp_path):
+    texts = np.array([*"aabbaabb"])
+    with pytest.raises(InputError, match="class a occurs in y_test but not in y_train"):
+        load(tmp_path, x_train=X, y_train=Y, x_test=X, y_test=texts)
+    with pytest.raises(InputError, match="class 0 occurs in y_test but not in y_train"):
+        load(tmp_path, x_train=X, y_train=texts, x_test=X, y_test=np.abs(Y))
 
 
 def test_two_arrays_of_one_set_are_refused(tmp_path):

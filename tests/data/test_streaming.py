@@ -118,5 +118,5 @@ def test_unreadable_images_are_named_once_or_refused(parts, caplog):
             made._tell(pool, np.array([0, 1, 0]))
     assert caplog.text.count(pool.records.name(0)) == 1
     made.strict = True
-    with pytest.raises(InputError, match=r"Not readable as images: .*jpg"):
+    with pytest.raises(InputError, match=r"Not readable as images \(.*: .*jpg\)"):
         made._tell(pool, np.array([2]))

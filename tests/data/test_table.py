@@ -176,7 +176,9 @@ def test_rows_of_a_test_set_without_a_label_are_left_out(tmp_path):
     found = find(str(tmp_path))
     assert found.test == {"3.png"}
     assert found.left_out == {"without a label, in the test set": ("2.png",)}
-    assert "Not used, without a label, in the test set: 1 image;" in notes(tmp_path)
+    assert "Not used, without a label, in the test set: 1 image; write what you know into" in notes(
+        tmp_path
+    )
 
 
 def test_images_that_the_table_does_not_name_are_unlabeled_with_a_note(tmp_path):
@@ -259,7 +261,7 @@ def test_a_file_that_the_table_names_is_used_whatever_its_name(tmp_path):
     assert [*found.aliases, *found.aliases.values()] == ["../outside/3.png", f"{outside}/3.png"][
         ::-1
     ]
-    assert found.left_out.keys() == {"another name of the same file"}
+    assert found.left_out.keys() == {"with another name that is used"}
 
 
 def test_names_that_are_not_utf8(tmp_path):

@@ -148,7 +148,9 @@ def test_unreadable_images_are_refused_where_strict(variables, files):
     lazy, _ = files
     for make in (make_predict, make_features, make_embed):
         compute = make(program(strict=True), 4)
-        with pytest.raises(InputError, match=r"Not readable .*2\.png, .*3\.png, .*9\.png"):
+        with pytest.raises(
+            InputError, match=r"Not readable .*truncated: .*2\.png; .*3\.png; empty file: .*9\.png"
+        ):
             compute(variables, lazy)
         compute(variables, lazy[np.array([0, 1, 4])])
 

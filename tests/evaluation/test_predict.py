@@ -1,7 +1,9 @@
 """Predictions for files: equal to the evaluation, streamed, with a reason for each other file."""
 
 import csv
+import json
 import os
+import shutil
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,17 +57,14 @@ def photographs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(photographs, tmp_path_factory):
     """A run on pictures that are cropped, and whose background is not the default one."""
-    options = {"data__center_crop": 0.8, "data__background": (10, 200, 90)}
     workdir = tmp_path_factory.mktemp("run") / "run"
-    config = configuration(
-        f"folder:{photographs}",
-        method="supervised",
-        steps=5,
-        data__image_size=SIDE,
-        **options,
-    )
-    jaxmatch.train(config, workdir)
+    jaxmatch.train(settings(photographs, data__background=(10, 200, 90)), workdir)
     return workdir
+
+
+def settings(photographs, **options):
+    options |= {"steps": 5, "data__image_size": SIDE, "data__center_crop": 0.8}
+    return configuration(f"folder:{photographs}", method="supervised", **options)
 
 
 def rows_of(path):
@@ -100,6 +99,25 @@ def test_the_background_and_the_crop_of_the_run_count(run, photographs, monkeypa
         other = jaxmatch.load(run)
         other.config.data[key] = value
         assert not np.array_equal(other.predict(file).probabilities, mine)
+
+
+def test_a_run_that_is_older_than_the_background_keeps_its_images(run, photographs, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    values = json.loads((old / "config.json").read_text())
+    del values["data"]["background"]
+    (old / "config.json").write_text(json.dumps(values))
+    ignoring = jaxmatch.load(run)
+    ignoring.config.data.background = ()
+    file = photographs / "test" / "c1" / "0001.png"
+    expected = ignoring.predict(file).probabilities
+    np.testing.assert_array_equal(jaxmatch.load(old).predict(file).probabilities, expected)
+    assert not np.array_equal(jaxmatch.load(run).predict(file).probabilities, expected)
+    summary = json.loads((old / "summary.json").read_text())
+    assert jaxmatch.train(settings(photographs), old) == summary  # the same run, which is complete
+    (old / "summary.json").unlink()
+    with pytest.raises(InputError, match=r"data\.background: \[\] -> \[0\]"):
+        jaxmatch.train(settings(photographs, data__background=0), old)
 
 
 def test_python_takes_what_the_command_takes(run, photographs, monkeypatch):

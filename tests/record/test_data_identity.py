@@ -21,6 +21,12 @@ from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import probe
 from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
+from jaxmatch.record.settled import settled
+
+
+def load_new(config, **options):
+    return run_data.load_new(settled(config)[0], **options)
+
 
 CLASSES = ("ant", "bee", "cat", "dog")
 SHORT = {"steps": 10, "save_every": 5, "data__image_size": 8, "method": "fixmatch"}
@@ -139,7 +145,7 @@ def test_images_added_are_not_used_by_a_resumed_run(original, copy):
 def test_images_added_are_used_by_a_new_run(copy):
     add_images(copy)
     shutil.rmtree(copy / "photos" / "aardvark")
-    found = run_data.load_new(configuration(f"folder:{copy / 'photos'}", **SHORT))
+    found = load_new(configuration(f"folder:{copy / 'photos'}", **SHORT))
     assert len(found.source.rows) + len(found.source.test_images) == 72 + 24
 
 
@@ -246,7 +252,7 @@ def test_place_is_for_runs_that_exist_and_for_data_that_has_one(copy, tmp_path):
         train(config, tmp_path / "new", str(copy / "photos"))
     assert not (tmp_path / "new").exists()
     with pytest.raises(InputError, match="mnist5k is part of a package and cannot move"):
-        run_data.load_new(from_flags("fixmatch:mnist5k", [])[0], place=str(tmp_path))
+        load_new(from_flags("fixmatch:mnist5k", [])[0], place=str(tmp_path))
 
 
 def test_a_run_without_a_record_is_read_with_a_warning(original, copy, capsys, caplog):
@@ -291,7 +297,7 @@ def test_labels_of_a_table_that_changed_are_refused(copy, capsys):
 def test_one_image_under_several_names_is_one(tmp_path):
     fill(tmp_path / "photos", 32)
     root = tmp_path / "photos"
-    plain = run_data.load_new(configuration(f"folder:{root}", **SHORT))
+    plain = load_new(configuration(f"folder:{root}", **SHORT))
     some = sorted(path.name for path in (root / "ant").iterdir())
     (root / "ant" / "a_link.png").symlink_to(root / "ant" / some[0])
     os.link(root / "ant" / some[1], root / "ant" / "a_hard_link.png")
@@ -299,12 +305,12 @@ def test_one_image_under_several_names_is_one(tmp_path):
     (root / "unlabeled" / "again.png").symlink_to(
         root / "bee" / next(iter((root / "bee").iterdir())).name
     )
-    linked = run_data.load_new(configuration(f"folder:{root}", **SHORT))
+    linked = load_new(configuration(f"folder:{root}", **SHORT))
     assert len(linked.source.rows) == len(plain.source.rows)
     assert linked.source.names[-1] != "unlabeled/again.png"
     (root / "dog" / "ant.png").symlink_to(root / "ant" / some[2])
     with pytest.raises(InputError, match="are one image, but of the classes 'ant' and 'dog'"):
-        run_data.load_new(configuration(f"folder:{root}", **SHORT))
+        load_new(configuration(f"folder:{root}", **SHORT))
 
 
 def test_one_image_of_a_table_in_several_spellings_is_one(tmp_path):
@@ -316,11 +322,11 @@ def test_one_image_of_a_table_in_several_spellings_is_one(tmp_path):
     lines = [f"{name},{name.split('/')[0]}" for name in names]
     lines += [f"{name},ant" for name in again]
     (root / "labels.csv").write_text("\n".join(["path,label", *lines]))
-    found = run_data.load_new(configuration(f"folder:{root}", **SHORT))
+    found = load_new(configuration(f"folder:{root}", **SHORT))
     assert sorted(found.source.names) == names
     (root / "labels.csv").write_text("\n".join(["path,label", *lines, f"./{first},dog"]))
     with pytest.raises(InputError, match="more than once, as 'ant' and 'dog'"):
-        run_data.load_new(configuration(f"folder:{root}", **SHORT))
+        load_new(configuration(f"folder:{root}", **SHORT))
 
 
 def test_copies_across_sets_are_warned_of_with_a_count(tmp_path, caplog):
@@ -355,13 +361,13 @@ def test_a_listed_image_is_never_in_the_drawn_test_set(tmp_path):
         config = configuration(
             f"folder:{root}", chosen=f",split={tmp_path / 'split.txt'},seed={seed}", **SHORT
         )
-        found = run_data.load_new(config)
+        found = load_new(config)
         assert [found.source.names[row] for row in found.split.indices] == chosen
         assert len(found.source.test_images) == len(CLASSES) * round(0.2 * 2 / 3 * 16)
     rows = [names.index(name) for name in chosen]
     (tmp_path / "split.json").write_text(json.dumps({"indices": rows}))
     config = configuration(f"folder:{root}", chosen=f",split={tmp_path / 'split.json'}", **SHORT)
-    assert run_data.load_new(config).split.indices.tolist() == rows
+    assert load_new(config).split.indices.tolist() == rows
 
 
 @pytest.mark.slow
@@ -393,7 +399,7 @@ def test_lists_may_spell_paths_in_any_way(spelling, tmp_path):
     text = "\n".join(spelling.format(name, root=root) for name in [*chosen, chosen[0]])
     (tmp_path / "split.txt").write_bytes(("\ufeff" + text.replace("\ufeff", "")).encode())
     config = configuration(f"folder:{root}", chosen=f",split={tmp_path / 'split.txt'}", **SHORT)
-    found = run_data.load_new(config)
+    found = load_new(config)
     assert [found.source.names[row] for row in found.split.indices] == chosen
 
 
@@ -415,7 +421,7 @@ def test_lists_that_do_not_fit_are_one_sentence(lines, expected, tmp_path):
     (tmp_path / "split.txt").write_text("\n".join(lines))
     config = configuration(f"folder:{root}", chosen=f",split={tmp_path / 'split.txt'}", **SHORT)
     with pytest.raises(InputError, match=expected):
-        run_data.load_new(config)
+        load_new(config)
 
 
 @pytest.fixture(scope="module")
@@ -612,7 +618,7 @@ def test_the_split_of_another_run_names_its_images(copy):
     config = configuration(
         f"folder:{copy / 'photos'}", chosen=f",split={copy / 'run' / 'split.json'}", **SHORT
     )
-    found = run_data.load_new(config)
+    found = load_new(config)
     assert [found.source.names[row] for row in found.split.indices] == chosen
 
 
@@ -667,5 +673,5 @@ def test_an_unknown_name_does_not_list_all_others(tmp_path):
         f"folder:{tmp_path / 'photos'}", chosen=f",split={tmp_path / 'split.txt'}", **SHORT
     )
     with pytest.raises(InputError) as caught:
-        run_data.load_new(config)
+        load_new(config)
     assert len(str(caught.value)) < 400

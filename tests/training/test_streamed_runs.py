@@ -17,7 +17,7 @@ from tiny_runs import arguments, compiler_cache, start_program, state_of, train_
 
 from jaxmatch import load
 from jaxmatch.cli import main as cli
-from jaxmatch.data.images import read_images
+from jaxmatch.data.images import read_image
 from jaxmatch.errors import InputError
 from jaxmatch.record.metrics import read
 from jaxmatch.record.run_data import load_new
@@ -156,7 +156,7 @@ def test_an_unreadable_test_image_does_not_end_a_streamed_run(
     ]
     del images[9]
     labels = np.repeat([0, 1], [6, 5])
-    levels, _ = read_images(images, (8, 8))
+    levels = np.stack([read_image(file, (8, 8)) for file in images])
     for network in ("teacher", "student"):
         accuracy = np.mean(found.predict(levels, network).label == labels)
         assert summary[network]["last"] == accuracy
@@ -181,7 +181,9 @@ def test_an_unreadable_test_image_does_not_end_a_streamed_run(
 def test_an_unreadable_test_image_is_an_error_where_strict(damaged, tmp_path):
     options = SHORT | {"data__stream": True, "data__strict": True, "chosen": ",labels=8"}
     (damaged / "train/blue/07.jpg").write_bytes((damaged / "train/blue/08.jpg").read_bytes())
-    with pytest.raises(InputError, match=r"Not readable as images: \S*test/red/03\.jpg\."):
+    with pytest.raises(
+        InputError, match=r"Not readable as images \(truncated: \S*test/red/03\.jpg\)\."
+    ):
         train_tiny(f"folder:{damaged}", tmp_path / "run", **options)
 
 
