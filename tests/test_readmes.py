@@ -27,6 +27,7 @@ from jaxmatch.cli.words import AND, join_overrides, split_runs
 from jaxmatch.config.checks import check_settings
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.keys import documented, with_prefix
+from jaxmatch.config.own import Circumstances, settle, with_usual_input
 from jaxmatch.config.stages import stages_of
 
 ROOT = Path(__file__).parents[1]
@@ -197,7 +198,12 @@ def check_config(arguments: argparse.Namespace, rest: list[str]) -> None:
         configs = [from_flags(arguments.config, overrides)[0]]
     for config in configs:
         for stage in stages_of(config).values():
-            check_settings(stage)
+            check_settings(whole(stage))
+
+
+def whole(config):
+    """The configuration as a run has it that has seen its images."""
+    return with_usual_input(settle(config, Circumstances(side=300))[0])
 
 
 def check_module(module: str, words: list[str]) -> None:
@@ -316,7 +322,7 @@ def test_python_examples_name_real_settings(file):
                 import jaxmatch
 
                 found = eval(ast.unparse(node), {"jaxmatch": jaxmatch})
-                check_settings(found)
+                check_settings(whole(found))
 
 
 def test_the_method_of_contributing_trains(tmp_path, monkeypatch):

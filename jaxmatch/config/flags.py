@@ -26,6 +26,9 @@ from jaxmatch.settings import turned_off
 
 log = logging.getLogger(__name__)
 
+# Keys that a stage without labels does not take.
+FOR_LABELS = ("data.labels", "data.split", "data.validation", "data.validation_draw", "keep_best")
+
 
 def config(
     recipe: str,
@@ -130,7 +133,7 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
 def _for_all_stages(config: ConfigDict, overrides: Sequence[str]) -> list[str]:
     """The overrides, of which those of a key that only stages have are one for each such stage.
 
-    An override of one stage wins.
+    An override of one stage wins. Keys of :data:`FOR_LABELS` go to the stages that read labels.
     """
     if "order" not in config:
         return list(overrides)
@@ -138,6 +141,10 @@ def _for_all_stages(config: ConfigDict, overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         key, equals, value = override.removeprefix("--config.").partition("=")
         stages = [name for name in config.order if f"stages.{name}.{key}" in top]
+        if key in FOR_LABELS:
+            stages = [
+                name for name in stages if ALGORITHMS[config.stages[name].algorithm.name].labeled
+            ] or stages
         if key in top or not stages:
             own.append(override)
         else:

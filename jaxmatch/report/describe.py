@@ -98,6 +98,7 @@ def _run(config: ConfigDict, program: Program) -> dict[str, Any]:
         "image_size": list(program.image_shape[:2]),
         "views": {"labeled": list(algorithm.labeled), "unlabeled": list(algorithm.unlabeled)},
         "augment": config.augment,
+        "views_preset": config.views_preset,
         "evaluated": algorithm.evaluated,
         **{key: config[key] for key in ("steps", "steps_per_call")},
         **{key: config[key] for key in ("log_every", "eval_every", "save_every", "keep_best")},
@@ -124,7 +125,8 @@ def _sections(found: Mapping[str, Any], title: str) -> Iterable[RenderableType]:
     yield _section("What will run")
     settings = ", ".join(f"{key} {value}" for key, value in run["network_settings"].items())
     views = {kind: ", ".join(roles) or "none" for kind, roles in run["views"].items()}
-    strong = f" (strong: {run['augment']})" if "strong" in views["unlabeled"] else ""
+    named = f", views={run['views_preset']}" if run["views_preset"] else ""
+    strong = f" (strong: {run['augment']}{named})" if "strong" in views["unlabeled"] else ""
     periods = {"log": "log_every", "evaluate": "eval_every", "save": "save_every"}
     every = ", ".join(f"{verb} every {run[key]:,}" for verb, key in periods.items())
     best = run["keep_best"] or "none beside the newest"
@@ -187,9 +189,11 @@ def _classes(counts: Mapping[str, Mapping[str, int]]) -> RenderableType:
     return table
 
 
-def _short(number: float) -> str:
-    """A number with three digits and a unit of thousands."""
+def _short(number: float | None) -> str:
+    """A number with three digits and a unit of thousands; "unknown" for None."""
+    if number is None:
+        return "unknown"
     for size, unit in UNITS:
         if number >= size:
             return f"{number / size:.3g} {unit}"
-    return f"{number:.3g} "
+    return f"{number:.3g}"

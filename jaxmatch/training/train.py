@@ -277,7 +277,7 @@ def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:
             raise InputError(f"{folder} holds a run without config.json; choose another folder.")
         return None
     old.pop("facts", None)
-    new = saved.to_json(config)
+    new = saved.to_json(saved.filled(config, old))
     if reason := extending.refusal(old, new, saved.differences(old, new)):
         raise InputError(
             f"{folder} holds a run of {reason}; choose another --workdir or undo the change."

@@ -104,7 +104,6 @@ def test_train_ends_with_its_accuracy_and_what_to_do_next(run):
     assert following == "next:"
     assert commands == [
         f"  jaxmatch evaluate --workdir {workdir}",
-        f"  jaxmatch baseline --workdir {workdir}",
         f"  jaxmatch predict --workdir {workdir} FOLDER -o predictions.csv",
         f"  jaxmatch report {workdir} -o report.html",
     ]
@@ -144,7 +143,7 @@ def test_train_begins_with_what_was_found(validated):
     expected = [
         "16 labeled, 36 unlabeled, 12 validation, 24 test images, 4 classes",
         "classes: 0 (4 labeled, ",
-        "images: used at 8x8",
+        "images: 8x8, RGB; used at 8x8",
     ]
     for text in (error, (workdir / "log.txt").read_text()):
         places = [text.index(line) for line in expected]

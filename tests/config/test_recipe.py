@@ -375,6 +375,20 @@ def test_the_name_tells_places_apart(tmp_path, monkeypatch):
     assert len(set(teachers)) == 3
 
 
+@pytest.mark.parametrize(
+    ("override", "simclr", "fixmatch"),
+    [
+        ("data.validation=50", 0, 50),
+        ("keep_best=validation/accuracy", "", "validation/accuracy"),
+        ("data.image_size=16", 16, 16),
+    ],
+)
+def test_keys_about_labels_reach_the_stages_that_read_them(override, simclr, fixmatch):
+    found = config("selfmatch:mnist5k,labels=40", f"--config.{override}").stages
+    key = override.partition("=")[0]
+    assert [flatten(found[name])[key] for name in ("simclr", "fixmatch")] == [simclr, fixmatch]
+
+
 def test_the_name_of_stages_follows_each_of_them():
     def name(*overrides):
         return run_name(config("selfmatch:mnist5k,labels=40", *overrides))

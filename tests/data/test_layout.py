@@ -5,6 +5,7 @@ import re
 import unicodedata
 
 import pytest
+from buckets import in_memory
 from PIL import Image
 
 from jaxmatch.data import sources
@@ -425,3 +426,28 @@ def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file(tmp_path):
         sources.load(f"folder:{file}", Reading())
     with pytest.raises(InputError, match="is a folder; read its images by folder:"):
         sources.load(f"npz:{tmp_path}", Reading())
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_bucket_has_the_same_layouts(tmp_path, table):
+    names = [f"Train/{label}/{number}.png" for label in ("cat", "dog") for number in range(3)]
+    fill(tmp_path, " ".join(names))
+    rows = [f"{name},{name.split('/')[1]},{'test' if '2' in name else ''}" for name in names]
+    with in_memory() as files:
+        for name in names:
+            files.pipe(f"bucket/data/photos/{name}", (tmp_path / name).read_bytes())
+        files.pipe("bucket/data/photos/Unlabelled/9.png", (tmp_path / names[0]).read_bytes())
+        if table:
+            files.pipe(
+                "bucket/data/photos/labels.csv", "\n".join(["path,label,split", *rows]).encode()
+            )
+        found = find("s3://bucket/data")
+        source = sources.load("folder:s3://bucket/data", Reading(image_size=8))
+    assert found.classes_of == {
+        **{f"photos/{name}": name.split("/")[1] for name in names},
+        "photos/Unlabelled/9.png": "",
+    }
+    assert found.table == ("photos/labels.csv" if table else "")
+    assert len(found.test) == (2 if table else 0)
+    assert len(source.images) == 5
+    assert source.test_labels.tolist() == [0, 1]

@@ -111,6 +111,9 @@ def test_a_label_free_run_leaves_the_validation_set_alone(tmp_path):
     data = run_data.load_new(config)
     assert data.validation_images is None
     assert not any(data.source.names[row].startswith("val") for row in data.source.rows)
+    again = run_data.load_recorded(config, write(data, tmp_path / "run"))
+    np.testing.assert_array_equal(again.source.rows, data.source.rows)
+    assert again.validation_images is None
 
 
 def arrays(file, **more):

@@ -14,7 +14,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import MetricsLog, read
 from jaxmatch.report.results import read as read_run
-from jaxmatch.training.train import finished
+from jaxmatch.training.train import chosen, finished
 
 # In place of a JSON file of the run; None cuts it in half.
 ACCURACIES = {"last": 0.5, "mean_20": 0.5, "median_20": 0.5, "best": 0.5}
@@ -63,6 +63,11 @@ def refused(capsys, *words):
     assert exited.value.code == 2, error
     assert len(error) == 1
     return error[0]
+
+
+def chosen_again(data, workdir):
+    """The configuration of the run, as the same command finds it."""
+    return chosen(configuration(data), workdir)[0]
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -126,7 +131,7 @@ def test_a_setting_of_another_type_is_one_sentence(key, value, workdir, data):
         with pytest.raises(InputError):
             load(workdir)
         with pytest.raises(InputError):
-            finished(configuration(data), workdir)
+            finished(chosen_again(data, workdir), workdir)
 
 
 @pytest.mark.parametrize("value", [None, "x", -1, [], {}, [None]], ids=str)
@@ -217,7 +222,7 @@ def test_the_advice_for_a_damaged_summary_helps(workdir, reference, data):
 def test_a_summary_of_other_types(key, value, workdir, data):
     values = json.loads((workdir / "summary.json").read_text()) | {key: value}
     (workdir / "summary.json").write_text(json.dumps(values))
-    for reader in (read_run, lambda folder: finished(configuration(data), folder)):
+    for reader in (read_run, lambda folder: finished(chosen_again(data, folder), folder)):
         with pytest.raises(InputError, match=r"summary\.json is damaged"):
             reader(workdir)
 
