@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxmatch.config.own import with_usual_input
 from jaxmatch.config.stages import stages_of
 from jaxmatch.data.facts import Facts
 from jaxmatch.program import Program
@@ -23,7 +24,7 @@ def check(config: ConfigDict, facts: Sequence[Facts]) -> None:
     """
     before = None
     for stage, facts_of_stage in zip(stages_of(config).values(), facts, strict=True):
-        program = Program.build(stage, facts_of_stage)
+        program = Program.build(with_usual_input(stage), facts_of_stage)
         network = program.state.student()
         if before is not None:
             expected = target_encoder(network, program.algorithm, stage)
