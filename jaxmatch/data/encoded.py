@@ -40,8 +40,6 @@ UNDECODED = (
     (0, b"#?RADIANCE", "Radiance HDR"),
     (0, b"\x93NUMPY", "NumPy arrays"),
     (0, b"\x89HDF\r\n\x1a\n", "HDF5"),
-    (0, b"II+\0", "BigTIFF"),
-    (0, b"MM\0+", "BigTIFF"),
     (0, b"\x1aE\xdf\xa3", "videos"),
     (0, b"\0\0\x01\xba", "videos"),
     (0, b"\0\0\x01\xb3", "videos"),
