@@ -175,11 +175,11 @@ def _storage(image: ImageFile.ImageFile) -> str:
 
 def _unreadable(content: bytes, error: Exception, formats: tuple[str, ...]) -> Unreadable:
     """The error for content that Pillow does not decode because of ``error``."""
-    if not isinstance(error, Image.UnidentifiedImageError):
-        return Unreadable(_reason(content, error), str(error))
     if name := _undecoded(content):
         return Unreadable(no_decoder(name))
-    return _unidentified(content, formats)
+    if isinstance(error, Image.UnidentifiedImageError):
+        return _unidentified(content, formats)
+    return Unreadable(_reason(content, error), str(error))
 
 
 def _unidentified(content: bytes, formats: tuple[str, ...]) -> Unreadable:
