@@ -40,8 +40,6 @@ UNDECODED = (
     (0, b"#?RADIANCE", "Radiance HDR"),
     (0, b"\x93NUMPY", "NumPy arrays"),
     (0, b"\x89HDF\r\n\x1a\n", "HDF5"),
-    (0, b"II+\0", "BigTIFF"),
-    (0, b"MM\0+", "BigTIFF"),
     (0, b"\x1aE\xdf\xa3", "videos"),
     (0, b"\0\0\x01\xba", "videos"),
     (0, b"\0\0\x01\xb3", "videos"),
@@ -177,11 +175,11 @@ def _storage(image: ImageFile.ImageFile) -> str:
 
 def _unreadable(content: bytes, error: Exception, formats: tuple[str, ...]) -> Unreadable:
     """The error for content that Pillow does not decode because of ``error``."""
-    if not isinstance(error, Image.UnidentifiedImageError):
-        return Unreadable(_reason(content, error), str(error))
     if name := _undecoded(content):
         return Unreadable(no_decoder(name))
-    return _unidentified(content, formats)
+    if isinstance(error, Image.UnidentifiedImageError):
+        return _unidentified(content, formats)
+    return Unreadable(_reason(content, error), str(error))
 
 
 def _unidentified(content: bytes, formats: tuple[str, ...]) -> Unreadable:

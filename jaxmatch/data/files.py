@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,24 +125,10 @@ def read_files(
             "smaller data.image_size, or data.stream=True."
         ) from error
 
-    def load(file: Path) -> _Read:
-        try:
-            content = content_of(file)
-        except Unreadable as error:
-            return _Read(None, error.reason)
-        length, hashed = len(content), hashlib.sha256(content).hexdigest()
-        try:
-            picture = examine(content, levels)
-        except Unreadable as error:
-            return _Read(None, error.reason, length, hashed)
-        image = fitting.apply(picture.image)
-        constant = bool((image == image[0, 0]).all())
-        return _Read(image, "", length, hashed, picture.origin, constant)
-
     found: list[_Read] = []
     count = 0
     with ThreadPoolExecutor() as pool:
-        for each in pool.map(load, files):
+        for each in pool.map(partial(_read_file, fitting=fitting, levels=levels), files):
             if each.image is not None:
                 images[count] = each.image
                 count += 1
@@ -155,22 +142,23 @@ def read_files(
         hashes=tuple(each.hash for each in found),
         sizes_found=_counted(each.size for each in origins),
         modes=_counted(each.kind for each in origins),
-        notes=(
-            *_notes_about_levels(origins),
-            *_notes_about_files(
-                "hold several frames or pages, of which the first is used",
-                [
-                    name
-                    for name, each in zip(names, found, strict=True)
-                    if each.origin and each.origin.several
-                ],
-            ),
-            *_notes_about_files(
-                "have one color everywhere",
-                [name for name, each in zip(names, found, strict=True) if each.constant],
-            ),
-        ),
+        notes=(*_notes_about_levels(origins), *_notes_about_files(names, found)),
     )
+
+
+def _read_file(file: Path, fitting: Fitting, levels: Levels) -> _Read:
+    try:
+        content = content_of(file)
+    except Unreadable as error:
+        return _Read(None, error.reason)
+    length, hashed = len(content), hashlib.sha256(content).hexdigest()
+    try:
+        picture = examine(content, levels)
+    except Unreadable as error:
+        return _Read(None, error.reason, length, hashed)
+    image = fitting.apply(picture.image)
+    constant = bool((image == image[0, 0]).all())
+    return _Read(image, "", length, hashed, picture.origin, constant)
 
 
 def read_blocks(
@@ -200,9 +188,18 @@ def _counted(values: Iterable[Hashable]) -> dict[Any, int]:
     return dict(Counter(values).most_common())
 
 
-def _notes_about_files(what: str, names: Sequence[str]) -> Iterator[str]:
-    if names:
-        yield f"{len(names):,} of the images {what}: {some(names)}."
+def _notes_about_files(names: Sequence[str], found: Sequence[_Read]) -> Iterator[str]:
+    """Sentences about files with several images, and about images of one color."""
+    pairs = list(zip(names, found, strict=True))
+    for what, listed in (
+        (
+            "hold several frames or pages, of which the first is used",
+            [name for name, each in pairs if each.origin and each.origin.several],
+        ),
+        ("have one color everywhere", [name for name, each in pairs if each.constant]),
+    ):
+        if listed:
+            yield f"{len(listed):,} of the images {what}: {some(listed)}."
 
 
 def _notes_about_levels(origins: Sequence[Origin]) -> Iterator[str]:

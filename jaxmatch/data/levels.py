@@ -12,8 +12,8 @@ floating point            0..1 becomes 0..255; other levels are refused
 ========================  =======================================================================
 
 ``white`` replaces the range of gray levels of more than 8 bits: 0..white becomes 0..255, and levels
-outside of it are refused. An image is also refused if its levels differ, but would all become one
-level, such as black.
+outside of it are refused. Without it an image is also refused if its levels differ, but would all
+become one level, such as black.
 """
 
 import math
@@ -59,7 +59,7 @@ class Levels:
             InputError: if these are no levels.
         """
         parts = tuple(background)
-        if len(parts) not in (0, 1, 3) or not all(0 <= part <= 255 for part in parts):
+        if len(parts) not in (0, 1, 3) or not all(part in range(256) for part in parts):
             raise InputError(
                 f"data.background={parts} must have one or three levels from 0 to 255, or none, "
                 "which ignores transparency."
@@ -174,7 +174,7 @@ def _scaled(values: np.ndarray, bits: int, white: float | None) -> tuple[np.ndar
             bits = 16
         most = 2**bits - 1
         gray = (values >> (bits - 8)).astype(np.uint8)
-    if low < high and gray.min() == gray.max():
+    if white is None and low < high and gray.min() == gray.max():
         alike = f"all one level where {most:.10g} is white"
         raise Unreadable(encoded.LEVELS, f"{found}, which are {alike}; {remedy}")
     return gray, Span(low, high, most)

@@ -119,7 +119,6 @@ def brand(major, *others):
         (bytes(128) + b"DICM" + bytes(50), "DICOM"),
         (b"v/1\x01" + bytes(50), "OpenEXR"),
         (b"\x93NUMPY\x01\0", "NumPy arrays"),
-        (b"II+\0\x08\0\0\0" + bytes(50), "BigTIFF"),
         (b"\x1aE\xdf\xa3" + bytes(50), "videos"),
     ],
 )

@@ -298,10 +298,13 @@ def test_an_image_of_one_level_is_no_error(dtype):
         (np.array([[0, 17, 255]], np.int32), 255),
         (np.array([[0, 100000, 150000]], np.int32), 200000),
         (np.array([[0, 17.5, 255]], np.float32), 255),
+        (np.array([[0, 3]], np.uint16), 4095),  # a dark image is black where white is known
+        (np.array([[0, 200]], np.uint16), 65535),
     ],
 )
 def test_the_white_level_may_be_given(values, white):
-    close(rgb_of(tiff(values), Levels(white=white)), gray(values * (255 / white)), 0.51)
+    found = rgb_of(tiff(values), Levels(white=white))
+    np.testing.assert_allclose(found, gray(values * (255 / white)), atol=0.51, rtol=0)
 
 
 def test_levels_above_the_given_white_are_refused():
@@ -417,7 +420,7 @@ def test_read_image_takes_one_or_three_background_levels(tmp_path):
     assert read_image(tmp_path / "a.png", (4, 5)).shape == (4, 5, 3)
 
 
-@pytest.mark.parametrize("background", [256, -1, (0, 0), (0, 0, 300)])
+@pytest.mark.parametrize("background", [256, -1, 0.5, (0, 0), (0, 0, 300)])
 def test_a_background_that_is_no_color_is_refused(tmp_path, background):
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"one or three levels from 0 to 255"):
