@@ -72,12 +72,13 @@ def test_a_page_tells_of_left_out_files_and_notes(data):
     found = describe(configuration(data, method="supervised"))
     found["data"] |= {"left_out": {"hidden": 2, "no image": 31}, "notes": ["First.", "Second."]}
     found["data"] |= {"test_drawn": True, "sizes": [{"height": 4, "width": 6, "count": 88}]}
+    found["data"]["modes"] = {"gray": 88}
     lines = [" ".join(line.split()) for line in text_of(page(found, "x")).splitlines()]
     for line in ("left out 2 hidden, 31 no image", "note First.", "note Second."):
         assert line in lines
     text = " ".join(lines)
     assert "24 test images (drawn from the training images)" in text
-    assert "6x4; used at 8x8" in text
+    assert "6x4, gray; used at 8x8" in text
 
 
 def test_each_stage_has_a_page(data):

@@ -436,7 +436,8 @@ def test_validation_and_what_was_found_are_shown(seeds, tmp_path):
         file = run.folder / "summary.json"
         summary = json.loads(file.read_text())
         summary["teacher"]["metrics"] = {"balanced_accuracy": accuracy - 0.1}
-        summary["validation"] = {"teacher": {"last": accuracy}, "student": {"last": 0.1}}
+        others = dict.fromkeys(("mean_20", "median_20", "best"), accuracy)
+        summary["validation"] = {"teacher": {"last": accuracy, **others}, "student": None}
         best = {"teacher": {"accuracy": accuracy + 0.05}, "student": {"accuracy": 0.2}}
         summary["best"] = {
             "step": 75,
