@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny_runs import configuration, write_data
+from tiny_runs import settled_configuration as configuration
+from tiny_runs import write_data
 
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.augment.ctaugment import CTAugment
@@ -23,6 +24,7 @@ from jaxmatch.data.resident import resident
 from jaxmatch.errors import InputError
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
+from jaxmatch.record.settled import settled
 
 FACTS = {
     "classes": ["a", "b", "c", "d"],
@@ -104,7 +106,7 @@ def test_the_default_number_of_devices_divides_the_batch(caplog):
         ({"eval_every": 7}, "eval_every=7 is not a multiple"),
         ({"save_every": 7}, "save_every=7 is not a multiple"),
         (
-            {"method": "pcl", "chosen": "", "algorithm__refresh_steps": 7},
+            {"method": "pcl", "chosen": ",size=paper", "algorithm__refresh_steps": 7},
             "algorithm.refresh_steps=7 is not a multiple of steps_per_call=5",
         ),
         ({"keep": 0}, "keep=0"),
@@ -259,7 +261,7 @@ def test_a_split_of_other_data_is_refused(data):
 def test_unknown_data_sets_name_the_nearest():
     config, _ = from_flags("fixmatch:mnist5", [])
     with pytest.raises(InputError, match="did you mean 'mnist5k'"):
-        run_data.load_new(config)
+        settled(config)
 
 
 def test_wandb_that_is_not_installed_is_refused_before_anything_starts(monkeypatch, data):

@@ -7,7 +7,7 @@ from typing import Annotated, get_args, get_origin
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny_runs import arguments, configuration
+from tiny_runs import arguments, configuration, settled_configuration
 
 from jaxmatch import train
 from jaxmatch.algorithms import ALGORITHMS
@@ -74,7 +74,7 @@ def test_every_number_of_a_network_has_a_range(name):
         if isinstance(default, bool | str):
             continue
         for wrong in (-1, math.nan, math.inf, "1", True):
-            config = configuration("x.npz")
+            config = settled_configuration("x.npz")
             config.model = ConfigDict({"name": name, **model_settings(name), key: wrong})
             with pytest.raises(InputError, match=rf"model\.{key}=.* must "):
                 check_settings(config)
@@ -92,7 +92,7 @@ def test_every_setting_of_no_section_has_a_type():
 
 @pytest.mark.parametrize("key", KEYS)
 def test_values_of_another_type_are_refused(key):
-    config = configuration("x.npz")
+    config = settled_configuration("x.npz")
     for wrong in (object(), math.nan, -1, -0.5):
         if key == "data.mean" and wrong is not math.nan:
             continue

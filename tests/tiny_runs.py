@@ -17,6 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from jaxmatch import load, train
 from jaxmatch.config.flags import from_flags
+from jaxmatch.config.own import Circumstances, settle, with_usual_input
 
 LABELS = 16
 WITHOUT_THRESHOLD = (
@@ -77,6 +78,12 @@ def arguments(data, *, method="fixmatch", chosen=f",labels={LABELS}", **override
 def configuration(data, **options):
     config, *overrides = arguments(data, **options)
     return from_flags(config.removeprefix("--config="), overrides)[0]
+
+
+def settled_configuration(data, **options):
+    """The configuration with a value for each setting that own images leave open."""
+    config, _ = settle(configuration(data, **options), Circumstances(side=8, one_side=True))
+    return with_usual_input(config)
 
 
 def train_tiny(data, workdir, **options):

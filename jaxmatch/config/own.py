@@ -14,8 +14,10 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from jaxmatch.config.dotted import flatten, put
+from jaxmatch.config.keys import KEYS
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.errors import InputError, suggest
+from jaxmatch.settings import check_value
 
 AUTO, PAPER = "auto", "paper"
 EVALUATIONS = 20  # of a run whose periods are open; mean_20 and median_20 run over 20
@@ -234,9 +236,12 @@ def settle(config: ConfigDict, at: Circumstances | None) -> tuple[ConfigDict, li
         A copy without open settings, and sentences that say what was chosen.
 
     Raises:
-        InputError: if given settings contradict each other.
+        InputError: if given settings contradict each other, or a key does not take its value.
     """
     config, notes = config.copy_and_resolve_references(), []
+    for key, value in flatten(config).items():
+        if key in KEYS and value is not None:  # before anything is computed from it
+            check_value(key, value, KEYS[key].kind)
     if needs_images(config):
         assert at is not None
         notes.append(_fit(config, at))
