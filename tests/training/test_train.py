@@ -65,6 +65,7 @@ def test_the_run_folder_holds_what_is_promised(reference, data):
         "config.json",
         "data.json",
         "findings.json",
+        "baselines.json",
         "split.json",
         "metrics.jsonl",
         "summary.json",
