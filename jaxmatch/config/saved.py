@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import defaults, field_defaults
-from jaxmatch.config.own import AUTO
+from jaxmatch.config.own import AUTO, OPEN
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.config.recipe import set_model
 from jaxmatch.config.stages import stages_of
 from jaxmatch.data.sources import names_path
+from jaxmatch.errors import InputError
 from jaxmatch.models.build import MODELS
 from jaxmatch.weights.transfer import STAGE
 
@@ -59,6 +60,8 @@ IDENTITY = {
     "data.white_level": "the images, where they have more than 8 bits",
     "data.stream": "the random numbers of crops, which the host draws for streamed images",
 }
+# The periods that do not identify a run.
+PERIODS_OF_A_CALL = ("steps_per_call", "log_every", "save_every")
 # The settings that are paths. As absolute paths they tell new runs apart, too. After a run has
 # begun the files may move: the run records what it found.
 PLACES = ("data.name", "data.split", "init_from", "frozen")
@@ -123,15 +126,22 @@ def _missing(values: Mapping[str, Any]) -> list[str]:
 
 
 def filled(config: ConfigDict, old: Mapping[str, Any]) -> ConfigDict:
-    """A copy of ``config`` whose open settings have the values of a saved configuration."""
+    """A copy of ``config`` whose open settings have the values of a saved configuration.
+
+    Raises:
+        InputError: if the saved one has no value for a setting that is open.
+    """
     config, known = config.copy_and_resolve_references(), flatten(complete(old))
-    if config.steps not in (None, known["steps"]):  # an extended run has periods of its own
-        for key in ("steps_per_call", "log_every", "save_every"):
-            known.pop(key)
+    # An extended run has periods of its own.
+    own = () if config.steps in (None, known.get("steps")) else PERIODS_OF_A_CALL
     for key, value in flatten(config).items():
-        if (value is None or (key == "size" and value == AUTO)) and key in known:
-            value = known[key]
-            put(config, key, tuple(value) if isinstance(value, list) else value)
+        auto = key == "size" and value == AUTO
+        if key in own or not (auto or (value is None and key in (*OPEN, "data.image_size"))):
+            continue
+        saved_value = known.get(key)
+        if saved_value is None and key in OPEN:
+            raise InputError(f"config.json is damaged: it has no value of {key}; put a copy back.")
+        put(config, key, tuple(saved_value) if isinstance(saved_value, list) else saved_value)
     return config
 
 

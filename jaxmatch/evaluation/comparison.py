@@ -20,7 +20,7 @@ def compare(summary: Mapping[str, Any], baselines: Mapping[str, Any]) -> str | N
 
     Args:
         summary: the content of ``summary.json``.
-        baselines: the content of ``baselines.json`` (:func:`measure`).
+        baselines: the content of ``baselines.json`` (:mod:`jaxmatch.evaluation.baselines`).
     """
     return verdict(summary["algorithm"], [summary], [baselines])
 

@@ -32,6 +32,9 @@ _SHARES = {
 }
 
 
+NOTED = 0.1  # a larger share of the time in evaluations is shown
+
+
 class Progress:
     """Shows the progress of a run on stderr and writes it to ``workdir``/log.txt.
 
@@ -115,10 +118,20 @@ class Progress:
             if error is None:
                 raise disk_error(self._path, problem) from problem
 
-    def update(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
+    def update(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        images_per_second: float,
+        evaluating: float = 0.0,
+    ) -> None:
         """Show ``step`` and its metrics; a metric that is absent keeps its last value.
 
-        Accuracies and coverage are fractions.
+        Args:
+            step: number of steps taken.
+            metrics: by name; accuracies and coverage are fractions.
+            images_per_second: of training alone.
+            evaluating: the share of the time that evaluations took.
 
         Raises:
             DiskError: if log.txt cannot be written.
@@ -127,6 +140,8 @@ class Progress:
             self._latest.pop("pseudo/accuracy", None)
         self._latest.update(metrics)
         speed = f"{images_per_second:,.0f} images/s, {self._time_left(step)} left"
+        if evaluating > NOTED:
+            speed += f", {evaluating:.0%} of the time in evaluations"
         self._text = Text(describe(self._latest))
         self._bar.update(self._task, completed=step, speed=speed)
         line = f"step {step}/{self._total}, {speed}: {describe(metrics)}".removesuffix(": ")
@@ -214,7 +229,13 @@ class Silent:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Do nothing."""
 
-    def update(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
+    def update(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        images_per_second: float,
+        evaluating: float = 0.0,
+    ) -> None:
         """Do nothing."""
 
     def tick(self, step: int) -> None:

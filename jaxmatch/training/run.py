@@ -401,11 +401,9 @@ class Run:
             self._evaluated += self._lap()
         if values:
             values["time/seconds"] = self._earlier + time.monotonic() - self.started
-            if evaluate:
-                share = self._evaluated / max(self._trained + self._evaluated, 1e-9)
-                values["time/evaluation_share"] = share
             self._metrics.write(self.step, values)
-            self._progress.update(self.step, values, self._images_per_second())
+            share = self._evaluated / max(self._trained + self._evaluated, 1e-9)
+            self._progress.update(self.step, values, self._images_per_second(), share)
             self._mark, self._trained, self._evaluated = self.step, 0.0, 0.0
         return values
 

@@ -240,7 +240,7 @@ def test_what_cannot_work_is_found_before_anything_is_written(data, tmp_path):
 )
 def test_a_memory_of_the_wrong_size_is_refused(batches, expected, data, tmp_path):
     flags = [f"--config.algorithm.queue_batches={batches}", "--config.model.depth=4"]
-    config, _ = from_flags(f"comatch:npz:{data},labels=16", flags)
+    config, _ = from_flags(f"comatch:npz:{data},labels=16,size=paper", flags)
     with pytest.raises(InputError, match=expected):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

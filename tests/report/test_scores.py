@@ -1,0 +1,78 @@
+"""What evaluate prints for people, and the end of a run."""
+
+import io
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxmatch.cli.arguments import parser
+from jaxmatch.evaluation.forward import Answers
+from jaxmatch.evaluation.metrics import evaluation
+from jaxmatch.report.scores import ending, scores
+
+
+def text_of(content, width=80):
+    """The tables as plain text."""
+    file = io.StringIO()
+    Console(file=file, width=width, highlight=False, markup=False).print(content)
+    return file.getvalue()
+
+
+def found(classes, names=None, **more):
+    """What evaluate found of two images of each class, of which the student confuses one each."""
+    labels = np.arange(2 * classes) % classes
+    rows = {"teacher": labels, "student": np.where(labels == np.arange(2 * classes), labels, 0)}
+    names = names or [f"class {number}" for number in range(classes)]
+
+    def metrics(predicted):
+        probabilities = np.eye(classes, dtype=np.float32)[predicted]
+        return evaluation(Answers(probabilities, np.ones(len(labels), bool)), labels, names)
+
+    networks = {network: metrics(predicted) for network, predicted in rows.items()}
+    return {"step": 1500, "evaluated": "student", **networks, **more}
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_row_for_each_network_and_set(validated):
+    whole = found(2, ["cat [x]", "dog"])
+    if validated:
+        whole["validation"] = {key: whole[key] for key in ("teacher", "student")}
+    lines = text_of(scores(whole)).splitlines()
+    assert lines[0] == "Checkpoint of step 1,500"
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines]
+    assert ["teacher", "test", "4", "100.0%", "100.0%", "100.0%"] in rows
+    assert ["student", "(reported)", "test", "4", "75.0%", "75.0%", "73.3%"] in rows
+    assert (["teacher", "validation", "4", "100.0%", "100.0%", "100.0%"] in rows) == validated
+    assert ["cat", "[x]", "2", "100.0%", "66.7%", "80.0%"] in rows
+    assert ["dog", "2", "50.0%", "100.0%", "66.7%"] in rows
+
+
+def test_many_classes_have_no_table_of_their_own():
+    assert "class 19" in text_of(scores(found(20)))
+    assert "class 1" not in text_of(scores(found(21)))
+
+
+SUMMARY = {"algorithm": "simclr", "evaluated": "student", "steps": 1500, "seconds": 90.0}
+
+
+def test_a_run_without_labels_ends_with_its_probes():
+    summary = SUMMARY | {"teacher": None, "student": None, "probe": {"knn": 0.75, "linear": None}}
+    first, probes, following, *commands = ending(Path("runs/my run"), summary)
+    assert first == "simclr, 1,500 steps in 1.5 minutes: 'runs/my run'"
+    assert probes == "test accuracy of probes of the student's features: knn 75.0%"
+    assert following == "next:"
+    words = [shlex.split(command) for command in commands]
+    assert [command[1] for command in words] == ["probe", "train"]
+    for command in words:
+        _, overrides = parser().parse_known_args(command[1:])
+        assert all(word.startswith("--config.init_from=") for word in overrides)
+    assert ending(Path("run"), summary | {"probe": None})[1] == "next:"
+
+
+def test_a_run_of_an_older_version_ends_without_balanced_accuracy():
+    summary = SUMMARY | {"teacher": None, "student": {"last": 0.5}}
+    assert ending(Path("run"), summary)[1] == "test accuracy of the student: 50.0%"
