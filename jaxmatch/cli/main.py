@@ -220,9 +220,16 @@ def _predict(arguments: argparse.Namespace) -> None:
         arguments.output,
         probabilities=arguments.probabilities,
         left_out=arguments.left_out,
+        tell=_tell_images if sys.stderr.isatty() else lambda done: None,
     )
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     for reason, names in sorted(missing.items()):
         print(f"jaxmatch: left out {len(names):,} ({reason}): {some(names)}", file=sys.stderr)
+
+
+def _tell_images(done: int) -> None:
+    print(f"\rjaxmatch: {done:,} images", end="", file=sys.stderr, flush=True)
 
 
 def _probe(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from jaxmatch.data.record import Listed, Record
 from jaxmatch.data.source import Reading, Source, Survey
 from jaxmatch.data.survey import headers
 from jaxmatch.data.table import UNLABELED
-from jaxmatch.errors import InputError, some
+from jaxmatch.errors import InputError, by_reason, some
 from jaxmatch.runtime import paths
 
 TEST_SHARE = 0.2  # of the labeled images of each class, if there is no test folder
@@ -70,9 +70,15 @@ def load(place: str, reading: Reading) -> Source:
     survey = _survey(found, pixels, reading.levels)
     source = _source(place, found.root, classes, listed, images, used, survey)
     for position in set(range(len(classes))) - set(source.labels.tolist()):
+        lost = {
+            reason: own
+            for reason, listed in survey.left_out.items()
+            if (own := [each for each in listed if found.classes_of.get(each) == classes[position]])
+        }
+        why = f" ({by_reason(lost)})" if lost else ""
         raise InputError(
-            f"Class {classes[position]!r} of {place} has no readable image; convert its files to "
-            "PNG or JPEG, or remove them."
+            f"Class {classes[position]!r} of {place} has no readable image{why}; "
+            "convert its files to PNG or JPEG, or remove them."
         )
     if not (reading.label_free or len(source.test_images)):
         raise InputError(_no_test_set(found))

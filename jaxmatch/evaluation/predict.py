@@ -46,6 +46,7 @@ def predict(
     *,
     probabilities: bool = False,
     left_out: Path | None = None,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> Mapping[str, Sequence[str]]:
     """Classify files and folders and write a row for each image: path, class, confidence.
 
@@ -59,6 +60,7 @@ def predict(
         output: the table to write.
         probabilities: add a column ``p:<class>`` for each class.
         left_out: a table to write of path and reason of everything that has no row.
+        tell: is called with the number of rows so far after each block of them.
 
     Returns:
         The paths of everything that has no row, by the reason.
@@ -69,6 +71,7 @@ def predict(
     """
     names = [f"p:{name}" for name in classifier.classes] if probabilities else []
     missing: LeftOut = {}
+    done = 0
     with contextlib.ExitStack() as files:
         write = _table(files.enter_context(writing_output(output)), output, [*COLUMNS, *names])
         for block in classifier.predict_files(paths):
@@ -76,6 +79,8 @@ def predict(
                 write(row)
             for reason, found in block.left_out.items():
                 missing.setdefault(reason, []).extend(found)
+            done += len(block)
+            tell(done)
         if left_out is not None:
             file = files.enter_context(writing_output(left_out))
             write = _table(file, left_out, LEFT_OUT_COLUMNS)

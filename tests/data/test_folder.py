@@ -213,7 +213,9 @@ def test_content_that_does_not_fit(tmp_path):
     with pytest.raises(InputError, match="emu is empty"):
         load(tmp_path)
     (tmp_path / "train" / "emu" / "0.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"'emu' .* has no readable image"):
+    with pytest.raises(
+        InputError, match=r"'emu' .* has no readable image \(not an image: train/emu/0\.png\)"
+    ):
         load(tmp_path)
 
 

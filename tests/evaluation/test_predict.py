@@ -224,7 +224,9 @@ def test_the_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch
     def run(folder):
         writer.predict(stand_in(), [folder], tmp_path / "p.csv")
 
-    run(few)
+    counts = []
+    writer.predict(stand_in(), [few], tmp_path / "p.csv", tell=counts.append)
+    assert counts == [50, 100, 150]
     first = peak(lambda: run(few))
     more = peak(lambda: run(many)) - first
     assert len(rows_of(tmp_path / "p.csv")) == 1500
