@@ -101,7 +101,7 @@ class Run:
         """
         self.config, self.folder, self.program = config, folder, program
         self.files = RunFolder(folder)
-        self.source, self.split = data.source, data.split
+        self.source, self.split, self._on_host = data.source, data.split, data
         self.facts, self.record_of_data = facts, data.record
         self.found = findings.find(data) if data.known is None else None
         self.checkpoints, self.started = checkpoints, started
@@ -459,8 +459,21 @@ class Run:
                 seconds = self._earlier + time.monotonic() - self.started
                 summary = self.summary(lines, metrics, state.policy, seconds)
                 self.files.write_summary(summary)
+                self._measure_baselines()
             hosts.synchronize("summary written")
         return self.with_probes(state)
+
+    def _measure_baselines(self) -> None:
+        """Write what simple classifiers reach with the same labels, for a run on own images."""
+        if not (self.config.size and self.program.algorithm.labeled):
+            return
+        from jaxmatch.evaluation import baselines  # scikit-learn takes a second to import
+
+        try:
+            if self.files.read_baselines() is None:
+                self.files.write_baselines(baselines.measure(self._on_host, self.config.seed))
+        except InputError as error:
+            log.warning("no baselines: %s", error)
 
     def summary(
         self,

@@ -122,22 +122,7 @@ def _train_one(
             run = assemble(config, folder, data, checkpoints, started)
         call = run.compile()
         run.record()
-        summary = _drive(run, call, terminated)
-    if config.size and run.program.algorithm.labeled and hosts.leader():
-        _measure_baselines(folder, data, config.seed)
-    return summary
-
-
-def _measure_baselines(folder: Path, data: Data, seed: int) -> None:
-    """Write what simple classifiers reach with the labels of a run on own images."""
-    from jaxmatch.evaluation import baselines  # scikit-learn takes a second to import
-
-    run = RunFolder(folder)
-    try:
-        if run.read_baselines() is None:
-            run.write_baselines(baselines.measure(data, seed))
-    except InputError as error:
-        log.warning("no baselines: %s", error)
+        return _drive(run, call, terminated)
 
 
 def _say(notes: Sequence[str]) -> None:
