@@ -149,7 +149,7 @@ class Run:
             InputError: if they cannot work, or if the compiled program does not fit into memory.
         """
         if self.checkpoints.steps()[-1:] == [self.config.steps]:  # no step is left to take
-            return self.program.compile()
+            return self.program.compile(steps_per_call=self.unit)
         begun = time.monotonic()
         executable = self.program.executable(self.data)
         needed = program_bytes(executable)

@@ -25,6 +25,7 @@ from tiny_runs import (
 
 from jaxmatch.data import splits
 from jaxmatch.errors import InputError, Terminated
+from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
 from jaxmatch.training import run
@@ -138,12 +139,18 @@ def test_a_run_goes_on_with_other_logs_and_calls(reference, data, tmp_path):
     assert_close(state_of(tmp_path / "run"), state_of(reference), 1e-4)
 
 
-def test_a_call_cannot_begin_inside_another(data, tmp_path):
+def test_a_call_cannot_begin_inside_another(data, tmp_path, monkeypatch):
+    """On a CPU it can, because the host dispatches each step there."""
     periods = {"eval_every": STEPS, "log_every": STEPS}
     with interrupted(1, crash), pytest.raises(Crash):
         train_tiny(data, tmp_path / "run", **periods)
-    with pytest.raises(InputError, match=r"checkpoint of step 15 .* a call of steps_per_call=4;"):
-        train_tiny(data, tmp_path / "run", **periods, save_every=STEPS, steps_per_call=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(Program, "unit", property(lambda program: program.config.steps_per_call))
+        with pytest.raises(
+            InputError, match=r"checkpoint of step 15 .* a call of steps_per_call=4;"
+        ):
+            train_tiny(data, tmp_path / "run", **periods, save_every=STEPS, steps_per_call=4)
+    train_tiny(data, tmp_path / "run", **periods, save_every=STEPS, steps_per_call=4)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +158,6 @@ def test_a_call_cannot_begin_inside_another(data, tmp_path):
     [
         ({"algorithm__threshold": 0.5}, "algorithm.threshold: 0.4 -> 0.5"),
         ({"seed": 3}, "seed: 0 -> 3"),
-        ({"steps": 40}, "steps: 20 -> 40"),
         ({"eval_every": 10}, "eval_every: 5 -> 10"),
         ({"data__batch_size": 4}, "data.batch_size: 8 -> 4"),
     ],
@@ -160,6 +166,16 @@ def test_a_run_does_not_go_on_as_another(reference, data, change, difference):
     before = snapshot(reference)
     with pytest.raises(InputError, match=f"another configuration .{difference}.; choose another"):
         train_tiny(data, reference, **change)
+    assert snapshot(reference) == before
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(40, "steps: 20 -> 40, and cannot be extended"), (15, "more steps")]
+)
+def test_a_run_has_its_length(reference, data, steps, expected):
+    before = snapshot(reference)
+    with pytest.raises(InputError, match=expected):
+        train_tiny(data, reference, steps=steps)
     assert snapshot(reference) == before
 
 
@@ -209,11 +225,12 @@ def test_memories_and_policies_continue_bitwise(method, options, data, tmp_path)
 def test_sigterm_saves_and_the_same_command_continues(reference, data, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     terminate = partial(os.kill, os.getpid(), signal.SIGTERM)
-    with interrupted(2, terminate), pytest.raises(Terminated, match="step 15") as caught:
+    # The signal comes while step 10 is evaluated; the next step is the last.
+    with interrupted(2, terminate), pytest.raises(Terminated, match="step 11") as caught:
         train_tiny(data, tmp_path / "run", save_every=10)
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
-    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"10", "15"}
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"10", "11"}
     train_tiny(data, tmp_path / "run", save_every=10)
     assert_same_end(tmp_path / "run", reference)
 
