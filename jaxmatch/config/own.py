@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import KEYS
 from jaxmatch.config.presets import DATASETS
@@ -286,11 +287,14 @@ def _fit(config: ConfigDict, at: Circumstances) -> str:
     network = model.name
     if "depth" in model and "width" in model:
         network = f"{model.name} {model.depth}-{model.width:g}"
+    method = ALGORITHMS[config.algorithm.name]
+    images = [f"{batch} labeled"] if method.labeled else []
+    if method.unlabeled and config.data.ratio:
+        images.append(f"{batch * config.data.ratio} unlabeled")
     return (
         f"size={config.size}{why} ({size.meaning}): {network}, images of "
-        f"{config.data.image_size} pixels, {batch} labeled and {batch * config.data.ratio} "
-        f"unlabeled images a step, {config.steps} steps. size={'|'.join(SIZES)}, --minutes=M or "
-        "--config.KEY=VALUE choose otherwise."
+        f"{config.data.image_size} pixels, {' and '.join(images)} images a step, {config.steps} "
+        f"steps. size={'|'.join(SIZES)}, --minutes=M or --config.KEY=VALUE choose otherwise."
     )
 
 

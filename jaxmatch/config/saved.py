@@ -205,7 +205,7 @@ def run_name(config: ConfigDict) -> str:
     *_, last = stages_of(config).values()
     data = last.data.name.removeprefix("tfds:")
     kind, colon, path = data.partition(":")
-    data = f"{kind}-{Path(path).stem}" if colon else data
+    data = f"{kind}-{Path(_resolved(path)).stem}" if colon else data
     name = f"{config.recipe}-{data}-{last.data.labels}-s{config.seed}-{digest}"
     return re.sub(r"[^\w.+=-]", "_", name)  # one folder, whatever characters the values have
 

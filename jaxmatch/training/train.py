@@ -251,6 +251,7 @@ def _train_stages(asked: ConfigDict, folder: Path, place: str, terminated: Stop)
             raise stop(
                 f"stopped by {stop.cause} after the stage {before}; the same command continues."
             )
+        log.warning("stage %d of %d: %s", len(summaries) + 1, len(parts), folder / name)
         asked_stage = asked.stages[name.partition("_")[2]]
         summaries[name] = _train_one(
             asked_stage, folder / name, place, terminated, kept, len(parts)

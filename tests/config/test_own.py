@@ -209,3 +209,21 @@ def test_from_python_in_the_same_words():
     found = configured("fixmatch:folder:/x", labels=40, size="base", steps=640)
     assert (found.size, found.steps, found.data.labels) == ("base", 640, "40")
     assert math.isclose(settle(found, PHOTOS)[0].model.bn_decay, 0.999)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "images"),
+    [
+        ("fixmatch", "16 labeled and 112 unlabeled images a step"),
+        ("supervised", ", 16 labeled images a step"),
+        ("simclr", ", 128 unlabeled images a step"),
+    ],
+)
+def test_the_line_names_the_images_that_a_method_reads(recipe, images):
+    assert images in settled(f"{recipe}:folder:/x")[1][0]
+
+
+def test_a_run_in_the_current_folder_has_its_name(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    assert "-folder-photos-all-" in run_name(from_flags("fixmatch:folder:.", [])[0])
