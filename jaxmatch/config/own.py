@@ -287,7 +287,10 @@ def _fit(config: ConfigDict, at: Circumstances) -> str:
     network = model.name
     if "depth" in model and "width" in model:
         network = f"{model.name} {model.depth}-{model.width:g}"
-    method = ALGORITHMS[config.algorithm.name]
+    method = ALGORITHMS.get(config.algorithm.name)
+    if method is None:
+        name = config.algorithm.name
+        raise InputError(f"unknown algorithm {name!r}; {suggest(name, ALGORITHMS)}")
     images = [f"{batch} labeled"] if method.labeled else []
     if method.unlabeled and config.data.ratio:
         images.append(f"{batch * config.data.ratio} unlabeled")

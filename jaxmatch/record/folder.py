@@ -72,6 +72,11 @@ class RunFolder:
         return self.path / "events"
 
     @property
+    def interval_file(self) -> Path:
+        """The metrics since the last line, if a checkpoint was saved between two lines."""
+        return self.path / "interval.json"
+
+    @property
     def log(self) -> Path:
         """The messages for people."""
         return self.path / "log.txt"

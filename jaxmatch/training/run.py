@@ -43,7 +43,7 @@ from jaxmatch.record.progress import SILENT, Progress, Silent
 from jaxmatch.runtime import hosts, mesh
 from jaxmatch.runtime.checkpoint import Best, Checkpoints
 from jaxmatch.runtime.dispatch import Call, Feed, Meter, means, on_cpu, watched
-from jaxmatch.runtime.json_files import read_object
+from jaxmatch.runtime.json_files import read_object, write_json
 from jaxmatch.runtime.termination import Stop
 from jaxmatch.training.best import BestCheckpoint
 from jaxmatch.training.footprint import check_compiled, check_step, program_bytes
@@ -273,8 +273,7 @@ class Run:
         lines = self._metrics.lines()
         self.best.begin(lines)
         self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
-        # Losses between the last line and a restart are lost: the next line's means omit them.
-        self._interval: dict[str, list[float]] = {}
+        self._interval = self._saved_interval()
         self._pending: Meter | None = None
         self._mark = first
         self._trained = self._evaluated = 0.0  # seconds of training and evaluation since the mark
@@ -282,6 +281,15 @@ class Run:
         self._first = first
         if self.plan is not None:
             self.feed = self._opened.enter_context(self._streamed(self.plan))
+
+    def _saved_interval(self) -> dict[str, list[float]]:
+        """The sums of the metrics since the last line, (total, count) by name, at the start.
+
+        A run that was stopped between two lines goes on with them, so that its next line has the
+        means that it would have had.
+        """
+        saved = read_object(self.files.interval_file) if hosts.leader() and self.step else None
+        return saved["sums"] if saved is not None and saved.get("step") == self.step else {}
 
     def _streamed(self, plan: Plan) -> streaming.Feed:
         """Gives the examples of one step after another, from the next one on."""
@@ -440,6 +448,9 @@ class Run:
             raise self.diverged("a parameter", self.step - 1)
         self._metrics.flush()
         self._progress.flush()
+        if hosts.leader() and self._interval:
+            sums = {"step": self.step, "sums": self._interval}
+            write_json(self.files.interval_file, sums)
         self.checkpoints.save(self.step, state, best)
         self._lap()  # saving is no training
 

@@ -14,7 +14,8 @@ from tiny_runs import OPTIONS, OVERRIDES, SUMMARY, cache_folder, snapshot, start
 from jaxmatch.cli import main as cli
 from jaxmatch.cli import sweep
 from jaxmatch.config.flags import from_flags
-from jaxmatch.config.saved import run_name
+from jaxmatch.config.own import Circumstances, settle, with_usual_input
+from jaxmatch.config.saved import run_name, to_json
 from jaxmatch.errors import InputError
 from jaxmatch.record.metrics import read
 
@@ -316,8 +317,9 @@ def test_a_folder_of_another_configuration_fails_alone(data, tmp_path):
     path = tiny_sweep(tmp_path / "sweep.py", data, [{"seed": 0}])
     (point,) = sweep.points(str(path), base=tmp_path)
     point.workdir.mkdir()
+    at = Circumstances(side=8, one_side=True)
     (point.workdir / "config.json").write_text(
-        json.dumps(json.loads(point.config.to_json()) | {"seed": 5})
+        json.dumps(to_json(with_usual_input(settle(point.config, at)[0])) | {"seed": 5})
     )
     said = []
     assert sweep.run([point], said.append) == {point.workdir: "bad input"}

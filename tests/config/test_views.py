@@ -11,6 +11,7 @@ from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.config.checks import check_settings
 from jaxmatch.config.flags import from_flags
+from jaxmatch.config.own import Circumstances, settle, with_usual_input
 from jaxmatch.config.presets import VIEWS
 from jaxmatch.config.saved import complete, to_json
 from jaxmatch.config.stages import stages_of
@@ -43,7 +44,7 @@ def test_every_recipe_takes_them(recipe, name):
     config, notes = from_flags(f"{recipe},views={name}", [])
     assert sum(note.startswith(f"views={name}: ") for note in notes) == 1
     for stage in stages_of(config).values():
-        check_settings(stage)
+        check_settings(with_usual_input(settle(stage, Circumstances(side=64))[0]))
         assert stage.views_preset == name
         found = build_transforms(stage.augment, stage.views)
         weak, ops = found["strong"].transforms

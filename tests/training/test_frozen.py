@@ -14,7 +14,7 @@ from tiny_runs import (
     STEPS,
     arguments,
     compiler_cache,
-    configuration,
+    settled_configuration,
     snapshot,
     state_of,
     train_tiny,
@@ -75,7 +75,7 @@ def logits_of(run, images):
 
 
 def test_a_frozen_network_that_is_not_loaded_is_absent(data, teacher):
-    config = configuration(data, **options(teacher))
+    config = settled_configuration(data, **options(teacher))
     program = Program.build(config, run_data.load_new(config).facts())
     assert program.frozen == {}
     with pytest.raises(InputError, match="learns from the frozen network 'teacher', which is not"):
@@ -107,7 +107,7 @@ def test_the_frozen_run_is_not_touched(data, teacher, tmp_path):
 
 
 def test_the_student_may_be_of_any_architecture(data, teacher, tmp_path):
-    config = configuration(data, **options(teacher, model__depth=10, model__width=0.5))
+    config = settled_configuration(data, **options(teacher, model__depth=10, model__width=0.5))
     program = Program.build(config, run_data.load_new(config).facts())
     frozen = load_frozen(config, tmp_path / "run", program)
     program = replace(program, frozen=frozen.networks)
@@ -124,7 +124,7 @@ def test_the_student_may_be_of_any_architecture(data, teacher, tmp_path):
 
 
 def test_the_frozen_network_of_a_streamed_set_may_be_of_any_architecture(data, teacher):
-    config = configuration(data, **options(teacher, data__stream=True))
+    config = settled_configuration(data, **options(teacher, data__stream=True))
     facts = Facts(classes=("a", "b", "c", "d"), image_shape=(8, 8, 3), labels=(0,), unlabeled=64)
 
     def network(variables, views, train=True):
@@ -137,7 +137,7 @@ def test_the_frozen_network_of_a_streamed_set_may_be_of_any_architecture(data, t
 
 
 def test_a_step_sees_the_frozen_networks_own_predictions(data, teacher, tmp_path):
-    config = configuration(data, **options(teacher))
+    config = settled_configuration(data, **options(teacher))
     program = Program.build(config, run_data.load_new(config).facts())
     frozen = load_frozen(config, tmp_path / "run", program)
     images = np.load(data)["x_test"]
@@ -149,7 +149,7 @@ def test_a_step_sees_the_frozen_networks_own_predictions(data, teacher, tmp_path
 def test_an_equal_scale_costs_nothing(data, reference):
     student = load(reference)
     assert rescaled(student, student.program) is student.program.network
-    config = configuration(data, data__mean=(0.1, 0.2, 0.3), data__std=(0.4, 0.5, 0.6))
+    config = settled_configuration(data, data__mean=(0.1, 0.2, 0.3), data__std=(0.4, 0.5, 0.6))
     program = Program.build(config, run_data.load_new(config).facts())
     images = np.load(data)["x_test"]
     views = jnp.asarray(
@@ -204,7 +204,7 @@ def test_a_finished_run_needs_the_other_no_longer(data, teacher, tmp_path):
     shutil.rmtree(source)
     assert load(run).predict(np.load(data)["x_test"]).label.shape == (24,)
     assert distil(data, source, run, **SHORT)["steps"] == PERIOD
-    shape = describe(configuration(data, **options("")))
+    shape = describe(settled_configuration(data, **options("")))
     assert shape["operations_per_step"] > 0
 
 
@@ -218,7 +218,7 @@ def test_a_run_that_is_not_there_is_refused_before_anything_is_written(data, tmp
     assert "give its run folder as --config.frozen.teacher=RUN" in capsys.readouterr().err
     assert not (run / "config.json").exists()
     with pytest.raises(InputError, match=r"unknown config key 'frozen.student'"):
-        configuration(data, method="distillation", frozen__student="x")
+        settled_configuration(data, method="distillation", frozen__student="x")
 
 
 @pytest.mark.parametrize(
