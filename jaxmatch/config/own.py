@@ -23,6 +23,7 @@ from jaxmatch.settings import check_value
 AUTO, PAPER = "auto", "paper"
 EVALUATIONS = 20  # of a run whose periods are open; mean_20 and median_20 run over 20
 PROVISIONAL = 1000  # steps of a program whose speed is measured
+MOST_CALLS = 1000  # of a run, if fewer but longer calls are possible
 CALL = 64  # the most steps of a call, if they are open
 PERIODS = ("log_every", "eval_every", "save_every")
 # A start or a ramp that a run gives in steps ends at the latest after this share of the run.
@@ -322,9 +323,9 @@ def _choose_periods(config: ConfigDict) -> None:
     if call is None:
         common = math.gcd(config.steps, *given)
         call = _largest(common)
-        if config.steps % EVALUATIONS == 0:  # exactly twenty evaluations, unless calls become short
+        if config.steps % EVALUATIONS == 0:  # exactly twenty evaluations, unless calls are many
             even = _largest(math.gcd(common, config.steps // EVALUATIONS))
-            call = even if 4 * even >= call else call
+            call = even if config.steps // even <= MOST_CALLS else call
         config.steps_per_call = call
     period = max(1, round(config.steps / EVALUATIONS / call)) * call
     for key, times in (("eval_every", 1), ("log_every", 1), ("save_every", 2)):
