@@ -57,7 +57,7 @@ SIZES = {
         side=64,
         halved_from=24,
         steps=400,
-        most_steps=1500,
+        most_steps=1200,
         values={
             "data.batch_size": 16,
             "data.eval_images": 1000,
