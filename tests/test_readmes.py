@@ -62,6 +62,9 @@ NEEDS = {
     "ruff": "the checks",
     "pyright": "the checks",
     "experiments.gpu": "a GPU",
+    "experiments.own_data": "packages of images",
+    "elpv0": "packages of images",
+    "fashion.npz": "packages of images",
     "experiments.parity": "what tests/parity does",
     "experiments.throughput": "minutes of a quiet machine",
 }
