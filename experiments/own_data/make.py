@@ -61,7 +61,7 @@ def fashion_mnist(place: Path, source: Path) -> None:
         for key, kind, axes in (("x", "images", 3), ("y", "labels", 1))
     }
     if place.suffix == ".npz":
-        np.savez_compressed(place, **arrays)
+        np.savez_compressed(place, **arrays)  # pyright: ignore[reportArgumentType]
         return
     for part in ("train", "test"):
         for number, name in enumerate(FASHION):
