@@ -97,7 +97,8 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         key = override.removeprefix("--config.").partition("=")[0]
         if key not in known:
             raise InputError(f"unknown config key {key!r}; {suggest(key, known)}")
-        last = key.rpartition(".")[2]
+        # Of a run, or as "stages.NAME.preset" of a stage; "views.contrast.size" is another.
+        last = key.split(".", 2)[2] if key.startswith("stages.") else key
         # An override would not set their values.
         if last in ("preset", "views_preset", "size"):
             word = last.removesuffix("_preset")

@@ -89,6 +89,17 @@ def test_a_size_belongs_in_the_argument():
         from_flags("fixmatch:folder:/x", ["--config.size=base"])
 
 
+@pytest.mark.parametrize("key", ["stages.simclr.size", "stages.fixmatch.size"])
+def test_a_size_of_a_stage_belongs_in_the_argument(key):
+    with pytest.raises(InputError, match="size belongs in the argument"):
+        from_flags("selfmatch:folder:/x", [f"--config.{key}=base"])
+
+
+def test_the_size_of_a_view_is_another_setting():
+    found, _ = from_flags("swav:folder:/x", ["--config.views.small.size=16"])
+    assert found.views.small.size == 16
+
+
 def test_images_keep_their_own_size_if_they_are_small_squares():
     at = Circumstances(side=28, one_side=True)
     assert settled(OWN, at=at)[0].data.image_size == 28
