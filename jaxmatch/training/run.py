@@ -289,7 +289,7 @@ class Run:
         means that it would have had.
         """
         saved = read_object(self.files.interval_file) if hosts.leader() and self.step else None
-        return saved["sums"] if saved is not None and saved.get("step") == self.step else {}
+        return saved.get("sums", {}) if saved is not None and saved.get("step") == self.step else {}
 
     def _streamed(self, plan: Plan) -> streaming.Feed:
         """Gives the examples of one step after another, from the next one on."""

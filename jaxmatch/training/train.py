@@ -158,9 +158,6 @@ def prepare(
     Raises:
         InputError: if anything cannot work, as far as that is known without tracing a step.
     """
-    begun = hosts.from_leader(lambda: RunFolder(folder).read_config())
-    if begun is not None:
-        config = saved.as_begun(config, begun)
     config, data = load(config, folder, place, kept)
     if shared is not None:
         data = replace(data, source=shared.source(data.source))
@@ -174,6 +171,9 @@ def load(
 
     Arguments and errors are those of :func:`prepare`.
     """
+    begun = hosts.from_leader(lambda: RunFolder(folder).read_config())
+    if begun is not None:
+        config = saved.as_begun(config, begun)
     data, earlier = run_data.load(config, folder, place, kept)
     if data.known is None:
         data = replace(data, earlier=earlier)

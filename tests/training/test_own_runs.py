@@ -136,3 +136,17 @@ def test_steps_on_the_command_line_need_nothing_else(photos, tmp_path, capsys):
     with compiler_cache():
         main(["train", *words, f"--workdir={tmp_path / 'run'}"])
     assert str(tmp_path / "run") in capsys.readouterr().out
+
+
+def test_a_run_older_than_a_setting_goes_on_as_it_began(photos, tmp_path):
+    """A run that began before data.background ignores transparency to its end."""
+    asked = config(photos, "steps=2")
+    with compiler_cache():
+        train(asked, tmp_path / "run")
+        file = tmp_path / "run" / "config.json"
+        values = json.loads(file.read_text())
+        del values["data"]["background"]
+        file.write_text(json.dumps(values))
+        (tmp_path / "run" / "summary.json").unlink()
+        train(asked, tmp_path / "run")
+    assert json.loads(file.read_text())["data"]["background"] == []
