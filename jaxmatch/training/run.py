@@ -42,12 +42,13 @@ from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
 from jaxmatch.record.progress import SILENT, Progress, Silent
 from jaxmatch.runtime import hosts, mesh
 from jaxmatch.runtime.checkpoint import Best, Checkpoints
-from jaxmatch.runtime.dispatch import Call, Feed, Meter, means, on_cpu, watched
-from jaxmatch.runtime.json_files import read_object, write_json
+from jaxmatch.runtime.dispatch import Call, Feed, Meter, on_cpu, watched
+from jaxmatch.runtime.json_files import read_object
 from jaxmatch.runtime.termination import Stop
 from jaxmatch.training.best import BestCheckpoint
 from jaxmatch.training.footprint import check_compiled, check_step, program_bytes
 from jaxmatch.training.held_out import HeldOut
+from jaxmatch.training.interval import Interval, saved_sums
 from jaxmatch.training.shared import Shared
 from jaxmatch.training.trunk import read_trunk
 from jaxmatch.types import Batch, PyTree, TrainState
@@ -273,23 +274,12 @@ class Run:
         lines = self._metrics.lines()
         self.best.begin(lines)
         self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
-        self._interval = self._saved_interval()
+        sums = saved_sums(self.files.interval_file, first) if hosts.leader() else {}
+        self._interval = Interval(first, sums)
         self._pending: Meter | None = None
-        self._mark = first
-        self._trained = self._evaluated = 0.0  # seconds of training and evaluation since the mark
-        self._since = time.monotonic()
         self._first = first
         if self.plan is not None:
             self.feed = self._opened.enter_context(self._streamed(self.plan))
-
-    def _saved_interval(self) -> dict[str, list[float]]:
-        """The sums of the metrics since the last line, (total, count) by name, at the start.
-
-        A run that was stopped between two lines goes on with them, so that its next line has the
-        means that it would have had.
-        """
-        saved = read_object(self.files.interval_file) if hosts.leader() and self.step else None
-        return saved.get("sums", {}) if saved is not None and saved.get("step") == self.step else {}
 
     def _streamed(self, plan: Plan) -> streaming.Feed:
         """Gives the examples of one step after another, from the next one on."""
@@ -326,7 +316,8 @@ class Run:
         if self.step == self._first + self.unit:  # whatever the periods, to show that it works
             self.collect(meter)
             self._pending = None
-            self._report_first()
+            self._interval.trained()
+            self._show(self._interval.means())
         self._progress.tick(self.step)
         due = {kind: self.done or self.step % config[f"{kind}_every"] == 0 for kind in DUE}
         if not (any(due.values()) or stop):
@@ -372,10 +363,7 @@ class Run:
         sums, bad_step, bad_term = jax.device_get(meter)
         if bad_step >= 0:
             raise self.diverged(watched(sums)[bad_term], bad_step)
-        for name, (total, count) in sums.items():
-            have = self._interval.setdefault(name, [0.0, 0.0])
-            have[0] += float(total)
-            have[1] += float(count)
+        self._interval.add(sums)
 
     def diverged(self, term: str, step: int) -> NonFiniteError:
         """The error to raise if ``term`` is not finite at ``step``."""
@@ -396,42 +384,29 @@ class Run:
         assert self._metrics is not None
         values: dict[str, float] = {}
         if log:
-            values |= means({name: (total, n) for name, (total, n) in self._interval.items()})
-            self._interval.clear()
+            values |= self._interval.means()
+            self._interval.forget()
             if collapsed(values):
                 self._progress.message(
                     f"step {self.step}: the features have collapsed, they are the same for all "
                     "images (features/spread in metrics.jsonl)"
                 )
-        self._trained += self._lap()
+        self._interval.trained()
         if evaluate:
             values |= self.evaluate(state)
-            self._evaluated += self._lap()
+            self._interval.evaluated()
         if values:
             values["time/seconds"] = self._earlier + time.monotonic() - self.started
             self._metrics.write(self.step, values)
-            share = self._evaluated / max(self._trained + self._evaluated, 1e-9)
-            self._progress.update(self.step, values, self._images_per_second(), share)
-            self._mark, self._trained, self._evaluated = self.step, 0.0, 0.0
+            self._show(values, self._interval.evaluation_share)
+            self._interval.begin(self.step)
         return values
 
-    def _lap(self) -> float:
-        """The seconds since the last call."""
-        now, before = time.monotonic(), self._since
-        self._since = now
-        return now - before
-
-    def _images_per_second(self) -> float:
-        """The speed of training since the last line, without evaluations and saves."""
+    def _show(self, values: dict[str, float], evaluation_share: float = 0.0) -> None:
+        """Show metrics, speed, and the time that the rest of the run will take."""
         spec = self.program.spec
-        images = (self.step - self._mark) * (spec.labeled_batch + spec.unlabeled_batch)
-        return images / max(self._trained, 1e-9)
-
-    def _report_first(self) -> None:
-        """Show the first metrics, and the time that the run will take."""
-        self._trained += self._lap()
-        values = means({name: (total, n) for name, (total, n) in self._interval.items()})
-        self._progress.update(self.step, values, self._images_per_second())
+        speed = self._interval.speed(self.step, spec.labeled_batch + spec.unlabeled_batch)
+        self._progress.update(self.step, values, speed, evaluation_share)
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """The held-out metrics, as ``metrics.jsonl`` names them; the last are of all images."""
@@ -448,11 +423,10 @@ class Run:
             raise self.diverged("a parameter", self.step - 1)
         self._metrics.flush()
         self._progress.flush()
-        if hosts.leader() and self._interval:
-            sums = {"step": self.step, "sums": self._interval}
-            write_json(self.files.interval_file, sums)
+        if hosts.leader():
+            self._interval.save(self.files.interval_file, self.step)
         self.checkpoints.save(self.step, state, best)
-        self._lap()  # saving is no training
+        self._interval.paused()
 
     def finish(self, state: TrainState) -> dict[str, Any]:
         """Write the curves and ``summary.json`` of a run whose steps are all taken.
