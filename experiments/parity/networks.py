@@ -124,7 +124,7 @@ def build_model(
         bn_decay=1 - options["bn_momentum_torch"],
         bn_eps=options["bn_eps_blocks"],
         bn_eps_final=options["bn_eps_final"],
-        heads=heads,
+        extra_heads=heads,
         param_dtype=jnp.dtype(dtype),
     )
 

@@ -75,7 +75,8 @@ def build_model(
         if key not in known:
             raise InputError(f"model {name} has no setting {key!r}; {suggest(key, known)}")
     # The classifier of a set without labels is never trained, but needs a width.
-    derived = {"classes": max(1, classes), "heads": heads, "dtype": DTYPES[dtype], "remat": remat}
+    derived = {"classes": max(1, classes), "extra_heads": heads}
+    derived |= {"dtype": DTYPES[dtype], "remat": remat}
     return model(**derived, **settings)
 
 
