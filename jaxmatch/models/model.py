@@ -51,6 +51,14 @@ class Model(nn.Module):
         """
         return ()
 
+    @nn.nowrap
+    def draw(self, key: Array, count: int) -> Array:
+        """The randomness of a pass in train mode over ``count`` images, [count ...].
+
+        A network that is ``random`` takes it as ``draws`` of its ``__call__``.
+        """
+        raise NotImplementedError
+
     def __call__(self, x: Array, train: bool) -> Outputs:
         """Map images ``x`` [b h w c] to logits [b C], features [b d] and the heads' outputs."""
         raise NotImplementedError

@@ -141,7 +141,7 @@ class ViT(Model):
         Returns:
             [count depth 2] bool; of each block attention first, then perceptron.
         """
-        kept = 1 - np.asarray(self._rates)[:, None]
+        kept = 1 - np.asarray(self._rates, np.float32)[:, None]
         return jax.random.bernoulli(key, kept, (count, self.depth, BRANCHES))
 
     @nn.compact

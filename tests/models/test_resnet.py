@@ -16,7 +16,7 @@ IMAGES = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
 
 
 def named(name, **options):
-    return MODELS[name](**options)
+    return MODELS[name].kind(**MODELS[name].fixed, **options)
 
 
 def shapes_of(model, side=64, train=False, batch=2, dtype=jnp.float32):
