@@ -116,7 +116,7 @@ class ViT(Model):
     def layers(self) -> tuple[tuple[str, ...], ...]:
         """Paths of the modules from input to output, a block each (for layer-wise rates).
 
-        As in timm, the last norm before the pooling belongs to the last block, and one after it to
+        As in timm, a last norm before the pooling belongs to the last block, and one after it to
         the classifier.
         """
         stem = ["cls_token", "pos_embed", "patch_embed"]
