@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config.argument import parse_argument
-from jaxmatch.config.dotted import flatten, put
+from jaxmatch.config.dotted import put
 from jaxmatch.config.keys import defaults, field_defaults
 from jaxmatch.config.own import AUTO, OPEN, leave_open, open_settings
 from jaxmatch.config.presets import DATASETS, PRESETS, VIEWS, preset_values
