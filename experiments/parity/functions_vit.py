@@ -1,9 +1,13 @@
 """Replays the functions of Vision Transformers: drop path, and resized position embeddings."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.parity.entries import QUICK_COMPILATION
 from experiments.parity.networks_vit import build_vit, compare_outputs, formula_variables
 from experiments.parity.rows import Case, Comparison
 from experiments.parity.tensors import VIT, to_torch
@@ -58,11 +62,12 @@ def _compare_network(case: Case, comparison: Comparison) -> None:
     params = formula_variables(meta, shapes)["params"]
 
     def objective(params: PyTree) -> tuple[Array, Outputs]:
-        outputs = model.apply({"params": params}, images, train=True, draws=jnp.asarray(kept))
+        outputs: Any = model.apply({"params": params}, images, train=True, draws=jnp.asarray(kept))
         return jnp.sum(outputs.logits * cotangent), outputs
 
-    evaluated = model.apply({"params": params}, images, train=False)
-    (loss, trained), slope = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
+    quick = partial(jax.jit, compiler_options=QUICK_COMPILATION)
+    evaluated = quick(partial(model.apply, train=False))({"params": params}, images)
+    (loss, trained), slope = quick(jax.value_and_grad(objective, has_aux=True))(params)
     compare_outputs(comparison, case, "out/net/eval_", evaluated)
     compare_outputs(comparison, case, "out/net/train_", trained)
     comparison.add("out/net/loss", "", loss, case["out/net/loss"])

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from experiments.parity.entries import QUICK_COMPILATION
 from experiments.parity.networks_formula import formula_weights
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
 from experiments.parity.tensors import VIT, from_torch, to_torch
@@ -19,8 +21,8 @@ from jaxmatch.optim.optimizer import Optim
 from jaxmatch.types import Array, Outputs, PyTree
 
 TYPES = ("VisionTransformer (USB)", "VisionTransformer (timm)")
-POOLS = {"token": "token", "avg": "average"}
-ACTIVATIONS = {
+POOLS: Mapping[str, Literal["token", "average"]] = {"token": "token", "avg": "average"}
+ACTIVATIONS: Mapping[str, Literal["gelu", "quick_gelu"]] = {
     "gelu (exact, erf)": "gelu",
     "gelu (exact)": "gelu",
     "quick_gelu: x*sigmoid(1.702*x)": "quick_gelu",
@@ -109,11 +111,11 @@ def replay(case: Case, tolerance: float) -> Comparison:
     cotangent = case["in/cotangent_feat" if which == "feat" else "in/cotangent"]
 
     def objective(params: PyTree, images: Array) -> tuple[Array, Outputs]:
-        outputs = model.apply({"params": params}, images, train=True)
+        outputs: Any = model.apply({"params": params}, images, train=True)
         chosen = outputs.features if which == "feat" else outputs.logits
         return jnp.sum(chosen * cotangent), outputs
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK_COMPILATION)
     def run(params: PyTree) -> tuple[Any, Any, Any]:
         evaluated = model.apply({"params": params}, images, train=False)
         differentiate = jax.value_and_grad(objective, (0, 1), has_aux=True)

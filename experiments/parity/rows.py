@@ -117,7 +117,7 @@ class Comparison:
             self._rows[quantity] = row
 
     def add_each(
-        self, quantity: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], **options: str
+        self, quantity: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], **options: Any
     ) -> None:
         """Hold arrays by name against the reference's of the same names."""
         for name, value in theirs.items():

@@ -21,6 +21,7 @@ from experiments.parity.compare import (
 )
 from experiments.parity.entries import (
     COMMON_QUANTITIES,
+    QUICK_COMPILATION,
     Argument,
     Override,
     Quantities,
@@ -43,9 +44,6 @@ from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
 from jaxmatch.step import make_train_step
 from jaxmatch.types import NOT_GIVEN, Array, Batch, Examples, Outputs, PyTree, Spec, TrainState
-
-# The networks are tiny: XLA's optimization would take most of the time.
-QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,8 +76,8 @@ def read_optim(meta: Mapping[str, Any]) -> Optim:
     name = OPTIMIZERS.get(optimiser["name"])
     if name is None or schedule["kind"] != "cosine 7/16" or optimiser.get("dampening", 0) != 0:
         raise UnknownCaseError(f"optimiser {optimiser} with schedule {schedule} is not known")
-    decay = next((decay for text, decay in DECAYS.items() if re.match(text, excluded)), None)
-    if decay is None:
+    decays = [decay for text, decay in DECAYS.items() if re.match(text, excluded)]
+    if not decays:
         raise UnknownCaseError(f"weight decay that excludes {excluded!r} is not known")
     return Optim(
         name=name,
@@ -86,7 +86,7 @@ def read_optim(meta: Mapping[str, Any]) -> Optim:
         momentum=optimiser.get("momentum", Optim.momentum),
         nesterov=optimiser.get("nesterov", Optim.nesterov),
         weight_decay=optimiser["weight_decay"],
-        decay=decay,
+        decay=decays[0],
         layer_decay=given["layer_decay"],
         clip_norm=given["clip_grad"] or 0.0,
     )
