@@ -76,7 +76,7 @@ def read_optim(meta: Mapping[str, Any]) -> Optim:
     name = OPTIMIZERS.get(optimiser["name"])
     if name is None or schedule["kind"] != "cosine 7/16" or optimiser.get("dampening", 0) != 0:
         raise UnknownCaseError(f"optimiser {optimiser} with schedule {schedule} is not known")
-    decays = [decay for text, decay in DECAYS.items() if re.match(text, excluded)]
+    decays: list[Parameters] = [decay for text, decay in DECAYS.items() if re.match(text, excluded)]
     if not decays:
         raise UnknownCaseError(f"weight decay that excludes {excluded!r} is not known")
     return Optim(
