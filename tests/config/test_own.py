@@ -207,6 +207,19 @@ def test_stages_share_the_time_and_the_keys_that_all_have():
     assert [stage.steps for stage in stages] == [one.steps // 2 // 20 * 20] * 2
 
 
+def test_all_stages_have_the_settings_of_the_network_that_they_share():
+    found, _ = from_flags(
+        "selfmatch:mnist5k",
+        ["--config.model.patch=7", "--config.model.name=vit_tiny_patch2_32"],
+    )
+    for part in stages_of(found).values():
+        assert (part.model.name, part.model.patch, part.model.depth) == (
+            "vit_tiny_patch2_32",
+            7,
+            12,
+        )
+
+
 def test_an_override_of_one_stage_wins_over_that_of_all():
     flags = ["--config.steps=60", "--config.stages.simclr.steps=40"]
     config, _ = from_flags("selfmatch:folder:/x", flags)
