@@ -9,12 +9,13 @@ import numpy as np
 from experiments.parity.rows import UnknownCaseError
 from jaxmatch.types import PyTree
 from jaxmatch.weights import torch_names
-from jaxmatch.weights.vit_names import timm_name
 
 # USB's methods with heads hold the network as their backbone.
 VIT, VIT_WITH_HEADS = "vit", "vit_with_heads"
+MODULES = {"patch_embed": "patch_embed.proj", "classifier": "head"}
+IN_BLOCK = {"attention": "attn", "layer_scale1": "ls1", "layer_scale2": "ls2"}
 HEADS = {"hidden": "mlp_proj.0", "output": "mlp_proj.2", "dense": "rot_classifier"}
-LEAVES = {"kernel": "weight", "bias": "bias"}
+LEAVES = {"kernel": "weight", "scale": "weight"}
 TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}  # HWIO -> OIHW, (in, out) -> (out, in)
 
 
@@ -64,15 +65,19 @@ def to_torch(variables: PyTree, *, naming: str) -> dict[str, np.ndarray]:
 
 
 def _vit_name(path: Any, naming: str) -> str:
-    keys = [part.key for part in path]
-    if len(keys) == 3 and keys[1] in HEADS:
-        return f"{HEADS[keys[1]]}.{LEAVES[keys[2]]}"
-    name = timm_name("/".join(keys))
-    if name is None:
-        raise UnknownCaseError(
-            f"{'/'.join(keys)!r} has no counterpart in USB's and timm's networks"
-        )
-    return f"backbone.{name}" if naming == VIT_WITH_HEADS else name
+    """timm's name of a parameter, which is USB's, too; that of a head is USB's."""
+    *modules, leaf = (part.key for part in path)
+    leaf = LEAVES.get(leaf, leaf)
+    match modules:
+        case [_, layer] if layer in HEADS:
+            return f"{HEADS[layer]}.{leaf}"
+        case [block, *inside] if block.startswith("block"):
+            number = int(block.removeprefix("block")) - 1
+            names = ["blocks", str(number), *(IN_BLOCK.get(name, name) for name in inside)]
+        case _:
+            names = [MODULES.get(name, name) for name in modules]
+    prefix = ["backbone"] if naming == VIT_WITH_HEADS else []
+    return ".".join([*prefix, *names, leaf])
 
 
 def _axes(dimensions: int) -> tuple[int, ...]:
