@@ -66,7 +66,7 @@ def to_torch(variables: PyTree, *, naming: str) -> dict[str, np.ndarray]:
 
 def _vit_name(path: Any, naming: str) -> str:
     """timm's name of a parameter, which is USB's, too; that of a head is USB's."""
-    *modules, leaf = (part.key for part in path)
+    *modules, leaf = [str(part.key) for part in path]
     leaf = LEAVES.get(leaf, leaf)
     match modules:
         case [_, layer] if layer in HEADS:

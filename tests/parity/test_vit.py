@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from flax import linen as nn
 
 from experiments.parity import functions_vit, usb
 from experiments.parity.__main__ import main
+from experiments.parity.tensors import VIT, to_torch
 from jaxmatch.models import transformer
+from jaxmatch.models.build import build_model, model_settings
+from jaxmatch.models.transformer import drop_rates
 from jaxmatch.models.vit import ViT
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -45,6 +49,37 @@ def test_the_library_equals_the_reference(name, source, capsys):
     tolerances = {line.split(" tolerance ")[1].split()[0] for line in lines[:-1]}
     assert ("1e-09" if name in TRAJECTORIES else "1e-12") in tolerances
     assert tolerances <= {"1e-12", "1e-09", "1e-08", "1e-07"}
+
+
+SIZES = json.loads((GOLDEN / "net_vit_usb_param_counts.json").read_text())["nets"]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_usbs_networks_have_its_sizes_and_rates(name):
+    theirs = SIZES[name]
+    side = theirs["img_size"]
+    settings = {"name": name, **model_settings(name)}
+    model = build_model(settings, classes=100, heads={})
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    empty = jax.tree.map(lambda leaf: np.broadcast_to(np.int8(0), leaf.shape), shapes)
+    found = {name: list(value.shape) for name, value in to_torch(empty, naming=VIT).items()}
+    assert theirs["param_shapes_stem_block0_head"].items() <= found.items()
+    assert sum(map(np.prod, found.values())) == theirs["n_params"]["100"]
+    rates = drop_rates(model.drop_path, model.depth)
+    assert list(rates) == theirs["drop_path_rates"]
+    assert len(model.layers) == theirs["n_layer_ids"]
+    facts = {
+        "depth": model.depth,
+        "num_heads": model.heads,
+        "embed_dim": model.width,
+        "patch_size": model.patch,
+        "global_pool": model.pool,
+        "norm_eps": model.norm_eps,
+        "qkv_bias": model.qkv_bias,
+        "layer_scale": bool(model.layer_scale),
+    }
+    assert facts.items() <= theirs.items()
 
 
 @pytest.mark.parametrize(
