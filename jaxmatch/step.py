@@ -1,6 +1,7 @@
 """The whole train step, pure: augment, differentiate, optimize, average, learn the augmentation."""
 
 from collections.abc import Callable, Mapping
+from itertools import count
 from types import MappingProxyType
 from typing import Any
 
@@ -64,11 +65,13 @@ def make_train_step(
     ema: Ema,
     spec: Spec,
     frozen: Mapping[str, Network] = MappingProxyType({}),
+    random: bool = False,
 ) -> Step:
     """The pure step (state, raw examples) -> (state, metrics).
 
     ``rate`` maps the step count of ``optimizer`` to its learning rate. ``frozen`` are the networks
-    for the variables in ``examples.frozen``.
+    for the variables in ``examples.frozen``. ``random`` says that the network draws random numbers
+    in train mode.
 
     Raises:
         InputError: if a frozen network that ``algorithm`` learns from is not among them.
@@ -85,9 +88,10 @@ def make_train_step(
         if frozen:
             batch = batch._replace(frozen=outputs_of_frozen(frozen, examples.frozen, batch))
         draws = algorithm.draw(stream(key, "loss"), batch)
+        called = with_keys(network, stream(key, "network")) if random else network
 
         def objective(params: PyTree) -> tuple[Array, Any]:
-            return algorithm.loss(network, params, state, batch, draws, spec)
+            return algorithm.loss(called, params, state, batch, draws, spec)
 
         (loss, update), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         change, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
@@ -121,6 +125,23 @@ def make_train_step(
         ), metrics
 
     return step
+
+
+def with_keys(network: Network, root: Array) -> Network:
+    """The network, of which each call in train mode has a key of its own.
+
+    The n-th call while a step is traced folds n into ``root``.
+    """
+    numbers = count()
+
+    def call(
+        variables: PyTree, views: PyTree, train: bool = True, key: Array | None = None
+    ) -> tuple[PyTree, PyTree]:
+        if train and key is None:
+            key = jax.random.fold_in(root, next(numbers))
+        return network(variables, views, train, key)
+
+    return call
 
 
 def outputs_of_frozen(
