@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxmatch.weights.vit_names import timm_name
 
 from experiments.parity.rows import UnknownCaseError
 from jaxmatch.types import PyTree
 from jaxmatch.weights import torch_names
-from jaxmatch.weights.vit_names import timm_name
 
 # USB's methods with heads hold the network as their backbone.
 VIT, VIT_WITH_HEADS = "vit", "vit_with_heads"
