@@ -379,3 +379,19 @@ def test_files_and_terminal(runs, monkeypatch, capfd):
     (runs / "taken").write_text("")
     with pytest.raises(DiskError):
         command.show("cifar10,labels=40", runs, runs / "taken" / "table.md")
+
+
+def test_the_benchmark_of_transformers_spans_data_sets(tmp_path):
+    points = list(sweep.sweep("usb_cv"))
+    assert len(points) == 16 * 9 * 3
+    assert points[0] == {
+        "config": "supervised:tfds:cifar100,labels=200,seed=0,preset=usb_cv",
+        "init_from": "pretrained/vit_small_patch2_32_mlp_im_1k_32.safetensors",
+        "workdir": "supervised-usb_cv-cifar100-200-s0",
+    }
+    (aves,) = sweep.sweep("usb_cv,labels=semi_aves-3959,methods=simmatch,seeds=2")
+    assert aves["config"] == "simmatch:folder:semi_aves,labels=all,seed=2,preset=usb_cv"
+    shown = page(choose("usb_cv,methods=fixmatch,labels=eurosat-20"), tmp_path)
+    best = shown.sections[1]
+    assert best.title.startswith("eurosat-20. Best evaluation")
+    assert best.rows == [{"method": "fixmatch", "ours": "not run", "USB 2023": "13.44±3.53"}]
