@@ -189,8 +189,8 @@ SOURCES = (
         notes={
             "usb_cv": (
                 "CoMatch and SimMatch with three averaged projections (use_epass), which ours have "
-                "not. fully_supervised of Semi-Aves, and of STL-10 with 100 labels, has supervised's "
-                "figures: these sets have no further labels."
+                "not. fully_supervised has supervised's figures on Semi-Aves and on STL-10 with "
+                "100 labels, as these sets have no further labels."
             )
         },
         doubts={"uda": LOST_SHARPENING, "dash": USB_DASH},
