@@ -176,7 +176,7 @@ def write_stage(folder, config, accuracies, finished):
 
 
 def one_point(argument):
-    (point,) = command.points_of(argument)
+    (point,) = points_of(argument)
     return point
 
 
