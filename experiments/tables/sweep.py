@@ -192,7 +192,7 @@ def choose(argument: str) -> Choice:
         "methods": TABLES[name].methods,
         "labels": (*TABLES[name].labels, ALL),
         "seeds": (),
-        "preset": dict.fromkeys((*PRESETS, TABLES[name].preset)),
+        "preset": (*PRESETS, *({TABLES[name].preset} - set(PRESETS))),
     }
     values: dict[str, Any] = {"preset": (TABLES[name].preset,)}
     for pair in pairs:

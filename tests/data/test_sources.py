@@ -72,7 +72,7 @@ def test_image_size_applies_to_every_source():
     [
         ("mnist5", "did you mean 'mnist5k'"),
         ("cifar10", "did you mean 'tfds:cifar10'"),
-        ("photographs", "known: digits, folder:DIRECTORY"),
+        ("photographs", "known: digits, fashion_mnist, folder:DIRECTORY"),
         ("folder:", "data set 'folder:'"),
         ("folder:/nowhere", "no folder /nowhere"),
         ("npz:/nowhere.npz", r"Cannot read /nowhere\.npz: No such file"),
