@@ -124,7 +124,9 @@ KEYS: dict[str, Key] = {
         Annotated[int | None, Range(least=1, most=2**14)],
         "Side that images are resized to; None keeps their size.",
     ),
-    "data.directory": Key("", str, "Directory of TFDS data sets, or of Fashion-MNIST; empty takes the usual one."),
+    "data.directory": Key(
+        "", str, "Directory of TFDS data sets or of Fashion-MNIST; empty: the usual."
+    ),
     "data.extra": Key(False, bool, "Add SVHN's extra images to the unlabeled ones."),
     "data.strict": Key(False, bool, "Stop at an image that cannot be read."),
     "data.stream": Key(False, bool, "Read images from the host in each step; for large data sets."),

@@ -27,9 +27,9 @@ UNSIGNED_BYTES = 8  # the third byte of an IDX file
 def load(place: str, reading: Reading) -> Source:
     """The 60,000 + 10,000 images of 28x28 pixels, gray levels in three channels, in file order.
 
-    The files ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-...``, with or without
-    ``.gz``, are read from ``reading.directory`` (``config.data.directory``), or from where Debian's
-    package installs them.
+    The files ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and ``t10k-...``, with or
+    without ``.gz``, are read from ``reading.directory`` (``config.data.directory``), or from where
+    Debian's package installs them.
 
     Raises:
         InputError: if a file is missing, damaged, or of another shape.
