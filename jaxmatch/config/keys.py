@@ -92,7 +92,9 @@ KEYS: dict[str, Key] = {
     "microbatches": Key(1, Count, "Parts that the network sees one after another, to save memory."),
     "remat": Key(False, bool, "Compute activations again in the backward pass, to save memory."),
     "augment": Key("randaugment", str, "Strong views: randaugment, ctaugment or contrast."),
-    "data.name": Key("", str, "Data set: mnist5k, digits, tfds:NAME, folder:DIR or npz:FILE."),
+    "data.name": Key(
+        "", str, "Data set: mnist5k, digits, fashion_mnist, tfds:NAME, folder:DIR or npz:FILE."
+    ),
     "data.labels": Key("all", str, "Total number of labeled images, all, or none."),
     "data.split": Key("", str, "File that names the labeled images; empty draws a balanced set."),
     "data.validation": Key(
@@ -122,7 +124,9 @@ KEYS: dict[str, Key] = {
         Annotated[int | None, Range(least=1, most=2**14)],
         "Side that images are resized to; None keeps their size.",
     ),
-    "data.directory": Key("", str, "Directory of TFDS data sets; empty takes TFDS's own."),
+    "data.directory": Key(
+        "", str, "Directory of TFDS data sets or of Fashion-MNIST; empty: the usual."
+    ),
     "data.extra": Key(False, bool, "Add SVHN's extra images to the unlabeled ones."),
     "data.strict": Key(False, bool, "Stop at an image that cannot be read."),
     "data.stream": Key(False, bool, "Read images from the host in each step; for large data sets."),
