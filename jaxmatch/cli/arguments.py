@@ -106,6 +106,17 @@ def _probe(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
 
 
+def _features(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", help=f"{CONFIG}, with --config.init_from=RUN_OR_FILE")
+    command.add_argument("--workdir", type=path, help="a run folder: its own network and images")
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
+    command.add_argument("--data", default="", metavar="DIR", help=DATA)
+    command.add_argument(
+        "--cache", type=path, metavar="FOLDER", help="the cache (default: runs/features/NAME)"
+    )
+    command.add_argument("--json", action="store_true", help=JSON.format("what the cache holds"))
+
+
 def _baseline(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", help=CONFIG)
     command.add_argument(
@@ -192,9 +203,14 @@ COMMANDS = {
         _probe,
         "Print the test accuracy of simple classifiers on a run's frozen features as JSON.",
     ),
+    "features": (
+        _features,
+        "Keep a frozen network's features of all images of a data set on disk, computed once.",
+    ),
     "baseline": (
         _baseline,
-        "Print the accuracy of scikit-learn's classifiers on pixels, for the same labels.",
+        "Print the accuracy of scikit-learn's classifiers on pixels and, with a pretrained "
+        "network, on its frozen features, for the same labels.",
     ),
     "export": (
         _export,

@@ -255,22 +255,55 @@ def _probe(arguments: argparse.Namespace) -> None:
     print(json.dumps(found))
 
 
+def _features(arguments: argparse.Namespace) -> None:
+    from jaxmatch.evaluation import features
+
+    _check_one_place(arguments, "features")
+    if arguments.workdir is None:
+        if arguments.step is not None:
+            raise InputError("--step chooses a checkpoint of a run: it needs --workdir=RUN.")
+        found, existed = features.of_config(_config(arguments), arguments.cache)
+    else:
+        found, existed = features.of_run(
+            arguments.workdir, arguments.step, arguments.data, arguments.cache
+        )
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    verb = "reused" if existed else "wrote"
+    print(
+        f"{verb} {found['folder']}: {found['count']:,} images of {found['data']}, "
+        f"{found['width']:,} features each, of {found['network']}"
+    )
+    if found["unreadable"]:
+        print(f"{found['unreadable']:,} images are not readable.")
+
+
+def _check_one_place(arguments: argparse.Namespace, command: str) -> None:
+    """Check that a command has either a configuration or a run folder.
+
+    Raises:
+        InputError: if not, or if other arguments do not fit.
+    """
+    if (arguments.config is None) == (arguments.workdir is None):
+        raise InputError(f"{command} needs either --config=NAME:DATA,labels=N or --workdir=RUN.")
+    if arguments.workdir is None and arguments.data:
+        raise InputError("--data says where a run's data is now: it needs --workdir=RUN.")
+    if arguments.workdir is not None and arguments.overrides:
+        raise InputError("--workdir has its own configuration; leave out --config.key=value.")
+
+
 def _baseline(arguments: argparse.Namespace) -> None:
     from jaxmatch.evaluation.baselines import of_config, of_run
     from jaxmatch.evaluation.comparison import compare
     from jaxmatch.record.folder import RunFolder
     from jaxmatch.report.baselines import page
 
-    if (arguments.config is None) == (arguments.workdir is None):
-        raise InputError("baseline needs either --config=NAME:DATA,labels=N or --workdir=RUN.")
+    _check_one_place(arguments, "baseline")
     if arguments.output is not None:
         check_output(arguments.output)
     if arguments.workdir is None:
-        if arguments.data:
-            raise InputError("--data says where a run's data is now: it needs --workdir=RUN.")
         found = of_config(_config(arguments))
-    elif arguments.overrides:
-        raise InputError("--workdir has its own configuration; leave out --config.key=value.")
     else:
         found = of_run(arguments.workdir, arguments.data)
     text = json.dumps(found, indent=2)
@@ -433,6 +466,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "probe": _probe,
+    "features": _features,
     "baseline": _baseline,
     "export": _export,
     "report": _report,

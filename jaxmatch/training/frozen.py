@@ -1,6 +1,5 @@
 """Trained networks that a run learns from and does not change, such as a distillation teacher."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.classifier import Classifier, load
+from jaxmatch.evaluation.encoder import digest
 from jaxmatch.program import Program
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.types import Network, PyTree
@@ -98,16 +98,6 @@ def rescaled(other: Classifier, program: Program) -> Network:
         return other.program.network(variables, views, train)
 
     return network
-
-
-def digest(variables: PyTree) -> str:
-    """SHA-256 over the names, shapes, types and bytes of all arrays, in hexadecimal."""
-    found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        array = np.asarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()
 
 
 def _check(other: Classifier, program: Program, where: str) -> None:

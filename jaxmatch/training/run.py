@@ -32,6 +32,7 @@ from jaxmatch.data.resident import Resident, resident
 from jaxmatch.errors import InputError, NonFiniteError
 from jaxmatch.evaluation.forward import make_embed
 from jaxmatch.evaluation.probe import MOST_IMAGES, PROBES, missing, probe_sets
+from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.functional.diagnostics import collapsed
 from jaxmatch.models import onednn
 from jaxmatch.program import Program
@@ -49,7 +50,6 @@ from jaxmatch.training.best import BestCheckpoint
 from jaxmatch.training.footprint import check_compiled, check_step, program_bytes
 from jaxmatch.training.held_out import HeldOut
 from jaxmatch.training.shared import Shared
-from jaxmatch.training.trunk import read_trunk
 from jaxmatch.types import Batch, PyTree, TrainState
 from jaxmatch.weights import transfer
 
