@@ -123,6 +123,13 @@ def _baseline(command: argparse.ArgumentParser) -> None:
         "--workdir", type=path, help="a run folder: use its images and keep the result in it"
     )
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
+    command.add_argument(
+        "--features",
+        type=path,
+        metavar="FOLDER",
+        help="the cache of the pretrained network's features, as jaxmatch features writes it "
+        "(default: that in runs/features, if there is one)",
+    )
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.add_argument("-o", "--output", type=path, metavar="FILE", help="also write the JSON")
 

@@ -303,9 +303,9 @@ def _baseline(arguments: argparse.Namespace) -> None:
     if arguments.output is not None:
         check_output(arguments.output)
     if arguments.workdir is None:
-        found = of_config(_config(arguments))
+        found = of_config(_config(arguments), arguments.features)
     else:
-        found = of_run(arguments.workdir, arguments.data)
+        found = of_run(arguments.workdir, arguments.data, arguments.features)
     text = json.dumps(found, indent=2)
     if arguments.output is not None:
         write_output(arguments.output, f"{text}\n".encode())

@@ -9,6 +9,10 @@ TITLES = {
     "svc": "SVC on pixels",
     "knn": "k-NN on pixels",
     "label_spreading": "label spreading on pixels",
+    "features_logistic_regression": "logistic regression on features",
+    "features_knn": "k-NN on features",
+    "features_label_spreading": "label spreading on features",
+    "features_self_training": "self-training on features",
 }
 
 

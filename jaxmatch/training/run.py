@@ -475,14 +475,19 @@ class Run:
         return self.with_probes(state)
 
     def _measure_baselines(self) -> None:
-        """Write what simple classifiers reach with the same labels, for a run on own images."""
-        if not (self.config.size and self.program.algorithm.labeled):
+        """Write what simple classifiers reach with the same labels.
+
+        This is done for runs on own images, and for runs that began from a trained network.
+        """
+        begun = self.config.init_from and not self.config.init_from.startswith(transfer.STAGE)
+        if not ((self.config.size or begun) and self.program.algorithm.labeled):
             return
         from jaxmatch.evaluation import baselines  # scikit-learn takes a second to import
 
         try:
             if self.files.read_baselines() is None:
-                self.files.write_baselines(baselines.measure(self._on_host, self.config.seed))
+                found = baselines.of_data(self.config, self._on_host, self.folder)
+                self.files.write_baselines(found)
         except InputError as error:
             log.warning("no baselines: %s", error)
 
