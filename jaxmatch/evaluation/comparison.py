@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+ON_FEATURES = "features_"  # begins the names of baselines on features of a network
 TITLES = {
     "logistic_regression": "logistic regression on pixels",
     "svc": "SVC on pixels",

@@ -3,8 +3,9 @@
 A cache is a folder of NumPy files: ``features.npy`` [n d] float32, ``ids.npy`` [n] int64, sorted,
 ``readable.npy`` [n] bool, and ``features.json``, which says of which weights and images they are.
 It holds every labeled, unlabeled, validation and test image by its place in the data set, so that
-runs with other labels, seeds or validation sets share it. The features are as the network pools
-them: what reads them normalises them.
+runs with other labels, seeds or validation sets share it if their input has the same scale
+(``data.mean``, ``data.std``). The features are as the network pools them: what reads them
+normalises them.
 """
 
 import json

@@ -67,14 +67,18 @@ def verdicts(groups: Sequence[Group]) -> list[str]:
 def levels(groups: Sequence[Group]) -> dict[str, float]:
     """The test accuracy of the baselines by the text of a legend.
 
-    If the groups have several data sets or numbers of labels, only the best baseline of each.
+    If the groups have several data sets, numbers of labels or networks, or a network and pixels,
+    only the best baseline of each.
     """
     shared = baselines(groups)
+    several = len({(one.data, one.labels) for one in shared}) > 1
+    networks = len({one.network for one in shared if one.network}) > 1
     found = {}
     for one in shared:
         means = mean_of(one.measured, "accuracy")
         if len(shared) > 1:
             means = dict([max(means.items(), key=lambda item: item[1])])
-        suffix = f", {one.data}, {one.labels} labels" if len(shared) > 1 else ""
+        suffix = f" of {one.network}" if networks and one.network else ""
+        suffix += f", {one.data}, {one.labels} labels" if several else ""
         found |= {f"{TITLES[name]}{suffix}, {mean:.1%}": mean for name, mean in means.items()}
     return found

@@ -91,9 +91,9 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     if shared := baselines(groups):
         notes.append(
             "Rows on pixels are baselines: scikit-learn's classifiers on the same images and "
-            "labels, with the settings in baselines.json. Rows on features are the same on "
-            "the frozen features of the network that the runs began with. The best of them is chosen on "
-            "the test set, in their favor."
+            "labels, with the settings in baselines.json. Rows on features learn from the frozen "
+            "features of the network that the runs began with. The best of them is chosen on the "
+            "test set, in their favor."
         )
         reduced = (text for one in shared for some in one.measured for text in some["notes"])
         notes += [f"Baselines: {text}" for text in dict.fromkeys(reduced)]
