@@ -43,6 +43,8 @@ IDENTITY = {
     "microbatches": "which images are a BatchNorm batch",
     "init_from": "the first weights",
     "init_heads": "the first weights",
+    "classifier_init": "the first weights",
+    "classifier_temperature": "the first weights",
     "data.name": "the images; of files only the kind, since the run records their content",
     "data.labels": "which images are labeled; not data.split, since the run records its split",
     "data.eval_images": "which images the accuracies of a run are measured on",
@@ -162,6 +164,9 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
         found["data.name"] = data_kind(found["data.name"])
     if not found.get("data.validation"):
         found.pop("data.validation_draw", None)  # it has no effect
+    if found.get("classifier_init") == "random":
+        for key in ("classifier_init", "classifier_temperature"):  # no effect, either
+            found.pop(key, None)
     if "init_from" in found:
         found["init_from"] = _absolute("init_from", found["init_from"])
     return found

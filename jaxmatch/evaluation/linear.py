@@ -177,6 +177,11 @@ def log_loss(logits: np.ndarray, labels: np.ndarray, smoothing: float = 0.0) -> 
     return float(-((1 - smoothing) * right + smoothing * found.mean(1)).mean())
 
 
+def confidence(logits: np.ndarray) -> float:
+    """The mean of the largest probability of ``logits`` [n C]."""
+    return float(np.exp(log_softmax(logits, axis=1)).max(1).mean())
+
+
 def temperature(fit: Fit, features: np.ndarray, labels: np.ndarray, seed: int) -> float:
     """The number that the logits of ``fit`` on all labels must be divided by to be calibrated.
 
@@ -198,7 +203,7 @@ def temperature(fit: Fit, features: np.ndarray, labels: np.ndarray, seed: int) -
         logits = fit(features, labels).logits(features)
 
         def cost(logits: np.ndarray) -> float:
-            return abs(float(np.exp(log_softmax(logits, axis=1)).max(1).mean()) - CONFIDENCE)
+            return abs(confidence(logits) - CONFIDENCE)
 
     bounds = np.log(LEAST_TEMPERATURE), np.log(MOST_TEMPERATURE)
     grid = np.linspace(*bounds, 61)

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch.augment import ctaugment
 from jaxmatch.config import saved
-from jaxmatch.data import streaming
+from jaxmatch.data import splits, streaming
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Resident, resident
@@ -47,6 +47,7 @@ from jaxmatch.runtime.dispatch import Call, Feed, Meter, means, on_cpu, watched
 from jaxmatch.runtime.json_files import read_object, write_json
 from jaxmatch.runtime.termination import Stop
 from jaxmatch.training.best import BestCheckpoint
+from jaxmatch.training.first_classifier import starts_fitted, with_fitted
 from jaxmatch.training.footprint import check_compiled, check_step, program_bytes
 from jaxmatch.training.held_out import HeldOut
 from jaxmatch.training.shared import Shared
@@ -246,6 +247,10 @@ class Run:
         state = self.init()
         if self.trunk is not None:
             state, self.trunk = transfer.transfer(state, self.trunk), None
+            if starts_fitted(self.config):
+                rows = splits.locate(self.source, self.split)
+                some, labels = self.source.images[rows], self.source.labels[rows]
+                state = with_fitted(state, self.program, some, labels)
         return state, 0
 
     def _open(self) -> None:
