@@ -103,6 +103,17 @@ def _notes(groups: Sequence[Group]) -> list[str]:
             "training images, so that they say what its features are worth, not what few labels "
             "reach."
         )
+    for one in groups:
+        seeds = [
+            str(run.settings["seed"])
+            for run in one.runs
+            if run.stages[-1].summary.get("unlabeled_unused")
+        ]
+        if seeds:
+            notes.append(
+                f"{one.label}: at the end no unlabeled image passed the threshold (seeds "
+                f"{', '.join(seeds)}), so these runs did not use them; log.txt says what helps."
+            )
     if any(not run.finished for run in runs):
         notes.append(
             "Runs marked running have no summary yet: their numbers are those reached so far. They "

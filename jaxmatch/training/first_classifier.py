@@ -8,7 +8,6 @@ Imprinted Weights", CVPR 2018) or logistic regression of the labeled images' fea
 kernel, so training goes on to learn it.
 """
 
-import logging
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,8 +26,6 @@ from jaxmatch.types import PyTree, TrainState
 if TYPE_CHECKING:  # scikit-learn takes a second to import
     from jaxmatch.evaluation.linear import Linear
 
-log = logging.getLogger(__name__)
-
 CLASSIFIER = "classifier"
 
 
@@ -39,8 +36,10 @@ def starts_fitted(config: ConfigDict) -> bool:
 
 def with_fitted(
     state: TrainState, program: Program, images: Images, labels: np.ndarray
-) -> TrainState:
+) -> tuple[TrainState, str]:
     """A ``state`` before its first step with a classifier fitted to the labeled images.
+
+    It comes with a sentence about the classifier.
 
     Student and teacher get it. The features are those of the images without augmentation, in eval
     mode. Leaves keep their dtypes and shardings.
@@ -53,7 +52,6 @@ def with_fitted(
     """
     inputs, readable = classifier_inputs(program, state.student(), images)
     fitted, told = fit(program.config, inputs[readable], labels[readable], program.spec.classes)
-    log.warning("%s", told)
     new = {"kernel": fitted.kernel, "bias": fitted.bias}
 
     def replaced(params: PyTree) -> PyTree:
@@ -64,10 +62,8 @@ def with_fitted(
         }
         return {**params, CLASSIFIER: own}
 
-    return state.replace(
-        params=replaced(state.params),
-        teacher={**state.teacher, "params": replaced(state.teacher["params"])},
-    )
+    teacher = {**state.teacher, "params": replaced(state.teacher["params"])}
+    return state.replace(params=replaced(state.params), teacher=teacher), told
 
 
 def fit(

@@ -15,6 +15,7 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,7 +37,7 @@ from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.functional.diagnostics import collapsed
 from jaxmatch.models import onednn
 from jaxmatch.program import Program
-from jaxmatch.record import findings, run_data
+from jaxmatch.record import coverage, findings, run_data
 from jaxmatch.record.curves import plot
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
@@ -140,6 +141,7 @@ class Run:
         self._opened = contextlib.ExitStack()
         self._metrics: MetricsLog | Silent | None = None  # until the record is opened
         self._progress: Progress | Silent = SILENT
+        self._began: list[str] = []  # sentences about the first state
         new = not checkpoints.steps()
         self.trunk = read_trunk(config, folder, program) if config.init_from and new else None
 
@@ -250,7 +252,8 @@ class Run:
             if starts_fitted(self.config):
                 rows = splits.locate(self.source, self.split)
                 some, labels = self.source.images[rows], self.source.labels[rows]
-                state = with_fitted(state, self.program, some, labels)
+                state, told = with_fitted(state, self.program, some, labels)
+                self._began.append(told)
         return state, 0
 
     def _open(self) -> None:
@@ -273,10 +276,17 @@ class Run:
             self._progress.message(onednn.library().text)
         for line in findings.lines(self.found) if self.found else ():
             self._progress.note(line)
+        for line in self._began:
+            self._progress.message(line)
         if first:
             self._progress.message(f"continuing from the checkpoint of step {first}")
         lines = self._metrics.lines()
         self.best.begin(lines)
+        self._covered = [line for line in lines if coverage.KEY in line]
+        # Once in a run, also if it is resumed.
+        self._told = not coverage.has_threshold(config) or any(
+            coverage.spans(self._covered, config.steps)
+        )
         self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
         self._interval = self._saved_interval()
         self._pending: Meter | None = None
@@ -408,6 +418,7 @@ class Run:
                     f"step {self.step}: the features have collapsed, they are the same for all "
                     "images (features/spread in metrics.jsonl)"
                 )
+            self._watch_coverage(values)
         self._trained += self._lap()
         if evaluate:
             values |= self.evaluate(state)
@@ -419,6 +430,16 @@ class Run:
             self._progress.update(self.step, values, self._images_per_second(), share)
             self._mark, self._trained, self._evaluated = self.step, 0.0, 0.0
         return values
+
+    def _watch_coverage(self, values: Mapping[str, float]) -> None:
+        """Tell once if no unlabeled image passes the threshold during a share of the run."""
+        if coverage.KEY not in values:
+            return
+        self._covered.append({"step": self.step, coverage.KEY: values[coverage.KEY]})
+        found = coverage.at_end(self._covered, self.config.steps)
+        if found is not None and not self._told:
+            self._told = True
+            self._progress.message(coverage.advice(self.config, found))
 
     def _lap(self) -> float:
         """The seconds since the last call."""
@@ -523,6 +544,9 @@ class Run:
         )
         if self.config.augment == "ctaugment":
             summary["ctaugment"] = ctaugment.describe(policy)
+        unused = coverage.at_end(lines, steps) if coverage.has_threshold(self.config) else None
+        if unused is not None:
+            summary["unlabeled_unused"] = unused._asdict()
         if algorithm.labeled:
             return summary
         probe = None if self.held_out.knn is None else dict.fromkeys(PROBES)
