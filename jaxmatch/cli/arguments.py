@@ -134,6 +134,21 @@ def _baseline(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=path, metavar="FILE", help="also write the JSON")
 
 
+def _pseudo_label(command: argparse.ArgumentParser) -> None:
+    command.add_argument("runs", type=path, nargs="+", metavar="RUN", help=RUN)
+    command.add_argument(
+        "-o", "--output", type=path, required=True, metavar="FILE", help="a .csv or .npz to write"
+    )
+    command.add_argument(
+        "--average",
+        default="probability",
+        help="what is averaged over the runs: probability, rank (of the classes in each image) or "
+        "vote (one class for each run)",
+    )
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
+    command.add_argument("--data", default="", metavar="DIR", help=DATA)
+
+
 def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workdir", type=path, required=True, help=RUN)
     command.add_argument("--step", type=step, metavar="STEP", help=STEP)
@@ -206,6 +221,10 @@ COMMANDS = {
         "Print the test and validation metrics of a run's teacher and student.",
     ),
     "predict": (_predict, "Classify image files and write a table: path,class,confidence."),
+    "pseudo-label": (
+        _pseudo_label,
+        "Label the unlabeled images of runs by their average, for --config.data.pseudo_labels.",
+    ),
     "probe": (
         _probe,
         "Print the test accuracy of simple classifiers on a run's frozen features as JSON.",

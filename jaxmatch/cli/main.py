@@ -232,6 +232,23 @@ def _tell_images(done: int) -> None:
     print(f"\rjaxmatch: {done:,} images", end="", file=sys.stderr, flush=True)
 
 
+def _pseudo_label(arguments: argparse.Namespace) -> None:
+    from jaxmatch.evaluation.pseudo_label import make
+    from jaxmatch.record.pseudo_labels import check_file, write
+
+    check_file(arguments.output)
+    table, of_files = make(arguments.runs, arguments.average, arguments.step, arguments.data)
+    write(arguments.output, table, of_files)
+    known = table.labels >= 0
+    print(
+        f"wrote {arguments.output}: {int(known.sum()):,} unlabeled images, {arguments.average} of "
+        f"{len(arguments.runs)} {'run' if len(arguments.runs) == 1 else 'runs'}, mean confidence "
+        f"{table.confidence[known].mean():.2f}"
+    )
+    if not known.all():
+        print(f"{int((~known).sum()):,} images are not readable and have no label.")
+
+
 def _probe(arguments: argparse.Namespace) -> None:
     from jaxmatch.evaluation.probe import probe
 
@@ -465,6 +482,7 @@ COMMANDS: Mapping[str, Command] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "pseudo-label": _pseudo_label,
     "probe": _probe,
     "features": _features,
     "baseline": _baseline,

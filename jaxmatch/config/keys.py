@@ -106,6 +106,12 @@ KEYS: dict[str, Key] = {
     "data.name": Key("", str, "Data set: mnist5k, digits, tfds:NAME, folder:DIR or npz:FILE."),
     "data.labels": Key("all", str, "Total number of labeled images, all, or none."),
     "data.split": Key("", str, "File that names the labeled images; empty draws a balanced set."),
+    "data.pseudo_labels": Key(
+        "",
+        str,
+        "File of jaxmatch pseudo-label for the unlabeled images: targets of distillation in place "
+        "of frozen.teacher, or labels of further labeled images of supervised and finetune.",
+    ),
     "data.validation": Key(
         0,
         Whole,

@@ -66,7 +66,7 @@ IDENTITY = {
 PERIODS_OF_A_CALL = ("steps_per_call", "log_every", "save_every")
 # The settings that are paths. As absolute paths they tell new runs apart, too. After a run has
 # begun the files may move: the run records what it found.
-PLACES = ("data.name", "data.split", "init_from", "frozen")
+PLACES = ("data.name", "data.split", "data.pseudo_labels", "init_from", "frozen")
 
 
 # Values of settings in runs that are older than the setting, where they are not the default.
@@ -223,6 +223,8 @@ def _listed(key: str, keys: Iterable[str]) -> bool:
 def _with_places(values: Mapping[str, Any]) -> dict[str, Any]:
     flat = flatten(values)
     places = {key: _absolute(key, value) for key, value in flat.items() if _listed(key, PLACES)}
+    if not places.get("data.pseudo_labels"):
+        places.pop("data.pseudo_labels", None)  # runs of before have no such key in their names
     return {**identity(values), **places}
 
 

@@ -28,6 +28,7 @@ from jaxmatch.record.metrics import read as read_metrics
 from jaxmatch.runtime import paths
 
 ACCURACIES = ("last", "mean_20", "median_20", "best")
+FILES = ("init_from", "data.split", "data.pseudo_labels")  # often one for each seed
 # The column "differs in" omits these settings: another column or the group's label shows them.
 NAMED = {"recipe", "algorithm.name", "data.name", "data.labels"}
 
@@ -121,7 +122,7 @@ class Run:
             for key, value in stage.settings.items():
                 if key == "seed" or not tells_apart(key):
                     continue
-                if key in ("init_from", "data.split") or key.startswith("frozen."):
+                if key in FILES or key.startswith("frozen."):
                     # Each seed of a group may read the file or run of its own seed.
                     value = re.sub(own, r"\1s", str(value))
                 found[prefix + key] = value

@@ -122,7 +122,7 @@ class Run:
 
         put = mesh.put if shared is None else shared.put
         everywhere = mesh.replicated(program.mesh)
-        images = resident(data.source, data.split, config.data.include_labeled)
+        images = resident(data.source, data.split, config.data.include_labeled, data.more)
         images = images._replace(frozen=put(frozen, everywhere) if frozen else None)
         self.plan: Plan | None = None
         self.data: Resident | Batch
