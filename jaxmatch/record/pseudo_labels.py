@@ -282,7 +282,7 @@ def matched(path: Path, source: Source, record: Record, split: splits.Split) -> 
     pairs = zip(table.names, table.contents, found, strict=True)
     if changed := [name for name, theirs, mine in pairs if theirs != mine]:
         raise InputError(
-            f"{where} was made from images of another content: {changed[0]!r}{_more(changed)}; make "
+            f"{where} was made from images of other content: {changed[0]!r}{_more(changed)}; make "
             "it anew."
         )
     probabilities = np.full((len(ours), len(source.classes)), 1 / len(source.classes), np.float32)
