@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxmatch.weights.vit_names import timm_name
 
 from experiments.parity.rows import UnknownCaseError
 from jaxmatch.types import PyTree

@@ -21,7 +21,7 @@ from jaxmatch.errors import InputError, suggest
 from jaxmatch.models.build import MODELS, model_class, model_settings
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
-from jaxmatch.settings import Count, Positive, Range, Share, Whole
+from jaxmatch.settings import Count, NonNegative, Positive, Range, Share, Whole
 
 Level = Annotated[int, Range(least=0, most=255)]
 
@@ -78,6 +78,17 @@ KEYS: dict[str, Key] = {
         "", str, "Run folder, run or file of weights whose encoder is the first; empty for none."
     ),
     "init_heads": Key((), tuple[str, ...], "Heads that init_from gives, beside the encoder."),
+    "classifier_init": Key(
+        "random",
+        Literal["random", "means", "logistic"],
+        "First classifier of a run that begins from init_from: random, or fitted to the features "
+        "of the labeled images: means (of the classes) or logistic (regression).",
+    ),
+    "classifier_temperature": Key(
+        0.0,
+        NonNegative,
+        "Number that divides the logits of a fitted first classifier; 0 fits it to the labels.",
+    ),
     "dtype": Key("float32", str, "Dtype of activations: float32 or bfloat16."),
     "precision": Key(
         "default",
@@ -97,6 +108,12 @@ KEYS: dict[str, Key] = {
     ),
     "data.labels": Key("all", str, "Total number of labeled images, all, or none."),
     "data.split": Key("", str, "File that names the labeled images; empty draws a balanced set."),
+    "data.pseudo_labels": Key(
+        "",
+        str,
+        "File of jaxmatch pseudo-label for the unlabeled images: targets of distillation in place "
+        "of frozen.teacher, or labels of further labeled images of supervised and finetune.",
+    ),
     "data.validation": Key(
         0,
         Whole,

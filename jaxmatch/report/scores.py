@@ -61,6 +61,11 @@ def ending(
     minutes = f"{summary['seconds'] / 60:.1f} minutes"
     lines = [f"{summary['algorithm']}, {summary['steps']:,} steps in {minutes}: {place}"]
     lines += _accuracies(summary)
+    if unused := summary.get("unlabeled_unused"):
+        lines.append(
+            f"no unlabeled image passed the threshold after step {unused['since']:,} (log.txt says "
+            "what helps)"
+        )
     if baselines and (best := best_of([baselines], "accuracy")):
         lines.append(f"best baseline: {best[0]}, {percent(best[1])}")
         lines += filter(None, [compare(summary, baselines)])

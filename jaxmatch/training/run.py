@@ -15,6 +15,7 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,17 +26,18 @@ from ml_collections import ConfigDict
 
 from jaxmatch.augment import ctaugment
 from jaxmatch.config import saved
-from jaxmatch.data import streaming
+from jaxmatch.data import splits, streaming
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Resident, resident
 from jaxmatch.errors import InputError, NonFiniteError
 from jaxmatch.evaluation.forward import make_embed
 from jaxmatch.evaluation.probe import MOST_IMAGES, PROBES, missing, probe_sets
+from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.functional.diagnostics import collapsed
 from jaxmatch.models import onednn
 from jaxmatch.program import Program
-from jaxmatch.record import findings, run_data
+from jaxmatch.record import coverage, findings, run_data
 from jaxmatch.record.curves import plot
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
@@ -46,11 +48,11 @@ from jaxmatch.runtime.dispatch import Call, Feed, Meter, on_cpu, watched
 from jaxmatch.runtime.json_files import read_object
 from jaxmatch.runtime.termination import Stop
 from jaxmatch.training.best import BestCheckpoint
+from jaxmatch.training.first_classifier import starts_fitted, with_fitted
 from jaxmatch.training.footprint import check_compiled, check_step, program_bytes
 from jaxmatch.training.held_out import HeldOut
 from jaxmatch.training.interval import Interval, saved_sums
 from jaxmatch.training.shared import Shared
-from jaxmatch.training.trunk import read_trunk
 from jaxmatch.types import Batch, PyTree, TrainState
 from jaxmatch.weights import transfer
 
@@ -121,7 +123,7 @@ class Run:
 
         put = mesh.put if shared is None else shared.put
         everywhere = mesh.replicated(program.mesh)
-        images = resident(data.source, data.split, config.data.include_labeled)
+        images = resident(data.source, data.split, config.data.include_labeled, data.more)
         images = images._replace(frozen=put(frozen, everywhere) if frozen else None)
         self.plan: Plan | None = None
         self.data: Resident | Batch
@@ -140,6 +142,7 @@ class Run:
         self._opened = contextlib.ExitStack()
         self._metrics: MetricsLog | Silent | None = None  # until the record is opened
         self._progress: Progress | Silent = SILENT
+        self._began: list[str] = []  # sentences about the first state
         new = not checkpoints.steps()
         self.trunk = read_trunk(config, folder, program) if config.init_from and new else None
 
@@ -247,6 +250,11 @@ class Run:
         state = self.init()
         if self.trunk is not None:
             state, self.trunk = transfer.transfer(state, self.trunk), None
+            if starts_fitted(self.config):
+                rows = splits.locate(self.source, self.split)
+                some, labels = self.source.images[rows], self.source.labels[rows]
+                state, told = with_fitted(state, self.program, some, labels)
+                self._began.append(told)
         return state, 0
 
     def _open(self) -> None:
@@ -269,10 +277,17 @@ class Run:
             self._progress.message(onednn.library().text)
         for line in findings.lines(self.found) if self.found else ():
             self._progress.note(line)
+        for line in self._began:
+            self._progress.message(line)
         if first:
             self._progress.message(f"continuing from the checkpoint of step {first}")
         lines = self._metrics.lines()
         self.best.begin(lines)
+        self._covered = [line for line in lines if coverage.KEY in line]
+        # Once in a run, also if it is resumed.
+        self._told = not coverage.has_threshold(config) or any(
+            coverage.spans(self._covered, config.steps)
+        )
         self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
         sums = saved_sums(self.files.interval_file, first) if hosts.leader() else {}
         self._interval = Interval(first, sums)
@@ -391,6 +406,7 @@ class Run:
                     f"step {self.step}: the features have collapsed, they are the same for all "
                     "images (features/spread in metrics.jsonl)"
                 )
+            self._watch_coverage(values)
         self._interval.trained()
         if evaluate:
             values |= self.evaluate(state)
@@ -401,6 +417,16 @@ class Run:
             self._show(values, self._interval.evaluation_share)
             self._interval.begin(self.step)
         return values
+
+    def _watch_coverage(self, values: Mapping[str, float]) -> None:
+        """Tell once if no unlabeled image passes the threshold during a share of the run."""
+        if coverage.KEY not in values:
+            return
+        self._covered.append({"step": self.step, coverage.KEY: values[coverage.KEY]})
+        found = coverage.at_end(self._covered, self.config.steps)
+        if found is not None and not self._told:
+            self._told = True
+            self._progress.message(coverage.advice(self.config, found))
 
     def _show(self, values: dict[str, float], evaluation_share: float = 0.0) -> None:
         """Show metrics, speed, and the time that the rest of the run will take."""
@@ -449,14 +475,19 @@ class Run:
         return self.with_probes(state)
 
     def _measure_baselines(self) -> None:
-        """Write what simple classifiers reach with the same labels, for a run on own images."""
-        if not (self.config.size and self.program.algorithm.labeled):
+        """Write what simple classifiers reach with the same labels.
+
+        This is done for runs on own images, and for runs that began from a trained network.
+        """
+        begun = self.config.init_from and not self.config.init_from.startswith(transfer.STAGE)
+        if not ((self.config.size or begun) and self.program.algorithm.labeled):
             return
         from jaxmatch.evaluation import baselines  # scikit-learn takes a second to import
 
         try:
             if self.files.read_baselines() is None:
-                self.files.write_baselines(baselines.measure(self._on_host, self.config.seed))
+                found = baselines.of_data(self.config, self._on_host, self.folder)
+                self.files.write_baselines(found)
         except InputError as error:
             log.warning("no baselines: %s", error)
 
@@ -487,6 +518,9 @@ class Run:
         )
         if self.config.augment == "ctaugment":
             summary["ctaugment"] = ctaugment.describe(policy)
+        unused = coverage.at_end(lines, steps) if coverage.has_threshold(self.config) else None
+        if unused is not None:
+            summary["unlabeled_unused"] = unused._asdict()
         if algorithm.labeled:
             return summary
         probe = None if self.held_out.knn is None else dict.fromkeys(PROBES)
