@@ -156,7 +156,7 @@ class Run:
         needed = program_bytes(executable)
         check_compiled(self.program.mesh, needed)
         log.warning(
-            "compiled the step in %.0f s; it needs %.1f GB of memory on a device.",
+            "compiled the step in %.0f s; it needs %.2g GB of memory on a device.",
             time.monotonic() - begun,
             needed / 1e9,
         )
