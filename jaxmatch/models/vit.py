@@ -104,11 +104,16 @@ class ViT(Model):
     qkv_bias: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse heads that do not divide the width."""
+        """Refuse heads that do not divide the width, and a perceptron without hidden channels."""
         if self.width % self.heads:
             raise InputError(
                 f"model.heads={self.heads} does not divide model.width={self.width}; change one of "
                 "them."
+            )
+        if self._hidden < 1:
+            raise InputError(
+                f"model.mlp_ratio={self.mlp_ratio:g} of model.width={self.width} leaves no hidden "
+                "channel; give a larger ratio."
             )
         super().__post_init__()
 
@@ -178,6 +183,11 @@ class ViT(Model):
         return self.pool == "average" and self.fc_norm
 
     @property
+    def _hidden(self) -> int:
+        """The hidden width of a perceptron."""
+        return int(self.width * self.mlp_ratio)
+
+    @property
     def _rates(self) -> tuple[float, ...]:
         """The drop path's rate of each block."""
         return drop_rates(self.drop_path, self.depth, jnp.promote_types(self.param_dtype, "f4"))
@@ -196,9 +206,7 @@ class ViT(Model):
         scale = partial(LayerScale, self.layer_scale, **options) if self.layer_scale else None
         return {
             "attention": partial(Attention, self.heads, self.qkv_bias, dense),
-            "perceptron": partial(
-                Perceptron, int(self.width * self.mlp_ratio), self.activation, dense
-            ),
+            "perceptron": partial(Perceptron, self._hidden, self.activation, dense),
             "norm": norm,
             "scale": scale,
         }

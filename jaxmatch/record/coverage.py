@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 KEY = "pseudo/coverage"
 SHARE = 0.1  # of the steps of a run during which coverage is 0
+FITTED = "classifier fitted to the labeled features"
 LINES = 3  # the least number of lines of metrics that say so
 
 
@@ -55,12 +56,10 @@ def advice(config: ConfigDict, found: Unused) -> str:
     remedies = [f"lower algorithm.threshold={threshold:g}"]
     if not config.init_from:
         remedies.append("begin from a pretrained network by init_from")
-    elif config.classifier_init == "random":
-        remedies.insert(
-            0, "begin with a classifier fitted to the labeled features by classifier_init=logistic"
-        )
-    elif config.classifier_temperature:
-        remedies.insert(0, "fit the temperature by classifier_temperature=0")
+    elif config.classifier_init != "logistic":
+        remedies.insert(0, f"begin with a {FITTED} by classifier_init=logistic")
+    else:
+        remedies.insert(0, "make the first classifier surer by a smaller classifier_temperature")
     return (
         f"step {found.step}: since step {found.since} no unlabeled image has passed the threshold, "
         f"so the run does not use them (coverage 0): {', or '.join(remedies)}"

@@ -175,6 +175,7 @@ def test_initial_values_are_timms():
         ({"heads": 3}, "model.heads=3 does not divide model.width=16; change one of them."),
         ({"heads": 0}, "model.heads=0 must be at least 1"),
         ({"registers": -1}, "model.registers=-1 must be at least 0"),
+        ({"mlp_ratio": 0.05}, "model.mlp_ratio=0.05 of model.width=16 leaves no hidden channel"),
         ({"patch": 0}, "model.patch=0 must be at least 1"),
         ({"pool": "mean"}, "unknown model.pool 'mean'; known"),
         ({"activation": "quickgelu"}, "did you mean 'quick_gelu'?"),
@@ -206,7 +207,7 @@ def test_patches_that_do_not_divide_the_images_are_refused(patch, size, advice):
 
 def test_images_need_no_square():
     model, wide = ViT(classes=3, **TINY), IMAGES[:, :4]
-    found = jax.eval_shape(lambda: initial(model, wide))
+    found = jax.eval_shape(lambda: model.init(jax.random.key(0), wide, train=False)["params"])
     assert found["pos_embed"].shape == (1, 3, 16)
     with pytest.raises(InputError, match="2 positions for patches, which are no square"):
         jax.eval_shape(lambda v: model.apply({"params": v}, IMAGES, train=False), found)

@@ -59,11 +59,11 @@ def test_a_threshold_that_is_turned_off_is_none():
     [
         ({}, "lower algorithm.threshold=0.95, or begin from a pretrained network"),
         ({"init_from": "x"}, "by classifier_init=logistic, or lower algorithm.threshold=0.95"),
+        ({"init_from": "x", "classifier_init": "means"}, "by classifier_init=logistic, or lower"),
         (
-            {"init_from": "x", "classifier_init": "means", "classifier_temperature": 5.0},
-            "fit the temperature by classifier_temperature=0, or lower",
+            {"init_from": "x", "classifier_init": "logistic"},
+            "by a smaller classifier_temperature, or lower",
         ),
-        ({"init_from": "x", "classifier_init": "means"}, "(coverage 0): lower algorithm.threshold"),
     ],
 )
 def test_the_advice_fits_the_run(options, expected):
