@@ -184,6 +184,7 @@ def settings(data: str, method: str) -> dict[str, Any]:
         "data.image_size": task.side,
         "data.mean": mean,
         "data.std": std,
+        "init_rules": "usb",
         "model.name": task.network,
         **{f"model.{key}": value for key, value in PRESETS[task.network].items()},
         "optim.name": "adamw",
