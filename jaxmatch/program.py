@@ -116,6 +116,7 @@ class Program:
             heads=algorithm.heads,
             dtype=config.dtype,
             remat=config.remat,
+            frozen_trunk=config.optim.train == "head",
         )
         check_batches(config, model.bn_groups, mesh.size, batches)
         views, crops = build_augment(
@@ -165,6 +166,7 @@ class Program:
             self.augment,
             self.optimizer,
             self.spec,
+            self.optim.train,
         )
 
     @cached_property
@@ -184,6 +186,7 @@ class Program:
             self.spec,
             self.frozen,
             self.model.random,
+            self.optim.train,
         )
 
     def examples(self, data: Resident | Batch, state: TrainState) -> Batch:

@@ -13,6 +13,7 @@ import optax
 from jaxmatch.errors import InputError
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import steps_taken
+from jaxmatch.optim.trained import Train, trained_part, with_part
 from jaxmatch.random import stream
 from jaxmatch.types import (
     Algorithm,
@@ -53,10 +54,15 @@ def init_state(
     augment: Augment,
     optimizer: optax.GradientTransformation,
     spec: Spec,
+    train: Train = "all",
 ) -> TrainState:
     """The state before the first step; call it inside ``jax.jit``, so that it shares no buffers.
 
-    ``images`` [1 h w c] give the shape and dtype of the network's input.
+    ``images`` [1 h w c] give the shape and dtype of the network's input. ``train`` says which
+    parameters train; the optimizer has no state for others.
+
+    Raises:
+        InputError: if the network has no parameters of the kind ``train``.
     """
     variables = model.init(stream(key, "model"), images, train=False)
     stats = variables.get("batch_stats", {})  # none in a network without BatchNorm
@@ -66,7 +72,7 @@ def init_state(
         params=variables["params"],
         stats=stats,
         teacher={"params": variables["params"], "batch_stats": stats},
-        optimizer=optimizer.init(variables["params"]),
+        optimizer=optimizer.init(trained_part(train, variables["params"], algorithm.heads)),
         memory=algorithm.init(stream(key, "memory"), spec),
         policy=augment.init(),
     )
@@ -82,12 +88,14 @@ def make_train_step(
     spec: Spec,
     frozen: Mapping[str, FrozenNetwork] = MappingProxyType({}),
     random: bool = False,
+    train: Train = "all",
 ) -> Step:
     """The pure step (state, raw examples) -> (state, metrics).
 
     ``rate`` maps the step count of ``optimizer`` to its learning rate. ``frozen`` are the networks
     for the variables in ``examples.frozen``, or :class:`ByIndex` for a table there. ``random`` says
-    that the network draws random numbers in train mode.
+    that the network draws random numbers in train mode. ``train`` says which parameters of student
+    and teacher change; it is that of :func:`init_state`.
 
     Raises:
         InputError: if a frozen network that ``algorithm`` learns from is not among them.
@@ -106,20 +114,28 @@ def make_train_step(
         draws = algorithm.draw(stream(key, "loss"), batch)
         called = with_keys(network, stream(key, "network")) if random else network
 
-        def objective(params: PyTree) -> tuple[Array, Any]:
+        def objective(part: PyTree) -> tuple[Array, Any]:
+            params = with_part(train, state.params, part)
             return algorithm.loss(called, params, state, batch, draws, spec)
 
-        (loss, update), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-        change, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = algorithm.project(optax.apply_updates(state.params, change))
+        part = trained_part(train, state.params, algorithm.heads)
+        (loss, update), gradient = jax.value_and_grad(objective, has_aux=True)(part)
+        change, optimizer_state = optimizer.update(gradient, state.optimizer, part)
+        params = with_part(train, state.params, optax.apply_updates(part, change))
+        params = algorithm.project(params)
+        # Averages of equal values would differ by rounding, so the teacher keeps the rest, too.
         teacher = ema.update(
-            state.teacher,
-            params,
+            {
+                **state.teacher,
+                "params": trained_part(train, state.teacher["params"], algorithm.heads),
+            },
+            trained_part(train, params, algorithm.heads),
             update.stats,
             update.teacher_stats,
             step=state.step,
             steps=spec.steps,
         )
+        teacher["params"] = with_part(train, state.teacher["params"], teacher["params"])
 
         def predict(views: Array) -> Array:
             return jax.nn.softmax(network(teacher, views, train=False)[0].logits)

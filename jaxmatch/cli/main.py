@@ -337,6 +337,7 @@ def _baseline(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     from jaxmatch.evaluation.classifier import load
+    from jaxmatch.models.lora import merged
     from jaxmatch.weights.export import check_export, export
     from jaxmatch.weights.trained import Trained
 
@@ -344,7 +345,7 @@ def _export(arguments: argparse.Namespace) -> None:
     run = load(arguments.workdir, arguments.step)
     program = run.program
     trained = Trained(
-        variables=run.variables(arguments.network),
+        variables=merged(program.model, run.variables(arguments.network)),
         algorithm=program.algorithm,
         network=program.network,
         classes=run.classes,

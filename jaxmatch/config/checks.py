@@ -32,6 +32,7 @@ def check_settings(config: ConfigDict) -> None:
     model = build_model(
         config.model, classes=1, heads=algorithm.heads, dtype=config.dtype, remat=config.remat
     )
+    check_lora(config)
     make_network(model, 1, config.forward, precision=config.precision)
     build_transforms(config.augment, config.views)
     build_ctaugment(config.views)
@@ -77,6 +78,19 @@ def _check_pseudo_labels(config: ConfigDict, algorithm: Algorithm) -> None:
             raise InputError(
                 f"data.pseudo_labels takes the place of frozen.{role}={run}; give only one of them."
             )
+
+
+def check_lora(config: ConfigDict) -> None:
+    """Refuse to train LoRA where the network has none."""
+    if config.optim.train != "lora" or config.model.get("lora_rank"):
+        return
+    remedy = (
+        "it needs a rank; set --config.model.lora_rank=8"
+        if "lora_rank" in config.model
+        else f"{config.model.name} has no attention that it could adapt; set "
+        "--config.optim.train=norms or head, or choose a Vision Transformer"
+    )
+    raise InputError(f"optim.train=lora trains LoRA, but {remedy}.")
 
 
 def check_numbers(config: ConfigDict) -> None:

@@ -389,7 +389,7 @@ def test_a_known_network_is_refused_with_its_name(name, side, read):
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(change, expected, read):
-    tensors = {name: value for name, value in {**filled(TINY), **change}.items()}
+    tensors = {**filled(TINY), **change}
     with pytest.raises(InputError, match=expected):
         read({name: value for name, value in tensors.items() if value is not None}, TINY)
 
