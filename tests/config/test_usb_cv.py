@@ -7,6 +7,7 @@ import pytest
 
 from jaxmatch.config import usb_cv
 from jaxmatch.config.flags import from_flags
+from jaxmatch.config.own import settle
 from jaxmatch.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -95,6 +96,15 @@ def test_quirks_that_the_files_do_not_tell():
     aves, _ = from_flags("simmatch:folder:aves,preset=usb_cv", [])
     assert aves.algorithm.teacher
     assert aves.data.stream
+
+
+def test_a_short_run_on_own_images_still_warms_up():
+    config, _ = from_flags("fixmatch:folder:photos,preset=usb_cv", ["--config.steps=400"])
+    settled, notes = settle(config, None)
+    assert settled.optim.warmup_steps == 40
+    assert any("optim.warmup_steps is 40, a tenth of the run" in note for note in notes)
+    long, _ = settle(from_flags("fixmatch:folder:photos,preset=usb_cv", [])[0], None)
+    assert long.optim.warmup_steps == 5120
 
 
 @pytest.mark.parametrize(
