@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +14,7 @@ import optax
 from jaxmatch.errors import InputError
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import steps_taken
-from jaxmatch.optim.trained import Train, trained_part, with_part
+from jaxmatch.optim.trained import Train, new_statistics, trained_part, with_part
 from jaxmatch.random import stream
 from jaxmatch.types import (
     Algorithm,
@@ -106,6 +107,9 @@ def make_train_step(
             "not loaded; name its run in config.frozen, or give it as frozen."
         )
 
+    chosen = partial(trained_part, train, heads=algorithm.heads)
+    settled = partial(new_statistics, train, heads=algorithm.heads)
+
     def step(state: TrainState, examples: Batch) -> tuple[TrainState, dict[str, Array | Ratio]]:
         key = jax.random.fold_in(state.key, state.step)
         batch, record = augment.apply(state.policy, stream(key, "augment"), examples)
@@ -118,24 +122,25 @@ def make_train_step(
             params = with_part(train, state.params, part)
             return algorithm.loss(called, params, state, batch, draws, spec)
 
-        part = trained_part(train, state.params, algorithm.heads)
+        part = chosen(state.params)
         (loss, update), gradient = jax.value_and_grad(objective, has_aux=True)(part)
         change, optimizer_state = optimizer.update(gradient, state.optimizer, part)
         params = with_part(train, state.params, optax.apply_updates(part, change))
         params = algorithm.project(params)
+        stats = settled(state.stats, update.stats)
         # Averages of equal values would differ by rounding, so the teacher keeps the rest, too.
         teacher = ema.update(
-            {
-                **state.teacher,
-                "params": trained_part(train, state.teacher["params"], algorithm.heads),
-            },
-            trained_part(train, params, algorithm.heads),
-            update.stats,
+            {**state.teacher, "params": chosen(state.teacher["params"])},
+            chosen(params),
+            stats,
             update.teacher_stats,
             step=state.step,
             steps=spec.steps,
         )
-        teacher["params"] = with_part(train, state.teacher["params"], teacher["params"])
+        teacher = {
+            "params": with_part(train, state.teacher["params"], teacher["params"]),
+            "batch_stats": settled(state.teacher["batch_stats"], teacher["batch_stats"]),
+        }
 
         def predict(views: Array) -> Array:
             return jax.nn.softmax(network(teacher, views, train=False)[0].logits)
@@ -149,7 +154,7 @@ def make_train_step(
         return state.replace(
             step=state.step + 1,
             params=params,
-            stats=update.stats,
+            stats=stats,
             teacher=teacher,
             optimizer=optimizer_state,
             memory=update.memory,

@@ -53,6 +53,13 @@ def with_part(train: Train, params: PyTree, part: PyTree) -> PyTree:
     return part if train == "all" else _replaced(params, part)
 
 
+def new_statistics(train: Train, old: PyTree, new: PyTree, heads: Iterable[str] = ()) -> PyTree:
+    """The BatchNorm statistics after a step; under "head" only those of ``heads`` are ``new``."""
+    if train != "head":
+        return new
+    return {name: new[name] if name in heads else value for name, value in old.items()}
+
+
 def count_values(tree: PyTree) -> int:
     """The number of values in all leaves."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
