@@ -32,7 +32,7 @@ from jaxmatch.runtime.dispatch import Call, jit_call, on_cpu, repeated, scanned
 from jaxmatch.runtime.mesh import make_mesh, replicated, shard_batch, state_shardings
 from jaxmatch.settings import build_section
 from jaxmatch.step import ByIndex, FrozenNetwork, Step, init_state, make_train_step
-from jaxmatch.types import Algorithm, Augment, Batch, Network, PyTree, Spec, TrainState
+from jaxmatch.types import Algorithm, Array, Augment, Batch, Network, PyTree, Spec, TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +183,7 @@ class Program:
             self.ema,
             self.spec,
             self.frozen,
+            self.model.random,
         )
 
     def examples(self, data: Resident | Batch, state: TrainState) -> Batch:
@@ -327,10 +328,12 @@ class Program:
         count = 0
 
         def counted(network: Network) -> Network:
-            def call(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
+            def call(
+                variables: PyTree, views: PyTree, train: bool = True, key: Array | None = None
+            ) -> tuple[PyTree, PyTree]:
                 nonlocal count
                 count += sum(len(images) for images in jax.tree.leaves(views))
-                return network(variables, views, train)
+                return network(variables, views, train, key)
 
             return call
 

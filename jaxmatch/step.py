@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from types import MappingProxyType
 from typing import Any
 
@@ -80,11 +81,13 @@ def make_train_step(
     ema: Ema,
     spec: Spec,
     frozen: Mapping[str, FrozenNetwork] = MappingProxyType({}),
+    random: bool = False,
 ) -> Step:
     """The pure step (state, raw examples) -> (state, metrics).
 
     ``rate`` maps the step count of ``optimizer`` to its learning rate. ``frozen`` are the networks
-    for the variables in ``examples.frozen``, or :class:`ByIndex` for a table there.
+    for the variables in ``examples.frozen``, or :class:`ByIndex` for a table there. ``random`` says
+    that the network draws random numbers in train mode.
 
     Raises:
         InputError: if a frozen network that ``algorithm`` learns from is not among them.
@@ -101,9 +104,10 @@ def make_train_step(
         if frozen:
             batch = batch._replace(frozen=outputs_of_frozen(frozen, examples.frozen, batch))
         draws = algorithm.draw(stream(key, "loss"), batch)
+        called = with_keys(network, stream(key, "network")) if random else network
 
         def objective(params: PyTree) -> tuple[Array, Any]:
-            return algorithm.loss(network, params, state, batch, draws, spec)
+            return algorithm.loss(called, params, state, batch, draws, spec)
 
         (loss, update), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         change, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
@@ -137,6 +141,23 @@ def make_train_step(
         ), metrics
 
     return step
+
+
+def with_keys(network: Network, root: Array) -> Network:
+    """The network, of which each call in train mode has a key of its own.
+
+    The n-th call while a step is traced folds n into ``root``.
+    """
+    numbers = count()
+
+    def call(
+        variables: PyTree, views: PyTree, train: bool = True, key: Array | None = None
+    ) -> tuple[PyTree, PyTree]:
+        if train and key is None:
+            key = jax.random.fold_in(root, next(numbers))
+        return network(variables, views, train, key)
+
+    return call
 
 
 def outputs_of_frozen(

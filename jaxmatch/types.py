@@ -117,9 +117,13 @@ class Network(Protocol):
     """
 
     def __call__(
-        self, variables: PyTree, views: PyTree, train: bool = True
+        self, variables: PyTree, views: PyTree, train: bool = True, key: Array | None = None
     ) -> tuple[PyTree, PyTree]:
-        """Return (outputs, new BatchNorm statistics); in eval mode the statistics pass through."""
+        """Return (outputs, new BatchNorm statistics); in eval mode the statistics pass through.
+
+        ``key`` is for networks that draw random numbers in train mode. Methods leave it out: the
+        step gives each of their calls its own (:func:`jaxmatch.step.with_keys`).
+        """
         ...
 
 

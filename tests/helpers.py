@@ -44,6 +44,7 @@ class TinyNetwork(nn.Module):
     heads: Mapping[str, Any] = nn.FrozenDict()
     param_dtype: Any = jnp.float32
     bn_groups = 1
+    random = False
 
     @nn.compact
     def __call__(self, x, train):

@@ -29,6 +29,7 @@ from jaxmatch.algorithms.supervised import Supervised
 
 # USB lets the teacher's embeddings enter SimMatch's bank but for these data sets.
 STUDENT_BANK = (
+    "stl10",
     "cifar10",
     "cifar100",
     "svhn",

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from experiments.parity.rows import Case
 from jaxmatch.types import Array, PyTree, TrainState
 
+# The networks are tiny: XLA's optimization would take most of the time.
+QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
+
 
 class Call(NamedTuple):
     """One call of a function inside a loss."""

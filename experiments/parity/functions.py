@@ -12,6 +12,7 @@ from experiments.parity import (
     functions_pretraining,
     functions_schedules,
     functions_thresholds,
+    functions_vit,
 )
 from experiments.parity.consistency_regression import mean_squared_difference
 from experiments.parity.consistency_vat import mean_divergence, mean_entropy
@@ -126,6 +127,8 @@ REPLAYS: dict[str, Callable[[Case, Comparison], None]] = {
     "fn_uda_tsa": consistency_uda_dash.training_signal,
     "fn_dash_rho": consistency_uda_dash.dash_rho,
     **functions_thresholds.REPLAYS,
+    "fn_vit_drop_path": functions_vit.replay_drop_path,
+    "fn_pos_embed_resize": functions_vit.replay_positions,
     "solo_simclr": functions_contrastive.simclr,
     "solo_swav": functions_pretraining.swapped_prediction,
     "solo_mocov2plus": functions_pretraining.momentum_contrast,

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.parity import networks_vit
 from experiments.parity.networks_formula import formula_weights, noise
 from experiments.parity.networks_official import build_official_model
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
+from experiments.parity.tensors import find_naming, from_torch, to_torch
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.wide_resnet import STEM_CHANNELS, WideResNet
 from jaxmatch.types import Array, Outputs, PyTree
-from jaxmatch.weights.torch_names import find_naming, from_torch, to_torch
 
 # The network cases do not record these constants of USB's networks, the trajectories do.
 USB_CONSTANTS = {
@@ -33,6 +34,8 @@ FIRST_STRIDES = {"semilearn/nets/wrn/wrn.py": 1, "semilearn/nets/wrn/wrn_var.py"
 def replay(case: Case, tolerance: float) -> Comparison:
     """Replay a case of kind "network"; raises UnknownCaseError if the library has no such one."""
     meta = case.meta
+    if networks_vit.is_vit(meta):
+        return networks_vit.replay(case, tolerance)
     names = [name for name in case.names("check/") if not name.endswith("num_batches_tracked")]
     model = _model_of(case, names)
     images = jnp.asarray(case["in/x"].transpose(0, 2, 3, 1), meta["dtype"])
@@ -124,7 +127,7 @@ def build_model(
         bn_decay=1 - options["bn_momentum_torch"],
         bn_eps=options["bn_eps_blocks"],
         bn_eps_final=options["bn_eps_final"],
-        heads=heads,
+        extra_heads=heads,
         param_dtype=jnp.dtype(dtype),
     )
 

@@ -10,8 +10,12 @@ def formula_weights(name: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
     v = noise(name, int(np.prod(shape)), salt).reshape(shape)
     if len(shape) == 4:
         return v * np.sqrt(12) * np.sqrt(2 / np.prod(shape[1:]))
+    if len(shape) == 3:
+        return v
     if len(shape) == 2:
         return v * np.sqrt(12) * np.sqrt(1 / shape[1])
+    if name.endswith(".gamma"):
+        return 0.5 + 0.5 * v
     if name.endswith("running_var"):
         return 1 + 0.4 * v
     return 1 + 0.2 * v if name.endswith(".weight") else 0.2 * v

@@ -41,7 +41,9 @@ def build_official_model(
             conv_bias="none",
             bn_eps=1e-5,
             bn_eps_final=1e-5,
-            heads=_heads(Projection(projection, activation="leaky_relu"), "fc1.weight" in names),
+            extra_heads=_heads(
+                Projection(projection, activation="leaky_relu"), "fc1.weight" in names
+            ),
             **options,
         )
     if not blocks or stem != inside:
@@ -51,7 +53,7 @@ def build_official_model(
         block="bottleneck" if "backbone.layer1.0.conv3.weight" in names else "basic",
         width=stem,
         feature_norm="layer" if "norm.weight" in names else "",
-        heads=_heads(Projection(projection), "head.0.weight" in names),
+        extra_heads=_heads(Projection(projection), "head.0.weight" in names),
         **options,
     )
 

@@ -34,6 +34,15 @@ class RecordingModel:
         """The model's."""
         return self.model.bn_groups
 
+    @property
+    def random(self) -> bool:
+        """The model's."""
+        return self.model.random
+
+    def draw(self, key: Array, count: int) -> Array:
+        """The model's."""
+        return self.model.draw(key, count)
+
     def apply(self, variables: PyTree, images: Array, **options: Any) -> tuple[Any, PyTree]:
         """Linen's ``apply``."""
         stats = dict(variables["batch_stats"])

@@ -21,6 +21,7 @@ from experiments.parity.compare import (
 )
 from experiments.parity.entries import (
     COMMON_QUANTITIES,
+    QUICK_COMPILATION,
     Argument,
     Override,
     Quantities,
@@ -37,15 +38,12 @@ from experiments.parity.recording import (
     skip_unreached,
 )
 from experiments.parity.rows import Case, Comparison
+from experiments.parity.tensors import find_naming, from_torch
 from jaxmatch.models.network import make_network
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
 from jaxmatch.step import make_train_step
 from jaxmatch.types import NOT_GIVEN, Array, Batch, Examples, Outputs, PyTree, Spec, TrainState
-from jaxmatch.weights.torch_names import find_naming, from_torch
-
-# The networks are tiny: XLA's optimization would take most of the time.
-QUICK_COMPILATION = {"xla_backend_optimization_level": 0}
 
 
 @dataclass(frozen=True, kw_only=True)

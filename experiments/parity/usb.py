@@ -1,5 +1,6 @@
 """Reads recorded runs of USB: its optimizer, schedule, EMA and network."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -11,15 +12,22 @@ import numpy as np
 from experiments.parity.algorithms import REPLAYS
 from experiments.parity.compare import Names
 from experiments.parity.networks import build_model, model_shapes
+from experiments.parity.networks_vit import build_vit, is_vit
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
+from experiments.parity.tensors import find_naming
 from experiments.parity.trajectory import Setup, run
 from jaxmatch.optim.ema import Ema
-from jaxmatch.optim.optimizer import Optim, scale_layers
+from jaxmatch.optim.optimizer import Optim, Parameters, scale_layers
 from jaxmatch.types import PyTree, Spec
-from jaxmatch.weights.torch_names import find_naming
 
 # Our names by the names in the cases.
 OPTIMIZERS: Mapping[str, Literal["sgd", "adamw"]] = {"SGD": "sgd", "AdamW": "adamw"}
+# Which parameters decay, by how the cases say which do not.
+DECAYS: Mapping[str, Parameters] = {
+    "every parameter with ndim<=1": "kernels",
+    "every 1-dimensional parameter, pos_embed, cls_token": "kernels",
+    r"every 1-dimensional parameter; the \w+ wrapper does not forward": "not_vectors",
+}
 
 
 def replay(case: Case, tolerance: float) -> Comparison:
@@ -39,10 +47,12 @@ def read(case: Case) -> Setup:
     if given.get("amp"):
         raise UnknownCaseError("mixed precision is not replayed")
     heads = entry.build(case).heads
-    classes = meta["num_classes"]
+    network, classes, dtype = meta["network"], meta["num_classes"], meta["dtype"]
     return Setup(
         entry=entry,
-        model=build_model(meta["network"], case.names("init/"), classes, meta["dtype"], heads),
+        model=build_vit(network, classes, dtype, heads)
+        if is_vit(meta)
+        else build_model(network, case.names("init/"), classes, dtype, heads),
         optim=read_optim(meta),
         ema=read_ema(meta),
         decays=[meta["ema"]["decay"]] * meta["steps"],
@@ -64,18 +74,19 @@ def read_optim(meta: Mapping[str, Any]) -> Optim:
     given, optimiser, schedule = meta["hyperparameters"], meta["optimiser"], meta["schedule"]
     excluded = optimiser["weight_decay_excluded"]
     name = OPTIMIZERS.get(optimiser["name"])
-    if name is None or schedule["kind"] != "cosine 7/16" or optimiser["dampening"] != 0:
+    if name is None or schedule["kind"] != "cosine 7/16" or optimiser.get("dampening", 0) != 0:
         raise UnknownCaseError(f"optimiser {optimiser} with schedule {schedule} is not known")
-    if not excluded.startswith("every parameter with ndim<=1"):
+    decays: list[Parameters] = [decay for text, decay in DECAYS.items() if re.match(text, excluded)]
+    if not decays:
         raise UnknownCaseError(f"weight decay that excludes {excluded!r} is not known")
     return Optim(
         name=name,
         learning_rate=optimiser["lr"],
         warmup_steps=schedule["num_warmup_iter"],
-        momentum=optimiser["momentum"],
-        nesterov=optimiser["nesterov"],
+        momentum=optimiser.get("momentum", Optim.momentum),
+        nesterov=optimiser.get("nesterov", Optim.nesterov),
         weight_decay=optimiser["weight_decay"],
-        decay="kernels",
+        decay=decays[0],
         layer_decay=given["layer_decay"],
         clip_norm=given["clip_grad"] or 0.0,
     )
@@ -83,7 +94,7 @@ def read_optim(meta: Mapping[str, Any]) -> Optim:
 
 def read_ema(meta: Mapping[str, Any]) -> Ema:
     """The teacher's average of a case."""
-    if not meta["ema"]["buffers"].startswith("copied"):
+    if not meta["ema"]["buffers"].startswith(("copied", "none in this net")):
         raise UnknownCaseError(f"EMA buffers {meta['ema']['buffers']!r} are not known")
     return Ema(decay=meta["ema"]["decay"], statistics="copied")
 

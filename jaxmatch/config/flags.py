@@ -90,8 +90,9 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     module = load_module(path)
     result = module.get_config(argument) if argument else module.get_config()
     scaled = scaling.scale(result, factor, rule)
+    # Stages have the keys of a network's own settings once it is chosen.
+    _choose_models(result, _for_all_stages(result, overrides))
     overrides = _for_all_stages(result, overrides)
-    _choose_models(result, overrides)
     known = flatten(result)
     for override in overrides:
         key = override.removeprefix("--config.").partition("=")[0]

@@ -241,8 +241,10 @@ def documented(config: Mapping[str, Any] | ConfigDict | None = None) -> Iterator
         config: one run's configuration, whose values are given; by default the defaults, of every
             method and every network.
     """
+    # A name that stands for other defaults has the settings of its class, which is listed, too.
+    networks = tuple(name for name, entry in MODELS.items() if not entry.usual)
     if config is None:
-        values, methods, models = ConfigDict(defaults()), tuple(ALGORITHMS), tuple(MODELS)
+        values, methods, models = ConfigDict(defaults()), tuple(ALGORITHMS), networks
     else:
         values = dict(config)
         methods, models = (values["algorithm"]["name"],), (values["model"]["name"],)

@@ -269,12 +269,8 @@ def _fit(config: ConfigDict, at: Circumstances) -> str:
         config.size = "small" if at.platform == "cpu" else "base"
         why = f", chosen for {'a CPU' if at.platform == 'cpu' else 'an accelerator'}"
     size = SIZES[config.size]
-    side = config.data.image_size
-    if side is None:
-        side = min(size.side, at.side)
-        side = side // 8 * 8 or side
-        # Images that are not resized keep every pixel.
-        config.data.image_size = at.side if at.one_side and at.side <= size.side else side
+    if config.data.image_size is None:
+        config.data.image_size = _side(size, at, config.model.get("patch"))
     chosen = {
         **size.values,
         "steps": _steps(size, config.data.image_size, at.stages),
@@ -300,6 +296,16 @@ def _fit(config: ConfigDict, at: Circumstances) -> str:
         f"{config.data.image_size} pixels, {' and '.join(images)} images a step, {config.steps} "
         f"steps. size={'|'.join(SIZES)}, --minutes=M or --config.KEY=VALUE choose otherwise."
     )
+
+
+def _side(size: Size, at: Circumstances, patch: int | None) -> int:
+    """The side of the images: a multiple of eight pixels, or of the network's patch."""
+    side = min(size.side, at.side)
+    if patch:
+        return max(side // patch, 1) * patch
+    # Images that are not resized keep every pixel.
+    kept = at.one_side and side == at.side
+    return side if kept else side // 8 * 8 or side
 
 
 def _steps(size: Size, side: int, stages: int) -> int:

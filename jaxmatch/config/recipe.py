@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config.argument import parse_argument
-from jaxmatch.config.dotted import flatten, put
+from jaxmatch.config.dotted import put
 from jaxmatch.config.keys import defaults, field_defaults
 from jaxmatch.config.own import AUTO, OPEN, leave_open, open_settings
 from jaxmatch.config.presets import DATASETS, PRESETS, VIEWS, preset_values
@@ -94,11 +94,12 @@ def make(
     settings = settings or {}
     if "model.name" in settings:
         set_model(config, settings["model.name"])
-    known = flatten(config)
+    wide = config.model.name == "wide_resnet"
 
     def fitting(layer: Mapping[str, Any]) -> dict[str, Any]:
-        # Data sets and presets have settings of the wide residual network that others lack.
-        return {key: layer[key] for key in layer if key in known or not key.startswith("model.")}
+        # Data sets and presets have settings of the wide residual network. Others lack some of
+        # them, and to a transformer its depth and width mean other things.
+        return {key: layer[key] for key in layer if wide or not key.startswith("model.")}
 
     preset_layer = {**fitting(preset_values(preset, data)), **presets[preset]}
     layers = [

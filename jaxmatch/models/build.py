@@ -1,24 +1,42 @@
 """The table of networks, and a network from the settings of ``config.model``."""
 
 from collections.abc import Mapping
-from dataclasses import fields
-from functools import partial
-from typing import Any, cast
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import jax.numpy as jnp
 
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models.model import NOT_SETTINGS, Model
 from jaxmatch.models.resnet import ResNet
+from jaxmatch.models.vit import PRESETS, ViT
 from jaxmatch.models.wide_resnet import WideResNet
 from jaxmatch.settings import check_values
 from jaxmatch.types import Heads
 
-# By ``config.model.name``; the arguments of ``partial`` are fields that the name fixes.
-MODELS: dict[str, partial[Model]] = {
-    "wide_resnet": partial(WideResNet),
-    "resnet18": partial(ResNet, blocks=(2, 2, 2, 2), block="basic"),
-    "resnet50": partial(ResNet, blocks=(3, 4, 6, 3), block="bottleneck"),
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A network that has a name.
+
+    Attributes:
+        kind: the class, whose fields are the settings.
+        fixed: the values of fields that the name fixes, which are no settings.
+        usual: defaults of settings in place of those of the class.
+    """
+
+    kind: type[Model]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    usual: Mapping[str, Any] = field(default_factory=dict)
+
+
+# By ``config.model.name``.
+MODELS: dict[str, Entry] = {
+    "wide_resnet": Entry(kind=WideResNet),
+    "resnet18": Entry(kind=ResNet, fixed={"blocks": (2, 2, 2, 2), "block": "basic"}),
+    "resnet50": Entry(kind=ResNet, fixed={"blocks": (3, 4, 6, 3), "block": "bottleneck"}),
+    "vit": Entry(kind=ViT),
+    **{name: Entry(kind=ViT, usual=settings) for name, settings in PRESETS.items()},
 }
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
@@ -29,10 +47,10 @@ def model_settings(name: str) -> dict[str, Any]:
     Raises:
         InputError: on an unknown name.
     """
-    hidden = (*NOT_SETTINGS, *_find(name).keywords)
-    return {
-        field.name: field.default for field in fields(model_class(name)) if field.name not in hidden
-    }
+    entry = _find(name)
+    hidden = (*NOT_SETTINGS, *entry.fixed)
+    usual = {each.name: each.default for each in fields(entry.kind) if each.name not in hidden}
+    return {**usual, **entry.usual}
 
 
 def model_class(name: str) -> type[Model]:
@@ -41,7 +59,7 @@ def model_class(name: str) -> type[Model]:
     Raises:
         InputError: on an unknown name.
     """
-    return cast(type[Model], _find(name).func)
+    return _find(name).kind
 
 
 def build_model(
@@ -66,20 +84,21 @@ def build_model(
     """
     settings = dict(values)
     name = settings.pop("name")
-    model = _find(name)
+    entry = _find(name)
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; {suggest(dtype, DTYPES)}")
-    check_values(model_class(name), settings, "model")
+    check_values(entry.kind, settings, "model")
     known = model_settings(name)
     for key in settings:
         if key not in known:
             raise InputError(f"model {name} has no setting {key!r}; {suggest(key, known)}")
     # The classifier of a set without labels is never trained, but needs a width.
-    derived = {"classes": max(1, classes), "heads": heads, "dtype": DTYPES[dtype], "remat": remat}
-    return model(**derived, **settings)
+    derived = {"classes": max(1, classes), "extra_heads": heads}
+    derived |= {"dtype": DTYPES[dtype], "remat": remat}
+    return entry.kind(**derived, **entry.fixed, **{**entry.usual, **settings})
 
 
-def _find(name: str) -> partial[Model]:
+def _find(name: str) -> Entry:
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
     return MODELS[name]

@@ -12,6 +12,7 @@ class NNXModel:
     """The part of :class:`jaxmatch.models.model.Model` that training uses, over an NNX module."""
 
     bn_groups = 1
+    random = False
     layers = ()
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):

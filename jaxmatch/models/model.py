@@ -11,7 +11,7 @@ from jaxmatch.settings import Range
 from jaxmatch.types import Array, Heads, Outputs
 
 # Fields that do not come from ``config.model``: the program fills them in.
-NOT_SETTINGS = ("parent", "name", "classes", "heads", "dtype", "param_dtype", "remat")
+NOT_SETTINGS = ("parent", "name", "classes", "extra_heads", "dtype", "param_dtype", "remat")
 
 
 class Model(nn.Module):
@@ -21,11 +21,11 @@ class Model(nn.Module):
     :meth:`read_out`. Its ``__post_init__`` refuses values that its fields' types admit.
 
     Attributes:
-        classes: number of classes C.
+        classes: number of classes C; 0 leaves out the classifier.
         head_layers: number of layers of a projection head that fine-tuning keeps between features
             and classifier.
         zero_classifier: start the classifier's kernel at zero.
-        heads: extra heads on the pooled features, by name.
+        extra_heads: the method's heads on the pooled features, by name.
         remat: keep only the inputs of the blocks for the gradient and compute the rest again.
         dtype: compute dtype of the layers; None follows inputs and parameters.
         param_dtype: dtype of the parameters.
@@ -35,12 +35,13 @@ class Model(nn.Module):
     classes: int
     head_layers: Annotated[int, Range(least=0, most=64)] = 0
     zero_classifier: bool = False
-    heads: Heads = nn.FrozenDict()
+    extra_heads: Heads = nn.FrozenDict()
     remat: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
     bn_groups = 1  # a network with BatchNorm makes it a setting
+    random = False  # whether a pass in train mode takes draws, which ``draw`` makes
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
@@ -49,6 +50,14 @@ class Model(nn.Module):
         Modules that are not listed count as the last layer.
         """
         return ()
+
+    @nn.nowrap
+    def draw(self, key: Array, count: int) -> Array:
+        """The randomness of a pass in train mode over ``count`` images, [count ...].
+
+        A network that is ``random`` takes it as ``draws`` of its ``__call__``.
+        """
+        raise NotImplementedError
 
     def __call__(self, x: Array, train: bool) -> Outputs:
         """Map images ``x`` [b h w c] to logits [b C], features [b d] and the heads' outputs."""
@@ -69,11 +78,13 @@ class Model(nn.Module):
         kept = features
         if self.head_layers:
             kept = KeptHead(self.head_layers, name=KEPT, **options)(features, train)
-        init = nn.initializers.zeros if self.zero_classifier else kernel_init
-        classifier = nn.Dense(self.classes, kernel_init=init, name="classifier", **options)
-        logits = classifier(kept)
+        logits = jnp.zeros((len(features), 0), features.dtype)
+        if self.classes:
+            init = nn.initializers.zeros if self.zero_classifier else kernel_init
+            classifier = nn.Dense(self.classes, kernel_init=init, name="classifier", **options)
+            logits = classifier(kept)
         heads = {
             name: head.clone(name=name, **options)(features, train)
-            for name, head in self.heads.items()
+            for name, head in self.extra_heads.items()
         }
         return Outputs(logits, features, heads)

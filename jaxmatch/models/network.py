@@ -1,7 +1,7 @@
 """A network of trees of views, in joint passes, from a model of one batch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Protocol
@@ -24,8 +24,17 @@ class ModelLike(Protocol):
         """Number of BatchNorm batches in a training pass."""
         ...
 
+    @property
+    def random(self) -> bool:
+        """Whether a training pass takes the draws of a method ``draw(key, count)`` as ``draws``."""
+        ...
+
     def apply(self, variables: PyTree, *arguments: Any, **options: Any) -> Any:
         """Linen's ``apply``: the outputs, and changed collections where some are mutable."""
+        ...
+
+    def draw(self, key: Array, count: int) -> Array:
+        """The randomness of a training pass over ``count`` images, [count ...]."""
         ...
 
 
@@ -66,6 +75,10 @@ def make_network(
             three and "highest" six, which is float32. On a GPU "default" is TF32. CPUs always
             compute in float32. "default" leaves the setting of the process as it is.
 
+    The randomness of a training pass is a value, too: the model draws it for each view by itself,
+    an entry for each image, and an entry stays beside its image. So it depends neither on the
+    devices nor on groups and microbatches.
+
     Raises:
         InputError: on an unknown ``forward`` or ``precision``.
     """
@@ -76,12 +89,21 @@ def make_network(
     groups = model.bn_groups
     parts = math.lcm(shards, groups)
 
-    def network(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
+    def network(
+        variables: PyTree, views: PyTree, train: bool = True, key: Array | None = None
+    ) -> tuple[PyTree, PyTree]:
+        if train and model.random and key is None:
+            raise InputError(
+                "this network draws random numbers in training (model.drop_path), so it needs a "
+                "key: call make_train_step with random=True, or the network with key=."
+            )
         # Operations take their precision and their gradients' precision while they are traced.
         with nullcontext() if precision == "default" else jax.default_matmul_precision(precision):
-            return passes(variables, views, train)
+            return passes(variables, views, train, key)
 
-    def passes(variables: PyTree, views: PyTree, train: bool) -> tuple[PyTree, PyTree]:
+    def passes(
+        variables: PyTree, views: PyTree, train: bool, key: Array | None
+    ) -> tuple[PyTree, PyTree]:
         leaves, tree = jax.tree.flatten(views, is_leaf=lambda leaf: isinstance(leaf, Target))
         outputs: list[Any] = [None] * len(leaves)
         params, stats = variables["params"], variables["batch_stats"]
@@ -92,12 +114,20 @@ def make_network(
             ]
             used = jax.lax.stop_gradient(params) if constant else params
             apply = partial(
-                model.apply,
+                _apply,
+                model,
                 {"params": used, "batch_stats": stats},
                 train=train,
                 mutable=["batch_stats"] if train else [],
             )
-            together = _concatenate(images, parts)
+            together = {"images": _concatenate(images, parts)}
+            if train and model.random:
+                assert key is not None
+                draws = [
+                    model.draw(jax.random.fold_in(key, member), len(leaf))
+                    for member, leaf in zip(members, images, strict=True)
+                ]
+                together["draws"] = _concatenate(draws, parts)
             if train:
                 joined, updated = _in_parts(apply, together, groups, microbatches, unroll)
             else:
@@ -108,6 +138,14 @@ def make_network(
         return jax.tree.unflatten(tree, outputs), stats
 
     return network
+
+
+def _apply(
+    model: ModelLike, variables: PyTree, batch: Mapping[str, Array], **options: Any
+) -> tuple[PyTree, PyTree]:
+    """Apply the model to the images of a batch, with their draws where it takes some."""
+    images, draws = batch["images"], {key: batch[key] for key in batch if key != "images"}
+    return model.apply(variables, images, **draws, **options)
 
 
 def _passes(leaves: Sequence[Any], forward: str) -> list[tuple[list[int], bool]]:
@@ -123,43 +161,45 @@ def _passes(leaves: Sequence[Any], forward: str) -> list[tuple[list[int], bool]]
 
 
 def _in_parts(
-    apply: Callable[[Array], tuple[PyTree, PyTree]],
-    images: Array,
+    apply: Callable[[PyTree], tuple[PyTree, PyTree]],
+    batch: PyTree,
     groups: int,
     parts: int,
     unroll: bool,
 ) -> tuple[PyTree, PyTree]:
-    """Apply to the groups of images as :func:`_by_groups`, in ``parts`` one after the other."""
+    """Apply to the groups of a batch as :func:`_by_groups`, in ``parts`` one after the other."""
     if parts == 1:
-        return _by_groups(apply, images, groups)
+        return _by_groups(apply, batch, groups)
     # Every part takes its share of every device's images (or groups), so no image moves.
-    units = groups if groups > 1 else len(images)
+    units = groups if groups > 1 else len(jax.tree.leaves(batch)[0])
 
-    def divide(images: Array) -> Array:
-        split = images.reshape(units // parts, parts, -1, *images.shape[1:])
-        return split.swapaxes(0, 1).reshape(parts, -1, *images.shape[1:])
+    def divide(leaf: Array) -> Array:
+        split = leaf.reshape(units // parts, parts, -1, *leaf.shape[1:])
+        return split.swapaxes(0, 1).reshape(parts, -1, *leaf.shape[1:])
 
     def join(leaf: Array) -> Array:
         split = leaf.reshape(parts, units // parts, -1, *leaf.shape[2:])
         return split.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])
 
     @jax.checkpoint
-    def one(images: Array) -> tuple[PyTree, PyTree]:
-        return _by_groups(apply, images, max(1, groups // parts))
+    def one(batch: PyTree) -> tuple[PyTree, PyTree]:
+        return _by_groups(apply, batch, max(1, groups // parts))
 
+    divided = jax.tree.map(divide, batch)
     _, (outputs, updated) = jax.lax.scan(
-        lambda _, images: ((), one(images)), (), divide(images), unroll=parts if unroll else 1
+        lambda _, part: ((), one(part)), (), divided, unroll=parts if unroll else 1
     )
     return jax.tree.map(join, outputs), jax.tree.map(lambda leaf: leaf.mean(0), updated)
 
 
 def _by_groups(
-    apply: Callable[[Array], tuple[PyTree, PyTree]], images: Array, groups: int
+    apply: Callable[[PyTree], tuple[PyTree, PyTree]], batch: PyTree, groups: int
 ) -> tuple[PyTree, PyTree]:
-    """Apply to each contiguous part of the images; join the outputs, average the statistics."""
+    """Apply to each contiguous part of a batch; join the outputs, average the statistics."""
     if groups == 1:
-        return apply(images)
-    outputs, updated = jax.vmap(apply)(images.reshape(groups, -1, *images.shape[1:]))
+        return apply(batch)
+    split = jax.tree.map(lambda leaf: leaf.reshape(groups, -1, *leaf.shape[1:]), batch)
+    outputs, updated = jax.vmap(apply)(split)
     joined = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outputs)
     return joined, jax.tree.map(lambda leaf: leaf.mean(0), updated)
 

@@ -13,8 +13,9 @@ from jaxmatch.optim.schedules import Schedule, learning_rate
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, Whole, section
 from jaxmatch.types import Array, PyTree
 
-# Kernels of convolutions and dense layers; all but the parameters of norms; all.
-Parameters = Literal["kernels", "not_batch_norm", "all"]
+# Kernels of convolutions and dense layers; all of two or more dimensions; all but the parameters of
+# norms; all.
+Parameters = Literal["kernels", "not_vectors", "not_batch_norm", "all"]
 
 
 @section("optim")
@@ -37,8 +38,9 @@ class Optim:
         momentum: the momentum of sgd and lars.
         nesterov: whether the momentum of sgd and lars is Nesterov's.
         weight_decay: the factor of the weight decay.
-        decay: which parameters decay: "kernels" of convolutions and dense layers,
-            "not_batch_norm" (biases too) or "all".
+        decay: which parameters decay: "kernels" of convolutions and dense layers; "not_vectors",
+            these and the tokens and the position embedding of a Vision Transformer (USB under
+            SimMatch, CoMatch and ReMixMatch); "not_batch_norm", all but those of norms; or "all".
         classifier_rate: the learning rate of the classifier is multiplied by this (fine-tuning).
         layer_decay: the learning rate of a layer is multiplied by this once for each layer
             between it and the classifier; 1 turns it off.
@@ -232,6 +234,8 @@ def _mask(which: Parameters, params: PyTree) -> PyTree:
     """The mask of optax that chooses ``which`` parameters."""
     if which == "kernels":
         return _map_names(lambda names: names[-1] == "kernel", params)
+    if which == "not_vectors":
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     return _all_but_norms(params) if which == "not_batch_norm" else True
 
 

@@ -16,7 +16,7 @@ from jaxmatch.program import Program
 from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.step import ByIndex, FrozenNetwork
-from jaxmatch.types import Network, PyTree
+from jaxmatch.types import Array, Network, PyTree
 from jaxmatch.weights.transfer import source_folder
 
 PSEUDO = "pseudo_labels"  # the name of their digest
@@ -142,11 +142,13 @@ def rescaled(other: Classifier, program: Program) -> Network:
     if np.all(factor == 1) and not np.any(shift):
         return other.program.network
 
-    def network(variables: PyTree, views: PyTree, train: bool = True) -> tuple[PyTree, PyTree]:
+    def network(
+        variables: PyTree, views: PyTree, train: bool = True, key: Array | None = None
+    ) -> tuple[PyTree, PyTree]:
         views = jax.tree.map(
             lambda view: view * factor.astype(view.dtype) + shift.astype(view.dtype), views
         )
-        return other.program.network(variables, views, train)
+        return other.program.network(variables, views, train, key)
 
     return network
 

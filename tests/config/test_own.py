@@ -108,6 +108,25 @@ def test_images_keep_their_own_size_if_they_are_small_squares():
 
 
 @pytest.mark.parametrize(
+    ("name", "at", "side"),
+    [
+        ("vit_small_patch14_dinov2", PHOTOS, 56),
+        ("vit_base_patch32_clip_224", PHOTOS, 64),
+        ("vit_small_patch14_dinov2", Circumstances(side=28, one_side=True), 28),
+        ("vit_tiny_patch2_32", Circumstances(side=30, one_side=True), 30),
+        ("vit_small_patch14_dinov2", Circumstances(side=40, one_side=True), 28),
+        ("vit_small_patch16_224", Circumstances(side=12, one_side=True), 16),
+    ],
+)
+def test_patches_divide_the_side_of_own_images(name, at, side):
+    found, (note, *_) = settled(OWN, f"model.name={name}", at=at)
+    check_settings(with_usual_input(found))
+    assert found.data.image_size == side
+    assert f"{name} {found.model.depth}-{found.model.width}, images of {side} pixels" in note
+    assert found.model.depth == 12
+
+
+@pytest.mark.parametrize(
     ("override", "key", "value"),
     [
         ("steps=77", "steps", 77),
@@ -186,6 +205,19 @@ def test_stages_share_the_time_and_the_keys_that_all_have():
     stages = [settle(stage, at)[0] for stage in stages_of(config).values()]
     assert [stage.data.image_size for stage in stages] == [48, 48]
     assert [stage.steps for stage in stages] == [one.steps // 2 // 20 * 20] * 2
+
+
+def test_all_stages_have_the_settings_of_the_network_that_they_share():
+    found, _ = from_flags(
+        "selfmatch:mnist5k",
+        ["--config.model.patch=7", "--config.model.name=vit_tiny_patch2_32"],
+    )
+    for part in stages_of(found).values():
+        assert (part.model.name, part.model.patch, part.model.depth) == (
+            "vit_tiny_patch2_32",
+            7,
+            12,
+        )
 
 
 def test_an_override_of_one_stage_wins_over_that_of_all():

@@ -33,7 +33,7 @@ def test_a_network_gives_outputs_and_names_its_layers(name):
         variables = model.init(jax.random.key(0), images, train=False)
         return variables, model.apply(variables, images, train=False)
 
-    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)  # patches of 14, 16, 32 fit
     variables, outputs = jax.eval_shape(run, images)
     assert isinstance(outputs, Outputs)
     assert outputs.logits.shape == (2, 7)

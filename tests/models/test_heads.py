@@ -39,7 +39,7 @@ COUNTS = [
 
 @pytest.mark.parametrize(("model", "head", "parameters"), COUNTS)
 def test_parameter_counts_of_the_spec(model, head, parameters):
-    assert count(model.clone(heads={"projection": head})) == parameters
+    assert count(model.clone(extra_heads={"projection": head})) == parameters
 
 
 def init(head, features=FEATURES):

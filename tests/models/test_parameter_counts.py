@@ -36,7 +36,7 @@ COUNTS = {
 @pytest.mark.parametrize("method", COUNTS)
 def test_parameters_of_the_published_table(method):
     heads, count = COUNTS[method]
-    model = ResNet(classes=1000, heads=heads)
+    model = ResNet(classes=1000, extra_heads=heads)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count

@@ -16,7 +16,7 @@ IMAGES = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
 
 
 def named(name, **options):
-    return MODELS[name](**options)
+    return MODELS[name].kind(**MODELS[name].fixed, **options)
 
 
 def shapes_of(model, side=64, train=False, batch=2, dtype=jnp.float32):
@@ -105,7 +105,7 @@ def test_bottlenecks_stride_in_their_3x3_convolution():
 
 def test_outputs_and_layers():
     heads = {"projection": Projection(7)}
-    model = ResNet(**{**TINY, "blocks": (2, 1)}, feature_norm="layer", heads=heads)
+    model = ResNet(**{**TINY, "blocks": (2, 1)}, feature_norm="layer", extra_heads=heads)
     variables, outputs = shapes_of(model)
     assert outputs.logits.shape == (2, 5)
     assert outputs.features.shape == (2, 4)
@@ -171,7 +171,7 @@ def test_feature_norm_standardises_what_classifier_and_features_are():
 
 def test_bfloat16_keeps_parameters_statistics_and_outputs_in_float32():
     heads = {"projection": Projection(3)}
-    model = ResNet(**TINY, feature_norm="layer", heads=heads, dtype=jnp.bfloat16)
+    model = ResNet(**TINY, feature_norm="layer", extra_heads=heads, dtype=jnp.bfloat16)
     variables, outputs = shapes_of(model, train=True)
     kinds = {leaf.dtype for leaf in jax.tree.leaves((variables, outputs))}
     assert kinds == {jnp.dtype(jnp.float32)}

@@ -69,7 +69,7 @@ def test_outputs_and_layers():
 
 
 def test_heads_hang_on_the_pooled_features():
-    model = WideResNet(classes=3, depth=10, width=1, heads={"rotation": Linear(4)})
+    model = WideResNet(classes=3, depth=10, width=1, extra_heads={"rotation": Linear(4)})
     variables, outputs = shapes_of(model)
     assert outputs.heads["rotation"].shape == (2, 4)
     assert variables["params"]["rotation"]["dense"]["kernel"].shape == (64, 4)
@@ -174,7 +174,7 @@ def test_remat_changes_no_value():
 
 
 def test_initial_values():
-    model = WideResNet(classes=200, depth=10, width=4, heads={"rotation": Linear(500)})
+    model = WideResNet(classes=200, depth=10, width=4, extra_heads={"rotation": Linear(500)})
     images = jnp.zeros((1, 8, 8, 3))
     variables = quick_jit(lambda key: model.init(key, images, train=True))(jax.random.key(0))
     params, stats = jax.device_get((variables["params"], variables["batch_stats"]))

@@ -10,6 +10,7 @@ import pytest
 from helpers import assert_close, quick_jit
 
 from jaxmatch.errors import InputError
+from jaxmatch.models.vit import ViT
 from jaxmatch.models.wide_resnet import WideResNet
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim, clip_by_global_norm, scale_layers, steps_taken
@@ -328,3 +329,45 @@ def test_a_scheduled_ema_keeps_the_precision_of_the_parameters():
         ema = Ema(schedule="cosine")
         updated = ema.update(teacher, {"w": jnp.zeros(2, jnp.float32)}, {}, step=1, steps=4)
     assert updated["params"]["w"].dtype == jnp.float32
+
+
+TOKENS = {"cls_token", "reg_token", "pos_embed"}
+
+
+@lru_cache
+def vision_transformer(**options):
+    model = ViT(classes=3, patch=4, width=8, depth=3, heads=2, registers=2, **options)
+    images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    return model, jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes["params"])
+
+
+@pytest.mark.parametrize("pool", ["token", "average"])
+def test_layers_of_a_vision_transformer(pool):
+    """A last norm before the pooling belongs to the last block, one after it to the classifier."""
+    model, params = vision_transformer(pool=pool, pre_norm=True, layer_scale=0.1)
+    head = {"projection": {"output": {"kernel": np.ones((2, 2), np.float32)}}}
+    scaled, _ = scale_layers(0.5, model.layers).update(params | head, ())
+    stem = dict.fromkeys((*TOKENS, "patch_embed", "norm_pre"), 4)
+    blocks = {"block1": 3, "block2": 2, "block3": 1}
+    last = {
+        "classifier": 0,
+        "projection": 0,
+        **({"norm": 1} if pool == "token" else {"fc_norm": 0}),
+    }
+    assert scaled.keys() == {**stem, **blocks, **last}.keys()
+    for name, power in {**stem, **blocks, **last}.items():
+        for leaf in jax.tree.leaves(scaled[name]):
+            np.testing.assert_allclose(leaf, 0.5**power, rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", ["kernels", "not_vectors"])
+def test_decayed_parameters_of_a_vision_transformer(decay):
+    _, params = vision_transformer(layer_scale=0.1)
+    optim = Optim(name="adamw", learning_rate=1.0, weight_decay=0.5, decay=decay)
+    zeros, optimizer = jax.tree.map(np.zeros_like, params), optim.build(10)
+    change, _ = quick_jit(optimizer.update)(zeros, optimizer.init(params), params)
+    decayed = {name for name, leaf in flat(change).items() if np.any(leaf)}
+    kernels = {name for name in flat(params) if name.endswith("kernel")}
+    assert decayed == kernels | (TOKENS if decay == "not_vectors" else set())
+    assert "block1/layer_scale1/gamma" in flat(params)

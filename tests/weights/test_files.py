@@ -27,7 +27,7 @@ from jaxmatch.weights.transfer import names_weights, read_encoder
 
 SUFFIXES = (".safetensors", ".npz")
 TINY = ResNet(classes=5, blocks=(1, 1, 1, 1), block="basic", width=2)
-PROJECTED = TINY.clone(heads={"projection": Projection(4)})
+PROJECTED = TINY.clone(extra_heads={"projection": Projection(4)})
 
 
 def shapes(model):
@@ -193,9 +193,9 @@ COMATCH = WideResNet(
     conv_bias="none",
     bn_eps=1e-5,
     bn_eps_final=1e-5,
-    heads={"projection": Projection(64, activation="leaky_relu")},
+    extra_heads={"projection": Projection(64, activation="leaky_relu")},
 )
-SIMMATCH = ResNet(classes=10, heads={"projection": Projection(128)})
+SIMMATCH = ResNet(classes=10, extra_heads={"projection": Projection(128)})
 
 
 @pytest.mark.slow
@@ -318,7 +318,7 @@ def test_files_are_told_from_runs(tmp_path):
 
 def test_heads_without_a_name_are_left_out():
     heads = {"projection": Projection(4, norm=True), "rotation": Linear(4)}
-    variables = filled(WideResNet(classes=5, depth=10, width=0.25, heads=heads))
+    variables = filled(WideResNet(classes=5, depth=10, width=0.25, extra_heads=heads))
     kept, naming = nameable(variables, heads)
     assert naming == "usb_heads"
     assert variables["params"].keys() - kept["params"].keys() == {"projection"}
@@ -330,7 +330,7 @@ def test_heads_without_a_name_are_left_out():
 
 
 def test_two_heads_of_one_name_are_refused():
-    variables = filled(TINY.clone(heads={"first": Projection(4), "second": Projection(4)}))
+    variables = filled(TINY.clone(extra_heads={"first": Projection(4), "second": Projection(4)}))
     with pytest.raises(InputError, match=r"both be 'head\.0\.bias'"):
         to_torch(variables)
 

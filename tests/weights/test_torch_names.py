@@ -120,9 +120,9 @@ COMATCH = WideResNet(
     classes=10,
     width=0.25,
     conv_bias="none",
-    heads={"projection": Projection(4, activation="leaky_relu")},
+    extra_heads={"projection": Projection(4, activation="leaky_relu")},
 )
-SIMMATCH = ResNet(classes=10, width=2, heads={"projection": Projection(4)})
+SIMMATCH = ResNet(classes=10, width=2, extra_heads={"projection": Projection(4)})
 TINY = ResNet(classes=5, blocks=(1, 1, 1, 1), block="basic", width=2)
 
 
@@ -152,17 +152,17 @@ def test_the_names_are_those_of_the_reference(golden, file, prefix, model, namin
     ("model", "naming", "names"),
     [
         (
-            usb_network(heads={"projection": Projection(4)}),
+            usb_network(extra_heads={"projection": Projection(4)}),
             "usb_heads",
             ["backbone.classifier", "mlp_proj.0", "mlp_proj.2"],
         ),
         (
-            usb_network(heads={"rotation": Linear(4)}),
+            usb_network(extra_heads={"rotation": Linear(4)}),
             "usb_heads",
             ["backbone.classifier", "rot_classifier"],
         ),
         (
-            TINY.clone(feature_norm="layer", heads={"projection": Projection(4)}),
+            TINY.clone(feature_norm="layer", extra_heads={"projection": Projection(4)}),
             "simmatch",
             ["fc", "head.0", "head.2", "norm"],
         ),
@@ -198,7 +198,7 @@ def test_student_and_teacher_are_told_apart_by_their_prefix():
 
 
 def test_no_two_tensors_share_a_name():
-    for model in (COMATCH, SIMMATCH, TINY, usb_network(heads={"projection": Projection(4)})):
+    for model in (COMATCH, SIMMATCH, TINY, usb_network(extra_heads={"projection": Projection(4)})):
         variables = filled(model)
         assert len(to_torch(variables)) == len(jax.tree.leaves(variables))
 
