@@ -22,9 +22,9 @@ from jaxmatch.program import Program
 from jaxmatch.types import PyTree
 from jaxmatch.weights import transfer
 
-# Settings that change the features of equal weights. Those of the classifier do not.
+# Settings that change the features of equal weights. Those of training and of the classifier do not.
 INPUT = ("dtype", "precision", "data.mean", "data.std", "data.center_crop")
-OF_CLASSIFIER = ("head_layers", "zero_classifier")
+OF_TRAINING = ("head_layers", "zero_classifier", "drop_path", "bn_decay", "bn_groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def _make(
 
 def _settings(values: Mapping[str, Any], program: Program) -> dict[str, Any]:
     """The settings that the features depend on beside the weights."""
-    model = {key: value for key, value in values["model"].items() if key not in OF_CLASSIFIER}
+    model = {key: value for key, value in values["model"].items() if key not in OF_TRAINING}
     of_input = {key: values["data"][key.removeprefix("data.")] for key in INPUT[2:]}
     return {
         "model": model,
