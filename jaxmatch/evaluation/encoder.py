@@ -22,7 +22,7 @@ from jaxmatch.program import Program
 from jaxmatch.types import PyTree
 from jaxmatch.weights import transfer
 
-# Settings that change the features of equal weights. Those of training and of the classifier do not.
+# Settings that change the features of equal weights, and settings of the network that do not.
 INPUT = ("dtype", "precision", "data.mean", "data.std", "data.center_crop")
 OF_TRAINING = ("head_layers", "zero_classifier", "drop_path", "bn_decay", "bn_groups")
 
