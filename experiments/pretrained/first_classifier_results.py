@@ -20,6 +20,7 @@ from jaxmatch.runtime.json_files import write_json
 HERE = Path(__file__).parent
 EARLY = 75  # steps that "coverage at first" is the mean of
 STEPS_SHOWN = (75, 150, 300)
+TESTED = "test/teacher/accuracy"
 COLUMNS = ("coverage at first", "coverage", *(f"accuracy at {step}" for step in STEPS_SHOWN))
 Results = Mapping[str, Any]
 
@@ -76,9 +77,6 @@ def entry(folder: Path) -> dict[str, float]:
     }
 
 
-TESTED = "test/teacher/accuracy"
-
-
 def table(results: Results) -> str:
     """The results as Markdown, in percent."""
     rows = [
@@ -96,9 +94,8 @@ def table(results: Results) -> str:
         values = [one[name] for one in results["baselines"].values() if name in one]
         if values:
             seeds = ", ".join(results["baselines"])
-            rows.append(
-                f"| - | {title} | {seeds} |" + " |" * (len(COLUMNS) - 1) + f" {_mean(values)} |"
-            )
+            empty = " |" * (len(COLUMNS) - 1)
+            rows.append(f"| - | {title} | {seeds} |{empty} {_mean(values)} |")
     return "\n".join(rows)
 
 

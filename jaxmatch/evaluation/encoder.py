@@ -22,9 +22,10 @@ from jaxmatch.program import Program
 from jaxmatch.types import PyTree
 from jaxmatch.weights import transfer
 
-# Settings that change the features of equal weights. Those of the classifier do not.
-INPUT = ("dtype", "precision", "data.mean", "data.std", "data.center_crop")
-OF_CLASSIFIER = ("head_layers", "zero_classifier")
+# Settings that change the features of equal weights, and settings of the network that do not.
+COMPUTED = ("dtype", "precision")
+READ = ("center_crop", "background", "white_level")  # of config.data
+OF_TRAINING = ("head_layers", "zero_classifier", "drop_path", "bn_decay", "bn_groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +93,13 @@ def _make(
 
 def _settings(values: Mapping[str, Any], program: Program) -> dict[str, Any]:
     """The settings that the features depend on beside the weights."""
-    model = {key: value for key, value in values["model"].items() if key not in OF_CLASSIFIER}
-    of_input = {key: values["data"][key.removeprefix("data.")] for key in INPUT[2:]}
+    model = {key: value for key, value in values["model"].items() if key not in OF_TRAINING}
     return {
         "model": model,
-        **{key: values[key] for key in INPUT[:2]},
-        **of_input,
-        "data.mean": list(program.mean),
-        "data.std": list(program.std),
+        **{key: values[key] for key in COMPUTED},
+        **{key: values["data"][key] for key in READ},
+        "mean": list(program.mean),
+        "std": list(program.std),
         "image_shape": list(program.image_shape),
     }
 

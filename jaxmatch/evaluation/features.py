@@ -10,7 +10,6 @@ normalises them.
 
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -237,9 +236,7 @@ def _write(network: Encoder, data: Data, of_images: str, folder: Path) -> None:
                 "normalized": False,
             }
             write_json(place / FILE, about)
-            if folder.exists():
-                folder.rmdir()  # it is empty
-            shutil.move(place, folder)
+            place.replace(folder)  # which is at most an empty folder
     except OSError as error:
         raise disk_error(folder, error) from error
 

@@ -214,4 +214,4 @@ def temperature(fit: Fit, features: np.ndarray, labels: np.ndarray, seed: int) -
         bounds=(best - step, best + step),
         method="bounded",
     )
-    return float(np.exp(near.x))
+    return float(np.clip(np.exp(near.x), LEAST_TEMPERATURE, MOST_TEMPERATURE))

@@ -101,7 +101,7 @@ def test_targets_of_distillation_are_those_of_the_file(data, file, table, includ
         np.testing.assert_allclose(row, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [4])
 def test_a_step_of_distillation_compares_with_the_row_of_its_image(
     data, one_file, devices, tmp_path
 ):
@@ -123,7 +123,9 @@ def test_a_step_of_distillation_compares_with_the_row_of_its_image(
         assert program.forward_images(run.data) == 8 + 16  # none of the frozen network
 
 
-@pytest.mark.parametrize("method", ["supervised", "distillation"])
+@pytest.mark.parametrize(
+    "method", ["supervised", pytest.param("distillation", marks=pytest.mark.slow)]
+)
 def test_a_run_resumes_with_its_file_and_with_no_other(method, data, one_file, table, tmp_path):
     options = {"method": method, "data__pseudo_labels": one_file, "steps": 2 * PERIOD}
     train_tiny(data, tmp_path / "whole", **options)
