@@ -125,7 +125,7 @@ def _export(command: argparse.ArgumentParser) -> None:
         help="teacher or student (default: the one that the method reports)",
     )
     command.add_argument(
-        "--naming", help="torchvision, simmatch, torchssl, usb, usb_heads, comatch"
+        "--naming", help="torchvision, simmatch, torchssl, usb, usb_heads, comatch, timm"
     )
     command.add_argument(
         "-o", "--output", type=path, required=True, help="a new .safetensors or .npz file"

@@ -78,6 +78,13 @@ KEYS: dict[str, Key] = {
         "", str, "Run folder, run or file of weights whose encoder is the first; empty for none."
     ),
     "init_heads": Key((), tuple[str, ...], "Heads that init_from gives, beside the encoder."),
+    "init_rules": Key(
+        "timm",
+        Literal["timm", "usb"],
+        "How a Vision Transformer starts from init_from. timm: position embeddings are resized "
+        "with antialiasing, and a file's classifier is kept if its number of classes is the "
+        "run's. usb: bicubic without antialiasing, and classifier and fc_norm are always new.",
+    ),
     "dtype": Key("float32", str, "Dtype of activations: float32 or bfloat16."),
     "precision": Key(
         "default",

@@ -43,6 +43,7 @@ IDENTITY = {
     "microbatches": "which images are a BatchNorm batch",
     "init_from": "the first weights",
     "init_heads": "the first weights",
+    "init_rules": "the first weights",
     "data.name": "the images; of files only the kind, since the run records their content",
     "data.labels": "which images are labeled; not data.split, since the run records its split",
     "data.eval_images": "which images the accuracies of a run are measured on",

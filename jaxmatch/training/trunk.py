@@ -1,5 +1,6 @@
 """The trained encoder that a run starts from: ``config.init_from``."""
 
+import logging
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -8,10 +9,16 @@ from jaxmatch.evaluation.classifier import load
 from jaxmatch.program import Program
 from jaxmatch.types import PyTree
 from jaxmatch.weights import transfer
+from jaxmatch.weights.vit_names import is_vit
+
+log = logging.getLogger(__name__)
 
 
 def read_trunk(config: ConfigDict, folder: Path, program: Program) -> PyTree:
     """The encoder of the run or file ``config.init_from``, for :func:`transfer.transfer`.
+
+    Of a file of a Vision Transformer it also has the classifier if the number of classes is that
+    of the run. The log says what a Vision Transformer took over.
 
     Args:
         config: of the run that starts from it.
@@ -21,11 +28,28 @@ def read_trunk(config: ConfigDict, folder: Path, program: Program) -> PyTree:
     Raises:
         InputError: if the encoder is missing or does not fit the network.
     """
-    name = config.init_from
-    expected = transfer.target_encoder(program.state.student(), program.algorithm, config)
-    if transfer.names_weights(name):
-        return transfer.read_encoder(name, expected)
-    source = load(transfer.source_folder(name, folder))
-    trunk = transfer.source_encoder(source.variables(), source.program.algorithm, config)
-    transfer.check_encoder(trunk, expected, name)
+    name, algorithm = config.init_from, program.algorithm
+    student, image = program.state.student(), program.image_shape[:2]
+    expected = transfer.target_encoder(student, algorithm, config)
+    if not transfer.names_weights(name):
+        source = load(transfer.source_folder(name, folder))
+        trunk = transfer.source_encoder(source.variables(), source.program.algorithm, config)
+        images = (source.image_shape[:2], image)
+        trunk, report = transfer.with_fitting_positions(
+            trunk, expected, images=images, rule=config.init_rules
+        )
+        transfer.check_encoder(trunk, expected, name)
+    elif is_vit(expected["params"]):
+        classifier = {"classifier": student["params"]["classifier"]}
+        trunk, report = transfer.read_vit_file(
+            name,
+            {**expected["params"], **classifier},
+            image=image,
+            classifier=bool(algorithm.labeled) and not config.model.zero_classifier,
+            rules=config.init_rules,
+        )
+    else:
+        trunk, report = transfer.read_encoder(name, expected), ()
+    for sentence in report:
+        log.warning("init_from=%s: %s.", name, sentence)
     return trunk

@@ -3,11 +3,17 @@
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from jaxmatch.errors import InputError
+from jaxmatch.types import PyTree
 from jaxmatch.weights.files import write_weights
 from jaxmatch.weights.torch_names import nameable, to_torch
 from jaxmatch.weights.trained import Trained
 from jaxmatch.weights.transfer import encoder
+from jaxmatch.weights.vit_names import NAMING, is_vit, to_timm
+
+NAMINGS_OF_VITS = (NAMING, "usb")  # USB's networks have timm's names
 
 
 def export_torch(path: Path, trained: Trained) -> str:
@@ -18,8 +24,23 @@ def export_torch(path: Path, trained: Trained) -> str:
     variables, heads = trained.variables, tuple(trained.algorithm.heads)
     if not trained.algorithm.labeled:
         variables = encoder(variables, trained.algorithm, heads)
-    kept, naming = nameable(variables, heads, trained.naming)
-    write_weights(path, to_torch(jax.device_get(kept), naming=naming))
-    left_out = [head for head in heads if head not in kept["params"]]
+    if is_vit(variables["params"]):
+        tensors, naming = _vit_tensors(variables["params"], trained.naming)
+        left_out = [head for head in heads if head in variables["params"]]
+    else:
+        kept, naming = nameable(variables, heads, trained.naming)
+        tensors = to_torch(jax.device_get(kept), naming=naming)
+        left_out = [head for head in heads if head not in kept["params"]]
+    write_weights(path, tensors)
     without = f", without the head {' and '.join(left_out)}" if left_out else ""
     return f"{naming} names{without}"
+
+
+def _vit_tensors(params: PyTree, naming: str | None) -> tuple[dict[str, np.ndarray], str]:
+    """A Vision Transformer's tensors, and the naming."""
+    if naming not in (None, *NAMINGS_OF_VITS):
+        raise InputError(
+            f"a Vision Transformer has no names in {naming}; leave out --naming, or give "
+            f"{' or '.join(NAMINGS_OF_VITS)}."
+        )
+    return to_timm(jax.device_get(params)), naming or NAMING

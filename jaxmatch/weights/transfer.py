@@ -1,4 +1,4 @@
-"""Starts a run from the encoder of another run or of a file of PyTorch weights.
+"""Starts a run from the encoder of another run or of a file of weights.
 
 The encoder is the trunk, and the heads that ``init_heads`` names. A file is
 ``init_from=FILE.safetensors`` or ``FILE.npz``. If it holds several networks, ``FILE#PREFIX`` names
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmatch.errors import InputError
 from jaxmatch.models.heads import KEPT, hidden_layers
@@ -20,6 +21,9 @@ from jaxmatch.runtime.mesh import put
 from jaxmatch.types import Algorithm, PyTree, TrainState
 from jaxmatch.weights.files import PICKLES, SUFFIXES, read_weights
 from jaxmatch.weights.torch_names import find_network, from_torch
+from jaxmatch.weights.vit_formats import holds_vit
+from jaxmatch.weights.vit_init import Loaded, fit_positions, read_vit
+from jaxmatch.weights.vit_names import is_vit, timm_shapes
 
 STAGE = "stage:"  # prefix of an init_from that names a stage of the same run
 _SUFFIX = "|".join(re.escape(suffix) for suffix in SUFFIXES + PICKLES)
@@ -131,20 +135,96 @@ def read_encoder(init_from: str, ours: Mapping[str, PyTree]) -> dict[str, PyTree
         InputError: if the file cannot be read, if its encoder lacks a tensor, has an additional one
             or one of another shape, or if it holds several such networks and no prefix is given.
     """
-    found = _FILE.fullmatch(init_from)
-    if found is None:
-        raise InputError(f"init_from={init_from} names no weights file.")
-    weights = read_weights(found["path"])
+    path, prefix, weights = _read_file(init_from)
+    if holds_vit(weights):
+        raise InputError(
+            f"init_from={init_from} is a Vision Transformer, which this network is not; set "
+            "--config.model.name=vit or the name of a Vision Transformer."
+        )
     try:
-        prefix, naming = found["prefix"], None
+        naming = None
         if prefix is None:
             prefix, naming = find_network(weights, ours)
         return from_torch(weights, ours, prefix=prefix, naming=naming, spare_heads=True)
     except InputError as error:
         raise InputError(
             f"init_from={init_from}: {error}; give the config.model that the weights were trained "
-            f"with, and init_from={found['path']}#PREFIX for one of several networks."
+            f"with, and init_from={path}#PREFIX for one of several networks."
         ) from error
+
+
+def read_vit_file(
+    init_from: str,
+    params: Mapping[str, PyTree],
+    *,
+    image: tuple[int, int],
+    classifier: bool,
+    rules: str,
+) -> Loaded:
+    """The variables that a new run of a Vision Transformer takes from a file, and a report.
+
+    Args:
+        init_from: one for which :func:`names_weights` is true.
+        params: of the encoder and the classifier, or their shapes.
+        image: (height, width) of the run's images.
+        classifier: take the file's classifier if it has as many classes as the run's.
+        rules: of :func:`~jaxmatch.weights.vit_init.read_vit`.
+
+    Raises:
+        InputError: if the file cannot be read, or holds another network or several.
+    """
+    _, prefix, weights = _read_file(init_from)
+    options: Any = {"image": image, "classifier": classifier, "prefix": prefix, "rules": rules}
+    try:
+        return read_vit(weights, params, **options)
+    except InputError as error:
+        raise InputError(f"init_from={init_from}: {error}.") from error
+
+
+def with_fitting_positions(
+    trunk: Mapping[str, PyTree],
+    ours: Mapping[str, PyTree],
+    *,
+    images: tuple[tuple[int, int], tuple[int, int]],
+    rule: str,
+) -> tuple[dict[str, PyTree], list[str]]:
+    """A run's Vision Transformer ``trunk`` for images of another size, and a report.
+
+    What is no Vision Transformer, or of another patch or width, stays as it is.
+
+    Args:
+        trunk: the result of :func:`source_encoder`.
+        ours: the result of :func:`target_encoder`.
+        images: (height, width) of the trained run's images, and of the new run's.
+        rule: "timm" or "usb".
+    """
+    theirs, params = trunk["params"], ours["params"]
+    if not (is_vit(theirs) and is_vit(params)):
+        return dict(trunk), []
+    shapes, there = timm_shapes(params), timm_shapes(theirs)
+    kernel = "patch_embed.proj.weight"
+    if shapes[kernel] != there[kernel]:
+        return dict(trunk), []
+    old, new = (
+        (height // shapes[kernel][2], width // shapes[kernel][3]) for height, width in images
+    )
+    prefixes = [
+        each["pos_embed"][1] - rows * columns
+        for each, (rows, columns) in ((there, old), (shapes, new))
+    ]
+    if prefixes[0] != prefixes[1] or old == new:
+        return dict(trunk), []
+    positions = np.asarray(theirs["pos_embed"])
+    resized, report = fit_positions(positions, shapes, new, rule, old)
+    return {**trunk, "params": {**theirs, "pos_embed": resized}}, report
+
+
+def _read_file(init_from: str) -> tuple[str, str | None, dict[str, np.ndarray]]:
+    """The path, the prefix and the tensors of a file of weights."""
+    found = _FILE.fullmatch(init_from)
+    if found is None:
+        raise InputError(f"init_from={init_from} names no weights file.")
+    return found["path"], found["prefix"], read_weights(found["path"])
 
 
 def check_encoder(theirs: PyTree, ours: PyTree, init_from: str) -> None:
@@ -176,23 +256,33 @@ def check_encoder(theirs: PyTree, ours: PyTree, init_from: str) -> None:
 def transfer(state: TrainState, trunk: Mapping[str, PyTree]) -> TrainState:
     """Let student and teacher of a ``state`` before its first step start from ``trunk``.
 
-    The trunk includes BatchNorm statistics (SelfMatch's second stage). Classifier, heads, optimizer
-    and memory stay new. Leaves keep the dtypes and shardings of ``state``.
+    The trunk includes BatchNorm statistics (SelfMatch's second stage). What it lacks stays new, as
+    do optimizer and memory. Leaves keep the dtypes and shardings of ``state``.
     """
 
     def replaced(kind: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-        # Student and teacher must not share buffers, since the step donates both.
-        return {
-            **tree,
-            **jax.tree.map(
-                lambda new, old: put(jnp.array(new, old.dtype, copy=True), old.sharding),
-                dict(trunk[kind]),
-                {name: tree[name] for name in trunk[kind]},
-            ),
-        }
+        return _replaced(trunk[kind], tree)
 
     return state.replace(
         params=replaced("params", state.params),
         stats=replaced("batch_stats", state.stats),
         teacher={kind: replaced(kind, tree) for kind, tree in state.teacher.items()},
     )
+
+
+def _replaced(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """``old`` with the leaves of ``new`` at their places.
+
+    Every leaf is a copy: student and teacher must not share buffers, since the step donates both.
+    """
+
+    def leaf(value: Any, before: Any) -> Any:
+        return put(jnp.array(value, before.dtype, copy=True), before.sharding)
+
+    return {
+        **old,
+        **{
+            name: _replaced(part, old[name]) if isinstance(part, Mapping) else leaf(part, old[name])
+            for name, part in new.items()
+        },
+    }

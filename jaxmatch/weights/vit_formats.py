@@ -1,0 +1,272 @@
+"""Files of pretrained Vision Transformers, each translated to timm's names and layout.
+
+- timm itself (:mod:`jaxmatch.weights.vit_names`); USB's, MAE's
+  (https://github.com/facebookresearch/mae) and DINOv2's
+  (https://github.com/facebookresearch/dinov2) networks have its names, but for DINOv2's
+  ``register_tokens``;
+- OpenAI's CLIP (https://github.com/openai/CLIP) and OpenCLIP
+  (https://github.com/mlfoundations/open_clip);
+- Google's JAX code (https://github.com/google-research/vision_transformer and big_vision), whose
+  ``.npz`` files begin names with slashes.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxmatch.errors import InputError
+
+Tensors = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitFile:
+    """The tensors of one network.
+
+    Attributes:
+        tensors: by timm's names, in its layout.
+        format: whose names the file has, for people.
+        prefix: of the network in the file.
+        left_out: names in the file that belong to other networks or parts, such as a decoder.
+        rule: the key of :data:`~jaxmatch.weights.positions.RULES` by which timm resizes the file's
+            position embedding.
+    """
+
+    tensors: Tensors
+    format: str
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
+    rule: str = "timm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One code base's names.
+
+    Attributes:
+        name: of the code base.
+        anchor: a tensor that each of its networks has.
+        translate: from the tensors of a network to those of timm.
+        rule: as in :class:`VitFile`.
+        slash: what separates the parts of a name.
+    """
+
+    name: str
+    anchor: str
+    translate: Callable[[Tensors], Tensors]
+    rule: str = "timm"
+    slash: str = "."
+
+
+def from_timm(tensors: Tensors) -> Tensors:
+    """timm's, USB's, MAE's or DINOv2's tensors.
+
+    DINOv2 adds the class token's position before it puts the registers behind the class token, so
+    its networks with registers are those without a class position.
+    """
+    found = {_LAYER_SCALE.sub(r"ls\1.gamma", name): value for name, value in tensors.items()}
+    if "register_tokens" in found:
+        found["reg_token"] = found.pop("register_tokens")
+        found["cls_token"] = found["cls_token"] + found["pos_embed"][:, :1]
+        found["pos_embed"] = found["pos_embed"][:, 1:]
+    if any(name.startswith("pre_logits.") for name in tensors):  # the head reads their output
+        found = {name: value for name, value in found.items() if not name.startswith("head.")}
+    return found
+
+
+_LAYER_SCALE = re.compile(r"(?<=\.)gamma_([12])$")  # of DeiT III
+_CLIP = (
+    ("conv1", "patch_embed.proj"),
+    ("positional_embedding", "pos_embed"),
+    ("class_embedding", "cls_token"),
+    ("transformer.resblocks.", "blocks."),
+    ("ln_pre", "norm_pre"),
+    ("ln_post", "norm"),
+    (".ln_", ".norm"),
+    ("in_proj_", "qkv."),
+    ("out_proj", "proj"),
+    ("mlp.c_fc", "mlp.fc1"),
+    ("mlp.c_proj", "mlp.fc2"),
+    (".ls_", ".ls"),
+)
+
+
+def from_clip(tensors: Tensors) -> Tensors:
+    """OpenAI's or OpenCLIP's visual tower; its projection is the head, as in timm."""
+    found: Tensors = {}
+    for name, value in tensors.items():
+        if name == "proj":
+            found["head.weight"] = value.T
+            found["head.bias"] = np.zeros(value.shape[1], value.dtype)
+            continue
+        for theirs, ours in _CLIP:
+            name = name.replace(theirs, ours)
+        if name in ("cls_token", "pos_embed"):
+            value = value.reshape(1, -1, value.shape[-1])
+        found[name] = value
+    return found
+
+
+def from_google(tensors: Tensors) -> Tensors:
+    """Google's tensors: augreg's names, or big_vision's, with blocks apart or stacked."""
+    found = {
+        "patch_embed.proj.weight": tensors["embedding/kernel"].transpose(3, 2, 0, 1),
+        "patch_embed.proj.bias": tensors["embedding/bias"],
+    }
+    tops = {
+        "cls": "cls_token",
+        "pos_embedding": "pos_embed",
+        "Transformer/posembed_input/pos_embedding": "pos_embed",
+        "Transformer/encoder_norm/scale": "norm.weight",
+        "Transformer/encoder_norm/bias": "norm.bias",
+    }
+    found |= {ours: tensors[theirs] for theirs, ours in tops.items() if theirs in tensors}
+    if "head/kernel" in tensors and "pre_logits/kernel" not in tensors:
+        found |= {"head.weight": tensors["head/kernel"].T, "head.bias": tensors["head/bias"]}
+    for number, block in enumerate(_google_blocks(tensors)):
+        found |= {f"blocks.{number}.{name}": value for name, value in block.items()}
+    return found
+
+
+def _google_blocks(tensors: Tensors) -> list[Tensors]:
+    """The blocks' tensors by timm's names within a block."""
+    stacked = "Transformer/encoderblock/"
+    if any(name.startswith(stacked) for name in tensors):
+        whole = _within(tensors, stacked)
+        depth = len(next(iter(whole.values())))
+        parts = [{name: value[number] for name, value in whole.items()} for number in range(depth)]
+    else:
+        numbers = {
+            int(match[1])
+            for name in tensors
+            if (match := re.match(r"Transformer/encoderblock_(\d+)/", name))
+        }
+        parts = [_within(tensors, f"Transformer/encoderblock_{each}/") for each in sorted(numbers)]
+    return [_google_block(part) for part in parts]
+
+
+def _google_block(part: Tensors) -> Tensors:
+    number = {name.partition("/")[0].rpartition("_")[0]: name.partition("/")[0] for name in part}
+    attention, perceptron = number["MultiHeadDotProductAttention"], number["MlpBlock"]
+    norms = sorted({name.partition("/")[0] for name in part if name.startswith("LayerNorm_")})
+    width = part[f"{norms[0]}/scale"].size
+    joined = [part[f"{attention}/{each}/kernel"].reshape(width, -1) for each in _QKV]
+    biases = [part[f"{attention}/{each}/bias"].reshape(-1) for each in _QKV]
+    found = {
+        "attn.qkv.weight": np.concatenate(joined, 1).T,
+        "attn.qkv.bias": np.concatenate(biases),
+        "attn.proj.weight": part[f"{attention}/out/kernel"].reshape(-1, width).T,
+        "attn.proj.bias": part[f"{attention}/out/bias"],
+    }
+    for layer, norm in enumerate(norms, start=1):
+        found |= {f"norm{layer}.weight": part[f"{norm}/scale"]}
+        found |= {f"norm{layer}.bias": part[f"{norm}/bias"]}
+    for layer in range(2):
+        dense = f"{perceptron}/Dense_{layer}"
+        found |= {f"mlp.fc{layer + 1}.weight": part[f"{dense}/kernel"].T}
+        found |= {f"mlp.fc{layer + 1}.bias": part[f"{dense}/bias"]}
+    return found
+
+
+_QKV = ("query", "key", "value")
+# Beginnings of names, in timm's form, of what is no part of the encoder: decoders (MAE), tokens of
+# masked images (MAE, DINOv2), classifiers and heads.
+_ASIDE = (
+    *("decoder_", "mask_token", "pre_logits.", "head.", "fc.", "classifier.", "mlp", "proj."),
+    *("dino_head.", "ibot_head.", "projector.", "predictor."),
+)
+_CLASSIFIER = ("head.weight", "head.bias")
+FORMATS = (
+    Format(name="timm", anchor="patch_embed.proj.weight", translate=from_timm),
+    Format(name="CLIP", anchor="class_embedding", translate=from_clip),
+    Format(
+        name="Google's JAX code",
+        anchor="embedding/kernel",
+        translate=from_google,
+        rule="bilinear",
+        slash="/",
+    ),
+)
+_TRANSFORMERS = re.compile(r"(^|\.)(embeddings\.patch_embeddings?\.|vision_model\.embeddings\.)")
+
+
+def find_vit(weights: Mapping[str, np.ndarray], prefix: str | None = None) -> VitFile:
+    """The Vision Transformer in a file.
+
+    Args:
+        weights: the file's tensors by name.
+        prefix: of the network's names; by default the file must hold one network.
+
+    Raises:
+        InputError: if there is none, or more than one without a prefix.
+    """
+    found = [
+        (start, each)
+        for start, each in _networks(weights)
+        if prefix in (None, start, start.removeprefix("module."))
+    ]
+    if not found and prefix is not None:
+        raise InputError(f"it holds no Vision Transformer whose names begin with {prefix!r}")
+    if not found:
+        raise InputError(_no_vit(weights))
+    if len(found) > 1:
+        prefixes = ", ".join(sorted(repr(start) for start, _ in found))
+        raise InputError(
+            f"it holds several Vision Transformers, with names that begin with {prefixes}; choose "
+            "one by init_from=FILE#BEGINNING"
+        )
+    start, used = found[0]
+    theirs = {name: _at_least_float32(value) for name, value in _within(weights, start).items()}
+    try:
+        tensors = used.translate(theirs)
+    except KeyError as error:
+        raise InputError(f"it has no tensor {start + error.args[0]!r}") from error
+    aside = [name for name in tensors if name not in _CLASSIFIER and name.startswith(_ASIDE)]
+    others = [name for name in weights if not name.startswith(start)]
+    return VitFile(
+        tensors={name: value for name, value in tensors.items() if name not in aside},
+        format=used.name,
+        prefix=start,
+        left_out=(*aside, *others),
+        rule=used.rule,
+    )
+
+
+def holds_vit(weights: Mapping[str, np.ndarray]) -> bool:
+    """Whether a file of tensors has a Vision Transformer of a known format."""
+    return bool(_networks(weights))
+
+
+def _networks(weights: Mapping[str, np.ndarray]) -> list[tuple[str, Format]]:
+    """The beginning of the names, and the format, of each Vision Transformer in a file."""
+    return [
+        (name.removesuffix(each.anchor), each)
+        for each in FORMATS
+        for name in weights
+        if (each.slash + name).endswith(each.slash + each.anchor) and not _TRANSFORMERS.search(name)
+    ]
+
+
+def _at_least_float32(value: np.ndarray) -> np.ndarray:
+    return value.astype(np.promote_types(value.dtype, np.float32), copy=False)
+
+
+def _within(tensors: Mapping[str, np.ndarray], prefix: str) -> Tensors:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _no_vit(weights: Mapping[str, np.ndarray]) -> str:
+    if any(_TRANSFORMERS.search(name) for name in weights):
+        return (
+            "it has the tensor names of the library transformers, which are not read; get timm's "
+            "file of the same network"
+        )
+    example = min(weights, default="")
+    return f"it holds no Vision Transformer; its first tensor is {example!r}"

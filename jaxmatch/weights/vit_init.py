@@ -1,0 +1,272 @@
+"""First values of a Vision Transformer from a file, with a report of what was taken and what not.
+
+A file's network must be the run's. Three things may differ, as in timm
+(https://github.com/huggingface/pytorch-image-models, ``checkpoint_filter_fn``): the size of the
+images, whose position embedding is resized; the number of classes, where the classifier stays new;
+and the number of channels, where a kernel of color images serves gray ones. ``rules="usb"`` loads
+as USB (https://github.com/microsoft/Semi-supervised-learning, ``load_checkpoint``): it resizes by
+its own rule, and classifier and ``fc_norm`` are always new.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxmatch.errors import InputError
+from jaxmatch.models.vit import PRESETS, ViT
+from jaxmatch.types import PyTree
+from jaxmatch.weights.positions import Grid, resize_positions, square
+from jaxmatch.weights.vit_formats import VitFile, find_vit
+from jaxmatch.weights.vit_names import our_layout, parameters, timm_shapes
+
+HEAD = ("head.weight", "head.bias")
+FC_NORM = ("fc_norm.weight", "fc_norm.bias")
+NORM = ("norm.weight", "norm.bias")
+KERNEL = "patch_embed.proj.weight"
+USUAL_HEAD = 64  # channels of an attention head in nearly all published networks
+RULE_NAMES = {"timm": "timm's rule", "usb": "USB's rule", "bilinear": "timm's rule for .npz files"}
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Loaded(NamedTuple):
+    """The values that a run takes from a file.
+
+    Attributes:
+        variables: {"params", "batch_stats"}; modules that stay new are absent.
+        report: sentences on what was loaded, changed and left out.
+    """
+
+    variables: dict[str, PyTree]
+    report: tuple[str, ...]
+
+
+def read_vit(
+    weights: Mapping[str, np.ndarray],
+    params: Mapping[str, PyTree],
+    *,
+    image: tuple[int, int],
+    classifier: bool = False,
+    prefix: str | None = None,
+    rules: str = "timm",
+) -> Loaded:
+    """The values of a Vision Transformer in a file of tensors.
+
+    Args:
+        weights: the file's tensors by name.
+        params: of the run's network, or their shapes and dtypes.
+        image: (height, width) of its images.
+        classifier: take the file's classifier if it has as many classes as the run's.
+        prefix: of the network's names in the file; by default the file must hold one network.
+        rules: "timm" or "usb".
+
+    Raises:
+        InputError: if the file has no such network; it names the first tensor that differs and the
+            settings of ``config.model`` that the file needs.
+    """
+    ours = timm_shapes(params)
+    if foreign := [name for name, part in params.items() if not timm_shapes({name: part})]:
+        raise InputError(
+            f"files of Vision Transformers have no {foreign[0]}; leave out init_heads and "
+            "model.head_layers"
+        )
+    file = find_vit(weights, prefix)
+    tensors, report = dict(file.tensors), []
+    grid = (image[0] // ours[KERNEL][2], image[1] // ours[KERNEL][3])
+    fresh = _new_norm(tensors, ours, rules, report)
+    fresh |= _new_classifier(tensors, ours, classifier and rules != "usb", report)
+    _adapt_channels(tensors, ours, report)
+    needed = {name: shape for name, shape in ours.items() if name not in fresh}
+    _check(tensors, needed, grid)
+    rule = "usb" if rules == "usb" else file.rule
+    tensors["pos_embed"], change = fit_positions(tensors["pos_embed"], ours, grid, rule)
+    report += change
+    numbers = sum(math.prod(shape) for shape in needed.values())
+    opening = f"loaded {len(needed)} tensors ({numbers / 1e6:.3g} million numbers) by the names of "
+    return Loaded(
+        {"params": _placed(tensors, params, fresh), "batch_stats": {}},
+        (opening + file.format, *report, *_left_out(file)),
+    )
+
+
+def fit_positions(
+    positions: np.ndarray, ours: Shapes, grid: Grid, rule: str, old: Grid | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """A position embedding for the run's grid of patches, and a sentence if it was resized.
+
+    Args:
+        positions: [1 prefix+n d].
+        ours: shapes of the run's network by timm's names.
+        grid: the run's.
+        rule: a key of :data:`~jaxmatch.weights.positions.RULES`.
+        old: the grid of ``positions``; by default the run's if the size is equal, else a square.
+    """
+    prefix = ours["pos_embed"][1] - math.prod(grid)
+    if old is None:
+        same = positions.shape[1] == ours["pos_embed"][1]
+        old = grid if same else square(positions.shape[1] - prefix)
+    resized = resize_positions(positions, grid, prefix=prefix, rule=rule, old=old)
+    if old is None or old == grid:
+        return resized, []
+    before, after = (f"{rows} x {columns}" for rows, columns in (old, grid))
+    change = f"resized the position embedding from {before} to {after} patches by "
+    return resized, [change + RULE_NAMES[rule]]
+
+
+def _new_norm(
+    tensors: dict[str, np.ndarray], ours: Shapes, rules: str, report: list[str]
+) -> set[str]:
+    """The names of ``fc_norm`` if it stays new; the file's unused norm is taken out of it."""
+    if FC_NORM[0] not in ours:
+        return set()
+    new = rules == "usb" or FC_NORM[0] not in tensors
+    if new:
+        why = "USB's rules" if rules == "usb" else "the file has none"
+        report.append(f"fc_norm, the norm of the average, is new: {why}")
+    for name in (*NORM, *(FC_NORM if new else ())):
+        if tensors.pop(name, None) is not None and name == NORM[0]:
+            report.append("left out the file's norm before the pooling, which this network lacks")
+    return set(FC_NORM) if new else set()
+
+
+def _new_classifier(
+    tensors: dict[str, np.ndarray], ours: Shapes, keep: bool, report: list[str]
+) -> set[str]:
+    """The classifier's names if it stays new; then it is taken out of the file."""
+    theirs = tensors.get(HEAD[0])
+    if keep and theirs is not None and theirs.shape == ours.get(HEAD[0]):
+        tensors.setdefault(HEAD[1], np.zeros(theirs.shape[0], theirs.dtype))
+        report.append(f"the classifier is the file's, of {len(theirs)} classes")
+        return set()
+    if HEAD[0] in ours:
+        why = "the file has none" if theirs is None else f"the file's has shape {theirs.shape}"
+        report.append(f"the classifier is new: {why if keep else 'as the configuration says'}")
+    for name in HEAD:
+        tensors.pop(name, None)
+    return set(HEAD)
+
+
+def _adapt_channels(tensors: dict[str, np.ndarray], ours: Shapes, report: list[str]) -> None:
+    """A kernel of gray images is the sum of that of color images over the channels, as in timm."""
+    kernel = tensors[KERNEL]
+    if kernel.ndim == 4 and kernel.shape[1] == 3 and ours[KERNEL][1] == 1:
+        tensors[KERNEL] = kernel.sum(1, keepdims=True)
+        report.append("summed the patches' kernel over the channels, for gray images")
+
+
+def _check(tensors: Mapping[str, np.ndarray], ours: Shapes, grid: Grid) -> None:
+    """Refuse a file of another network than ``ours``."""
+    theirs = {name: value.shape for name, value in tensors.items()}
+    here, there = _described(ours, grid), _described(theirs, grid, here=ours)
+    differing = {key: value for key, value in there.items() if value != here[key]}
+    if NORM[0] not in ours:  # an average without a norm of its own takes the file's, or a new one
+        differing.pop("pool", None)
+    wrong = [
+        f"tensor {name!r} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} "
+        "here"
+        for name in sorted({**ours, **theirs}, key=_as_in_timm)
+        if not _fits(name, theirs.get(name), ours.get(name))
+    ]
+    if not wrong and "class_position" not in differing:
+        return
+    rows = theirs.get("pos_embed", (1, 0))[1]
+    first = wrong[0] if wrong else "its position embedding has other rows"
+    raise InputError(f"it holds another network: {first}{_remedy(there, differing, rows)}")
+
+
+def _fits(name: str, theirs: tuple[int, ...] | None, ours: tuple[int, ...] | None) -> bool:
+    if name == "pos_embed" and theirs is not None and ours is not None:
+        return len(theirs) == 3 and theirs[0] == 1 and theirs[-1] == ours[-1]
+    return theirs == ours
+
+
+def _described(shapes: Shapes, grid: Grid, here: Shapes | None = None) -> dict[str, Any]:
+    """The settings of ``config.model`` that shapes tell, as far as they tell them."""
+    kernel = shapes.get(KERNEL, ())
+    if len(kernel) != 4:
+        raise InputError(f"it has no patch kernel of four dimensions, {KERNEL!r}")
+    hidden = shapes.get("blocks.0.mlp.fc1.weight", (0,))[0]
+    blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
+    registers = shapes["reg_token"][1] if "reg_token" in shapes else 0
+    return {
+        "patch": kernel[2],
+        "width": kernel[0],
+        "depth": len(blocks),
+        "mlp_ratio": hidden / kernel[0],
+        "registers": registers,
+        "class_position": _class_position(shapes, registers, grid, here),
+        "layer_scale": 1e-5 if "blocks.0.ls1.gamma" in shapes else 0.0,
+        "pre_norm": "norm_pre.weight" in shapes,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
+        "pool": "token" if NORM[0] in shapes or FC_NORM[0] not in shapes else "average",
+    }
+
+
+def _class_position(shapes: Shapes, registers: int, grid: Grid, here: Shapes | None) -> bool:
+    """Whether class token and registers have rows of the position embedding."""
+    if "pos_embed" not in shapes:
+        return True
+    rows = shapes["pos_embed"][1]
+    if here is None:
+        return rows != math.prod(grid)
+    prefix = here["pos_embed"][1] - math.prod(grid)
+    if rows == here["pos_embed"][1] or square(rows - prefix):  # as here, if that is possible
+        return prefix > 0
+    return square(rows) is None
+
+
+def _remedy(there: Mapping[str, Any], differing: Mapping[str, Any], rows: int) -> str:
+    """The settings that a file needs whose position embedding has so many ``rows``."""
+    usual = {each.name: each.default for each in fields(ViT)}
+    names = [
+        name
+        for name, settings in PRESETS.items()
+        if all({**usual, **settings}[key] == value for key, value in there.items())
+    ]
+    if names:
+        # Names of equal shapes differ in the usual size of the images, and in the activation.
+        size = f"_{math.isqrt(rows) * there['patch']}"
+        best = min(names, key=lambda name: ("quickgelu" in name, not name.endswith(size)))
+        return f"; set --config.model.name={best}"
+    settings = dict(differing)
+    if "width" in settings:
+        settings["heads"] = max(1, there["width"] // USUAL_HEAD)
+    if not settings:
+        return "; this network has no setting for it"
+    listed = " ".join(f"--config.model.{key}={value}" for key, value in settings.items())
+    return f"; set {listed}"
+
+
+def _placed(
+    tensors: Mapping[str, np.ndarray], params: Mapping[str, PyTree], fresh: set[str]
+) -> dict[str, Any]:
+    """The tensors at their places in our tree, in its layout and dtypes."""
+    placed: dict[str, Any] = {}
+    for keys, name, leaf in parameters(params):
+        if name is None or name in fresh:
+            continue
+        at = placed
+        for key in keys[:-1]:
+            at = at.setdefault(key, {})
+        at[keys[-1]] = our_layout(tensors[name]).astype(leaf.dtype)
+    return placed
+
+
+def _left_out(file: VitFile) -> list[str]:
+    if not file.left_out:
+        return []
+    begun = sorted({re.split(r"[./]", name)[0] for name in file.left_out})
+    names = ", ".join(begun[:5]) + (", ..." if len(begun) > 5 else "")
+    return [f"left out {len(file.left_out)} other tensors of the file ({names})"]
+
+
+def _as_in_timm(name: str) -> tuple[Any, ...]:
+    """Sorts tensors as timm does, about: what precedes the blocks first, then them by number."""
+    parts = name.split(".")
+    stage = 1 if parts[0] == "blocks" else 2 if parts[0] in ("norm", "fc_norm", "head") else 0
+    number = int(parts[1]) if stage == 1 and parts[1].isdigit() else 0
+    return stage, number, parts[0] != "patch_embed", name.replace("weight", "a"), name
