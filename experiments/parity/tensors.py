@@ -9,19 +9,19 @@ import numpy as np
 from experiments.parity.rows import UnknownCaseError
 from jaxmatch.types import PyTree
 from jaxmatch.weights import torch_names
+from jaxmatch.weights.vit_names import is_vit, our_layout, timm_name
 
 # USB's methods with heads hold the network as their backbone.
 VIT, VIT_WITH_HEADS = "vit", "vit_with_heads"
-MODULES = {"patch_embed": "patch_embed.proj", "classifier": "head"}
-IN_BLOCK = {"attention": "attn", "layer_scale1": "ls1", "layer_scale2": "ls2"}
 HEADS = {"hidden": "mlp_proj.0", "output": "mlp_proj.2", "dense": "rot_classifier"}
-LEAVES = {"kernel": "weight", "scale": "weight"}
-TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}  # HWIO -> OIHW, (in, out) -> (out, in)
+LEAVES = {"kernel": "weight", "bias": "bias"}
+# HWIO -> OIHW, (in, out) -> (out, in); others stay.
+TO_TORCH = {4: (3, 2, 0, 1), 3: (0, 1, 2), 2: (1, 0)}
 
 
 def find_naming(names: Iterable[str], variables: PyTree) -> str:
     """The naming under which ``variables`` have the tensors ``names``."""
-    if "patch_embed" not in variables["params"]:
+    if not is_vit(variables["params"]):
         return torch_names.find_naming(names, variables)
     return VIT_WITH_HEADS if any(name.startswith("backbone.") for name in names) else VIT
 
@@ -41,8 +41,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], variables: PyTree, *, naming: 
         name = _vit_name(path, naming)
         if name not in left:
             raise UnknownCaseError(f"the file has no tensor {name!r}, which the network needs")
-        value = np.asarray(left.pop(name))
-        value = value.transpose(np.argsort(_axes(value.ndim)))
+        value = our_layout(np.asarray(left.pop(name)))
         if value.shape != leaf.shape:
             raise UnknownCaseError(f"tensor {name!r} has shape {value.shape}, not {leaf.shape}")
         return value.astype(leaf.dtype)
@@ -59,26 +58,17 @@ def to_torch(variables: PyTree, *, naming: str) -> dict[str, np.ndarray]:
         return torch_names.to_torch(variables, naming=naming)
     leaves = jax.tree_util.tree_leaves_with_path(variables.get("params", {}))
     return {
-        _vit_name(path, naming): np.asarray(leaf).transpose(_axes(leaf.ndim))
+        _vit_name(path, naming): np.asarray(leaf).transpose(TO_TORCH.get(leaf.ndim))
         for path, leaf in leaves
     }
 
 
 def _vit_name(path: Any, naming: str) -> str:
     """timm's name of a parameter, which is USB's, too; that of a head is USB's."""
-    *modules, leaf = [str(part.key) for part in path]
-    leaf = LEAVES.get(leaf, leaf)
-    match modules:
-        case [_, layer] if layer in HEADS:
-            return f"{HEADS[layer]}.{leaf}"
-        case [block, *inside] if block.startswith("block"):
-            number = int(block.removeprefix("block")) - 1
-            names = ["blocks", str(number), *(IN_BLOCK.get(name, name) for name in inside)]
-        case _:
-            names = [MODULES.get(name, name) for name in modules]
-    prefix = ["backbone"] if naming == VIT_WITH_HEADS else []
-    return ".".join([*prefix, *names, leaf])
-
-
-def _axes(dimensions: int) -> tuple[int, ...]:
-    return TO_TORCH.get(dimensions, tuple(range(dimensions)))
+    keys = [str(part.key) for part in path]
+    if len(keys) == 3 and keys[1] in HEADS:
+        return f"{HEADS[keys[1]]}.{LEAVES[keys[2]]}"
+    name = timm_name("/".join(keys))
+    if name is None:
+        raise UnknownCaseError(f"timm has no name for the parameter {'/'.join(keys)!r}")
+    return f"backbone.{name}" if naming == VIT_WITH_HEADS else name
