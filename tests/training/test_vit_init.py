@@ -37,10 +37,10 @@ def cached():
         yield
 
 
-def configuration(data, method="fixmatch", **overrides):
+def configuration(data, **overrides):
     settings = FROZEN | {key.replace("__", "."): value for key, value in overrides.items()}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
-    return from_flags(f"{method}:npz:{data},labels=16", flags)[0]
+    return from_flags(f"fixmatch:npz:{data},labels=16", flags)[0]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_usbs_rules_are_a_setting(data, started, tensors, tmp_path):
 def test_a_run_starts_from_another_ones_network_and_resizes_its_positions(data, started, tmp_path):
     run, _ = started
     settings = {"init_from": run, "data__image_size": 12}
-    train(configuration(data, "supervised", **settings), tmp_path / "run")
+    train(configuration(data, **settings), tmp_path / "run")
     theirs, ours = (
         to_timm(jax.device_get(load(folder).state.params)) for folder in (run, tmp_path / "run")
     )
