@@ -93,6 +93,8 @@ def test_a_run_starts_from_a_file_and_says_how(started, tensors):
     assert "w.safetensors: loaded 32 tensors" in text
     assert "the classifier is the file's, of 4 classes." in text
     assert "resized the position embedding from 4 x 4 to 2 x 2 patches by timm's rule." in text
+    log = (run / "log.txt").read_text()
+    assert all(line in log for line in lines)
 
 
 def test_a_run_is_exported_under_timms_names(started, tensors, tmp_path, capsys):
