@@ -245,8 +245,7 @@ class Run:
             return restored
         state = self.init()
         if self.trunk is not None:
-            state = transfer.transfer(state, self.trunk.variables)
-            self.trunk = self.trunk._replace(variables={})
+            state, self.trunk = transfer.transfer(state, self.trunk), None
         return state, 0
 
     def _open(self) -> None:
@@ -268,8 +267,6 @@ class Run:
         if self.program.mesh.size == 1 and on_cpu(self.program.mesh):
             self._progress.message(onednn.library().text)
         for line in findings.lines(self.found) if self.found else ():
-            self._progress.note(line)
-        for line in self.trunk.report if self.trunk else ():
             self._progress.note(line)
         if first:
             self._progress.message(f"continuing from the checkpoint of step {first}")

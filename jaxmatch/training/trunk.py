@@ -7,18 +7,18 @@ from ml_collections import ConfigDict
 
 from jaxmatch.evaluation.classifier import load
 from jaxmatch.program import Program
+from jaxmatch.types import PyTree
 from jaxmatch.weights import transfer
-from jaxmatch.weights.vit_init import Loaded
 from jaxmatch.weights.vit_names import is_vit
 
 log = logging.getLogger(__name__)
 
 
-def read_trunk(config: ConfigDict, folder: Path, program: Program) -> Loaded:
-    """The encoder of the run or file ``config.init_from``, and what there is to say about it.
+def read_trunk(config: ConfigDict, folder: Path, program: Program) -> PyTree:
+    """The encoder of the run or file ``config.init_from``, for :func:`transfer.transfer`.
 
     Of a file of a Vision Transformer it also has the classifier if the number of classes is that
-    of the run. The sentences say what a Vision Transformer took over; they are shown, too.
+    of the run. The log says what a Vision Transformer took over.
 
     Args:
         config: of the run that starts from it.
@@ -50,7 +50,6 @@ def read_trunk(config: ConfigDict, folder: Path, program: Program) -> Loaded:
         )
     else:
         trunk, report = transfer.read_encoder(name, expected), ()
-    sentences = tuple(f"init_from={name}: {sentence}." for sentence in report)
-    for sentence in sentences:
-        log.warning("%s", sentence)
-    return Loaded(trunk, sentences)
+    for sentence in report:
+        log.warning("init_from=%s: %s.", name, sentence)
+    return trunk
