@@ -31,7 +31,7 @@ from jaxmatch.random import stream
 from jaxmatch.runtime.dispatch import Call, jit_call, on_cpu, repeated, scanned
 from jaxmatch.runtime.mesh import make_mesh, replicated, shard_batch, state_shardings
 from jaxmatch.settings import build_section
-from jaxmatch.step import Step, init_state, make_train_step
+from jaxmatch.step import ByIndex, FrozenNetwork, Step, init_state, make_train_step
 from jaxmatch.types import Algorithm, Array, Augment, Batch, Network, PyTree, Spec, TrainState
 
 
@@ -72,7 +72,7 @@ class Program:
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    frozen: Mapping[str, Network] = field(default_factory=dict)
+    frozen: Mapping[str, FrozenNetwork] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -116,6 +116,7 @@ class Program:
             heads=algorithm.heads,
             dtype=config.dtype,
             remat=config.remat,
+            frozen_trunk=config.optim.train == "head",
         )
         check_batches(config, model.bn_groups, mesh.size, batches)
         views, crops = build_augment(
@@ -165,6 +166,7 @@ class Program:
             self.augment,
             self.optimizer,
             self.spec,
+            self.optim.train,
         )
 
     @cached_property
@@ -184,6 +186,7 @@ class Program:
             self.spec,
             self.frozen,
             self.model.random,
+            self.optim.train,
         )
 
     def examples(self, data: Resident | Batch, state: TrainState) -> Batch:
@@ -337,7 +340,10 @@ class Program:
 
             return call
 
-        frozen = {role: counted(network) for role, network in self.frozen.items()}
+        frozen = {
+            role: network if isinstance(network, ByIndex) else counted(network)
+            for role, network in self.frozen.items()
+        }
         same = replace(self, network=counted(self.network), frozen=frozen)
         jax.eval_shape(
             lambda state, data: same.step(state, same.examples(data, state)), self.state, data

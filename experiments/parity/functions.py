@@ -129,6 +129,7 @@ REPLAYS: dict[str, Callable[[Case, Comparison], None]] = {
     **functions_thresholds.REPLAYS,
     "fn_vit_drop_path": functions_vit.replay_drop_path,
     "fn_pos_embed_resize": functions_vit.replay_positions,
+    "fn_lora": functions_vit.replay_lora,
     "solo_simclr": functions_contrastive.simclr,
     "solo_swav": functions_pretraining.swapped_prediction,
     "solo_mocov2plus": functions_pretraining.momentum_contrast,

@@ -1,4 +1,4 @@
-"""Replays the functions of Vision Transformers: drop path, and resized position embeddings."""
+"""Replays the functions of Vision Transformers: drop path, resized position embeddings, LoRA."""
 
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from experiments.parity.entries import QUICK_COMPILATION
 from experiments.parity.networks_vit import build_vit, compare_outputs, formula_variables
 from experiments.parity.rows import Case, Comparison
 from experiments.parity.tensors import VIT, to_torch
+from jaxmatch.models.lora import LoRADense, lora_scale, merge
 from jaxmatch.models.transformer import drop_path, drop_rates
 from jaxmatch.types import Array, Outputs, PyTree
 from jaxmatch.weights.positions import resize_positions
@@ -73,6 +74,48 @@ def _compare_network(case: Case, comparison: Comparison) -> None:
     comparison.add("out/net/loss", "", loss, case["out/net/loss"])
     ours = to_torch({"params": slope}, naming=VIT)
     comparison.add_each("grad/net", ours, case.under("grad/net/"))
+
+
+def replay_lora(case: Case, comparison: Comparison) -> None:
+    """A dense layer with LoRA: its value, gradients of factors and input, and merged kernel."""
+    for tag in case.meta["tags"]:
+        given = case.under(f"in/{tag}/")
+        rank, alpha = int(given["r"]), given["alpha"].item()
+        scale = lora_scale(rank, alpha, bool(given["rslora"]))
+        comparison.add("out/scaling", tag, scale, case[f"out/{tag}/scaling"])
+        frozen = {"kernel": jnp.asarray(given["weight"].T)}
+        if "bias" in given:
+            frozen["bias"] = jnp.asarray(given["bias"])
+        layer = LoRADense(
+            len(given["weight"]),
+            use_bias="bias" in given,
+            param_dtype=given["weight"].dtype,
+            rank=rank,
+            scale=scale,
+        )
+        factors = {name.lower(): jnp.asarray(given[name].T) for name in ("lora_A", "lora_B")}
+
+        def objective(
+            factors: PyTree,
+            x: Array,
+            layer: LoRADense = layer,
+            frozen: PyTree = frozen,
+            cotangent: Any = given["cotangent"],
+        ) -> tuple[Array, Any]:
+            y = layer.apply({"params": {**frozen, **factors}}, x)
+            return jnp.sum(y * cotangent), y
+
+        x = jnp.asarray(given["x"])
+        slopes, y = jax.grad(objective, argnums=(0, 1), has_aux=True)(factors, x)
+        comparison.add("out/y", tag, y, case[f"out/{tag}/y"])
+        base = layer.apply({"params": frozen}, x)
+        comparison.add("out/base_y", tag, base, case[f"out/{tag}/base_y"])
+        for name in ("lora_A", "lora_B"):
+            ours = slopes[0][name.lower()].T
+            comparison.add(f"grad/{name}", tag, ours, case[f"grad/{tag}/{name}"])
+        comparison.add("grad/x", tag, slopes[1], case[f"grad/{tag}/x"])
+        kernel = merge({**frozen, **factors}, scale)["kernel"]
+        comparison.add("out/merged_weight", tag, kernel.T, case[f"out/{tag}/merged_weight"])
 
 
 def replay_positions(case: Case, comparison: Comparison) -> None:

@@ -69,6 +69,7 @@ def build_model(
     heads: Heads,
     dtype: str = "float32",
     remat: bool = False,
+    frozen_trunk: bool = False,
 ) -> Model:
     """Build the network of a name and its settings.
 
@@ -78,6 +79,7 @@ def build_model(
         heads: extra heads that the method asks for, by name.
         dtype: compute dtype, "float32" or "bfloat16".
         remat: whether the gradient computes blocks again.
+        frozen_trunk: whether only the classifier and the extra heads train.
 
     Raises:
         InputError: on an unknown name or setting, or a value that a setting does not take.
@@ -94,7 +96,7 @@ def build_model(
             raise InputError(f"model {name} has no setting {key!r}; {suggest(key, known)}")
     # The classifier of a set without labels is never trained, but needs a width.
     derived = {"classes": max(1, classes), "extra_heads": heads}
-    derived |= {"dtype": DTYPES[dtype], "remat": remat}
+    derived |= {"dtype": DTYPES[dtype], "remat": remat, "frozen_trunk": frozen_trunk}
     return entry.kind(**derived, **entry.fixed, **{**entry.usual, **settings})
 
 

@@ -11,7 +11,16 @@ from jaxmatch.settings import Range
 from jaxmatch.types import Array, Heads, Outputs
 
 # Fields that do not come from ``config.model``: the program fills them in.
-NOT_SETTINGS = ("parent", "name", "classes", "extra_heads", "dtype", "param_dtype", "remat")
+NOT_SETTINGS = (
+    "parent",
+    "name",
+    "classes",
+    "extra_heads",
+    "dtype",
+    "param_dtype",
+    "remat",
+    "frozen_trunk",
+)
 
 
 class Model(nn.Module):
@@ -29,6 +38,8 @@ class Model(nn.Module):
         remat: keep only the inputs of the blocks for the gradient and compute the rest again.
         dtype: compute dtype of the layers; None follows inputs and parameters.
         param_dtype: dtype of the parameters.
+        frozen_trunk: compute features and kept head as in evaluations, also in train mode; for a
+            network of which only the classifier and the extra heads train.
         bn_groups: number of parts of a batch that BatchNorm treats as separate batches in training.
     """
 
@@ -39,6 +50,7 @@ class Model(nn.Module):
     remat: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    frozen_trunk: bool = False
 
     bn_groups = 1  # a network with BatchNorm makes it a setting
     random = False  # whether a pass in train mode takes draws, which ``draw`` makes
@@ -77,7 +89,9 @@ class Model(nn.Module):
         options: dict[str, Any] = {"param_dtype": self.param_dtype, "parent": self}
         kept = features
         if self.head_layers:
-            kept = KeptHead(self.head_layers, name=KEPT, **options)(features, train)
+            kept = KeptHead(self.head_layers, name=KEPT, **options)(
+                features, train and not self.frozen_trunk
+            )
         logits = jnp.zeros((len(features), 0), features.dtype)
         if self.classes:
             init = nn.initializers.zeros if self.zero_classifier else kernel_init

@@ -124,6 +124,7 @@ class ResNet(Model):
 
         The features are taken after ``feature_norm``, as the classifier and the heads read them.
         """
+        trains = train and not self.frozen_trunk
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, kernel_init=HE_FAN_OUT, **options)
         norm = partial(BatchNorm, decay=self.bn_decay, epsilon=self.bn_eps, **options)
@@ -137,7 +138,7 @@ class ResNet(Model):
         )
         large = self.stem == "imagenet"
         x = conv(self.width, 7 if large else 3, 2 if large else 1, name="stem")(x)
-        x = norm(slope=0.0, name="stem_norm")(x, train)
+        x = norm(slope=0.0, name="stem_norm")(x, trains)
         if large:
             x = nn.max_pool(x, (3, 3), (2, 2), POOL_PADDING)
         for group, count in enumerate(self.blocks):
@@ -147,7 +148,7 @@ class ResNet(Model):
                 stride=1 if group == 0 else 2,
                 block=block,
                 name=f"group{group + 1}",
-            )(x, train)
+            )(x, trains)
         features = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), (1, 2))
         if self.feature_norm:
             # Two passes over the values, since E[x^2] - E[x]^2 cancels.

@@ -20,6 +20,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxmatch.errors import InputError
+from jaxmatch.models.lora import LoRADense, lora_scale
 from jaxmatch.models.model import Model
 from jaxmatch.models.transformer import (
     Attention,
@@ -85,6 +86,10 @@ class ViT(Model):
         drop_path: probability that an example skips a branch of the last block in training; it
             grows linearly from 0 at the first block.
         qkv_bias: whether queries, keys and values have a bias.
+        lora_rank: rank r of LoRA on the two layers of each attention (queries, keys and values
+            together, and the projection); 0 for none. ``optim.train="lora"`` trains it.
+        lora_alpha: the product of LoRA's factors is multiplied by alpha / r.
+        lora_rank_stabilized: by alpha / sqrt(r) instead (rsLoRA).
     """
 
     patch: Count = 16
@@ -102,6 +107,9 @@ class ViT(Model):
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     drop_path: Share = 0.0
     qkv_bias: bool = True
+    lora_rank: Whole = 0
+    lora_alpha: Positive = 8.0
+    lora_rank_stabilized: bool = False
 
     def __post_init__(self) -> None:
         """Refuse heads that do not divide the width, and a perceptron without hidden channels."""
@@ -135,7 +143,7 @@ class ViT(Model):
     @property
     def random(self) -> bool:
         """Whether a pass in train mode takes draws."""
-        return any(self._rates)
+        return any(self._rates) and not self.frozen_trunk
 
     @nn.nowrap
     def draw(self, key: Array, count: int) -> Array:
@@ -203,9 +211,14 @@ class ViT(Model):
         """Makers of the parts of a block."""
         options: Any = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense = partial(nn.Dense, kernel_init=NORMAL, **options)
+        adapted = dense
+        if self.lora_rank:
+            factor = lora_scale(self.lora_rank, self.lora_alpha, self.lora_rank_stabilized)
+            start: Any = {"kernel_init": NORMAL, **options}
+            adapted = partial(LoRADense, rank=self.lora_rank, scale=factor, **start)
         scale = partial(LayerScale, self.layer_scale, **options) if self.layer_scale else None
         return {
-            "attention": partial(Attention, self.heads, self.qkv_bias, dense),
+            "attention": partial(Attention, self.heads, self.qkv_bias, adapted),
             "perceptron": partial(Perceptron, self._hidden, self.activation, dense),
             "norm": norm,
             "scale": scale,

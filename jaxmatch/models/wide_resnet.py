@@ -126,6 +126,7 @@ class WideResNet(Model):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Outputs:
         """Map images ``x`` [b h w c] to logits [b C], features [b d] and the heads' outputs."""
+        trains = train and not self.frozen_trunk
         conv = partial(
             Conv,
             padding=self.padding,
@@ -147,7 +148,7 @@ class WideResNet(Model):
             norm=partial(norm, epsilon=self.bn_eps),
         )
         stem = conv(STEM_CHANNELS, 3, 1, use_bias=self.conv_bias != "none", name="stem")
-        x = stem(x, centered=train and not self.legacy_transition)
+        x = stem(x, centered=trains and not self.legacy_transition)
         for group in range(self.groups):
             x = Group(
                 blocks=(self.depth - 4) // 6,
@@ -156,7 +157,7 @@ class WideResNet(Model):
                 activate_before_residual=group == 0,
                 block=block,
                 name=f"group{group + 1}",
-            )(x, train)
-        x = norm(epsilon=self.bn_eps_final, name="norm")(x, train)
+            )(x, trains)
+        x = norm(epsilon=self.bn_eps_final, name="norm")(x, trains)
         features = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), (1, 2))
         return self.read_out(features, train, GLOROT_NORMAL)

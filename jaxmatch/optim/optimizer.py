@@ -10,6 +10,7 @@ import optax
 
 from jaxmatch.errors import InputError
 from jaxmatch.optim.schedules import Schedule, learning_rate
+from jaxmatch.optim.trained import LORA, Train
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, Whole, section
 from jaxmatch.types import Array, PyTree
 
@@ -38,9 +39,15 @@ class Optim:
         momentum: the momentum of sgd and lars.
         nesterov: whether the momentum of sgd and lars is Nesterov's.
         weight_decay: the factor of the weight decay.
-        decay: which parameters decay: "kernels" of convolutions and dense layers; "not_vectors",
-            these and the tokens and the position embedding of a Vision Transformer (USB under
-            SimMatch, CoMatch and ReMixMatch); "not_batch_norm", all but those of norms; or "all".
+        train: which parameters train: "all"; "head", the classifier and the method's heads;
+            "norms", these and scale and bias of every norm; "lora", these and the factors of LoRA
+            (``model.lora_rank``). The others keep their first values, and cost no memory of the
+            optimizer. Under "head" the rest of the network computes as in evaluations, also in
+            training: BatchNorm keeps its running statistics, and no drop path drops.
+        decay: which parameters decay: "kernels" of convolutions and dense layers, with LoRA's
+            factors; "not_vectors", these and the tokens and the position embedding of a Vision
+            Transformer (USB under SimMatch, CoMatch and ReMixMatch); "not_batch_norm", all but
+            those of norms; or "all".
         classifier_rate: the learning rate of the classifier is multiplied by this (fine-tuning).
         layer_decay: the learning rate of a layer is multiplied by this once for each layer
             between it and the classifier; 1 turns it off.
@@ -67,6 +74,7 @@ class Optim:
     momentum: Momentum = 0.9
     nesterov: bool = True
     weight_decay: NonNegative = 5e-4
+    train: Train = "all"
     decay: Parameters = "kernels"
     classifier_rate: NonNegative = 1.0
     layer_decay: Share = 1.0
@@ -233,7 +241,7 @@ def scale_classifier(factor: float) -> optax.GradientTransformation:
 def _mask(which: Parameters, params: PyTree) -> PyTree:
     """The mask of optax that chooses ``which`` parameters."""
     if which == "kernels":
-        return _map_names(lambda names: names[-1] == "kernel", params)
+        return _map_names(lambda names: names[-1] in ("kernel", *LORA), params)
     if which == "not_vectors":
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     return _all_but_norms(params) if which == "not_batch_norm" else True

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -15,6 +14,7 @@ from rich.text import Text
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.errors import printable
 from jaxmatch.evaluation.selection import Selection
+from jaxmatch.optim.trained import count_values, trained_part
 from jaxmatch.program import Program
 from jaxmatch.record import findings, run_data
 from jaxmatch.record.settled import settled, standardized
@@ -66,7 +66,10 @@ def _describe(config: ConfigDict, stages: int = 1) -> dict[str, Any]:
     return {
         "data": found,
         "run": {**_run(config, program), "chosen": chosen},
-        "parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state.params)),
+        "parameters": count_values(state.params),
+        "trained_parameters": count_values(
+            trained_part(program.optim.train, state.params, program.algorithm.heads)
+        ),
         "shapes": {
             jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape)
             for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
@@ -134,7 +137,7 @@ def _sections(found: Mapping[str, Any], title: str) -> Iterable[RenderableType]:
     yield _pairs(
         [
             ("method", run["idea"]),
-            ("network", f"{run['network']}, {settings}: {found['parameters']:,} parameters"),
+            ("network", f"{run['network']}, {settings}: {_parameters(found)}"),
             ("images", f"{width}x{height}, {run['dtype']} activations"),
             ("views", f"labeled {views['labeled']}; unlabeled {views['unlabeled']}{strong}"),
             ("a step", f"{batch['labeled']:,} labeled and {batch['unlabeled']:,} unlabeled images"),
@@ -150,6 +153,13 @@ def _sections(found: Mapping[str, Any], title: str) -> Iterable[RenderableType]:
     sizes = [(title, found["bytes"][name]) for name, title in PARTS.items() if found["bytes"][name]]
     sizes.append(("together", sum(size for _, size in sizes)))
     yield _pairs((title, f"{_short(size)}B") for title, size in sizes)
+
+
+def _parameters(found: Mapping[str, Any]) -> str:
+    """The number of parameters; with that of those that train, if others do not."""
+    count, trained = found["parameters"], found["trained_parameters"]
+    part = f", of which {trained:,} are trained" if trained < count else ""
+    return f"{count:,} parameters{part}"
 
 
 def _section(title: str) -> RenderableType:

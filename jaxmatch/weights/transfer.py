@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxmatch.errors import InputError
 from jaxmatch.models.heads import KEPT, hidden_layers
+from jaxmatch.models.lora import without_factors
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.mesh import put
 from jaxmatch.types import Algorithm, PyTree, TrainState
@@ -33,10 +34,14 @@ _FILE = re.compile(rf"(?P<path>.+({_SUFFIX}))(#(?P<prefix>[^/#]*))?")
 def encoder(
     variables: Mapping[str, PyTree], algorithm: Algorithm, heads: Iterable[str] = ()
 ) -> dict[str, PyTree]:
-    """The variables of a network without its classifier and without heads other than ``heads``."""
+    """The variables of a network without its classifier and without heads other than ``heads``.
+
+    They are without factors of LoRA, too: :func:`jaxmatch.models.lora.merged` adds these to the
+    kernels of a trained network, and a new run starts its own.
+    """
     left_out = {"classifier", *algorithm.heads} - set(heads)
     return {
-        kind: {name: value for name, value in tree.items() if name not in left_out}
+        kind: without_factors({name: tree[name] for name in tree if name not in left_out})
         for kind, tree in variables.items()
     }
 

@@ -9,15 +9,19 @@ import pytest
 from helpers import (
     LABELED_BATCH,
     SPEC,
+    UNLABELED_BATCH,
     TinyNetwork,
     assert_bitwise,
     assert_close,
     build,
+    color_network,
+    initial_state,
     on_host,
     quick_jit,
     toy_data,
     toy_state,
     toy_views,
+    views_of,
 )
 
 from jaxmatch.algorithms import ALGORITHMS
@@ -50,7 +54,12 @@ from jaxmatch.algorithms.uda import UDA
 from jaxmatch.algorithms.vat import VAT
 from jaxmatch.algorithms.wcl import WCL
 from jaxmatch.models.network import make_network
+from jaxmatch.optim.ema import Ema
+from jaxmatch.optim.optimizer import Optim
+from jaxmatch.optim.trained import trained_part
 from jaxmatch.runtime.dispatch import means
+from jaxmatch.step import make_train_step
+from jaxmatch.types import Batch
 
 CASES = {
     "supervised": Supervised(),
@@ -239,6 +248,40 @@ def test_one_compilation_and_no_transfer(algorithm, built, caplog):
     assert len(built.traces) == traces
     assert int(state.step) == 20
     assert int(meter.bad_step) == -1
+
+
+@pytest.mark.parametrize("train", ["head", "norms"])
+def test_a_part_of_the_parameters_trains(algorithm, train):
+    optim = Optim(name="adamw", weight_decay=0.1)
+    optimizer, rate = optim.build(SPEC.steps), optim.rate(SPEC.steps)
+    views = views_of(algorithm)
+    frozen = dict.fromkeys(algorithm.frozen, color_network)
+    network = make_network(TinyNetwork(heads=algorithm.heads))
+    step = make_train_step(
+        algorithm, network, views, optimizer, rate, Ema(), SPEC, frozen, train=train
+    )
+    state = initial_state(algorithm)
+    part = trained_part(train, state.params, algorithm.heads)
+    state = state.replace(optimizer=optimizer.init(part))
+    data = toy_data(algorithm)
+    labeled, unlabeled = (
+        examples and jax.tree.map(lambda leaf, size=size: leaf[:size], examples)
+        for examples, size in zip(data[:2], (LABELED_BATCH, UNLABELED_BATCH), strict=True)
+    )
+    batch = Batch(labeled, unlabeled, data.frozen)
+    traced, shape = jax.make_jaxpr(step, return_shape=True)(state, batch)
+    assert jax.tree.structure(shape[0]) == jax.tree.structure(state)
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    passed = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for (path, _), given, result in zip(
+            leaves, traced.jaxpr.invars, traced.jaxpr.outvars, strict=False
+        )
+        if given is result
+    }
+    fixed = {"conv/kernel"} | ({"norm/scale", "norm/bias"} if train == "head" else set())
+    expected = {f"{tree}/{name}" for tree in ("params", "teacher/params") for name in fixed}
+    assert {name for name in passed if "params" in name} == expected
 
 
 @of_many

@@ -24,6 +24,7 @@ NETWORKS = (
     "net_vit_timm_avg_nofcnorm",
     "net_vit_usb_layerscale_noqkvbias",
     "fn_vit_drop_path",
+    "fn_lora",
 )
 TRAJECTORIES = {
     "vit_fullysupervised_adamw_layerdecay_avg": "library",

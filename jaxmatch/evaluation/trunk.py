@@ -6,6 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxmatch.evaluation.classifier import load
+from jaxmatch.models.lora import merged
 from jaxmatch.program import Program
 from jaxmatch.types import PyTree
 from jaxmatch.weights import transfer
@@ -33,7 +34,8 @@ def read_trunk(config: ConfigDict, folder: Path, program: Program) -> PyTree:
     expected = transfer.target_encoder(student, algorithm, config)
     if not transfer.names_weights(name):
         source = load(transfer.source_folder(name, folder))
-        trunk = transfer.source_encoder(source.variables(), source.program.algorithm, config)
+        variables = merged(source.program.model, source.variables())
+        trunk = transfer.source_encoder(variables, source.program.algorithm, config)
         images = (source.image_shape[:2], image)
         trunk, report = transfer.with_fitting_positions(
             trunk, expected, images=images, rule=config.init_rules
