@@ -37,10 +37,10 @@ def cached():
         yield
 
 
-def configuration(data, method="fixmatch", **overrides):
+def configuration(data, **overrides):
     settings = FROZEN | {key.replace("__", "."): value for key, value in overrides.items()}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
-    return from_flags(f"{method}:npz:{data},labels=16", flags)[0]
+    return from_flags(f"fixmatch:npz:{data},labels=16", flags)[0]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,8 @@ def test_a_run_starts_from_a_file_and_says_how(started, tensors):
     assert "w.safetensors: loaded 32 tensors" in text
     assert "the classifier is the file's, of 4 classes." in text
     assert "resized the position embedding from 4 x 4 to 2 x 2 patches by timm's rule." in text
+    log = (run / "log.txt").read_text()
+    assert all(line in log for line in lines)
 
 
 def test_a_run_is_exported_under_timms_names(started, tensors, tmp_path, capsys):
@@ -129,7 +131,7 @@ def test_usbs_rules_are_a_setting(data, started, tensors, tmp_path):
 def test_a_run_starts_from_another_ones_network_and_resizes_its_positions(data, started, tmp_path):
     run, _ = started
     settings = {"init_from": run, "data__image_size": 12}
-    train(configuration(data, "supervised", **settings), tmp_path / "run")
+    train(configuration(data, **settings), tmp_path / "run")
     theirs, ours = (
         to_timm(jax.device_get(load(folder).state.params)) for folder in (run, tmp_path / "run")
     )
