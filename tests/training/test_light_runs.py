@@ -12,13 +12,13 @@ from tiny_runs import OVERRIDES, PERIOD, compiler_cache
 
 from jaxmatch import load, train
 from jaxmatch.cli.main import main
-from jaxmatch.config.checks import check_settings
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.saved import complete, differences, to_json
 from jaxmatch.errors import InputError
 from jaxmatch.models.lora import merged, without_factors
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
+from jaxmatch.record.settled import settled, standardized
 from jaxmatch.report.describe import describe
 from jaxmatch.training.trunk import read_trunk
 
@@ -62,6 +62,15 @@ def adapted(data, source, tmp_path_factory):
     return folder
 
 
+def read(config, folder):
+    """The program of a new run, and what it takes over."""
+    config = settled(config)[0]
+    data = run_data.load_new(config)
+    config = standardized(config, data.source.images)
+    program = Program.build(config, data.facts())
+    return program, read_trunk(config, folder, program)["params"]
+
+
 def trunk_of(params):
     return {name: value for name, value in params.items() if name != "classifier"}
 
@@ -82,11 +91,9 @@ def test_an_export_is_a_network_without_lora(adapted, data, tmp_path, capsys):
     main(["export", f"--workdir={adapted}", "--output", str(file)])
     capsys.readouterr()
     run = load(adapted)
-    config = tiny(data, init_from=str(file))
-    program = Program.build(config, run_data.load_new(config).facts())
-    found = read_trunk(config, tmp_path, program)
+    program, found = read(tiny(data, init_from=str(file)), tmp_path)
     expected = merged(run.program.model, run.variables())
-    assert_close(found["params"], expected["params"], 1e-6)
+    assert_close(found, expected["params"], 1e-6)
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
     outputs = [
         jax.jit(lambda v, network=each: network(v, images, train=False)[0].logits)(variables)
@@ -102,9 +109,8 @@ def test_a_run_that_starts_from_lora_has_it_in_its_kernels(adapted, data, tmp_pa
     run = load(adapted)
     expected = trunk_of(merged(run.program.model, run.variables())["params"])
     for options in ({}, LORA):
-        config = tiny(data, init_from=str(adapted), **options)
-        program = Program.build(config, run_data.load_new(config).facts())
-        assert_bitwise(read_trunk(config, tmp_path, program)["params"], expected)
+        _, found = read(tiny(data, init_from=str(adapted), **options), tmp_path)
+        assert_bitwise(found, expected)
     before = trunk_of(without_factors(run.variables()["params"]))
     assert not np.array_equal(
         before["block1"]["attention"]["qkv"]["kernel"],
@@ -148,17 +154,16 @@ def test_describe_counts_what_trains(data, train, count):
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("name", "message"),
     [
-        ({}, "needs a rank; set --config.model.lora_rank=8"),
-        ({"model": "wide_resnet"}, "wide_resnet has no attention that it could adapt"),
-        ({"model": "resnet18"}, "resnet18 has no attention that it could adapt"),
+        ("vit", "needs a rank; set --config.model.lora_rank=8"),
+        ("wide_resnet", "wide_resnet has no attention that it could adapt"),
+        ("resnet18", "resnet18 has no attention that it could adapt"),
     ],
 )
-def test_lora_of_a_network_without_it_is_refused(data, changed, message):
-    name = changed.get("model", "vit")
-    flags = [f"--config.model.name={name}", "--config.optim.train=lora"]
-    config = from_flags(f"fixmatch:npz:{data},labels=16", flags)[0]
-    config.data.mean = config.data.std = (0.5,)
+def test_lora_of_a_network_without_it_is_refused(data, name, message):
+    settings = {key: value for key, value in SETTINGS.items() if not key.startswith("model.")}
+    settings |= {"model.name": name, "optim.train": "lora"}
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
     with pytest.raises(InputError, match=re.escape(message)):
-        check_settings(config)
+        describe(from_flags(f"fixmatch:npz:{data},labels=16", flags)[0])
