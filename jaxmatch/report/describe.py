@@ -56,7 +56,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
 def _describe(config: ConfigDict, stages: int = 1) -> dict[str, Any]:
     config, chosen = settled(config, stages=stages)
     selection = Selection.of(config)
-    data = run_data.load_new(config)
+    data = run_data.with_pseudo_labels(config, run_data.load_new(config))
     config = standardized(config, data.source.images)
     program = Program.build(config, data.facts()).with_stand_ins()
     found = findings.find(data)
