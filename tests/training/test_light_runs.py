@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import assert_bitwise, assert_close
+from jaxmatch.training.trunk import read_trunk
 from tiny_runs import OVERRIDES, PERIOD, compiler_cache
 
 from jaxmatch import load, train
@@ -20,7 +21,6 @@ from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.record.settled import settled, standardized
 from jaxmatch.report.describe import describe
-from jaxmatch.training.trunk import read_trunk
 
 SETTINGS = {
     **{key: value for key, value in OVERRIDES.items() if not key.startswith("model.")},
