@@ -54,10 +54,11 @@ def collect(runs: Path) -> dict[str, Any]:
                 if not (folder / "summary.json").exists():
                     continue
                 found[folder.name] = entry(folder)
-                measured = json.loads((folder / "baselines.json").read_text())["baselines"]
-                baselines[str(seed)] = {
-                    name: one["test"]["accuracy"] for name, one in measured.items()
-                }
+                if (file := folder / "baselines.json").exists():  # equal for all runs of a seed
+                    measured = json.loads(file.read_text())["baselines"]
+                    baselines[str(seed)] = {
+                        name: one["test"]["accuracy"] for name, one in measured.items()
+                    }
     if not found:
         raise InputError(f"{runs} holds no finished run; run the sweep with this --workdir first.")
     return {"runs": found, "baselines": baselines}

@@ -48,7 +48,12 @@ class Encoder:
 def of_run(classifier: Classifier) -> Encoder:
     """The trained encoder that a run reports."""
     program, variables = classifier.program, classifier.variables()
-    trunk = transfer.encoder(variables, program.algorithm)
+    # Everything that features may depend on, also what a new run would not begin with.
+    apart = {"classifier", *program.algorithm.heads}
+    trunk = {
+        kind: {name: leaf for name, leaf in tree.items() if name not in apart}
+        for kind, tree in variables.items()
+    }
     name = f"{classifier.folder}, step {classifier.step}"
     return _make(classifier.config, program, variables, trunk, name)
 

@@ -111,6 +111,26 @@ def test_other_weights_images_or_settings_are_other_features(data, pretrained, t
     assert existed  # labels are no part of the images
 
 
+def test_every_weight_before_the_classifier_counts(pretrained):
+    """Also one that a new run would not begin with, such as a factor of LoRA."""
+    classifier = jaxmatch.load(pretrained)
+    state = classifier.state
+    first = encoder.of_run(classifier).digest
+
+    def digest(params):
+        changed = state.replace(params=params, teacher={**state.teacher, "params": params})
+        return encoder.of_run(dataclasses.replace(classifier, state=changed)).digest
+
+    params = classifier.variables()["params"]
+    assert digest(params) == first
+    stem = {**params["stem"], "lora_a": np.ones((2, 2), np.float32)}
+    assert digest({**params, "stem": stem}) != first
+    stem = {**params["stem"], "kernel": params["stem"]["kernel"] + 1e-6}
+    assert digest({**params, "stem": stem}) != first
+    head = {"kernel": params["classifier"]["kernel"] + 1, "bias": params["classifier"]["bias"]}
+    assert digest({**params, "classifier": head}) == first
+
+
 def test_damaged_caches_and_other_folders_are_refused(data, pretrained, tmp_path):
     config, cache = config_of(data, pretrained), tmp_path / "cache"
     features.of_config(config, cache)
