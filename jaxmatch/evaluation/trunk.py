@@ -1,6 +1,5 @@
 """The trained encoder that a run starts from: ``config.init_from``."""
 
-import logging
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -12,14 +11,12 @@ from jaxmatch.weights import transfer
 from jaxmatch.weights.vit_init import Loaded
 from jaxmatch.weights.vit_names import is_vit
 
-log = logging.getLogger(__name__)
-
 
 def read_trunk(config: ConfigDict, folder: Path, program: Program) -> Loaded:
     """The encoder of the run or file ``config.init_from``, and what there is to say about it.
 
     Of a file of a Vision Transformer it also has the classifier if the number of classes is that
-    of the run. The sentences say what a Vision Transformer took over; they are shown, too.
+    of the run. The sentences say what a Vision Transformer took over.
 
     Args:
         config: of the run that starts from it.
@@ -52,7 +49,4 @@ def read_trunk(config: ConfigDict, folder: Path, program: Program) -> Loaded:
         )
     else:
         trunk, report = transfer.read_encoder(name, expected), ()
-    sentences = tuple(f"init_from={name}: {sentence}." for sentence in report)
-    for sentence in sentences:
-        log.warning("%s", sentence)
-    return Loaded(trunk, sentences)
+    return Loaded(trunk, tuple(f"init_from={name}: {sentence}." for sentence in report))

@@ -147,6 +147,8 @@ class Run:
         self.trunk, self._taken = None, ()
         if config.init_from and new:
             self.trunk, self._taken = read_trunk(config, folder, program)
+            for sentence in self._taken:
+                log.warning("%s", sentence)
 
     def compile(self) -> Call:
         """Compile the steps of this run alone.

@@ -70,7 +70,7 @@ def started(data, tensors, tmp_path_factory):
     lines = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger("jaxmatch.evaluation.trunk")
+    logger = logging.getLogger("jaxmatch.training.run")
     logger.addHandler(handler)
     try:
         train(configuration(data, init_from=folder / "w.safetensors"), folder / "run")
@@ -99,7 +99,9 @@ def test_a_run_starts_from_a_file_and_says_how(started, tensors):
     assert "the classifier is the file's, of 4 classes." in text
     assert "resized the position embedding from 4 x 4 to 2 x 2 patches by timm's rule." in text
     log = (run / "log.txt").read_text()
-    assert all(line in log for line in lines)
+    told = [line for line in lines if line.startswith("init_from=")]
+    assert len(told) == len(set(told)) > 2  # each once
+    assert all(line in log for line in told)
 
 
 def test_a_run_is_exported_under_timms_names(started, tensors, tmp_path, capsys):
