@@ -18,6 +18,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.evaluation.classifier import Classifier
 from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.models.heads import KEPT
+from jaxmatch.models.lora import merged
 from jaxmatch.program import Program
 from jaxmatch.types import PyTree
 from jaxmatch.weights import transfer
@@ -47,13 +48,9 @@ class Encoder:
 
 def of_run(classifier: Classifier) -> Encoder:
     """The trained encoder that a run reports."""
-    program, variables = classifier.program, classifier.variables()
-    # Everything that features may depend on, also what a new run would not begin with.
-    apart = {"classifier", *program.algorithm.heads}
-    trunk = {
-        kind: {name: leaf for name, leaf in tree.items() if name not in apart}
-        for kind, tree in variables.items()
-    }
+    program = classifier.program
+    variables = merged(program.model, classifier.variables())
+    trunk = transfer.encoder(variables, program.algorithm)
     name = f"{classifier.folder}, step {classifier.step}"
     return _make(classifier.config, program, variables, trunk, name)
 
@@ -78,7 +75,7 @@ def of_init(config: ConfigDict, facts: Facts, folder: Path) -> Encoder:
     config = with_usual_input(config)
     config.devices = 1 if alone else 0  # the run may be for other devices
     program = Program.build(config, replace(facts, frozen={}))
-    trunk = read_trunk(config, folder, program)
+    trunk = read_trunk(config, folder, program).variables
     state = transfer.transfer(jax.jit(program.init, out_shardings=program.shardings)(), trunk)
     return _make(config, program, state.student(), trunk, config.init_from)
 
