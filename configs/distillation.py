@@ -4,7 +4,8 @@ jaxmatch train --config=configs/distillation.py:mnist5k,labels=40 --config.froze
 jaxmatch train --config=configs/distillation.py:tfds:cifar10,labels=40 --config.frozen.teacher=RUN
 
 RUN is any run with a classifier on the same classes and images, such as a fine-tuned one; its
-network may be another than the student's, which `--config.model` chooses.
+network may be another than the student's, which `--config.model` chooses. In its place,
+`--config.data.pseudo_labels=FILE` takes the labels of several runs (`jaxmatch pseudo-label`).
 
 On ImageNet: the published settings, half as many epochs as SimCLR v2 trains for with its LARS,
 batches of 4,096 unlabeled images, crops and flips alone, and temperature 0.1 with 1 % of the labels

@@ -7,6 +7,9 @@ RUN is a run of any method. For small images no source publishes a recipe: here 
 times that for the new classifier, along a cosine, for 200 passes over the labeled images but at
 least 5,000 steps (on MNIST-5k the 1,500 of its other methods).
 
+`--config.data.pseudo_labels=FILE` adds the unlabeled images with the labels of `jaxmatch
+pseudo-label`; `--config.classifier_init=logistic` starts the classifier from the labeled features.
+
 On ImageNet the recipe of the method that made the encoder is a preset, such as
 `--config=finetune:tfds:imagenet2012,labels=12811,split=FILE,preset=swav`; the number of labels sets
 its steps. moco_v2 (the default): github.com/amazon-science/

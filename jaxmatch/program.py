@@ -31,7 +31,7 @@ from jaxmatch.random import stream
 from jaxmatch.runtime.dispatch import Call, jit_call, on_cpu, repeated, scanned
 from jaxmatch.runtime.mesh import make_mesh, replicated, shard_batch, state_shardings
 from jaxmatch.settings import build_section
-from jaxmatch.step import Step, init_state, make_train_step
+from jaxmatch.step import ByIndex, FrozenNetwork, Step, init_state, make_train_step
 from jaxmatch.types import Algorithm, Array, Augment, Batch, Network, PyTree, Spec, TrainState
 
 
@@ -72,7 +72,7 @@ class Program:
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    frozen: Mapping[str, Network] = field(default_factory=dict)
+    frozen: Mapping[str, FrozenNetwork] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -340,7 +340,10 @@ class Program:
 
             return call
 
-        frozen = {role: counted(network) for role, network in self.frozen.items()}
+        frozen = {
+            role: network if isinstance(network, ByIndex) else counted(network)
+            for role, network in self.frozen.items()
+        }
         same = replace(self, network=counted(self.network), frozen=frozen)
         jax.eval_shape(
             lambda state, data: same.step(state, same.examples(data, state)), self.state, data

@@ -1,6 +1,7 @@
 """The whole train step, pure: augment, differentiate, optimize, average, learn the augmentation."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from types import MappingProxyType
@@ -28,6 +29,21 @@ from jaxmatch.types import (
     TrainState,
 )
 
+
+@dataclass(frozen=True)
+class ByIndex:
+    """In the place of a frozen network: its logits on each unlabeled image, looked up.
+
+    They are the same for all views of an image.
+    """
+
+    def __call__(self, table: Array, index: Array) -> Outputs:
+        """The outputs for the images at ``index`` [b] of a ``table`` [u C] of logits."""
+        logits = table.at[index].get(mode="promise_in_bounds")
+        return Outputs(logits, jnp.zeros((len(index), 0), logits.dtype), {})
+
+
+FrozenNetwork = Network | ByIndex
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array | Ratio]]]
 
 
@@ -71,16 +87,16 @@ def make_train_step(
     rate: Callable[[Array], Array],
     ema: Ema,
     spec: Spec,
-    frozen: Mapping[str, Network] = MappingProxyType({}),
+    frozen: Mapping[str, FrozenNetwork] = MappingProxyType({}),
     random: bool = False,
     train: Train = "all",
 ) -> Step:
     """The pure step (state, raw examples) -> (state, metrics).
 
     ``rate`` maps the step count of ``optimizer`` to its learning rate. ``frozen`` are the networks
-    for the variables in ``examples.frozen``. ``random`` says that the network draws random numbers
-    in train mode. ``train`` says which parameters of student and teacher change; it is that of
-    :func:`init_state`.
+    for the variables in ``examples.frozen``, or :class:`ByIndex` for a table there. ``random`` says
+    that the network draws random numbers in train mode. ``train`` says which parameters of student
+    and teacher change; it is that of :func:`init_state`.
 
     Raises:
         InputError: if a frozen network that ``algorithm`` learns from is not among them.
@@ -166,14 +182,16 @@ def with_keys(network: Network, root: Array) -> Network:
 
 
 def outputs_of_frozen(
-    frozen: Mapping[str, Network], variables: Mapping[str, PyTree] | None, batch: Batch
+    frozen: Mapping[str, FrozenNetwork], variables: Mapping[str, PyTree] | None, batch: Batch
 ) -> dict[str, tuple[Outputs, ...]]:
     """The outputs of each frozen network on each unlabeled view, in eval mode."""
     assert variables is not None
     assert batch.unlabeled is not None
-    return {
-        role: tuple(
-            network(variables[role], view, train=False)[0] for view in batch.unlabeled.views
-        )
-        for role, network in frozen.items()
-    }
+    views, index = batch.unlabeled.views, batch.unlabeled.index
+
+    def of(role: str, network: FrozenNetwork) -> tuple[Outputs, ...]:
+        if isinstance(network, ByIndex):
+            return (network(variables[role], index),) * len(views)
+        return tuple(network(variables[role], view, train=False)[0] for view in views)
+
+    return {role: of(role, network) for role, network in frozen.items()}

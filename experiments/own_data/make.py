@@ -15,18 +15,14 @@ have their label in the file, of which ``labels=N`` of the configuration draws s
 """
 
 import argparse
-import gzip
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-INSTALLED = Path("/usr/share/datasets/fashion-mnist")
-FASHION = (
-    *("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"),
-    "Ankle boot",
-)
+from jaxmatch.data.fashion_mnist import CLASSES, INSTALLED, read_idx
+
 ELPV = ("intact", "defective")
 TEST_SHARE = 0.2
 
@@ -56,7 +52,7 @@ def elpv(folder: Path, labels: int, seed: int) -> None:
 def fashion_mnist(place: Path, source: Path) -> None:
     """Write the images as a file of arrays, or to train/<class>/ and test/<class>/ of a folder."""
     arrays = {
-        f"{key}_{part}": _idx(source / f"{prefix}-{kind}-idx{axes}-ubyte.gz")
+        f"{key}_{part}": read_idx(source / f"{prefix}-{kind}-idx{axes}-ubyte.gz")
         for part, prefix in (("train", "train"), ("test", "t10k"))
         for key, kind, axes in (("x", "images", 3), ("y", "labels", 1))
     }
@@ -64,17 +60,9 @@ def fashion_mnist(place: Path, source: Path) -> None:
         np.savez_compressed(place, **arrays)  # pyright: ignore[reportArgumentType]
         return
     for part in ("train", "test"):
-        for number, name in enumerate(FASHION):
+        for number, name in enumerate(CLASSES):
             members = np.flatnonzero(arrays[f"y_{part}"] == number)
             _write(place / part / name, members, arrays[f"x_{part}"])
-
-
-def _idx(file: Path) -> np.ndarray:
-    """The array [n] or [n h w] uint8 of a file in the IDX format."""
-    content = gzip.decompress(file.read_bytes())
-    axes = content[3]
-    shape = np.frombuffer(content, ">i4", axes, 4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
 def _write(folder: Path, rows: Iterable[int], images: np.ndarray) -> None:

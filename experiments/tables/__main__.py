@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--methods", help="some of the rows, with commas between")
     parser.add_argument("--labels", help="some of the numbers of labels; all: every label")
     parser.add_argument("--seeds", help=f"default: to run {','.join(sweep.SEEDS)}; to show any")
-    parser.add_argument("--preset", help=f"of the runs: {', '.join(PRESETS)}")
+    parser.add_argument("--preset", help=f"of the runs: {', '.join(PRESETS)}, usb_cv")
     parser.add_argument("-o", "--output", type=Path, help="a .md or .html file for the table")
     arguments, overrides = parser.parse_known_args()
     chosen = [

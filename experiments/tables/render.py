@@ -119,7 +119,8 @@ def _small(
                 }
                 for row in dict.fromkeys([*methods, *others])
             ]
-            sections.append(Section(title=f"{labels} labels. {title}", rows=rows))
+            column = labels if choice.table.columns else f"{labels} labels"
+            sections.append(Section(title=f"{column}. {title}", rows=rows))
     return sections, [*_sources_legend(choice), *notes.lines()]
 
 
@@ -200,7 +201,7 @@ def _of_authors(choice: Choice, labels: str, notes: Notes) -> dict[str, str]:
 
 def _heading(source: published.Source, choice: Choice) -> str:
     """The source's name, with its network where that is not the usual one."""
-    network = source.networks[choice.name]
+    network = source.networks.get(choice.name)
     return source.name if network == published.LARGE[choice.name] else f"{source.name} ({network})"
 
 

@@ -38,7 +38,10 @@ class Table:
     percent: tuple[str, ...] = ()  # the numbers of labels as the literature calls them
     recipes: tuple[str, ...] = ()  # the methods with settings for it, if not all
     splits: tuple[str, ...] = ()  # a file of labeled images for each number of labels
-    protocol: str = ""  # of our runs, where preset jaxmatch differs from a source
+    protocol: str = ""  # of our runs, where the preset differs from a source
+    preset: str = "jaxmatch"  # of our runs, unless one is chosen
+    # Of a table over several data sets, by its column: data, number of labels, pretrained weights.
+    columns: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
 
 
 def _plain(*names: str) -> dict[str, Method]:
@@ -59,6 +62,17 @@ METHODS = {
     **PRETRAINED,
 }
 SMALL = tuple(name for name in METHODS if name not in PRETRAINED)
+USB_CV = {
+    f"{name}-{labels}": (data, "all" if data.startswith("folder:") else labels, weights)
+    for name, data, numbers, weights in (
+        ("cifar100", "tfds:cifar100", ("200", "400"), "vit_small_patch2_32_mlp_im_1k_32"),
+        ("stl10", "tfds:stl10", ("40", "100"), "mae_pretrain_vit_base"),
+        ("eurosat", "tfds:eurosat", ("20", "40"), "vit_small_patch2_32_mlp_im_1k_32"),
+        ("tissuemnist", "npz:tissuemnist.npz", ("80", "400"), "vit_tiny_patch2_32_mlp_im_1k_32"),
+        ("semi_aves", "folder:semi_aves", ("3959",), "vit_small_patch16_224_mlp_im_1k_224"),
+    )
+    for labels in numbers
+}
 BEST = "An evaluation every 1,024 steps, so the best of ours is chosen among more than theirs."
 TABLES = {
     "cifar10": Table(
@@ -106,6 +120,22 @@ TABLES = {
             *PRETRAINED,
         ),
     ),
+    "usb_cv": Table(
+        title="USB's benchmark of pretrained transformers",
+        data="",
+        labels=tuple(USB_CV),
+        columns=USB_CV,
+        preset="usb_cv",
+        methods=(
+            *("supervised", "pseudo_label", "pi_model", "mean_teacher", "vat_entmin", "mixmatch"),
+            *("remixmatch", "uda", "fixmatch", "dash", "flexmatch", "freematch", "softmatch"),
+            *("adamatch", "comatch", "simmatch"),
+        ),
+        protocol=(
+            "ViT-S/2, ViT-B/16, ViT-T/2 or ViT-S/16 from USB's pretrained weights, in the folder "
+            "pretrained beside tissuemnist.npz and semi_aves. An evaluation every 2,048 steps."
+        ),
+    ),
 }
 
 
@@ -143,10 +173,11 @@ def sweep(argument: str) -> Iterator[dict[str, Any]]:
                 f"experiments.tables {chosen.name} shows what is published."
             )
     methods = chosen.methods or tuple(
-        name for name in recipes if _has_preset(name, table.data, chosen.preset)
+        name for name in recipes if _has_preset(name, table, chosen.preset)
     )
     for seed in chosen.seeds or SEEDS:
-        for labels in chosen.labels or (*table.labels, *([] if table.splits else [ALL])):
+        whole = [] if table.splits or table.columns else [ALL]
+        for labels in chosen.labels or (*table.labels, *whole):
             for name in methods:
                 if (METHODS[name].labels == ALL) == (labels == ALL):
                     yield point(table, name, labels, seed, chosen.preset)
@@ -161,9 +192,9 @@ def choose(argument: str) -> Choice:
         "methods": TABLES[name].methods,
         "labels": (*TABLES[name].labels, ALL),
         "seeds": (),
-        "preset": PRESETS,
+        "preset": (*PRESETS, *({TABLES[name].preset} - set(PRESETS))),
     }
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"preset": (TABLES[name].preset,)}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if key not in known or not equals:
@@ -175,10 +206,9 @@ def choose(argument: str) -> Choice:
             if key != "seeds" and word not in known[key]:
                 raise InputError(f"{pair}: {word!r} is none of {name}; {suggest(word, known[key])}")
         values[key] = words
-    if "preset" in values:
-        if len(values["preset"]) > 1:
-            raise InputError("choose one preset at a time.")
-        (values["preset"],) = values["preset"]
+    if len(values["preset"]) > 1:
+        raise InputError("choose one preset at a time.")
+    (values["preset"],) = values["preset"]
     return Choice(name=name, **values)
 
 
@@ -188,9 +218,11 @@ def point(table: Table, method: str, labels: str, seed: str, preset: str) -> dic
     chosen = f",preset={preset}" if preset != "jaxmatch" else ""
     if table.splits:
         chosen += f",split={dict(zip(table.labels, table.splits, strict=True))[labels]}"
+    data, number, weights = table.columns.get(labels, (table.data, labels, ""))
     return {
-        "config": f"{row.config}:{table.data},labels={row.labels or labels},seed={seed}{chosen}",
+        "config": f"{row.config}:{data},labels={row.labels or number},seed={seed}{chosen}",
         **row.settings,
+        **({"init_from": f"pretrained/{weights}.safetensors"} if weights else {}),
         "workdir": f"{folder(method, labels, preset)}{seed}",
     }
 
@@ -201,9 +233,10 @@ def folder(method: str, labels: str, preset: str) -> str:
     return f"{method}{chosen}-{METHODS[method].labels or labels}-s"
 
 
-def _has_preset(method: str, data: str, preset: str) -> bool:
+def _has_preset(method: str, table: Table, preset: str) -> bool:
     if preset == "jaxmatch":
         return True
+    data = next((data for data, *_ in table.columns.values()), table.data)
     get_config = load_module(METHODS[method].config).get_config
     get_config(data)  # whatever else is wrong with it is an error
     try:

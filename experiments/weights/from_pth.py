@@ -5,12 +5,12 @@ Needs torch and safetensors, and nothing of JAX. Only tensors and plain containe
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-KEYS = ("state_dict", "model", "ema_model", "model_state_dict")
+KEYS = ("state_dict", "model", "ema_model", "model_state_dict", "teacher")
 
 
 def find_tensors(content: Any, key: str = "") -> tuple[dict[str, Any], str]:
@@ -18,7 +18,8 @@ def find_tensors(content: Any, key: str = "") -> tuple[dict[str, Any], str]:
 
     Args:
         content: a state dict, or a dict that holds one.
-        key: where it is; by default the first of :data:`KEYS` that is there.
+        key: where it is, with dots into dicts of dicts; by default the first of :data:`KEYS` that
+            is there.
 
     Raises:
         ValueError: if there is none.
@@ -26,8 +27,8 @@ def find_tensors(content: Any, key: str = "") -> tuple[dict[str, Any], str]:
     if not isinstance(content, Mapping):
         raise ValueError("it holds no dict")
     if not key and not _tensors(content):
-        key = next((known for known in KEYS if _tensors(content.get(known))), "")
-    found = _tensors(content.get(key) if key else content)
+        key = next(_keys_of_tensors(content), "")
+    found = _tensors(_at(content, key))
     if not found:
         where = f"key {key!r}" if key else "the usual keys"
         raise ValueError(f"no tensors under {where}; its keys: {_keys(content)}")
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     temporary = given.output.with_name(f".{given.output.name}.{os.getpid()}")
     save_file(tensors, temporary)
     temporary.replace(given.output)
-    others = [other for other in KEYS if other != key and key and _tensors(content.get(other))]
+    others = [other for other in _keys_of_tensors(content) if key and other != key]
     also = f"; --key also finds {', '.join(others)}" if others else ""
     print(f"wrote {given.output}: {len(tensors)} tensors of {key or 'the whole file'}{also}")
 
@@ -78,6 +79,23 @@ def _tensors(content: Any) -> dict[str, Any]:
         for name, value in content.items()
         if hasattr(value, "shape") and not str(name).endswith("num_batches_tracked")
     }
+
+
+def _at(content: Any, key: str) -> Any:
+    """What is under a key such as "model.state_dict"; None if nothing is."""
+    for part in key.split(".") if key else ():
+        content = content.get(part) if isinstance(content, Mapping) else None
+    return content
+
+
+def _keys_of_tensors(content: Any) -> Iterator[str]:
+    """The keys of :data:`KEYS`, and those inside of them, that hold tensors."""
+    if not isinstance(content, Mapping) or _tensors(content):
+        return
+    for known in KEYS:
+        if _tensors(content.get(known)):
+            yield known
+        yield from (f"{known}.{inner}" for inner in _keys_of_tensors(content.get(known)))
 
 
 def _keys(content: Mapping[Any, Any]) -> str:

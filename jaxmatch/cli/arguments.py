@@ -106,14 +106,47 @@ def _probe(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
 
 
+def _features(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", help=f"{CONFIG}, with --config.init_from=RUN_OR_FILE")
+    command.add_argument("--workdir", type=path, help="a run folder: its own network and images")
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
+    command.add_argument("--data", default="", metavar="DIR", help=DATA)
+    command.add_argument(
+        "--cache", type=path, metavar="FOLDER", help="the cache (default: runs/features/NAME)"
+    )
+    command.add_argument("--json", action="store_true", help=JSON.format("what the cache holds"))
+
+
 def _baseline(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", help=CONFIG)
     command.add_argument(
         "--workdir", type=path, help="a run folder: use its images and keep the result in it"
     )
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
+    command.add_argument(
+        "--features",
+        type=path,
+        metavar="FOLDER",
+        help="the cache of the pretrained network's features, as jaxmatch features writes it "
+        "(default: that in runs/features, if there is one)",
+    )
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.add_argument("-o", "--output", type=path, metavar="FILE", help="also write the JSON")
+
+
+def _pseudo_label(command: argparse.ArgumentParser) -> None:
+    command.add_argument("runs", type=path, nargs="+", metavar="RUN", help=RUN)
+    command.add_argument(
+        "-o", "--output", type=path, required=True, metavar="FILE", help="a .csv or .npz to write"
+    )
+    command.add_argument(
+        "--average",
+        default="probability",
+        help="what is averaged over the runs: probability, rank (of the classes in each image) or "
+        "vote (one class for each run)",
+    )
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
+    command.add_argument("--data", default="", metavar="DIR", help=DATA)
 
 
 def _export(command: argparse.ArgumentParser) -> None:
@@ -188,13 +221,22 @@ COMMANDS = {
         "Print the test and validation metrics of a run's teacher and student.",
     ),
     "predict": (_predict, "Classify image files and write a table: path,class,confidence."),
+    "pseudo-label": (
+        _pseudo_label,
+        "Label the unlabeled images of runs by their average, for --config.data.pseudo_labels.",
+    ),
     "probe": (
         _probe,
         "Print the test accuracy of simple classifiers on a run's frozen features as JSON.",
     ),
+    "features": (
+        _features,
+        "Keep a frozen network's features of all images of a data set on disk, computed once.",
+    ),
     "baseline": (
         _baseline,
-        "Print the accuracy of scikit-learn's classifiers on pixels, for the same labels.",
+        "Print the accuracy of scikit-learn's classifiers on pixels and, with a pretrained "
+        "network, on its frozen features, for the same labels.",
     ),
     "export": (
         _export,

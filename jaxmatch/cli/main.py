@@ -232,6 +232,23 @@ def _tell_images(done: int) -> None:
     print(f"\rjaxmatch: {done:,} images", end="", file=sys.stderr, flush=True)
 
 
+def _pseudo_label(arguments: argparse.Namespace) -> None:
+    from jaxmatch.evaluation.pseudo_label import make
+    from jaxmatch.record.pseudo_labels import check_file, write
+
+    check_file(arguments.output)
+    table, of_files = make(arguments.runs, arguments.average, arguments.step, arguments.data)
+    write(arguments.output, table, of_files)
+    known = table.labels >= 0
+    print(
+        f"wrote {arguments.output}: {int(known.sum()):,} unlabeled images, {arguments.average} of "
+        f"{len(arguments.runs)} {'run' if len(arguments.runs) == 1 else 'runs'}, mean confidence "
+        f"{table.confidence[known].mean():.2f}"
+    )
+    if not known.all():
+        print(f"{int((~known).sum()):,} images are not readable and have no label.")
+
+
 def _probe(arguments: argparse.Namespace) -> None:
     from jaxmatch.evaluation.probe import probe
 
@@ -255,24 +272,57 @@ def _probe(arguments: argparse.Namespace) -> None:
     print(json.dumps(found))
 
 
+def _features(arguments: argparse.Namespace) -> None:
+    from jaxmatch.evaluation import features
+
+    _check_one_place(arguments, "features")
+    if arguments.workdir is None:
+        if arguments.step is not None:
+            raise InputError("--step chooses a checkpoint of a run: it needs --workdir=RUN.")
+        found, existed = features.of_config(_config(arguments), arguments.cache)
+    else:
+        found, existed = features.of_run(
+            arguments.workdir, arguments.step, arguments.data, arguments.cache
+        )
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    verb = "reused" if existed else "wrote"
+    print(
+        f"{verb} {found['folder']}: {found['count']:,} images of {found['data']}, "
+        f"{found['width']:,} features each, of {found['network']}"
+    )
+    if found["unreadable"]:
+        print(f"{found['unreadable']:,} images are not readable.")
+
+
+def _check_one_place(arguments: argparse.Namespace, command: str) -> None:
+    """Check that a command has either a configuration or a run folder.
+
+    Raises:
+        InputError: if not, or if other arguments do not fit.
+    """
+    if (arguments.config is None) == (arguments.workdir is None):
+        raise InputError(f"{command} needs either --config=NAME:DATA,labels=N or --workdir=RUN.")
+    if arguments.workdir is None and arguments.data:
+        raise InputError("--data says where a run's data is now: it needs --workdir=RUN.")
+    if arguments.workdir is not None and arguments.overrides:
+        raise InputError("--workdir has its own configuration; leave out --config.key=value.")
+
+
 def _baseline(arguments: argparse.Namespace) -> None:
     from jaxmatch.evaluation.baselines import of_config, of_run
     from jaxmatch.evaluation.comparison import compare
     from jaxmatch.record.folder import RunFolder
     from jaxmatch.report.baselines import page
 
-    if (arguments.config is None) == (arguments.workdir is None):
-        raise InputError("baseline needs either --config=NAME:DATA,labels=N or --workdir=RUN.")
+    _check_one_place(arguments, "baseline")
     if arguments.output is not None:
         check_output(arguments.output)
     if arguments.workdir is None:
-        if arguments.data:
-            raise InputError("--data says where a run's data is now: it needs --workdir=RUN.")
-        found = of_config(_config(arguments))
-    elif arguments.overrides:
-        raise InputError("--workdir has its own configuration; leave out --config.key=value.")
+        found = of_config(_config(arguments), arguments.features)
     else:
-        found = of_run(arguments.workdir, arguments.data)
+        found = of_run(arguments.workdir, arguments.data, arguments.features)
     text = json.dumps(found, indent=2)
     if arguments.output is not None:
         write_output(arguments.output, f"{text}\n".encode())
@@ -433,7 +483,9 @@ COMMANDS: Mapping[str, Command] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "pseudo-label": _pseudo_label,
     "probe": _probe,
+    "features": _features,
     "baseline": _baseline,
     "export": _export,
     "report": _report,

@@ -38,8 +38,46 @@ def check_settings(config: ConfigDict) -> None:
     build_ctaugment(config.views)
     build_section(Optim, dict(config.optim), "optim").rate(config.steps)
     build_section(Ema, dict(config.ema), "ema")
+    if config.data.pseudo_labels:
+        _check_pseudo_labels(config, algorithm)
+    if config.classifier_init != "random":
+        _check_first_classifier(config, algorithm)
     if not config.data.mean or not config.data.std:
         raise InputError("data.mean and data.std need a number for all channels, or one for each.")
+
+
+def _check_first_classifier(config: ConfigDict, algorithm: Algorithm) -> None:
+    """Refuse a first classifier that nothing can be fitted to."""
+    kind = config.classifier_init
+    if not algorithm.labeled:
+        raise InputError(
+            f"classifier_init={kind} is fitted to labels, and {config.algorithm.name} reads none; "
+            "leave it random."
+        )
+    if not config.init_from:
+        raise InputError(
+            f"classifier_init={kind} is fitted to the features of a trained network: give "
+            "init_from=RUN_OR_FILE, or leave it random."
+        )
+
+
+def _check_pseudo_labels(config: ConfigDict, algorithm: Algorithm) -> None:
+    """Refuse pseudo-labels that the method has no use for."""
+    if algorithm.unlabeled and not algorithm.frozen:
+        raise InputError(
+            f"{config.algorithm.name} makes its own labels of the unlabeled images; "
+            "data.pseudo_labels is for supervised, finetune and distillation."
+        )
+    if not algorithm.labeled:
+        raise InputError(
+            f"{config.algorithm.name} reads no labels; data.pseudo_labels is for supervised, "
+            "finetune and distillation."
+        )
+    for role, run in config.frozen.items():
+        if run:
+            raise InputError(
+                f"data.pseudo_labels takes the place of frozen.{role}={run}; give only one of them."
+            )
 
 
 def check_lora(config: ConfigDict) -> None:

@@ -21,7 +21,7 @@ from jaxmatch.errors import InputError, suggest
 from jaxmatch.models.build import MODELS, model_class, model_settings
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
-from jaxmatch.settings import Count, Positive, Range, Share, Whole
+from jaxmatch.settings import Count, NonNegative, Positive, Range, Share, Whole
 
 Level = Annotated[int, Range(least=0, most=255)]
 
@@ -78,6 +78,17 @@ KEYS: dict[str, Key] = {
         "", str, "Run folder, run or file of weights whose encoder is the first; empty for none."
     ),
     "init_heads": Key((), tuple[str, ...], "Heads that init_from gives, beside the encoder."),
+    "classifier_init": Key(
+        "random",
+        Literal["random", "means", "logistic"],
+        "First classifier of a run that begins from init_from: random, or fitted to the features "
+        "of the labeled images: means (of the classes) or logistic (regression).",
+    ),
+    "classifier_temperature": Key(
+        0.0,
+        NonNegative,
+        "Number that divides the logits of a fitted first classifier; 0 fits it to the labels.",
+    ),
     "init_rules": Key(
         "timm",
         Literal["timm", "usb"],
@@ -99,9 +110,17 @@ KEYS: dict[str, Key] = {
     "microbatches": Key(1, Count, "Parts that the network sees one after another, to save memory."),
     "remat": Key(False, bool, "Compute activations again in the backward pass, to save memory."),
     "augment": Key("randaugment", str, "Strong views: randaugment, ctaugment or contrast."),
-    "data.name": Key("", str, "Data set: mnist5k, digits, tfds:NAME, folder:DIR or npz:FILE."),
+    "data.name": Key(
+        "", str, "Data set: mnist5k, digits, fashion_mnist, tfds:NAME, folder:DIR or npz:FILE."
+    ),
     "data.labels": Key("all", str, "Total number of labeled images, all, or none."),
     "data.split": Key("", str, "File that names the labeled images; empty draws a balanced set."),
+    "data.pseudo_labels": Key(
+        "",
+        str,
+        "File of jaxmatch pseudo-label for the unlabeled images: targets of distillation in place "
+        "of frozen.teacher, or labels of further labeled images of supervised and finetune.",
+    ),
     "data.validation": Key(
         0,
         Whole,
@@ -129,7 +148,9 @@ KEYS: dict[str, Key] = {
         Annotated[int | None, Range(least=1, most=2**14)],
         "Side that images are resized to; None keeps their size.",
     ),
-    "data.directory": Key("", str, "Directory of TFDS data sets; empty takes TFDS's own."),
+    "data.directory": Key(
+        "", str, "Directory of TFDS data sets or of Fashion-MNIST; empty: the usual."
+    ),
     "data.extra": Key(False, bool, "Add SVHN's extra images to the unlabeled ones."),
     "data.strict": Key(False, bool, "Stop at an image that cannot be read."),
     "data.stream": Key(False, bool, "Read images from the host in each step; for large data sets."),

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.config import usb_cv
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import KEYS
 from jaxmatch.config.presets import DATASETS
@@ -251,7 +252,7 @@ def settle(config: ConfigDict, at: Circumstances | None) -> tuple[ConfigDict, li
         config.steps = PROVISIONAL
     if any(config[key] is None for key in ("steps_per_call", *PERIODS)):
         _choose_periods(config)
-    if config.size and config.size != PAPER:
+    if config.size and (config.size != PAPER or config.preset == usb_cv.NAME):
         notes += _hasten(config)
     else:
         notes += _never_reached(config)

@@ -3,17 +3,15 @@
 from typing import Any, NamedTuple
 
 from jaxmatch.augment.build import CONTRASTS
+from jaxmatch.config.usb_cv import CIFAR100, IMAGENET, STL10
 
 PRESETS = ("jaxmatch", "google", "torchssl", "usb")
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 IMAGENET_IMAGES = 1_281_167
 TENTH = 128_116  # labels of the 10% list; that of 1% has 12,811
 IMAGENET_CALL = 50  # steps between two looks at the metrics
 CIFAR10 = ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255))
-CIFAR100 = ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255))
 SVHN = ((0.4380, 0.4440, 0.4730), (0.1751, 0.1771, 0.1744))
-STL10 = ((112.4 / 255, 109.1 / 255, 98.6 / 255), (68.4 / 255, 66.6 / 255, 68.5 / 255))
 
 USB_NETWORK = {
     "model.legacy_transition": True,

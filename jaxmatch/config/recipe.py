@@ -12,10 +12,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.config import usb_cv
 from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.dotted import put
 from jaxmatch.config.keys import defaults, field_defaults
-from jaxmatch.config.own import AUTO, OPEN, leave_open, open_settings
+from jaxmatch.config.own import AUTO, OPEN, PAPER, leave_open, open_settings
 from jaxmatch.config.presets import DATASETS, PRESETS, VIEWS, preset_values
 from jaxmatch.data.splits import check_number
 from jaxmatch.errors import InputError, suggest
@@ -68,7 +69,10 @@ def make(
     data, chosen = parse_argument(argument)
     preset = chosen.get("preset", "jaxmatch")
     presets = {"jaxmatch": {}, **(presets or {})}
-    if preset not in (known := {*PRESETS, *presets}):
+    if recipe in usb_cv.METHODS:
+        chosen_task = usb_cv.settings(data, recipe) if preset == usb_cv.NAME else {}
+        presets = {**presets, usb_cv.NAME: chosen_task}
+    if preset not in (known := {*PRESETS, usb_cv.NAME, *presets}):
         raise InputError(f"unknown preset {preset!r}; {suggest(preset, known)}")
     if preset not in presets:
         raise InputError(f"{recipe} has no preset {preset!r}; it has {', '.join(presets)}.")
@@ -84,6 +88,8 @@ def make(
     label_free = not ALGORITHMS[name].labeled
     if label_free and ("labels" in chosen or "split" in chosen):
         raise InputError(f"{recipe} reads no labels; leave labels and split out of its argument.")
+    if "size" in chosen and preset == usb_cv.NAME:
+        raise InputError(f"preset={preset} has a size; leave size={chosen['size']} out.")
     if "size" in chosen and data in DATASETS:
         raise InputError(
             f"{data} has the settings of its papers; leave size={chosen['size']} out, or override "
@@ -92,8 +98,8 @@ def make(
     if chosen.keys() >= {"labels", "split"} and chosen["labels"] != "all":
         check_number(chosen["split"], None, int(chosen["labels"]))
     settings = settings or {}
-    if "model.name" in settings:
-        set_model(config, settings["model.name"])
+    if network := presets[preset].get("model.name") or settings.get("model.name"):
+        set_model(config, network)
     wide = config.model.name == "wide_resnet"
 
     def fitting(layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,10 +107,11 @@ def make(
         # them, and to a transformer its depth and width mean other things.
         return {key: layer[key] for key in layer if wide or not key.startswith("model.")}
 
+    size = PAPER if preset == usb_cv.NAME else chosen.get("size", AUTO)
     preset_layer = {**fitting(preset_values(preset, data)), **presets[preset]}
     layers = [
         {f"algorithm.{key}": value for key, value in algorithm.items()},
-        fitting(DATASETS[data] if data in DATASETS else open_settings(chosen.get("size", AUTO))),
+        fitting(DATASETS[data] if data in DATASETS else open_settings(size)),
         {"data.labels": "none"} if label_free else {},
         settings,
         preset_layer,

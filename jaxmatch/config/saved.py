@@ -43,6 +43,8 @@ IDENTITY = {
     "microbatches": "which images are a BatchNorm batch",
     "init_from": "the first weights",
     "init_heads": "the first weights",
+    "classifier_init": "the first weights",
+    "classifier_temperature": "the first weights",
     "init_rules": "the first weights",
     "data.name": "the images; of files only the kind, since the run records their content",
     "data.labels": "which images are labeled; not data.split, since the run records its split",
@@ -65,7 +67,7 @@ IDENTITY = {
 PERIODS_OF_A_CALL = ("steps_per_call", "log_every", "save_every")
 # The settings that are paths. As absolute paths they tell new runs apart, too. After a run has
 # begun the files may move: the run records what it found.
-PLACES = ("data.name", "data.split", "init_from", "frozen")
+PLACES = ("data.name", "data.split", "data.pseudo_labels", "init_from", "frozen")
 
 
 # Values of settings in runs that are older than the setting, where they are not the default.
@@ -163,6 +165,9 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
         found["data.name"] = data_kind(found["data.name"])
     if not found.get("data.validation"):
         found.pop("data.validation_draw", None)  # it has no effect
+    if found.get("classifier_init") == "random":
+        for key in ("classifier_init", "classifier_temperature"):  # no effect, either
+            found.pop(key, None)
     if "init_from" in found:
         found["init_from"] = _absolute("init_from", found["init_from"])
     return found
@@ -219,6 +224,8 @@ def _listed(key: str, keys: Iterable[str]) -> bool:
 def _with_places(values: Mapping[str, Any]) -> dict[str, Any]:
     flat = flatten(values)
     places = {key: _absolute(key, value) for key, value in flat.items() if _listed(key, PLACES)}
+    if not places.get("data.pseudo_labels"):
+        places.pop("data.pseudo_labels", None)  # runs of before have no such key in their names
     return {**identity(values), **places}
 
 

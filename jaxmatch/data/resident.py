@@ -81,12 +81,23 @@ class Resident(NamedTuple):
     frozen: PyTree = None  # variables of the run's frozen networks by role, if there are any
 
 
-def resident(source: Source, split: Split, include_labeled: bool = True) -> Resident:
+def resident(
+    source: Source,
+    split: Split,
+    include_labeled: bool = True,
+    more: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Resident:
     """The labeled examples in split order, and the unlabeled pool in storage order, on the host.
 
     The pool is all training images, without the labeled ones if ``include_labeled`` is False. It
     is a view of the source if possible. Labels of labeled images in the pool are hidden (-1): the
     run learns from them, so that a figure about unlabeled images must leave these images out.
+
+    Args:
+        source: the data set.
+        split: the labeled examples.
+        include_labeled: whether the pool has them, too.
+        more: positions and labels of further labeled examples, which follow those of the split.
 
     Raises:
         InputError: if the split does not fit the source.
@@ -100,9 +111,12 @@ def resident(source: Source, split: Split, include_labeled: bool = True) -> Resi
         some = source.images[rows]
         return some if isinstance(some, LazyImages) else Table.of(some)
 
+    labels = source.labels[labeled]
+    if more is not None and len(more[0]):
+        labeled, labels = np.concatenate([labeled, more[0]]), np.concatenate([labels, more[1]])
     return Resident(
         labeled_images=images(labeled),
-        labeled_labels=source.labels[labeled],
+        labeled_labels=labels,
         unlabeled_images=images(pool),
         unlabeled_labels=unseen[pool],
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jaxmatch.data import builtin, folder, npz
+from jaxmatch.data import builtin, fashion_mnist, folder, npz
 from jaxmatch.data import images as image_files
 from jaxmatch.data.images import Fitting, Native, Size
 from jaxmatch.data.record import Record, check_parts
@@ -75,6 +75,9 @@ def _tfds_sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
 SOURCES = {
     "mnist5k": Scheme(load=builtin.mnist5k, examples=("mnist5k",), native=builtin.MNIST5K),
     "digits": Scheme(load=builtin.digits, examples=("digits",), native=builtin.DIGITS),
+    "fashion_mnist": Scheme(
+        load=fashion_mnist.load, sizes=fashion_mnist.sizes, examples=("fashion_mnist",)
+    ),
     "npz": Scheme(load=npz.load, sizes=npz.sizes, examples=("npz:FILE",), is_path=True),
     "folder": Scheme(
         load=folder.load,

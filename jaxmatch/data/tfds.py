@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from tensorflow_datasets.core import constants, read_only_builder
 from jaxmatch.data import images as image_files
 from jaxmatch.data.lazy import LazyImages, TfdsRecords
 from jaxmatch.data.record import Record, check_parts, file_hash
-from jaxmatch.data.source import Reading, Source
+from jaxmatch.data.source import Reading, Source, Survey
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.runtime import hosts, paths
 
@@ -31,14 +31,17 @@ log = logging.getLogger(__name__)
 
 # Test splits of another name than "test". The labels of ImageNet's test split are not public.
 TEST_SPLITS = {"imagenet2012": "validation", "imagenet2012_subset": "validation"}
+TEST_SHARE = 0.2  # of each class, of sets without a test split
+FILE_NAMES = ("file_name", "filename")  # features of that meaning
 CHUNK = 1024  # examples that a thread decodes at a time
 
 
 def load(place: str, reading: Reading) -> Source:
     """Read a prepared set: train, unlabelled (labels -1), and extra if asked for; test is held out.
 
-    ImageNet's test set is its validation split. With ``reading.stream`` the images stay on disk,
-    and only labels and file names are read.
+    ImageNet's test set is its validation split. Of a set without a test split (EuroSAT) the last
+    fifth of each class by file name is held out, as in USB's benchmark. With ``reading.stream`` the
+    images stay on disk, and only labels and file names are read.
 
     Raises:
         InputError: if the set is not prepared under ``reading.directory``, or does not hold labeled
@@ -54,33 +57,51 @@ def load(place: str, reading: Reading) -> Source:
         )
     test = TEST_SPLITS.get(builder.info.name, "test")
     training = ["train", *(["extra"] if reading.extra else [])]
-    if missing := [split for split in (*training, test) if split not in splits]:
+    held_out = [test] if splits - {"train"} else []
+    if missing := [split for split in (*training, *held_out) if split not in splits]:
         raise InputError(f"tfds:{place} has no split {missing[0]!r}, only {sorted(splits)}.")
     if None in builder.info.features["image"].shape[:2]:
         image_size = image_size or image_files.DEFAULT_SIZE
     training += sorted(splits & {"unlabelled", "unlabeled"})
     size = (image_size, image_size) if image_size else builder.info.features["image"].shape[:2]
-    names: tuple[str, ...] = ()
-    if reading.stream:
-        (images, labels, names), (test_images, test_labels, _) = (
-            _lazy(builder, chosen, size, reading) for chosen in (training, [test])
-        )
+    read = partial(_lazy if reading.stream else _read, builder, size=size, reading=reading)
+    images, labels, names = read(training)
+    rows, notes = np.arange(len(labels)), ()
+    if held_out:
+        test_images, test_labels, _ = read(held_out)
     else:
-        parts = [_read(builder, split, size, reading) for split in training]
-        images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        test_images, test_labels = _read(builder, test, size, reading)
+        tests = _last_of_each_class(labels, names)
+        test_images, test_labels, rows = images[tests], labels[tests], np.setdiff1d(rows, tests)
+        images, labels = images[rows], labels[rows]
+        names = tuple(names[row] for row in rows) if names else ()
+        notes = (f"tfds:{place} has no test split; the last fifth of each class is the test set.",)
     return Source(
         name=f"tfds:{place}",
         classes=tuple(features["label"].names),
         images=images,
         labels=labels,
-        rows=np.arange(len(labels)),
+        rows=rows,
         test_images=test_images,
         test_labels=test_labels,
-        names=names,
+        names=names if reading.stream else (),
         location=str(Path(reading.directory or constants.DATA_DIR).expanduser().resolve()),
-        parts=_parts(builder, [*training, test], reading.stream),
+        parts=_parts(builder, [*training, *held_out], reading.stream),
+        survey=Survey(notes=notes),
     )
+
+
+def _last_of_each_class(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The rows, sorted, of the last fifth of each class by file name, or by storage without names.
+
+    The first int(0.8 n) of n images stay (github.com/microsoft/Semi-supervised-learning @ 1ef4cbe,
+    ``semilearn/datasets/cv_datasets/eurosat.py``).
+    """
+    order = np.argsort(np.array(names), kind="stable") if names else np.arange(len(labels))
+    chosen = []
+    for number in np.unique(labels):
+        members = order[labels[order] == number]
+        chosen.append(members[int((1 - TEST_SHARE) * len(members)) :])
+    return np.sort(np.concatenate(chosen))
 
 
 def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
@@ -168,26 +189,46 @@ def _examples(builder: tfds.core.DatasetBuilder, split: str) -> Any:
 
 
 def _read(
-    builder: tfds.core.DatasetBuilder, split: str, size: image_files.Size, reading: Reading
-) -> tuple[np.ndarray, np.ndarray]:
-    """All images [n h w 3] uint8 and labels [n] int32 of a split."""
-    examples = _examples(builder, split)
+    builder: tfds.core.DatasetBuilder,
+    splits: list[str],
+    size: image_files.Size,
+    reading: Reading,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """All images [n h w 3] uint8 of some splits, labels [n] int32 and file names, if known."""
 
-    def decode(chunk: int) -> tuple[np.ndarray, list[int]]:
+    def decode(examples: Any, chunk: int) -> tuple[np.ndarray, list[int], list[str]]:
         numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(examples)))
         records = examples.__getitems__(list(numbers))
         contents = (record["image"] for record in records)
         decoded = [image_files.read(file, size, reading.share, reading.levels) for file in contents]
-        return np.stack(decoded), [record["label"] for record in records]
+        return (
+            np.stack(decoded),
+            [record["label"] for record in records],
+            [name for record in records if (name := _file_name(record))],
+        )
 
     with ThreadPoolExecutor() as pool:
-        parts = list(pool.map(decode, range(math.ceil(len(examples) / CHUNK))))
-    images, labels = zip(*parts, strict=True)
-    return np.concatenate(images), np.concatenate(labels).astype(np.int32)
+        parts = [
+            pool.submit(decode, examples, chunk)
+            for examples in (_examples(builder, split) for split in splits)
+            for chunk in range(math.ceil(len(examples) / CHUNK))
+        ]
+    images, labels, names = zip(*(part.result() for part in parts), strict=True)
+    labels = np.concatenate(labels).astype(np.int32)
+    known = tuple(name for part in names for name in part)
+    return np.concatenate(images), labels, known if len(known) == len(labels) else ()
+
+
+def _file_name(record: Mapping[str, Any]) -> str:
+    """The name of an example's file; empty if the set does not keep it."""
+    return next((record[key].decode() for key in FILE_NAMES if key in record), "")
 
 
 def _lazy(
-    builder: tfds.core.DatasetBuilder, splits: list[str], size: image_files.Size, reading: Reading
+    builder: tfds.core.DatasetBuilder,
+    splits: list[str],
+    size: image_files.Size,
+    reading: Reading,
 ) -> tuple[LazyImages, np.ndarray, tuple[str, ...]]:
     """The images of some splits, not yet read, their labels [n] int32 and file names, if known."""
     records = TfdsRecords(
@@ -236,10 +277,10 @@ def _read_index(
             return found
     log.warning("Reading the labels of %d images of %s, once.", len(examples), builder.info.name)
 
-    def read(chunk: int) -> list[tuple[int, bytes]]:
+    def read(chunk: int) -> list[tuple[int, str]]:
         numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(examples)))
         return [
-            (int(record["label"]), record.get("file_name", b""))
+            (int(record["label"]), _file_name(record))
             for record in map(examples.__getitem__, numbers)
         ]
 
@@ -253,7 +294,7 @@ def _read_index(
             f"The labels of tfds:{builder.info.name} cannot be read ({error}); prepare it anew."
         ) from error
     labels = np.array([label for label, _ in found], np.int32)
-    names = np.array([name.decode() for _, name in found if name], str)
+    names = np.array([name for _, name in found if name], str)
     for file in files:
         # No process number: another container on the same folder may have the same one.
         partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")

@@ -1,88 +1,59 @@
-"""Classical classifiers on pixels, learned from a run's labels: what a network has to beat.
+"""Classical classifiers, learned from a run's labels: what a network has to beat.
 
-The estimators are scikit-learn's (Pedregosa et al., "Scikit-learn: Machine Learning in Python",
-JMLR 2011), with fixed settings, so that nothing is chosen on test images. They get the images that
-a run sees, before augmentation. Label spreading (Zhou et al., "Learning with Local and Global
-Consistency", NeurIPS 2003) learns from the unlabeled images, too.
+They learn from pixels (:mod:`~jaxmatch.evaluation.on_pixels`) and, if the run begins with a
+pretrained network, from its frozen features (:mod:`~jaxmatch.evaluation.on_features`).
 """
 
 import json
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import jax
 from ml_collections import ConfigDict
-from PIL import Image
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
-from sklearn.metrics.pairwise import rbf_kernel
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.semi_supervised import LabelSpreading
-from sklearn.svm import SVC
 
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.saved import complete
 from jaxmatch.config.stages import stages_of
-from jaxmatch.data import splits
-from jaxmatch.data.lazy import READ, Images, LazyImages
 from jaxmatch.errors import InputError
-from jaxmatch.evaluation.comparison import TITLES
-from jaxmatch.evaluation.probe import smallest_class
+from jaxmatch.evaluation import features, on_features, on_pixels
+from jaxmatch.evaluation.encoder import Encoder, of_init
+from jaxmatch.evaluation.features import Cache
 from jaxmatch.record import run_data
 from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
-from jaxmatch.record.settled import settled
+from jaxmatch.record.settled import settled, standardized
+from jaxmatch.weights.transfer import STAGE, source_folder
 
-MOST_SIDE = 64  # pixels; larger images are averaged down to this side
-# More images than these are thinned at random.
-MOST_LABELED, MOST_UNLABELED, MOST_TEST = 5_000, 10_000, 10_000
-MOST_CLASSES = 200
-COMPONENTS = 50
-MOST_FOR_COMPONENTS = 5_000  # images that the principal components are those of
-NEIGHBOURS = 5
-SPREADING_NEIGHBOURS = 10
-CHUNK = 500  # images that are converted at a time
+log = logging.getLogger(__name__)
 
 # Settings ``data.*`` that do not change what the baselines see.
 OF_TRAINING = ("batch_size", "ratio", "mean", "std", "include_labeled", "labels", "split")
-METRICS = {"accuracy": accuracy_score, "balanced_accuracy": balanced_accuracy_score}
-
-Classify = Callable[[np.ndarray], np.ndarray]  # pixels [n d] uint8 to classes [n]
 
 
-class Part(NamedTuple):
-    """Some images of a run."""
+class Network(NamedTuple):
+    """A pretrained network whose frozen features baselines learn from."""
 
-    pixels: np.ndarray  # [n d] uint8
-    labels: np.ndarray  # [n] int32; -1 where they are not known or not used
-
-
-class Sets(NamedTuple):
-    """What the baselines learn from, and what they are tested on."""
-
-    labeled: Part
-    unlabeled: Part
-    held_out: Mapping[str, Part]  # "test" and, if there is one, "validation"
-    shape: tuple[int, int, int]  # height, width and channels of the pixels
-    notes: tuple[str, ...]  # sentences about what was reduced
+    encoder: Encoder
+    cache: Cache | None  # of its features of the data, if there is one
 
 
-def of_config(config: ConfigDict) -> dict[str, Any]:
+def of_config(config: ConfigDict, cache: Path | None = None) -> dict[str, Any]:
     """The baselines for the data, the labels and the seed of a configuration.
 
     Args:
-        config: of a run; of a run in stages the last stage counts.
+        config: of a run; of a run in stages the last stage counts. If it names a network by
+            ``init_from``, that network's frozen features count, too.
+        cache: the folder of these features (:mod:`jaxmatch.evaluation.features`), which is made if
+            it does not exist; by default an existing cache in the usual place is used.
 
     Returns:
         As :func:`measure`.
 
     Raises:
-        InputError: if the method reads no labels, the data cannot be read as configured, or
-            :func:`measure` cannot use it.
+        InputError: if the method reads no labels, the data or the network cannot be read as
+            configured, ``cache`` is of other weights or images, or :func:`measure` cannot use them.
     """
     *_, last = stages_of(config).values()
     if not build_algorithm(last.algorithm).labeled:
@@ -91,22 +62,31 @@ def of_config(config: ConfigDict) -> dict[str, Any]:
             "method that reads some, such as --config=supervised:DATA,labels=N."
         )
     chosen, _ = settled(last)
-    return measure(run_data.load_new(chosen), chosen.seed)
+    network = None
+    if chosen.init_from.startswith(STAGE):  # no stage is trained yet
+        chosen.init_from = ""
+    _check_network(chosen, cache)
+    data = run_data.load_new(chosen)
+    if chosen.init_from:
+        network = network_of(chosen, data, Path(), cache)
+    return measure(data, chosen.seed, network)
 
 
-def of_run(workdir: str | Path, place: str = "") -> dict[str, Any]:
+def of_run(workdir: str | Path, place: str = "", cache: Path | None = None) -> dict[str, Any]:
     """The baselines for the images and labels that a run began with, also kept in its folder.
 
     Args:
-        workdir: the run folder; of a run in stages the last stage counts.
+        workdir: the run folder; of a run in stages the last stage counts. If it began from
+            ``init_from``, the frozen features of that network count, too.
         place: where the data is now, if it has moved.
+        cache: as of :func:`of_config`.
 
     Returns:
         As :func:`measure`.
 
     Raises:
-        InputError: if ``workdir`` is no run folder, its data is gone or changed, or
-            :func:`measure` cannot use it.
+        InputError: if ``workdir`` is no run folder, its data is gone or changed, ``cache`` is of
+            other weights or images, or :func:`measure` cannot use it.
         DiskError: if ``baselines.json`` cannot be written.
     """
     run = RunFolder.at(workdir)
@@ -116,10 +96,72 @@ def of_run(workdir: str | Path, place: str = "") -> dict[str, Any]:
             f"{run.path} was trained without labels, and a baseline learns from labels; give the "
             "folder of a run that read some."
         )
+    _check_network(config, cache)
     data = run_data.load_recorded(config, run.path, place=place)
-    found = measure(data, config.seed)
+    found = of_data(config, data, run.path, cache)
     run.write_baselines(found)
     return found
+
+
+def of_data(
+    config: ConfigDict, data: Data, folder: Path, cache: Path | None = None
+) -> dict[str, Any]:
+    """The baselines for ``data``, on features, too, if the run of ``config`` began from a network.
+
+    If that network is gone, there are none on features, and a note says so.
+
+    Args:
+        config: of the run in ``folder``.
+        data: of that run.
+        folder: of that run.
+        cache: as of :func:`of_config`.
+
+    Raises:
+        InputError: as :func:`measure`, or if ``cache`` is of other weights or images.
+    """
+    if not config.init_from or jax.process_count() > 1:
+        return measure(data, config.seed)
+    try:
+        network = network_of(config, data, folder, cache)
+    except InputError as error:
+        if cache is not None:
+            raise
+        log.warning("no baselines on features: %s", error)
+        found = measure(data, config.seed)
+        return {**found, "notes": [*found["notes"], f"No baselines on features: {error}"]}
+    return measure(data, config.seed, network)
+
+
+def network_of(config: ConfigDict, data: Data, folder: Path, cache: Path | None) -> Network:
+    """The network that ``config.init_from`` names, and the cache of its features, if there is one.
+
+    Arguments are those of :func:`of_data`.
+
+    Raises:
+        InputError: if the network cannot be read, or ``cache`` is of other weights or images.
+    """
+    config = standardized(config, data.source.images)
+    encoder = of_init(config, data.facts(), folder)
+    if cache is not None:
+        return Network(encoder, features.cached(encoder, data, cache)[0])
+    if not features.FOLDER.is_dir():
+        return Network(encoder, None)
+    of_images = features.identity(data)
+    usual = features.default_folder(encoder, data, of_images)
+    return Network(encoder, features.opened(encoder, of_images, usual))
+
+
+def _check_network(config: ConfigDict, cache: Path | None) -> None:
+    """Check that there is a network if a cache of its features is given.
+
+    Raises:
+        InputError: if not.
+    """
+    if cache is not None and not config.init_from:
+        raise InputError(
+            f"{cache} would hold features, but there is no network to take them from: give "
+            "--config.init_from=RUN_OR_FILE, or --workdir of a run that began from one."
+        )
 
 
 def add_missing(workdirs: Iterable[str | Path]) -> None:
@@ -139,6 +181,8 @@ def add_missing(workdirs: Iterable[str | Path]) -> None:
             continue
         key = _what_counts(run, config)
         found = run.read_baselines()
+        if found is not None and config.init_from and "network" not in found:
+            found = None  # an older version measured them on pixels alone
         if found is None and key in known:
             found = known[key]
             run.write_baselines(found)
@@ -164,223 +208,95 @@ def _what_counts(run: RunFolder, config: ConfigDict) -> str:
         return str(run.path)
     data = {key: value for key, value in config.data.to_dict().items() if key not in OF_TRAINING}
     content = [record.digest, run.read_split().hash, config.seed, data]
+    if config.init_from:
+        content += [str(source_folder(config.init_from, run.path)), config.model.to_dict()]
+        content += [config.data.mean, config.data.std]
     return json.dumps(content, sort_keys=True, default=str)
 
 
-def measure(data: Data, seed: int) -> dict[str, Any]:
+def measure(data: Data, seed: int, network: Network | None = None) -> dict[str, Any]:
     """All baselines for ``data``; the result is the same at each call.
 
     Args:
         data: images, and which of them are labeled.
-        seed: thins images where there are too many.
+        seed: thins images where there are too many, and draws folds.
+        network: whose frozen features count, too.
 
     Returns:
         ``data`` (its name), ``seed``, ``split`` (the hash of the labeled images), the numbers of
         images used (``labels``, ``unlabeled``, ``test``, ``validation``), ``pixels`` (height,
-        width, channels), ``notes``, ``best`` (the name of the baseline with the best test
-        accuracy) and ``baselines``: for each name ``title``, ``settings``, ``test`` and
-        ``validation``, which hold ``accuracy`` and ``balanced_accuracy`` as fractions.
-        ``validation`` is null without a validation set.
+        width, channels), ``network`` (null, or ``name``, ``weights`` and ``width``), ``notes``,
+        ``best`` (the name of the baseline with the best test accuracy) and ``baselines``: for each
+        name ``title``, ``settings``, ``test`` and ``validation``, which hold ``accuracy`` and
+        ``balanced_accuracy`` as fractions, and on features all other metrics. ``validation`` is
+        null without a validation set.
 
     Raises:
-        InputError: if the labeled images are of one class, there are more than 200 classes, or no
-            test image has a label.
+        InputError: if the labeled images are of one class, there are more than 200 classes and no
+            network, or no test image has a label.
     """
-    sets = gather(data, seed)
-    found = dict(each(sets, seed))
+    notes: tuple[str, ...] = ()
+    found, about = {}, None
+    many = len(data.source.classes) > on_pixels.MOST_CLASSES
+    if network is None or not many:
+        sets = on_pixels.gather(data, seed)
+        found, notes = dict(on_pixels.each(sets, seed)), sets.notes
+        counts, pixels = _counts(sets), list(sets.shape)
+    else:
+        counts, pixels = {}, list(data.source.images.shape[1:])
+        notes = (f"There are more than {on_pixels.MOST_CLASSES} classes, so none is on pixels.",)
+    if network is not None:
+        points = gather_features(data, network, seed)
+        counts = counts or _counts(points)
+        found |= on_features.each(points, seed)
+        about = {
+            "name": network.encoder.name,
+            "weights": network.encoder.digest,
+            "width": points.labeled.features.shape[1],
+        }
     return {
         "data": data.name,
         "seed": seed,
         "split": data.split.hash,
-        "labels": len(sets.labeled.labels),
-        "unlabeled": len(sets.unlabeled.labels),
-        **{
-            name: len(sets.held_out[name].labels) if name in sets.held_out else 0
-            for name in ("test", "validation")
-        },
-        "pixels": list(sets.shape),
-        "notes": list(sets.notes),
+        **counts,
+        "pixels": pixels,
+        "network": about,
+        "notes": list(notes),
         "best": max(found, key=lambda name: found[name]["test"]["accuracy"]),
         "baselines": found,
     }
 
 
-def each(sets: Sets, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name and the result of each baseline, as :func:`measure` describes it."""
-    learn = {
-        "logistic_regression": _logistic_regression,
-        "svc": _svc,
-        "knn": _knn,
-        "label_spreading": _label_spreading,
+def _counts(sets: Any) -> dict[str, int]:
+    """The numbers of images of each part."""
+    held_out = {
+        name: len(sets.held_out[name].labels) if name in sets.held_out else 0
+        for name in ("test", "validation")
     }
-    reduce = None
-    for name, fit in learn.items():
-        with warnings.catch_warnings():
-            # Of fits that stop at their limit, and of classes that no test image has.
-            warnings.simplefilter("ignore")
-            reduce = reduce or _components(sets, seed)
-            classify, settings = fit(sets, reduce)
-            scores = {part: _score(classify, some) for part, some in sets.held_out.items()}
-        held_out = {part: scores.get(part) for part in ("test", "validation")}
-        yield name, {"title": TITLES[name], "settings": settings, **held_out}
+    return {"labels": len(sets.labeled.labels), "unlabeled": len(sets.unlabeled.labels), **held_out}
 
 
-def _score(classify: Classify, part: Part) -> dict[str, float]:
-    """Each metric of scikit-learn on labeled images."""
-    found = np.concatenate([classify(some) for some in _chunks(part.pixels)])
-    return {name: float(metric(part.labels, found)) for name, metric in METRICS.items()}
-
-
-def _logistic_regression(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
-    model = LogisticRegression(C=1.0, max_iter=300)
-    model.fit(_levels(sets.labeled.pixels), sets.labeled.labels)
-    return lambda pixels: model.predict(_levels(pixels)), "pixels in [0, 1], C=1"
-
-
-def _svc(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
-    train = _levels(sets.labeled.pixels)
-    # gamma="scale" of scikit-learn, whose own kernel takes many times as long.
-    gamma = 1 / max(train.shape[1] * float(train.var(dtype=np.float64)), 1e-12)
-    model = SVC(C=10.0, kernel=partial(rbf_kernel, gamma=gamma))
-    model.fit(train, sets.labeled.labels)
-    settings = 'pixels in [0, 1], RBF kernel, C=10, gamma="scale"'
-    return lambda pixels: model.predict(_levels(pixels)), settings
-
-
-def _knn(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
-    neighbours = min(NEIGHBOURS, smallest_class(sets.labeled.labels))
-    train = reduce(sets.labeled.pixels)
-    model = KNeighborsClassifier(neighbours, weights="distance").fit(train, sets.labeled.labels)
-    settings = (
-        f"{train.shape[1]} principal components, k={neighbours}, votes weighted by 1/distance"
-    )
-    return lambda pixels: model.predict(reduce(pixels)), settings
-
-
-def _label_spreading(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
-    train = reduce(np.concatenate([sets.labeled.pixels, sets.unlabeled.pixels]))
-    labels = np.concatenate([sets.labeled.labels, sets.unlabeled.labels])
-    neighbours = min(SPREADING_NEIGHBOURS, len(train) - 1)
-    model = LabelSpreading(kernel="knn", n_neighbors=neighbours, alpha=0.8, max_iter=200)
-    model.fit(train, labels)
-    settings = f"{train.shape[1]} principal components, graph of {neighbours} neighbors, alpha=0.8"
-    return lambda pixels: model.predict(reduce(pixels)), settings
-
-
-def _components(sets: Sets, seed: int) -> Classify:
-    """A function from pixels [n d] uint8 to principal components [n k] of the training images."""
-    every = np.concatenate([sets.labeled.pixels, sets.unlabeled.pixels])
-    some = _thinned(np.arange(len(every)), MOST_FOR_COMPONENTS, seed)
-    count = min(COMPONENTS, len(some) - 1, every.shape[1])
-    model = PCA(count, svd_solver="randomized", random_state=seed).fit(_levels(every[some]))
-
-    def reduce(pixels: np.ndarray) -> np.ndarray:
-        return np.concatenate([model.transform(_levels(few)) for few in _chunks(pixels)])
-
-    return reduce
-
-
-def _levels(pixels: np.ndarray) -> np.ndarray:
-    """Pixels as float32 in [0, 1]."""
-    return pixels.astype(np.float32) / np.float32(255)
-
-
-def _chunks(pixels: np.ndarray) -> Iterator[np.ndarray]:
-    return (pixels[first : first + CHUNK] for first in range(0, len(pixels), CHUNK))
-
-
-def gather(data: Data, seed: int) -> Sets:
-    """Read the images that the baselines use, thinned and made smaller as far as needed.
+def gather_features(data: Data, network: Network, seed: int) -> on_features.Sets:
+    """The features of the images that the baselines use, thinned as their pixels are.
 
     Raises:
         InputError: as :func:`measure`.
     """
-    source = data.source
-    if len(source.classes) > MOST_CLASSES:
-        raise InputError(
-            f"{data.name} has {len(source.classes)} classes, and baselines on pixels are made for "
-            f"at most {MOST_CLASSES}; compare with --config=supervised on the same labels."
-        )
-    notes, pixels, labels = [], {}, {}
-    for name, (images, known, rows, most) in _used(data).items():
-        if len(rows) > most:
-            notes.append(f"{most:,} of {len(rows):,} {name} images are used, drawn by the seed.")
-        rows = _thinned(rows, most, seed)
-        pixels[name], readable = _read(images, rows)
-        labels[name] = known[rows[readable]]
-    if len(classes := np.unique(labels["labeled"])) < 2:
-        what = f"are all of class {source.classes[classes[0]]!r}" if len(classes) else "are none"
-        raise InputError(
-            f"The readable labeled images of {data.name} {what}: a baseline needs two classes or "
-            "more."
-        )
-    if not len(labels["test"]):
-        raise InputError(f"{data.name} has no test images with known labels.")
-    height, width, channels = pixels["labeled"].shape[1:]
-    if (height, width) != source.images.shape[1:3]:
-        whole = "x".join(map(str, source.images.shape[1:3]))
-        notes.append(f"The images of {whole} are averaged down to {height}x{width}.")
-    if all((some == some[..., :1]).all() for some in pixels.values()):  # gray
-        channels = 1
-    size = height * width * channels
-    parts = {
-        name: Part(some[..., :channels].reshape(len(some), size), labels[name])
-        for name, some in pixels.items()
-    }
-    return Sets(
-        labeled=parts.pop("labeled"),
-        unlabeled=parts.pop("unlabeled"),
-        held_out={name: part for name, part in parts.items() if len(part.labels)},
-        shape=(height, width, channels),
-        notes=tuple(notes),
+    known = features.parts(data)
+    points = {}
+    for name, (images, labels, rows, most) in on_pixels.used(data).items():
+        rows = on_pixels.thinned(rows, most, seed)
+        ids = known["training" if name in ("labeled", "unlabeled") else name].ids[rows]
+        found = features.gathered(network.encoder, images[rows], network.cache, ids)
+        readable = found.readable
+        points[name] = on_features.Points(found.features[readable], labels[rows][readable])
+    on_pixels.check_labels(data, {name: part.labels for name, part in points.items()})
+    labeled, unlabeled = points.pop("labeled"), points.pop("unlabeled")
+    if not len(unlabeled.labels):
+        unlabeled = on_features.Points(labeled.features[:0], unlabeled.labels)
+    return on_features.Sets(
+        labeled=labeled,
+        unlabeled=unlabeled,
+        held_out={name: part for name, part in points.items() if len(part.labels)},
+        classes=len(data.source.classes),
     )
-
-
-def _used(data: Data) -> dict[str, tuple[Images, np.ndarray, np.ndarray, int]]:
-    """Images, labels, the rows to use and the most of them, by part of the data."""
-    source = data.source
-    labeled = splits.locate(source, data.split)
-    unlabeled = np.setdiff1d(np.arange(len(source.images)), labeled)
-    hidden = np.full(len(source.images), -1, np.int32)
-    tested = np.flatnonzero(source.test_labels >= 0)
-    parts = {
-        "labeled": (source.images, source.labels, labeled, MOST_LABELED),
-        "unlabeled": (source.images, hidden, unlabeled, MOST_UNLABELED),
-        "test": (source.test_images, source.test_labels, tested, MOST_TEST),
-    }
-    if data.validation_images is not None and data.validation_labels is not None:
-        images, labels = data.validation_images, data.validation_labels
-        parts["validation"] = images, labels, np.arange(len(labels)), MOST_TEST
-    return parts
-
-
-def _thinned(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most ``most`` of ``rows``, drawn by the seed, in order."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.sort(np.random.RandomState(seed).permutation(len(rows))[:most])]
-
-
-def _read(images: Images, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The readable images at ``rows`` [n], made smaller: [r h w 3] uint8, and which [n] bool."""
-    height, width = images.shape[1:3]
-    scale = min(1, MOST_SIDE / max(height, width))
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    found, readable = [np.empty((0, *size, 3), np.uint8)], np.ones(len(rows), bool)
-    for first in range(0, len(rows), CHUNK):
-        some = rows[first : first + CHUNK]
-        if isinstance(images, LazyImages):
-            read, state = images.read(some)
-            readable[first : first + CHUNK] = state == READ
-            read = read[state == READ]
-        else:
-            read = images[some]
-        if scale < 1 and len(read):
-            read = np.stack([_smaller(image, size) for image in read])
-        found.append(read)
-    return np.concatenate(found), readable
-
-
-def _smaller(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image [h w 3] uint8 of ``size`` (height, width): means over the pixels of each box."""
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BOX))

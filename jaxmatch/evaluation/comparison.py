@@ -4,11 +4,16 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+ON_FEATURES = "features_"  # begins the names of baselines on features of a network
 TITLES = {
     "logistic_regression": "logistic regression on pixels",
     "svc": "SVC on pixels",
     "knn": "k-NN on pixels",
     "label_spreading": "label spreading on pixels",
+    "features_logistic_regression": "logistic regression on features",
+    "features_knn": "k-NN on features",
+    "features_label_spreading": "label spreading on features",
+    "features_self_training": "self-training on features",
 }
 
 

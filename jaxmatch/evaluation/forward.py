@@ -47,6 +47,11 @@ def make_predict(program: Program, batch: int = BATCH) -> Evaluate:
     return _make(program, lambda outputs: jax.nn.softmax(outputs.logits), batch)
 
 
+def make_logits(program: Program, batch: int = BATCH) -> Evaluate:
+    """A function (variables, images [n h w c] uint8) -> logits [n C], as :func:`make_predict`."""
+    return _make(program, lambda outputs: outputs.logits, batch)
+
+
 def make_features(program: Program, batch: int = BATCH, spread: bool = False) -> Evaluate:
     """A function (variables, images [n h w c] uint8) -> pooled features [n d].
 

@@ -48,6 +48,10 @@ def make_network(
 ) -> Network:
     """Wrap a model as a network that algorithms call.
 
+    The randomness of a training pass is a value: the model draws an entry for each image, of each
+    view by itself, and the entry stays beside its image. So the draws depend neither on the devices
+    nor on passes, groups and microbatches.
+
     Args:
         model: a Linen module, or the result of :func:`jaxmatch.models.from_nnx.from_nnx`. It maps
             images [b h w c] to :class:`~jaxmatch.types.Outputs`. In train mode a
@@ -74,10 +78,6 @@ def make_network(
             in ``jax.default_matmul_precision``. On a TPU "default" is one pass in bfloat16, "high"
             three and "highest" six, which is float32. On a GPU "default" is TF32. CPUs always
             compute in float32. "default" leaves the setting of the process as it is.
-
-    The randomness of a training pass is a value, too: the model draws it for each view by itself,
-    an entry for each image, and an entry stays beside its image. So it depends neither on the
-    devices nor on groups and microbatches.
 
     Raises:
         InputError: on an unknown ``forward`` or ``precision``.
@@ -144,8 +144,9 @@ def _apply(
     model: ModelLike, variables: PyTree, batch: Mapping[str, Array], **options: Any
 ) -> tuple[PyTree, PyTree]:
     """Apply the model to the images of a batch, with their draws where it takes some."""
-    images, draws = batch["images"], {key: batch[key] for key in batch if key != "images"}
-    return model.apply(variables, images, **draws, **options)
+    if "draws" in batch:
+        options["draws"] = batch["draws"]
+    return model.apply(variables, batch["images"], **options)
 
 
 def _passes(leaves: Sequence[Any], forward: str) -> list[tuple[list[int], bool]]:

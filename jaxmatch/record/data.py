@@ -13,6 +13,7 @@ from jaxmatch.data.lazy import Images
 from jaxmatch.data.record import Record, file_hashes
 from jaxmatch.data.source import Source
 from jaxmatch.data.splits import Split
+from jaxmatch.record.pseudo_labels import PseudoLabels
 from jaxmatch.runtime import paths
 
 
@@ -31,6 +32,8 @@ class Data:
         directory: of a prepared TFDS set, as configured.
         known: the record that an earlier command wrote; None for a new run.
         earlier: the records of the runs that this one starts from or learns from.
+        pseudo: the pseudo-labels that ``data.pseudo_labels`` names.
+        learns_pseudo: whether images with pseudo-labels are further labeled examples.
     """
 
     source: Source
@@ -43,6 +46,8 @@ class Data:
     directory: str = ""
     known: Record | None = None
     earlier: tuple[Record, ...] = ()
+    pseudo: PseudoLabels | None = None
+    learns_pseudo: bool = False
 
     @cached_property
     def record(self) -> Record:
@@ -131,9 +136,16 @@ class Data:
         return Facts(
             classes=source.classes,
             image_shape=(height, width, channels),
-            labels=tuple(int(label) for label in self.labels()),
+            labels=tuple(map(int, (*self.labels(), *self.more[1]))),
             unlabeled=len(source.images) - taken,
         )
+
+    @property
+    def more(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and pseudo-labels of further labeled examples, each [m]; m is usually 0."""
+        if self.pseudo is None or not self.learns_pseudo:
+            return np.zeros(0, np.int64), np.zeros(0, np.int32)
+        return self.pseudo.rows, self.pseudo.labels
 
     def labels(self) -> np.ndarray:
         """The true label of each labeled example, in split order."""

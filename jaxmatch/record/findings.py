@@ -65,13 +65,21 @@ def find(data: Data) -> dict[str, Any]:
         "unknown": int((parts["unlabeled"] < 0).sum()),
         "test_drawn": source.listed is not None and source.listed.drawn,
         "left_out": {reason: len(names) for reason, names in survey.left_out.items()},
-        "notes": [*survey.notes, *data.warnings],
+        "notes": [*survey.notes, *_pseudo(data), *data.warnings],
         "sizes": [
             {"height": height, "width": width, "count": count} for (height, width), count in sizes
         ],
         "modes": dict(sorted(survey.modes.items(), key=lambda item: -item[1])),
         "size": list(source.images.shape[1:3]),
     }
+
+
+def _pseudo(data: Data) -> list[str]:
+    """A sentence about the images that have pseudo-labels, if there are some."""
+    if data.pseudo is None:
+        return []
+    use = "are labeled examples, too" if data.learns_pseudo else "are targets"
+    return [f"pseudo-labels of {len(data.pseudo.rows):,} unlabeled images {use}."]
 
 
 def read(folder: Path) -> Findings | None:

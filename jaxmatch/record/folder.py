@@ -185,7 +185,7 @@ class RunFolder:
                 not_measured_yet = key == "probe" and value is None
                 if not _is_number(value) and not not_measured_yet:
                     raise damaged(self.summary_file, f"{key}.{name} is no number", advice)
-        for key in ("validation", "best"):
+        for key in ("validation", "best", "unlabeled_unused"):
             if not _OPTIONAL[key](summary.get(key)):
                 raise damaged(self.summary_file, f"{key} is incomplete", advice)
         for network in ("teacher", "student"):
@@ -325,4 +325,11 @@ def _is_best(values: Any) -> bool:
     )
 
 
-_OPTIONAL = {"validation": _is_validation, "best": _is_best}
+def _is_span(values: Any) -> bool:
+    """Whether ``values`` are the two steps of a span."""
+    if values is None:
+        return True
+    return isinstance(values, dict) and all(map(_is_number, map(values.get, ("since", "step"))))
+
+
+_OPTIONAL = {"validation": _is_validation, "best": _is_best, "unlabeled_unused": _is_span}

@@ -19,6 +19,7 @@ from jaxmatch.data.record import ELSEWHERE, Record
 from jaxmatch.data.source import Reading, Source
 from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError
+from jaxmatch.record import pseudo_labels
 from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import hosts, paths
@@ -48,7 +49,7 @@ def load(
         InputError: as :func:`load_new` and :func:`load_recorded`.
     """
     if hosts.from_leader(lambda: RunFolder(folder).begun):
-        return load_recorded(config, folder, place=place), ()
+        return with_pseudo_labels(config, load_recorded(config, folder, place=place)), ()
     earlier = _records_of_earlier_runs(config, folder)
     here = location(config, place)
     drawn = [record for record in earlier.values() if _drew_test_set_here(record, here)]
@@ -57,7 +58,21 @@ def load(
         drawn = [stage]  # stages of a run have the same folder of images, even if it has moved
     test_of = drawn[0] if drawn else None
     data = load_new(config, place=place, test_of=test_of, kept=kept)
-    return data, tuple(earlier.values())
+    return with_pseudo_labels(config, data), tuple(earlier.values())
+
+
+def with_pseudo_labels(config: ConfigDict, data: Data) -> Data:
+    """The data with the pseudo-labels of ``config.data.pseudo_labels``, if it names a file.
+
+    Raises:
+        InputError: if the file is of other classes or images, or damaged.
+    """
+    if not config.data.pseudo_labels:
+        return data
+    path = paths.path(config.data.pseudo_labels).expanduser()
+    found = pseudo_labels.matched(path, data.source, data.record, data.split)
+    learns = not build_algorithm(config.algorithm).unlabeled
+    return replace(data, pseudo=found, learns_pseudo=learns)
 
 
 def _records_of_earlier_runs(config: ConfigDict, folder: Path) -> dict[str, records.Record]:

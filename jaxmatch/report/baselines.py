@@ -19,26 +19,24 @@ def page(found: Mapping[str, Any]) -> console.RenderableType:
     """
     parts = ["test", *(["validation"] if found["validation"] else [])]
     table = plain_table(
-        "classifier on pixels",
+        "classifier",
         *(name for part in parts for name in (f"{part} accuracy", "balanced")),
     )
     for one in found["baselines"].values():
         scores = [
             one[part][metric] for part in parts for metric in ("accuracy", "balanced_accuracy")
         ]
-        name = one["title"].removesuffix(" on pixels")
-        table.add_row(name, *map(percent, scores))
+        table.add_row(one["title"], *map(percent, scores))
     title = f"{found['data']}, {found['labels']:,} labels, seed {found['seed']}"
     height, width, channels = found["pixels"]
+    network = found.get("network")
     counts = [f"{found[part]:,} {part}" for part in ("unlabeled", *parts)]
     lines = [
         f"Images: {', '.join(counts)}. Pixels: {height}x{width}, {channels} "
         f"{'channel' if channels == 1 else 'channels'}.",
+        *([f"Features: {network['width']:,}, of {network['name']}."] if network else []),
         *found["notes"],
-        *(
-            f"{one['title'].removesuffix(' on pixels')}: {one['settings']}."
-            for one in found["baselines"].values()
-        ),
+        *(f"{one['title']}: {one['settings']}." for one in found["baselines"].values()),
     ]
     return console.Group(Text(title, style="bold"), table, "", *lines)
 
@@ -60,7 +58,8 @@ def verdicts(groups: Sequence[Group]) -> list[str]:
     if missing:
         texts.append(
             f"No baselines are measured for {', '.join(missing)}: jaxmatch report --baselines "
-            "compares runs with classical classifiers on pixels, for the same labels."
+            "compares runs with classical classifiers for the same labels, on pixels and on the "
+            "features of the network that they began with."
         )
     return texts
 
@@ -68,14 +67,18 @@ def verdicts(groups: Sequence[Group]) -> list[str]:
 def levels(groups: Sequence[Group]) -> dict[str, float]:
     """The test accuracy of the baselines by the text of a legend.
 
-    If the groups have several data sets or numbers of labels, only the best baseline of each.
+    If the groups have several data sets, numbers of labels or networks, or a network and pixels,
+    only the best baseline of each.
     """
     shared = baselines(groups)
+    several = len({(one.data, one.labels) for one in shared}) > 1
+    networks = len({one.network for one in shared if one.network}) > 1
     found = {}
     for one in shared:
         means = mean_of(one.measured, "accuracy")
         if len(shared) > 1:
             means = dict([max(means.items(), key=lambda item: item[1])])
-        suffix = f", {one.data}, {one.labels} labels" if len(shared) > 1 else ""
+        suffix = f" of {one.network}" if networks and one.network else ""
+        suffix += f", {one.data}, {one.labels} labels" if several else ""
         found |= {f"{TITLES[name]}{suffix}, {mean:.1%}": mean for name, mean in means.items()}
     return found

@@ -91,8 +91,9 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     if shared := baselines(groups):
         notes.append(
             "Rows on pixels are baselines: scikit-learn's classifiers on the same images and "
-            "labels, with the settings in baselines.json. The best of them is chosen on the test "
-            "set, in their favor."
+            "labels, with the settings in baselines.json. Rows on features learn from the frozen "
+            "features of the network that the runs began with. The best of them is chosen on the "
+            "test set, in their favor."
         )
         reduced = (text for one in shared for some in one.measured for text in some["notes"])
         notes += [f"Baselines: {text}" for text in dict.fromkeys(reduced)]
@@ -102,6 +103,17 @@ def _notes(groups: Sequence[Group]) -> list[str]:
             "training images, so that they say what its features are worth, not what few labels "
             "reach."
         )
+    for one in groups:
+        seeds = [
+            str(run.settings["seed"])
+            for run in one.runs
+            if run.stages[-1].summary.get("unlabeled_unused")
+        ]
+        if seeds:
+            notes.append(
+                f"{one.label}: at the end no unlabeled image passed the threshold (seeds "
+                f"{', '.join(seeds)}), so these runs did not use them; log.txt says what helps."
+            )
     if any(not run.finished for run in runs):
         notes.append(
             "Runs marked running have no summary yet: their numbers are those reached so far. They "

@@ -20,7 +20,7 @@ from jaxmatch.config.dotted import flatten
 from jaxmatch.config.saved import complete, tells_apart, to_json
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.errors import InputError
-from jaxmatch.evaluation.comparison import TITLES
+from jaxmatch.evaluation.comparison import ON_FEATURES, TITLES
 from jaxmatch.record import findings
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import accuracies
@@ -28,6 +28,7 @@ from jaxmatch.record.metrics import read as read_metrics
 from jaxmatch.runtime import paths
 
 ACCURACIES = ("last", "mean_20", "median_20", "best")
+FILES = ("init_from", "data.split", "data.pseudo_labels")  # often one for each seed
 # The column "differs in" omits these settings: another column or the group's label shows them.
 NAMED = {"recipe", "algorithm.name", "data.name", "data.labels"}
 
@@ -121,7 +122,7 @@ class Run:
             for key, value in stage.settings.items():
                 if key == "seed" or not tells_apart(key):
                     continue
-                if key in ("init_from", "data.split") or key.startswith("frozen."):
+                if key in FILES or key.startswith("frozen."):
                     # Each seed of a group may read the file or run of its own seed.
                     value = re.sub(own, r"\1s", str(value))
                 found[prefix + key] = value
@@ -157,11 +158,14 @@ class Baselines:
         data: the name of the data set.
         labels: the number of labels, as configured.
         measured: the content of ``baselines.json``, once for each choice of labeled images.
+        network: ``init_from`` of the runs whose network's features they learned from; "" for
+            baselines on pixels.
     """
 
     data: str
     labels: str
     measured: tuple[Mapping[str, Any], ...]
+    network: str = ""
 
     @property
     def seeds(self) -> list[str]:
@@ -170,16 +174,28 @@ class Baselines:
 
 
 def baselines(groups: Iterable[Group]) -> list[Baselines]:
-    """The baselines of the runs behind the numbers of ``groups``."""
+    """The baselines of the runs behind the numbers of ``groups``, on pixels and on features apart.
+
+    Runs on the same images share those on pixels, runs from the same network those on features.
+    """
     found: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
     for run in (run for group in groups for run in group.counted):
-        if run.baselines is not None:
-            # Images of another size are other pixels.
-            key = *(str(run.settings[f"data.{k}"]) for k in ("name", "labels")), _pixels(run)
-            found.setdefault(key, {}).setdefault(run.baselines["split"], run.baselines)
+        if run.baselines is None:
+            continue
+        # Images of another size are other pixels.
+        key = *(str(run.settings[f"data.{k}"]) for k in ("name", "labels")), _pixels(run)
+        for network in ("", str(run.identity()["init_from"])):
+            some = {
+                name: one
+                for name, one in run.baselines["baselines"].items()
+                if name.startswith(ON_FEATURES) == bool(network)
+            }
+            if some:
+                by_split = found.setdefault((*key, network), {})
+                by_split.setdefault(run.baselines["split"], {**run.baselines, "baselines": some})
     return [
-        Baselines(data=data, labels=labels, measured=tuple(by_split.values()))
-        for (data, labels, _), by_split in found.items()
+        Baselines(data=data, labels=labels, measured=tuple(by_split.values()), network=network)
+        for (data, labels, _, network), by_split in found.items()
     ]
 
 
@@ -232,12 +248,15 @@ def table(groups: Sequence[Group]) -> list[dict[str, str]]:
         for group in groups
     ]
     empty = dict.fromkeys(rows[0], "") if rows else {}
-    for shared in baselines(groups):
+    known = baselines(groups)
+    several = len({shared.network for shared in known if shared.network}) > 1
+    for shared in known:
         for name, title in TITLES.items():
             tests = [some["baselines"].get(name, {}).get("test") for some in shared.measured]
             scores = [score for score in tests if score]
+            of = f" of {shared.network}" if several and shared.network else ""
             row = {
-                "method": title,
+                "method": title + of,
                 "data": shared.data,
                 "labels": shared.labels,
                 "seeds": f"{len(scores)} ({', '.join(shared.seeds)})",

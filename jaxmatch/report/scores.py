@@ -14,6 +14,10 @@ from jaxmatch.evaluation.comparison import best_of, compare
 
 NETWORKS = ("teacher", "student")
 MOST_ROWS = 20  # of the table of classes
+HELP = (
+    "what may help: views= that suit the images (documents, medical, industrial), with "
+    "--config.augment=contrast, more labels, or a pretrained network (--config.init_from)"
+)
 
 
 def scores(found: Mapping[str, Any]) -> RenderableType:
@@ -61,9 +65,15 @@ def ending(
     minutes = f"{summary['seconds'] / 60:.1f} minutes"
     lines = [f"{summary['algorithm']}, {summary['steps']:,} steps in {minutes}: {place}"]
     lines += _accuracies(summary)
+    if unused := summary.get("unlabeled_unused"):
+        lines.append(
+            f"no unlabeled image passed the threshold after step {unused['since']:,} (log.txt says "
+            "what helps)"
+        )
     if baselines and (best := best_of([baselines], "accuracy")):
         lines.append(f"best baseline: {best[0]}, {percent(best[1])}")
-        lines += filter(None, [compare(summary, baselines)])
+        if lost := compare(summary, baselines):
+            lines += [lost, HELP]
     if summary.get(summary["evaluated"]) is None:
         commands = [
             f"jaxmatch probe --workdir {place}",

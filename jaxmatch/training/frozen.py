@@ -1,6 +1,5 @@
 """Trained networks that a run learns from and does not change, such as a distillation teacher."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxmatch.data import splits
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.classifier import Classifier, load
+from jaxmatch.evaluation.encoder import digest
 from jaxmatch.program import Program
+from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
+from jaxmatch.step import ByIndex, FrozenNetwork
 from jaxmatch.types import Array, Network, PyTree
 from jaxmatch.weights.transfer import source_folder
+
+PSEUDO = "pseudo_labels"  # the name of their digest
+LEAST = 1e-30  # the least probability of a pseudo-label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +33,7 @@ class Frozen:
         digests: :func:`digest` of the variables.
     """
 
-    networks: Mapping[str, Network]
+    networks: Mapping[str, FrozenNetwork]
     variables: Mapping[str, PyTree]
     digests: Mapping[str, str]
 
@@ -42,29 +48,48 @@ def frozen_runs(config: ConfigDict, folder: Path) -> dict[str, Path]:
     Raises:
         InputError: if a role names no run.
     """
+    if config.data.pseudo_labels:  # they take the place of networks
+        return {}
     for role, name in config.frozen.items():
         if not name:
             raise InputError(
                 f"{config.algorithm.name} learns from a trained network; give its run folder as "
-                f"--config.frozen.{role}=RUN."
+                f"--config.frozen.{role}=RUN, or pseudo-labels as --config.data.pseudo_labels=FILE."
             )
     return {role: source_folder(name, folder) for role, name in config.frozen.items()}
 
 
-def load_frozen(config: ConfigDict, folder: Path, program: Program) -> Frozen:
+def load_frozen(
+    config: ConfigDict, folder: Path, program: Program, data: Data | None = None
+) -> Frozen:
     """Load the networks that ``config.frozen`` names: those that their runs report, at the end.
 
     They may have any architecture and input scale, but must have the same classes as the run.
+    Pseudo-labels of ``data`` take their place.
 
     Args:
         config: of the run that learns from them.
         folder: of that run; an interrupted run must go on with the networks that it began with.
         program: of that run.
+        data: of that run; it may have pseudo-labels.
 
     Raises:
         InputError: if a run is missing, has no checkpoint or no classifier, has other classes or
             another image size, or is not the one that an interrupted run began with.
     """
+    if data is not None:
+        _check_pseudo(data, folder)
+    if data is not None and data.pseudo is not None:
+        found = {PSEUDO: data.pseudo.digest}
+        if data.learns_pseudo:
+            return Frozen(networks={}, variables={}, digests=found)
+        roles = program.algorithm.frozen
+        table = logits_of_pool(data)
+        return Frozen(
+            networks=dict.fromkeys(roles, ByIndex()),
+            variables=dict.fromkeys(roles, table),
+            digests=found,
+        )
     networks, variables, digests = {}, {}, {}
     for role, path in frozen_runs(config, folder).items():
         other = load(path)
@@ -79,6 +104,32 @@ def load_frozen(config: ConfigDict, folder: Path, program: Program) -> Frozen:
                 "choose another --workdir."
             )
     return Frozen(networks=networks, variables=variables, digests=digests)
+
+
+def logits_of_pool(data: Data) -> np.ndarray:
+    """The logarithms [u C] float32 of the pseudo-labels' probabilities, for the unlabeled pool."""
+    assert data.pseudo is not None
+    pool = np.arange(len(data.source.rows))
+    if not data.include_labeled:
+        pool = np.setdiff1d(pool, splits.locate(data.source, data.split))
+    return np.log(np.maximum(data.pseudo.probabilities[pool], LEAST)).astype(np.float32)
+
+
+def _check_pseudo(data: Data, folder: Path) -> None:
+    """Check that a run that has begun goes on with the pseudo-labels that it began with.
+
+    Raises:
+        InputError: if it does not.
+    """
+    if "facts" not in (RunFolder(folder).read_config() or {}):
+        return
+    before = _recorded_digests(folder).get(PSEUDO)
+    now = None if data.pseudo is None else data.pseudo.digest
+    if before != now:
+        raise InputError(
+            f"data.pseudo_labels is not the file that {folder} began with; put that one back or "
+            "choose another --workdir."
+        )
 
 
 def rescaled(other: Classifier, program: Program) -> Network:
@@ -100,16 +151,6 @@ def rescaled(other: Classifier, program: Program) -> Network:
         return other.program.network(variables, views, train, key)
 
     return network
-
-
-def digest(variables: PyTree) -> str:
-    """SHA-256 over the names, shapes, types and bytes of all arrays, in hexadecimal."""
-    found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        array = np.asarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()
 
 
 def _check(other: Classifier, program: Program, where: str) -> None:

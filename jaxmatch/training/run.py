@@ -15,6 +15,7 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,31 +26,33 @@ from ml_collections import ConfigDict
 
 from jaxmatch.augment import ctaugment
 from jaxmatch.config import saved
-from jaxmatch.data import streaming
+from jaxmatch.data import splits, streaming
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Resident, resident
 from jaxmatch.errors import InputError, NonFiniteError
 from jaxmatch.evaluation.forward import make_embed
 from jaxmatch.evaluation.probe import MOST_IMAGES, PROBES, missing, probe_sets
+from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.functional.diagnostics import collapsed
 from jaxmatch.models import onednn
 from jaxmatch.program import Program
-from jaxmatch.record import findings, run_data
+from jaxmatch.record import coverage, findings, run_data
 from jaxmatch.record.curves import plot
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
 from jaxmatch.record.progress import SILENT, Progress, Silent
 from jaxmatch.runtime import hosts, mesh
 from jaxmatch.runtime.checkpoint import Best, Checkpoints
-from jaxmatch.runtime.dispatch import Call, Feed, Meter, means, on_cpu, watched
-from jaxmatch.runtime.json_files import read_object, write_json
+from jaxmatch.runtime.dispatch import Call, Feed, Meter, on_cpu, watched
+from jaxmatch.runtime.json_files import read_object
 from jaxmatch.runtime.termination import Stop
 from jaxmatch.training.best import BestCheckpoint
+from jaxmatch.training.first_classifier import starts_fitted, with_fitted
 from jaxmatch.training.footprint import check_compiled, check_step, program_bytes
 from jaxmatch.training.held_out import HeldOut
+from jaxmatch.training.interval import Interval, saved_sums
 from jaxmatch.training.shared import Shared
-from jaxmatch.training.trunk import read_trunk
 from jaxmatch.types import Batch, PyTree, TrainState
 from jaxmatch.weights import transfer
 
@@ -120,7 +123,7 @@ class Run:
 
         put = mesh.put if shared is None else shared.put
         everywhere = mesh.replicated(program.mesh)
-        images = resident(data.source, data.split, config.data.include_labeled)
+        images = resident(data.source, data.split, config.data.include_labeled, data.more)
         images = images._replace(frozen=put(frozen, everywhere) if frozen else None)
         self.plan: Plan | None = None
         self.data: Resident | Batch
@@ -139,6 +142,7 @@ class Run:
         self._opened = contextlib.ExitStack()
         self._metrics: MetricsLog | Silent | None = None  # until the record is opened
         self._progress: Progress | Silent = SILENT
+        self._began: list[str] = []  # sentences about the first state
         new = not checkpoints.steps()
         self.trunk = read_trunk(config, folder, program) if config.init_from and new else None
 
@@ -155,7 +159,7 @@ class Run:
         needed = program_bytes(executable)
         check_compiled(self.program.mesh, needed)
         log.warning(
-            "compiled the step in %.0f s; it needs %.1f GB of memory on a device.",
+            "compiled the step in %.0f s; it needs %.2g GB of memory on a device.",
             time.monotonic() - begun,
             needed / 1e9,
         )
@@ -246,6 +250,11 @@ class Run:
         state = self.init()
         if self.trunk is not None:
             state, self.trunk = transfer.transfer(state, self.trunk), None
+            if starts_fitted(self.config):
+                rows = splits.locate(self.source, self.split)
+                some, labels = self.source.images[rows], self.source.labels[rows]
+                state, told = with_fitted(state, self.program, some, labels)
+                self._began.append(told)
         return state, 0
 
     def _open(self) -> None:
@@ -268,28 +277,24 @@ class Run:
             self._progress.message(onednn.library().text)
         for line in findings.lines(self.found) if self.found else ():
             self._progress.note(line)
+        for line in self._began:
+            self._progress.message(line)
         if first:
             self._progress.message(f"continuing from the checkpoint of step {first}")
         lines = self._metrics.lines()
         self.best.begin(lines)
+        self._covered = [line for line in lines if coverage.KEY in line]
+        # Once in a run, also if it is resumed.
+        self._told = not coverage.has_threshold(config) or any(
+            coverage.spans(self._covered, config.steps)
+        )
         self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
-        self._interval = self._saved_interval()
+        sums = saved_sums(self.files.interval_file, first) if hosts.leader() else {}
+        self._interval = Interval(first, sums)
         self._pending: Meter | None = None
-        self._mark = first
-        self._trained = self._evaluated = 0.0  # seconds of training and evaluation since the mark
-        self._since = time.monotonic()
         self._first = first
         if self.plan is not None:
             self.feed = self._opened.enter_context(self._streamed(self.plan))
-
-    def _saved_interval(self) -> dict[str, list[float]]:
-        """The sums of the metrics since the last line, (total, count) by name, at the start.
-
-        A run that was stopped between two lines goes on with them, so that its next line has the
-        means that it would have had.
-        """
-        saved = read_object(self.files.interval_file) if hosts.leader() and self.step else None
-        return saved.get("sums", {}) if saved is not None and saved.get("step") == self.step else {}
 
     def _streamed(self, plan: Plan) -> streaming.Feed:
         """Gives the examples of one step after another, from the next one on."""
@@ -326,7 +331,8 @@ class Run:
         if self.step == self._first + self.unit:  # whatever the periods, to show that it works
             self.collect(meter)
             self._pending = None
-            self._report_first()
+            self._interval.trained()
+            self._show(self._interval.means())
         self._progress.tick(self.step)
         due = {kind: self.done or self.step % config[f"{kind}_every"] == 0 for kind in DUE}
         if not (any(due.values()) or stop):
@@ -372,10 +378,7 @@ class Run:
         sums, bad_step, bad_term = jax.device_get(meter)
         if bad_step >= 0:
             raise self.diverged(watched(sums)[bad_term], bad_step)
-        for name, (total, count) in sums.items():
-            have = self._interval.setdefault(name, [0.0, 0.0])
-            have[0] += float(total)
-            have[1] += float(count)
+        self._interval.add(sums)
 
     def diverged(self, term: str, step: int) -> NonFiniteError:
         """The error to raise if ``term`` is not finite at ``step``."""
@@ -396,42 +399,40 @@ class Run:
         assert self._metrics is not None
         values: dict[str, float] = {}
         if log:
-            values |= means({name: (total, n) for name, (total, n) in self._interval.items()})
-            self._interval.clear()
+            values |= self._interval.means()
+            self._interval.forget()
             if collapsed(values):
                 self._progress.message(
                     f"step {self.step}: the features have collapsed, they are the same for all "
                     "images (features/spread in metrics.jsonl)"
                 )
-        self._trained += self._lap()
+            self._watch_coverage(values)
+        self._interval.trained()
         if evaluate:
             values |= self.evaluate(state)
-            self._evaluated += self._lap()
+            self._interval.evaluated()
         if values:
             values["time/seconds"] = self._earlier + time.monotonic() - self.started
             self._metrics.write(self.step, values)
-            share = self._evaluated / max(self._trained + self._evaluated, 1e-9)
-            self._progress.update(self.step, values, self._images_per_second(), share)
-            self._mark, self._trained, self._evaluated = self.step, 0.0, 0.0
+            self._show(values, self._interval.evaluation_share)
+            self._interval.begin(self.step)
         return values
 
-    def _lap(self) -> float:
-        """The seconds since the last call."""
-        now, before = time.monotonic(), self._since
-        self._since = now
-        return now - before
+    def _watch_coverage(self, values: Mapping[str, float]) -> None:
+        """Tell once if no unlabeled image passes the threshold during a share of the run."""
+        if coverage.KEY not in values:
+            return
+        self._covered.append({"step": self.step, coverage.KEY: values[coverage.KEY]})
+        found = coverage.at_end(self._covered, self.config.steps)
+        if found is not None and not self._told:
+            self._told = True
+            self._progress.message(coverage.advice(self.config, found))
 
-    def _images_per_second(self) -> float:
-        """The speed of training since the last line, without evaluations and saves."""
+    def _show(self, values: dict[str, float], evaluation_share: float = 0.0) -> None:
+        """Show metrics, speed, and the time that the rest of the run will take."""
         spec = self.program.spec
-        images = (self.step - self._mark) * (spec.labeled_batch + spec.unlabeled_batch)
-        return images / max(self._trained, 1e-9)
-
-    def _report_first(self) -> None:
-        """Show the first metrics, and the time that the run will take."""
-        self._trained += self._lap()
-        values = means({name: (total, n) for name, (total, n) in self._interval.items()})
-        self._progress.update(self.step, values, self._images_per_second())
+        speed = self._interval.speed(self.step, spec.labeled_batch + spec.unlabeled_batch)
+        self._progress.update(self.step, values, speed, evaluation_share)
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """The held-out metrics, as ``metrics.jsonl`` names them; the last are of all images."""
@@ -448,11 +449,10 @@ class Run:
             raise self.diverged("a parameter", self.step - 1)
         self._metrics.flush()
         self._progress.flush()
-        if hosts.leader() and self._interval:
-            sums = {"step": self.step, "sums": self._interval}
-            write_json(self.files.interval_file, sums)
+        if hosts.leader():
+            self._interval.save(self.files.interval_file, self.step)
         self.checkpoints.save(self.step, state, best)
-        self._lap()  # saving is no training
+        self._interval.paused()
 
     def finish(self, state: TrainState) -> dict[str, Any]:
         """Write the curves and ``summary.json`` of a run whose steps are all taken.
@@ -475,14 +475,19 @@ class Run:
         return self.with_probes(state)
 
     def _measure_baselines(self) -> None:
-        """Write what simple classifiers reach with the same labels, for a run on own images."""
-        if not (self.config.size and self.program.algorithm.labeled):
+        """Write what simple classifiers reach with the same labels.
+
+        This is done for runs on own images, and for runs that began from a trained network.
+        """
+        begun = self.config.init_from and not self.config.init_from.startswith(transfer.STAGE)
+        if not ((self.config.size or begun) and self.program.algorithm.labeled):
             return
         from jaxmatch.evaluation import baselines  # scikit-learn takes a second to import
 
         try:
             if self.files.read_baselines() is None:
-                self.files.write_baselines(baselines.measure(self._on_host, self.config.seed))
+                found = baselines.of_data(self.config, self._on_host, self.folder)
+                self.files.write_baselines(found)
         except InputError as error:
             log.warning("no baselines: %s", error)
 
@@ -513,6 +518,9 @@ class Run:
         )
         if self.config.augment == "ctaugment":
             summary["ctaugment"] = ctaugment.describe(policy)
+        unused = coverage.at_end(lines, steps) if coverage.has_threshold(self.config) else None
+        if unused is not None:
+            summary["unlabeled_unused"] = unused._asdict()
         if algorithm.labeled:
             return summary
         probe = None if self.held_out.knn is None else dict.fromkeys(PROBES)

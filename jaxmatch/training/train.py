@@ -199,7 +199,7 @@ def assemble(
         placed = config.copy_and_resolve_references()
         placed.devices = devices
     program = Program.build(placed, facts)
-    frozen = load_frozen(config, folder, program)
+    frozen = load_frozen(config, folder, program, data)
     if frozen.digests:
         facts = replace(facts, frozen=frozen.digests)
     program = replace(program, frozen=frozen.networks)

@@ -212,7 +212,7 @@ def find_vit(weights: Mapping[str, np.ndarray], prefix: str | None = None) -> Vi
     if not found:
         raise InputError(_no_vit(weights))
     if len(found) > 1:
-        prefixes = ", ".join(repr(start) for start, _ in found)
+        prefixes = ", ".join(sorted(repr(start) for start, _ in found))
         raise InputError(
             f"it holds several Vision Transformers, with names that begin with {prefixes}; choose "
             "one by init_from=FILE#BEGINNING"

@@ -11,12 +11,13 @@ its own rule, and classifier and ``fc_norm`` are always new.
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxmatch.errors import InputError
-from jaxmatch.models.vit import PRESETS
+from jaxmatch.models.vit import PRESETS, ViT
 from jaxmatch.types import PyTree
 from jaxmatch.weights.positions import Grid, resize_positions, square
 from jaxmatch.weights.vit_formats import VitFile, find_vit
@@ -162,16 +163,19 @@ def _check(tensors: Mapping[str, np.ndarray], ours: Shapes, grid: Grid) -> None:
     theirs = {name: value.shape for name, value in tensors.items()}
     here, there = _described(ours, grid), _described(theirs, grid, here=ours)
     differing = {key: value for key, value in there.items() if value != here[key]}
+    if NORM[0] not in ours:  # an average without a norm of its own takes the file's, or a new one
+        differing.pop("pool", None)
     wrong = [
         f"tensor {name!r} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} "
         "here"
-        for name in (*ours, *sorted(theirs.keys() - ours.keys(), key=_by_numbers))
+        for name in sorted({**ours, **theirs}, key=_as_in_timm)
         if not _fits(name, theirs.get(name), ours.get(name))
     ]
     if not wrong and "class_position" not in differing:
         return
+    rows = theirs.get("pos_embed", (1, 0))[1]
     first = wrong[0] if wrong else "its position embedding has other rows"
-    raise InputError(f"it holds another network: {first}{_remedy(there, differing, grid)}")
+    raise InputError(f"it holds another network: {first}{_remedy(there, differing, rows)}")
 
 
 def _fits(name: str, theirs: tuple[int, ...] | None, ours: tuple[int, ...] | None) -> bool:
@@ -198,6 +202,7 @@ def _described(shapes: Shapes, grid: Grid, here: Shapes | None = None) -> dict[s
         "layer_scale": 1e-5 if "blocks.0.ls1.gamma" in shapes else 0.0,
         "pre_norm": "norm_pre.weight" in shapes,
         "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
+        "pool": "token" if NORM[0] in shapes or FC_NORM[0] not in shapes else "average",
     }
 
 
@@ -214,18 +219,17 @@ def _class_position(shapes: Shapes, registers: int, grid: Grid, here: Shapes | N
     return square(rows) is None
 
 
-def _remedy(there: Mapping[str, Any], differing: Mapping[str, Any], grid: Grid) -> str:
-    """The settings that the file needs."""
-    usual = {"layer_scale": 0.0, "registers": 0, "class_position": True, "pre_norm": False}
-    usual |= {"depth": 12, "mlp_ratio": 4.0, "qkv_bias": True}
+def _remedy(there: Mapping[str, Any], differing: Mapping[str, Any], rows: int) -> str:
+    """The settings that a file needs whose position embedding has so many ``rows``."""
+    usual = {each.name: each.default for each in fields(ViT)}
     names = [
         name
         for name, settings in PRESETS.items()
-        if all({**usual, **settings}.get(key) == value for key, value in there.items())
+        if all({**usual, **settings}[key] == value for key, value in there.items())
     ]
     if names:
         # Names of equal shapes differ in the usual size of the images, and in the activation.
-        size = f"_{grid[0] * there['patch']}"
+        size = f"_{math.isqrt(rows) * there['patch']}"
         best = min(names, key=lambda name: ("quickgelu" in name, not name.endswith(size)))
         return f"; set --config.model.name={best}"
     settings = dict(differing)
@@ -260,6 +264,9 @@ def _left_out(file: VitFile) -> list[str]:
     return [f"left out {len(file.left_out)} other tensors of the file ({names})"]
 
 
-def _by_numbers(name: str) -> list[tuple[int, str]]:
-    """Sorts "blocks.2" before "blocks.10"."""
-    return [(int(part) if part.isdigit() else -1, part) for part in name.split(".")]
+def _as_in_timm(name: str) -> tuple[Any, ...]:
+    """Sorts tensors as timm does, about: what precedes the blocks first, then them by number."""
+    parts = name.split(".")
+    stage = 1 if parts[0] == "blocks" else 2 if parts[0] in ("norm", "fc_norm", "head") else 0
+    number = int(parts[1]) if stage == 1 and parts[1].isdigit() else 0
+    return stage, number, parts[0] != "patch_embed", name.replace("weight", "a"), name

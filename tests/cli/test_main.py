@@ -32,7 +32,7 @@ from tiny_runs import (
 from jaxmatch.cli import main as cli
 from jaxmatch.cli.arguments import parser
 from jaxmatch.config import recipe
-from jaxmatch.evaluation import baselines, classifier, probe
+from jaxmatch.evaluation import baselines, classifier, features, probe
 from jaxmatch.record import run_data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import read
@@ -727,7 +727,9 @@ def measured(monkeypatch):
     }  # fmt: skip
     asked = []
     monkeypatch.setattr(
-        baselines, "of_config", lambda config: asked.append(config.data.labels) or found
+        baselines,
+        "of_config",
+        lambda config, cache: asked.append((config.data.labels, cache)) or found,
     )
     monkeypatch.setattr(baselines, "of_run", lambda *words: asked.append(words) or found)
     return found, asked
@@ -744,9 +746,46 @@ def test_baseline_prints_a_table_or_json(call, measured, tmp_path):
     code, output, _ = call(*words, "--json", "-o", tmp_path / "b.json")
     assert (code, json.loads(output)) == (0, found)
     assert json.loads((tmp_path / "b.json").read_text()) == found
-    code, output, _ = call("baseline", "--workdir", tmp_path, "--data=there", "--json")
+    words = ["--workdir", tmp_path, "--data=there", "--features", tmp_path / "cache"]
+    code, output, _ = call("baseline", *words, "--json")
     assert (code, json.loads(output)) == (0, found)
-    assert asked == ["40", "40", (tmp_path, "there")]
+    assert asked == [("40", None), ("40", None), (tmp_path, "there", tmp_path / "cache")]
+    found["network"] = {"name": "runs/encoder", "width": 1024}
+    assert "Features: 1,024, of runs/encoder." in call("baseline", "--workdir", tmp_path)[1]
+
+
+def test_features_says_whether_it_computed_them(call, monkeypatch, tmp_path):
+    about = {
+        "folder": "runs/features/digits-01234567", "network": "runs/encoder", "data": "digits",
+        "count": 1797, "unreadable": 0, "width": 64, "weights": "0" * 64,
+    }  # fmt: skip
+    asked = []
+    monkeypatch.setattr(
+        features, "of_config", lambda config, cache: asked.append(cache) or (about, False)
+    )
+    monkeypatch.setattr(features, "of_run", lambda *words: asked.append(words) or (about, True))
+    code, output, _ = call("features", "--config=fixmatch:digits", "--cache", tmp_path)
+    assert (code, output) == (
+        0,
+        "wrote runs/features/digits-01234567: 1,797 images of digits, 64 features each, of "
+        "runs/encoder\n",
+    )
+    about["unreadable"] = 2
+    code, output, _ = call("features", "--workdir", tmp_path, "--step=5", "--data=there")
+    assert output.startswith("reused runs/features/digits-01234567: ")
+    assert output.endswith("2 images are not readable.\n")
+    code, output, _ = call("features", "--workdir", tmp_path, "--json")
+    assert json.loads(output) == about
+    assert asked == [tmp_path, (tmp_path, 5, "there", None), (tmp_path, None, "", None)]
+    for words, text in (
+        ((), "features needs either --config=NAME:DATA,labels=N or --workdir=RUN"),
+        (("--config=fixmatch:digits", "--step=5"), "--step chooses a checkpoint of a run"),
+        (("--config=fixmatch:digits", "--data=there"), "it needs --workdir=RUN"),
+        (("--workdir=run", "--config.seed=1"), "leave out --config.key=value"),
+    ):
+        code, _, error = call("features", *words)
+        assert code == 2
+        assert text in error
 
 
 def test_baseline_says_if_a_finished_run_does_not_win(call, measured, run, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from helpers import quick_jit
 
 from jaxmatch.algorithms import build_algorithm
+from jaxmatch.config import usb_cv
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.presets import DATASETS, PRESETS
 from jaxmatch.config.stages import stages_of
@@ -136,6 +137,12 @@ def test_the_step_on_imagenet_can_be_traced(name):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_step_of_every_preset_can_be_traced(preset):
     trace("fixmatch", "tfds:cifar10", preset, small=True)
+
+
+@pytest.mark.parametrize("name", sorted(usb_cv.METHODS))
+def test_the_step_of_the_benchmark_of_transformers_can_be_traced(name):
+    small = [f"--config.model.{key}" for key in ("depth=2", "width=16", "heads=2", "patch=8")]
+    trace(name, "tfds:cifar100", usb_cv.NAME, small)
 
 
 @pytest.mark.parametrize(

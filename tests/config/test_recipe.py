@@ -292,7 +292,7 @@ def test_what_does_not_identify_a_run():
     others = {key for key in flatten(defaults()) if not identifies(key)}
     assert others == {
         *("preset", "views_preset", "steps_per_call", "log_every", "save_every", "keep"),
-        *("devices", "workers", "keep_best"),
+        *("devices", "workers", "keep_best", "data.pseudo_labels"),
         *("memory_placement", "remat", "wandb", "data.split", "data.directory", "data.strict"),
     }
     assert all(identifies(f"algorithm.{name}") for name in ("threshold", "whatever"))

@@ -20,7 +20,8 @@ def mnist5k():
 def tfds_directory(tmp_path_factory):
     """Small sets prepared by TFDS's own cifar10, cifar100, svhn_cropped and stl10 builders."""
     directory = tmp_path_factory.mktemp("tfds")
-    shutil.unpack_archive(GOLDEN / "tfds.zip", directory)
+    for name in ("tfds.zip", "eurosat.zip"):
+        shutil.unpack_archive(GOLDEN / name, directory)
     return str(directory)
 
 

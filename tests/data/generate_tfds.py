@@ -1,4 +1,4 @@
-"""Write tests/golden/tfds.zip and imagenet.zip: a few real images as TFDS's own builders do.
+"""Write tests/golden/tfds.zip, eurosat.zip, imagenet.zip: real images by TFDS's own builders.
 
 Run with the ``prepare`` and ``demo`` extras: ``python tests/data/generate_tfds.py``. An ArrayRecord
 file takes at least 128 KiB, nearly all of it padding, hence the archive.
@@ -51,7 +51,7 @@ class Tiny:
 
 ORIGINALS = {
     name: tfds.builder_cls(name)
-    for name in ("cifar10", "cifar100", "svhn_cropped", "stl10", "imagenet2012")
+    for name in ("cifar10", "cifar100", "svhn_cropped", "stl10", "eurosat", "imagenet2012")
 }
 
 with tfds.core.registered.skip_registration():
@@ -89,6 +89,19 @@ with tfds.core.registered.skip_registration():
             for number, (image, _) in enumerate(digits(20 * seed, size, 96)):
                 yield number, {"image": image, "label": -1 if size == 5 else number}
 
+    class Eurosat(Tiny, ORIGINALS["eurosat"]):
+        sizes = (("train", 60),)
+
+        def _generate_examples(self, seed, size):
+            names = self.info.features["label"].names
+            for number, image in enumerate(crops(size, 64, seed)):
+                label = names[number % 10]
+                name = f"{label}_{number // 10 + 1}.jpg"
+                file = io.BytesIO()
+                Image.fromarray(image).save(file, "JPEG", quality=90)
+                file.seek(0)
+                yield name, {"image": file, "label": label, "filename": name}
+
     class Imagenet2012(Tiny, ORIGINALS["imagenet2012"]):
         sizes = (("train", 40), ("validation", 8))
 
@@ -116,4 +129,5 @@ def write(archive, *builders):
 
 if __name__ == "__main__":
     write("tfds", Cifar10, Cifar100, SvhnCropped, Stl10)
+    write("eurosat", Eurosat)
     write("imagenet", Imagenet2012)

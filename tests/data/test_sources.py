@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxmatch.data import images as image_files
@@ -71,7 +72,7 @@ def test_image_size_applies_to_every_source():
     [
         ("mnist5", "did you mean 'mnist5k'"),
         ("cifar10", "did you mean 'tfds:cifar10'"),
-        ("photographs", "known: digits, folder:DIRECTORY"),
+        ("photographs", "known: digits, fashion_mnist, folder:DIRECTORY"),
         ("folder:", "data set 'folder:'"),
         ("folder:/nowhere", "no folder /nowhere"),
         ("npz:/nowhere.npz", r"Cannot read /nowhere\.npz: No such file"),
@@ -119,6 +120,27 @@ def test_tfds_details(tfds_directory):
     stl10 = load("tfds:stl10", directory=tfds_directory, image_size=32)
     assert stl10.images.shape == (15, 32, 32, 3)
     np.testing.assert_array_equal(stl10.labels[10:], [-1] * 5)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_set_without_a_test_split_gives_the_last_fifth_of_each_class(tfds_directory, stream):
+    source = load("tfds:eurosat", directory=tfds_directory, stream=stream)
+    assert len(source.classes) == 10
+    # Of the six files Name_1.jpg to Name_6.jpg of a class int(0.8 * 6) = 4 stay.
+    np.testing.assert_array_equal(np.bincount(source.labels), [4] * 10)
+    np.testing.assert_array_equal(np.bincount(source.test_labels), [2] * 10)
+    assert (len(source.images), len(source.test_images)) == (40, 20)
+    assert "no test split" in source.survey.notes[0]
+    builder = tfds.builder("eurosat", data_dir=tfds_directory)
+    records = builder.as_data_source("train")
+    tests = np.setdiff1d(np.arange(60), source.rows)
+    names = {records[int(row)]["filename"].decode() for row in tests}
+    assert names == {f"{name}_{number}.jpg" for name in source.classes for number in (5, 6)}
+    images = np.asarray(source.images)
+    for row, image, label in zip(source.rows, images, source.labels, strict=True):
+        record = records[int(row)]
+        np.testing.assert_array_equal(image, record["image"])
+        assert label == record["label"]
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from jaxmatch.config.flags import from_flags
 from jaxmatch.data import splits
 from jaxmatch.data.lazy import LazyImages
 from jaxmatch.errors import InputError
-from jaxmatch.evaluation import baselines
-from jaxmatch.evaluation.baselines import add_missing, gather, measure, of_config, of_run
+from jaxmatch.evaluation import baselines, on_pixels
+from jaxmatch.evaluation.baselines import add_missing, measure, of_config, of_run
 from jaxmatch.evaluation.comparison import TITLES, best_of, compare, mean_of, verdict
+from jaxmatch.evaluation.on_pixels import gather
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.run_data import load_new
 from jaxmatch.record.settled import settled
@@ -64,7 +65,8 @@ def test_numbers_are_those_of_scikit_learn_on_the_pixels(digits):
 
 def test_the_result_says_what_was_used(digits):
     data, found = digits
-    assert list(found["baselines"]) == NAMES == list(TITLES)
+    assert list(found["baselines"]) == NAMES == list(TITLES)[:4]
+    assert found["network"] is None
     assert (found["data"], found["seed"], found["split"]) == ("digits", 1, data.split.hash)
     counts = {key: found[key] for key in ("labels", "unlabeled", "test", "validation")}
     assert counts == {"labels": 40, "unlabeled": 1442 - 40 - 50, "test": 355, "validation": 50}
@@ -150,7 +152,7 @@ def test_one_label_a_class_and_no_unlabeled_images(tmp_path):
 def test_too_many_images_are_thinned_and_large_ones_made_smaller(tmp_path, monkeypatch):
     data = data_of(tmp_path)
     for name, most in (("LABELED", 12), ("UNLABELED", 30), ("TEST", 20), ("SIDE", 4)):
-        monkeypatch.setattr(baselines, f"MOST_{name}", most)
+        monkeypatch.setattr(on_pixels, f"MOST_{name}", most)
     found = measure(data, 0)
     assert {key: found[key] for key in ("labels", "unlabeled", "test")} == {
         "labels": 12, "unlabeled": 30, "test": 20

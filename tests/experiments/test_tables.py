@@ -12,6 +12,7 @@ import pytest
 from experiments.tables import __main__ as command
 from experiments.tables.render import page
 from experiments.tables.sweep import METHODS, TABLES, choose
+from experiments.tables.sweep import sweep as points_of
 from jaxmatch.cli import main as cli
 from jaxmatch.cli import sweep
 from jaxmatch.config.flags import from_flags
@@ -175,7 +176,7 @@ def write_stage(folder, config, accuracies, finished):
 
 
 def one_point(argument):
-    (point,) = command.sweep.sweep(argument)
+    (point,) = points_of(argument)
     return point
 
 
@@ -379,3 +380,19 @@ def test_files_and_terminal(runs, monkeypatch, capfd):
     (runs / "taken").write_text("")
     with pytest.raises(DiskError):
         command.show("cifar10,labels=40", runs, runs / "taken" / "table.md")
+
+
+def test_the_benchmark_of_transformers_spans_data_sets(tmp_path):
+    points = list(points_of("usb_cv"))
+    assert len(points) == 16 * 9 * 3
+    assert points[0] == {
+        "config": "supervised:tfds:cifar100,labels=200,seed=0,preset=usb_cv",
+        "init_from": "pretrained/vit_small_patch2_32_mlp_im_1k_32.safetensors",
+        "workdir": "supervised-usb_cv-cifar100-200-s0",
+    }
+    (aves,) = points_of("usb_cv,labels=semi_aves-3959,methods=simmatch,seeds=2")
+    assert aves["config"] == "simmatch:folder:semi_aves,labels=all,seed=2,preset=usb_cv"
+    shown = page(choose("usb_cv,methods=fixmatch,labels=eurosat-20"), tmp_path)
+    best = shown.sections[1]
+    assert best.title.startswith("eurosat-20. Best evaluation")
+    assert best.rows == [{"method": "fixmatch", "ours": "not run", "USB 2023": "13.44±3.53"}]

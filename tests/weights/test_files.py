@@ -343,7 +343,12 @@ def test_the_state_dict_of_a_checkpoint_is_found():
     both = {"model": weights, "ema_model": {"b": np.ones(1)}}
     assert find_tensors(both)[1] == "model"
     assert find_tensors(both, "ema_model")[0].keys() == {"b"}
-    for content, key in (({"epoch": 3}, ""), (both, "other"), ([1], "")):
+    nested = {"epoch": 3, "model": {"state_dict": weights}, "ema_model": {"epoch": 3}}
+    assert find_tensors(nested) == (kept, "model.state_dict")
+    assert find_tensors({"a": {"b": {"c": weights}}}, "a.b.c")[0] == kept
+    assert find_tensors({"teacher": weights})[1] == "teacher"
+    wrong = ((nested, "model.other"), (nested, "epoch.model"))
+    for content, key in (({"epoch": 3}, ""), (both, "other"), ([1], ""), *wrong):
         with pytest.raises(ValueError, match=r"no dict|no tensors"):
             find_tensors(content, key)
 

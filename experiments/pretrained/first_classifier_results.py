@@ -1,0 +1,111 @@
+"""Collects the runs of ``first_classifier.py``: first_classifier.json, and a table in Markdown.
+
+python -m experiments.pretrained.first_classifier_results runs/pretrained
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.pretrained.first_classifier import KINDS, RATES, SEEDS
+from jaxmatch.errors import InputError, JaxmatchError
+from jaxmatch.evaluation.comparison import TITLES
+from jaxmatch.record.metrics import read
+from jaxmatch.runtime.json_files import write_json
+
+HERE = Path(__file__).parent
+EARLY = 75  # steps that "coverage at first" is the mean of
+STEPS_SHOWN = (75, 150, 300)
+TESTED = "test/teacher/accuracy"
+COLUMNS = ("coverage at first", "coverage", *(f"accuracy at {step}" for step in STEPS_SHOWN))
+Results = Mapping[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, help="the sweep's --workdir")
+    parser.add_argument("-o", "--output", type=Path, default=HERE, help="where the file goes")
+    arguments = parser.parse_args()
+    try:
+        results = collect(arguments.runs)
+        write_json(arguments.output / "first_classifier.json", results)
+    except JaxmatchError as error:
+        print(f"experiments.pretrained: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(table(results))
+
+
+def collect(runs: Path) -> dict[str, Any]:
+    """The entries of the finished runs by name of the folder, and the baselines of each seed.
+
+    Raises:
+        InputError: if there are none.
+    """
+    found: dict[str, Any] = {}
+    baselines: dict[str, dict[str, float]] = {}
+    for seed in SEEDS:
+        for rate in RATES:
+            for kind in KINDS:
+                folder = runs / f"{kind}-lr{rate}-s{seed}"  # as the sweep names it
+                if not (folder / "summary.json").exists():
+                    continue
+                found[folder.name] = entry(folder)
+                measured = json.loads((folder / "baselines.json").read_text())["baselines"]
+                baselines[str(seed)] = {
+                    name: one["test"]["accuracy"] for name, one in measured.items()
+                }
+    if not found:
+        raise InputError(f"{runs} holds no finished run; run the sweep with this --workdir first.")
+    return {"runs": found, "baselines": baselines}
+
+
+def entry(folder: Path) -> dict[str, float]:
+    """Coverage of the first steps and of all, and the teacher's test accuracy at some steps."""
+    lines = read(folder)
+    covered = [line for line in lines if "pseudo/coverage" in line]  # equally many steps apart
+    tested = {line["step"]: line["test/teacher/accuracy"] for line in lines if TESTED in line}
+    return {
+        COLUMNS[0]: statistics.fmean(
+            line["pseudo/coverage"] for line in covered if line["step"] <= EARLY
+        ),
+        COLUMNS[1]: statistics.fmean(line["pseudo/coverage"] for line in covered),
+        **{f"accuracy at {step}": tested[step] for step in STEPS_SHOWN},
+    }
+
+
+def table(results: Results) -> str:
+    """The results as Markdown, in percent."""
+    rows = [
+        f"| learning rate | first classifier | seeds | {' | '.join(COLUMNS)} |",
+        "|---" * (3 + len(COLUMNS)) + "|",
+    ]
+    for rate in RATES:
+        for kind in KINDS:
+            names = {seed: f"{kind}-lr{rate}-s{seed}" for seed in SEEDS}
+            known = {s: results["runs"][n] for s, n in names.items() if n in results["runs"]}
+            cells = [_mean([run[column] for run in known.values()]) for column in COLUMNS]
+            seeds = ", ".join(map(str, known)) or "not run"
+            rows.append(f"| {rate:g} | {kind} | {seeds} | {' | '.join(cells)} |")
+    for name, title in TITLES.items():
+        values = [one[name] for one in results["baselines"].values() if name in one]
+        if values:
+            seeds = ", ".join(results["baselines"])
+            empty = " |" * (len(COLUMNS) - 1)
+            rows.append(f"| - | {title} | {seeds} |{empty} {_mean(values)} |")
+    return "\n".join(rows)
+
+
+def _mean(values: Sequence[float]) -> str:
+    shares = [100 * value for value in values]
+    if not shares:
+        return ""
+    deviation = f" ± {statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
+    return f"{statistics.fmean(shares):.1f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Runs of Vision Transformers that start from a file or from another run, and their export."""
+
+import logging
+
+import jax
+import numpy as np
+import pytest
+from helpers import assert_bitwise
+from safetensors.numpy import load_file
+from tiny_runs import OVERRIDES, PERIOD, compiler_cache
+
+from jaxmatch import load, train
+from jaxmatch.cli import main as cli
+from jaxmatch.config.flags import from_flags
+from jaxmatch.errors import InputError
+from jaxmatch.models.vit import ViT
+from jaxmatch.training import together
+from jaxmatch.weights.files import write_weights
+from jaxmatch.weights.positions import resize_positions
+from jaxmatch.weights.vit_names import timm_shapes, to_timm
+
+CLASSES = 4  # of the tiny data
+MODEL = {"name": "vit", "patch": 4, "width": 16, "depth": 2, "heads": 2}
+# Neither rate nor decay of a step changes what the run starts from.
+FROZEN = {
+    **{key: value for key, value in OVERRIDES.items() if not key.startswith("model.")},
+    **{f"model.{key}": value for key, value in MODEL.items()},
+    "steps": PERIOD,
+    "optim.learning_rate": 0.0,
+    "devices": 1,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cached():
+    with compiler_cache():
+        yield
+
+
+def configuration(data, **overrides):
+    settings = FROZEN | {key.replace("__", "."): value for key, value in overrides.items()}
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    return from_flags(f"fixmatch:npz:{data},labels=16", flags)[0]
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    """A network of 4 classes under timm's names, for images of 16 pixels."""
+    options = {key: value for key, value in MODEL.items() if key != "name"}
+    model = ViT(classes=CLASSES, **options)
+    images = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), images)["params"]
+    random = np.random.default_rng(0)
+    return {
+        name: random.normal(size=shape, scale=0.3).astype(np.float32)
+        for name, shape in timm_shapes(shapes).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def started(data, tensors, tmp_path_factory):
+    """A run on images of 8 pixels from a file, and the log."""
+    folder = tmp_path_factory.mktemp("started")
+    write_weights(folder / "w.safetensors", tensors)
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("jaxmatch.training.trunk")
+    logger.addHandler(handler)
+    try:
+        train(configuration(data, init_from=folder / "w.safetensors"), folder / "run")
+    finally:
+        logger.removeHandler(handler)
+    return folder / "run", lines
+
+
+def resized(tensors, side, rule="timm"):
+    grid = (side // 4, side // 4)
+    return tensors | {
+        "pos_embed": resize_positions(tensors["pos_embed"], grid, prefix=1, rule=rule)
+    }
+
+
+def test_a_run_starts_from_a_file_and_says_how(started, tensors):
+    run, lines = started
+    state = load(run).state
+    for params in (state.params, state.teacher["params"]):
+        found, expected = to_timm(jax.device_get(params)), resized(tensors, 8)
+        assert found.keys() == expected.keys()
+        for name, value in found.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-6, err_msg=name)
+    text = "\n".join(lines)
+    assert "w.safetensors: loaded 32 tensors" in text
+    assert "the classifier is the file's, of 4 classes." in text
+    assert "resized the position embedding from 4 x 4 to 2 x 2 patches by timm's rule." in text
+    log = (run / "log.txt").read_text()
+    assert all(line in log for line in lines)
+
+
+def test_a_run_is_exported_under_timms_names(started, tensors, tmp_path, capsys):
+    run, _ = started
+    path = tmp_path / "w.safetensors"
+    cli.main(["export", f"--workdir={run}", "-o", str(path)])
+    assert f"teacher of step {PERIOD}, timm names\n" in capsys.readouterr().out
+    found, expected = load_file(path), resized(tensors, 8)
+    assert {name: value.shape for name, value in found.items()} == {
+        name: value.shape for name, value in expected.items()
+    }
+    for name, value in found.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-6, err_msg=name)
+    other = tmp_path / "other.safetensors"
+    with pytest.raises(SystemExit):
+        cli.main(["export", f"--workdir={run}", "-o", str(other), "--naming=torchvision"])
+    assert "no names in torchvision" in capsys.readouterr().err
+    assert not other.exists()
+
+
+@pytest.mark.slow
+def test_usbs_rules_are_a_setting(data, started, tensors, tmp_path):
+    source = started[0].parent / "w.safetensors"
+    settings = {"init_from": source, "init_rules": "usb"}
+    train(configuration(data, **settings), tmp_path / "run")
+    found = to_timm(jax.device_get(load(tmp_path / "run").state.params))
+    expected = resized(tensors, 8, "usb")
+    np.testing.assert_allclose(found["pos_embed"], expected["pos_embed"], rtol=1e-6)
+    assert not np.allclose(found["pos_embed"], resized(tensors, 8)["pos_embed"], rtol=1e-2)
+    assert not np.allclose(found["head.weight"], tensors["head.weight"], rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_another_ones_network_and_resizes_its_positions(data, started, tmp_path):
+    run, _ = started
+    settings = {"init_from": run, "data__image_size": 12}
+    train(configuration(data, **settings), tmp_path / "run")
+    theirs, ours = (
+        to_timm(jax.device_get(load(folder).state.params)) for folder in (run, tmp_path / "run")
+    )
+    expected = resize_positions(theirs["pos_embed"], (3, 3), prefix=1, rule="timm")
+    np.testing.assert_allclose(ours["pos_embed"], expected, rtol=1e-5, atol=1e-7)
+    name = "blocks.1.attn.qkv.weight"
+    np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6)
+    assert not np.allclose(ours["head.weight"], theirs["head.weight"], rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_runs_together_start_from_one_file(data, started, tmp_path, monkeypatch):
+    monkeypatch.setattr(together, "on_cpu", lambda mesh: False)
+    source = started[0].parent / "w.safetensors"
+    runs = [(configuration(data, init_from=source, seed=s), tmp_path / str(s)) for s in (0, 1)]
+    together.train(runs)
+    first, second = (jax.device_get(load(tmp_path / str(s)).state.params) for s in (0, 1))
+    assert_bitwise(first, second)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"model__depth": 3}, "'blocks.2.* set --config.model.depth=2"),
+        ({"model__patch": 2}, "set --config.model.patch=4"),
+        ({"model__head_layers": 1}, "no kept_head; leave out init_heads and model.head_layers"),
+    ],
+)
+def test_a_file_of_another_network_is_refused_before_anything_is_written(
+    settings, expected, data, started, tmp_path
+):
+    source = started[0].parent / "w.safetensors"
+    with pytest.raises(InputError, match=expected):
+        train(configuration(data, init_from=source, **settings), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
