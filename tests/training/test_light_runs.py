@@ -15,12 +15,12 @@ from jaxmatch.cli.main import main
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.saved import complete, differences, to_json
 from jaxmatch.errors import InputError
+from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.models.lora import merged, without_factors
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.record.settled import settled, standardized
 from jaxmatch.report.describe import describe
-from jaxmatch.training.trunk import read_trunk
 
 SETTINGS = {
     **{key: value for key, value in OVERRIDES.items() if not key.startswith("model.")},
