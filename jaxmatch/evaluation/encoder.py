@@ -18,6 +18,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.evaluation.classifier import Classifier
 from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.models.heads import KEPT
+from jaxmatch.models.lora import merged
 from jaxmatch.program import Program
 from jaxmatch.types import PyTree
 from jaxmatch.weights import transfer
@@ -25,7 +26,9 @@ from jaxmatch.weights import transfer
 # Settings that change the features of equal weights, and settings of the network that do not.
 COMPUTED = ("dtype", "precision")
 READ = ("center_crop", "background", "white_level")  # of config.data
-OF_TRAINING = ("head_layers", "zero_classifier", "drop_path", "bn_decay", "bn_groups")
+# LoRA is in the weights: a trained one is merged, and a new one starts without effect.
+LORA = ("lora_rank", "lora_alpha", "lora_rank_stabilized")
+OF_TRAINING = ("head_layers", "zero_classifier", "drop_path", "bn_decay", "bn_groups", *LORA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,8 @@ class Encoder:
 
 def of_run(classifier: Classifier) -> Encoder:
     """The trained encoder that a run reports."""
-    program, variables = classifier.program, classifier.variables()
+    program = classifier.program
+    variables = merged(program.model, classifier.variables())
     trunk = transfer.encoder(variables, program.algorithm)
     name = f"{classifier.folder}, step {classifier.step}"
     return _make(classifier.config, program, variables, trunk, name)
