@@ -172,7 +172,7 @@ def test_what_trains(train, heads, expected):
     ],
 )
 def test_a_network_without_such_parameters_is_refused(train, params, message):
-    with pytest.raises(InputError, match=f"optim.train={train}: .*{message}"):
+    with pytest.raises(InputError, match=f"optim.train={train}, .*{message}"):
         trained_part(train, params, ("head",))
 
 
