@@ -77,7 +77,7 @@ def of_init(config: ConfigDict, facts: Facts, folder: Path) -> Encoder:
     config = with_usual_input(config)
     config.devices = 1 if alone else 0  # the run may be for other devices
     program = Program.build(config, replace(facts, frozen={}))
-    trunk = read_trunk(config, folder, program)
+    trunk = read_trunk(config, folder, program).variables
     state = transfer.transfer(jax.jit(program.init, out_shardings=program.shardings)(), trunk)
     return _make(config, program, state.student(), trunk, config.init_from)
 

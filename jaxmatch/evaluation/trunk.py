@@ -8,18 +8,18 @@ from ml_collections import ConfigDict
 from jaxmatch.evaluation.classifier import load
 from jaxmatch.models.lora import merged
 from jaxmatch.program import Program
-from jaxmatch.types import PyTree
 from jaxmatch.weights import transfer
+from jaxmatch.weights.vit_init import Loaded
 from jaxmatch.weights.vit_names import is_vit
 
 log = logging.getLogger(__name__)
 
 
-def read_trunk(config: ConfigDict, folder: Path, program: Program) -> PyTree:
-    """The encoder of the run or file ``config.init_from``, for :func:`transfer.transfer`.
+def read_trunk(config: ConfigDict, folder: Path, program: Program) -> Loaded:
+    """The encoder of the run or file ``config.init_from``, and what there is to say about it.
 
     Of a file of a Vision Transformer it also has the classifier if the number of classes is that
-    of the run. The log says what a Vision Transformer took over.
+    of the run. The sentences say what a Vision Transformer took over; they are shown, too.
 
     Args:
         config: of the run that starts from it.
@@ -52,6 +52,7 @@ def read_trunk(config: ConfigDict, folder: Path, program: Program) -> PyTree:
         )
     else:
         trunk, report = transfer.read_encoder(name, expected), ()
-    for sentence in report:
-        log.warning("init_from=%s: %s.", name, sentence)
-    return trunk
+    sentences = tuple(f"init_from={name}: {sentence}." for sentence in report)
+    for sentence in sentences:
+        log.warning("%s", sentence)
+    return Loaded(trunk, sentences)

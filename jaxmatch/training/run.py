@@ -144,7 +144,9 @@ class Run:
         self._progress: Progress | Silent = SILENT
         self._began: list[str] = []  # sentences about the first state
         new = not checkpoints.steps()
-        self.trunk = read_trunk(config, folder, program) if config.init_from and new else None
+        self.trunk, self._taken = None, ()
+        if config.init_from and new:
+            self.trunk, self._taken = read_trunk(config, folder, program)
 
     def compile(self) -> Call:
         """Compile the steps of this run alone.
@@ -276,6 +278,8 @@ class Run:
         if self.program.mesh.size == 1 and on_cpu(self.program.mesh):
             self._progress.message(onednn.library().text)
         for line in findings.lines(self.found) if self.found else ():
+            self._progress.note(line)
+        for line in self._taken:
             self._progress.note(line)
         for line in self._began:
             self._progress.message(line)

@@ -80,7 +80,7 @@ def resize_positions(
     if rule == "usb" and (old[0] != old[1] or new[0] != new[1]):
         raise InputError(
             f"USB resizes position embeddings of square grids only, not of {old[0]} x {old[1]} "
-            f"patches to {new[0]} x {new[1]}; choose timm's rule."
+            f"patches to {new[0]} x {new[1]}; set init_rules=timm."
         )
     down, across = (RULES[rule](*sides) for sides in zip(old, new, strict=True))
     grid = positions[0, prefix:].reshape(*old, -1).astype(np.float64)

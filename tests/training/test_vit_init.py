@@ -1,6 +1,7 @@
 """Runs of Vision Transformers that start from a file or from another run, and their export."""
 
 import logging
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -12,9 +13,13 @@ from tiny_runs import OVERRIDES, PERIOD, compiler_cache
 from jaxmatch import load, train
 from jaxmatch.cli import main as cli
 from jaxmatch.config.flags import from_flags
+from jaxmatch.data.facts import Facts
 from jaxmatch.errors import InputError
+from jaxmatch.evaluation import encoder
 from jaxmatch.models.vit import ViT
-from jaxmatch.training import together
+from jaxmatch.program import Program
+from jaxmatch.record.folder import RunFolder
+from jaxmatch.training import stages, together
 from jaxmatch.weights.files import write_weights
 from jaxmatch.weights.positions import resize_positions
 from jaxmatch.weights.vit_names import timm_shapes, to_timm
@@ -65,7 +70,7 @@ def started(data, tensors, tmp_path_factory):
     lines = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger("jaxmatch.training.trunk")
+    logger = logging.getLogger("jaxmatch.evaluation.trunk")
     logger.addHandler(handler)
     try:
         train(configuration(data, init_from=folder / "w.safetensors"), folder / "run")
@@ -140,6 +145,39 @@ def test_a_run_starts_from_another_ones_network_and_resizes_its_positions(data, 
     name = "blocks.1.attn.qkv.weight"
     np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6)
     assert not np.allclose(ours["head.weight"], theirs["head.weight"], rtol=1e-2)
+
+
+def test_a_later_stage_may_have_images_of_another_size():
+    flags = [f"--config.{key}={value}" for key, value in FROZEN.items()]
+    flags += ["--config.stages.supervised.data.image_size=12"]
+    config = from_flags("fixmatch+supervised:mnist5k,labels=40", flags)[0]
+    sides = (16, 12)
+    facts = [
+        Facts(classes=tuple("abcd"), image_shape=(side, side, 3), labels=(0, 1), unlabeled=8)
+        for side in sides
+    ]
+    stages.check(config, facts)
+    config.stages.supervised.model.depth = 1
+    with pytest.raises(InputError, match="block2"):
+        stages.check(config, facts)
+
+
+def test_features_depend_on_what_lora_learned(started):
+    run = load(started[0])
+    config = run.config.copy_and_resolve_references()
+    config.model.lora_rank = 2
+    program = Program.build(config, RunFolder(started[0]).read_facts())
+    state = jax.jit(program.init)()
+    learned = state.replace(
+        teacher=jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf + 1 if path[-1].key == "lora_b" else leaf, state.teacher
+        )
+    )
+    found = [
+        encoder.of_run(replace(run, config=config, program=program, state=each)).digest
+        for each in (state, learned)
+    ]
+    assert found[0] != found[1]
 
 
 @pytest.mark.slow
