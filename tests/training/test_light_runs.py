@@ -70,7 +70,8 @@ def read(config, folder):
     data = run_data.load_new(config)
     config = standardized(config, data.source.images)
     program = Program.build(config, data.facts())
-    return program, read_trunk(config, folder, program)["params"]
+    trunk, _ = read_trunk(config, folder, program)
+    return program, trunk["params"]
 
 
 def trunk_of(params):
