@@ -26,7 +26,9 @@ from jaxmatch.weights import transfer
 # Settings that change the features of equal weights, and settings of the network that do not.
 COMPUTED = ("dtype", "precision")
 READ = ("center_crop", "background", "white_level")  # of config.data
-OF_TRAINING = ("head_layers", "zero_classifier", "drop_path", "bn_decay", "bn_groups")
+# LoRA is in the weights: a trained one is merged, and a new one starts without effect.
+LORA = ("lora_rank", "lora_alpha", "lora_rank_stabilized")
+OF_TRAINING = ("head_layers", "zero_classifier", "drop_path", "bn_decay", "bn_groups", *LORA)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,8 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
 from jaxmatch.models.heads import UNIFORM_FAN_IN
+from jaxmatch.optim.trained import FACTORS
 from jaxmatch.types import Array, PyTree
-
-FACTORS = ("lora_a", "lora_b")
 
 
 def lora_scale(rank: int, alpha: float, rank_stabilized: bool = False) -> float:

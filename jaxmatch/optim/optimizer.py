@@ -10,7 +10,7 @@ import optax
 
 from jaxmatch.errors import InputError
 from jaxmatch.optim.schedules import Schedule, learning_rate
-from jaxmatch.optim.trained import LORA, Train
+from jaxmatch.optim.trained import FACTORS, Train
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, Whole, section
 from jaxmatch.types import Array, PyTree
 
@@ -241,7 +241,7 @@ def scale_classifier(factor: float) -> optax.GradientTransformation:
 def _mask(which: Parameters, params: PyTree) -> PyTree:
     """The mask of optax that chooses ``which`` parameters."""
     if which == "kernels":
-        return _map_names(lambda names: names[-1] in ("kernel", *LORA), params)
+        return _map_names(lambda names: names[-1] in ("kernel", *FACTORS), params)
     if which == "not_vectors":
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     return _all_but_norms(params) if which == "not_batch_norm" else True

@@ -16,12 +16,11 @@ from jaxmatch.types import PyTree
 Train = Literal["all", "head", "norms", "lora"]
 CLASSIFIER = "classifier"
 NORM = "scale"  # only norms have it
-LORA = ("lora_a", "lora_b")
-
-NONE_FOUND = {
-    "head": "the network has no classifier and no head",
-    "norms": "the network has no norm outside of its heads",
-    "lora": "the network has no LoRA; give a Vision Transformer a model.lora_rank such as 8",
+FACTORS = ("lora_a", "lora_b")  # of LoRA
+MISSING = {
+    "head": "no classifier and no head",
+    "norms": "no norm outside of its heads",
+    "lora": "no LoRA, which a Vision Transformer has with model.lora_rank=8",
 }
 
 
@@ -44,7 +43,9 @@ def trained_part(train: Train, params: PyTree, heads: Iterable[str] = ()) -> PyT
     trunk = {name: value for name, value in params.items() if name not in names}
     chosen = {} if train == "head" else _prune(trunk, _norms if train == "norms" else _factors)
     if not (ends if train == "head" else chosen):
-        raise InputError(f"optim.train={train}: {NONE_FOUND[train]}, or set optim.train=all.")
+        raise InputError(
+            f"optim.train={train}, but the network has {MISSING[train]}; set optim.train=all."
+        )
     return {**chosen, **ends}
 
 
@@ -70,7 +71,7 @@ def _norms(module: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _factors(module: Mapping[str, Any]) -> Iterable[str]:
-    return LORA
+    return FACTORS
 
 
 def _replaced(tree: PyTree, part: PyTree) -> PyTree:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -16,6 +17,8 @@ from jaxmatch.cli.main import main
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.saved import complete, differences, to_json
 from jaxmatch.errors import InputError
+from jaxmatch.evaluation import encoder
+from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.models.lora import merged, without_factors
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
@@ -68,7 +71,8 @@ def read(config, folder):
     data = run_data.load_new(config)
     config = standardized(config, data.source.images)
     program = Program.build(config, data.facts())
-    return program, read_trunk(config, folder, program)["params"]
+    trunk, _ = read_trunk(config, folder, program)
+    return program, trunk["params"]
 
 
 def trunk_of(params):
@@ -116,6 +120,19 @@ def test_a_run_that_starts_from_lora_has_it_in_its_kernels(adapted, data, tmp_pa
         before["block1"]["attention"]["qkv"]["kernel"],
         expected["block1"]["attention"]["qkv"]["kernel"],
     )
+
+
+def test_features_are_of_the_merged_network(adapted, source, data):
+    run, before = load(adapted), load(source)
+    found = encoder.of_run(run)
+    again = settled(tiny(data, init_from=str(adapted), **LORA))[0]
+    new = run_data.load_new(again)
+    started = encoder.of_init(standardized(again, new.source.images), new.facts(), adapted)
+    assert found.digest == started.digest != encoder.of_run(before).digest
+    state = run.state.replace(teacher=jax.tree.map(lambda leaf: leaf, run.state.teacher))
+    factors = state.teacher["params"]["block1"]["attention"]["qkv"]
+    factors["lora_b"] = 2 * factors["lora_b"]
+    assert encoder.of_run(replace(run, state=state)).digest != found.digest
 
 
 @pytest.mark.slow
