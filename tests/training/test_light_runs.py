@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 from helpers import assert_bitwise, assert_close
-from jaxmatch.training.trunk import read_trunk
 from tiny_runs import OVERRIDES, PERIOD, compiler_cache
 
 from jaxmatch import load, train
