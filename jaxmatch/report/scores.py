@@ -16,7 +16,7 @@ NETWORKS = ("teacher", "student")
 MOST_ROWS = 20  # of the table of classes
 HELP = (
     "what may help: views= that suit the images (documents, medical, industrial), with "
-    "--config.augment=contrast, more labels, or a pretrained network"
+    "--config.augment=contrast, or more labels"
 )
 
 
