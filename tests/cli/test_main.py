@@ -125,6 +125,7 @@ def test_the_end_compares_with_baselines_that_are_known(run, data, call, tmp_pat
     assert code == 0
     assert "best baseline: SVC on pixels, 100.0%" in output.splitlines()
     assert "fixmatch does not beat SVC on pixels: test accuracy " in output
+    assert "what may help: views= that suit the images" in output
     assert "jaxmatch baseline" not in output
 
 
