@@ -76,11 +76,33 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
     A bin ((i - 1) / 15, i / 15] counts by its number of images. Guo et al., "On Calibration of
     Modern Neural Networks", ICML 2017, https://arxiv.org/abs/1706.04599.
     """
+    _, right, confidence = _bins(probabilities, labels)
+    return float(np.abs(right - confidence).sum() / len(labels))
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, list]:
+    """The 15 bins of :func:`expected_calibration_error`, as a reliability diagram shows them.
+
+    Returns:
+        ``count``, the numbers of images; ``accuracy`` and ``confidence``, their means over the
+        images of each bin, None for a bin without images.
+    """
+    count, right, confidence = _bins(probabilities, labels)
+
+    def means(sums: np.ndarray) -> list[float | None]:
+        pairs = zip(sums.tolist(), count.tolist(), strict=True)
+        return [total / number if number else None for total, number in pairs]
+
+    return {"count": count.tolist(), "accuracy": means(right), "confidence": means(confidence)}
+
+
+def _bins(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Images, correct images and the sum of confidence [15] in each bin of confidence."""
     confidence = probabilities.max(-1).astype(np.float64)
     right = probabilities.argmax(-1) == labels
     place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gaps = np.bincount(place, right - confidence, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    sums = (np.bincount(place, weights, minlength=BINS) for weights in (right, confidence))
+    return np.bincount(place, minlength=BINS), *sums
 
 
 def top_5(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -167,11 +189,16 @@ def score(
 
 
 def evaluation(answers: Answers, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """All metrics as :func:`score` gives them, then ``per_class`` and ``confusion``, for JSON."""
-    matrix = confusion(*_counted(answers, labels))
+    """All metrics as :func:`score` gives them, for JSON, then the details behind them.
+
+    These are ``per_class``, ``reliability`` (of :func:`reliability`) and ``confusion``.
+    """
+    counted = _counted(answers, labels)
+    matrix = confusion(*counted)
     return {
         **score(answers, labels),
         "per_class": per_class(matrix, classes),
+        "reliability": reliability(*counted),
         "confusion": matrix.tolist(),
     }
 
