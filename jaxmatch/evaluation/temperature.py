@@ -87,8 +87,8 @@ def sentences(found: Mapping[str, Any], network: str) -> list[str]:
     images, each = found["images"], found[network]
     before, after = (each[when]["expected_calibration_error"] for when in ("before", "after"))
     told = [
-        f"probabilities are calibrated: temperature {each['temperature']:.3g} (ECE {before:.3f} -> "
-        f"{after:.3f} on {images:,} validation images)"
+        f"probabilities are calibrated: temperature {each['temperature']:.3g} "
+        f"(ECE {before:.3f} -> {after:.3f} on {images:,} validation images)"
     ]
     if each["temperature"] == 1:
         told.append(

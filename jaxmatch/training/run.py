@@ -541,6 +541,8 @@ class Run:
             metrics=metrics,
             best=self.best.found._asdict() if self.best.found else None,
         )
+        if self.best.found and self.config.select:
+            summary["best"]["selected"] = True
         if self.config.augment == "ctaugment":
             summary["ctaugment"] = ctaugment.describe(policy)
         unused = coverage.at_end(lines, steps) if coverage.has_threshold(self.config) else None
