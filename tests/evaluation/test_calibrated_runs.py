@@ -25,7 +25,7 @@ from jaxmatch.weights.export_torch import export_torch
 OPTIONS = {
     "method": "supervised",
     "data__validation": 24,
-    "select": "validation/negative_log_likelihood",
+    "select": "validation/expected_calibration_error",  # a young teacher is least confident
     "optim__learning_rate": 0.5,  # so that the networks err, and some steps are worse than others
 }
 
@@ -102,22 +102,23 @@ def test_the_end_of_a_run_fits_and_keeps_the_temperatures(run, finished):
     assert "24 validation images means little" in (run / "log.txt").read_text()
 
 
-def test_the_selected_checkpoint_has_its_own_and_is_the_default(run, finished, call):
+def test_the_selected_checkpoint_has_its_own_and_is_the_default(run, finished, call, caplog):
     best = finished[1]["best"]
     assert best["selected"] is True
     assert best["step"] < STEPS
+    assert RunFolder(run).read_calibrations().keys() == {best["step"], STEPS}
     own = RunFolder(run).read_calibrations()[best["step"]]
-    code, output, error = call("evaluate", "--json", "--workdir", run)
+    code, output, _ = call("evaluate", "--json", "--workdir", run)
     found = json.loads(output)
     assert (code, found["step"], found["calibration"]) == (0, best["step"], own)
-    assert f"the checkpoint of step {best['step']}, which select=validation/neg" in error
+    assert f"the checkpoint of step {best['step']}, which select=validation/exp" in caplog.text
     for network in NETWORKS:
         validation = found["validation"][network]
         after = own[network]["after"]["negative_log_likelihood"]
         assert validation["negative_log_likelihood"] == pytest.approx(after, rel=1e-4)
     _, output, _ = call("evaluate", "--json", "--workdir", run, "--uncalibrated")
-    value = json.loads(output)["validation"]["teacher"]["negative_log_likelihood"]
-    assert value == pytest.approx(best["value"], rel=1e-4)
+    value = json.loads(output)["validation"]["teacher"]["expected_calibration_error"]
+    assert value == pytest.approx(best["value"], rel=1e-3)
     assert "calibration" not in json.loads(output)
     code, output, _ = call("evaluate", "--workdir", run, "--step", "newest")
     assert output.startswith(f"Checkpoint of step {STEPS}\nprobabilities are calibrated: temper")
