@@ -1,7 +1,7 @@
 """IOMatch with RandAugment (Li et al., ICCV 2023, https://arxiv.org/abs/2308.13168).
 
 jaxmatch train --config=configs/iomatch.py:mnist5k,labels=40,seed=0
-jaxmatch train --config=configs/iomatch.py:fashion_mnist,labels=60 --config.data.known_classes='("0","1")'
+jaxmatch train --config=iomatch:mnist5k,labels=12 --config.data.known_classes='("0","1","2")'
 
 For unlabeled images of which some are of none of the classes. The settings are those of the paper,
 section 4.2.1, and of its code (github.com/nukezil/IOMatch, a branch of USB), which turns alignment
