@@ -274,7 +274,8 @@ class Run:
             self._metrics = self._opened.enter_context(metrics)
             progress = Progress(config.steps, first, self.folder, self.folder.name, self.alone)
             self._progress = self._opened.enter_context(progress)
-        if self.program.mesh.size == 1 and on_cpu(self.program.mesh):
+        alone = self.program.mesh.size == 1
+        if alone and on_cpu(self.program.mesh) and self.program.model.convolves:
             self._progress.message(onednn.library().text)
         for line in findings.lines(self.found) if self.found else ():
             self._progress.note(line)
