@@ -11,6 +11,7 @@ All scores are of raw logits, which no temperature divides. Larger ones are stra
 """
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluation.forward import Answers
 from jaxmatch.record.data import Data
 from jaxmatch.record.unknown import LABELED, NETWORKS, VALIDATION, KnownImages
+from jaxmatch.types import Algorithm
+
+AnyImages = TypeVar("AnyImages")
 
 ENERGY, MAX_LOGIT, HEADS = "energy", "max_logit", "heads"
 SCORES = (ENERGY, MAX_LOGIT, HEADS)
@@ -61,7 +65,7 @@ def known_images(data: Data) -> tuple[Images, str]:
 
 
 def measure(
-    images: Images, part: str, step: int, network: Callable[[Images, str], Answers]
+    images: AnyImages, part: str, step: int, network: Callable[[AnyImages, str], Answers]
 ) -> KnownImages:
     """How strange known ``images`` look at a ``step``.
 
@@ -85,6 +89,11 @@ def measure(
         found[name] = {key: np.sort(values) for key, values in each.items()}
     usual = HEADS if HEADS in found[NETWORKS[0]] else ENERGY
     return KnownImages(step=step, part=part, score=usual, scores=found)
+
+
+def has_heads(algorithm: Algorithm) -> bool:
+    """Whether a method has heads that tell how strange an image is."""
+    return type(algorithm).strangeness is not Algorithm.strangeness
 
 
 def chosen(known: KnownImages, network: str, score: str) -> str:

@@ -94,11 +94,11 @@ class KnownImages:
         Raises:
             ValueError: if something is missing; it says what.
         """
-        if type(content.get("step")) is not int:
+        step, part, score = (content.get(key) for key in ("step", "part", "score"))
+        if type(step) is not int:
             raise ValueError("the step is missing")
-        if content.get("part") not in (VALIDATION, LABELED):
+        if part not in (VALIDATION, LABELED):
             raise ValueError("its part is neither validation nor labeled")
-        score = content.get("score")
         try:
             scores = {
                 network: {
@@ -107,16 +107,15 @@ class KnownImages:
                 }
                 for network in NETWORKS
             }
-            lengths = {len(each) for names in scores.values() for each in names.values()}
-            whole = all(score in names for names in scores.values()) and len(lengths) == 1
-            ordered = all(
-                np.all(np.diff(each) >= 0) for names in scores.values() for each in names.values()
-            )
-        except (KeyError, TypeError, AttributeError, ValueError):
-            whole = ordered = False
-        if not (whole and ordered and lengths > {0} - lengths):
+            listed = [each for names in scores.values() for each in names.values()]
+            whole = len({len(each) for each in listed}) == 1 and min(map(len, listed)) > 0
+            whole = whole and all(np.all(np.diff(each) >= 0) for each in listed)
+            whole = whole and all(score in names for names in scores.values())
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError("its scores are incomplete") from error
+        if not whole:
             raise ValueError("its scores are incomplete")
-        return cls(step=content["step"], part=content["part"], score=str(score), scores=scores)
+        return cls(step=step, part=part, score=str(score), scores=scores)
 
 
 def _number(value: np.floating) -> float:

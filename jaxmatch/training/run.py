@@ -15,6 +15,7 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -473,6 +474,9 @@ class Run:
                 evaluated = self.program.algorithm.evaluated
                 for sentence in temperature.sentences(calibration, evaluated):
                     self._progress.message(sentence)
+            known = self.held_out.known_images(state, self.step)
+            if known is not None and hosts.leader():
+                self.files.write_known_images(known)
             self._opened.close()
             metrics = self.held_out.report(state, calibration)
             if hosts.leader():
