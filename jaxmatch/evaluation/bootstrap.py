@@ -39,9 +39,7 @@ class Resampling(NamedTuple):
             InputError: if one cannot work.
         """
         if self.resamples < 1:
-            raise InputError(
-                f"the bootstrap needs at least one resampled set, not {self.resamples}."
-            )
+            raise InputError(f"a bootstrap needs at least one resampled set, not {self.resamples}.")
         if not 0 < self.confidence < 1:
             raise InputError(
                 f"confidence={self.confidence:g} is no share between 0 and 1, such as 0.95."

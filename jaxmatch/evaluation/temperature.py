@@ -77,18 +77,20 @@ def of_networks(logits: Mapping[str, Answers], labels: np.ndarray) -> dict[str, 
     }
 
 
-def sentences(found: Mapping[str, Any], network: str) -> list[str]:
+def sentences(found: Mapping[str, Any] | None, network: str) -> list[str]:
     """What there is to tell about the calibration of a network, with a warning if it means little.
 
     Args:
         found: as :func:`of_networks` returns it.
         network: "teacher" or "student".
     """
+    if found is None:
+        return []
     images, each = found["images"], found[network]
     before, after = (each[when]["expected_calibration_error"] for when in ("before", "after"))
     told = [
-        f"probabilities are calibrated: temperature {each['temperature']:.3g} (ECE {before:.3f} -> "
-        f"{after:.3f} on {images:,} validation images)"
+        f"probabilities are calibrated: temperature {each['temperature']:.3g} "
+        f"(ECE {before:.3f} -> {after:.3f} on {images:,} validation images)"
     ]
     if each["temperature"] == 1:
         told.append(

@@ -276,10 +276,7 @@ class Run:
             self._metrics = self._opened.enter_context(metrics)
             progress = Progress(config.steps, first, self.folder, self.folder.name, self.alone)
             self._progress = self._opened.enter_context(progress)
-            known = self.files.read_calibrations()
-            kept = {step: each for step, each in known.items() if step <= first}
-            if kept.keys() != known.keys():  # the run has fallen back behind a step
-                self.files.write_calibrations(kept)
+            ending.forget_calibrations(self.files, first)
         alone = self.program.mesh.size == 1
         if alone and on_cpu(self.program.mesh) and self.program.model.convolves:
             self._progress.message(onednn.library().text)
@@ -349,7 +346,7 @@ class Run:
         values = self.write_line(state, log=due["log"], evaluate=due["eval"])
         best = self.best.improved(self.step, values)
         if best is not None and not self.done:
-            self._calibrate(state)
+            ending.write_calibration(self.step, state, self.held_out, self.files)
         if due["save"] or stop or best:
             self.save(state, best)
         if stop and not self.done:
@@ -453,13 +450,6 @@ class Run:
         self.checkpoints.save(self.step, state, best)
         self._interval.paused()
 
-    def _calibrate(self, state: TrainState) -> Mapping[str, Any] | None:
-        """Fit the temperatures of this step to the validation set, if there is one; keep them."""
-        found = self.held_out.calibration(state)
-        if found is not None and hosts.leader():
-            self.files.write_calibrations({**self.files.read_calibrations(), self.step: found})
-        return found
-
     def finish(self, state: TrainState) -> dict[str, Any]:
         """Write temperatures, curves and ``summary.json`` of a run whose steps are all taken.
 
@@ -469,14 +459,12 @@ class Run:
         if self._metrics is not None:  # otherwise an earlier process wrote them
             self.checkpoints.wait()
             lines = self._metrics.lines()
-            calibration = self._calibrate(state)
-            if calibration is not None:
-                evaluated = self.program.algorithm.evaluated
-                for sentence in temperature.sentences(calibration, evaluated):
-                    self._progress.message(sentence)
-            known = self.held_out.known_images(state, self.step)
-            if known is not None and hosts.leader():
-                self.files.write_known_images(known)
+            calibration = ending.write_calibration(
+                self.step, state, self.held_out, self.files, self.checkpoints.steps()
+            )
+            for sentence in temperature.sentences(calibration, self.program.algorithm.evaluated):
+                self._progress.message(sentence)
+            ending.write_known_images(self.step, state, self.held_out, self.files)
             self._opened.close()
             metrics = self.held_out.report(state, calibration)
             if hosts.leader():
