@@ -22,11 +22,10 @@ from jaxmatch.errors import InputError, by_reason, grouped, suggest
 from jaxmatch.evaluation.bootstrap import Resampling, intervals
 from jaxmatch.evaluation.forward import BATCH, Answers, Evaluate, make_scored, probabilities
 from jaxmatch.evaluation.metrics import evaluation
-from jaxmatch.evaluation.unknown import chosen, known_images, measure, scores
+from jaxmatch.evaluation.unknown import chosen, of_run, scores
 from jaxmatch.program import Program
 from jaxmatch.record.folder import RunFolder
-from jaxmatch.record.run_data import load_recorded
-from jaxmatch.record.unknown import LABELED, KnownImages
+from jaxmatch.record.unknown import KnownImages
 from jaxmatch.runtime.checkpoint import BEST, NEWEST, Checkpoints
 from jaxmatch.types import PyTree, TrainState
 
@@ -246,28 +245,7 @@ class Classifier:
                 not what it was.
         """
         self.check_classifies()
-        files = RunFolder(self.folder)
-        known = files.read_known_images()
-        if known is None or known.step != self.step:
-            try:
-                data = load_recorded(self.config, self.folder, place=self.place, needed="held")
-            except InputError as error:
-                raise InputError(
-                    f"{self.folder} has no {files.unknown_file.name} of step {self.step}, so known "
-                    f"images must be looked at. {error}"
-                ) from error
-            images, part = known_images(data)
-            known = measure(images, part, self.step, self.scored)
-            files.write_known_images(known)
-        if known.part == LABELED:
-            log.warning(
-                "%s has no validation set, so images are compared with its %d labeled ones. It was "
-                "trained on these, and they look less strange than new images of the same classes: "
-                "`unknown` is too high. A new run with data.validation=N holds out images for it.",
-                self.folder,
-                known.images,
-            )
-        return known
+        return of_run(RunFolder(self.folder), self.config, self.step, self.place, self.scored)
 
     def _score(self, unknown: bool | str, network: str) -> str:
         """The name of the score of strangeness; "" if nobody asked for it."""

@@ -10,17 +10,23 @@ All scores are of raw logits, which no temperature divides. Larger ones are stra
   (:meth:`jaxmatch.types.Algorithm.strangeness`).
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxmatch.data.lazy import Images
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluation.forward import Answers
 from jaxmatch.record.data import Data
+from jaxmatch.record.folder import RunFolder
+from jaxmatch.record.run_data import load_recorded
 from jaxmatch.record.unknown import LABELED, NETWORKS, VALIDATION, KnownImages
 from jaxmatch.types import Algorithm
+
+log = logging.getLogger(__name__)
 
 AnyImages = TypeVar("AnyImages")
 
@@ -89,6 +95,48 @@ def measure(
         found[name] = {key: np.sort(values) for key, values in each.items()}
     usual = HEADS if HEADS in found[NETWORKS[0]] else ENERGY
     return KnownImages(step=step, part=part, score=usual, scores=found)
+
+
+def of_run(
+    files: RunFolder,
+    config: ConfigDict,
+    step: int,
+    place: str,
+    network: Callable[[Images, str], Answers],
+) -> KnownImages:
+    """How strange known images look at a ``step`` of a run, read or measured now and kept.
+
+    Args:
+        files: of the run.
+        config: of the run.
+        step: of the networks.
+        place: where the data of the run is now, if it has moved.
+        network: as of :func:`measure`.
+
+    Raises:
+        InputError: if the images must be measured, and the data is not what it was.
+        DiskError: if the run folder cannot be written.
+    """
+    known = files.read_known_images()
+    if known is None or known.step != step:
+        try:
+            data = load_recorded(config, files.path, place=place, needed="held")
+        except InputError as error:
+            raise InputError(
+                f"{files.path} has no {files.unknown_file.name} of step {step}, so known images "
+                f"must be looked at. {error}"
+            ) from error
+        known = measure(*known_images(data), step, network)
+        files.write_known_images(known)
+    if known.part == LABELED:
+        log.warning(
+            "%s has no validation set, so images are compared with its %d labeled ones. It was "
+            "trained on these, and they look less strange than new images of the same classes: "
+            "`unknown` is too high. A new run with data.validation=N holds out images for it.",
+            files.path,
+            known.images,
+        )
+    return known
 
 
 def has_heads(algorithm: Algorithm) -> bool:
