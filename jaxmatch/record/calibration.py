@@ -50,8 +50,8 @@ def _is_calibration(found: Any) -> bool:
 
 
 def _is_of_network(found: Mapping[str, Any]) -> bool:
-    temperature = found.get("temperature")
-    if not _is_number(temperature) or not temperature > 0:
+    temperature = found.get("temperature", 0)
+    if not _is_number(temperature) or temperature <= 0:
         return False
     metrics = [found.get(when) for when in ("before", "after")]
     return all(isinstance(each, dict) and all(map(_is_number, each.values())) for each in metrics)

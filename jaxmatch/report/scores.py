@@ -30,22 +30,20 @@ def scores(found: Mapping[str, Any]) -> RenderableType:
     ``validation`` with those of the validation set, if there is one. It may have ``calibration``
     and ``bootstrap``, and then each network has ``intervals``.
     """
-    told = [Text(f"Checkpoint of step {found['step']:,}", style="bold")]
-    if "calibration" in found:
-        told += map(Text, sentences(found["calibration"], found["evaluated"]))
-    if bootstrap := found.get("bootstrap"):
-        told.append(
-            Text(
-                f"in brackets: {bootstrap['confidence']:.0%} intervals, over "
-                f"{bootstrap['resamples']:,} resampled sets of images"
-            )
+    bootstrap = found.get("bootstrap")
+    reported = found[found["evaluated"]]
+    parts: list[RenderableType] = [Text(f"Checkpoint of step {found['step']:,}", style="bold")]
+    parts += _with_intervals(found) if bootstrap else [_one_row_each(found)]
+    if len(reported["per_class"]) <= MOST_ROWS:
+        title = Text(f"\nClasses, {found['evaluated']}", style="bold")
+        parts += [title, _classes(reported)]
+    notes = sentences(found.get("calibration"), found["evaluated"])
+    if bootstrap:
+        notes.append(
+            f"in brackets: {bootstrap['confidence']:.0%} intervals, over "
+            f"{bootstrap['resamples']:,} resampled sets of images"
         )
-    tables = _with_intervals(found) if bootstrap else [_one_row_each(found)]
-    rows: Mapping[str, Any] = found[found["evaluated"]]["per_class"]
-    if len(rows) > MOST_ROWS:
-        return Group(*told, *tables)
-    title = Text(f"\nClasses, {found['evaluated']}", style="bold")
-    return Group(*told, *tables, title, _classes(found[found["evaluated"]]))
+    return Group(*parts, *(Text(f"\n{note}") for note in notes))
 
 
 def _one_row_each(found: Mapping[str, Any]) -> RenderableType:
