@@ -57,8 +57,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.unknown_score and not arguments.unknown:
         raise InputError("--unknown-score chooses how --unknown is measured; add --unknown.")
     classifier = load(arguments.workdir, arguments.step, calibrated=not arguments.uncalibrated)
+    if arguments.data:
+        classifier = replace(classifier, place=arguments.data)
     missing = predict(
-        replace(classifier, place=arguments.data),
+        classifier,
         arguments.paths,
         arguments.output,
         probabilities=arguments.probabilities,
