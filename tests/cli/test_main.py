@@ -30,7 +30,7 @@ from tiny_runs import (
 )
 
 from jaxmatch.cli import main as cli
-from jaxmatch.cli.arguments import parser
+from jaxmatch.cli.main import parser
 from jaxmatch.config import recipe
 from jaxmatch.evaluation import baselines, classifier, features, probe
 from jaxmatch.record import run_data

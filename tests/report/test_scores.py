@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxmatch.cli.arguments import parser
+from jaxmatch.cli.main import parser
 from jaxmatch.evaluation.forward import Answers
 from jaxmatch.evaluation.metrics import evaluation
 from jaxmatch.report.scores import ending, scores

@@ -1,0 +1,51 @@
+"""``jaxmatch describe``: what a configuration finds and what will run."""
+
+import argparse
+import json
+import textwrap
+
+from jaxmatch.cli.arguments import CONFIG, JSON, config_of, show
+from jaxmatch.errors import InputError
+
+HELP = (
+    "Print what a config finds and what will run: images, network, memory, arithmetic; or its keys."
+)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", help=CONFIG)
+    command.add_argument("--json", action="store_true", help=JSON.format("everything"))
+    command.add_argument(
+        "--keys",
+        nargs="?",
+        const="",
+        metavar="PREFIX",
+        help="list the keys of a configuration instead: type, value (of --config, else the "
+        "default) and meaning",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if arguments.keys is not None:
+        _describe_keys(arguments)
+        return
+    if arguments.config is None:
+        raise InputError("describe needs --config=NAME:DATA, or --keys to list the keys.")
+    from jaxmatch.report.describe import describe, page
+
+    found = describe(config_of(arguments))
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(page(found, arguments.config))
+
+
+def _describe_keys(arguments: argparse.Namespace) -> None:
+    from jaxmatch.config.keys import documented, with_prefix
+    from jaxmatch.config.stages import stages_of
+
+    configs = [None] if arguments.config is None else stages_of(config_of(arguments)).values()
+    rows = with_prefix((row for each in configs for row in documented(each)), arguments.keys)
+    for key, kind, value, meaning in rows:
+        print(f"{key}={value!r}  ({kind})")
+        print(textwrap.indent(textwrap.fill(meaning, 96), "    "))

@@ -1,0 +1,56 @@
+"""``jaxmatch predict``: a table of the classes of image files."""
+
+import argparse
+import sys
+
+from jaxmatch.cli.arguments import RUN, STEP, step
+from jaxmatch.runtime.paths import path
+
+HELP = "Classify image files and write a table: path,class,confidence."
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workdir", type=path, required=True, help=RUN)
+    command.add_argument("--step", type=step, metavar="STEP", help=STEP)
+    command.add_argument("paths", type=path, nargs="+", help="image files, or folders of them")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=path,
+        required=True,
+        metavar="FILE",
+        help="the table to write: CSV, or JSON Lines if the name ends in .jsonl",
+    )
+    command.add_argument(
+        "--probabilities", action="store_true", help="add a column p:CLASS for each class"
+    )
+    command.add_argument(
+        "--left-out",
+        type=path,
+        metavar="FILE",
+        help="a table to write of path and reason of each file that is no readable image",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from jaxmatch.errors import some
+    from jaxmatch.evaluation.classifier import load
+    from jaxmatch.evaluation.predict import check_outputs, predict
+
+    check_outputs(arguments.output, arguments.left_out)
+    missing = predict(
+        load(arguments.workdir, arguments.step),
+        arguments.paths,
+        arguments.output,
+        probabilities=arguments.probabilities,
+        left_out=arguments.left_out,
+        tell=_tell_images if sys.stderr.isatty() else lambda done: None,
+    )
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    for reason, names in sorted(missing.items()):
+        print(f"jaxmatch: left out {len(names):,} ({reason}): {some(names)}", file=sys.stderr)
+
+
+def _tell_images(done: int) -> None:
+    print(f"\rjaxmatch: {done:,} images", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,28 @@
+"""``jaxmatch report``: runs compared in one page."""
+
+import argparse
+from pathlib import Path
+
+from jaxmatch.cli.arguments import RUN
+from jaxmatch.runtime.paths import path
+
+HELP = "Compare runs in one HTML page with plots, also as PNGs."
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("runs", type=path, nargs="+", metavar="RUN", help=RUN)
+    command.add_argument("-o", "--output", type=path, default=Path("report.html"), help="the page")
+    command.add_argument(
+        "--baselines", action="store_true", help="measure the baselines of runs that have none"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from jaxmatch.report.page import report
+
+    if arguments.baselines:
+        from jaxmatch.evaluation.baselines import add_missing
+
+        add_missing(arguments.runs)
+    for file in report(arguments.runs, arguments.output):
+        print(f"wrote {file}")
