@@ -1,4 +1,4 @@
-"""The rules that choose images to label, against explicit gradients, scikit-learn and brute force."""
+"""The rules that choose images to label, against explicit gradients and brute force."""
 
 from itertools import combinations
 

@@ -21,6 +21,7 @@ from jaxmatch.cli.commands import (
     pseudo_label,
     report,
     show_augment,
+    suggest,
     sweep,
     train,
 )
@@ -45,6 +46,7 @@ COMMANDS: Mapping[str, Command] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "suggest": suggest,
     "pseudo-label": pseudo_label,
     "probe": probe,
     "features": features,
