@@ -91,11 +91,13 @@ def going_on(values: Mapping[str, Any], run: Path, table: Path, place: str = "")
 
 def following(path: Path) -> Path:
     """The name for what comes after a file or folder: ``run-2`` after ``run``, then ``run-3``."""
-    found = re.fullmatch(r"(.+)-(\d{1,3})", path.stem)
-    before = path.with_name(f"{found[1]}{path.suffix}") if found else None
-    if found and before is not None and (int(found[2]) > 2 or before.exists()):
-        return path.with_name(f"{found[1]}-{int(found[2]) + 1}{path.suffix}")
-    return path.with_name(f"{path.stem}-2{path.suffix}")
+    found = re.fullmatch(r"(.+)-(\d+)", path.stem)
+    stem, number = (found[1], int(found[2])) if found else (path.stem, 1)
+    # Other numbers, such as of labels, are parts of the name.
+    before = (f"{stem}{path.suffix}", f"{stem}-{number - 1}{path.suffix}")
+    if not any(path.with_name(name).exists() for name in before):
+        stem, number = path.stem, 1
+    return path.with_name(f"{stem}-{number + 1}{path.suffix}")
 
 
 def _needed(key: str) -> bool:

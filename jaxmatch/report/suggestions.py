@@ -58,8 +58,8 @@ li > img.sharp { image-rendering: pixelated; }
 .why { font-size: 13px; color: var(--soft); flex: 1; overflow-wrap: anywhere; }
 select { font: inherit; width: 100%; min-height: 38px; color: inherit; background: var(--page);
   border: 1px solid var(--line); border-radius: 6px; padding: 4px; }
-pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 6px;
-  padding: 10px; font-size: 13px; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); padding: 10px;
+  border: 1px solid var(--line); border-radius: 6px; font-size: 13px; }
 p { max-width: 75ch; }
 """
 
@@ -226,7 +226,7 @@ def why(found: Suggestions, place: int) -> str:
     values = found.probabilities[place]
     order = np.argsort(-values, kind="stable")[:SHOWN]
     shown = [number for number in order if values[number] >= UNLIKELY or number == order[0]]
-    text = "Predicted: " + ", ".join(f"{found.classes[n]} {values[n]:.0%}" for n in shown) + "."
+    text = "Predicted: " + "; ".join(f"{found.classes[n]} {values[n]:.0%}" for n in shown) + "."
     if len(found.similar) and (count := int(found.similar[place])) > 1:
         text += f" Stands for {count:,} similar images."
     return text
