@@ -23,7 +23,7 @@ def run(
     data: str, seed: int, rules: Sequence[str], labels: int, more: int, steps: int, base: Path
 ) -> dict[str, Any]:
     """The test accuracies of one seed: of the first run, and after each rule's labels."""
-    options = {"labels": labels, "seed": seed, "steps": steps}
+    options: dict[str, Any] = {"labels": labels, "seed": seed, "steps": steps}
     first = base / f"first-s{seed}"
     found: dict[str, Any] = {"seed": seed, "first": accuracy(train(config(data, **options), first))}
     for rule in rules:
