@@ -20,10 +20,10 @@ from jaxmatch.record.folder import RunFolder
 
 
 def run(
-    data: str, seed: int, rules: Sequence[str], labels: int, more: int, steps: int, base: Path
+    data: str, options: dict[str, Any], rules: Sequence[str], more: int, base: Path
 ) -> dict[str, Any]:
     """The test accuracies of one seed: of the first run, and after each rule's labels."""
-    options: dict[str, Any] = {"labels": labels, "seed": seed, "steps": steps}
+    seed = options["seed"]
     first = base / f"first-s{seed}"
     found: dict[str, Any] = {"seed": seed, "first": accuracy(train(config(data, **options), first))}
     for rule in rules:
@@ -75,22 +75,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--labels", type=int, default=10, help="of the first run")
     parser.add_argument("--more", type=int, default=10, help="labels to add")
     parser.add_argument("--steps", type=int, default=750, help="of each run")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="other settings of all runs"
+    )
     parser.add_argument("--workdir", type=Path, default=Path("runs/suggest"))
     chosen = parser.parse_args(argv)
     chosen.workdir.mkdir(parents=True, exist_ok=True)
     results = []
+    settings = {"labels": chosen.labels, "steps": chosen.steps}
+    settings |= dict(each.split("=", 1) for each in chosen.set)
     for seed in chosen.seeds:
-        results.append(
-            run(
-                chosen.data,
-                seed,
-                chosen.rules,
-                chosen.labels,
-                chosen.more,
-                chosen.steps,
-                chosen.workdir,
-            )
-        )
+        options = {**settings, "seed": seed}
+        results.append(run(chosen.data, options, chosen.rules, chosen.more, chosen.workdir))
         print(json.dumps(results[-1]), flush=True)
     (chosen.workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
