@@ -21,7 +21,7 @@ import numpy as np
 # What a certain image weighs in a clustering, as a share of the mean: clusters must exist even
 # where a network is certain of almost all images.
 LEAST_WEIGHT = 1e-3
-RESTARTS = 3  # of k-means
+ITERATIONS = 100  # of k-means, at most
 NONE = np.zeros(0, np.int64)
 
 
@@ -69,7 +69,8 @@ def clue(features: np.ndarray, probabilities: np.ndarray, count: int, seed: int)
     weights = weights / mean + LEAST_WEIGHT if mean > 0 else np.ones(len(weights))
     features = np.ascontiguousarray(features, np.float32)
     with threadpool_limits(1):  # threads add in another order each time
-        found = KMeans(count, n_init=RESTARTS, random_state=seed).fit(features, None, weights)
+        found = KMeans(count, n_init=1, max_iter=ITERATIONS, random_state=seed)
+        found.fit(features, None, weights)
     heaviest = np.argsort(-np.bincount(found.labels_, weights, count), kind="stable")
     return Choice(
         nearest_in_turn(features, found.cluster_centers_[heaviest]),
