@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.suggest", description=__doc__)
     parser.add_argument("--data", default="fixmatch:mnist5k", help="METHOD:DATA of known truth")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rules", nargs="+", default=["clue", "random"], choices=list(RULES))
+    parser.add_argument(
+        "--rules", nargs="+", default=["typiclust", "clue", "random"], choices=list(RULES)
+    )
     parser.add_argument("--labels", type=int, default=10, help="of the first run")
     parser.add_argument("--more", type=int, default=10, help="labels to add")
     parser.add_argument("--steps", type=int, default=750, help="of each run")

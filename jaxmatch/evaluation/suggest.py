@@ -17,7 +17,7 @@ from jaxmatch.data.copies import array_hashes
 from jaxmatch.data.record import file_hashes
 from jaxmatch.data.source import Source
 from jaxmatch.errors import InputError, counted, suggest
-from jaxmatch.evaluation.acquisition import RULES
+from jaxmatch.evaluation.acquisition import RULES, Pool, usual_rule
 from jaxmatch.evaluation.classifier import Classifier
 from jaxmatch.evaluation.forward import make_outputs
 from jaxmatch.record import pseudo_labels, run_data
@@ -26,6 +26,7 @@ from jaxmatch.runtime import paths
 
 log = logging.getLogger(__name__)
 
+AUTO = "auto"  # the rule that suits the number of labels
 MOST_CHOSEN = 5_000
 MOST = 100_000  # images that a rule chooses from; of more, so many are drawn at random
 
@@ -43,6 +44,7 @@ class Suggestions:
         similar: [k] int64, how many images each one stands for; empty if the rule forms no groups.
         classes: the C class names.
         pool: how many images they were chosen from.
+        rule: the name of the rule that chose them.
         left_out: how many unlabeled images could not be chosen, by the reason.
     """
 
@@ -54,6 +56,7 @@ class Suggestions:
     similar: np.ndarray
     classes: tuple[str, ...]
     pool: int
+    rule: str
     left_out: Mapping[str, int]
 
     def __len__(self) -> int:
@@ -77,12 +80,12 @@ def check_rule(rule: str) -> None:
     Raises:
         InputError: if there is no such rule.
     """
-    if rule not in RULES:
-        raise InputError(f"unknown rule --by={rule}; {suggest(rule, RULES)}")
+    if rule not in (known := [AUTO, *RULES]):
+        raise InputError(f"unknown rule --by={rule}; {suggest(rule, known)}")
 
 
 def choose(
-    classifier: Classifier, count: int, *, rule: str = "clue", seed: int = 0, place: str = ""
+    classifier: Classifier, count: int, *, rule: str = AUTO, seed: int = 0, place: str = ""
 ) -> Suggestions:
     """Choose ``count`` unlabeled images, or all if there are fewer.
 
@@ -93,7 +96,8 @@ def choose(
     Args:
         classifier: of the run.
         count: how many.
-        rule: a name in :data:`~jaxmatch.evaluation.acquisition.RULES`.
+        rule: a name in :data:`~jaxmatch.evaluation.acquisition.RULES`, or "auto" for
+            :func:`~jaxmatch.evaluation.acquisition.usual_rule`.
         seed: of the rule's random numbers.
         place: where the data is now, if it has moved.
 
@@ -119,14 +123,22 @@ def choose(
     if not len(pool):
         raise InputError(f"{folder} has no unlabeled images left; add some to the data.")
     source = data.source
-    found = make_outputs(classifier.program)(classifier.variables(), source.images[pool])
-    readable = found.readable
-    if lost := int((~readable).sum()):
+    labeled = splits.locate(source, data.split)
+    shown = np.concatenate([pool, labeled])
+    found = make_outputs(classifier.program)(classifier.variables(), source.images[shown])
+    readable, features = found.readable, found.values["features"].astype(np.float32)
+    ours = np.arange(len(shown)) < len(pool)
+    if lost := int((ours & ~readable).sum()):
         left_out["not readable"] = lost
-    pool, features = pool[readable], found.values["features"][readable]
-    probabilities = softmax(found.values["logits"][readable].astype(np.float64), axis=1)
-    count = min(count, len(pool))
-    choice = RULES[rule](features.astype(np.float32), probabilities, count, seed)
+    kept = ours & readable
+    pool = shown[kept]
+    if not len(pool):
+        raise InputError(f"{folder} has no readable unlabeled images left; add some to the data.")
+    probabilities = softmax(found.values["logits"][kept].astype(np.float64), axis=1)
+    if rule == AUTO:
+        rule = usual_rule(len(labeled), len(classifier.classes))
+    known = Pool(features[kept], probabilities, features[~ours & readable])
+    choice = RULES[rule](known, min(count, len(pool)), seed)
     chosen = pool[choice.positions]
     return Suggestions(
         source=source,
@@ -137,6 +149,7 @@ def choose(
         similar=choice.similar,
         classes=classifier.classes,
         pool=len(pool),
+        rule=rule,
         left_out=left_out,
     )
 

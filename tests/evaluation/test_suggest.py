@@ -253,7 +253,7 @@ def test_the_command_writes_both_files_and_tells_how_to_go_on(own, tmp_path, mon
     monkeypatch.setattr(classifiers, "load", lambda workdir, step: own[0])
     main(["suggest", f"--workdir={own[0].folder}", "-n", "5"])
     printed = capsys.readouterr().out
-    assert "wrote next.csv and next.html: 5 of 28 unlabeled images" in printed
+    assert "wrote next.csv and next.html: 5 of 28 unlabeled images, by typiclust" in printed
     assert "left out: 3 images, exact copies of others" in printed
     commands = [line.strip() for line in printed.splitlines() if line.startswith("  jaxmatch")]
     assert f"--config.init_from={own[0].folder}" in commands[0]

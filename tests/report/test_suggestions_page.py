@@ -38,6 +38,7 @@ def found():
         similar=np.arange(COUNT),
         classes=CLASSES,
         pool=1000,
+        rule="clue",
         left_out={},
     )
 
@@ -96,6 +97,7 @@ def test_labels_that_a_person_chooses_are_saved_and_kept(browser, found, files):
     for place, name in ((1, CLASSES[2]), (5, CLASSES[4]), (9, found.predictions[9])):
         expected[place]["label"] = name
     assert rows(files / "saved.csv") == expected
+    page.wait_for_timeout(1000)  # the browser writes its storage a moment later
     page.reload()
     assert page.locator("#count").inner_text() == f"3 of {COUNT} labeled"
     assert page.locator("select").nth(1).input_value() == "2"

@@ -25,9 +25,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--by",
-        default="clue",
-        help="clue (uncertain and unlike each other, the default), badge (likewise, by gradients), "
-        "margin (uncertain) or random",
+        default="auto",
+        help="typiclust (typical images, for few labels), clue (typical of what is uncertain, for "
+        "more), badge (uncertain and unlike each other), margin (uncertain), random, or auto "
+        "(typiclust up to 10 labels a class, then clue; the default)",
     )
     command.add_argument("--seed", type=int, default=0, help="of the rule's random numbers")
     command.add_argument("--step", type=step, metavar="STEP", help=STEP)
@@ -64,7 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
     data = classifier.config.data
     levels = Levels.of(data.background, data.white_level)
     write_page(page, found, table.name, str(arguments.workdir), levels, commands[0])
-    print(f"wrote {table} and {page}: {len(found):,} of {found.pool:,} unlabeled images")
+    count = f"{len(found):,} of {found.pool:,} unlabeled images, by {found.rule}"
+    print(f"wrote {table} and {page}: {count}")
     for reason, number in found.left_out.items():
         print(f"left out: {counted(number, 'image')}, {reason}")
     print(
