@@ -94,6 +94,10 @@ def ending(
     return [*lines, "next:", *(f"  {command}" for command in commands)]
 
 
+def _saw_unlabeled(summary: Mapping[str, Any]) -> bool:
+    return bool(summary.get("images_seen", {}).get("unlabeled"))
+
+
 def _accuracies(summary: Mapping[str, Any]) -> Iterable[str]:
     """Lines with the accuracies of the network that the method reports, or of the probes."""
     network = summary["evaluated"]
