@@ -84,11 +84,7 @@ def ending(
             f"jaxmatch evaluate --workdir {place}",
             *([] if baselines else [f"jaxmatch baseline --workdir {place}"]),
             f"jaxmatch predict --workdir {place} FOLDER -o predictions.csv",
-            *(
-                [f"jaxmatch suggest --workdir {place}"]
-                if summary["images_seen"]["unlabeled"]
-                else []
-            ),
+            *([f"jaxmatch suggest --workdir {place}"] if _saw_unlabeled(summary) else []),
             f"jaxmatch report {place} -o report.html",
         ]
     return [*lines, "next:", *(f"  {command}" for command in commands)]
