@@ -66,6 +66,8 @@ NEEDS = {
     "elpv0": "packages of images",
     "fashion.npz": "packages of images",
     "experiments.parity": "what tests/parity does",
+    "experiments.suggest": "an hour",
+    "added_labels": "labels that a person fills in",
     "experiments.throughput": "minutes of a quiet machine",
 }
 RUN = ("", "configs", "experiments", "jaxmatch/data", "jaxmatch/runtime")  # folders

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # Keys that a stage without labels does not take.
 FOR_LABELS = (
-    *("data.labels", "data.split", "data.validation", "data.validation_draw"),
+    *("data.labels", "data.split", "data.added_labels", "data.validation", "data.validation_draw"),
     *("keep_best", "select"),
 )
 

@@ -121,6 +121,12 @@ KEYS: dict[str, Key] = {
     ),
     "data.labels": Key("all", str, "Total number of labeled images, all, or none."),
     "data.split": Key("", str, "File that names the labeled images; empty draws a balanced set."),
+    "data.added_labels": Key(
+        "",
+        str,
+        "Tables path,label (of other sources than folders index,label), separated by commas, whose "
+        "labels are added to those of the data: what jaxmatch suggest wrote, filled in.",
+    ),
     "data.pseudo_labels": Key(
         "",
         str,

@@ -17,6 +17,7 @@ from jaxmatch.config.own import AUTO, OPEN
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.config.recipe import set_model
 from jaxmatch.config.stages import stages_of
+from jaxmatch.data import added
 from jaxmatch.data.sources import names_path
 from jaxmatch.errors import InputError
 from jaxmatch.models.build import MODELS
@@ -48,6 +49,8 @@ IDENTITY = {
     "init_rules": "the first weights",
     "data.name": "the images; of files only the kind, since the run records their content",
     "data.labels": "which images are labeled; not data.split, since the run records its split",
+    "data.added_labels": "which images are labeled; of the tables only the names, since the run "
+    "records their labels",
     "data.eval_images": "which images the accuracies of a run are measured on",
     "data.validation": "which images are held back",
     "data.validation_draw": "which images are held back",
@@ -69,7 +72,14 @@ IDENTITY = {
 PERIODS_OF_A_CALL = ("steps_per_call", "log_every", "save_every")
 # The settings that are paths. As absolute paths they tell new runs apart, too. After a run has
 # begun the files may move: the run records what it found.
-PLACES = ("data.name", "data.split", "data.pseudo_labels", "init_from", "frozen")
+PLACES = (
+    "data.name",
+    "data.split",
+    "data.added_labels",
+    "data.pseudo_labels",
+    "init_from",
+    "frozen",
+)
 
 
 # Values of settings in runs that are older than the setting, where they are not the default.
@@ -170,6 +180,9 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     if not found.get("data.known_classes"):
         for key in ("data.known_classes", "data.strangers"):  # no effect, either
             found.pop(key, None)
+    # Runs of before have no such key in their names.
+    if tables := added.files(found.pop("data.added_labels", "")):
+        found["data.added_labels"] = [os.path.basename(name) for name in tables]
     if found.get("classifier_init") == "random":
         for key in ("classifier_init", "classifier_temperature"):  # no effect, either
             found.pop(key, None)
@@ -229,8 +242,9 @@ def _listed(key: str, keys: Iterable[str]) -> bool:
 def _with_places(values: Mapping[str, Any]) -> dict[str, Any]:
     flat = flatten(values)
     places = {key: _absolute(key, value) for key, value in flat.items() if _listed(key, PLACES)}
-    if not places.get("data.pseudo_labels"):
-        places.pop("data.pseudo_labels", None)  # runs of before have no such key in their names
+    for key in ("data.added_labels", "data.pseudo_labels"):
+        if not places.get(key):
+            places.pop(key, None)  # runs of before have no such key in their names
     return {**identity(values), **places}
 
 
@@ -239,6 +253,8 @@ def _absolute(key: str, place: str) -> str:
     if key == "data.name":
         kind, _, path = place.partition(":")
         return f"{kind}:{_resolved(path)}" if names_path(place) else place
+    if key == "data.added_labels":
+        return ",".join(map(_resolved, added.files(place)))
     return place if place.startswith(STAGE) else _resolved(place)
 
 

@@ -80,6 +80,7 @@ class Record:
         classes: names of the classes.
         parts: hashes by part, and a version; empty for a folder.
         listed: the files of a folder.
+        added: the row and the class of each image that ``data.added_labels`` labels.
     """
 
     name: str
@@ -88,11 +89,20 @@ class Record:
     classes: tuple[str, ...]
     parts: Mapping[str, str]
     listed: Listed | None = None
+    added: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All of it as JSON values; ``added`` only if there are some."""
+        found = asdict(self)
+        if not self.added:
+            del found["added"]
+        return found
 
     @property
     def digest(self) -> str:
         """SHA-256 of all but the place, in hexadecimal; equal on hosts with the same images."""
-        content = asdict(replace(self, name="", directory="", location=""))
+        content = replace(self, name="", directory="", location="").content
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -117,9 +127,11 @@ def read(folder: Path) -> Record | None:
             raise ValueError("its classes are no list")
         if not isinstance(content["parts"], dict):
             raise ValueError("its parts are no group")
+        added = tuple((int(row), int(label)) for row, label in content.pop("added", ()))
         record = Record(
             **{**content, "classes": tuple(content["classes"])},
             listed=None if listed is None else _listed(listed),
+            added=added,
         )
         texts = (record.name, record.directory, record.location, *record.classes)
         if not all(isinstance(text, str) for text in (*texts, *record.parts.values())):
@@ -151,7 +163,7 @@ def write(folder: Path, record: Record) -> None:
     Raises:
         DiskError: if it cannot be written.
     """
-    write_json(folder / FILE, {"format": FORMAT, **asdict(record)}, indent=None)
+    write_json(folder / FILE, {"format": FORMAT, **record.content}, indent=None)
 
 
 def array_hash(*arrays: np.ndarray) -> str:

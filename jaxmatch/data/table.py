@@ -29,6 +29,7 @@ DELIMITERS = (",", ";", "\t", "|")
 # Labels that other programs write for "no label".
 NO_LABEL = ("-1", "-1.0", "nan", "null", "?", "<na>", "#n/a", "n/a", "unlabeled", "unlabelled")
 UNCLEAR = ("none", "na")  # either no label, or the name of a class
+HELPFUL = ("prediction", "confidence")  # columns of jaxmatch suggest, which nobody needs to read
 _PARTS = {
     "train": r"train(ing)?|labell?ed",
     "test": r"test(ing)?",
@@ -80,10 +81,14 @@ def part_of(name: str) -> str:
     return next(part for part in _PARTS if found[part]) if found else ""
 
 
-def read(file: Path) -> Table:
+def read(file: Path, key: str = "path") -> Table:
     """Read a table with a column for the path, one for the label, and perhaps one for the set.
 
     Cells are separated by commas, semicolons, tabs or ``|``. Empty labels mean unlabeled.
+
+    Args:
+        file: its path.
+        key: "path", or "index" if the images have no paths: the column in the place of the path.
 
     Raises:
         InputError: if it cannot be read, lacks a column or a cell, or has a label that may or may
@@ -92,8 +97,12 @@ def read(file: Path) -> Table:
     lines, delimiter = _cells(file)
     header, *body = lines
     columns = _columns(header)
+    if key != "path":
+        words = [cell.strip().lower() for cell in header]
+        columns.pop("path", None)
+        columns |= {"path": words.index(key)} if key in words else {}
     missing = InputError(
-        f"{file} must have the first line `path,label`, and both in each row; a third column "
+        f"{file} must have the first line `{key},label`, and both in each row; a third column "
         f"`split` may say train, validation or test. Its first line is `{','.join(header)}`."
     )
     if not {"path", "label"} <= columns.keys():
@@ -253,12 +262,14 @@ def _row(file: Path, cells: Mapping[str, str]) -> Row:
 def _header_notes(file: Path, header: Sequence[str], columns: Mapping[str, int]) -> list[str]:
     notes = []
     for kind, place in columns.items():
-        if header[place].strip().lower() != kind:
+        if header[place].strip().lower() not in (kind, "index"):
             notes.append(
                 f"The column {header[place].strip()!r} of {file.name} is read as the {kind}."
             )
     others = [
-        cell.strip() for place, cell in enumerate(header) if place not in columns.values() and cell
+        cell.strip()
+        for place, cell in enumerate(header)
+        if place not in columns.values() and cell and cell.strip() not in HELPFUL
     ]
     if others:
         notes.append(f"Columns of {file.name} that are not read: {', '.join(others)}.")

@@ -98,6 +98,16 @@ def make_features(program: Program, batch: int = BATCH, spread: bool = False) ->
     return _make(program, lambda outputs: outputs.features, batch, spread=spread)
 
 
+def make_outputs(program: Program, batch: int = BATCH) -> Evaluate:
+    """A function (variables, images [n h w c] uint8) -> {"features": [n d], "logits": [n C]}.
+
+    One pass computes both. Arguments and errors are those of :func:`make_predict`.
+    """
+    return _make(
+        program, lambda outputs: {"features": outputs.features, "logits": outputs.logits}, batch
+    )
+
+
 def make_embed(
     program: Program, batch: int = BATCH
 ) -> Callable[[PyTree, Array | Images | Table], dict[str, np.ndarray]]:

@@ -1,12 +1,13 @@
 """The data of a run in host memory, with what identifies it and warnings about it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from jaxmatch.data import splits
+from jaxmatch.data.added import Added
 from jaxmatch.data.copies import array_hashes, copies, listed_hashes
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.lazy import Images
@@ -34,6 +35,7 @@ class Data:
         earlier: the records of the runs that this one starts from or learns from.
         pseudo: the pseudo-labels that ``data.pseudo_labels`` names.
         learns_pseudo: whether images with pseudo-labels are further labeled examples.
+        added: the class of each labeled example that ``data.added_labels`` adds, by its row.
     """
 
     source: Source
@@ -48,6 +50,7 @@ class Data:
     earlier: tuple[Record, ...] = ()
     pseudo: PseudoLabels | None = None
     learns_pseudo: bool = False
+    added: Added = field(default_factory=dict)
 
     @cached_property
     def record(self) -> Record:
@@ -75,6 +78,7 @@ class Data:
             classes=source.classes,
             parts=source.parts,
             listed=listed,
+            added=tuple(sorted(self.added.items())),
         )
 
     @cached_property

@@ -12,8 +12,10 @@ from ml_collections import ConfigDict
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.checks import check_numbers
 from jaxmatch.config.presets import DATASETS
+from jaxmatch.data import added as added_labels
 from jaxmatch.data import record as records
 from jaxmatch.data import sources, splits
+from jaxmatch.data.added import Added
 from jaxmatch.data.levels import Levels
 from jaxmatch.data.record import ELSEWHERE, Record
 from jaxmatch.data.source import Reading, Source
@@ -49,7 +51,11 @@ def load(
         InputError: as :func:`load_new` and :func:`load_recorded`.
     """
     if hosts.from_leader(lambda: RunFolder(folder).begun):
-        return with_pseudo_labels(config, load_recorded(config, folder, place=place)), ()
+        data = load_recorded(config, folder, place=place)
+        added_labels.check(
+            config.data.added_labels, data.source, data.split, data.added, _roots(data.known)
+        )
+        return with_pseudo_labels(config, data), ()
     earlier = _records_of_earlier_runs(config, folder)
     here = location(config, place)
     drawn = [record for record in earlier.values() if _drew_test_set_here(record, here)]
@@ -179,7 +185,8 @@ def load_recorded(
         )
         return _check_facts(folder, load_new(config, split))
     name, directory = _find(config, record, place)
-    listed = record.listed
+    listed, added = record.listed, dict(record.added)
+    own = added_labels.without(split, added)
     rows: Collection[int] | None = None if needed == "all" else ()
     labeled = set(split.indices.tolist())
     tests, validations = (set(listed.test), set(listed.validation)) if listed else (set(), set())
@@ -200,16 +207,20 @@ def load_recorded(
 
     source = _read_together(name, read)
     if needed == "all":
-        old_roots = [paths.path(record.location)] if listed is not None else []
-        _check_same_split(config, split, source, old_roots)
+        _check_same_split(config, own, source, _roots(record))
     moved = replace(
         record,
         name=config.data.name,
         directory=config.data.directory,
         location=source.location,
     )
-    data = _choose(config, source, replace(split, source=source.name))
+    data = _choose(config, source, replace(own, source=source.name), added)
     return replace(data, known=moved)
+
+
+def _roots(record: Record | None) -> list[Path]:
+    """The earlier place of a folder of images."""
+    return [paths.path(record.location)] if record is not None and record.listed else []
 
 
 def _check_facts(folder: Path, data: Data) -> Data:
@@ -271,16 +282,22 @@ def reading(config: ConfigDict, directory: str) -> Reading:
     )
 
 
-def _choose(config: ConfigDict, source: Source, split: Split | None) -> Data:
-    """Choose the labeled examples (unless ``split`` has them) and the validation set."""
+def _choose(
+    config: ConfigDict, source: Source, split: Split | None, added: Added | None = None
+) -> Data:
+    """Choose the labeled examples (unless ``split`` has them) and the validation set.
+
+    The labels that ``data.added_labels`` adds come last (unless ``added`` has them), so that test
+    and validation set are those of a run without them.
+    """
     data, algorithm = config.data, build_algorithm(config.algorithm)
     if algorithm.labeled and not len(source.test_images):
         raise InputError(f"{data.name} has no test images.")
     if not algorithm.labeled:
-        if data.labels != "none" or data.split or data.validation:
+        if data.labels != "none" or data.split or data.validation or data.added_labels:
             raise InputError(
                 f"{config.algorithm.name} reads no labels: data.labels must be none, data.split "
-                "empty and data.validation 0."
+                "and data.added_labels empty, and data.validation 0."
             )
         empty = Split(indices=np.zeros(0, np.int64), source=source.name)
         return Data(source=source, split=empty, name=data.name, directory=data.directory)
@@ -310,9 +327,13 @@ def _choose(config: ConfigDict, source: Source, split: Split | None) -> Data:
         held_images = held_labels = None
     split = split or splits.balanced(source, labels, config.seed)
     splits.locate(source, split)
+    if added is None:
+        added = added_labels.read(data.added_labels, source, split)
+    source, split = added_labels.apply(source, split, added)
     return Data(
         source=source,
         split=split,
+        added=added,
         include_labeled=data.include_labeled,
         validation_images=held_images,
         validation_labels=held_labels,

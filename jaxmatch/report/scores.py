@@ -142,9 +142,14 @@ def ending(
             f"jaxmatch evaluate --workdir {place}",
             *([] if baselines else [f"jaxmatch baseline --workdir {place}"]),
             f"jaxmatch predict --workdir {place} FOLDER -o predictions.csv",
+            *([f"jaxmatch suggest --workdir {place}"] if _saw_unlabeled(summary) else []),
             f"jaxmatch report {place} -o report.html",
         ]
     return [*lines, "next:", *(f"  {command}" for command in commands)]
+
+
+def _saw_unlabeled(summary: Mapping[str, Any]) -> bool:
+    return bool(summary.get("images_seen", {}).get("unlabeled"))
 
 
 def _accuracies(summary: Mapping[str, Any]) -> Iterable[str]:

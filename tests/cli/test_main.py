@@ -108,6 +108,7 @@ def test_train_ends_with_its_accuracy_and_what_to_do_next(run):
     assert commands == [
         f"  jaxmatch evaluate --workdir {workdir}",
         f"  jaxmatch predict --workdir {workdir} FOLDER -o predictions.csv",
+        f"  jaxmatch suggest --workdir {workdir}",
         f"  jaxmatch report {workdir} -o report.html",
     ]
     for command in commands:

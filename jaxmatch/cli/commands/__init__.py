@@ -22,6 +22,7 @@ from jaxmatch.cli.commands import (
     pseudo_label,
     report,
     show_augment,
+    suggest,
     sweep,
     train,
 )
@@ -47,6 +48,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": evaluate,
     "calibrate": calibrate,
     "predict": predict,
+    "suggest": suggest,
     "pseudo-label": pseudo_label,
     "probe": probe,
     "features": features,

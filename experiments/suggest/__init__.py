@@ -1,0 +1,1 @@
+"""What labels on suggested images are worth, against as many on images drawn at random."""

@@ -1,0 +1,111 @@
+"""The words of ``jaxmatch train`` for a run that goes on from another, with its settings."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxmatch.config.dotted import flatten
+from jaxmatch.config.flags import from_flags
+from jaxmatch.config.saved import tells_apart, to_json
+from jaxmatch.errors import InputError
+from jaxmatch.record.run_data import moved_to
+from jaxmatch.record.settled import settled
+
+# Settings that the words name in another way, or that a run which starts from another has anew.
+APART = (
+    *("recipe", "size", "minutes", "seed", "data.name", "data.labels", "data.added_labels"),
+    *("init_from", "init_heads", "classifier_init", "classifier_temperature"),
+)
+FOUND_BY = ("data.directory",)  # identifies no run, but is needed to find its data
+OF_TIME = ("steps", "eval_every")  # what minutes choose
+FITTED = "logistic"  # classifier_init of the new run: its first classifier knows the new labels
+
+
+def words(values: Mapping[str, Any]) -> list[str] | None:
+    """``--config`` and overrides that give the settings which identify a run.
+
+    They leave out where the run starts from and ``data.added_labels``.
+
+    Args:
+        values: the settings of a run, as its ``config.json`` has them.
+
+    Returns:
+        None if the run's config file is none of the package's.
+    """
+    flat = {key: value for key, value in flatten(values).items() if not key.startswith("facts.")}
+    chosen = {"labels": flat["data.labels"], "seed": flat["seed"]}
+    chosen |= {"preset": flat.get("preset"), "views": flat.get("views_preset")}
+    chosen |= {"size": flat.get("size")}
+    usual = {"labels": "none", "preset": "jaxmatch"}
+    pairs = [f"{k}={v}" for k, v in chosen.items() if v not in (None, "", usual.get(k))]
+    config = ",".join([f"{flat['recipe']}:{flat['data.name']}", *pairs])
+    minutes = flat.get("minutes")
+    left_out = (*APART, *(OF_TIME if minutes else ()))
+    kept = {key: value for key, value in flat.items() if key not in left_out and _needed(key)}
+
+    def lacking(overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of the run that the words with ``overrides`` do not give."""
+        now = flatten(to_json(settled(from_flags(config, _flags(overrides))[0])[0]))
+        return {
+            key: value
+            for key, value in kept.items()
+            if key in now and now[key] is not None and now[key] != value
+        }
+
+    overrides: dict[str, Any] = {"minutes": minutes} if minutes else {}
+    try:
+        for _ in range(2):  # the network's own settings follow from its name
+            overrides |= lacking(overrides)
+        for key in list(overrides):  # some follow from others
+            fewer = {each: value for each, value in overrides.items() if each != key}
+            if key != "minutes" and not lacking(fewer):
+                overrides = fewer
+    except InputError:
+        return None
+    return [f"--config={config}", *_flags(overrides)]
+
+
+def going_on(values: Mapping[str, Any], run: Path, table: Path, place: str = "") -> list[str]:
+    """The words of ``jaxmatch train`` for a run that starts from another, with more labels.
+
+    If the settings of the old run cannot be written as words, its own words are to be filled in.
+
+    Args:
+        values: the settings of the old run.
+        run: its folder.
+        table: of the labels to add.
+        place: where the data is now, if it has moved.
+    """
+    data = dict(values["data"])
+    data["name"], data["directory"] = moved_to(place, data["name"], data.get("directory", ""))
+    tables = [*filter(None, [data.get("added_labels", "")]), str(table)]
+    return [
+        *(words({**values, "data": data}) or ["--config=AS_OF_THIS_RUN"]),
+        f"--config.init_from={run}",
+        f"--config.classifier_init={FITTED}",
+        f"--config.data.added_labels={','.join(tables)}",
+        f"--workdir={following(run)}",
+    ]
+
+
+def following(path: Path) -> Path:
+    """The name for what comes after a file or folder: ``run-2`` after ``run``, then ``run-3``."""
+    found = re.fullmatch(r"(.+)-(\d+)", path.stem)
+    stem, number = (found[1], int(found[2])) if found else (path.stem, 1)
+    # Other numbers, such as of labels, are parts of the name.
+    before = (f"{stem}{path.suffix}", f"{stem}-{number - 1}{path.suffix}")
+    if not any(path.with_name(name).exists() for name in before):
+        stem, number = path.stem, 1
+    return path.with_name(f"{stem}-{number + 1}{path.suffix}")
+
+
+def _needed(key: str) -> bool:
+    return tells_apart(key) or key in FOUND_BY
+
+
+def _flags(overrides: Mapping[str, Any]) -> list[str]:
+    return [
+        f"--config.{key}={tuple(value)!r}" if isinstance(value, list) else f"--config.{key}={value}"
+        for key, value in overrides.items()
+    ]
