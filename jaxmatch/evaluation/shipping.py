@@ -8,8 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmatch.data import sources
-from jaxmatch.data.levels import Levels
 from jaxmatch.data.record import array_hash
 from jaxmatch.evaluation.classifier import Classifier
 from jaxmatch.models.lora import merged
@@ -57,10 +55,8 @@ def trained_of(classifier: Classifier, network: str = "", naming: str | None = N
         mean=program.mean,
         std=program.std,
         naming=naming,
-        fitting=sources.fitting(
-            config.data.name, classifier.image_shape[:2], config.data.center_crop
-        ),
-        levels=Levels.of(config.data.background, config.data.white_level),
+        fitting=classifier.fitting,
+        levels=classifier.levels,
         origin=origin,
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxmatch.data.sources import names_path
 from jaxmatch.errors import InputError, printable
 from jaxmatch.evaluation.classifier import Classifier
 from jaxmatch.evaluation.metrics import METRICS
@@ -148,7 +149,7 @@ def _details(
     names = ", ".join(map(_text, trained.classes))
     versions = ", ".join(f"{name} {each}" for name, each in origin["versions"].items())
     rows = [
-        ("file", f"{_text(path.name)}, {len(content) / 1e6:,.1f} MB"),
+        ("file", f"{_text(path.name)}, {len(content):,} bytes"),
         ("format", f"{kind}: {holds}"),
         ("method", f"{origin['method']}: {idea}"),
         ("network", f"{origin['model']}, {count_values(trained.variables['params']):,} parameters"),
@@ -264,8 +265,8 @@ def _evaluation_data(run: RunFolder) -> Iterable[str]:
     drawn = "drawn at random from the training images" if found["test_drawn"] else "of the data set"
     validation = found["validation"]
     return [
-        f"{found['test']:,} test images, {drawn}.",
-        f"{validation:,} validation images." if validation else "There is no validation set.",
+        f"- {found['test']:,} test images, {drawn}.",
+        f"- {validation:,} validation images." if validation else "- There is no validation set.",
     ]
 
 
@@ -287,14 +288,20 @@ def _training_data(run: RunFolder, classifier: Classifier) -> Iterable[str]:
         for name, each in found["counts"].items()
     ]
     return [
-        f"{_text(found['name'])}: {findings.total(found)}.",
-        f"Images: {_text(findings.pixels(found))}.",
-        *(f"{_text(line)[:1].upper()}{_text(line)[1:]}" for line in findings.remarks(found)),
-        "Of unlabeled images the table counts those whose class is known; the method does not "
+        f"- Data: {_text(_source(found['name']))}: {findings.total(found)}.",
+        f"- Images: {_text(findings.pixels(found))}.",
+        *(f"- {_text(line)}" for line in findings.remarks(found)),
+        "- Of unlabeled images the table counts those whose class is known; the method does not "
         "read it.",
         "",
         *_table(("class", *findings.KINDS), rows),
     ]
+
+
+def _source(name: str) -> str:
+    """The name of a data set, without the folders of this machine."""
+    kind, colon, place = name.partition(":")
+    return f"{kind}:{Path(place).name}" if colon and names_path(name) else name
 
 
 def _questions(section: str) -> Iterable[str]:

@@ -33,20 +33,16 @@ def export_onnx(path: Path, trained: Trained) -> str:
         InputError: if the network cannot be converted.
     """
     function = classify(trained)
+    facts = Shipped.of(trained).to_json()
+    images: Any = jax.ShapeDtypeStruct(("b", *trained.image_shape), jnp.uint8)
+    names: Any = {"input_names": [INPUT], "output_names": [OUTPUT]}
     with _quiet():
         import jax2onnx
 
         try:
-            model: Any = jax2onnx.to_onnx(
-                function,
-                [jax.ShapeDtypeStruct(("b", *trained.image_shape), jnp.uint8)],  # pyright: ignore[reportArgumentType]
-                model_name="jaxmatch",
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-            )
+            model: Any = jax2onnx.to_onnx(function, [images], model_name="jaxmatch", **names)
         except Exception as error:  # the converter raises errors of many kinds
             raise _inconvertible(f"{type(error).__name__}: {error}") from error
-    facts = Shipped.of(trained).to_json()
     for key, value in ((CLASSES, list(trained.classes)), (FACTS, facts)):
         model.metadata_props.add(key=key, value=json.dumps(value))
     content = model.SerializeToString()
@@ -110,11 +106,13 @@ def _first(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the converter's warnings about layers that other libraries have or lack."""
-    log = logging.getLogger("jax2onnx")
-    before = log.level
-    log.setLevel(logging.CRITICAL)
+    """Without the converter's warnings, such as those about layers of other libraries."""
+    logs = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
+    before = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        log.setLevel(before)
+        for log, level in zip(logs, before, strict=True):
+            log.setLevel(level)

@@ -10,7 +10,7 @@ HELP = "Classify image files and write a table: path,class,confidence."
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workdir", type=path, required=True, help=RUN)
+    command.add_argument("--workdir", type=path, required=True, help=f"{RUN}, or an exported file")
     command.add_argument("--step", type=step, metavar="STEP", help=STEP)
     command.add_argument("paths", type=path, nargs="+", help="image files, or folders of them")
     command.add_argument(
@@ -34,7 +34,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from jaxmatch.errors import some
-    from jaxmatch.evaluation.classifier import load
+    from jaxmatch.evaluation.exported import load
     from jaxmatch.evaluation.predict import check_outputs, predict
 
     check_outputs(arguments.output, arguments.left_out)
