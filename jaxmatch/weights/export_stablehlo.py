@@ -7,6 +7,8 @@ The file is a zip of two parts: ``program``, as ``jax.export.Exported.serialize`
 import io
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -27,7 +29,8 @@ def export_stablehlo(path: Path, trained: Trained) -> str:
     """Write the program for batches of any size on each of :data:`PLATFORMS`."""
     (batch,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *trained.image_shape), jnp.uint8)
-    program = export.export(jax.jit(classify(trained)), platforms=PLATFORMS)(images)
+    with _without_paths():
+        program = export.export(jax.jit(classify(trained)), platforms=PLATFORMS)(images)
     parts = {
         PROGRAM: bytes(program.serialize()),
         FACTS: json.dumps(Shipped.of(trained).to_json(), indent=1).encode(),
@@ -67,3 +70,15 @@ def read_stablehlo(path: Path, content: bytes) -> tuple[Shipped, Answer]:
         )
     call = jax.jit(program.call)  # which compiles once for each size of a batch
     return facts, lambda images: np.asarray(call(images))
+
+
+@contextmanager
+def _without_paths() -> Iterator[None]:
+    """Leave out the source lines of operations, which would tell the folders of this machine."""
+    name = "jax_traceback_in_locations_limit"
+    before = jax.config.values[name]  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
