@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import exports
 import jax
@@ -25,6 +26,7 @@ from jaxmatch.weights.export import export
 from jaxmatch.weights.shipped import Shipped
 
 COUNTS = (1, 3, 500)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,11 @@ def test_ten_lines_run_it_in_a_process_without_this_library(vit, file, tmp_path)
     assert needs == "pip install jax flatbuffers"
     lines = code_for(code, file.name)
     assert sum(bool(line) for line in lines) <= 10
+    shown = (ROOT / "jaxmatch" / "weights" / "README.md").read_text()
+    assert (
+        f"```python\n{CODE['stablehlo'][1].strip()}\n```".replace("FILE", "photos.stablehlo")
+        in shown
+    )
     found = fresh(file.parent, lines)
     zeros = vit.predict(np.zeros((1, *vit.image_shape), np.uint8))
     assert found.startswith(f"['{zeros.names[0]}'] [{zeros.confidence[0]:.4f}"[:-1])
