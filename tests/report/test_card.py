@@ -1,4 +1,4 @@
-"""The model card beside an export: the run's facts, its metrics, and questions; never overwritten."""
+"""The model card beside an export: facts of the run, metrics, questions; never overwritten."""
 
 import hashlib
 import json
