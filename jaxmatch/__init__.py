@@ -5,15 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxmatch.config.flags import config
-    from jaxmatch.evaluation.classifier import Classifier, Predictions, load
+    from jaxmatch.evaluation.classifier import Classifier
+    from jaxmatch.evaluation.exported import Exported, load
+    from jaxmatch.evaluation.predictions import Predictions
     from jaxmatch.training.train import train
 
-__all__ = ["Classifier", "Predictions", "config", "load", "train"]
+__all__ = ["Classifier", "Exported", "Predictions", "config", "load", "train"]
 
 _HOMES = {
     "Classifier": "evaluation.classifier",
-    "Predictions": "evaluation.classifier",
-    "load": "evaluation.classifier",
+    "Exported": "evaluation.exported",
+    "Predictions": "evaluation.predictions",
+    "load": "evaluation.exported",
     "train": "training.train",
 }
 

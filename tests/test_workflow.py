@@ -35,7 +35,7 @@ def test_other_versions_run_the_same_command():
 
 def test_every_room_has_its_slow_tests_run():
     install, test = commands("slow")
-    assert SET_UP.startswith(install.replace("[test,tutorials]", "[test]"))
+    assert SET_UP.startswith(install.replace("[test,onnx,tutorials]", "[test]"))
     assert SET_UP.partition(".venv/bin/python ")[2] in test
     rooms = " ".join(JOBS["slow"]["strategy"]["matrix"]["room"]).split()
     folders = {file.parent for file in (ROOT / "tests").rglob("test_*.py")}

@@ -41,7 +41,7 @@ from typing import Any
 import jax
 import numpy as np
 
-import jaxmatch
+from jaxmatch.evaluation.classifier import load
 from jaxmatch.record.metrics import read
 
 LAYOUTS = ("1x1", "1x2", "2x1", "2x2")
@@ -168,7 +168,7 @@ def difference(workdir: Path, reference: Path) -> float:
 
 
 def _arrays(workdir: Path) -> Any:
-    state = jaxmatch.load(workdir).state
+    state = load(workdir).state
     return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
 
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.ctaugment import CTAugment, Draws, Policy
-from jaxmatch.augment.views import Views, normalize
+from jaxmatch.augment.views import Views
 from jaxmatch.errors import InputError
+from jaxmatch.models.inputs import normalize
 from jaxmatch.random import stream
 from jaxmatch.types import Array, Batch, Transform
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 
 from jaxmatch.errors import InputError, suggest
+from jaxmatch.models.inputs import normalize
 from jaxmatch.random import stream
 from jaxmatch.types import Array, Batch, Examples, PyTree, Transform
 
@@ -66,9 +66,3 @@ class Views:
             levels = transform.apply(images, transform.draw(role_key, images.shape))
             views.append(normalize(levels, self.mean, self.std))
         return examples._replace(views=tuple(views))
-
-
-def normalize(levels: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """Network input (levels / 255 - mean) / std from levels 0..255 [b h w c]; at least float32."""
-    wide = levels.astype(jnp.promote_types(levels.dtype, jnp.float32))
-    return (wide / 255 - jnp.asarray(mean, wide.dtype)) / jnp.asarray(std, wide.dtype)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxmatch.augment.views import normalize
 from jaxmatch.data.lazy import MISSING, READ, SUBSTITUTES, Images, LazyImages, left_out
 from jaxmatch.data.resident import Table
 from jaxmatch.errors import InputError
+from jaxmatch.models.inputs import normalize
 from jaxmatch.program import Program
 from jaxmatch.runtime.compilation import jit
 from jaxmatch.runtime.hosts import leader

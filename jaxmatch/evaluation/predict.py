@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from jaxmatch.errors import InputError
-from jaxmatch.evaluation.classifier import Classifier, Predictions
+from jaxmatch.evaluation.predictions import Predictions, Predictor
 from jaxmatch.runtime.paths import check_output, in_bucket, writing_output
 
 LeftOut = dict[str, list[str]]  # paths by reason
@@ -41,7 +41,7 @@ def check_outputs(*outputs: Path | None) -> None:
 
 
 def predict(
-    classifier: Classifier,
+    classifier: Predictor,
     paths: Iterable[str | os.PathLike],
     output: Path,
     *,
@@ -70,7 +70,7 @@ def predict(
         The paths of everything that has no row, by the reason.
 
     Raises:
-        InputError: as :meth:`~jaxmatch.evaluation.classifier.Classifier.predict_files`.
+        InputError: as :meth:`~jaxmatch.evaluation.predictions.Predictor.predict_files`.
         DiskError: if a table cannot be written.
     """
     names = [UNKNOWN] if unknown else []

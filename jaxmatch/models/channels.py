@@ -19,7 +19,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from jaxmatch.models import onednn
-from jaxmatch.models.primitives import define, lowering
+from jaxmatch.models.primitives import bind, define, lowering
 from jaxmatch.types import Array
 
 ROWS = 16  # pixels in a first sum; XLA does not rewrite sums of at most 32 terms
@@ -72,7 +72,7 @@ def scale_and_activate(
     """
     rows = (lax.stop_gradient(origin), factor, shift, factor, shift)
     static = {"slope": slope, "dtype": jnp.dtype(dtype or x.dtype)}
-    return scale_p.bind(x[None], *(row[None] for row in rows), **static)[0]
+    return bind(scale_p, x[None], *(row[None] for row in rows), **static)[0]
 
 
 # The rules that JAX asks of a primitive. Operands have a leading axis v of independent entries: x

@@ -31,7 +31,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmatch.models import onednn
 from jaxmatch.models.channels import spread
-from jaxmatch.models.primitives import define, join_batch, join_entries, lowering
+from jaxmatch.models.primitives import bind, define, join_batch, join_entries, lowering
 from jaxmatch.types import Array
 
 # The roles of the three arrays, as in onednn/contraction.cc.
@@ -83,8 +83,8 @@ def convolve(
     static = {"strides": strides, "padding": around, "precision": precision}
     if bias is None:
         static = {**static, "wanted": RESULTS, "spatial": (), "dtype": images.dtype}
-        return contract_p.bind(images[None], kernel[None], **static)[0]
-    return affine_p.bind(images[None], kernel[None], bias[None], **static)[0]
+        return bind(contract_p, images[None], kernel[None], **static)[0]
+    return bind(affine_p, images[None], kernel[None], bias[None], **static)[0]
 
 
 # The rules that JAX asks of a primitive. Arrays are images [v b h w c], kernel [v k l c d], bias
@@ -281,7 +281,7 @@ def _contract_batch(operands: Any, axes: Any, *, wanted: int, **static: Any) -> 
 
 def _affine_by_xla(images: Array, kernel: Array, bias: Array, **static: Any) -> Array:
     static |= {"wanted": RESULTS, "spatial": (), "dtype": images.dtype}
-    return contract_p.bind(images, kernel, **static) + _over_pixels(bias, images)
+    return bind(contract_p, images, kernel, **static) + _over_pixels(bias, images)
 
 
 def _over_pixels(bias: Array, images: Array) -> Array:

@@ -93,7 +93,7 @@ class Model(nn.Module):
             kept = KeptHead(self.head_layers, name=KEPT, **options)(
                 features, train and not self.frozen_trunk
             )
-        logits = jnp.zeros((len(features), 0), features.dtype)
+        logits = jnp.zeros((features.shape[0], 0), features.dtype)
         if self.classes:
             init = nn.initializers.zeros if self.zero_classifier else kernel_init
             classifier = nn.Dense(self.classes, kernel_init=init, name="classifier", **options)

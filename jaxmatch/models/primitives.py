@@ -1,4 +1,9 @@
-"""Rules for JAX primitives that a CPU may compute by library calls, and XLA by operations."""
+"""Rules for JAX primitives that a CPU may compute by library calls, and XLA by operations.
+
+Programs for other machines (:mod:`jax.export`) are traced for batches of symbolic size, which no
+library call can take. They have the operations in place of the primitive (:func:`bind`), so they
+run without this library.
+"""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -10,6 +15,20 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from jaxmatch.types import Array
+
+_OPERATIONS: dict[Primitive, Callable[..., Any]] = {}
+
+
+def bind(primitive: Primitive, *operands: Any, **static: Any) -> Any:
+    """The primitive of the operands; its operations of JAX if one of them is symbolic."""
+    if any(map(symbolic, operands)):
+        return _OPERATIONS[primitive](*operands, **static)
+    return primitive.bind(*operands, **static)
+
+
+def symbolic(array: Any) -> bool:
+    """Whether a size of the array is symbolic, as while a program for other machines is traced."""
+    return not all(isinstance(size, int) for size in array.shape)
 
 
 def define(
@@ -34,6 +53,7 @@ def define(
     def eager(*operands: Any, **static: Any) -> Any:
         return compiled(tuple(static.items()))(*operands)
 
+    _OPERATIONS[primitive] = by_xla
     primitive.def_impl(eager)
     primitive.def_abstract_eval(shapes)
     batching.primitive_batchers[primitive] = partial(join_entries, primitive)

@@ -16,12 +16,22 @@ from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
 from jaxmatch.models.heads import UNIFORM_FAN_IN
 from jaxmatch.models.model import Model
+from jaxmatch.models.primitives import symbolic
 from jaxmatch.models.wide_resnet import HE_FAN_OUT
 from jaxmatch.settings import Count, Positive, Share
 from jaxmatch.types import Array, Outputs
 
 EXPANSIONS = {"basic": 1, "bottleneck": 4}
-POOL_PADDING: Any = ((1, 1), (1, 1))  # Flax's annotation of max_pool only admits names
+BORDER = ((1, 1), (1, 1))
+
+
+def _max_pool(x: Array) -> Array:
+    """The largest of 3x3 values, at a stride of 2 and with a border of one pixel."""
+    padding: Any = BORDER  # Flax's annotation only admits names
+    if symbolic(x):  # jax2onnx forgets a pooling's own padding
+        x = jnp.pad(x, ((0, 0), *BORDER, (0, 0)), constant_values=-jnp.inf)
+        padding = "VALID"
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
 
 
 class ResidualBlock(nn.Module):
@@ -140,7 +150,7 @@ class ResNet(Model):
         x = conv(self.width, 7 if large else 3, 2 if large else 1, name="stem")(x)
         x = norm(slope=0.0, name="stem_norm")(x, trains)
         if large:
-            x = nn.max_pool(x, (3, 3), (2, 2), POOL_PADDING)
+            x = _max_pool(x)
         for group, count in enumerate(self.blocks):
             x = ResidualGroup(
                 blocks=count,

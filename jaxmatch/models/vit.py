@@ -249,7 +249,7 @@ class ViT(Model):
             shape = (1, self.registers, self.width)
             prefix.append(self.param("reg_token", TINY_NORMAL, shape, self.param_dtype))
         joined = jnp.concatenate(prefix, 1).astype(x.dtype)
-        joined = jnp.broadcast_to(joined, (len(x), *joined.shape[1:]))
+        joined = jnp.broadcast_to(joined, (x.shape[0], *joined.shape[1:]))
         positions = self._positions(grid, joined.shape[1] if self.class_position else 0)
         positions = positions.astype(x.dtype)
         if self.class_position:

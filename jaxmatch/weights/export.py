@@ -1,37 +1,75 @@
-"""The table of export formats, and a trained network written in the format of a file's suffix."""
+"""The table of export formats, and a trained network written in one of them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from jaxmatch.errors import InputError, suggest
 from jaxmatch.runtime import paths
+from jaxmatch.weights.export_onnx import export_onnx
+from jaxmatch.weights.export_stablehlo import export_stablehlo
 from jaxmatch.weights.export_torch import export_torch
 from jaxmatch.weights.files import check_new
 from jaxmatch.weights.trained import Trained
 
-# By suffix: writes the file, and returns a few words that say what it holds.
-EXPORTERS: dict[str, Callable[[Path, Trained], str]] = {
-    ".safetensors": export_torch,
-    ".npz": export_torch,
+
+@dataclass(frozen=True)
+class Format:
+    """A format of files.
+
+    Attributes:
+        write: writes a file, and returns a few words that say what it holds.
+        package: that writing needs, if it is one that not every user has.
+        extra: of this library, which installs the package.
+    """
+
+    write: Callable[[Path, Trained], str]
+    package: str = ""
+    extra: str = ""
+
+
+# By name; the suffix of a file is a dot and the name.
+FORMATS: dict[str, Format] = {
+    "stablehlo": Format(export_stablehlo),
+    "onnx": Format(export_onnx, package="jax2onnx", extra="onnx"),
+    "safetensors": Format(partial(export_torch, kind="safetensors")),
+    "npz": Format(partial(export_torch, kind="npz")),
 }
 
 
-def export(path: str | Path, trained: Trained) -> str:
+def export(path: str | Path, trained: Trained, kind: str = "") -> str:
     """Write ``trained`` to a new file; return a few words that say what it holds.
 
+    Args:
+        path: of the file.
+        trained: the network.
+        kind: a key of :data:`FORMATS`; by default the suffix of the file names it.
+
     Raises:
-        InputError: if the file exists, its folder does not, no exporter has its suffix, or the
-            format cannot hold this network.
+        InputError: if the file exists, its folder does not, there is no such format, a package is
+            missing, or the format cannot hold this network.
         DiskError: if the file cannot be written.
     """
     path = paths.path(path)
-    check_export(path)
-    return EXPORTERS[path.suffix](path, trained)
+    return FORMATS[check_export(path, kind)].write(path, trained)
 
 
-def check_export(path: str | Path) -> None:
-    """Check that a new file can be written to ``path`` in a known format.
+def check_export(path: str | Path, kind: str = "") -> str:
+    """Check that a new file can be written to ``path``; return its format.
 
     Raises:
-        InputError: if not.
+        InputError: as :func:`export`, except for the network.
     """
-    check_new(paths.path(path), EXPORTERS)
+    path = paths.path(path)
+    if kind and kind not in FORMATS:
+        raise InputError(f"unknown format {kind!r}; {suggest(kind, FORMATS)}")
+    check_new(path, None if kind else [f".{name}" for name in FORMATS])
+    chosen = kind or path.suffix[1:]
+    missing = FORMATS[chosen].package
+    if missing and not paths.installed(missing):
+        raise InputError(
+            f"{chosen} needs the package {missing}: pip install "
+            f'"jaxmatch[{FORMATS[chosen].extra}]".'
+        )
+    return chosen

@@ -16,8 +16,10 @@ from jaxmatch.weights.vit_names import NAMING, is_vit, to_timm
 NAMINGS_OF_VITS = (NAMING, "usb")  # USB's networks have timm's names
 
 
-def export_torch(path: Path, trained: Trained) -> str:
+def export_torch(path: Path, trained: Trained, kind: str = "") -> str:
     """Write the tensors that the code base has names for, in PyTorch's layout.
+
+    ``kind`` is as in :func:`~jaxmatch.weights.files.write_weights`.
 
     The classifier of a method without labels is left out, since nothing trained it.
     """
@@ -31,7 +33,7 @@ def export_torch(path: Path, trained: Trained) -> str:
         kept, naming = nameable(variables, heads, trained.naming)
         tensors = to_torch(jax.device_get(kept), naming=naming)
         left_out = [head for head in heads if head not in kept["params"]]
-    write_weights(path, tensors)
+    write_weights(path, tensors, kind)
     without = f", without the head {' and '.join(left_out)}" if left_out else ""
     return f"{naming} names{without}"
 

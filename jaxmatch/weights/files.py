@@ -54,18 +54,23 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def write_weights(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
-    """Write tensors by name to a new ``.safetensors`` or ``.npz`` file, completely or not at all.
+def write_weights(path: str | Path, weights: Mapping[str, np.ndarray], kind: str = "") -> None:
+    """Write tensors by name to a new file, completely or not at all.
+
+    Args:
+        path: of the file.
+        weights: the tensors.
+        kind: "safetensors" or "npz"; by default the suffix of the file names it.
 
     Raises:
         InputError: if the file exists, its folder does not, or it has another suffix.
         DiskError: if it cannot be written.
     """
     path = paths.path(path)
-    check_new(path)
+    check_new(path, None if kind else SUFFIXES)
     # safetensors writes an array's memory in its own order, which is wrong for a transposed view.
     ordered = {name: np.asarray(value, order="C") for name, value in weights.items()}
-    if path.suffix == ".npz":
+    if (kind or path.suffix[1:]) == "npz":
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **ordered)  # pyright: ignore[reportArgumentType]
         content = buffer.getvalue()
@@ -74,13 +79,14 @@ def write_weights(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
     paths.write_output(path, content)
 
 
-def check_new(path: Path, suffixes: Iterable[str] = SUFFIXES) -> None:
-    """Check that a new file with one of ``suffixes`` can be written to ``path``.
+def check_new(path: Path, suffixes: Iterable[str] | None = SUFFIXES) -> None:
+    """Check that a new file with one of ``suffixes`` can be written to ``path``; None admits all.
 
     Raises:
         InputError: if not.
     """
-    _check_suffix(path, suffixes)
+    if suffixes is not None:
+        _check_suffix(path, suffixes)
     if path.exists():
         raise InputError(f"{path} exists; remove it or choose another name.")
     paths.check_output(path)

@@ -1,8 +1,11 @@
 """A trained network as exporters take it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from jaxmatch.data.images import Fitting
+from jaxmatch.data.levels import DEFAULT, Levels
 from jaxmatch.types import Algorithm, Network, PyTree
 
 
@@ -19,6 +22,9 @@ class Trained:
         mean, std: of each channel of images in [0, 1]; they normalise the network's input.
         naming: key of :data:`~jaxmatch.weights.torch_names.NAMINGS`; None chooses one that fits.
         temperature: divides the logits before the softmax.
+        fitting: how a picture becomes an image; None scales and crops it to the size of the images.
+        levels: how the levels of a picture become 0..255.
+        origin: further facts for people, a JSON object: where the network comes from.
     """
 
     variables: Mapping[str, PyTree]
@@ -30,3 +36,6 @@ class Trained:
     std: tuple[float, ...]
     naming: str | None = None
     temperature: float = 1.0
+    fitting: Fitting | None = None
+    levels: Levels = DEFAULT
+    origin: Mapping[str, Any] = field(default_factory=dict)

@@ -17,8 +17,8 @@ from tiny_runs import compiler_cache, configuration
 
 import jaxmatch
 from jaxmatch.errors import DiskError, InputError
-from jaxmatch.evaluation import classifier as classifiers
 from jaxmatch.evaluation import predict as writer
+from jaxmatch.evaluation import predictions
 from jaxmatch.evaluation.classifier import Classifier
 from jaxmatch.evaluation.forward import Answers
 from jaxmatch.evaluation.metrics import evaluation
@@ -218,7 +218,7 @@ def peak(action):
 
 
 def test_the_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(classifiers, "BATCH", 50)
+    monkeypatch.setattr(predictions, "BATCH", 50)
     few, many = grays(tmp_path / "few", 150), grays(tmp_path / "many", 1500)
     images = (1500 - 150) * 32 * 32 * 3  # bytes
 
@@ -232,13 +232,13 @@ def test_the_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch
     more = peak(lambda: run(many)) - first
     assert len(rows_of(tmp_path / "p.csv")) == 1500
     assert more < images / 4  # what remains are the names of the files
-    monkeypatch.setattr(classifiers, "BATCH", 2000)  # the test sees images that are kept
+    monkeypatch.setattr(predictions, "BATCH", 2000)  # the test sees images that are kept
     assert peak(lambda: run(many)) - first > images
 
 
 @pytest.mark.parametrize("count", [3, 50, 51, 120])
 def test_blocks_have_one_shape(tmp_path, monkeypatch, count):
-    monkeypatch.setattr(classifiers, "BATCH", 50)
+    monkeypatch.setattr(predictions, "BATCH", 50)
     folder, classifier = grays(tmp_path / "f", count), stand_in()
     found = classifier.predict(folder)
     shapes = classifier._network.shapes
@@ -247,7 +247,7 @@ def test_blocks_have_one_shape(tmp_path, monkeypatch, count):
 
 
 def test_rows_are_written_as_they_come_and_appear_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(classifiers, "BATCH", 50)
+    monkeypatch.setattr(predictions, "BATCH", 50)
     folder, output = grays(tmp_path / "f", 120), tmp_path / "p.csv"
     output.write_text("mine")
     seen = []

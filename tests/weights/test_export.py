@@ -1,4 +1,4 @@
-"""The suffix of a file chooses its exporter; the tests of the command line read what it wrote."""
+"""The suffix of a file, or a name, chooses its format; other tests read what was written."""
 
 import pytest
 from helpers import SIDE, TinyNetwork
@@ -6,7 +6,7 @@ from helpers import SIDE, TinyNetwork
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.errors import InputError
 from jaxmatch.models.network import make_network
-from jaxmatch.weights.export import EXPORTERS, check_export, export
+from jaxmatch.weights.export import FORMATS, Format, check_export, export
 from jaxmatch.weights.trained import Trained
 
 TRAINED = Trained(
@@ -25,7 +25,7 @@ def test_a_new_format_is_a_line_of_the_table(tmp_path, monkeypatch):
         path.write_text(" ".join(trained.classes))
         return "class names"
 
-    monkeypatch.setitem(EXPORTERS, ".names", names)
+    monkeypatch.setitem(FORMATS, "names", Format(names))
     assert export(tmp_path / "a.names", TRAINED) == "class names"
     assert (tmp_path / "a.names").read_text() == "cat dog"
     with pytest.raises(InputError, match="exists; remove it"):
@@ -33,7 +33,24 @@ def test_a_new_format_is_a_line_of_the_table(tmp_path, monkeypatch):
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(InputError, match=r"must end in \.safetensors or \.npz"):
-        check_export(tmp_path / "a.onnx")
+    with pytest.raises(InputError, match=r"must end in \.stablehlo or \.onnx or \.safetensors or"):
+        check_export(tmp_path / "a.onnxx")
     with pytest.raises(InputError, match="can run code"):
         export(tmp_path / "a.pth", TRAINED)
+    with pytest.raises(InputError, match="unknown format 'onnxx'; did you mean 'onnx'"):
+        check_export(tmp_path / "a.any", "onnxx")
+
+
+def test_a_named_format_takes_any_suffix(tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        FORMATS, "names", Format(lambda path, trained: path.write_text("cat") and "names")
+    )
+    assert export(tmp_path / "a.pth", TRAINED, "names") == "names"
+    assert check_export(tmp_path / "b", "npz") == "npz"
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(FORMATS, "names", Format(lambda *_: "", package="absent_a", extra="onnx"))
+    with pytest.raises(InputError, match=r'absent_a: pip install "jaxmatch\[onnx\]"'):
+        check_export(tmp_path / "a.names")
+    assert FORMATS["onnx"].package == "jax2onnx"

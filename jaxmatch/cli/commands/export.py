@@ -1,11 +1,14 @@
-"""``jaxmatch export``: a run's network as one file."""
+"""``jaxmatch export``: a run's network as one file, and its model card."""
 
 import argparse
 
 from jaxmatch.cli.arguments import RUN, STEP, UNCALIBRATED, step
 from jaxmatch.runtime.paths import path
 
-HELP = "Write a run's network under PyTorch's tensor names, with the heads that have one."
+HELP = (
+    "Write a run's classifier as one program (StableHLO, ONNX), or its weights under PyTorch's "
+    "tensor names, with a model card."
+)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -17,34 +20,47 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="teacher or student (default: the one that the method reports)",
     )
     command.add_argument(
-        "--naming", help="torchvision, simmatch, torchssl, usb, usb_heads, comatch, timm"
+        "--format",
+        default="",
+        help="stablehlo or onnx, from uint8 images to probabilities; safetensors or npz, the "
+        "weights (default: the suffix of the file)",
     )
     command.add_argument(
-        "-o", "--output", type=path, required=True, help="a new .safetensors or .npz file"
+        "--naming",
+        help="of weights: torchvision, simmatch, torchssl, usb, usb_heads, comatch, timm",
+    )
+    command.add_argument(
+        "--evaluation",
+        type=path,
+        metavar="FILE",
+        help="what evaluate --json printed for this step, for the metrics in the model card "
+        "(default: those in the run's summary.json)",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=path,
+        required=True,
+        metavar="FILE",
+        help="a new file, such as photos.stablehlo; FILE.card.md is its model card",
     )
     command.add_argument("--uncalibrated", action="store_true", help=UNCALIBRATED)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from jaxmatch.evaluation.classifier import load
-    from jaxmatch.models.lora import merged
     from jaxmatch.weights.export import check_export, export
-    from jaxmatch.weights.trained import Trained
 
-    check_export(arguments.output)
+    kind = check_export(arguments.output, arguments.format)
+
+    from jaxmatch.evaluation.classifier import load
+    from jaxmatch.evaluation.shipping import trained_of
+    from jaxmatch.report.card import check_card, read_evaluation, write_card
+
+    check_card(arguments.output)
     run = load(arguments.workdir, arguments.step, calibrated=not arguments.uncalibrated)
-    program = run.program
-    trained = Trained(
-        variables=merged(program.model, run.variables(arguments.network)),
-        algorithm=program.algorithm,
-        network=program.network,
-        classes=run.classes,
-        image_shape=run.image_shape,
-        mean=program.mean,
-        std=program.std,
-        naming=arguments.naming,
-        temperature=run.temperature(arguments.network),
-    )
-    holds = export(arguments.output, trained)
-    network = arguments.network or program.algorithm.evaluated
-    print(f"wrote {arguments.output}: {network} of step {run.step}, {holds}")
+    trained = trained_of(run, arguments.network, arguments.naming)
+    measured = arguments.evaluation and read_evaluation(arguments.evaluation, run)
+    holds = export(arguments.output, trained, kind)
+    print(f"wrote {arguments.output}: {trained.origin['network']} of step {run.step}, {holds}")
+    card = write_card(arguments.output, trained, run, kind, holds, measured)
+    print(f"wrote {card}: fill in its questions")

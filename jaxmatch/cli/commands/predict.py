@@ -11,7 +11,7 @@ HELP = "Classify image files and write a table: path,class,confidence."
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workdir", type=path, required=True, help=RUN)
+    command.add_argument("--workdir", type=path, required=True, help=f"{RUN}, or an exported file")
     command.add_argument("--step", type=step, metavar="STEP", help=STEP)
     command.add_argument("paths", type=path, nargs="+", help="image files, or folders of them")
     command.add_argument(
@@ -50,15 +50,20 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from jaxmatch.errors import InputError, some
-    from jaxmatch.evaluation.classifier import load
+    from jaxmatch.evaluation.classifier import Classifier
+    from jaxmatch.evaluation.exported import load
     from jaxmatch.evaluation.predict import check_outputs, predict
 
     check_outputs(arguments.output, arguments.left_out)
     if arguments.unknown_score and not arguments.unknown:
         raise InputError("--unknown-score chooses how --unknown is measured; add --unknown.")
     classifier = load(arguments.workdir, arguments.step, calibrated=not arguments.uncalibrated)
-    if arguments.data:
+    if isinstance(classifier, Classifier):
         classifier = replace(classifier, place=arguments.data)
+    elif arguments.data or arguments.uncalibrated:
+        raise InputError(
+            f"{arguments.workdir} is an exported file; --data and --uncalibrated need a run folder."
+        )
     missing = predict(
         classifier,
         arguments.paths,

@@ -1,0 +1,331 @@
+"""The model card of an exported file: what is known is filled in, the rest are questions.
+
+The sections are those of Mitchell et al., "Model Cards for Model Reporting", FAT* 2019,
+https://arxiv.org/abs/1810.03993.
+"""
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxmatch.data.sources import names_path
+from jaxmatch.errors import InputError, printable
+from jaxmatch.evaluation.classifier import Classifier
+from jaxmatch.evaluation.metrics import METRICS
+from jaxmatch.optim.trained import count_values
+from jaxmatch.record import findings
+from jaxmatch.record.folder import RunFolder
+from jaxmatch.report.card_code import CODE, code_for
+from jaxmatch.runtime import paths
+from jaxmatch.runtime.json_files import read_object
+from jaxmatch.weights.trained import Trained
+
+SUFFIX = ".card.md"
+CALIBRATION = ("expected_calibration_error", "negative_log_likelihood")
+SHARES = ("precision", "recall", "f1")
+QUESTIONS = {
+    "Intended use": (
+        "What are the primary uses?",
+        "Who are the intended users?",
+        "Which uses are out of scope?",
+    ),
+    "Factors": (
+        "Which groups, devices and surroundings do the images show, and which not?",
+        "For which of these should figures be measured apart?",
+    ),
+    "Ethical considerations": (
+        "Do the images show people, or anything that was collected without consent?",
+        "What harm may follow from a wrong prediction, and for whom?",
+        "What was done against it?",
+    ),
+    "Caveats and recommendations": (
+        "What was not tested?",
+        "Which images should a user not give to this classifier?",
+        "When should it be measured again, or trained anew?",
+    ),
+}
+
+
+def card_of(path: str | Path) -> Path:
+    """The path of the card of an exported file: its whole name and :data:`SUFFIX`.
+
+    Two files never share a card, even if only their suffixes differ.
+    """
+    path = paths.path(path)
+    return path.with_name(path.name + SUFFIX)
+
+
+def check_card(path: str | Path) -> None:
+    """Check that a new card can be written beside an exported file.
+
+    Raises:
+        InputError: if not: a card that people have filled in is never overwritten.
+    """
+    card = card_of(path)
+    if card.exists():
+        raise InputError(f"{card} exists; remove it, or choose another name for the export.")
+    paths.check_output(card)
+
+
+def read_evaluation(path: str | Path, classifier: Classifier) -> Mapping[str, Any]:
+    """The JSON object that ``jaxmatch evaluate --json`` printed for a checkpoint.
+
+    Raises:
+        InputError: if the file is missing or holds something else.
+    """
+    path = paths.path(path)
+    found = read_object(path, "write it by jaxmatch evaluate --json")
+    if found is None:
+        raise InputError(f"there is no file {path}; write it by jaxmatch evaluate --json.")
+    if not isinstance(found.get("teacher"), dict) or not isinstance(found.get("student"), dict):
+        raise InputError(f"{path} is not what jaxmatch evaluate --json prints.")
+    if found.get("step") != classifier.step:
+        raise InputError(
+            f"{path} is of step {found.get('step')}, but step {classifier.step} is exported; "
+            f"evaluate with --step {classifier.step}."
+        )
+    return found
+
+
+def write_card(
+    path: Path,
+    trained: Trained,
+    classifier: Classifier,
+    kind: str,
+    holds: str,
+    evaluation: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the card beside an exported file, and return its path.
+
+    Args:
+        path: of the exported file.
+        trained: the network in it.
+        classifier: the checkpoint that it comes from.
+        kind: the format of the file.
+        holds: a few words that say what it holds.
+        evaluation: the result of :func:`read_evaluation`; by default the run's own metrics.
+
+    Raises:
+        InputError: if a file of the run is damaged.
+        DiskError: if the card cannot be written.
+    """
+    run = RunFolder(classifier.folder)
+    title = _text(path.name)
+    sections = {
+        "Model details": _details(path, trained, classifier, kind, holds),
+        "How to use it": _usage(path, trained, kind),
+        "Intended use": _questions("Intended use"),
+        "Factors": _questions("Factors"),
+        "Metrics": _metrics(run, trained, evaluation),
+        "Evaluation data": _evaluation_data(run),
+        "Training data": _training_data(run, classifier),
+        "Ethical considerations": _questions("Ethical considerations"),
+        "Caveats and recommendations": _questions("Caveats and recommendations"),
+    }
+    lines = [
+        f"# Model card: {title}",
+        "",
+        "Facts are of the run. Lines that begin with \u201cTo fill in\u201d are for the people "
+        "who publish this file. The sections follow Mitchell et al., Model Cards for Model "
+        "Reporting, 2019.",
+    ]
+    for name, body in sections.items():
+        lines += ["", f"## {name}", "", *body]
+    card = card_of(path)
+    paths.write_output(card, ("\n".join(lines) + "\n").encode())
+    return card
+
+
+def _details(
+    path: Path, trained: Trained, classifier: Classifier, kind: str, holds: str
+) -> Iterable[str]:
+    origin, program = trained.origin, classifier.program
+    content = paths.read_whole(path)
+    idea = (sys.modules[type(program.algorithm).__module__].__doc__ or "").partition("\n")[0]
+    shape = " ".join(map(str, trained.image_shape))
+    names = ", ".join(map(_text, trained.classes))
+    versions = ", ".join(f"{name} {each}" for name, each in origin["versions"].items())
+    rows = [
+        ("file", f"{_text(path.name)}, {len(content):,} bytes"),
+        ("format", f"{kind}: {holds}"),
+        ("method", f"{origin['method']}: {idea}"),
+        ("network", f"{origin['model']}, {count_values(trained.variables['params']):,} parameters"),
+        (
+            "weights",
+            f"the {origin['network']} of step {origin['step']:,} of {program.spec.steps:,}",
+        ),
+        ("classes", f"{len(trained.classes)}: {names}"),
+        (
+            "input",
+            f"uint8 images [b {shape}], of which mean {trained.mean} and standard deviation "
+            f"{trained.std} of levels in [0, 1] normalise the channels",
+        ),
+        ("temperature", f"{trained.temperature:.4g} divides the logits before the softmax"),
+        ("versions", versions),
+        ("SHA-256 of the file", f"`{hashlib.sha256(content).hexdigest()}`"),
+        *(
+            (f"SHA-256 of the {name}", f"`{value}`" if value else "not recorded")
+            for name, value in origin["hashes"].items()
+        ),
+    ]
+    return _table(("fact", "value"), rows)
+
+
+def _usage(path: Path, trained: Trained, kind: str) -> Iterable[str]:
+    if kind not in CODE:
+        start = f"--config.init_from={shlex.quote(path.name)}"
+        yield "The file holds weights alone. A run starts from it by:"
+        yield from ("", "```", f"jaxmatch train --config=finetune:DATA,labels=N {start}", "```")
+        return
+    needs, code = CODE[kind]
+    yield f"Without jaxmatch, with `{needs}`:"
+    yield from ("", "```python", *code_for(code, path.name), "```", "")
+    yield "With jaxmatch, which also reads photographs and fits them to the size of the images:"
+    quoted = shlex.quote(path.name)
+    yield from ("", "```", f"jaxmatch predict --workdir {quoted} PHOTOS -o predictions.csv", "```")
+
+
+def _metrics(
+    run: RunFolder, trained: Trained, evaluation: Mapping[str, Any] | None
+) -> Iterable[str]:
+    network, step = trained.origin["network"], trained.origin["step"]
+    found, told = (evaluation or {}).get(network), f"Test images, the {network} of step {step:,}"
+    if found is None:
+        found, told = _of_summary(run, network, step)
+    yield f"{told}."
+    if found is not None:
+        limits = found.get("intervals", {})
+        share = (evaluation or {}).get("bootstrap", {}).get("confidence")
+        if limits:
+            named = f"{share:.0%} " if isinstance(share, float) else ""
+            yield f"Intervals are {named}bootstrap intervals over the images."
+        rows = [
+            (name.replace("_", " "), _number(found[name]), _interval(limits.get(name)))
+            for name in METRICS
+            if isinstance(found.get(name), int | float)
+        ]
+        yield from ("", *_table(("metric", "value", "interval"), rows, bool(limits)))
+        yield from ("", *_per_class(found, limits.get("per_class", {})))
+    yield ""
+    yield from _calibration(run, network, step)
+
+
+def _of_summary(run: RunFolder, network: str, step: int) -> tuple[Mapping[str, Any] | None, str]:
+    """The metrics in ``summary.json``, and a sentence about them."""
+    summary = run.read_summary() or {}
+    scores, best = summary.get(network) or {}, summary.get("best") or {}
+    if scores.get("metrics") and summary["steps"] == step:
+        return scores["metrics"], f"Test images, the {network} of step {step:,}, the last one"
+    if best.get("step") == step and best["test"].get(network):
+        return best["test"][network], f"Test images, the {network} of step {step:,}, the best one"
+    return None, (
+        "The run has no metrics of this step; `jaxmatch evaluate` measures them "
+        f"(`--step {step}`), and `jaxmatch export --evaluation` takes them"
+    )
+
+
+def _per_class(found: Mapping[str, Any], limits: Mapping[str, Any]) -> Iterable[str]:
+    rows = []
+    for name, row in found.get("per_class", {}).items():
+        own = limits.get(name, {})
+        shares = [
+            " ".join(filter(None, (_number(row[key]), _interval(own.get(key))))) for key in SHARES
+        ]
+        rows.append((_text(name), *shares, f"{row['support']:,}"))
+    return _table(("class", "precision", "recall", "F1", "test images"), rows) if rows else []
+
+
+def _calibration(run: RunFolder, network: str, step: int) -> Iterable[str]:
+    content = read_object(run.path / "calibration.json") or {}
+    known = {str(content.get("step")): content, **content.get("other_steps", {})}
+    found = known.get(str(step), {})
+    if network not in found:
+        yield "Calibration: no temperature is fitted for this step."
+        return
+    each = found[network]
+    yield (
+        f"Calibration: temperature {each['temperature']:.4g}, fitted on {found['images']:,} "
+        "validation images, which give:"
+    )
+    rows = [
+        (name.replace("_", " "), _number(each["before"][name]), _number(each["after"][name]))
+        for name in CALIBRATION
+        if name in each["before"] and name in each["after"]
+    ]
+    yield from ("", *_table(("metric", "before", "after"), rows))
+
+
+def _evaluation_data(run: RunFolder) -> Iterable[str]:
+    found = findings.read(run.path)
+    if found is None:
+        return ["An older version wrote the run: the numbers of its images are not recorded."]
+    drawn = "drawn at random from the training images" if found["test_drawn"] else "of the data set"
+    validation = found["validation"]
+    return [
+        f"- {found['test']:,} test images, {drawn}.",
+        f"- {validation:,} validation images." if validation else "- There is no validation set.",
+    ]
+
+
+def _training_data(run: RunFolder, classifier: Classifier) -> Iterable[str]:
+    found = findings.read(run.path)
+    if found is None:
+        labels = classifier.program.spec.labels
+        rows = [
+            (_text(name), f"{labels.count(number):,}")
+            for number, name in enumerate(classifier.classes)
+        ]
+        return [
+            f"{len(labels):,} labeled and {classifier.program.spec.unlabeled:,} unlabeled images.",
+            "",
+            *_table(("class", "labeled"), rows),
+        ]
+    rows = [
+        (_text(name), *(f"{each[kind]:,}" for kind in findings.KINDS))
+        for name, each in found["counts"].items()
+    ]
+    return [
+        f"- Data: {_text(_source(found['name']))}: {findings.total(found)}.",
+        f"- Images: {_text(findings.pixels(found))}.",
+        *(f"- {_text(line)}" for line in findings.remarks(found)),
+        "- Of unlabeled images the table counts those whose class is known; the method does not "
+        "read it.",
+        "",
+        *_table(("class", *findings.KINDS), rows),
+    ]
+
+
+def _source(name: str) -> str:
+    """The name of a data set, without the folders of this machine."""
+    kind, colon, place = name.partition(":")
+    return f"{kind}:{Path(place).name}" if colon and names_path(name) else name
+
+
+def _questions(section: str) -> Iterable[str]:
+    return [f"- To fill in: {question}" for question in QUESTIONS[section]]
+
+
+def _table(
+    names: Sequence[str], rows: Iterable[Sequence[str]], whole: bool = True
+) -> Iterable[str]:
+    """A table in Markdown; without its last column unless ``whole``."""
+    end = None if whole else -1
+    for row in (names, ["---"] * len(names), *rows):
+        yield f"| {' | '.join(row[:end])} |"
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _interval(limits: Sequence[float] | None) -> str:
+    return f"[{limits[0]:.4g}, {limits[1]:.4g}]" if limits else ""
+
+
+def _text(text: str) -> str:
+    """A name that does not end a cell of a table, nor begin markup."""
+    shown = printable(text)
+    return "".join(f"\\{each}" if each in "\\`*_<>[]|#" else each for each in shown)
