@@ -27,7 +27,10 @@ from jaxmatch.settings import turned_off
 log = logging.getLogger(__name__)
 
 # Keys that a stage without labels does not take.
-FOR_LABELS = ("data.labels", "data.split", "data.validation", "data.validation_draw", "keep_best")
+FOR_LABELS = (
+    *("data.labels", "data.split", "data.validation", "data.validation_draw"),
+    *("keep_best", "select"),
+)
 
 
 def config(

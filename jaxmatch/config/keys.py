@@ -65,6 +65,12 @@ KEYS: dict[str, Key] = {
         "Metric whose best checkpoint is kept, too: validation/accuracy or another metric of "
         "evaluate, for the student validation/student/accuracy; empty keeps none.",
     ),
+    "select": Key(
+        "",
+        str,
+        "As keep_best, such as validation/balanced_accuracy, and evaluate, predict, export and "
+        "jaxmatch.load use that checkpoint by default; empty for the newest.",
+    ),
     "devices": Key(0, Whole, "Number of devices; 0 takes all that divide the batches."),
     "memory_placement": Key(
         "auto",

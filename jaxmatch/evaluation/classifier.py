@@ -1,5 +1,6 @@
 """A trained run as a classifier of images."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,12 +19,15 @@ from jaxmatch.data.files import NO_IMAGES, read_blocks
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.data.levels import Levels
 from jaxmatch.errors import InputError, by_reason, grouped, suggest
-from jaxmatch.evaluation.forward import BATCH, Answers, Evaluate, make_predict
+from jaxmatch.evaluation.bootstrap import Resampling, intervals
+from jaxmatch.evaluation.forward import BATCH, Answers, Evaluate, make_logits, probabilities
 from jaxmatch.evaluation.metrics import evaluation
 from jaxmatch.program import Program
 from jaxmatch.record.folder import RunFolder
-from jaxmatch.runtime.checkpoint import Checkpoints
+from jaxmatch.runtime.checkpoint import BEST, NEWEST, Checkpoints
 from jaxmatch.types import PyTree, TrainState
+
+log = logging.getLogger(__name__)
 
 NETWORKS = ("teacher", "student")
 AnyPath = str | os.PathLike
@@ -79,6 +83,9 @@ class Classifier:
         step: the checkpoint's step.
         state: the whole content of the checkpoint.
         program: network, method and devices of the configuration.
+        calibration: temperatures of the networks at this step, as
+            :mod:`jaxmatch.record.calibration` describes them; None leaves probabilities as the
+            network gives them.
     """
 
     folder: Path
@@ -88,6 +95,7 @@ class Classifier:
     step: int
     state: TrainState
     program: Program
+    calibration: Mapping[str, Any] | None = None
 
     def variables(self, network: str = "") -> PyTree:
         """The variables of "teacher" or "student"; by default, the one that the method reports.
@@ -95,10 +103,22 @@ class Classifier:
         Raises:
             InputError: if ``network`` is another name.
         """
+        chosen = self._chosen(network)
+        return self.state.teacher if chosen == "teacher" else self.state.student()
+
+    def temperature(self, network: str = "") -> float:
+        """The number that divides the logits before the softmax; 1 without a calibration.
+
+        Argument and errors are those of :meth:`variables`.
+        """
+        chosen = self._chosen(network)
+        return float(self.calibration[chosen]["temperature"]) if self.calibration else 1.0
+
+    def _chosen(self, network: str) -> str:
         network = network or self.program.algorithm.evaluated
         if network not in NETWORKS:
             raise InputError(f"unknown network {network!r}; {suggest(network, NETWORKS)}")
-        return self.state.teacher if network == "teacher" else self.state.student()
+        return network
 
     def predict(self, images: ImagesOrPaths, network: str = "") -> Predictions:
         """Classify images, or image files and folders of them.
@@ -124,7 +144,7 @@ class Classifier:
         if isinstance(images, Iterator):
             images = list(images)
         if not (given := _paths(images)):
-            return self._predictions(self._answers(images, network))
+            return self._predictions(self._probabilities(images, network))
         blocks = list(self.predict_files(given, network))
         parts = [part for block in blocks for part in block.left_out.items()]
         left_out = grouped((reason, name) for reason, names in parts for name in names)
@@ -142,8 +162,12 @@ class Classifier:
         Raises:
             InputError: before the first block, as :meth:`predict`.
         """
-        self._check_classifies()
-        variables, data = self.variables(network), self.config.data
+        self.check_classifies()
+        variables, scale, data = (
+            self.variables(network),
+            self.temperature(network),
+            self.config.data,
+        )
         found = find_images(paths)
         fitting = sources.fitting(data.name, self.image_shape[:2], data.center_crop)
         levels = Levels.of(data.background, data.white_level)
@@ -160,31 +184,55 @@ class Classifier:
             images = block.images
             if padding:
                 images = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
-            values = self._network(variables, images).values[:count]
-            known = self._predictions(Answers(values, np.ones(count, bool)))
+            logits = Answers(self._network(variables, images).values[:count], np.ones(count, bool))
+            known = self._predictions(probabilities(logits, scale))
             yield replace(known, paths=tuple(block.names), left_out=left_out)
             elsewhere, padding = {}, BATCH
 
-    def score(self, images: Images, labels: np.ndarray, network: str = "") -> dict[str, Any]:
+    def score(
+        self,
+        images: Images,
+        labels: np.ndarray,
+        network: str = "",
+        resampling: Resampling | None = None,
+    ) -> dict[str, Any]:
         """All metrics (:mod:`jaxmatch.evaluation.metrics`), by name, for true ``labels`` [n].
 
-        Unreadable images do not count. Images and errors are those of :meth:`predict`.
+        Unreadable images do not count. Images and errors are those of :meth:`predict`. With
+        ``resampling`` the key ``intervals`` has their confidence intervals
+        (:func:`jaxmatch.evaluation.bootstrap.intervals`).
         """
-        return evaluation(self._answers(images, network), labels, self.classes)
+        answers = self._probabilities(images, network)
+        found = evaluation(answers, labels, self.classes)
+        if resampling is not None:
+            found["intervals"] = intervals(answers, labels, self.classes, resampling)
+        return found
 
     @cached_property
     def _network(self) -> Evaluate:
-        """Compiled once for all calls."""
-        return make_predict(self.program)
+        """Gives logits; compiled once for all calls."""
+        return make_logits(self.program)
 
-    def _check_classifies(self) -> None:
+    def check_classifies(self) -> None:
+        """Check that the run trained a classifier.
+
+        Raises:
+            InputError: if not, because the method reads no labels.
+        """
         if not self.program.algorithm.labeled:
             raise InputError(
                 f"{self.folder} was trained without labels and has no classifier; use jaxmatch "
                 "probe, or train one with --config.init_from."
             )
 
-    def _answers(self, images: Any, network: str) -> Answers:
+    def _probabilities(self, images: Any, network: str) -> Answers:
+        return probabilities(self.logits(images, network), self.temperature(network))
+
+    def logits(self, images: Images | jax.Array, network: str = "") -> Answers:
+        """The logits [n C] of images [n h w 3] uint8, which no temperature divides.
+
+        Arguments and errors are those of :meth:`predict`, but for paths.
+        """
         if not isinstance(images, LazyImages):
             images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
@@ -193,7 +241,7 @@ class Classifier:
                 f" but these are {images.dtype} {images.shape}; the paths of image files are fine "
                 "at any size."
             )
-        self._check_classifies()
+        self.check_classifies()
         if not len(images):
             raise InputError("there are no images to predict; give at least one.")
         return self._network(self.variables(network), images)
@@ -219,10 +267,17 @@ def _paths(images: Any) -> list[AnyPath]:
     return list(listed) if all(isinstance(each, str | os.PathLike) for each in listed) else []
 
 
-def load(workdir: str | Path, step: int | str | None = None) -> Classifier:
-    """Load the newest checkpoint of a run, or that of ``step``; no configuration file is executed.
+def load(
+    workdir: str | Path, step: int | str | None = None, *, calibrated: bool = True
+) -> Classifier:
+    """Load a checkpoint of a run; no configuration file is executed.
 
-    ``step="best"`` loads the checkpoint that ``config.keep_best`` chose.
+    Args:
+        workdir: the run folder.
+        step: of the checkpoint; "best" for the one that the run chose by its validation set,
+            "newest" for the last. By default the best one if ``config.select`` chose it, else the
+            newest.
+        calibrated: apply the temperatures in ``calibration.json``, if it has some for the step.
 
     Raises:
         InputError: if ``workdir`` is not a run folder or has no such checkpoint.
@@ -242,10 +297,19 @@ def load(workdir: str | Path, step: int | str | None = None) -> Classifier:
     except (TypeError, ValueError, AttributeError, KeyError) as error:  # values nobody checks
         raise run.damaged(str(error)) from error
     with Checkpoints(run.checkpoints) as checkpoints:
-        restored = checkpoints.restore(program.abstract, step)
+        by_default = step is None and bool(config.select) and checkpoints.best() is not None
+        chosen = BEST if by_default else None if step == NEWEST else step
+        restored = checkpoints.restore(program.abstract, chosen)
     if restored is None:
         raise InputError(f"{run.path} has no checkpoint yet; train it until the first save.")
     state, step = restored
+    if by_default:
+        log.warning(
+            "%s: the checkpoint of step %d, which select=%s chose; --step newest takes the last.",
+            run.path,
+            step,
+            config.select,
+        )
     return Classifier(
         folder=run.path,
         config=config,
@@ -254,4 +318,5 @@ def load(workdir: str | Path, step: int | str | None = None) -> Classifier:
         step=step,
         state=state,
         program=program,
+        calibration=run.read_calibrations().get(step) if calibrated else None,
     )

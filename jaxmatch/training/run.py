@@ -29,6 +29,7 @@ from jaxmatch.data.facts import Facts
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Resident, resident
 from jaxmatch.errors import InputError, NonFiniteError
+from jaxmatch.evaluation import temperature
 from jaxmatch.evaluation.forward import make_embed
 from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.functional.diagnostics import collapsed
@@ -274,6 +275,10 @@ class Run:
             self._metrics = self._opened.enter_context(metrics)
             progress = Progress(config.steps, first, self.folder, self.folder.name, self.alone)
             self._progress = self._opened.enter_context(progress)
+            known = self.files.read_calibrations()
+            kept = {step: each for step, each in known.items() if step <= first}
+            if kept.keys() != known.keys():  # the run has fallen back behind a step
+                self.files.write_calibrations(kept)
         alone = self.program.mesh.size == 1
         if alone and on_cpu(self.program.mesh) and self.program.model.convolves:
             self._progress.message(onednn.library().text)
@@ -342,6 +347,8 @@ class Run:
             self._pending = None
         values = self.write_line(state, log=due["log"], evaluate=due["eval"])
         best = self.best.improved(self.step, values)
+        if best is not None and not self.done:
+            self._calibrate(state)
         if due["save"] or stop or best:
             self.save(state, best)
         if stop and not self.done:
@@ -445,8 +452,15 @@ class Run:
         self.checkpoints.save(self.step, state, best)
         self._interval.paused()
 
+    def _calibrate(self, state: TrainState) -> Mapping[str, Any] | None:
+        """Fit the temperatures of this step to the validation set, if there is one; keep them."""
+        found = self.held_out.calibration(state)
+        if found is not None and hosts.leader():
+            self.files.write_calibrations({**self.files.read_calibrations(), self.step: found})
+        return found
+
     def finish(self, state: TrainState) -> dict[str, Any]:
-        """Write the curves and ``summary.json`` of a run whose steps are all taken.
+        """Write temperatures, curves and ``summary.json`` of a run whose steps are all taken.
 
         Returns:
             The content of ``summary.json``.
@@ -454,8 +468,13 @@ class Run:
         if self._metrics is not None:  # otherwise an earlier process wrote them
             self.checkpoints.wait()
             lines = self._metrics.lines()
+            calibration = self._calibrate(state)
+            if calibration is not None:
+                evaluated = self.program.algorithm.evaluated
+                for sentence in temperature.sentences(calibration, evaluated):
+                    self._progress.message(sentence)
             self._opened.close()
-            metrics = self.held_out.report(state)
+            metrics = self.held_out.report(state, calibration)
             if hosts.leader():
                 plot({self.folder.name: lines}, self.files.curves)
                 self.files.write_summary(self.summary(lines, metrics, state))
@@ -480,6 +499,20 @@ class Run:
             forward_images=images + refreshes * self.program.spec.unlabeled,
             probes=self.held_out.knn is not None,
         )
+<<<<<<< HEAD
+=======
+        if self.best.found and self.config.select:
+            summary["best"]["selected"] = True
+        if self.config.augment == "ctaugment":
+            summary["ctaugment"] = ctaugment.describe(policy)
+        unused = coverage.at_end(lines, steps) if coverage.has_threshold(self.config) else None
+        if unused is not None:
+            summary["unlabeled_unused"] = unused._asdict()
+        if algorithm.labeled:
+            return summary
+        probe = None if self.held_out.knn is None else dict.fromkeys(PROBES)
+        return {**summary, "probe": probe, "collapsed": collapsed(lines[-1] if lines else {})}
+>>>>>>> judge
 
     def with_probes(self, state: TrainState) -> dict[str, Any]:
         """Measure the probes that ``summary.json`` lacks, and return its content."""

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from sklearn import metrics as theirs
+from sklearn.calibration import calibration_curve
 
 from jaxmatch.evaluation import metrics
 from jaxmatch.evaluation.forward import Answers
@@ -60,15 +61,27 @@ def test_scikit_learns_definitions(classes, images, without, seed):
     for name, *row in zip(names, *rows, strict=True):
         keys = ("precision", "recall", "f1", "support")
         assert whole["per_class"][name] == pytest.approx(dict(zip(keys, row, strict=True)))
+    right, confidence = found.argmax(-1) == labels, found.max(-1)
+    curve = calibration_curve(right, confidence, n_bins=15)
+    bins = whole["reliability"]
+    for key, expected_of_bins in zip(("accuracy", "confidence"), curve, strict=True):
+        filled = [value for value in bins[key] if value is not None]
+        assert filled == pytest.approx(expected_of_bins, rel=1e-6)
+        assert [value is None for value in bins[key]] == [not count for count in bins["count"]]
+    assert sum(bins["count"]) == images
     assert json.loads(json.dumps(whole)) == whole
 
 
 def test_calibration_error_by_hand():
-    found = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6], [1.0, 0.0]], np.float32)
+    found = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.3, 0.7], [1.0, 0.0]], np.float32)
     scores = metrics.score(answers(found), np.array([0, 1, 1, 1, 0]))
-    # bins of confidence .9 (one of two right), .6 (both right) and 1 (right)
-    error = (2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.6) + 0) / 5
+    # bins of confidence .9 (one of two right), .7 (both right) and 1 (right)
+    error = (2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.7) + 0) / 5
     assert scores["expected_calibration_error"] == pytest.approx(error, rel=1e-6)
+    bins = metrics.reliability(found, np.array([0, 1, 1, 1, 0]))
+    assert bins["count"] == [0] * 10 + [2, 0, 0, 2, 1]
+    assert bins["accuracy"] == [None] * 10 + [1.0, None, None, 0.5, 1.0]
+    assert bins["confidence"][10::3] == pytest.approx([0.7, 0.9])
 
 
 def test_a_certain_mistake_costs_a_finite_amount():

@@ -171,10 +171,10 @@ def test_the_best_checkpoint_survives_newer_ones_and_a_crash(data, tmp_path, scr
         "best.json",
     ]
     (line,) = [line for line in read(tmp_path / "run") if line["step"] == 10]
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")
+    names += ("negative_log_likelihood", "expected_calibration_error")
     networks = {
-        network: {
-            name: line[f"test/{network}/{name}"] for name in ("accuracy", "balanced_accuracy")
-        }
+        network: {name: line[f"test/{network}/{name}"] for name in names}
         for network in ("teacher", "student")
     }
     assert summary["best"] == {"step": 10, "key": KEY, "value": 0.9, "test": networks}

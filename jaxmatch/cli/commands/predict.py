@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from jaxmatch.cli.arguments import RUN, STEP, step
+from jaxmatch.cli.arguments import RUN, STEP, UNCALIBRATED, step
 from jaxmatch.runtime.paths import path
 
 HELP = "Classify image files and write a table: path,class,confidence."
@@ -30,6 +30,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a table to write of path and reason of each file that is no readable image",
     )
+    command.add_argument("--uncalibrated", action="store_true", help=UNCALIBRATED)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     check_outputs(arguments.output, arguments.left_out)
     missing = predict(
-        load(arguments.workdir, arguments.step),
+        load(arguments.workdir, arguments.step, calibrated=not arguments.uncalibrated),
         arguments.paths,
         arguments.output,
         probabilities=arguments.probabilities,
