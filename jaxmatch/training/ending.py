@@ -64,6 +64,8 @@ def summary(
         metrics=metrics,
         best=best._asdict() if best else None,
     )
+    if best and config.select:
+        found["best"]["selected"] = True
     if config.augment == "ctaugment":
         found["ctaugment"] = ctaugment.describe(policy)
     unused = coverage.at_end(lines, steps) if coverage.has_threshold(config) else None

@@ -499,20 +499,6 @@ class Run:
             forward_images=images + refreshes * self.program.spec.unlabeled,
             probes=self.held_out.knn is not None,
         )
-<<<<<<< HEAD
-=======
-        if self.best.found and self.config.select:
-            summary["best"]["selected"] = True
-        if self.config.augment == "ctaugment":
-            summary["ctaugment"] = ctaugment.describe(policy)
-        unused = coverage.at_end(lines, steps) if coverage.has_threshold(self.config) else None
-        if unused is not None:
-            summary["unlabeled_unused"] = unused._asdict()
-        if algorithm.labeled:
-            return summary
-        probe = None if self.held_out.knn is None else dict.fromkeys(PROBES)
-        return {**summary, "probe": probe, "collapsed": collapsed(lines[-1] if lines else {})}
->>>>>>> judge
 
     def with_probes(self, state: TrainState) -> dict[str, Any]:
         """Measure the probes that ``summary.json`` lacks, and return its content."""
