@@ -452,7 +452,7 @@ class Run:
         self.checkpoints.save(self.step, state, best)
         self._interval.paused()
 
-    def _calibrate(self, state: TrainState) -> Mapping[str, Any] | None:
+    def _calibrate(self, state: TrainState) -> dict[str, Any] | None:
         """Fit the temperatures of this step to the validation set, if there is one; keep them."""
         found = self.held_out.calibration(state)
         if found is not None and hosts.leader():
