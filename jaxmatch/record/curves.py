@@ -28,6 +28,7 @@ from jaxmatch.runtime import paths
 Lines = Sequence[Mapping[str, Any]]
 Curves = Mapping[str, tuple[str, dict[str, Any]]]  # {metric key: (legend or "", line style)}
 
+FEW = 12  # points of a curve that are marked
 REPORTED = "test/reported/accuracy"  # of the network that the method reports
 
 # Okabe and Ito's colors, which differ for every kind of color vision.
@@ -68,7 +69,7 @@ def plot(runs: Mapping[str, Lines], path: str | Path) -> None:
     """Write a PNG with the curves of ``runs``, {label: lines as ``metrics.read`` returns them}.
 
     Each run has a color; the curves of a run differ in their lines. A panel for which no run has
-    values says "not applicable".
+    values is left out.
 
     Raises:
         DiskError: if the file cannot be written.
@@ -124,6 +125,8 @@ def _figure(
 
     ``levels`` are drawn in the panel of test accuracy.
     """
+    panels = _with_values(panels, groups)
+    columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)  # inches
     size = (inches[0] * columns, inches[1] * rows)
@@ -152,6 +155,16 @@ def _figure(
     return picture.getvalue()
 
 
+def _with_values(
+    panels: Mapping[str, Curves], groups: Mapping[str, Sequence[Lines]]
+) -> Mapping[str, Curves]:
+    """The panels for which a run has values; the last one if there are none at all."""
+    every = itertools.chain.from_iterable(itertools.chain.from_iterable(groups.values()))
+    known = {key for line in every for key in line}
+    found = {title: curves for title, curves in panels.items() if curves.keys() & known}
+    return found or dict([list(panels.items())[-1]])
+
+
 def _panel(
     axes: Axes,
     title: str,
@@ -175,10 +188,7 @@ def _panel(
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, pad=10)
     axes.spines[["top", "right"]].set_visible(False)
     if not legend:
-        why = (
-            "unknown: no true labels" if _hidden(panel=curves, groups=groups) else "not applicable"
-        )
-        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="#888888")
+        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color="#888888")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("#DDDDDD")
         return
@@ -205,14 +215,6 @@ def _panel(
         axes.legend(legend.values(), legend.keys(), loc="best", fontsize=9, frameon=False)
 
 
-def _hidden(panel: Curves, groups: Mapping[str, Sequence[Lines]]) -> bool:
-    """Whether a panel is empty because no true label of an unlabeled image is known."""
-    if not panel.keys() & {"pseudo/accuracy", *_UNLABELED}:
-        return False
-    every = itertools.chain.from_iterable(itertools.chain.from_iterable(groups.values()))
-    return any("pseudo/coverage" in line for line in every)
-
-
 def _points(lines: Lines, key: str) -> dict[int, float]:
     return {line["step"]: line[key] for line in lines if key in line}
 
@@ -224,6 +226,6 @@ def _mean(runs: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 
 def _draw(axes: Axes, points: Mapping[int, float], **style: Any) -> None:
-    # A line through a single point would be invisible.
-    marker = "o" if len(points) == 1 else ""
-    axes.plot(list(points), list(points.values()), marker=marker, **style)
+    # Through few points a line alone does not show where the values are, or is invisible.
+    marker = {"marker": "o", "markersize": 4} if len(points) <= FEW else {}
+    axes.plot(list(points), list(points.values()), **marker, **style)

@@ -1,0 +1,93 @@
+"""Images of runs with their predictions, as parts of a page."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxmatch.errors import JaxmatchError, counted
+from jaxmatch.report.html import picture, text
+from jaxmatch.report.results import Group
+
+MOST_RUNS = 3  # a report of more runs has no gallery unless it is asked for
+SHARP = 2_000  # bytes of a picture that is so small that its pixels are shown as they are
+
+KINDS = (
+    (
+        "mistakes",
+        "The most confident mistakes",
+        "Test images that are classified wrong. Some labels of the data may be wrong themselves.",
+    ),
+    (
+        "uncertain",
+        "The least certain test images",
+        "Images of the test set with the smallest confidence.",
+    ),
+    (
+        "wrong_pseudo_labels",
+        "Unlabeled images whose pseudo-label is wrong",
+        "Their true classes are known, but the run did not learn from them.",
+    ),
+)
+
+
+def sections(groups: Sequence[Group], place: str = "") -> str:
+    """A gallery of the first finished run of each group; a sentence in place of one that fails.
+
+    Args:
+        groups: of the page.
+        place: where the data is now, if it has moved.
+    """
+    from jaxmatch.evaluation.examples import examples  # what follows imports the networks
+
+    parts = []
+    for group in groups:
+        run = group.counted[0]
+        if run.accuracy("last", run.evaluated) is None:
+            continue  # it has no classifier
+        try:
+            found = examples(run.folder, place)
+        except JaxmatchError as error:
+            parts.append(f"<p>No images of {text(group.label)} are shown: {text(error)}</p>")
+            continue
+        seed = f", seed {run.settings['seed']}" if len(group.counted) > 1 else ""
+        parts.append(f"<h2>Images: {text(group.label)}{seed}</h2>\n{gallery(found)}")
+    return "\n".join(parts)
+
+
+def gallery(found: Mapping[str, Any]) -> str:
+    """The content of :func:`jaxmatch.evaluation.examples.examples`."""
+    numbers = {name: found.get(name, [0, 0]) for name in ("test", "unlabeled")}
+    drawn = [
+        f"{some:,} of {every:,} {name} images"
+        for name, (some, every) in numbers.items()
+        if some < every
+    ]
+    parts = [f'<p class="soft">Chosen from {" and ".join(drawn)}.</p>'] if drawn else []
+    for kind, title, meaning in KINDS:
+        if found[kind]:
+            parts.append(f'<h3>{title}</h3>\n<p class="soft">{meaning}</p>\n{_images(found[kind])}')
+    if found["by_class"]:
+        parts.append(
+            "<h3>Unlabeled images by predicted class</h3>\n"
+            '<p class="soft">From the most to the least confident prediction.</p>'
+        )
+    for name, each in found["by_class"].items():
+        title = f"{text(name)}: {counted(each['count'], 'image')}"
+        parts.append(f"<p><b>{title}</b></p>\n{_images(each['examples'])}")
+    return "\n".join(parts)
+
+
+def _images(found: Sequence[Mapping[str, Any]]) -> str:
+    return f'<ul class="images">{"".join(map(_image, found))}</ul>'
+
+
+def _image(one: Mapping[str, Any]) -> str:
+    content = base64.b64decode(one["picture"])
+    wrong = one["truth"] not in ("", one["prediction"])
+    truth = f"<br>is {text(one['truth'])}" if one["truth"] else ""
+    predicted = f"<b{' class=wrong' if wrong else ''}>{text(one['prediction'])}</b>"
+    return (
+        f"<li>{picture(content, one['name'], 'sharp' if len(content) < SHARP else '')}"
+        f"{predicted} {one['confidence']:.0%}{truth}"
+        f'<span class="name" title="{text(one["name"])}">{text(one["name"])}</span></li>'
+    )
