@@ -16,8 +16,12 @@ from PIL import Image
 from jaxmatch.data import splits
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.data.source import Source
+from jaxmatch.evaluation.bootstrap import Resampling, intervals
 from jaxmatch.evaluation.classifier import Classifier, Predictions, load
+from jaxmatch.evaluation.forward import Answers
+from jaxmatch.evaluation.metrics import evaluation
 from jaxmatch.record.folder import RunFolder
+from jaxmatch.record.metrics import for_summary
 from jaxmatch.record.run_data import load_recorded
 
 FORMAT = 1
@@ -49,8 +53,9 @@ def examples(folder: str | Path, place: str = "") -> dict[str, Any]:
     pairs of the number of images that were classified and of all; ``mistakes`` (test images, the
     most confident first), ``uncertain`` (test images, the least confident first),
     ``wrong_pseudo_labels`` (unlabeled images whose true class is known and another than the
-    prediction, the most confident first), each a list of :class:`Example`; and ``by_class``, the
-    ``count`` and some ``examples`` of the unlabeled images by predicted class.
+    prediction, the most confident first), each a list of :class:`Example`; ``by_class``, the
+    ``count`` and some ``examples`` of the unlabeled images by predicted class; and ``metrics`` and
+    ``intervals`` of the classified test images (:mod:`jaxmatch.evaluation.bootstrap`).
 
     Args:
         folder: of the run.
@@ -70,8 +75,7 @@ def examples(folder: str | Path, place: str = "") -> dict[str, Any]:
         "network": network,
         "temperature": classifier.temperature(),
     }
-    kept = files.read_examples()
-    if kept is not None and made.items() <= kept.items():
+    if (kept := files.read_examples(made)) is not None:
         return kept
     found = {**made, **_found(classifier, place)}
     files.write_examples(found)
@@ -95,6 +99,7 @@ def _found(classifier: Classifier, place: str) -> dict[str, Any]:
     return {
         "test": test.numbers,
         "unlabeled": unlabeled.numbers,
+        **test.figures(),
         "mistakes": test.first(test.known & (test.labels != test.found.label), -1),
         "uncertain": test.first(np.ones(len(test.rows), bool), 1),
         "wrong_pseudo_labels": unlabeled.first(wrong, -1),
@@ -137,6 +142,14 @@ class _Set:
     def known(self) -> np.ndarray:
         """Which images have a true class."""
         return self.labels >= 0
+
+    def figures(self) -> dict[str, Any]:
+        """The metrics of the images whose class is known, and their intervals."""
+        answers = Answers(self.found.probabilities, self.readable)
+        return {
+            "metrics": for_summary(evaluation(answers, self.labels, self.classes)),
+            "intervals": intervals(answers, self.labels, self.classes, Resampling()),
+        }
 
     def first(self, which: np.ndarray, sign: int, count: int = SHOWN) -> list[Example]:
         """The least (``sign`` 1) or most (-1) confident of the images ``which`` [n] bool."""

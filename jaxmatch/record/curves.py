@@ -41,6 +41,7 @@ _DASHES = ((8, 2), (5, 2, 1, 2), (3, 2), (1, 1.5))  # one for each baseline
 _THIN: dict[str, Any] = {"linestyle": "-", "linewidth": 0.8, "alpha": 0.75}
 _ONE_OF_SEVERAL = {"linewidth": 0.8, "alpha": 0.45}  # a seed under its group's mean
 _MEAN = {"linewidth": 2.4}
+_NARROW = (4.2, 3.2)  # inches of a panel on a narrow screen
 _UNLABELED: Curves = {
     "unlabeled/weak_accuracy": ("weak view", _SOLID),
     "unlabeled/strong_accuracy": ("strong view", _DASHED),
@@ -87,7 +88,10 @@ def plot(runs: Mapping[str, Lines], path: str | Path) -> None:
 
 
 def comparison(
-    groups: Mapping[str, Sequence[Lines]], levels: Mapping[str, float] = MappingProxyType({})
+    groups: Mapping[str, Sequence[Lines]],
+    levels: Mapping[str, float] = MappingProxyType({}),
+    *,
+    narrow: bool = False,
 ) -> bytes:
     """A PNG of pseudo-label accuracy, coverage, unlabeled and test accuracy.
 
@@ -97,11 +101,13 @@ def comparison(
     Args:
         groups: {label: metrics lines of each run}; test accuracy has the key :data:`REPORTED`.
         levels: {legend: test accuracy} of baselines, drawn as horizontal dashed lines.
+        narrow: whether panels stand below each other, for a narrow screen.
     """
-    return _figure(groups, _COMPARISON, 2, (6.5, 4.2), levels)
+    columns, inches = (1, _NARROW) if narrow else (2, (6.5, 4.2))
+    return _figure(groups, _COMPARISON, columns, inches, levels)
 
 
-def losses(groups: Mapping[str, Sequence[Lines]]) -> bytes:
+def losses(groups: Mapping[str, Sequence[Lines]], *, narrow: bool = False) -> bytes:
     """A PNG with a panel for each loss term of ``groups``, as :func:`comparison` takes them.
 
     The scale is logarithmic if all values are positive and span more than a factor of ten.
@@ -111,7 +117,8 @@ def losses(groups: Mapping[str, Sequence[Lines]]) -> bytes:
     first = ("loss/total", "loss/supervised", "loss/unsupervised")
     terms = sorted(keys, key=lambda key: (first.index(key) if key in first else len(first), key))
     panels: dict[str, Curves] = {key: {key: ("", _SOLID)} for key in terms}
-    return _figure(groups, panels or {"loss": {}}, min(len(terms), 3) or 1, (4.6, 3.8))
+    columns, inches = (1, _NARROW) if narrow else (3, (4.6, 3.8))
+    return _figure(groups, panels or {"loss": {}}, columns, inches)
 
 
 def _figure(

@@ -280,15 +280,20 @@ class RunFolder:
         elif self.calibration_file.exists():
             self.calibration_file.unlink()
 
-    def read_examples(self) -> dict[str, Any] | None:
-        """What :mod:`jaxmatch.evaluation.examples` describes; None if there is no file.
+    def read_examples(self, made: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What :mod:`jaxmatch.evaluation.examples` describes; None if there is none.
+
+        Args:
+            made: some of the values; those of other ones are as none.
 
         Raises:
             InputError: if the file cannot be read or is damaged.
         """
         advice = "remove it, and jaxmatch report writes it again"
         found = read_object(self.examples_file, advice)
-        if found is not None and not _are_examples(found):
+        if found is None or not made.items() <= found.items():
+            return None
+        if not _are_examples(found):
             raise damaged(self.examples_file, "an example is incomplete", advice)
         return found
 
@@ -357,6 +362,8 @@ def _are_examples(values: Mapping[str, Any]) -> bool:
     """Whether ``values`` are lists of examples by their kind."""
     classes = values.get("by_class")
     if not isinstance(classes, dict) or not all(isinstance(one, dict) for one in classes.values()):
+        return False
+    if not all(isinstance(values.get(key), dict) for key in ("metrics", "intervals")):
         return False
     lists = [values.get(kind) for kind in ("mistakes", "uncertain", "wrong_pseudo_labels")]
     lists += [each.get("examples") for each in classes.values()]

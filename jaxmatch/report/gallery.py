@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxmatch.errors import JaxmatchError, counted
-from jaxmatch.report.html import picture, text
+from jaxmatch.report.html import folded, picture, table, text
 from jaxmatch.report.results import Group
 
 MOST_RUNS = 3  # a report of more runs has no gallery unless it is asked for
@@ -62,19 +62,56 @@ def gallery(found: Mapping[str, Any]) -> str:
         for name, (some, every) in numbers.items()
         if some < every
     ]
-    parts = [f'<p class="soft">Chosen from {" and ".join(drawn)}.</p>'] if drawn else []
+    parts = [figures(found)]
+    parts += [f'<p class="soft">Chosen from {" and ".join(drawn)}.</p>'] if drawn else []
     for kind, title, meaning in KINDS:
         if found[kind]:
             parts.append(f'<h3>{title}</h3>\n<p class="soft">{meaning}</p>\n{_images(found[kind])}')
-    if found["by_class"]:
-        parts.append(
-            "<h3>Unlabeled images by predicted class</h3>\n"
-            '<p class="soft">From the most to the least confident prediction.</p>'
-        )
-    for name, each in found["by_class"].items():
-        title = f"{text(name)}: {counted(each['count'], 'image')}"
-        parts.append(f"<p><b>{title}</b></p>\n{_images(each['examples'])}")
+    classes = [
+        f"<p><b>{text(name)}: {counted(each['count'], 'image')}</b></p>\n{_images(each['examples'])}"
+        for name, each in found["by_class"].items()
+    ]
+    if classes:
+        order = '<p class="soft">From the most to the least confident prediction.</p>'
+        title = "Unlabeled images by predicted class"
+        parts.append(folded(title, "\n".join([order, *classes])))
     return "\n".join(parts)
+
+
+def figures(found: Mapping[str, Any]) -> str:
+    """The accuracy with its interval, and, on demand, all metrics and those of the classes."""
+    metrics, bounds = found["metrics"], found["intervals"]
+    scalars = [name for name in metrics if isinstance(bounds.get(name), list)]
+    rows = [
+        {"metric": name.replace("_", " "), "value": _with_interval(metrics[name], bounds[name])}
+        for name in scalars
+    ]
+    classes = [
+        {
+            "class": name,
+            "images": f"{each['support']:,}",
+            **{
+                share: _with_interval(each[share], bounds["per_class"][name][share])
+                for share in ("recall", "precision", "f1")
+            },
+        }
+        for name, each in metrics["per_class"].items()
+    ]
+    if not rows:
+        return ""
+    accuracy = _with_interval(metrics["accuracy"], bounds["accuracy"])
+    return (
+        f"<p>Test accuracy: <b>{accuracy}</b>. In brackets the interval that 95% of resampled test "
+        "sets give (bootstrap).</p>\n"
+        + folded("All metrics with their intervals", table(rows))
+        + folded("Classes with their intervals", table(classes))
+    )
+
+
+def _with_interval(value: float | None, bounds: Sequence[float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + (f" ({bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else "")
 
 
 def _images(found: Sequence[Mapping[str, Any]]) -> str:

@@ -35,15 +35,15 @@ summary { cursor: pointer; }
 .plot { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px;
   margin: 12px 0; }
 .row { display: flex; flex-wrap: wrap; gap: 16px 32px; }
-.row > * { flex: 1 1 340px; min-width: 0; max-width: 560px; }
-svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; fill: var(--text); }
+.row > * { flex: 1 1 320px; min-width: 0; max-width: 560px; }
+svg { width: 100%; max-width: 420px; height: auto; font: 12px system-ui, sans-serif;
+  fill: var(--text); }
 .key { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 14px; margin: 6px 0; }
 .bars { display: grid; grid-template-columns: minmax(80px, 190px) 1fr; gap: 8px 12px;
   font-size: 14px; align-items: center; }
 .bar { display: flex; gap: 8px; align-items: center; }
-.bar > i { display: block; flex: 0 0 auto; height: 12px; border-radius: 3px; }
-.bar > span { white-space: nowrap; color: var(--soft); }
+.bar > span { flex: 0 0 210px; text-align: right; white-space: nowrap; color: var(--soft); }
 .bar > div { flex: 1 1 auto; min-width: 40px; background: var(--card); border-radius: 3px; }
 .bar > div > i { display: block; height: 12px; border-radius: 3px; }
 .confusion th, .confusion td { padding: 4px 6px; text-align: right; border: 1px solid var(--page);
@@ -61,7 +61,8 @@ svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; fill: var(--t
 .images b { font-weight: 600; }
 .images .name { color: var(--soft); display: -webkit-box; -webkit-line-clamp: 2; overflow: hidden;
   -webkit-box-orient: vertical; }
-@media (max-width: 600px) { .bars { grid-template-columns: 1fr; } }
+@media (max-width: 600px) { .bars { grid-template-columns: 1fr; }
+  .confusion th, .confusion td { padding: 4px 2px; min-width: 30px; font-size: 13px; } }
 @media (max-width: 600px) { .bars { grid-template-columns: 1fr; } }
 .wrong { color: var(--bad); }
 """
@@ -106,6 +107,15 @@ def items(values: Iterable[str]) -> str:
 def folded(title: str, content: str) -> str:
     """Content that is shown on demand."""
     return f"<details><summary>{text(title)}</summary>\n{content}\n</details>"
+
+
+def plot(content: bytes, narrow: bytes, name: str) -> str:
+    """A PNG inside the page, and another one for narrow screens."""
+    source = f"data:image/png;base64,{base64.b64encode(narrow).decode()}"
+    return (
+        f'<picture><source media="(max-width: 600px)" srcset="{source}">'
+        f"{picture(content, name, 'plot')}</picture>"
+    )
 
 
 def picture(content: bytes, name: str, kind: str = "") -> str:

@@ -42,14 +42,18 @@ def sections(groups: Sequence[Group]) -> str:
             for label, found in shown.items()
         ]
     confusions = [
-        f"<h3>{text(label)}</h3>\n{confusion(found)}"
+        f"<div><h3>{text(label)}</h3>\n{confusion(found)}</div>"
         for label, found in shown.items()
         if all("confusion" in one for one in found)
     ]
     if confusions:
+        meaning = (
+            "Rows are true classes, columns predicted ones. A cell has the percentage of the row's "
+            "images."
+        )
         parts.append(
-            '<h2>Confusions</h2>\n<p class="soft">Rows are true classes, columns predicted ones. A '
-            "cell has the percentage of the row's images.</p>\n" + "\n".join(confusions)
+            f'<h2>Confusions</h2>\n<p class="soft">{meaning}</p>\n'
+            f'<div class="row">{"".join(confusions)}</div>'
         )
     curves = {
         label: joined

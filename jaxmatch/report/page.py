@@ -1,6 +1,6 @@
 """One HTML page that compares runs: accuracies over seeds, differing settings, overlaid curves."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from jaxmatch.report.tables import MAIN, columns, runs_table, table
 from jaxmatch.runtime import paths
 
 MOST_IN_TITLE = 4  # groups that the title names
+MEANING = (
+    "In percent of the test set after the last step, for the network that the method reports: mean "
+    "± sample standard deviation over the seeds."
+)
 
 
 def report(
@@ -51,15 +55,23 @@ def report(
     unique = {paths.absolute(paths.path(folder)): paths.path(folder) for folder in folders}
     groups = group(read(folder) for folder in unique.values())
     lines = {group.label: [_lines_with_reported(run) for run in group.runs] for group in groups}
-    plots = {"comparison": curves.comparison(lines, levels(groups)), "losses": curves.losses(lines)}
+    shown = levels(groups)
+    plots = {"comparison": curves.comparison(lines, shown), "losses": curves.losses(lines)}
+    on_narrow = {
+        "comparison": curves.comparison(lines, shown, narrow=True),
+        "losses": curves.losses(lines, narrow=True),
+    }
     if bins := {group.label: group.bins for group in groups if group.bins}:
         plots["ctaugment"] = heat_map(bins)
     pictures = {
         output.with_name(f"{output.stem}_{name}.png"): picture for name, picture in plots.items()
     }
     wanted = len(unique) <= MOST_RUNS if gallery is None else gallery
-    images = galleries(groups, place) if wanted else ""
-    page = _page(groups, {path.stem: picture for path, picture in pictures.items()}, images)
+    page = _page(
+        groups,
+        [html.plot(each, on_narrow.get(name, each), name) for name, each in plots.items()],
+        galleries(groups, place) if wanted else "",
+    )
     try:
         paths.make_folder(output.parent)
     except OSError as error:
@@ -90,8 +102,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     """Sentences that explain the numbers of the page."""
     runs = [run for group in groups for run in group.runs]
     notes = [
-        "Accuracies are in percent of the test set, for the network that the method reports: mean "
-        "± sample standard deviation over the seeds. mean_20 and median_20 are taken over the last "
+        "mean_20 and median_20 are taken over the last "
         "20 evaluations of a run, or over all of them if there are fewer.",
         "validation is the last accuracy on the validation set, and at best validation the test "
         "accuracy of the checkpoint that keep_best chose by it.",
@@ -155,12 +166,12 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     return notes
 
 
-def _page(groups: Sequence[Group], pictures: Mapping[str, bytes], images: str) -> str:
+def _page(groups: Sequence[Group], plots: Sequence[str], images: str) -> str:
     """The HTML text of the page.
 
     Args:
         groups: of runs.
-        pictures: PNGs by name.
+        plots: the curves, as HTML.
         images: the galleries, as HTML.
     """
     labels = [group.label for group in groups]
@@ -171,11 +182,11 @@ def _page(groups: Sequence[Group], pictures: Mapping[str, bytes], images: str) -
     body = [
         f"<h1>{html.text(title)}</h1>",
         _data(groups),
-        f"<h2>Accuracy</h2>\n{html.table(figures)}\n{lost}",
+        f'<h2>Accuracy</h2>\n<p class="soft">{MEANING}</p>\n{html.table(figures)}\n{lost}',
         html.folded("All figures", html.table(rows)) if rows != figures else "",
         html.folded("What the figures mean", html.items(_notes(groups))),
         "<h2>Curves</h2>",
-        *(html.picture(picture, name, "plot") for name, picture in pictures.items()),
+        *plots,
         judged.sections(groups),
         images,
         f"<h2>Runs</h2>\n{html.table(runs_table(groups))}",
