@@ -22,7 +22,7 @@ from jaxmatch.types import Array, Outputs, PyTree
 # A multiple of a CPU's vector width on few devices: the last digits of other rows are different,
 # and would depend on an image's place in its batch.
 BATCH = 512
-AT_A_TIME = 10_000_000  # logits of which the host computes probabilities in one piece
+AT_A_TIME = 500_000  # logits of which the host computes probabilities in one piece: 4 MB
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +63,14 @@ def probabilities(logits: Answers, temperature: float = 1.0) -> Answers:
 
 
 def _softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
-    wide = logits.astype(np.float64)
+    values = logits.astype(np.float64)
+    best = values.argmax(-1)
     with np.errstate(invalid="ignore"):  # those of unreadable images are arbitrary
-        odds = np.exp((wide - wide.max(-1, keepdims=True)) / temperature)
-        found = (odds / odds.sum(-1, keepdims=True)).astype(np.float32)
-    best = wide.argmax(-1)
+        values -= values.max(-1, keepdims=True)
+        values /= temperature
+        np.exp(values, out=values)
+        values /= values.sum(-1, keepdims=True)
+        found = values.astype(np.float32)
     tied = np.flatnonzero(found.argmax(-1) != best)
     found[tied, best[tied]] = np.nextafter(found[tied, best[tied]], np.float32(1))
     return found

@@ -39,8 +39,10 @@ def fit(logits: np.ndarray, labels: np.ndarray) -> float:
         return 1.0
 
     def slope(inverse: float) -> float:
-        odds = np.exp(values * inverse)
-        return float(((values * odds).sum(-1) / odds.sum(-1) - chosen).mean())
+        odds = values * inverse
+        np.exp(odds, out=odds)
+        expected = np.einsum("nc,nc->n", values, odds) / odds.sum(-1)
+        return float((expected - chosen).mean())
 
     if slope(1 / MOST) >= 0:
         return MOST
