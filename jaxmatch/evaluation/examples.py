@@ -13,6 +13,8 @@ from typing import Any, TypedDict
 import numpy as np
 from PIL import Image
 
+from jaxmatch.algorithms import build_algorithm
+from jaxmatch.config.saved import complete
 from jaxmatch.data import splits
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.data.source import Source
@@ -23,6 +25,7 @@ from jaxmatch.evaluation.metrics import evaluation
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import for_summary
 from jaxmatch.record.run_data import load_recorded
+from jaxmatch.runtime.checkpoint import Checkpoints
 
 FORMAT = 1
 MOST_IMAGES = 5_000  # of a set that are classified, drawn evenly
@@ -65,21 +68,42 @@ def examples(folder: str | Path, place: str = "") -> dict[str, Any]:
         InputError: if the run has no classifier or checkpoint, or its data is gone or changed.
         DiskError: if the examples cannot be written.
     """
+    files = RunFolder.at(folder)
+    made = _made(files)
+    if made is not None and (kept := files.read_examples(made)) is not None:
+        return kept
     classifier = load(folder)
     classifier.check_classifies()
-    files = RunFolder(classifier.folder)
-    network = classifier.program.algorithm.evaluated
-    made = {
+    found = {
         "format": FORMAT,
         "step": classifier.step,
-        "network": network,
+        "network": classifier.program.algorithm.evaluated,
         "temperature": classifier.temperature(),
+        **_found(classifier, place),
     }
-    if (kept := files.read_examples(made)) is not None:
-        return kept
-    found = {**made, **_found(classifier, place)}
     files.write_examples(found)
     return found
+
+
+def _made(files: RunFolder) -> dict[str, Any] | None:
+    """What the examples of the checkpoint in use begin with; None if there is no checkpoint.
+
+    It is told from the run's files alone, because a network takes long to load.
+    """
+    values = files.read_config() or {}
+    try:
+        config = complete({key: value for key, value in values.items() if key != "facts"})
+        network = build_algorithm(config.algorithm).evaluated
+    except (TypeError, ValueError, AttributeError, KeyError):  # loading the run says what is wrong
+        return None
+    with Checkpoints(files.checkpoints) as checkpoints:
+        best = checkpoints.best() if config.select else None
+        steps = [best.step] if best else checkpoints.steps()
+    if not steps:
+        return None
+    calibration = files.read_calibrations().get(steps[-1], {})
+    temperature = calibration.get(network, {}).get("temperature", 1.0)
+    return {"format": FORMAT, "step": steps[-1], "network": network, "temperature": temperature}
 
 
 def _found(classifier: Classifier, place: str) -> dict[str, Any]:

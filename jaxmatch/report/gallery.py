@@ -9,6 +9,8 @@ from jaxmatch.report.html import folded, picture, table, text
 from jaxmatch.report.results import Group
 
 MOST_RUNS = 3  # a report of more runs has no gallery unless it is asked for
+MOST_GALLERIES = 7  # that a page has at most, so that its size is bounded
+MOST_CLASSES = 100  # whose intervals are listed
 SHARP = 2_000  # bytes of a picture that is so small that its pixels are shown as they are
 
 KINDS = (
@@ -40,10 +42,13 @@ def sections(groups: Sequence[Group], place: str = "") -> str:
     from jaxmatch.evaluation.examples import examples  # what follows imports the networks
 
     parts = []
-    for group in groups:
+    classifying = [  # a run without labels has no classifier
+        group
+        for group in groups
+        if group.counted[0].accuracy("last", group.counted[0].evaluated) is not None
+    ]
+    for group in classifying[:MOST_GALLERIES]:
         run = group.counted[0]
-        if run.accuracy("last", run.evaluated) is None:
-            continue  # it has no classifier
         try:
             found = examples(run.folder, place)
         except JaxmatchError as error:
@@ -51,6 +56,11 @@ def sections(groups: Sequence[Group], place: str = "") -> str:
             continue
         seed = f", seed {run.settings['seed']}" if len(group.counted) > 1 else ""
         parts.append(f"<h2>Images: {text(group.label)}{seed}</h2>\n{gallery(found)}")
+    if len(classifying) > MOST_GALLERIES:
+        parts.append(
+            f'<p class="soft">Images of the first {MOST_GALLERIES} of {len(classifying)} groups '
+            "are shown.</p>"
+        )
     return "\n".join(parts)
 
 
@@ -67,9 +77,13 @@ def gallery(found: Mapping[str, Any]) -> str:
     for kind, title, meaning in KINDS:
         if found[kind]:
             parts.append(f'<h3>{title}</h3>\n<p class="soft">{meaning}</p>\n{_images(found[kind])}')
-    classes = [
-        f"<p><b>{text(name)}: {counted(each['count'], 'image')}</b></p>\n{_images(each['examples'])}"
+    titles = {
+        name: f"{text(name)}: {counted(each['count'], 'image')}"
         for name, each in found["by_class"].items()
+    }
+    classes = [
+        f"<p><b>{title}</b></p>\n{_images(found['by_class'][name]['examples'])}"
+        for name, title in titles.items()
     ]
     if classes:
         order = '<p class="soft">From the most to the least confident prediction.</p>'
@@ -95,7 +109,7 @@ def figures(found: Mapping[str, Any]) -> str:
                 for share in ("recall", "precision", "f1")
             },
         }
-        for name, each in metrics["per_class"].items()
+        for name, each in list(metrics["per_class"].items())[:MOST_CLASSES]
     ]
     if not rows:
         return ""

@@ -30,10 +30,13 @@ th, td { padding: 5px 10px; text-align: left; border-bottom: 1px solid var(--lin
   overflow-wrap: normal; vertical-align: top; }
 th { border-bottom: 2px solid var(--soft); }
 .settings td { overflow-wrap: anywhere; }
+.runs td:last-child { overflow-wrap: anywhere; min-width: 12em; }
 details { margin: 12px 0; }
 summary { cursor: pointer; }
 .plot { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px;
   margin: 12px 0; }
+@media (prefers-color-scheme: dark) { .plot.lines { background: none; border-radius: 0;
+  filter: invert(1) hue-rotate(180deg) brightness(1.15); mix-blend-mode: screen; } }
 .row { display: flex; flex-wrap: wrap; gap: 16px 32px; }
 .row > * { flex: 1 1 320px; min-width: 0; max-width: 560px; }
 svg { width: 100%; max-width: 420px; height: auto; font: 12px system-ui, sans-serif;
@@ -43,7 +46,7 @@ svg { width: 100%; max-width: 420px; height: auto; font: 12px system-ui, sans-se
 .bars { display: grid; grid-template-columns: minmax(80px, 190px) 1fr; gap: 8px 12px;
   font-size: 14px; align-items: center; }
 .bar { display: flex; gap: 8px; align-items: center; }
-.bar > span { flex: 0 0 210px; text-align: right; white-space: nowrap; color: var(--soft); }
+.bar > span { flex: 0 0 232px; text-align: right; white-space: nowrap; color: var(--soft); }
 .bar > div { flex: 1 1 auto; min-width: 40px; background: var(--card); border-radius: 3px; }
 .bar > div > i { display: block; height: 12px; border-radius: 3px; }
 .confusion th, .confusion td { padding: 4px 6px; text-align: right; border: 1px solid var(--page);
@@ -63,7 +66,6 @@ svg { width: 100%; max-width: 420px; height: auto; font: 12px system-ui, sans-se
   -webkit-box-orient: vertical; }
 @media (max-width: 600px) { .bars { grid-template-columns: 1fr; }
   .confusion th, .confusion td { padding: 4px 2px; min-width: 30px; font-size: 13px; } }
-@media (max-width: 600px) { .bars { grid-template-columns: 1fr; } }
 .wrong { color: var(--bad); }
 """
 
@@ -110,11 +112,11 @@ def folded(title: str, content: str) -> str:
 
 
 def plot(content: bytes, narrow: bytes, name: str) -> str:
-    """A PNG inside the page, and another one for narrow screens."""
+    """A PNG of lines on white, and another one for narrow screens; dark screens show it dark."""
     source = f"data:image/png;base64,{base64.b64encode(narrow).decode()}"
     return (
         f'<picture><source media="(max-width: 600px)" srcset="{source}">'
-        f"{picture(content, name, 'plot')}</picture>"
+        f"{picture(content, name, 'plot lines')}</picture>"
     )
 
 

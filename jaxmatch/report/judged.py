@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxmatch.errors import counted
 from jaxmatch.report.html import COLORS, folded, legend, table, text
 from jaxmatch.report.results import Group
 
@@ -22,10 +23,14 @@ Metrics = Mapping[str, Any]
 
 
 def metrics_of(group: Group) -> list[Metrics]:
-    """All test metrics of the reported network, of each run behind the group's numbers."""
+    """All test metrics of the reported network, of each run behind the group's numbers.
+
+    Runs of versions that did not write them, and of other classes than the first, are left out.
+    """
     summaries = [run.stages[-1].summary for run in group.counted]
-    found = [(summary.get(summary["evaluated"]) or {}).get("metrics") for summary in summaries]
-    return [metrics for metrics in found if metrics]
+    every = [(summary.get(summary["evaluated"]) or {}).get("metrics") for summary in summaries]
+    found = [metrics for metrics in every if metrics and metrics.get("per_class")]
+    return [one for one in found if list(one["per_class"]) == list(found[0]["per_class"])]
 
 
 def sections(groups: Sequence[Group]) -> str:
@@ -92,7 +97,7 @@ def class_bars(groups: Mapping[str, Sequence[Metrics]]) -> str:
         )
     support = {name: first[0]["per_class"][name]["support"] for name in names}
     bars = "\n".join(
-        f"<div>{text(name)}<br><span class=soft>{support[name]:,} images</span></div>"
+        f"<div>{text(name)}<br><span class=soft>{counted(support[name], 'image')}</span></div>"
         f"<div>{''.join(map(_bar, range(len(rows[name])), rows[name]))}</div>"
         for name in names
     )
@@ -156,7 +161,7 @@ def _cell(share: float, count: int, right: bool) -> str:
     color = "shade" if right else "bad"
     shown = f"{100 * share:.0f}" if count else ""
     return (
-        f'<td title="{count:,} images" style="background:color-mix(in srgb,var(--{color}) '
+        f'<td title="{counted(count, "image")}" style="background:color-mix(in srgb,var(--{color}) '
         f'{min(85, round(85 * share))}%,var(--card))">{shown}</td>'
     )
 
@@ -167,7 +172,8 @@ def calibration(
     """How often predictions of a confidence are right, and how many have it, in bins of 1/15."""
 
     def mean(label: str, metric: str) -> str:
-        return f"{fmean(one[metric] for one in metrics[label]):.3f}"
+        known = [value for one in metrics[label] if (value := one.get(metric)) is not None]
+        return f"{fmean(known):.3f}" if known else ""
 
     rows = [
         {

@@ -12,7 +12,7 @@ from jaxmatch.report.bins import heat_map
 from jaxmatch.report.gallery import MOST_RUNS
 from jaxmatch.report.gallery import sections as galleries
 from jaxmatch.report.results import Group, Run, baselines, group, read, used_settings
-from jaxmatch.report.tables import MAIN, columns, runs_table, table
+from jaxmatch.report.tables import MAIN, RUNS, columns, runs_table, table
 from jaxmatch.runtime import paths
 
 MOST_IN_TITLE = 4  # groups that the title names
@@ -69,7 +69,7 @@ def report(
     wanted = len(unique) <= MOST_RUNS if gallery is None else gallery
     page = _page(
         groups,
-        [html.plot(each, on_narrow.get(name, each), name) for name, each in plots.items()],
+        [_plot(name, each, on_narrow.get(name)) for name, each in plots.items()],
         galleries(groups, place) if wanted else "",
     )
     try:
@@ -178,6 +178,8 @@ def _page(groups: Sequence[Group], plots: Sequence[str], images: str) -> str:
     title = " · ".join(labels) if len(labels) <= MOST_IN_TITLE else f"{len(labels)} configurations"
     rows = table(groups)
     figures = columns(rows, MAIN)
+    runs = runs_table(groups)
+    shown = columns(runs, RUNS)
     lost = "".join(f"<p><strong>{html.text(text)}</strong></p>" for text in verdicts(groups))
     body = [
         f"<h1>{html.text(title)}</h1>",
@@ -189,10 +191,18 @@ def _page(groups: Sequence[Group], plots: Sequence[str], images: str) -> str:
         *plots,
         judged.sections(groups),
         images,
-        f"<h2>Runs</h2>\n{html.table(runs_table(groups))}",
+        f"<h2>Runs</h2>\n{html.table(shown, 'runs')}",
+        html.folded("All figures of the runs", html.table(runs)) if runs != shown else "",
         html.folded("Settings that all groups share", html.table(_shared(groups), "settings")),
     ]
     return html.document(f"jaxmatch: {title}", "\n".join(part for part in body if part))
+
+
+def _plot(name: str, wide: bytes, narrow: bytes | None) -> str:
+    """A plot; colors of a heat map, which has no narrow picture, mean numbers and stay."""
+    if narrow is None:
+        return html.picture(wide, name, "plot")
+    return html.plot(wide, narrow, name)
 
 
 def _shared(groups: Sequence[Group]) -> list[dict[str, str]]:

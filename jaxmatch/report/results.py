@@ -24,14 +24,13 @@ from jaxmatch.record import findings
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import accuracies
 from jaxmatch.record.metrics import read as read_metrics
+from jaxmatch.report.labels import differing, labels_of
 from jaxmatch.runtime import paths
 
 UNSET = ("", [], (), None)
 STRONG_VIEWS = {"ctaugment": "ctaugment", "contrast": "contrast"}  # by ``augment``
 ACCURACIES = ("last", "mean_20", "median_20", "best")
 FILES = ("init_from", "data.split", "data.pseudo_labels")  # often one for each seed
-# The column "differs in" omits these settings: another column or the group's label shows them.
-NAMED = {"recipe", "algorithm.name", "data.name", "data.labels"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,9 +229,9 @@ def group(runs: Iterable[Run]) -> list[Group]:
         members.setdefault(json.dumps(run.identity(), sort_keys=True), []).append(run)
     found = [sorted(group, key=lambda run: run.settings["seed"]) for group in members.values()]
     identities = [json.loads(text) for text in members]
-    labels = _labels([group[0].method for group in found], identities)
+    labels = labels_of([group[0].method for group in found], identities)
     return [
-        Group(label=label, runs=tuple(group), differs=_differing(identity, identities))
+        Group(label=label, runs=tuple(group), differs=differing(identity, identities))
         for group, identity, label in zip(found, identities, labels, strict=True)
     ]
 
@@ -277,44 +276,6 @@ def _so_far(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> di
     }
 
 
-def _differing(identity: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The settings of ``identity`` that differ in one of ``others``.
-
-    Settings of the algorithm are compared only between runs of the same algorithm.
-    """
-    name = identity["algorithm.name"]
-    differing = {}
-    for key, value in identity.items():
-        own = key.startswith("algorithm.")
-        compared = [
-            other
-            for other in others
-            if key in other and (not own or other["algorithm.name"] == name)
-        ]
-        if key not in NAMED and any(other[key] != value for other in compared):
-            differing[key] = value
-    return differing
-
-
-def _labels(methods: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A unique label for each group: its method, and as far as needed labels, data and settings."""
-    labels = list(methods)
-    for key, text in (("data.labels", "{}, {} labels"), ("data.name", "{}, {}")):
-        if len({str(identity[key]) for identity in identities}) > 1:
-            labels = [
-                text.format(label, identity[key])
-                for label, identity in zip(labels, identities, strict=True)
-            ]
-    named = []
-    for label, identity in zip(labels, identities, strict=True):
-        same = [other for other, like in zip(identities, labels, strict=True) if like == label]
-        differs = _differing(identity, same)
-        short = {key.rpartition(".")[2]: value for key, value in list(differs.items())[:3]}
-        name = f"{label}, {settings_text(short)}" if short else label
-        named.append(name if name not in named else f"{name} ({named.count(name) + 1})")
-    return named
-
-
 def used_settings(run: Run) -> dict[str, Any]:
     """The settings of a run without empty ones and those of views that it does not draw."""
     settings = {key: value for key, value in run.identity().items() if value not in UNSET}
@@ -334,11 +295,6 @@ def used_settings(run: Run) -> dict[str, Any]:
         for key, value in settings.items()
         if not key.startswith("views.") or key.split(".")[1] in drawn
     }
-
-
-def settings_text(values: Mapping[str, Any]) -> str:
-    """Settings by key as one line."""
-    return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
 def _pixels(run: Run) -> str:

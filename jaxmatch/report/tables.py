@@ -8,13 +8,18 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from jaxmatch.evaluation.comparison import TITLES
-from jaxmatch.report.results import ACCURACIES, Group, Run, Stage, baselines, settings_text
+from jaxmatch.report.labels import settings_text, short_name
+from jaxmatch.report.results import ACCURACIES, Group, Run, Stage, baselines
 
 Row = dict[str, str]
 # The columns that a reader looks at first; the others are shown on demand.
 MAIN = (
     *("method", "data", "labels", "seeds", "last", "balanced", "validation"),
     *("at best validation", "k-NN", "linear probe", "steps", "seconds"),
+)
+RUNS = (
+    *("method", "seed", "status", "last", "balanced", "k-NN", "steps", "seconds"),
+    *("earlier stages", "folder"),
 )
 
 
@@ -28,7 +33,7 @@ def table(groups: Sequence[Group]) -> list[dict[str, str]]:
     rows = [
         {
             "method": group.label,
-            "data": str(group.runs[0].settings["data.name"]),
+            "data": short_name(str(group.runs[0].settings["data.name"])),
             "labels": str(group.runs[0].settings["data.labels"]),
             "seeds": _seeds(group),
             **_figures(group.counted),
@@ -43,10 +48,10 @@ def table(groups: Sequence[Group]) -> list[dict[str, str]]:
         for name, title in TITLES.items():
             tests = [some["baselines"].get(name, {}).get("test") for some in shared.measured]
             scores = [score for score in tests if score]
-            of = f" of {shared.network}" if several and shared.network else ""
+            of = f" of {short_name(shared.network)}" if several and shared.network else ""
             row = {
                 "method": title + of,
-                "data": shared.data,
+                "data": short_name(shared.data),
                 "labels": shared.labels,
                 "seeds": f"{len(scores)} ({', '.join(shared.seeds)})",
                 "last": _percent(score["accuracy"] for score in scores),

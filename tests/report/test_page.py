@@ -20,7 +20,8 @@ from jaxmatch.record import curves
 from jaxmatch.record.metrics import summarise
 from jaxmatch.report.baselines import levels
 from jaxmatch.report.page import report
-from jaxmatch.report.results import group, read, table, table_text
+from jaxmatch.report.results import group, read
+from jaxmatch.report.tables import table, table_text
 
 STEPS = 300
 
