@@ -29,7 +29,7 @@ from jaxmatch.runtime.checkpoint import Checkpoints
 
 FORMAT = 1
 MOST_IMAGES = 5_000  # of a set that are classified, drawn evenly
-SHOWN = 18  # images of a kind
+SHOWN = 12  # images of a kind
 OF_CLASS = 8  # unlabeled images of a predicted class
 CLASSES = 12  # with unlabeled images: those with the most
 SIDE = 96  # of a picture in pixels, at most

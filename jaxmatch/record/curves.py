@@ -7,6 +7,7 @@ Matching", 2022 (https://arxiv.org/abs/2203.06915) compare methods. Coverage and
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -57,7 +58,7 @@ _PANELS: dict[str, Curves] = {
 }
 _COMPARISON: dict[str, Curves] = {
     "Accuracy of confident pseudo-labels": {"pseudo/accuracy": ("", _SOLID)},
-    "Coverage: share of confident pseudo-labels": {"pseudo/coverage": ("", _SOLID)},
+    "Coverage: confident pseudo-labels": {"pseudo/coverage": ("", _SOLID)},
     "Unlabeled accuracy": _UNLABELED,
     "Test accuracy": {
         REPORTED: ("reported network", _SOLID),
@@ -149,10 +150,12 @@ def _figure(
             title, curves = panel
             _panel(axes, title, curves, groups, colors, levels if REPORTED in curves else {})
     handles = [Line2D([], [], color=color, linewidth=2.5) for color in colors.values()]
-    longest = max(map(len, groups), default=0)
+    letters = int(size[0] * 10) - 6  # that fit beside each other
+    names = [textwrap.fill(name, letters) for name in colors]
+    longest = min(letters, max(map(len, groups), default=0))
     figure.legend(
         handles,
-        list(colors),
+        names,
         loc="outside lower center",
         ncols=max(1, min(len(groups), 4, int(size[0] * 10 / (longest + 6)))),
         frameon=False,

@@ -29,7 +29,8 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
 th, td { padding: 5px 10px; text-align: left; border-bottom: 1px solid var(--line);
   overflow-wrap: normal; vertical-align: top; }
 th { border-bottom: 2px solid var(--soft); }
-.settings td { overflow-wrap: anywhere; }
+details .wide td { white-space: nowrap; }
+details .settings td { white-space: normal; overflow-wrap: anywhere; }
 .runs td:last-child { overflow-wrap: anywhere; min-width: 12em; }
 details { margin: 12px 0; }
 summary { cursor: pointer; }
