@@ -20,10 +20,12 @@ from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.data.levels import Levels
 from jaxmatch.errors import InputError, by_reason, grouped, suggest
 from jaxmatch.evaluation.bootstrap import Resampling, intervals
-from jaxmatch.evaluation.forward import BATCH, Answers, Evaluate, make_logits, probabilities
+from jaxmatch.evaluation.forward import BATCH, Answers, Evaluate, make_scored, probabilities
 from jaxmatch.evaluation.metrics import evaluation
+from jaxmatch.evaluation.unknown import chosen, of_run, scores
 from jaxmatch.program import Program
 from jaxmatch.record.folder import RunFolder
+from jaxmatch.record.unknown import KnownImages
 from jaxmatch.runtime.checkpoint import BEST, NEWEST, Checkpoints
 from jaxmatch.types import PyTree, TrainState
 
@@ -48,6 +50,8 @@ class Predictions:
         paths: of the n images, if they are files; sorted.
         left_out: the paths of files that are no readable images, and of others that were found in
             folders, by the reason. They have no predictions.
+        unknown: [n] float32 in [0, 1), the share of known images that look less strange; None if
+            nobody asked for it.
     """
 
     label: np.ndarray
@@ -56,6 +60,7 @@ class Predictions:
     classes: tuple[str, ...]
     paths: tuple[str, ...] = ()
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unknown: np.ndarray | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,6 +91,7 @@ class Classifier:
         calibration: temperatures of the networks at this step, as
             :mod:`jaxmatch.record.calibration` describes them; None leaves probabilities as the
             network gives them.
+        place: where the data of the run is now, if it has moved; for :attr:`known_images`.
     """
 
     folder: Path
@@ -96,6 +102,7 @@ class Classifier:
     state: TrainState
     program: Program
     calibration: Mapping[str, Any] | None = None
+    place: str = ""
 
     def variables(self, network: str = "") -> PyTree:
         """The variables of "teacher" or "student"; by default, the one that the method reports.
@@ -120,7 +127,9 @@ class Classifier:
             raise InputError(f"unknown network {network!r}; {suggest(network, NETWORKS)}")
         return network
 
-    def predict(self, images: ImagesOrPaths, network: str = "") -> Predictions:
+    def predict(
+        self, images: ImagesOrPaths, network: str = "", unknown: bool | str = False
+    ) -> Predictions:
         """Classify images, or image files and folders of them.
 
         ::
@@ -135,25 +144,39 @@ class Classifier:
                 for training (:mod:`jaxmatch.data.discovery`), and each is scaled, cropped or padded
                 as the images of the run were.
             network: "teacher" or "student"; by default, the one that the method reports.
+            unknown: also tell the share of known images that look less strange than each image, by
+                a score of :mod:`jaxmatch.evaluation.unknown`: its name, or True for the usual one.
 
         Raises:
             InputError: if a path does not exist, if images have another shape or dtype, if there
                 are none, if no one is readable, or, under ``data.strict`` and where ``images``
-                stay on disk (LazyImages), if one is not readable.
+                stay on disk (LazyImages), if one is not readable; or as :attr:`known_images`.
         """
         if isinstance(images, Iterator):
             images = list(images)
         if not (given := _paths(images)):
-            return self._predictions(self._probabilities(images, network))
-        blocks = list(self.predict_files(given, network))
+            scored = self.scored(images, network)
+            return self._predictions(scored, network, self._score(unknown, network))
+        blocks = list(self.predict_files(given, network, unknown))
         parts = [part for block in blocks for part in block.left_out.items()]
         left_out = grouped((reason, name) for reason, names in parts for name in names)
-        found = np.concatenate([block.probabilities for block in blocks])
-        paths = tuple(path for block in blocks for path in block.paths)
-        whole = self._predictions(Answers(found, np.ones(len(found), bool)))
-        return replace(whole, paths=paths, left_out=left_out)
 
-    def predict_files(self, paths: Iterable[AnyPath], network: str = "") -> Iterator[Predictions]:
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([getattr(block, name) for block in blocks])
+
+        return replace(
+            blocks[0],
+            label=joined("label"),
+            confidence=joined("confidence"),
+            probabilities=joined("probabilities"),
+            paths=tuple(path for block in blocks for path in block.paths),
+            left_out=left_out,
+            unknown=joined("unknown") if unknown else None,
+        )
+
+    def predict_files(
+        self, paths: Iterable[AnyPath], network: str = "", unknown: bool | str = False
+    ) -> Iterator[Predictions]:
         """As :meth:`predict` for paths, in blocks, of which one at a time is in memory.
 
         The paths of all blocks are sorted. The first block also has what was left out in folders,
@@ -163,11 +186,8 @@ class Classifier:
             InputError: before the first block, as :meth:`predict`.
         """
         self.check_classifies()
-        variables, scale, data = (
-            self.variables(network),
-            self.temperature(network),
-            self.config.data,
-        )
+        score = self._score(unknown, network)
+        variables, data = self.variables(network), self.config.data
         found = find_images(paths)
         fitting = sources.fitting(data.name, self.image_shape[:2], data.center_crop)
         levels = Levels.of(data.background, data.white_level)
@@ -184,8 +204,9 @@ class Classifier:
             images = block.images
             if padding:
                 images = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
-            logits = Answers(self._network(variables, images).values[:count], np.ones(count, bool))
-            known = self._predictions(probabilities(logits, scale))
+            scored = self._network(variables, images)
+            first = jax.tree.map(lambda rows, count=count: rows[:count], scored)
+            known = self._predictions(first, network, score)
             yield replace(known, paths=tuple(block.names), left_out=left_out)
             elsewhere, padding = {}, BATCH
 
@@ -210,8 +231,28 @@ class Classifier:
 
     @cached_property
     def _network(self) -> Evaluate:
-        """Gives logits; compiled once for all calls."""
-        return make_logits(self.program)
+        """Gives logits and strangeness; compiled once for all calls."""
+        return make_scored(self.program)
+
+    @cached_property
+    def known_images(self) -> KnownImages:
+        """How strange known images look to the networks, of ``unknown.json`` or measured now.
+
+        They are the validation set of the run, or else its labeled images, with a warning.
+
+        Raises:
+            InputError: if the run has no classifier; or if they must be measured, and the data is
+                not what it was.
+        """
+        self.check_classifies()
+        return of_run(RunFolder(self.folder), self.config, self.step, self.place, self.scored)
+
+    def _score(self, unknown: bool | str, network: str) -> str:
+        """The name of the score of strangeness; "" if nobody asked for it."""
+        if not unknown:
+            return ""
+        asked = unknown if isinstance(unknown, str) else ""
+        return chosen(self.known_images, self._chosen(network), asked)
 
     def check_classifies(self) -> None:
         """Check that the run trained a classifier.
@@ -233,6 +274,11 @@ class Classifier:
 
         Arguments and errors are those of :meth:`predict`, but for paths.
         """
+        scored = self.scored(images, network)
+        return scored._replace(values=scored.values[0])
+
+    def scored(self, images: ImagesOrPaths, network: str = "") -> Answers:
+        """As :meth:`logits`, with values of :func:`jaxmatch.evaluation.forward.make_scored`."""
         if not isinstance(images, LazyImages):
             images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
@@ -246,14 +292,22 @@ class Classifier:
             raise InputError("there are no images to predict; give at least one.")
         return self._network(self.variables(network), images)
 
-    def _predictions(self, answers: Answers) -> Predictions:
-        readable = answers.readable
-        found = np.where(readable[:, None], answers.values, np.float32(np.nan))
+    def _predictions(self, scored: Answers, network: str, score: str) -> Predictions:
+        logits, heads = scored.values
+        readable = scored.readable
+        found = probabilities(scored._replace(values=logits), self.temperature(network)).values
+        found = np.where(readable[:, None], found, np.float32(np.nan))
+        unknown = None
+        if score:
+            values = scores(logits, heads)[score]
+            share = self.known_images.unknown(values, self._chosen(network), score)
+            unknown = np.where(readable, share, np.float32(np.nan))
         return Predictions(
             label=np.where(readable, found.argmax(-1), -1),
             confidence=found.max(-1),
             probabilities=found,
             classes=self.classes,
+            unknown=unknown,
         )
 
 

@@ -50,6 +50,16 @@ def make_logits(program: Program, batch: int = BATCH) -> Evaluate:
     return _make(program, lambda outputs: outputs.logits, batch)
 
 
+def make_scored(program: Program, batch: int = BATCH) -> Evaluate:
+    """As :func:`make_logits`, with values (logits [n C], strangeness [n]) by the method's heads.
+
+    The strangeness is None for a method without such heads
+    (:meth:`jaxmatch.types.Algorithm.strangeness`).
+    """
+    strangeness = program.algorithm.strangeness
+    return _make(program, lambda outputs: (outputs.logits, strangeness(outputs)), batch)
+
+
 def probabilities(logits: Answers, temperature: float = 1.0) -> Answers:
     """softmax(logits / temperature) [n C] float32 of the ``logits`` [n C] of n images.
 

@@ -14,6 +14,7 @@ from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError
 from jaxmatch.record import calibration
 from jaxmatch.record.calibration import Calibrations
+from jaxmatch.record.unknown import KnownImages
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.json_files import damaged, read_object, write_json
 
@@ -62,6 +63,11 @@ class RunFolder:
     def calibration_file(self) -> Path:
         """The temperatures that probabilities are calibrated with; the file needs validation."""
         return self.path / "calibration.json"
+
+    @property
+    def unknown_file(self) -> Path:
+        """How strange known images look; the file needs validation, or somebody who asked."""
+        return self.path / "unknown.json"
 
     @property
     def examples_file(self) -> Path:
@@ -279,6 +285,27 @@ class RunFolder:
             write_json(self.calibration_file, calibration.to_json(found))
         elif self.calibration_file.exists():
             self.calibration_file.unlink()
+
+    def read_known_images(self) -> KnownImages | None:
+        """What :mod:`jaxmatch.record.unknown` describes; None without a file.
+
+        Raises:
+            InputError: if the file cannot be read or is damaged.
+        """
+        advice = "remove it, and jaxmatch predict --unknown writes it again"
+        content = read_object(self.unknown_file, advice)
+        try:
+            return None if content is None else KnownImages.from_json(content)
+        except ValueError as error:
+            raise damaged(self.unknown_file, str(error), advice) from error
+
+    def write_known_images(self, known: KnownImages) -> None:
+        """Write how strange known images look.
+
+        Raises:
+            DiskError: if the file cannot be written.
+        """
+        write_json(self.unknown_file, known.to_json(), indent=None)
 
     def read_examples(self, made: Mapping[str, Any]) -> dict[str, Any] | None:
         """What :mod:`jaxmatch.evaluation.examples` describes; None if there is none.

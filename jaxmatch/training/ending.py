@@ -112,6 +112,13 @@ def forget_calibrations(files: RunFolder, step: int) -> None:
         files.write_calibrations(kept)
 
 
+def write_known_images(step: int, state: TrainState, held_out: HeldOut, files: RunFolder) -> None:
+    """Write how strange the validation set looks to the networks of ``state``, if there is one."""
+    known = held_out.known_images(state, step)
+    if known is not None and hosts.leader():
+        files.write_known_images(known)
+
+
 def write_baselines(config: ConfigDict, program: Program, data: Data, files: RunFolder) -> None:
     """Write what simple classifiers reach with the same labels, if nobody has.
 

@@ -9,13 +9,20 @@ from jax.sharding import NamedSharding
 
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.resident import Table
-from jaxmatch.evaluation import temperature
-from jaxmatch.evaluation.forward import Answers, make_features, make_logits, probabilities
+from jaxmatch.evaluation import temperature, unknown
+from jaxmatch.evaluation.forward import (
+    Answers,
+    make_features,
+    make_logits,
+    make_scored,
+    probabilities,
+)
 from jaxmatch.evaluation.metrics import evaluation, score
 from jaxmatch.evaluation.probe import Sets, measure, probe_sets
 from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
 from jaxmatch.record.run_data import Data
+from jaxmatch.record.unknown import KnownImages
 from jaxmatch.types import PyTree, TrainState
 
 # k-NN uses at most this many training and test images while a label-free method trains.
@@ -74,6 +81,7 @@ class HeldOut:
         # Logits of the last evaluation by set and network, of sets that it had whole.
         self._last: dict[tuple[str, str], Answers] = {}
         self.logits = make_logits(program)
+        self.scored = make_scored(program)
         self.features = make_features(program, spread=True)
 
     @property
@@ -128,6 +136,19 @@ class HeldOut:
             return None
         logits = {network: each for (_, network), each in self._kept(state, [VALIDATION])}
         return temperature.of_networks(logits, self.sets[VALIDATION][1])
+
+    def known_images(self, state: TrainState, step: int) -> KnownImages | None:
+        """How strange the validation set looks to the networks of a state; None without one."""
+        if VALIDATION not in self.sets:
+            return None
+        logits = {network: each for (_, network), each in self._kept(state, [VALIDATION])}
+
+        def scored(images: Images | Table, network: str) -> Answers:
+            if unknown.has_heads(self.program.algorithm):
+                return self.scored(networks(state)[network], images)
+            return logits[network]._replace(values=(logits[network].values, None))
+
+        return unknown.measure(self.sets[VALIDATION][0], VALIDATION, step, scored)
 
     def report(
         self, state: TrainState, calibration: Mapping[str, Any] | None = None

@@ -463,6 +463,7 @@ class Run:
             )
             for sentence in temperature.sentences(calibration, self.program.algorithm.evaluated):
                 self._progress.message(sentence)
+            ending.write_known_images(self.step, state, self.held_out, self.files)
             self._opened.close()
             metrics = self.held_out.report(state, calibration)
             if hosts.leader():

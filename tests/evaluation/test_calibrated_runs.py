@@ -121,7 +121,8 @@ def test_the_selected_checkpoint_has_its_own_and_is_the_default(run, finished, c
     assert value == pytest.approx(best["value"], rel=1e-3)
     assert "calibration" not in json.loads(output)
     code, output, _ = call("evaluate", "--workdir", run, "--step", "newest")
-    assert output.startswith(f"Checkpoint of step {STEPS}\nprobabilities are calibrated: temper")
+    assert output.startswith(f"Checkpoint of step {STEPS}\nnetwork ")
+    assert "probabilities are calibrated: temperature" in output
 
 
 def test_evaluate_is_the_summary_and_accuracies_are_those_without(run, finished, call):
