@@ -7,6 +7,7 @@ Matching", 2022 (https://arxiv.org/abs/2203.06915) compare methods. Coverage and
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +29,7 @@ from jaxmatch.runtime import paths
 Lines = Sequence[Mapping[str, Any]]
 Curves = Mapping[str, tuple[str, dict[str, Any]]]  # {metric key: (legend or "", line style)}
 
+FEW = 12  # points of a curve that are marked
 REPORTED = "test/reported/accuracy"  # of the network that the method reports
 
 # Okabe and Ito's colors, which differ for every kind of color vision.
@@ -40,6 +42,7 @@ _DASHES = ((8, 2), (5, 2, 1, 2), (3, 2), (1, 1.5))  # one for each baseline
 _THIN: dict[str, Any] = {"linestyle": "-", "linewidth": 0.8, "alpha": 0.75}
 _ONE_OF_SEVERAL = {"linewidth": 0.8, "alpha": 0.45}  # a seed under its group's mean
 _MEAN = {"linewidth": 2.4}
+_NARROW = (4.2, 3.2)  # inches of a panel on a narrow screen
 _UNLABELED: Curves = {
     "unlabeled/weak_accuracy": ("weak view", _SOLID),
     "unlabeled/strong_accuracy": ("strong view", _DASHED),
@@ -55,7 +58,7 @@ _PANELS: dict[str, Curves] = {
 }
 _COMPARISON: dict[str, Curves] = {
     "Accuracy of confident pseudo-labels": {"pseudo/accuracy": ("", _SOLID)},
-    "Coverage: share of confident pseudo-labels": {"pseudo/coverage": ("", _SOLID)},
+    "Coverage: confident pseudo-labels": {"pseudo/coverage": ("", _SOLID)},
     "Unlabeled accuracy": _UNLABELED,
     "Test accuracy": {
         REPORTED: ("reported network", _SOLID),
@@ -68,7 +71,7 @@ def plot(runs: Mapping[str, Lines], path: str | Path) -> None:
     """Write a PNG with the curves of ``runs``, {label: lines as ``metrics.read`` returns them}.
 
     Each run has a color; the curves of a run differ in their lines. A panel for which no run has
-    values says "not applicable".
+    values is left out.
 
     Raises:
         DiskError: if the file cannot be written.
@@ -86,7 +89,10 @@ def plot(runs: Mapping[str, Lines], path: str | Path) -> None:
 
 
 def comparison(
-    groups: Mapping[str, Sequence[Lines]], levels: Mapping[str, float] = MappingProxyType({})
+    groups: Mapping[str, Sequence[Lines]],
+    levels: Mapping[str, float] = MappingProxyType({}),
+    *,
+    narrow: bool = False,
 ) -> bytes:
     """A PNG of pseudo-label accuracy, coverage, unlabeled and test accuracy.
 
@@ -96,11 +102,13 @@ def comparison(
     Args:
         groups: {label: metrics lines of each run}; test accuracy has the key :data:`REPORTED`.
         levels: {legend: test accuracy} of baselines, drawn as horizontal dashed lines.
+        narrow: whether panels stand below each other, for a narrow screen.
     """
-    return _figure(groups, _COMPARISON, 2, (6.5, 4.2), levels)
+    columns, inches = (1, _NARROW) if narrow else (2, (6.5, 4.2))
+    return _figure(groups, _COMPARISON, columns, inches, levels)
 
 
-def losses(groups: Mapping[str, Sequence[Lines]]) -> bytes:
+def losses(groups: Mapping[str, Sequence[Lines]], *, narrow: bool = False) -> bytes:
     """A PNG with a panel for each loss term of ``groups``, as :func:`comparison` takes them.
 
     The scale is logarithmic if all values are positive and span more than a factor of ten.
@@ -110,7 +118,8 @@ def losses(groups: Mapping[str, Sequence[Lines]]) -> bytes:
     first = ("loss/total", "loss/supervised", "loss/unsupervised")
     terms = sorted(keys, key=lambda key: (first.index(key) if key in first else len(first), key))
     panels: dict[str, Curves] = {key: {key: ("", _SOLID)} for key in terms}
-    return _figure(groups, panels or {"loss": {}}, min(len(terms), 3) or 1, (4.6, 3.8))
+    columns, inches = (1, _NARROW) if narrow else (3, (4.6, 3.8))
+    return _figure(groups, panels or {"loss": {}}, columns, inches)
 
 
 def _figure(
@@ -124,6 +133,8 @@ def _figure(
 
     ``levels`` are drawn in the panel of test accuracy.
     """
+    panels = _with_values(panels, groups)
+    columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)  # inches
     size = (inches[0] * columns, inches[1] * rows)
@@ -139,10 +150,12 @@ def _figure(
             title, curves = panel
             _panel(axes, title, curves, groups, colors, levels if REPORTED in curves else {})
     handles = [Line2D([], [], color=color, linewidth=2.5) for color in colors.values()]
-    longest = max(map(len, groups), default=0)
+    letters = int(size[0] * 10) - 6  # that fit beside each other
+    names = [textwrap.fill(name, letters) for name in colors]
+    longest = min(letters, max(map(len, groups), default=0))
     figure.legend(
         handles,
-        list(colors),
+        names,
         loc="outside lower center",
         ncols=max(1, min(len(groups), 4, int(size[0] * 10 / (longest + 6)))),
         frameon=False,
@@ -150,6 +163,16 @@ def _figure(
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()
+
+
+def _with_values(
+    panels: Mapping[str, Curves], groups: Mapping[str, Sequence[Lines]]
+) -> Mapping[str, Curves]:
+    """The panels for which a run has values; the last one if there are none at all."""
+    every = itertools.chain.from_iterable(itertools.chain.from_iterable(groups.values()))
+    known = {key for line in every for key in line}
+    found = {title: curves for title, curves in panels.items() if curves.keys() & known}
+    return found or dict([list(panels.items())[-1]])
 
 
 def _panel(
@@ -175,10 +198,7 @@ def _panel(
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, pad=10)
     axes.spines[["top", "right"]].set_visible(False)
     if not legend:
-        why = (
-            "unknown: no true labels" if _hidden(panel=curves, groups=groups) else "not applicable"
-        )
-        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="#888888")
+        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color="#888888")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("#DDDDDD")
         return
@@ -205,14 +225,6 @@ def _panel(
         axes.legend(legend.values(), legend.keys(), loc="best", fontsize=9, frameon=False)
 
 
-def _hidden(panel: Curves, groups: Mapping[str, Sequence[Lines]]) -> bool:
-    """Whether a panel is empty because no true label of an unlabeled image is known."""
-    if not panel.keys() & {"pseudo/accuracy", *_UNLABELED}:
-        return False
-    every = itertools.chain.from_iterable(itertools.chain.from_iterable(groups.values()))
-    return any("pseudo/coverage" in line for line in every)
-
-
 def _points(lines: Lines, key: str) -> dict[int, float]:
     return {line["step"]: line[key] for line in lines if key in line}
 
@@ -224,6 +236,6 @@ def _mean(runs: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 
 def _draw(axes: Axes, points: Mapping[int, float], **style: Any) -> None:
-    # A line through a single point would be invisible.
-    marker = "o" if len(points) == 1 else ""
-    axes.plot(list(points), list(points.values()), marker=marker, **style)
+    # Through few points a line alone does not show where the values are, or is invisible.
+    marker = {"marker": "o", "markersize": 4} if len(points) <= FEW else {}
+    axes.plot(list(points), list(points.values()), **marker, **style)

@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "unknown.json"
 
     @property
+    def examples_file(self) -> Path:
+        """Some images with their predictions; the file exists once a report has shown them."""
+        return self.path / "examples.json"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
@@ -302,6 +307,31 @@ class RunFolder:
         """
         write_json(self.unknown_file, known.to_json(), indent=None)
 
+    def read_examples(self, made: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What :mod:`jaxmatch.evaluation.examples` describes; None if there is none.
+
+        Args:
+            made: some of the values; those of other ones are as none.
+
+        Raises:
+            InputError: if the file cannot be read or is damaged.
+        """
+        advice = "remove it, and jaxmatch report writes it again"
+        found = read_object(self.examples_file, advice)
+        if found is None or not made.items() <= found.items():
+            return None
+        if not _are_examples(found):
+            raise damaged(self.examples_file, "an example is incomplete", advice)
+        return found
+
+    def write_examples(self, found: Mapping[str, Any]) -> None:
+        """Write some images with their predictions.
+
+        Raises:
+            DiskError: if the file cannot be written.
+        """
+        write_json(self.examples_file, found, indent=None)
+
     def read_split(self) -> Split:
         """The labeled examples.
 
@@ -353,6 +383,28 @@ def _are_metrics(values: Any) -> bool:
     """Whether ``values`` are metrics by name, of which the balanced accuracy is read."""
     known = isinstance(values, dict) and values.get("balanced_accuracy")
     return known is None or _is_number(known)
+
+
+def _are_examples(values: Mapping[str, Any]) -> bool:
+    """Whether ``values`` are lists of examples by their kind."""
+    classes = values.get("by_class")
+    if not isinstance(classes, dict) or not all(isinstance(one, dict) for one in classes.values()):
+        return False
+    if not all(isinstance(values.get(key), dict) for key in ("metrics", "intervals")):
+        return False
+    lists = [values.get(kind) for kind in ("mistakes", "uncertain", "wrong_pseudo_labels")]
+    lists += [each.get("examples") for each in classes.values()]
+    texts = ("picture", "name", "truth", "prediction")
+    return all(
+        isinstance(each, list)
+        and all(
+            isinstance(one, dict)
+            and all(isinstance(one.get(key), str) for key in texts)
+            and _is_number(one.get("confidence"))
+            for one in each
+        )
+        for each in lists
+    )
 
 
 def _is_validation(values: Any) -> bool:

@@ -7,6 +7,7 @@ from rich import console
 from rich.text import Text
 
 from jaxmatch.evaluation.comparison import TITLES, best_of, mean_of, verdict
+from jaxmatch.report.labels import short_name
 from jaxmatch.report.results import Group, baselines
 from jaxmatch.report.scores import percent, plain_table
 
@@ -78,7 +79,7 @@ def levels(groups: Sequence[Group]) -> dict[str, float]:
         means = mean_of(one.measured, "accuracy")
         if len(shared) > 1:
             means = dict([max(means.items(), key=lambda item: item[1])])
-        suffix = f" of {one.network}" if networks and one.network else ""
-        suffix += f", {one.data}, {one.labels} labels" if several else ""
+        suffix = f" of {short_name(one.network)}" if networks and one.network else ""
+        suffix += f", {short_name(one.data)}, {one.labels} labels" if several else ""
         found |= {f"{TITLES[name]}{suffix}, {mean:.1%}": mean for name, mean in means.items()}
     return found

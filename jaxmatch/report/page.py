@@ -1,37 +1,46 @@
 """One HTML page that compares runs: accuracies over seeds, differing settings, overlaid curves."""
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxmatch.errors import DiskError
 from jaxmatch.record import curves, findings
+from jaxmatch.report import html, judged
 from jaxmatch.report.baselines import levels, verdicts
 from jaxmatch.report.bins import heat_map
-from jaxmatch.report.results import Group, Run, baselines, group, read, runs_table, table
+from jaxmatch.report.gallery import MOST_RUNS
+from jaxmatch.report.gallery import sections as galleries
+from jaxmatch.report.results import Group, Run, baselines, group, read, used_settings
+from jaxmatch.report.tables import MAIN, RUNS, columns, runs_table, table
 from jaxmatch.runtime import paths
 
-STYLE = """
-body { font: 16px/1.45 system-ui, sans-serif; color: #222; max-width: 1500px; margin: 2em auto;
-  padding: 0 1.5em; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { padding: .35em .8em; text-align: left; border-bottom: 1px solid #ddd;
-  white-space: nowrap; }
-th { border-bottom: 2px solid #888; }
-td:last-child { white-space: normal; min-width: 14em; }
-img { max-width: 100%; height: auto; }
-"""
+MOST_IN_TITLE = 4  # groups that the title names
+MEANING = (
+    "In percent of the test set after the last step, for the network that the method reports: mean "
+    "± sample standard deviation over the seeds."
+)
 
 
-def report(folders: Iterable[str | Path], output: str | Path) -> list[Path]:
+def report(
+    folders: Iterable[str | Path],
+    output: str | Path,
+    *,
+    gallery: bool | None = None,
+    place: str = "",
+) -> list[Path]:
     """Write ``output``, a self-contained HTML page, and its plots as PNGs beside it.
 
     The PNGs are ``<stem of output>_comparison.png`` (pseudo-label accuracy and coverage, unlabeled
     and test accuracy), ``<stem>_losses.png`` and, if a run used CTAugment,
     ``<stem>_ctaugment.png``.
+
+    Args:
+        folders: of the runs.
+        output: the page.
+        gallery: whether to show images; by default if there are at most three runs. The first
+            report of a run needs its data and its network for it.
+        place: where the data of the runs is now, if it has moved.
 
     Returns:
         The files written, the page first.
@@ -46,13 +55,23 @@ def report(folders: Iterable[str | Path], output: str | Path) -> list[Path]:
     unique = {paths.absolute(paths.path(folder)): paths.path(folder) for folder in folders}
     groups = group(read(folder) for folder in unique.values())
     lines = {group.label: [_lines_with_reported(run) for run in group.runs] for group in groups}
-    plots = {"comparison": curves.comparison(lines, levels(groups)), "losses": curves.losses(lines)}
+    shown = levels(groups)
+    plots = {"comparison": curves.comparison(lines, shown), "losses": curves.losses(lines)}
+    on_narrow = {
+        "comparison": curves.comparison(lines, shown, narrow=True),
+        "losses": curves.losses(lines, narrow=True),
+    }
     if bins := {group.label: group.bins for group in groups if group.bins}:
         plots["ctaugment"] = heat_map(bins)
     pictures = {
         output.with_name(f"{output.stem}_{name}.png"): picture for name, picture in plots.items()
     }
-    page = _page(groups, {path.stem: picture for path, picture in pictures.items()})
+    wanted = len(unique) <= MOST_RUNS if gallery is None else gallery
+    page = _page(
+        groups,
+        [_plot(name, each, on_narrow.get(name)) for name, each in plots.items()],
+        galleries(groups, place) if wanted else "",
+    )
     try:
         paths.make_folder(output.parent)
     except OSError as error:
@@ -73,12 +92,17 @@ def _lines_with_reported(run: Run) -> list[dict[str, Any]]:
     return [{**line, curves.REPORTED: line[key]} if key in line else dict(line) for line in lines]
 
 
+def _has_hidden_truth(run: Run) -> bool:
+    """Whether a run has pseudo-labels, but no true class of an unlabeled image."""
+    keys = {key for line in run.stages[-1].lines for key in line}
+    return "pseudo/coverage" in keys and not keys & {"pseudo/accuracy", "unlabeled/weak_accuracy"}
+
+
 def _notes(groups: Sequence[Group]) -> list[str]:
     """Sentences that explain the numbers of the page."""
     runs = [run for group in groups for run in group.runs]
     notes = [
-        "Accuracies are in percent of the test set, for the network that the method reports: mean "
-        "± sample standard deviation over the seeds. mean_20 and median_20 are taken over the last "
+        "mean_20 and median_20 are taken over the last "
         "20 evaluations of a run, or over all of them if there are fewer.",
         "validation is the last accuracy on the validation set, and at best validation the test "
         "accuracy of the checkpoint that keep_best chose by it.",
@@ -114,6 +138,11 @@ def _notes(groups: Sequence[Group]) -> list[str]:
                 f"{one.label}: at the end no unlabeled image passed the threshold (seeds "
                 f"{', '.join(seeds)}), so these runs did not use them; log.txt says what helps."
             )
+    if any(_has_hidden_truth(run) for run in runs):
+        notes.append(
+            "The true classes of these unlabeled images are not known, so there are no curves of "
+            "their accuracy."
+        )
     if any(not run.finished for run in runs):
         notes.append(
             "Runs marked running have no summary yet: their numbers are those reached so far. They "
@@ -137,60 +166,57 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     return notes
 
 
-def _page(groups: Sequence[Group], pictures: Mapping[str, bytes]) -> str:
-    """The HTML text of the page; ``pictures`` are PNGs by name."""
-    identities = [group.runs[0].identity() for group in groups]
-    common = {
-        key: value
-        for key, value in identities[0].items()
-        if all(other.get(key, ...) == value for other in identities)
-    }
-    images = "\n".join(
-        f'<p><img alt="{escape(name)}" '
-        f'src="data:image/png;base64,{base64.b64encode(picture).decode()}"></p>'
-        for name, picture in pictures.items()
-    )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>jaxmatch report</title><style>{STYLE}</style></head>
-<body>
-<h1>{escape(" · ".join(group.label for group in groups))}</h1>
-{_data(groups)}
-<h2>Accuracy</h2>
-{_html(table(groups))}
-{"".join(f"<p><strong>{escape(text)}</strong></p>" for text in verdicts(groups))}
-<ul>{"".join(f"<li>{escape(note)}</li>" for note in _notes(groups))}</ul>
-<h2>Curves</h2>
-{images}
-<h2>Runs</h2>
-{_html(runs_table(groups))}
-<details><summary>Settings that all groups share</summary>
-{_html([{"setting": key, "value": str(value)} for key, value in sorted(common.items())])}
-</details>
-</body>
-</html>
-"""
+def _page(groups: Sequence[Group], plots: Sequence[str], images: str) -> str:
+    """The HTML text of the page.
+
+    Args:
+        groups: of runs.
+        plots: the curves, as HTML.
+        images: the galleries, as HTML.
+    """
+    labels = [group.label for group in groups]
+    title = " · ".join(labels) if len(labels) <= MOST_IN_TITLE else f"{len(labels)} configurations"
+    rows = table(groups)
+    figures = columns(rows, MAIN)
+    runs = runs_table(groups)
+    shown = columns(runs, RUNS)
+    lost = "".join(f"<p><strong>{html.text(text)}</strong></p>" for text in verdicts(groups))
+    body = [
+        f"<h1>{html.text(title)}</h1>",
+        _data(groups),
+        f'<h2>Accuracy</h2>\n<p class="soft">{MEANING}</p>\n{html.table(figures)}\n{lost}',
+        html.folded("All figures", html.table(rows)) if rows != figures else "",
+        html.folded("What the figures mean", html.items(_notes(groups))),
+        "<h2>Curves</h2>",
+        *plots,
+        judged.sections(groups),
+        images,
+        f"<h2>Runs</h2>\n{html.table(shown, 'runs')}",
+        html.folded("All figures of the runs", html.table(runs)) if runs != shown else "",
+        html.folded("Settings that all groups share", html.table(_shared(groups), "settings")),
+    ]
+    return html.document(f"jaxmatch: {title}", "\n".join(part for part in body if part))
+
+
+def _plot(name: str, wide: bytes, narrow: bytes | None) -> str:
+    """A plot; colors of a heat map, which has no narrow picture, mean numbers and stay."""
+    if narrow is None:
+        return html.picture(wide, name, "plot")
+    return html.plot(wide, narrow, name)
+
+
+def _shared(groups: Sequence[Group]) -> list[dict[str, str]]:
+    """The settings that all groups share and use, a row each."""
+    used = [used_settings(group.runs[0]) for group in groups]
+    return [
+        {"setting": key, "value": str(value)}
+        for key, value in sorted(used[0].items())
+        if all(other.get(key, ...) == value for other in used)
+    ]
 
 
 def _data(groups: Sequence[Group]) -> str:
     """What was found where the images of each group's first run are."""
     found = [group.counted[0].stages[-1].findings for group in groups]
-    texts = dict.fromkeys("\n".join(findings.lines(each)) for each in found if each is not None)
-    if not texts:
-        return ""
-    parts = "\n".join(
-        f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in text.splitlines())}</ul>"
-        for text in texts
-    )
-    return f"<h2>Data</h2>\n{parts}"
-
-
-def _html(rows: Sequence[Mapping[str, str]]) -> str:
-    """The rows as an HTML table."""
-
-    def cells(tag: str, values: Iterable[str]) -> str:
-        return "".join(f"<{tag}>{escape(value)}</{tag}>" for value in values)
-
-    head = cells("th", rows[0]) if rows else ""
-    body = "\n".join(f"<tr>{cells('td', row.values())}</tr>" for row in rows)
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+    texts = dict.fromkeys(tuple(findings.lines(each)) for each in found if each is not None)
+    return f"<h2>Data</h2>\n{''.join(map(html.items, texts))}" if texts else ""

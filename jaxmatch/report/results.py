@@ -1,7 +1,6 @@
-"""The results of runs, read from their folders, grouped by configuration, as tables over seeds.
+"""The results of runs, read from their folders and grouped by configuration.
 
-A group holds the runs whose configurations differ only in the seed. Its numbers are mean ± sample
-standard deviation over its finished runs, as in the tables of the semi-supervised literature.
+A group holds the runs whose configurations differ only in the seed.
 """
 
 import json
@@ -20,17 +19,18 @@ from jaxmatch.config.dotted import flatten
 from jaxmatch.config.saved import complete, tells_apart, to_json
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.errors import InputError
-from jaxmatch.evaluation.comparison import ON_FEATURES, TITLES
+from jaxmatch.evaluation.comparison import ON_FEATURES
 from jaxmatch.record import findings
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import accuracies
 from jaxmatch.record.metrics import read as read_metrics
+from jaxmatch.report.labels import differing, labels_of
 from jaxmatch.runtime import paths
 
+UNSET = ("", [], (), None)
+STRONG_VIEWS = {"ctaugment": "ctaugment", "contrast": "contrast"}  # by ``augment``
 ACCURACIES = ("last", "mean_20", "median_20", "best")
 FILES = ("init_from", "data.split", "data.pseudo_labels")  # often one for each seed
-# The column "differs in" omits these settings: another column or the group's label shows them.
-NAMED = {"recipe", "algorithm.name", "data.name", "data.labels"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class Stage:
         finished: whether ``summary.json`` exists.
         findings: what was found where the images are; None for a run of an older version.
         baselines: of ``baselines.json``; None if they are not measured.
+        calibration: of ``calibration.json`` at the last step; None if there is none.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Stage:
     finished: bool
     findings: Mapping[str, Any] | None = None
     baselines: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,74 +229,11 @@ def group(runs: Iterable[Run]) -> list[Group]:
         members.setdefault(json.dumps(run.identity(), sort_keys=True), []).append(run)
     found = [sorted(group, key=lambda run: run.settings["seed"]) for group in members.values()]
     identities = [json.loads(text) for text in members]
-    labels = _labels([group[0].method for group in found], identities)
+    labels = labels_of([group[0].method for group in found], identities)
     return [
-        Group(label=label, runs=tuple(group), differs=_differing(identity, identities))
+        Group(label=label, runs=tuple(group), differs=differing(identity, identities))
         for group, identity, label in zip(found, identities, labels, strict=True)
     ]
-
-
-def table(groups: Sequence[Group]) -> list[dict[str, str]]:
-    """One row for each group, then for each baseline: {column: text}, accuracies in percent."""
-    rows = [
-        {
-            "method": group.label,
-            "data": str(group.runs[0].settings["data.name"]),
-            "labels": str(group.runs[0].settings["data.labels"]),
-            "seeds": _seeds(group),
-            **_figures(group.counted),
-            "differs in": _settings(group.differs),
-        }
-        for group in groups
-    ]
-    empty = dict.fromkeys(rows[0], "") if rows else {}
-    known = baselines(groups)
-    several = len({shared.network for shared in known if shared.network}) > 1
-    for shared in known:
-        for name, title in TITLES.items():
-            tests = [some["baselines"].get(name, {}).get("test") for some in shared.measured]
-            scores = [score for score in tests if score]
-            of = f" of {shared.network}" if several and shared.network else ""
-            row = {
-                "method": title + of,
-                "data": shared.data,
-                "labels": shared.labels,
-                "seeds": f"{len(scores)} ({', '.join(shared.seeds)})",
-                "last": _percent(score["accuracy"] for score in scores),
-                "balanced": _percent(score["balanced_accuracy"] for score in scores),
-            }
-            rows += [empty | row] if scores else []
-    return _without_empty(rows)
-
-
-def runs_table(groups: Sequence[Group]) -> list[dict[str, str]]:
-    """One row for each run, as :func:`table`."""
-    return _without_empty(
-        [
-            {
-                "method": group.label,
-                "seed": str(run.settings["seed"]),
-                "status": "finished" if run.finished else "running",
-                **_figures([run]),
-                "earlier stages": "; ".join(map(_earlier, run.stages[:-1])),
-                "folder": str(run.folder),
-            }
-            for group in groups
-            for run in group.runs
-        ]
-    )
-
-
-def table_text(groups: Sequence[Group]) -> str:
-    """:func:`table` as text in aligned columns."""
-    rows = table(groups)
-    columns = list(rows[0]) if rows else []
-    widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
-    lines = [columns, ["-" * width for width in widths], *(list(row.values()) for row in rows)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
 
 
 def _stage(folder: Path, name: str, config: Mapping[str, Any]) -> Stage:
@@ -311,6 +250,9 @@ def _stage(folder: Path, name: str, config: Mapping[str, Any]) -> Stage:
         finished=summary is not None,
         findings=findings.read(folder / name),
         baselines=RunFolder(folder / name).read_baselines(),
+        calibration=RunFolder(folder / name).read_calibrations().get(lines[-1]["step"])
+        if lines
+        else None,
     )
 
 
@@ -334,107 +276,27 @@ def _so_far(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> di
     }
 
 
-def _differing(identity: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The settings of ``identity`` that differ in one of ``others``.
-
-    Settings of the algorithm are compared only between runs of the same algorithm.
-    """
-    name = identity["algorithm.name"]
-    differing = {}
-    for key, value in identity.items():
-        own = key.startswith("algorithm.")
-        compared = [
-            other
-            for other in others
-            if key in other and (not own or other["algorithm.name"] == name)
-        ]
-        if key not in NAMED and any(other[key] != value for other in compared):
-            differing[key] = value
-    return differing
-
-
-def _labels(methods: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A unique label for each group: its method, and as far as needed labels, data and settings."""
-    labels = list(methods)
-    for key, text in (("data.labels", "{}, {} labels"), ("data.name", "{}, {}")):
-        if len({str(identity[key]) for identity in identities}) > 1:
-            labels = [
-                text.format(label, identity[key])
-                for label, identity in zip(labels, identities, strict=True)
-            ]
-    named = []
-    for label, identity in zip(labels, identities, strict=True):
-        same = [other for other, like in zip(identities, labels, strict=True) if like == label]
-        differs = _differing(identity, same)
-        short = {key.rpartition(".")[2]: value for key, value in list(differs.items())[:3]}
-        name = f"{label}, {_settings(short)}" if short else label
-        named.append(name if name not in named else f"{name} ({named.count(name) + 1})")
-    return named
-
-
-def _figures(runs: Sequence[Run]) -> dict[str, str]:
-    """The columns of numbers, for the runs of a group or for a single run."""
-    probes = [run.stages[-1].summary.get("probe") or {} for run in runs]
-
-    def cost(key: str, part: str = "") -> str:
-        known = [value for run in runs if (value := run.cost(key, part)) is not None]
-        return f"{statistics.fmean(known):,.0f}" if known else ""
-
-    return {
-        "reported": runs[0].evaluated,
-        **{
-            kind: _percent(run.accuracy(kind, run.evaluated) for run in runs) for kind in ACCURACIES
-        },
-        "balanced": _percent(run.balanced() for run in runs),
-        "validation": _percent(run.validation() for run in runs),
-        "at best validation": _percent(run.selected() for run in runs),
-        "teacher last": _percent(run.accuracy("last", "teacher") for run in runs),
-        "student last": _percent(run.accuracy("last", "student") for run in runs),
-        "k-NN": _percent(probe.get("knn") for probe in probes),
-        "linear probe": _percent(probe.get("linear") for probe in probes),
-        "steps": cost("steps"),
-        "labeled seen": cost("images_seen", "labeled"),
-        "unlabeled seen": cost("images_seen", "unlabeled"),
-        "seconds": cost("seconds"),
+def used_settings(run: Run) -> dict[str, Any]:
+    """The settings of a run without empty ones and those of views that it does not draw."""
+    settings = {key: value for key, value in run.identity().items() if value not in UNSET}
+    name = "algorithm."
+    values = {
+        key.removeprefix(name): value for key, value in run.settings.items() if key.startswith(name)
     }
-
-
-def _percent(values: Iterable[float | None]) -> str:
-    """Mean ± sample standard deviation of fractions, in percent."""
-    known = [100 * value for value in values if value is not None]
-    if len(known) < 2:
-        return f"{known[0]:.1f}" if known else ""
-    return f"{statistics.fmean(known):.1f} ± {statistics.stdev(known):.1f}"
-
-
-def _seeds(group: Group) -> str:
-    seeds = ", ".join(str(run.settings["seed"]) for run in group.counted)
-    text = f"{len(group.counted)} ({seeds})"
-    if not group.counted[0].finished:
-        return f"{text}, running"
-    left = len(group.runs) - len(group.counted)
-    return f"{text}, {left} more running" if left else text
-
-
-def _settings(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in values.items())
+    try:
+        algorithm = build_algorithm(values)
+    except InputError:  # of another version
+        return settings
+    strong = STRONG_VIEWS.get(run.settings["augment"], "strong")
+    drawn = {"weak", *(strong if role == "strong" else role for role in algorithm.labeled)}
+    drawn |= {strong if role == "strong" else role for role in algorithm.unlabeled}
+    return {
+        key: value
+        for key, value in settings.items()
+        if not key.startswith("views.") or key.split(".")[1] in drawn
+    }
 
 
 def _pixels(run: Run) -> str:
     """The size of the images that a run's baselines were measured on."""
     return str((run.baselines or {}).get("pixels"))
-
-
-def _without_empty(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """The rows without columns that are empty in all of them."""
-    return [
-        {column: text for column, text in row.items() if any(other[column] for other in rows)}
-        for row in rows
-    ]
-
-
-def _earlier(stage: Stage) -> str:
-    """The text of a stage before the last one: its name, steps and probes."""
-    probe = stage.summary.get("probe") or {}
-    shown = {name: f"{100 * value:.1f}" for name, value in probe.items() if value is not None}
-    return f"{stage.name} ({_settings({'steps': stage.summary['steps'], **shown})})"

@@ -75,16 +75,31 @@ def test_a_validation_set_is_a_curve_beside_the_test_set(tmp_path, drawn):
     assert names == ["teacher", "student", "teacher, validation set"]
 
 
-def test_missing_metrics_are_not_applicable(tmp_path, drawn):
+def test_panels_without_values_are_left_out(tmp_path, drawn):
     supervised = lines(EVERYTHING[-2:])
     curves.plot({"supervised": supervised}, tmp_path / "curves.png")
-    pseudo, unlabeled, test = drawn[0].axes
-    assert texts(pseudo) == texts(unlabeled) == ["not applicable"]
-    assert texts(test) == []
-    without_truth = lines(["pseudo/coverage", *EVERYTHING[-2:]])
-    curves.plot({"supervised": supervised, "fixmatch": without_truth}, tmp_path / "curves.png")
-    pseudo, unlabeled, _ = drawn[1].axes
-    assert texts(pseudo) == texts(unlabeled) == ["unknown: no true labels"]
+    (test,) = drawn[0].axes
+    assert test.get_title(loc="left") == "Test accuracy"
+    assert len(test.lines) == 2
+    curves.plot({"supervised": supervised, "fixmatch": lines(EVERYTHING)}, tmp_path / "curves.png")
+    assert len(drawn[1].axes) == 3
+
+
+def test_few_values_are_marked(tmp_path, drawn):
+    for steps, marker in ((2, "o"), (12, "o"), (13, "None")):
+        curves.plot({"run": lines(EVERYTHING, steps=steps)}, tmp_path / "curves.png")
+        assert {line.get_marker() for line in drawn[-1].axes[-1].lines} == {marker}
+
+
+def test_panels_stand_below_each_other_on_a_narrow_screen():
+    runs = {"fixmatch": [lines([*EVERYTHING, "pseudo/coverage", curves.REPORTED])]}
+    sizes = []
+    for narrow in (False, True):
+        with Image.open(io.BytesIO(curves.comparison(runs, narrow=narrow))) as image:
+            sizes.append(image.size)
+    (width, height), (narrow_width, narrow_height) = sizes
+    assert narrow_width < 0.4 * width
+    assert narrow_height > 1.4 * height
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 9])
@@ -140,10 +155,10 @@ def test_baselines_are_dashed_lines_in_the_panel_of_test_accuracy(drawn):
     curves.comparison(runs)
     curves.comparison(runs, {"SVC on pixels": 0.5, "k-NN on pixels": 0.99})
     without, figure = drawn
-    for before, after in zip(without.axes[:3], figure.axes[:3], strict=True):
+    for before, after in zip(without.axes[:2], figure.axes[:2], strict=True):
         assert len(before.lines) == len(after.lines)
-    test = figure.axes[3]
-    svc, knn = test.lines[len(without.axes[3].lines) :]
+    test = figure.axes[2]  # there is no coverage
+    svc, knn = test.lines[len(without.axes[2].lines) :]
     for line, level in ((svc, 0.5), (knn, 0.99)):
         assert set(line.get_ydata()) == {level}
         assert line.get_linestyle() == "--"
@@ -156,14 +171,14 @@ def test_the_mean_is_over_the_steps_that_all_runs_have(drawn):
     runs = [lines([curves.REPORTED], steps=steps) for steps in (10, 4)]
     del runs[0][1][curves.REPORTED]
     curves.comparison({"fixmatch": runs})
-    *_, mean = drawn[0].axes[3].lines
+    *_, mean = drawn[0].axes[-1].lines
     np.testing.assert_array_equal(mean.get_xdata(), [25, 75, 100])
 
 
 def test_runs_without_a_step_in_common_have_no_mean(drawn):
     late = [{**line, "step": line["step"] + 1} for line in lines([curves.REPORTED])]
     curves.comparison({"fixmatch": [lines([curves.REPORTED]), late]})
-    assert len(drawn[0].axes[3].lines) == 2
+    assert len(drawn[0].axes[-1].lines) == 2
 
 
 def test_each_loss_has_a_panel_and_a_fitting_scale(drawn):
@@ -175,4 +190,4 @@ def test_each_loss_has_a_panel_and_a_fitting_scale(drawn):
     assert titles == ["loss/total", "loss/supervised", "loss/unsupervised", "loss/in_batch"]
     assert [one.get_yscale() for one in axes] == ["linear", "log", "linear", "linear"]
     curves.losses({"no losses": [[{"step": 1}]]})
-    assert texts(drawn[1].axes[0]) == ["not applicable"]
+    assert texts(drawn[1].axes[0]) == ["no values"]

@@ -20,7 +20,8 @@ from jaxmatch.record import curves
 from jaxmatch.record.metrics import summarise
 from jaxmatch.report.baselines import levels
 from jaxmatch.report.page import report
-from jaxmatch.report.results import group, read, table, table_text
+from jaxmatch.report.results import group, read
+from jaxmatch.report.tables import table, table_text
 
 STEPS = 300
 
@@ -223,11 +224,12 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
-        assert not {"href", "onload", "srcset"} & attributes.keys()
+        assert not {"href", "onload"} & attributes.keys()
+        assert attributes.get("srcset", "data:").startswith("data:")
         self.scripts += tag in ("script", "link", "iframe")
         if tag == "img":
             self.images.append(attributes["src"])
-        elif tag != "meta":
+        elif tag not in ("meta", "br", "source"):
             self.open.append(tag)
         if tag == "tr":
             self.rows.append([])
@@ -262,7 +264,7 @@ def test_the_page_is_whole_and_needs_nothing_else(seeds, tmp_path):
             assert min(image.size) > 400
     methods = [row[0] for row in page.rows]
     assert methods[:3] == ["method", "fixmatch", "supervised"]
-    assert methods.count("fixmatch") == 3  # the group and both seeds
+    assert methods.count("fixmatch") == 6  # the group and both seeds, in two tables each
     assert "best is selected on the test set" in text
     assert "The groups have different seeds" in text
     assert ["optim.learning_rate", "0.03"] in page.rows
@@ -292,7 +294,9 @@ def test_baselines_are_rows_lines_and_a_plain_sentence(seeds, tmp_path, monkeypa
     monkeypatch.setattr(
         curves,
         "comparison",
-        lambda lines, levels: drawn.update(levels) or comparison(lines, levels),
+        lambda lines, levels, **options: (
+            drawn.update(levels) or comparison(lines, levels, **options)
+        ),
     )
     fixmatch = seeds("fixmatch", "fixmatch:mnist5k,labels=40", (0.9, 0.92))
     supervised = seeds("supervised", "supervised:mnist5k,labels=40", (0.6, 0.7))

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from jaxmatch.cli.arguments import RUN
+from jaxmatch.cli.arguments import DATA, RUN
 from jaxmatch.runtime.paths import path
 
 HELP = "Compare runs in one HTML page with plots, also as PNGs."
@@ -15,6 +15,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--baselines", action="store_true", help="measure the baselines of runs that have none"
     )
+    command.add_argument(
+        "--gallery",
+        action=argparse.BooleanOptionalAction,
+        help="show images of the runs with their predictions (default: if there are at most three "
+        "runs)",
+    )
+    command.add_argument("--data", default="", metavar="DIR", help=DATA)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -24,5 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
         from jaxmatch.evaluation.baselines import add_missing
 
         add_missing(arguments.runs)
-    for file in report(arguments.runs, arguments.output):
+    for file in report(
+        arguments.runs, arguments.output, gallery=arguments.gallery, place=arguments.data
+    ):
         print(f"wrote {file}")

@@ -28,7 +28,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from jaxmatch.cli import sweep
-    from jaxmatch.report.results import group, read, table_text
+    from jaxmatch.report.results import group, read
+    from jaxmatch.report.tables import table_text
 
     points = sweep.points(
         arguments.config, arguments.overrides, seeds=arguments.seeds, base=arguments.workdir
