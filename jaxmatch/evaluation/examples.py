@@ -19,9 +19,10 @@ from jaxmatch.data import splits
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.data.source import Source
 from jaxmatch.evaluation.bootstrap import Resampling, intervals
-from jaxmatch.evaluation.classifier import Classifier, Predictions, load
+from jaxmatch.evaluation.classifier import Classifier, load
 from jaxmatch.evaluation.forward import Answers
 from jaxmatch.evaluation.metrics import evaluation
+from jaxmatch.evaluation.predictions import Predictions
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import for_summary
 from jaxmatch.record.run_data import load_recorded
