@@ -9,6 +9,7 @@ from jaxmatch.algorithms import build_algorithm
 from jaxmatch.augment.build import CONTRASTS, build_ctaugment, build_transforms
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.keys import KEYS
+from jaxmatch.data.unequal import Shares
 from jaxmatch.errors import InputError
 from jaxmatch.models.build import build_model
 from jaxmatch.models.network import make_network
@@ -101,6 +102,7 @@ def check_numbers(config: ConfigDict) -> None:
             check_value(key, flat[key], entry.kind)
     for role, run in config.frozen.items():
         check_value(f"frozen.{role}", run, str)
+    _ = Shares.of(config.data).unlabeled  # raises where it cannot be read
     if config.wandb and find_spec("wandb") is None:
         raise InputError('config.wandb needs wandb: pip install "jaxmatch[wandb]".')
     images = config.data.batch_size * (1 + config.data.ratio)

@@ -48,6 +48,11 @@ IDENTITY = {
     "init_rules": "the first weights",
     "data.name": "the images; of files only the kind, since the run records their content",
     "data.labels": "which images are labeled; not data.split, since the run records its split",
+    "data.balance": "which images are labeled",
+    "data.imbalance": "which images are labeled",
+    "data.largest": "which images are labeled",
+    "data.imbalance_unlabeled": "which images are unlabeled",
+    "data.largest_unlabeled": "which images are unlabeled",
     "data.eval_images": "which images the accuracies of a run are measured on",
     "data.validation": "which images are held back",
     "data.validation_draw": "which images are held back",
@@ -69,6 +74,15 @@ PERIODS_OF_A_CALL = ("steps_per_call", "log_every", "save_every")
 # begun the files may move: the run records what it found.
 PLACES = ("data.name", "data.split", "data.pseudo_labels", "init_from", "frozen")
 
+
+# Keys that have no effect at these values: runs from before these keys keep their names.
+WITHOUT_EFFECT = {
+    "data.balance": "equal",
+    "data.imbalance": 1.0,
+    "data.largest": 0,
+    "data.imbalance_unlabeled": "",
+    "data.largest_unlabeled": 0,
+}
 
 # Values of settings in runs that are older than the setting, where they are not the default.
 BEFORE = {"data.background": []}
@@ -163,6 +177,9 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in flatten(values).items() if identifies(key)}
     if "data.name" in found:
         found["data.name"] = data_kind(found["data.name"])
+    for key, value in WITHOUT_EFFECT.items():
+        if found.get(key) == value:
+            del found[key]
     if not found.get("data.validation"):
         found.pop("data.validation_draw", None)  # it has no effect
     if found.get("classifier_init") == "random":

@@ -34,6 +34,7 @@ class Data:
         earlier: the records of the runs that this one starts from or learns from.
         pseudo: the pseudo-labels that ``data.pseudo_labels`` names.
         learns_pseudo: whether images with pseudo-labels are further labeled examples.
+        unused: number of training images that the split leaves out of the unlabeled pool.
     """
 
     source: Source
@@ -48,6 +49,7 @@ class Data:
     earlier: tuple[Record, ...] = ()
     pseudo: PseudoLabels | None = None
     learns_pseudo: bool = False
+    unused: int = 0
 
     @cached_property
     def record(self) -> Record:
