@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import build_algorithm
+from jaxmatch.algorithms.unequal import Unequal, with_options
 from jaxmatch.augment.build import CONTRASTS, build_ctaugment, build_transforms
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.keys import KEYS
@@ -29,7 +30,8 @@ def check_settings(config: ConfigDict) -> None:
         InputError: naming the setting.
     """
     check_numbers(config)
-    algorithm = build_algorithm(config.algorithm)
+    unequal = build_section(Unequal, dict(config.unequal), "unequal")
+    algorithm = with_options(build_algorithm(config.algorithm), unequal, 1, config.algorithm.name)
     model = build_model(
         config.model, classes=1, heads=algorithm.heads, dtype=config.dtype, remat=config.remat
     )

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.algorithms.unequal import Unequal
 from jaxmatch.augment.build import CONTRASTS
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
@@ -221,6 +222,7 @@ SECTIONS: dict[str, type] = {
     "views.ctaugment": CTAugment,
     "optim": Optim,
     "ema": Ema,
+    "unequal": Unequal,
 }
 
 

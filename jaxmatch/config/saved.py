@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.algorithms.unequal import Unequal
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import defaults, field_defaults
 from jaxmatch.config.own import AUTO, OPEN
@@ -27,6 +28,7 @@ from jaxmatch.weights.transfer import STAGE
 IDENTITY = {
     "recipe": "the method; scripts that change a method give it a name of their own",
     "algorithm": "the loss",
+    "unequal": "the loss, and the order of the labeled images",
     "model": "the network",
     "views": "the images that the network sees",
     "augment": "which views these are",
@@ -82,6 +84,8 @@ WITHOUT_EFFECT = {
     "data.largest": 0,
     "data.imbalance_unlabeled": "",
     "data.largest_unlabeled": 0,
+    "algorithm.alignment_prior": "uniform",
+    **{f"unequal.{key}": value for key, value in field_defaults(Unequal).items()},
 }
 
 # Values of settings in runs that are older than the setting, where they are not the default.
