@@ -265,8 +265,8 @@ def test_a_method_of_ones_own_that_hides_its_views():
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=() if n == "simmatch" else pytest.mark.slow)
-        for n in sorted(ALGORITHMS)
+        pytest.param(each, marks=() if each == "simmatch" else pytest.mark.slow)
+        for each in sorted(ALGORITHMS)
     ],
 )
 def test_every_method_with_what_it_takes(name):
