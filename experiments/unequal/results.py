@@ -34,12 +34,12 @@ def main(words: Sequence[str] | None = None) -> None:
 def entry(folder: Path) -> dict[str, Any]:
     """The figures of a finished run, in [0, 1], of the network that the method reports.
 
-    The rarest classes are those with the fewest labeled images, the last of equals first.
+    The rarest classes are those with the fewest labeled images.
     """
     summary = json.loads((folder / "summary.json").read_text())
     counts = json.loads((folder / "findings.json").read_text())["counts"]
     metrics = summary[summary["evaluated"]]["metrics"]
-    by_labels = sorted(list(counts)[::-1], key=lambda name: counts[name]["labeled"])
+    by_labels = sorted(counts, key=lambda name: counts[name]["labeled"])
     name, _, seed = folder.name.rpartition("-s")
     return {
         "change": name,
