@@ -24,8 +24,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.input_scales import IMAGENET
 from jaxmatch.config.own import published
-from jaxmatch.config.presets import IMAGENET, TENTH
+from jaxmatch.config.presets import TENTH
 from jaxmatch.config.recipe import make
 
 Settings = dict[str, Any]

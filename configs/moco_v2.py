@@ -28,8 +28,8 @@ that few negatives are earlier views of the image itself, and the teacher's deca
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.input_scales import IMAGENET as SCALE
 from jaxmatch.config.own import method_settings
-from jaxmatch.config.presets import IMAGENET as SCALE
 from jaxmatch.config.recipe import make
 
 CIFAR = {

@@ -17,8 +17,8 @@ temperature is WCL's. On MNIST-5k the head is narrower, as the network is.
 from ml_collections import ConfigDict
 
 from jaxmatch.config.flags import load_module
+from jaxmatch.config.input_scales import IMAGENET as SCALE
 from jaxmatch.config.own import method_settings
-from jaxmatch.config.presets import IMAGENET as SCALE
 from jaxmatch.config.recipe import make, parse_argument
 
 DIGITS = {"algorithm.hidden": 512}

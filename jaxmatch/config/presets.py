@@ -3,15 +3,13 @@
 from typing import Any, NamedTuple
 
 from jaxmatch.augment.build import CONTRASTS
-from jaxmatch.config.usb_cv import CIFAR100, IMAGENET, STL10
+from jaxmatch.config.input_scales import CIFAR10, CIFAR100, IMAGENET, STL10, SVHN
 
 PRESETS = ("jaxmatch", "google", "torchssl", "usb")
 
 IMAGENET_IMAGES = 1_281_167
 TENTH = 128_116  # labels of the 10% list; that of 1% has 12,811
 IMAGENET_CALL = 50  # steps between two looks at the metrics
-CIFAR10 = ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255))
-SVHN = ((0.4380, 0.4440, 0.4730), (0.1751, 0.1771, 0.1744))
 
 USB_NETWORK = {
     "model.legacy_transition": True,

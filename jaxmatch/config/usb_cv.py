@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxmatch.config.input_scales import CIFAR100, HALF, IMAGENET, STL10
 from jaxmatch.errors import InputError
 from jaxmatch.models.vit import PRESETS
 
 NAME = "usb_cv"
-HALF = ((0.5,), (0.5,))
-CIFAR100 = ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255))
-STL10 = ((112.4 / 255, 109.1 / 255, 98.6 / 255), (68.4 / 255, 66.6 / 255, 68.5 / 255))
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # TissueMNIST's ops: those that neither change colours nor stretch or cut the levels.
 GRAY_OPS = (
     *("brightness", "equalize", "identity", "rotate", "sharpness"),

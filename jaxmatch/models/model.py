@@ -53,6 +53,7 @@ class Model(nn.Module):
     frozen_trunk: bool = False
 
     bn_groups = 1  # a network with BatchNorm makes it a setting
+    convolves = True  # whether its time goes into convolutions
     random = False  # whether a pass in train mode takes draws, which ``draw`` makes
 
     @property

@@ -111,6 +111,8 @@ class ViT(Model):
     lora_alpha: Positive = 8.0
     lora_rank_stabilized: bool = False
 
+    convolves = False  # products of matrices alone
+
     def __post_init__(self) -> None:
         """Refuse heads that do not divide the width, and a perceptron without hidden channels."""
         if self.width % self.heads:

@@ -50,6 +50,26 @@ def at_end(lines: Iterable[Mapping[str, Any]], steps: int) -> Unused | None:
     return found[-1] if found else None
 
 
+class Watch:
+    """Follows the coverage of a run, and tells once that it stays at 0, also if it is resumed."""
+
+    def __init__(self, config: ConfigDict, lines: Iterable[Mapping[str, Any]]):
+        """Begin after the ``lines`` of ``metrics.jsonl``."""
+        self._config = config
+        self._lines = [line for line in lines if KEY in line]
+        told = any(spans(self._lines, config.steps))
+        self._silent = told or not has_threshold(config)
+
+    def advice(self, step: int, values: Mapping[str, float]) -> str | None:
+        """What to tell the user after the metrics ``values`` of ``step``, if anything."""
+        if self._silent or KEY not in values:
+            return None
+        self._lines.append({"step": step, KEY: values[KEY]})
+        found = at_end(self._lines, self._config.steps)
+        self._silent = found is not None
+        return None if found is None else advice(self._config, found)
+
+
 def advice(config: ConfigDict, found: Unused) -> str:
     """What to tell the user of a run of ``config`` about the span ``found``."""
     threshold = config.algorithm["threshold"]

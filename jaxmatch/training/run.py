@@ -15,7 +15,6 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +23,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxmatch.augment import ctaugment
 from jaxmatch.config import saved
 from jaxmatch.data import splits, streaming
 from jaxmatch.data.facts import Facts
@@ -32,7 +30,6 @@ from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Resident, resident
 from jaxmatch.errors import InputError, NonFiniteError
 from jaxmatch.evaluation.forward import make_embed
-from jaxmatch.evaluation.probe import MOST_IMAGES, PROBES, missing, probe_sets
 from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.functional.diagnostics import collapsed
 from jaxmatch.models import onednn
@@ -40,13 +37,13 @@ from jaxmatch.program import Program
 from jaxmatch.record import coverage, findings, run_data
 from jaxmatch.record.curves import plot
 from jaxmatch.record.folder import RunFolder
-from jaxmatch.record.metrics import MetricsLog, open_wandb, summarise
+from jaxmatch.record.metrics import MetricsLog, open_wandb
 from jaxmatch.record.progress import SILENT, Progress, Silent
 from jaxmatch.runtime import hosts, mesh
 from jaxmatch.runtime.checkpoint import Best, Checkpoints
 from jaxmatch.runtime.dispatch import Call, Feed, Meter, on_cpu, watched
-from jaxmatch.runtime.json_files import read_object
 from jaxmatch.runtime.termination import Stop
+from jaxmatch.training import ending
 from jaxmatch.training.best import BestCheckpoint
 from jaxmatch.training.first_classifier import starts_fitted, with_fitted
 from jaxmatch.training.footprint import check_compiled, check_step, program_bytes
@@ -277,7 +274,8 @@ class Run:
             self._metrics = self._opened.enter_context(metrics)
             progress = Progress(config.steps, first, self.folder, self.folder.name, self.alone)
             self._progress = self._opened.enter_context(progress)
-        if self.program.mesh.size == 1 and on_cpu(self.program.mesh):
+        alone = self.program.mesh.size == 1
+        if alone and on_cpu(self.program.mesh) and self.program.model.convolves:
             self._progress.message(onednn.library().text)
         for line in findings.lines(self.found) if self.found else ():
             self._progress.note(line)
@@ -289,11 +287,7 @@ class Run:
             self._progress.message(f"continuing from the checkpoint of step {first}")
         lines = self._metrics.lines()
         self.best.begin(lines)
-        self._covered = [line for line in lines if coverage.KEY in line]
-        # Once in a run, also if it is resumed.
-        self._told = not coverage.has_threshold(config) or any(
-            coverage.spans(self._covered, config.steps)
-        )
+        self._coverage = coverage.Watch(config, lines)
         self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
         sums = saved_sums(self.files.interval_file, first) if hosts.leader() else {}
         self._interval = Interval(first, sums)
@@ -412,7 +406,8 @@ class Run:
                     f"step {self.step}: the features have collapsed, they are the same for all "
                     "images (features/spread in metrics.jsonl)"
                 )
-            self._watch_coverage(values)
+            if advice := self._coverage.advice(self.step, values):
+                self._progress.message(advice)
         self._interval.trained()
         if evaluate:
             values |= self.evaluate(state)
@@ -423,16 +418,6 @@ class Run:
             self._show(values, self._interval.evaluation_share)
             self._interval.begin(self.step)
         return values
-
-    def _watch_coverage(self, values: Mapping[str, float]) -> None:
-        """Tell once if no unlabeled image passes the threshold during a share of the run."""
-        if coverage.KEY not in values:
-            return
-        self._covered.append({"step": self.step, coverage.KEY: values[coverage.KEY]})
-        found = coverage.at_end(self._covered, self.config.steps)
-        if found is not None and not self._told:
-            self._told = True
-            self._progress.message(coverage.advice(self.config, found))
 
     def _show(self, values: dict[str, float], evaluation_share: float = 0.0) -> None:
         """Show metrics, speed, and the time that the rest of the run will take."""
@@ -473,83 +458,32 @@ class Run:
             metrics = self.held_out.report(state)
             if hosts.leader():
                 plot({self.folder.name: lines}, self.files.curves)
-                seconds = self._earlier + time.monotonic() - self.started
-                summary = self.summary(lines, metrics, state.policy, seconds)
-                self.files.write_summary(summary)
-                self._measure_baselines()
+                self.files.write_summary(self.summary(lines, metrics, state))
+                ending.write_baselines(self.config, self.program, self._on_host, self.files)
             hosts.synchronize("summary written")
         return self.with_probes(state)
 
-    def _measure_baselines(self) -> None:
-        """Write what simple classifiers reach with the same labels.
-
-        This is done for runs on own images, and for runs that began from a trained network.
-        """
-        begun = self.config.init_from and not self.config.init_from.startswith(transfer.STAGE)
-        if not ((self.config.size or begun) and self.program.algorithm.labeled):
-            return
-        from jaxmatch.evaluation import baselines  # scikit-learn takes a second to import
-
-        try:
-            if self.files.read_baselines() is None:
-                found = baselines.of_data(self.config, self._on_host, self.folder)
-                self.files.write_baselines(found)
-        except InputError as error:
-            log.warning("no baselines: %s", error)
-
     def summary(
-        self,
-        lines: list[dict[str, Any]],
-        metrics: dict[str, dict[str, Any]],
-        policy: PyTree,
-        seconds: float,
+        self, lines: list[dict[str, Any]], metrics: dict[str, dict[str, Any]], state: TrainState
     ) -> dict[str, Any]:
-        """The content of ``summary.json``; its probes are not measured yet."""
-        spec, steps, algorithm = self.program.spec, self.config.steps, self.program.algorithm
-        images = self.program.forward_images(self.data)
-        refreshes = sum(map(self.due_refresh, range(0, steps, self.config.steps_per_call)))
-        summary = summarise(
+        """The content of ``summary.json``, as :func:`jaxmatch.training.ending.summary` makes it."""
+        images = self.config.steps * self.program.forward_images(self.data)
+        refreshes = sum(map(self.due_refresh, range(0, self.config.steps, self.unit)))
+        return ending.summary(
+            self.config,
+            self.program,
             lines,
-            algorithm=self.config.algorithm.name,
-            evaluated=algorithm.evaluated,
-            steps=steps,
-            images_seen={
-                "labeled": steps * spec.labeled_batch,
-                "unlabeled": steps * spec.unlabeled_batch,
-            },
-            forward_images=steps * images + refreshes * spec.unlabeled,
-            seconds=seconds,
-            metrics=metrics,
-            best=self.best.found._asdict() if self.best.found else None,
+            metrics,
+            policy=state.policy,
+            seconds=self._earlier + time.monotonic() - self.started,
+            best=self.best.found,
+            forward_images=images + refreshes * self.program.spec.unlabeled,
+            probes=self.held_out.knn is not None,
         )
-        if self.config.augment == "ctaugment":
-            summary["ctaugment"] = ctaugment.describe(policy)
-        unused = coverage.at_end(lines, steps) if coverage.has_threshold(self.config) else None
-        if unused is not None:
-            summary["unlabeled_unused"] = unused._asdict()
-        if algorithm.labeled:
-            return summary
-        probe = None if self.held_out.knn is None else dict.fromkeys(PROBES)
-        return {**summary, "probe": probe, "collapsed": collapsed(lines[-1] if lines else {})}
 
     def with_probes(self, state: TrainState) -> dict[str, Any]:
-        """Measure the probes that ``summary.json`` lacks, and return its content.
-
-        Each probe is written as soon as it is known, so that a restart does not repeat it.
-        """
-        summary = read_object(self.files.summary_file) or {}
-        if names := missing(summary):
-            sets = probe_sets(self.source, MOST_IMAGES, MOST_IMAGES)
-            summary["probe_images"] = {
-                part: len(some.labels) for part, some in sets._asdict().items()
-            }
-            summary["probe_labels"] = "all known"  # none of which the run saw
-            for name, value in self.held_out.probe(state, sets, names):
-                summary["probe"][name] = value
-                if hosts.leader():
-                    self.files.write_summary(summary)
-            hosts.synchronize("probes written")
-        return summary
+        """Measure the probes that ``summary.json`` lacks, and return its content."""
+        return ending.with_probes(state, self.held_out, self._on_host, self.files)
 
 
 @jax.jit
