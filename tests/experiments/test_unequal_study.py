@@ -9,7 +9,7 @@ from experiments.unequal.sweep import CHANGES, sweep
 from jaxmatch.algorithms.unequal import Unequal
 from jaxmatch.config.checks import check_settings
 from jaxmatch.config.flags import from_flags
-from jaxmatch.config.own import settle
+from jaxmatch.config.own import Circumstances, settle, with_usual_input
 from jaxmatch.errors import InputError
 
 
@@ -32,8 +32,9 @@ def test_runs_differ_in_one_option(data):
     for run in runs[: len(CHANGES)]:
         name = run.pop("workdir")
         words = [f"--config.{key}={value}" for key, value in run.items() if key != "config"]
-        config = settle(from_flags(str(run["config"]), words)[0], None)[0]
-        check_settings(config)
+        config, _ = from_flags(str(run["config"]), words)
+        config, _ = settle(config, Circumstances(side=28, one_side=True))
+        check_settings(with_usual_input(config))
         usual = Unequal()
         changed = {key for key in config.unequal if config.unequal[key] != getattr(usual, key)}
         assert len(changed) == (name != "plain-s0")
