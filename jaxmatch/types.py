@@ -20,6 +20,7 @@ Embed = Callable[[PyTree], Mapping[str, np.ndarray]]
 
 
 NOT_GIVEN: Any = None
+STRANGER = -2  # the label of an unlabeled image that is known to be of none of the classes
 
 
 class Examples(NamedTuple):
@@ -29,8 +30,8 @@ class Examples(NamedTuple):
     """
 
     views: tuple[Array, ...]  # [b h w c] each: uint8 before augmentation, network input after
-    # [b] int32, -1 = unknown; of unlabeled images only metrics read it, and it is -1 for those that
-    # are labeled examples, too
+    # [b] int32, -1 = unknown, STRANGER = of no class; of unlabeled images only metrics read it, and
+    # it is -1 for those that are labeled examples, too
     label: Array = NOT_GIVEN
     # [b] int32 position in its own set, for memory banks
     index: Array = NOT_GIVEN  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -256,6 +257,13 @@ class Algorithm:
     ) -> tuple[Array, Update]:
         """:meth:`objective` of these :class:`Inputs`; the step differentiates it by ``params``."""
         return self.objective(Inputs(network, params, state, batch, draws, spec))
+
+    def strangeness(self, outputs: Outputs) -> Array | None:
+        """How unlike the classes images are, [b], larger for stranger ones, by the method's heads.
+
+        None: the method has no such heads.
+        """
+        return None
 
     def project(self, params: PyTree) -> PyTree:
         """Parameters in place of those that the optimizer made, before the EMA follows."""

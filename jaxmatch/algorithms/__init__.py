@@ -15,6 +15,7 @@ from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.algorithms.fixmatch_eman import FixMatchEMAN
 from jaxmatch.algorithms.flexmatch import FlexMatch
 from jaxmatch.algorithms.freematch import FreeMatch
+from jaxmatch.algorithms.iomatch import IOMatch
 from jaxmatch.algorithms.mean_teacher import MeanTeacher
 from jaxmatch.algorithms.mixmatch import MixMatch
 from jaxmatch.algorithms.moco_v2 import MoCoV2
@@ -56,6 +57,7 @@ ALGORITHMS = {
     "softmatch": SoftMatch,
     "adamatch": AdaMatch,
     "fixmatch_eman": FixMatchEMAN,
+    "iomatch": IOMatch,
     "simmatch": SimMatch,
     "simmatch_v2": SimMatchV2,
     "comatch": CoMatch,

@@ -11,17 +11,21 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
     from rich.console import RenderableType
 
-BEST = "best"
+BEST, NEWEST = "best", "newest"
 RUN = "a run folder that train has written"
-STEP = "the step of the checkpoint, or best for that of keep_best (default: the newest)"
+STEP = (
+    "the step of the checkpoint; best for the one that keep_best or select chose, or newest "
+    "(default: best for a run with select, else newest)"
+)
+UNCALIBRATED = "leave out the temperature that the validation set gave"
 DATA = "the place of the run's folder, npz file or TFDS directory, if it has moved"
 JSON = "print {} as JSON, for programs"
 CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,size=SIZE][,views=V][,preset=P][,split=FILE]"
 
 
 def step(text: str) -> int | str:
-    """The step that ``--step`` names: a number, or the best one."""
-    return text if text == BEST else int(text)
+    """The step that ``--step`` names: a number, the best one or the newest."""
+    return text if text in (BEST, NEWEST) else int(text)
 
 
 def config_of(arguments: argparse.Namespace) -> "ConfigDict":

@@ -33,6 +33,7 @@ FOR_LABELS = (
     "data.validation",
     "data.validation_draw",
     "keep_best",
+    "select",
 )
 
 

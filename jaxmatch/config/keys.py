@@ -66,6 +66,12 @@ KEYS: dict[str, Key] = {
         "Metric whose best checkpoint is kept, too: validation/accuracy or another metric of "
         "evaluate, for the student validation/student/accuracy; empty keeps none.",
     ),
+    "select": Key(
+        "",
+        str,
+        "As keep_best, such as validation/balanced_accuracy, and evaluate, predict, export and "
+        "jaxmatch.load use that checkpoint by default; empty for the newest.",
+    ),
     "devices": Key(0, Whole, "Number of devices; 0 takes all that divide the batches."),
     "memory_placement": Key(
         "auto",
@@ -175,6 +181,15 @@ KEYS: dict[str, Key] = {
         "Held-out images of an evaluation during training, 0 for all; the last one takes all.",
     ),
     "data.include_labeled": Key(True, bool, "Use labeled images as unlabeled ones, too."),
+    "data.known_classes": Key(
+        (),
+        tuple[str, ...],
+        "Classes of an experiment with strangers: labels and held-out images are of these alone, "
+        "training images of others are unlabeled ones; () takes all classes.",
+    ),
+    "data.strangers": Key(
+        True, bool, "Keep the training images of classes other than data.known_classes."
+    ),
     "data.batch_size": Key(64, Count, "Labeled images of a step, B."),
     "data.ratio": Key(7, Whole, "Unlabeled images of a step for each labeled one, mu."),
     "data.mean": Key((0.5,), tuple[float, ...], "Mean of the network's input, in [0, 1]."),

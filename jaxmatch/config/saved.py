@@ -59,6 +59,8 @@ IDENTITY = {
     "data.validation": "which images are held back",
     "data.validation_draw": "which images are held back",
     "data.include_labeled": "which images are unlabeled",
+    "data.known_classes": "the classes",
+    "data.strangers": "which images are unlabeled",
     "data.extra": "which images are unlabeled",
     "data.batch_size": "the images of a step",
     "data.ratio": "the images of a step",
@@ -186,6 +188,9 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
             del found[key]
     if not found.get("data.validation"):
         found.pop("data.validation_draw", None)  # it has no effect
+    if not found.get("data.known_classes"):
+        for key in ("data.known_classes", "data.strangers"):  # no effect, either
+            found.pop(key, None)
     if found.get("classifier_init") == "random":
         for key in ("classifier_init", "classifier_temperature"):  # no effect, either
             found.pop(key, None)

@@ -76,7 +76,7 @@ class Resident(NamedTuple):
     labeled_images: Table | LazyImages  # n images
     labeled_labels: HostOrDevice  # [n] int32
     unlabeled_images: Table | LazyImages  # u images
-    # [u] int32, -1 = unknown or also a labeled example; only metrics read it
+    # [u] int32, -1 = unknown or also a labeled example, STRANGER = of no class; only for metrics
     unlabeled_labels: HostOrDevice
     frozen: PyTree = None  # variables of the run's frozen networks by role, if there are any
 

@@ -35,6 +35,8 @@ class Reading:
         levels: how the pixels of files become 8-bit RGB.
         split: a file of labeled images, which a folder's drawn test set leaves out.
         test_of: an earlier run on the same folder; its drawn test set is used again.
+        known_classes: the classes of the run, where images of others are strangers; () is all.
+        strangers: keep training images of other classes, as unlabeled ones.
     """
 
     seed: int = 0
@@ -48,6 +50,8 @@ class Reading:
     levels: Levels = DEFAULT
     split: str = ""
     test_of: Record | None = None
+    known_classes: tuple[str, ...] = ()
+    strangers: bool = True
 
     def __post_init__(self) -> None:
         """Check the share."""
@@ -95,7 +99,7 @@ class Source:
     name: str  # "mnist5k", "tfds:cifar10", "npz:/p.npz", "folder:/dir"
     classes: tuple[str, ...]
     images: Images  # [n h w 3] uint8 training images
-    labels: np.ndarray  # [n] int32, -1 = unknown
+    labels: np.ndarray  # [n] int32, -1 = unknown, STRANGER = of none of the classes
     rows: np.ndarray  # [n] int64 position of each training image in the source's storage order
     test_images: Images  # [m h w 3] uint8
     test_labels: np.ndarray  # [m] int32

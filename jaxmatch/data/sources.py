@@ -13,6 +13,7 @@ from jaxmatch.data import images as image_files
 from jaxmatch.data.images import Fitting, Native, Size
 from jaxmatch.data.record import Record, check_parts
 from jaxmatch.data.source import UNLABELED_PART, VALIDATION_PARTS, Reading, Source, Survey
+from jaxmatch.data.strangers import with_strangers
 from jaxmatch.errors import InputError, some, suggest
 
 Load = Callable[[str, Reading], Source]
@@ -142,13 +143,19 @@ def load(name: str, reading: Reading) -> Source:
         raise InputError(
             f"data.stream=True needs a source of {known}; set data.stream=False for {name}."
         )
-    source = scheme.load(name.partition(":")[2], reading)
+    source = _chosen(scheme.load(name.partition(":")[2], reading), reading)
     if len(source.classes) < 2 and not reading.label_free:
         raise InputError(
             f"{name} has labeled training images of fewer than two classes, and a classifier needs "
             f"at least two.{_told(source.survey)}"
         )
     return source if scheme.streams else _resized(source, reading)
+
+
+def _chosen(source: Source, reading: Reading) -> Source:
+    """The source with the classes that ``reading`` asks for."""
+    known = reading.known_classes
+    return with_strangers(source, known, reading.strangers) if known else source
 
 
 def _told(survey: Survey) -> str:
@@ -183,7 +190,8 @@ def load_recorded(
     if scheme.load_recorded is None:
         source = load(name, reading)
     else:
-        source = scheme.load_recorded(record, name.partition(":")[2], reading, needed, kind)
+        place = name.partition(":")[2]
+        source = _chosen(scheme.load_recorded(record, place, reading, needed, kind), reading)
     if source.classes != record.classes:
         raise InputError(
             f"{name} has the classes {', '.join(source.classes)} now, but the run was trained on "

@@ -19,7 +19,10 @@ from jaxmatch.runtime.hosts import leader
 from jaxmatch.runtime.mesh import from_processes, over_batch, process_share, put, replicated
 from jaxmatch.types import Array, Outputs, PyTree
 
-BATCH = 500
+# A multiple of a CPU's vector width on few devices: the last digits of other rows are different,
+# and would depend on an image's place in its batch.
+BATCH = 512
+AT_A_TIME = 500_000  # logits of which the host computes probabilities in one piece: 4 MB
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +37,8 @@ class Answers(NamedTuple):
 Evaluate = Callable[[PyTree, Array | Images | Table], Answers]
 
 
-def make_predict(program: Program, batch: int = BATCH) -> Evaluate:
-    """A function (variables, images [n h w c] uint8) -> probabilities [n C].
+def make_logits(program: Program, batch: int = BATCH) -> Evaluate:
+    """A function (variables, images [n h w c] uint8) -> logits [n C].
 
     It leaves out unreadable LazyImages and logs their names once. It raises InputError, in all
     processes, if no image is readable, or, under ``data.strict``, if one is not.
@@ -44,20 +47,51 @@ def make_predict(program: Program, batch: int = BATCH) -> Evaluate:
         program: its network, input scale, devices and ``data.strict``.
         batch: the number of images that all devices together compute at a time.
     """
-    return _make(program, lambda outputs: jax.nn.softmax(outputs.logits), batch)
-
-
-def make_logits(program: Program, batch: int = BATCH) -> Evaluate:
-    """A function (variables, images [n h w c] uint8) -> logits [n C], as :func:`make_predict`."""
     return _make(program, lambda outputs: outputs.logits, batch)
+
+
+def make_scored(program: Program, batch: int = BATCH) -> Evaluate:
+    """As :func:`make_logits`, with values (logits [n C], strangeness [n]) by the method's heads.
+
+    The strangeness is None for a method without such heads
+    (:meth:`jaxmatch.types.Algorithm.strangeness`).
+    """
+    strangeness = program.algorithm.strangeness
+    return _make(program, lambda outputs: (outputs.logits, strangeness(outputs)), batch)
+
+
+def probabilities(logits: Answers, temperature: float = 1.0) -> Answers:
+    """softmax(logits / temperature) [n C] float32 of the ``logits`` [n C] of n images.
+
+    The host computes it in float64, so that it does not depend on devices and batches. The class
+    with the largest logit stays the most probable one: where rounding to float32 makes an earlier
+    class as probable, its probability is the next larger number.
+    """
+    values = np.asarray(logits.values)
+    parts = np.array_split(values, max(1, values.size // AT_A_TIME))
+    return logits._replace(values=np.concatenate([_softmax(part, temperature) for part in parts]))
+
+
+def _softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
+    values = logits.astype(np.float64)
+    best = values.argmax(-1)
+    with np.errstate(invalid="ignore"):  # those of unreadable images are arbitrary
+        values -= values.max(-1, keepdims=True)
+        values /= temperature
+        np.exp(values, out=values)
+        values /= values.sum(-1, keepdims=True)
+        found = values.astype(np.float32)
+    tied = np.flatnonzero(found.argmax(-1) != best)
+    found[tied, best[tied]] = np.nextafter(found[tied, best[tied]], np.float32(1))
+    return found
 
 
 def make_features(program: Program, batch: int = BATCH, spread: bool = False) -> Evaluate:
     """A function (variables, images [n h w c] uint8) -> pooled features [n d].
 
     Args:
-        program: as of :func:`make_predict`, which says what happens to unreadable images.
-        batch: as of :func:`make_predict`.
+        program: as of :func:`make_logits`, which says what happens to unreadable images.
+        batch: as of :func:`make_logits`.
         spread: leave the features on the devices: an array [p d] whose rows are split over the
             mesh. p is the next multiple of the mesh's size; rows from n on are arbitrary.
     """
@@ -70,7 +104,7 @@ def make_embed(
     """A function (variables, images [n h w c] uint8) -> heads [n ...] by name.
 
     In place of an unreadable one of LazyImages it embeds the next readable one, as training does,
-    and logs the name once. Arguments and errors are those of :func:`make_predict`.
+    and logs the name once. Arguments and errors are those of :func:`make_logits`.
     """
     run = _make(program, lambda outputs: dict(outputs.heads), batch, replace=True)
     return lambda variables, images: run(variables, images).values

@@ -19,6 +19,7 @@ WriteRow = Callable[[Sequence[Any]], None]
 
 LINES_OF_JSON = (".jsonl", ".ndjson")
 COLUMNS = ("path", "class", "confidence")
+UNKNOWN = "unknown"
 LEFT_OUT_COLUMNS = ("path", "reason")
 
 
@@ -45,6 +46,7 @@ def predict(
     output: Path,
     *,
     probabilities: bool = False,
+    unknown: bool | str = False,
     left_out: Path | None = None,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Mapping[str, Sequence[str]]:
@@ -59,6 +61,8 @@ def predict(
         paths: image files, and folders of them.
         output: the table to write.
         probabilities: add a column ``p:<class>`` for each class.
+        unknown: add a column ``unknown``, as of
+            :meth:`~jaxmatch.evaluation.classifier.Classifier.predict`.
         left_out: a table to write of path and reason of everything that has no row.
         tell: is called with the number of rows so far after each block of them.
 
@@ -69,12 +73,13 @@ def predict(
         InputError: as :meth:`~jaxmatch.evaluation.classifier.Classifier.predict_files`.
         DiskError: if a table cannot be written.
     """
-    names = [f"p:{name}" for name in classifier.classes] if probabilities else []
+    names = [UNKNOWN] if unknown else []
+    names += [f"p:{name}" for name in classifier.classes] if probabilities else []
     missing: LeftOut = {}
     done = 0
     with contextlib.ExitStack() as files:
         write = _table(files.enter_context(writing_output(output)), output, [*COLUMNS, *names])
-        for block in classifier.predict_files(paths):
+        for block in classifier.predict_files(paths, unknown=unknown):
             for row in _rows(block, probabilities):
                 write(row)
             for reason, found in block.left_out.items():
@@ -90,10 +95,10 @@ def predict(
 
 
 def _rows(block: Predictions, probabilities: bool) -> Iterator[list[Any]]:
-    for path, name, confidence, row in zip(
-        block.paths, block.names, block.confidence, block.probabilities, strict=True
-    ):
-        yield [_text(path), name, confidence, *(row if probabilities else ())]
+    for number, (path, name) in enumerate(zip(block.paths, block.names, strict=True)):
+        unknown = () if block.unknown is None else (block.unknown[number],)
+        row = block.probabilities[number] if probabilities else ()
+        yield [_text(path), name, block.confidence[number], *unknown, *row]
 
 
 def _table(file: BinaryIO, path: Path, columns: Sequence[str]) -> WriteRow:

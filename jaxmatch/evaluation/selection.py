@@ -1,4 +1,4 @@
-"""``config.keep_best``: the metric of the validation set that chooses a run's best checkpoint."""
+"""The metric of the validation set that chooses a run's best checkpoint."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,36 +21,47 @@ class Selection:
     Attributes:
         network: "teacher" or "student".
         metric: a name in :data:`jaxmatch.evaluation.metrics.METRICS`.
+        setting: the key of the configuration that says so.
     """
 
     network: str
     metric: str
+    setting: str = "keep_best"
 
     @classmethod
     def of(cls, config: ConfigDict) -> Self | None:
-        """The selection ``config.keep_best``; None if that is empty.
+        """The selection ``config.select`` or ``config.keep_best``; None if both are empty.
 
-        The text is ``validation/[<network>/]<metric>``; the network is by default the one that the
-        method reports.
+        With ``select`` the best checkpoint is also what is loaded by default later
+        (:func:`jaxmatch.evaluation.classifier.load`). The text is
+        ``validation/[<network>/]<metric>``; the network is by default the one that the method
+        reports. While a run trains, its probabilities are not calibrated.
 
         Raises:
-            InputError: if it names no metric of the validation set, or the method reads no labels.
+            InputError: if it names no metric of the validation set, the two contradict each other,
+                or the method reads no labels.
         """
-        text = config.keep_best
+        key = "select" if config.select else "keep_best"
+        text = config[key]
         if not text:
             return None
+        if config.keep_best not in ("", text):
+            raise InputError(
+                f"select={text} and keep_best={config.keep_best} choose different checkpoints; "
+                "leave keep_best empty."
+            )
         algorithm = build_algorithm(config.algorithm)
         part, _, rest = text.partition("/")
         if part == "test":
             raise InputError(
-                f"keep_best={text} would choose the checkpoint by the test set, and its test "
+                f"{key}={text} would choose the checkpoint by the test set, and its test "
                 "accuracy would be too high; hold out images with data.validation=N and give "
-                "keep_best=validation/accuracy."
+                f"{key}=validation/accuracy."
             )
         if not algorithm.labeled:
             raise InputError(
-                f"keep_best={text} needs a classifier, but this method reads no labels; leave "
-                "keep_best empty."
+                f"{key}={text} needs a classifier, but this method reads no labels; leave {key} "
+                "empty."
             )
         network, slash, metric = rest.rpartition("/")
         network = network if slash else algorithm.evaluated
@@ -58,8 +69,8 @@ class Selection:
             known = [f"validation/{name}" for name in METRICS]
             known += [f"validation/{each}/{name}" for each in NETWORKS for name in METRICS]
             hint = suggest(text, known).removeprefix("known: ")
-            raise InputError(f"keep_best={text} is no metric of the validation set; {hint}")
-        return cls(network=network, metric=metric)
+            raise InputError(f"{key}={text} is no metric of the validation set; {hint}")
+        return cls(network=network, metric=metric, setting=key)
 
     @property
     def key(self) -> str:
@@ -78,13 +89,13 @@ class Selection:
         """
         if not images:
             raise InputError(
-                f"keep_best={self.key} needs a validation set; hold out images with "
-                "data.validation=N, or leave keep_best empty."
+                f"{self.setting}={self.key} needs a validation set; hold out images with "
+                f"data.validation=N, or leave {self.setting} empty."
             )
         if not METRICS[self.metric].applies(classes):
             raise InputError(
-                f"keep_best={self.key} does not exist for {classes} classes; choose another, such "
-                "as validation/accuracy."
+                f"{self.setting}={self.key} does not exist for {classes} classes; choose another, "
+                "such as validation/accuracy."
             )
 
     def improved(self, best: Best | None, step: int, values: Mapping[str, float]) -> Best | None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from jaxmatch.functional.similarity import normalize
-from jaxmatch.types import Array, Ratio
+from jaxmatch.types import STRANGER, Array, Ratio
 
 # A features/spread below this is a collapse: the mean embedding then has a length above 0.998.
 COLLAPSED = 0.05
@@ -25,7 +25,9 @@ def pseudo_label_metrics(
 ) -> dict[str, Array | Ratio]:
     """Coverage of the threshold, and accuracies where the true labels are known.
 
-    Coverage is the share of the whole batch, as the loss uses it.
+    Coverage is the share of the whole batch, as the loss uses it. ``pseudo/strangers_passed`` is
+    the share of the images of none of the classes, as far as they are known, that have a
+    pseudo-label.
 
     >>> weak = jnp.array([[0.9, 0.1], [0.4, 0.6]])
     >>> metrics = pseudo_label_metrics(weak, weak.max(-1) > 0.8, jnp.array([0, 0]))
@@ -35,16 +37,38 @@ def pseudo_label_metrics(
     Args:
         weak: logits or probabilities; the pseudo-labels are their argmax.
         confident: which pseudo-labels are used, or their weight in [0, 1].
-        label: true labels, -1 = unknown or a labeled example; only metrics read them.
+        label: true labels, -1 = unknown or a labeled example, ``STRANGER`` = of none of the
+            classes; only metrics read them.
         strong: logits of the strong views, if the method has them.
     """
     metrics: dict[str, Array | Ratio] = {"pseudo/coverage": confident.mean()}
     if label is None:
         return metrics
-    known = label >= 0
+    known, stranger = label >= 0, label == STRANGER
     right = (weak.argmax(-1) == label) & known
     metrics["pseudo/accuracy"] = Ratio((right * confident).sum(), (known * confident).sum())
+    metrics["pseudo/strangers_passed"] = Ratio((stranger * confident).sum(), stranger.sum())
     return {**metrics, **unlabeled_accuracy(weak, label, strong)}
+
+
+def stranger_metrics(
+    judged: Bool[Array, "b"], label: Int[Array, "b"] | None
+) -> dict[str, Array | Ratio]:
+    """The share of a batch that a method judges strange, and of its known images among them.
+
+    >>> metrics = stranger_metrics(jnp.array([True, False]), jnp.array([1, -2]))
+    >>> print(metrics["pseudo/judged_strangers"], metrics["pseudo/knowns_left_out"].total)
+    0.5 1
+
+    Args:
+        judged: which images the method takes for images of none of the classes.
+        label: as of :func:`pseudo_label_metrics`.
+    """
+    metrics: dict[str, Array | Ratio] = {"pseudo/judged_strangers": judged.mean()}
+    if label is None:
+        return metrics
+    known = label >= 0
+    return {**metrics, "pseudo/knowns_left_out": Ratio((judged & known).sum(), known.sum())}
 
 
 def unlabeled_accuracy(

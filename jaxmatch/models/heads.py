@@ -158,6 +158,41 @@ class PredictedProjection(nn.Module):
         return jnp.stack([projection, mlp(name="predictor")(projection, train)], 1)
 
 
+class OpenSet(nn.Module):
+    """IOMatch's multi-binary classifier chi and open-set classifier psi, on a projection z = g(f).
+
+    They are one head, since a head reads features only. Li et al., "IOMatch", ICCV 2023, section
+    3.1; layers and first values are those of the authors' code (github.com/nukezil/IOMatch).
+
+    Attributes:
+        projection: width of z.
+        classes: K, which the network fills in (:func:`for_classes`).
+    """
+
+    projection: int
+    classes: int = 1
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Map pooled features ``x`` [b d] to logits [b 3K+1].
+
+        They are K of "not of class k", K of "of class k", then K + 1 of the classes and of none.
+        """
+        dense = partial(nn.Dense, param_dtype=self.param_dtype)
+        z = nn.relu(dense(x.shape[-1], kernel_init=UNIFORM_FAN_IN, name="hidden")(x))
+        z = dense(self.projection, kernel_init=UNIFORM_FAN_IN, name="output")(z)
+        init = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+        binary = dense(2 * self.classes, kernel_init=init, use_bias=False, name="binary")(z)
+        opened = dense(self.classes + 1, kernel_init=init, name="open")(z)
+        return jnp.concatenate([binary, opened], -1)
+
+
+def for_classes(head: nn.Module, classes: int) -> nn.Module:
+    """The head with the number of classes of the network, if it has a field for that."""
+    return head.clone(classes=classes) if "classes" in head.__dataclass_fields__ else head
+
+
 class PrototypeProjection(nn.Module):
     """SwAV's unit embeddings, and the prototypes that the loss compares them with.
 

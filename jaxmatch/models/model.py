@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from jaxmatch.models.heads import KEPT, KeptHead
+from jaxmatch.models.heads import KEPT, KeptHead, for_classes
 from jaxmatch.settings import Range
 from jaxmatch.types import Array, Heads, Outputs
 
@@ -99,7 +99,7 @@ class Model(nn.Module):
             classifier = nn.Dense(self.classes, kernel_init=init, name="classifier", **options)
             logits = classifier(kept)
         heads = {
-            name: head.clone(name=name, **options)(features, train)
+            name: for_classes(head, self.classes).clone(name=name, **options)(features, train)
             for name, head in self.extra_heads.items()
         }
         return Outputs(logits, features, heads)

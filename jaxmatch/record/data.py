@@ -149,6 +149,11 @@ class Data:
             return np.zeros(0, np.int64), np.zeros(0, np.int32)
         return self.pseudo.rows, self.pseudo.labels
 
+    @property
+    def labeled_images(self) -> Images:
+        """The labeled examples [n h w 3] uint8, in split order."""
+        return self.source.images[splits.locate(self.source, self.split)]
+
     def labels(self) -> np.ndarray:
         """The true label of each labeled example, in split order."""
         return self.source.labels[splits.locate(self.source, self.split)]

@@ -12,6 +12,9 @@ from jaxmatch.data.facts import Facts
 from jaxmatch.data.record import Record
 from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError
+from jaxmatch.record import calibration
+from jaxmatch.record.calibration import Calibrations
+from jaxmatch.record.unknown import KnownImages
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.json_files import damaged, read_object, write_json
 
@@ -55,6 +58,16 @@ class RunFolder:
     def baselines_file(self) -> Path:
         """The accuracies of classical classifiers; the file exists once somebody asked for them."""
         return self.path / "baselines.json"
+
+    @property
+    def calibration_file(self) -> Path:
+        """The temperatures that probabilities are calibrated with; the file needs validation."""
+        return self.path / "calibration.json"
+
+    @property
+    def unknown_file(self) -> Path:
+        """How strange known images look; the file needs validation, or somebody who asked."""
+        return self.path / "unknown.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -243,6 +256,51 @@ class RunFolder:
             DiskError: if the file cannot be written.
         """
         write_json(self.baselines_file, baselines)
+
+    def read_calibrations(self) -> dict[int, dict[str, Any]]:
+        """What :mod:`jaxmatch.record.calibration` describes, by the step; empty without a file.
+
+        Raises:
+            InputError: if the file cannot be read or is damaged.
+        """
+        advice = "remove it, and jaxmatch calibrate --workdir=RUN writes it again"
+        content = read_object(self.calibration_file, advice)
+        try:
+            return {} if content is None else calibration.from_json(content)
+        except ValueError as error:
+            raise damaged(self.calibration_file, str(error), advice) from error
+
+    def write_calibrations(self, found: Calibrations) -> None:
+        """Write the calibrations by their step; without any, remove the file.
+
+        Raises:
+            DiskError: if the file cannot be written.
+        """
+        if found:
+            write_json(self.calibration_file, calibration.to_json(found))
+        elif self.calibration_file.exists():
+            self.calibration_file.unlink()
+
+    def read_known_images(self) -> KnownImages | None:
+        """What :mod:`jaxmatch.record.unknown` describes; None without a file.
+
+        Raises:
+            InputError: if the file cannot be read or is damaged.
+        """
+        advice = "remove it, and jaxmatch predict --unknown writes it again"
+        content = read_object(self.unknown_file, advice)
+        try:
+            return None if content is None else KnownImages.from_json(content)
+        except ValueError as error:
+            raise damaged(self.unknown_file, str(error), advice) from error
+
+    def write_known_images(self, known: KnownImages) -> None:
+        """Write how strange known images look.
+
+        Raises:
+            DiskError: if the file cannot be written.
+        """
+        write_json(self.unknown_file, known.to_json(), indent=None)
 
     def read_split(self) -> Split:
         """The labeled examples.

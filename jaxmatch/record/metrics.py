@@ -255,12 +255,12 @@ def _networks(
     for network in NETWORKS:
         values = accuracies(lines, f"{part}/{network}/accuracy")
         if values is not None and metrics is not None:
-            values["metrics"] = _for_summary(metrics[network])
+            values["metrics"] = for_summary(metrics[network])
         found[network] = values
     return found
 
 
-def _for_summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def for_summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics without a confusion matrix that would make the file large."""
     small = len(metrics.get("confusion", ())) <= MOST_CONFUSED
     return {name: value for name, value in metrics.items() if small or name != "confusion"}

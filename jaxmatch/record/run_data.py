@@ -267,6 +267,8 @@ def reading(config: ConfigDict, directory: str) -> Reading:
         stream=data.stream,
         share=data.center_crop,
         levels=Levels.of(data.background, data.white_level),
+        known_classes=tuple(data.known_classes),
+        strangers=data.strangers,
     )
 
 

@@ -105,7 +105,8 @@ def _run(config: ConfigDict, program: Program) -> dict[str, Any]:
         "views_preset": config.views_preset,
         "evaluated": algorithm.evaluated,
         **{key: config[key] for key in ("steps", "steps_per_call")},
-        **{key: config[key] for key in ("log_every", "eval_every", "save_every", "keep_best")},
+        **{key: config[key] for key in ("log_every", "eval_every", "save_every")},
+        **{key: config[key] for key in ("keep_best", "select")},
         "platform": program.mesh.devices.flat[0].device_kind,
     }
 
@@ -133,7 +134,8 @@ def _sections(found: Mapping[str, Any], title: str) -> Iterable[RenderableType]:
     strong = f" (strong: {run['augment']}{named})" if "strong" in views["unlabeled"] else ""
     periods = {"log": "log_every", "evaluate": "eval_every", "save": "save_every"}
     every = ", ".join(f"{verb} every {run[key]:,}" for verb, key in periods.items())
-    best = run["keep_best"] or "none beside the newest"
+    used = f"{run['select']}, which evaluate, predict and export use"
+    best = used if run["select"] else run["keep_best"] or "none beside the newest"
     height, width = run["image_size"]
     yield _pairs(
         [

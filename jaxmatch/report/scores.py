@@ -1,7 +1,7 @@
 """The accuracies of one run for people: what ``evaluate`` prints, and the end of ``train``."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ from rich.text import Text
 
 from jaxmatch.errors import printable
 from jaxmatch.evaluation.comparison import best_of, compare
+from jaxmatch.evaluation.temperature import sentences
 
 NETWORKS = ("teacher", "student")
 MOST_ROWS = 20  # of the table of classes
+TITLES = {"macro_f1": "macro F1", "weighted_f1": "weighted F1", "roc_auc": "area under ROC"}
+NO_SHARES = ("negative_log_likelihood", "expected_calibration_error", "roc_auc")
 HELP = (
     "what may help: views= that suit the images (documents, medical, industrial), with "
     "--config.augment=contrast, or more labels"
@@ -24,8 +27,27 @@ def scores(found: Mapping[str, Any]) -> RenderableType:
     """The JSON object of ``jaxmatch evaluate --json`` as tables.
 
     It has ``step``, ``evaluated``, the test metrics of ``teacher`` and ``student``, and
-    ``validation`` with those of the validation set, if there is one.
+    ``validation`` with those of the validation set, if there is one. It may have ``calibration``
+    and ``bootstrap``, and then each network has ``intervals``.
     """
+    bootstrap = found.get("bootstrap")
+    reported = found[found["evaluated"]]
+    parts: list[RenderableType] = [Text(f"Checkpoint of step {found['step']:,}", style="bold")]
+    parts += _with_intervals(found) if bootstrap else [_one_row_each(found)]
+    if len(reported["per_class"]) <= MOST_ROWS:
+        title = Text(f"\nClasses, {found['evaluated']}", style="bold")
+        parts += [title, _classes(reported)]
+    notes = sentences(found.get("calibration"), found["evaluated"])
+    if bootstrap:
+        notes.append(
+            f"in brackets: {bootstrap['confidence']:.0%} intervals, over "
+            f"{bootstrap['resamples']:,} resampled sets of images"
+        )
+    return Group(*parts, *(Text(f"\n{note}") for note in notes))
+
+
+def _one_row_each(found: Mapping[str, Any]) -> RenderableType:
+    """A row for each network and set, with its accuracies."""
     parts = {"test": found, **{key: found[key] for key in ("validation",) if key in found}}
     table = plain_table("network", "images", "number", "accuracy", "balanced accuracy", "macro F1")
     for network in NETWORKS:
@@ -35,20 +57,56 @@ def scores(found: Mapping[str, Any]) -> RenderableType:
             number = sum(row["support"] for row in each["per_class"].values())
             values = (each[key] for key in ("accuracy", "balanced_accuracy", "macro_f1"))
             table.add_row(network + reported, part, f"{number:,}", *map(percent, values))
-    rows: Mapping[str, Any] = found[found["evaluated"]]["per_class"]
-    title = f"Checkpoint of step {found['step']:,}"
-    if len(rows) > MOST_ROWS:
-        return Group(Text(title, style="bold"), table)
-    classes = plain_table("class", "test images", "recall", "precision", "F1")
-    for name, row in rows.items():
-        shares = (percent(row[key]) for key in ("recall", "precision", "f1"))
-        classes.add_row(Text(printable(name)), f"{row['support']:,}", *shares)
-    return Group(
-        Text(title, style="bold"),
-        table,
-        Text(f"\nClasses, {found['evaluated']}", style="bold"),
-        classes,
-    )
+    return table
+
+
+def _with_intervals(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """A table for each set, with a row for each metric and a column for each network."""
+    parts = {"test": found, **{key: found[key] for key in ("validation",) if key in found}}
+    for part, metrics in parts.items():
+        number = sum(row["support"] for row in metrics[NETWORKS[0]]["per_class"].values())
+        table = plain_table(
+            f"{number:,} {part} images",
+            *(
+                f"{network} (reported)" if network == found["evaluated"] else network
+                for network in NETWORKS
+            ),
+        )
+        for name in metrics[NETWORKS[0]]["intervals"]:
+            if name == "per_class":
+                continue
+            each = [metrics[network] for network in NETWORKS]
+            shown = number_text if name in NO_SHARES else percent
+            values = (_bracketed(one[name], one["intervals"][name], shown) for one in each)
+            table.add_row(TITLES.get(name, name.replace("_", " ")), *values)
+        yield Text()
+        yield table
+
+
+def _classes(metrics: Mapping[str, Any]) -> RenderableType:
+    """A row for each class, with its test images and how well they are found."""
+    table = plain_table("class", "test images", "recall", "precision", "F1")
+    intervals = metrics.get("intervals", {}).get("per_class", {})
+    for name, row in metrics["per_class"].items():
+        shares = (
+            _bracketed(row[key], intervals.get(name, {}).get(key), percent, gap="\n")
+            for key in ("recall", "precision", "f1")
+        )
+        table.add_row(Text(printable(name)), f"{row['support']:,}", *shares)
+    return table
+
+
+def _bracketed(
+    value: float | None,
+    interval: Sequence[float] | None,
+    shown: Callable[[float | None], str],
+    gap: str = " ",
+) -> str:
+    """A value with its interval, if there is one: "71.3% (68.0 to 74.5)"."""
+    if interval is None:
+        return shown(value)
+    low, high = (shown(end).removesuffix("%") for end in interval)
+    return f"{shown(value)}{gap}({low} to {high})"
 
 
 def ending(
@@ -105,9 +163,10 @@ def _accuracies(summary: Mapping[str, Any]) -> Iterable[str]:
         yield f"validation accuracy of the {network}: {_with_balanced(validation)}"
     if best := summary.get("best"):
         there = best["test"].get(network, {}).get("accuracy")
+        used = "evaluate, predict and export use it" if best.get("selected") else "--step best"
         yield (
             f"best {best['key']}: {best['value']:.4g} at step {best['step']:,}, with test accuracy "
-            f"{percent(there)} (--step best)"
+            f"{percent(there)} ({used})"
         )
 
 
@@ -115,6 +174,11 @@ def _with_balanced(accuracies: Mapping[str, Any]) -> str:
     balanced = accuracies.get("metrics", {}).get("balanced_accuracy")
     more = "" if balanced is None else f" (balanced {percent(balanced)})"
     return percent(accuracies["last"]) + more
+
+
+def number_text(value: float | None) -> str:
+    """A number that is no share; "-" if it is not known."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def percent(share: float | None) -> str:

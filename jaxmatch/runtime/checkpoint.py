@@ -32,7 +32,7 @@ from jaxmatch.types import PyTree
 
 # Unfinished folders have these prefixes before their step.
 _SAVING, _REMOVING = "saving-", "removing-"
-BEST = "best"  # stands for the step of the best checkpoint
+BEST, NEWEST = "best", "newest"  # stand for the steps of these checkpoints
 MARK = "best.json"  # in the folder of the checkpoints, names the best one
 
 _log = logging.getLogger(__name__)
@@ -162,8 +162,9 @@ class Checkpoints:
             best = self.best()
             if best is None:
                 raise InputError(
-                    f"{self._directory} has no best checkpoint: only a run with keep_best, such as "
-                    "validation/accuracy, has one after an evaluation; give the number of a step, "
+                    f"{self._directory} has no best checkpoint: only a run with keep_best or "
+                    "select, such as validation/accuracy, has one after an evaluation; give the "
+                    "number of a step, "
                     f"present: {', '.join(map(str, present)) or 'none'}."
                 )
             step = best.step

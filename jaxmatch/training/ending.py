@@ -1,7 +1,7 @@
-"""What a run writes once all its steps are taken: its summary, baselines and probes."""
+"""What a run writes once all its steps are taken: temperatures, summary, baselines and probes."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -64,6 +64,8 @@ def summary(
         metrics=metrics,
         best=best._asdict() if best else None,
     )
+    if best and config.select:
+        found["best"]["selected"] = True  # it is what is loaded by default
     if config.augment == "ctaugment":
         found["ctaugment"] = ctaugment.describe(policy)
     unused = coverage.at_end(lines, steps) if coverage.has_threshold(config) else None
@@ -73,6 +75,48 @@ def summary(
         return found
     probe = dict.fromkeys(PROBES) if probes else None
     return {**found, "probe": probe, "collapsed": collapsed(lines[-1] if lines else {})}
+
+
+def write_calibration(
+    step: int,
+    state: TrainState,
+    held_out: HeldOut,
+    files: RunFolder,
+    present: Collection[int] | None = None,
+) -> dict[str, Any] | None:
+    """Fit the temperatures of ``step`` to the validation set, if there is one, and keep them.
+
+    Args:
+        step: the number of steps taken.
+        state: after them.
+        held_out: of the run.
+        files: of the run.
+        present: the steps with a checkpoint; temperatures of other earlier ones are removed.
+
+    Returns:
+        The temperatures (:func:`jaxmatch.evaluation.temperature.of_networks`).
+    """
+    found = held_out.calibration(state)
+    if found is not None and hosts.leader():
+        known = files.read_calibrations()
+        kept = {each: known[each] for each in known if present is None or each in present}
+        files.write_calibrations({**kept, step: found})
+    return found
+
+
+def forget_calibrations(files: RunFolder, step: int) -> None:
+    """Remove the temperatures of steps behind which a run has fallen back to ``step``."""
+    known = files.read_calibrations()
+    kept = {each: found for each, found in known.items() if each <= step}
+    if kept.keys() != known.keys():
+        files.write_calibrations(kept)
+
+
+def write_known_images(step: int, state: TrainState, held_out: HeldOut, files: RunFolder) -> None:
+    """Write how strange the validation set looks to the networks of ``state``, if there is one."""
+    known = held_out.known_images(state, step)
+    if known is not None and hosts.leader():
+        files.write_known_images(known)
 
 
 def write_baselines(config: ConfigDict, program: Program, data: Data, files: RunFolder) -> None:

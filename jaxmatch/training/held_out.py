@@ -1,7 +1,7 @@
 """The held-out images of a run, and how its networks do on them while it trains."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,17 +9,26 @@ from jax.sharding import NamedSharding
 
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.resident import Table
-from jaxmatch.evaluation.forward import Answers, make_features, make_predict
-from jaxmatch.evaluation.metrics import RECORDED, evaluation, score
+from jaxmatch.evaluation import temperature, unknown
+from jaxmatch.evaluation.forward import (
+    Answers,
+    make_features,
+    make_logits,
+    make_scored,
+    probabilities,
+)
+from jaxmatch.evaluation.metrics import evaluation, score
 from jaxmatch.evaluation.probe import Sets, measure, probe_sets
 from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
 from jaxmatch.record.run_data import Data
+from jaxmatch.record.unknown import KnownImages
 from jaxmatch.types import PyTree, TrainState
 
 # k-NN uses at most this many training and test images while a label-free method trains.
 KNN_TRAIN, KNN_TEST = 4000, 1000
 
+VALIDATION = "validation"
 Held = tuple[Images | Table, np.ndarray]  # images and their labels
 
 
@@ -27,20 +36,19 @@ class HeldOut:
     """Held-out images: the test set, if the method reads labels, and the validation set, if any.
 
     Attributes:
-        sets: (images, labels) by name, "test" and "validation".
+        sets: (images, labels) by name, "test" and :data:`VALIDATION`.
         parts: some of the images of a set that has more than ``data.eval_images``; but not of a
             validation set that chooses the best checkpoint.
         knn: the images of k-NN during training; None if the method reads labels, or the labels are
             unknown.
-        selection: the metric that chooses the best checkpoint; None without ``config.keep_best``.
-        recorded: the metrics of an evaluation.
+        selection: the metric that chooses the best checkpoint; None if there is none.
     """
 
     def __init__(self, program: Program, data: Data):
         """Choose the images; nothing is put on a device.
 
         Raises:
-            InputError: if ``config.keep_best`` names a metric that the data does not have.
+            InputError: if the best checkpoint is chosen by a metric that the data does not have.
         """
         self.program = program
         self.sets: dict[str, Held] = {}
@@ -49,11 +57,11 @@ class HeldOut:
         if program.algorithm.labeled:
             self.sets["test"] = source.test_images, source.test_labels
         if data.validation_images is not None and data.validation_labels is not None:
-            self.sets["validation"] = data.validation_images, data.validation_labels
+            self.sets[VALIDATION] = data.validation_images, data.validation_labels
         self.selection = Selection.of(program.config)
         most = program.config.data.eval_images
         for name, (images, labels) in self.sets.items():
-            chooses = name == "validation" and self.selection is not None  # by equal images
+            chooses = name == VALIDATION and self.selection is not None  # by equal images
             if most and len(images) > most and not chooses:
                 assert not isinstance(images, Table)
                 rows = np.sort(np.random.RandomState(0).permutation(len(images))[:most])
@@ -67,14 +75,13 @@ class HeldOut:
         known = (source.labels >= 0).any() and (source.test_labels >= 0).any()
         if known and not program.algorithm.labeled:
             self.knn = probe_sets(source, KNN_TRAIN, KNN_TEST)
-        extra: tuple[str, ...] = ()
         if self.selection is not None:
-            validation = self.sets.get("validation", (None, ()))[1]
+            validation = self.sets.get(VALIDATION, (None, ()))[1]
             self.selection.check(len(program.classes), len(validation))
-            extra = (self.selection.metric,)
-        self.recorded = tuple(dict.fromkeys((*RECORDED, *extra)))
-        self._last: dict[tuple[str, str], Answers] = {}  # of the last evaluation, if they are kept
-        self.predict = make_predict(program)
+        # Logits of the last evaluation by set and network, of sets that it had whole.
+        self._last: dict[tuple[str, str], Answers] = {}
+        self.logits = make_logits(program)
+        self.scored = make_scored(program)
         self.features = make_features(program, spread=True)
 
     @property
@@ -99,36 +106,83 @@ class HeldOut:
 
         Args:
             state: the state to evaluate.
-            whole: whether all images count, or only those of :attr:`parts`. Their answers are kept
-                for a :meth:`report` of the same state.
+            whole: whether all images count, or only those of :attr:`parts`. Logits that a
+                :meth:`calibration` or :meth:`report` of the same state needs are kept.
         """
         if self.knn is not None:
             found = self.probe(state, self.knn, ["knn"])
             return {f"probe/{name}": value for name, value in found}
         sets = self.sets if whole else self.usual
-        answers = self._answers(state, sets)
-        self._last = answers if whole else {}
+        answers = self._logits_of(state, sets)
+        self._last = {
+            key: found
+            for key, found in answers.items()
+            if whole or (key[0] == VALIDATION and self.selection is not None)
+        }
         return {
             f"{name}/{network}/{metric}": value
             for (name, network), found in answers.items()
-            for metric, value in score(found, sets[name][1], self.recorded).items()
+            for metric, value in score(probabilities(found), sets[name][1]).items()
             if value is not None
         }
 
-    def report(self, state: TrainState) -> dict[str, dict[str, Any]]:
-        """All metrics of teacher and student on each set: {set: {network: {metric: value}}}."""
-        answers, self._last = self._last or self._answers(state, self.sets), {}
+    def calibration(self, state: TrainState) -> dict[str, Any] | None:
+        """The temperatures of teacher and student, fitted to the validation set.
+
+        :func:`jaxmatch.evaluation.temperature.of_networks` describes them. None without a
+        validation set.
+        """
+        if VALIDATION not in self.sets:
+            return None
+        logits = {network: each for (_, network), each in self._kept(state, [VALIDATION])}
+        return temperature.of_networks(logits, self.sets[VALIDATION][1])
+
+    def known_images(self, state: TrainState, step: int) -> KnownImages | None:
+        """How strange the validation set looks to the networks of a state; None without one."""
+        if VALIDATION not in self.sets:
+            return None
+        logits = {network: each for (_, network), each in self._kept(state, [VALIDATION])}
+
+        def scored(images: Images | Table, network: str) -> Answers:
+            if unknown.has_heads(self.program.algorithm):
+                return self.scored(networks(state)[network], images)
+            return logits[network]._replace(values=(logits[network].values, None))
+
+        return unknown.measure(self.sets[VALIDATION][0], VALIDATION, step, scored)
+
+    def report(
+        self, state: TrainState, calibration: Mapping[str, Any] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """All metrics of teacher and student on each set: {set: {network: {metric: value}}}.
+
+        Args:
+            state: the state to evaluate.
+            calibration: as :meth:`calibration` returns it; the metrics are those with it.
+        """
         found: dict[str, dict[str, Any]] = {name: {} for name in self.sets}
-        for (name, network), each in answers.items():
-            found[name][network] = evaluation(each, self.sets[name][1], self.program.classes)
+        for (name, network), logits in self._kept(state, self.sets):
+            scale = calibration[network]["temperature"] if calibration else 1.0
+            found[name][network] = evaluation(
+                probabilities(logits, scale), self.sets[name][1], self.program.classes
+            )
+        self._last = {}
         return found
 
-    def _answers(
+    def _kept(
+        self, state: TrainState, names: Collection[str]
+    ) -> list[tuple[tuple[str, str], Answers]]:
+        """The logits of the sets ``names`` by set and network, as far as possible those kept."""
+        kept = {name for name, _ in self._last}
+        missing = {name: self.sets[name] for name in names if name not in kept}
+        self._last |= self._logits_of(state, missing)
+        return [(key, logits) for key, logits in self._last.items() if key[0] in names]
+
+    def _logits_of(
         self, state: TrainState, sets: Mapping[str, Held]
     ) -> dict[tuple[str, str], Answers]:
-        """The probabilities by set and network."""
+        """The logits by set and network."""
         return {
-            (name, network): self.predict(variables, images)
+            (name, network): self.logits(variables, images)
             for name, (images, _) in sets.items()
             for network, variables in networks(state).items()
         }

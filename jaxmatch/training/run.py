@@ -29,6 +29,7 @@ from jaxmatch.data.facts import Facts
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Resident, resident
 from jaxmatch.errors import InputError, NonFiniteError
+from jaxmatch.evaluation import temperature
 from jaxmatch.evaluation.forward import make_embed
 from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.functional.diagnostics import collapsed
@@ -274,6 +275,7 @@ class Run:
             self._metrics = self._opened.enter_context(metrics)
             progress = Progress(config.steps, first, self.folder, self.folder.name, self.alone)
             self._progress = self._opened.enter_context(progress)
+            ending.forget_calibrations(self.files, first)
         alone = self.program.mesh.size == 1
         if alone and on_cpu(self.program.mesh) and self.program.model.convolves:
             self._progress.message(onednn.library().text)
@@ -342,6 +344,8 @@ class Run:
             self._pending = None
         values = self.write_line(state, log=due["log"], evaluate=due["eval"])
         best = self.best.improved(self.step, values)
+        if best is not None and not self.done:
+            ending.write_calibration(self.step, state, self.held_out, self.files)
         if due["save"] or stop or best:
             self.save(state, best)
         if stop and not self.done:
@@ -446,7 +450,7 @@ class Run:
         self._interval.paused()
 
     def finish(self, state: TrainState) -> dict[str, Any]:
-        """Write the curves and ``summary.json`` of a run whose steps are all taken.
+        """Write temperatures, curves and ``summary.json`` of a run whose steps are all taken.
 
         Returns:
             The content of ``summary.json``.
@@ -454,8 +458,14 @@ class Run:
         if self._metrics is not None:  # otherwise an earlier process wrote them
             self.checkpoints.wait()
             lines = self._metrics.lines()
+            calibration = ending.write_calibration(
+                self.step, state, self.held_out, self.files, self.checkpoints.steps()
+            )
+            for sentence in temperature.sentences(calibration, self.program.algorithm.evaluated):
+                self._progress.message(sentence)
+            ending.write_known_images(self.step, state, self.held_out, self.files)
             self._opened.close()
-            metrics = self.held_out.report(state)
+            metrics = self.held_out.report(state, calibration)
             if hosts.leader():
                 plot({self.folder.name: lines}, self.files.curves)
                 self.files.write_summary(self.summary(lines, metrics, state))

@@ -18,6 +18,7 @@ class Trained:
         image_shape: (height, width, channels) of its images.
         mean, std: of each channel of images in [0, 1]; they normalise the network's input.
         naming: key of :data:`~jaxmatch.weights.torch_names.NAMINGS`; None chooses one that fits.
+        temperature: divides the logits before the softmax.
     """
 
     variables: Mapping[str, PyTree]
@@ -28,3 +29,4 @@ class Trained:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     naming: str | None = None
+    temperature: float = 1.0

@@ -15,11 +15,16 @@ def unit(rows):
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def numpy_outputs(params, *views):
-    """The TinyNetwork with a projection head on one joint batch: (logits, embeddings) a view."""
+def numpy_features(params, images):
+    """The features [b d] of the TinyNetwork in train mode on one joint batch."""
     width = len(params["classifier"]["kernel"])
     identity = {"kernel": np.eye(width), "bias": 0.0}
-    features = numpy_logits({**params, "classifier": identity}, np.concatenate(views))
+    return numpy_logits({**params, "classifier": identity}, images)
+
+
+def numpy_outputs(params, *views):
+    """The TinyNetwork with a projection head on one joint batch: (logits, embeddings) a view."""
+    features = numpy_features(params, np.concatenate(views))
     head, classifier = params["projection"], params["classifier"]
     hidden = np.maximum(features @ head["hidden"]["kernel"] + head["hidden"]["bias"], 0)
     embeddings = unit(hidden @ head["output"]["kernel"] + head["output"]["bias"])

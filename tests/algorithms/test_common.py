@@ -37,6 +37,7 @@ from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.algorithms.fixmatch_eman import FixMatchEMAN
 from jaxmatch.algorithms.flexmatch import FlexMatch
 from jaxmatch.algorithms.freematch import FreeMatch
+from jaxmatch.algorithms.iomatch import IOMatch
 from jaxmatch.algorithms.logit_adjustment import LogitAdjusted
 from jaxmatch.algorithms.mean_teacher import MeanTeacher
 from jaxmatch.algorithms.mixmatch import MixMatch
@@ -87,6 +88,7 @@ CASES = {
     "softmatch": SoftMatch(momentum=0.9),
     "adamatch": AdaMatch(momentum=0.9),
     "fixmatch_eman": FixMatchEMAN(threshold=0.5),
+    "iomatch": IOMatch(threshold=0.5, open_start=0.0, projection=8),
     "simmatch": SimMatch(threshold=0.5, instance_start_step=2, projection=8),
     "simmatch_teacher": SimMatch(
         threshold=0.5, instance_start_step=2, projection=8, teacher=True, bank_momentum=0.0

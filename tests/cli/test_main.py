@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -237,6 +238,46 @@ def test_evaluate_prints_a_table(validated, call, monkeypatch):
     code, output, _ = call("evaluate", "--json", "--workdir", workdir, "--step", "best")
     value = json.loads(output)["validation"][evaluated]["accuracy"]
     assert value == summary["best"]["value"]
+
+
+def test_evaluate_adds_intervals(validated, call, monkeypatch):
+    words = ["evaluate", "--workdir", validated[0], "--step", "newest"]
+    _, output, _ = call(*words, "--json")
+    plain = json.loads(output)
+    found, again = (json.loads(call(*words, "--json", "--bootstrap", 50)[1]) for _ in range(2))
+    assert found == again
+    assert found.pop("bootstrap") == {"resamples": 50, "confidence": 0.95, "seed": 0}
+    for metrics in (found, found["validation"]):
+        for network in ("teacher", "student"):
+            intervals = metrics[network].pop("intervals")
+            for name in ("accuracy", "macro_f1", "negative_log_likelihood"):
+                low, high = intervals[name]
+                assert low <= metrics[network][name] <= high
+            assert intervals["per_class"].keys() == metrics[network]["per_class"].keys()
+    assert found == plain
+    narrow = json.loads(call(*words, "--json", "--bootstrap", 50, "--confidence", 0.5)[1])
+    ends = [each["student"]["intervals"]["accuracy"] for each in (again, narrow)]
+    assert ends[0][0] <= ends[1][0] <= ends[1][1] <= ends[0][1]
+    monkeypatch.setenv("COLUMNS", "80")
+    code, output, _ = call(*words, "--bootstrap")
+    assert code == 0
+    assert "95% intervals, over 1,000 resampled sets of images" in output
+    accuracy = plain[plain["evaluated"]]["accuracy"]
+    assert re.search(rf"accuracy +.*{accuracy:.1%} \(\d+\.\d to \d+\.\d\)", output)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--bootstrap", "0"], "at least one resampled set"),
+        (["--bootstrap", "--confidence", "95"], "confidence=95 is no share"),
+        (["--confidence", "0.9"], "it needs --bootstrap"),
+    ],
+)
+def test_other_intervals_are_refused_before_anything_is_loaded(call, words, problem):
+    code, output, error = call("evaluate", "--workdir", "nowhere", *words)
+    assert (code, output) == (2, "")
+    assert problem in error
 
 
 @pytest.fixture
@@ -830,8 +871,12 @@ def test_report_measures_missing_baselines_when_asked(call, monkeypatch):
 
 
 def test_evaluate_of_a_label_free_run_names_probe(call, monkeypatch):
-    label_free = SimpleNamespace(program=SimpleNamespace(algorithm=SimpleNamespace(labeled=())))
-    monkeypatch.setattr(classifier, "load", lambda workdir, step: label_free)
+    label_free = classifier.Classifier(
+        **dict.fromkeys(("config", "classes", "image_shape", "step", "state")),
+        folder=Path("run"),
+        program=SimpleNamespace(algorithm=SimpleNamespace(labeled=())),
+    )
+    monkeypatch.setattr(classifier, "load", lambda workdir, step, calibrated: label_free)
     code, output, error = call("evaluate", "--workdir", "run")
     assert (code, output) == (2, "")
     assert "run was trained without labels and has no classifier; use jaxmatch probe" in error

@@ -43,6 +43,7 @@ PRESETS_OF = {
     "fixmatch_eman": ("jaxmatch",),
     "flexmatch": ("jaxmatch", "torchssl", "usb"),
     "freematch": ("jaxmatch", "torchssl", "usb"),
+    "iomatch": ("jaxmatch",),
     "s4l_rotation": ("jaxmatch",),
     "simmatch": ("jaxmatch", "usb"),
     "simmatch_v2": ("jaxmatch",),

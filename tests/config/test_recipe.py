@@ -292,7 +292,7 @@ def test_what_does_not_identify_a_run():
     others = {key for key in flatten(defaults()) if not identifies(key)}
     assert others == {
         *("preset", "views_preset", "steps_per_call", "log_every", "save_every", "keep"),
-        *("devices", "workers", "keep_best", "data.pseudo_labels"),
+        *("devices", "workers", "keep_best", "select", "data.pseudo_labels"),
         *("memory_placement", "remat", "wandb", "data.split", "data.directory", "data.strict"),
     }
     assert all(identifies(f"algorithm.{name}") for name in ("threshold", "whatever"))
@@ -380,6 +380,7 @@ def test_the_name_tells_places_apart(tmp_path, monkeypatch):
     [
         ("data.validation=50", 0, 50),
         ("keep_best=validation/accuracy", "", "validation/accuracy"),
+        ("select=validation/accuracy", "", "validation/accuracy"),
         ("data.image_size=16", 16, 16),
     ],
 )

@@ -13,7 +13,8 @@ from PIL import Image
 
 from jaxmatch.data.lazy import SUBSTITUTES, Files, LazyImages
 from jaxmatch.errors import InputError
-from jaxmatch.evaluation.forward import make_embed, make_features, make_predict
+from jaxmatch.evaluation import forward
+from jaxmatch.evaluation.forward import make_embed, make_features, make_logits
 from jaxmatch.evaluation.metrics import score
 from jaxmatch.models.heads import Linear
 from jaxmatch.models.network import make_network
@@ -45,6 +46,11 @@ def variables():
         "params": randomized(made["params"], 1),
         "batch_stats": {"norm": {"mean": np.linspace(-1, 1, 6, dtype=np.float32), "var": var}},
     }
+
+
+def make_predict(of, batch=forward.BATCH):
+    logits = make_logits(of, batch)
+    return lambda variables, images: forward.probabilities(logits(variables, images))
 
 
 def expected(variables, images):
@@ -146,7 +152,7 @@ def test_unreadable_images_do_not_count_and_are_named_once(variables, files, cap
 
 def test_unreadable_images_are_refused_where_strict(variables, files):
     lazy, _ = files
-    for make in (make_predict, make_features, make_embed):
+    for make in (make_logits, make_features, make_embed):
         compute = make(program(strict=True), 4)
         with pytest.raises(
             InputError, match=r"Not readable .*truncated: .*2\.png; .*3\.png; empty file: .*9\.png"

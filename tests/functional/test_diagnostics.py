@@ -8,9 +8,11 @@ from jaxmatch.functional.diagnostics import (
     collapsed,
     feature_spread,
     pseudo_label_metrics,
+    stranger_metrics,
     unlabeled_accuracy,
 )
 from jaxmatch.runtime.dispatch import means
+from jaxmatch.types import STRANGER
 
 WEAK = jnp.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 3.0]])  # says 0, 1, 0, 1
 STRONG = jnp.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])  # says 1, 1, 0, 0
@@ -35,8 +37,20 @@ def test_without_strong_views_or_labels():
 def test_unknown_labels_leave_no_metric_behind():
     metrics = pseudo_label_metrics(WEAK, CONFIDENT, jnp.full(4, -1), STRONG)
     sums = {name: value for name, value in metrics.items() if name != "pseudo/coverage"}
-    assert len(sums) == 3
+    assert len(sums) == 4
     assert means(sums) == {}
+
+
+def test_images_of_no_class_count_apart():
+    label = jnp.array([0, STRANGER, STRANGER, -1])
+    metrics = pseudo_label_metrics(WEAK, CONFIDENT, label, STRONG)
+    assert tuple(metrics["pseudo/strangers_passed"]) == (1, 2)
+    assert tuple(metrics["pseudo/accuracy"]) == (1, 1)
+    assert tuple(metrics["unlabeled/weak_accuracy"]) == (1, 1)
+    judged = stranger_metrics(jnp.array([False, True, False, True]), label)
+    assert judged["pseudo/judged_strangers"] == 0.5
+    assert tuple(judged["pseudo/knowns_left_out"]) == (0, 1)
+    assert set(stranger_metrics(CONFIDENT, None)) == {"pseudo/judged_strangers"}
 
 
 def test_accuracy_of_methods_without_pseudo_labels():

@@ -56,6 +56,35 @@ def test_many_classes_have_no_table_of_their_own():
     assert "class 1" not in text_of(scores(found(21)))
 
 
+def test_intervals_stand_in_brackets_and_the_temperature_below():
+    whole = found(
+        2, ["cat", "a dog with a long name"], bootstrap={"resamples": 500, "confidence": 0.9}
+    )
+    for network in ("teacher", "student"):
+        each = whole[network]
+        each["intervals"] = {name: [0.5, 0.875] for name in each if isinstance(each[name], float)}
+        each["intervals"]["roc_auc"] = None
+        shares = {"precision": [0.25, 1.0], "recall": [0.5, 0.755], "f1": None}
+        each["intervals"]["per_class"] = dict.fromkeys(each["per_class"], shares)
+    whole["validation"] = {key: whole[key] for key in ("teacher", "student")}
+    metrics = {"negative_log_likelihood": 0.5, "expected_calibration_error": 0.123}
+    each = {"temperature": 1.84, "before": metrics, "after": metrics}
+    whole["calibration"] = {"images": 200, "teacher": each, "student": each}
+    text = text_of(scores(whole))
+    assert max(map(len, text.splitlines())) <= 80
+    rows = [line.split("  ") for line in text.splitlines()]
+    rows = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    assert rows.count(["accuracy", "100.0% (50.0 to 87.5)", "75.0% (50.0 to 87.5)"]) == 2
+    assert ["4 test images", "teacher", "student (reported)"] in rows
+    assert ["4 validation images", "teacher", "student (reported)"] in rows
+    assert ["area under ROC", "1.000", "0.750"] in rows
+    assert ["(50.0 to 75.5)", "(25.0 to 100.0)"] in rows
+    assert ["cat", "2", "100.0%", "66.7%", "80.0%"] in rows
+    words = " ".join(text.split())
+    assert "temperature 1.84 (ECE 0.123 -> 0.123 on 200 validation images)" in words
+    assert "in brackets: 90% intervals, over 500 resampled sets of images" in words
+
+
 SUMMARY = {"algorithm": "simclr", "evaluated": "student", "steps": 1500, "seconds": 90.0}
 
 

@@ -169,7 +169,10 @@ def test_the_summary_is_one_and_whole(data, tmp_path):
     assert best["value"] == summary["validation"]["teacher"]["best"]
     kept = sorted(int(path.stem) for path in (tmp_path / "run" / "checkpoints").glob("[0-9]*"))
     assert kept == sorted({best["step"], 20})
-    assert said.count("12 validation") == 1
+    assert said.count("12 validation, 24 test images") == 1
+    assert said.count("probabilities are calibrated") == 1
+    calibration = json.loads((tmp_path / "run" / "calibration.json").read_text())
+    assert (calibration["step"], calibration["images"]) == (20, 12)
     assert nothing == ""
     assert os.listdir(tmp_path) == ["run"]
 

@@ -15,7 +15,7 @@ from jaxmatch.training import run, together
 from jaxmatch.training.best import BestCheckpoint
 from jaxmatch.training.train import train
 
-KEY = "validation/teacher/accuracy"
+TEXT, KEY = "validation/accuracy", "validation/teacher/accuracy"
 VALIDATION = {"data__validation": 12, "data__validation_draw": "balanced"}
 
 
@@ -74,9 +74,21 @@ def test_what_chooses_no_checkpoint_is_refused(text, method, problem, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_select_is_a_selection_that_later_commands_use():
+    assert Selection.of(configuration("mnist5k", chosen=",labels=40", select=TEXT)).key == KEY
+    both = {"select": TEXT, "keep_best": TEXT}
+    assert Selection.of(configuration("mnist5k", chosen=",labels=40", **both)).key == KEY
+    both["keep_best"] = "validation/macro_f1"
+    with pytest.raises(InputError, match="select=validation/accuracy and keep_best=validation/mac"):
+        Selection.of(configuration("mnist5k", chosen=",labels=40", **both))
+    with pytest.raises(InputError, match="select=test/accuracy would choose"):
+        Selection.of(configuration("mnist5k", chosen=",labels=40", select="test/accuracy"))
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
+        ({"select": "validation/accuracy"}, "select=validation/.* needs a validation set"),
         ({"keep_best": "validation/accuracy"}, "needs a validation set"),
         ({"keep_best": "validation/top_5", **VALIDATION}, "does not exist for 4 classes"),
         ({"keep_best": "validation/roc_auc", **VALIDATION}, "does not exist for 4 classes"),
@@ -157,7 +169,7 @@ def scripted(monkeypatch):
     return scripted
 
 
-def test_the_best_checkpoint_survives_newer_ones_and_a_crash(data, tmp_path, scripted):
+def test_the_best_checkpoint_survives_newer_ones_and_a_crash(data, tmp_path, scripted, caplog):
     options = {"method": "supervised", "keep": 1, "save_every": STEPS, **VALIDATION}
     options["keep_best"] = "validation/teacher/accuracy"
     scripted(0.5, 0.9, 0.7, None)
@@ -171,16 +183,24 @@ def test_the_best_checkpoint_survives_newer_ones_and_a_crash(data, tmp_path, scr
         "best.json",
     ]
     (line,) = [line for line in read(tmp_path / "run") if line["step"] == 10]
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")
+    names += ("negative_log_likelihood", "expected_calibration_error")
     networks = {
-        network: {
-            name: line[f"test/{network}/{name}"] for name in ("accuracy", "balanced_accuracy")
-        }
+        network: {name: line[f"test/{network}/{name}"] for name in names}
         for network in ("teacher", "student")
     }
     assert summary["best"] == {"step": 10, "key": KEY, "value": 0.9, "test": networks}
     assert summary["validation"]["teacher"]["best"] == 0.9
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
     assert load(tmp_path / "run", "best").step == 10
+    assert load(tmp_path / "run").step == STEPS
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings["select"] = settings["keep_best"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    assert load(tmp_path / "run").step == 10
+    assert "the checkpoint of step 10, which select=validation/teacher/accuracy" in caplog.text
+    assert load(tmp_path / "run", "newest").step == STEPS
+    (tmp_path / "run" / "checkpoints" / "best.json").unlink()  # as before the first evaluation
     assert load(tmp_path / "run").step == STEPS
 
 

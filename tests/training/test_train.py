@@ -32,8 +32,14 @@ ALWAYS = {
     "optim/gradient_norm",
     "test/teacher/accuracy",
     "test/student/accuracy",
-    "test/teacher/balanced_accuracy",
-    "test/student/balanced_accuracy",
+    *(
+        f"test/{network}/{name}"
+        for network in ("teacher", "student")
+        for name in (
+            *("balanced_accuracy", "macro_f1", "weighted_f1"),
+            *("negative_log_likelihood", "expected_calibration_error"),
+        )
+    ),
     "time/seconds",
 }
 PSEUDO = {"loss/unsupervised", "pseudo/coverage"}

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from jaxmatch.cli.commands import (
     baseline,
+    calibrate,
     demo,
     describe,
     evaluate,
@@ -44,6 +45,7 @@ class Command(Protocol):
 COMMANDS: Mapping[str, Command] = {
     "train": train,
     "evaluate": evaluate,
+    "calibrate": calibrate,
     "predict": predict,
     "pseudo-label": pseudo_label,
     "probe": probe,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jaxmatch.cli.arguments import RUN, STEP, step
+from jaxmatch.cli.arguments import RUN, STEP, UNCALIBRATED, step
 from jaxmatch.runtime.paths import path
 
 HELP = "Write a run's network under PyTorch's tensor names, with the heads that have one."
@@ -22,6 +22,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-o", "--output", type=path, required=True, help="a new .safetensors or .npz file"
     )
+    command.add_argument("--uncalibrated", action="store_true", help=UNCALIBRATED)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     from jaxmatch.weights.trained import Trained
 
     check_export(arguments.output)
-    run = load(arguments.workdir, arguments.step)
+    run = load(arguments.workdir, arguments.step, calibrated=not arguments.uncalibrated)
     program = run.program
     trained = Trained(
         variables=merged(program.model, run.variables(arguments.network)),
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         mean=program.mean,
         std=program.std,
         naming=arguments.naming,
+        temperature=run.temperature(arguments.network),
     )
     holds = export(arguments.output, trained)
     network = arguments.network or program.algorithm.evaluated

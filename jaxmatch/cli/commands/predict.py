@@ -2,8 +2,9 @@
 
 import argparse
 import sys
+from dataclasses import replace
 
-from jaxmatch.cli.arguments import RUN, STEP, step
+from jaxmatch.cli.arguments import DATA, RUN, STEP, UNCALIBRATED, step
 from jaxmatch.runtime.paths import path
 
 HELP = "Classify image files and write a table: path,class,confidence."
@@ -25,24 +26,45 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--probabilities", action="store_true", help="add a column p:CLASS for each class"
     )
     command.add_argument(
+        "--unknown",
+        action="store_true",
+        help="add a column of the share of known images (the validation set) that look less "
+        "strange: from 0.95 on an image is likely of no class",
+    )
+    command.add_argument(
+        "--unknown-score",
+        default="",
+        metavar="SCORE",
+        help="how strangeness is measured: energy, max_logit or heads (those of the method, the "
+        "default where it has some; else energy)",
+    )
+    command.add_argument("--data", default="", metavar="DIR", help=f"{DATA}; for --unknown")
+    command.add_argument(
         "--left-out",
         type=path,
         metavar="FILE",
         help="a table to write of path and reason of each file that is no readable image",
     )
+    command.add_argument("--uncalibrated", action="store_true", help=UNCALIBRATED)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from jaxmatch.errors import some
+    from jaxmatch.errors import InputError, some
     from jaxmatch.evaluation.classifier import load
     from jaxmatch.evaluation.predict import check_outputs, predict
 
     check_outputs(arguments.output, arguments.left_out)
+    if arguments.unknown_score and not arguments.unknown:
+        raise InputError("--unknown-score chooses how --unknown is measured; add --unknown.")
+    classifier = load(arguments.workdir, arguments.step, calibrated=not arguments.uncalibrated)
+    if arguments.data:
+        classifier = replace(classifier, place=arguments.data)
     missing = predict(
-        load(arguments.workdir, arguments.step),
+        classifier,
         arguments.paths,
         arguments.output,
         probabilities=arguments.probabilities,
+        unknown=arguments.unknown and (arguments.unknown_score or True),
         left_out=arguments.left_out,
         tell=_tell_images if sys.stderr.isatty() else lambda done: None,
     )
