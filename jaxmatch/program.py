@@ -15,6 +15,7 @@ from jax.stages import Wrapped as JitWrapped
 from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import build_algorithm
+from jaxmatch.algorithms.unequal import Unequal, with_options
 from jaxmatch.augment.build import build_augment
 from jaxmatch.config.checks import check_batches, check_crops, check_settings
 from jaxmatch.data import streaming
@@ -56,6 +57,7 @@ class Program:
         mean: mean of the network's input.
         std: standard deviation of the network's input.
         frozen: networks that the method learns from, by role; empty until they are loaded.
+        balanced: whether labeled examples are drawn equally often from each class.
     """
 
     config: ConfigDict
@@ -73,6 +75,7 @@ class Program:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     frozen: Mapping[str, FrozenNetwork] = field(default_factory=dict)
+    balanced: bool = False
 
     @classmethod
     def build(
@@ -94,7 +97,10 @@ class Program:
             InputError: if a setting cannot work.
         """
         check_settings(config)
-        algorithm, data = build_algorithm(config.algorithm), config.data
+        data, unequal = config.data, build_section(Unequal, dict(config.unequal), "unequal")
+        algorithm = with_options(
+            build_algorithm(config.algorithm), unequal, len(facts.classes), config.algorithm.name
+        )
         spec = Spec(
             classes=len(facts.classes),
             steps=config.steps,
@@ -107,6 +113,8 @@ class Program:
         image_shape = facts.image_shape
         mean, std = tuple(data.mean), tuple(data.std)
         _check_data(spec, algorithm, image_shape, mean, std)
+        if unequal.sampling == "balanced":
+            _check_each_class_labeled(spec, facts.classes)
         check_crops(config, algorithm, image_shape)
         batches = (spec.labeled_batch, spec.unlabeled_batch)
         mesh = make_mesh(config.devices, *batches, present=devices)
@@ -149,6 +157,7 @@ class Program:
             image_shape=image_shape,
             mean=mean,
             std=std,
+            balanced=unequal.sampling == "balanced",
         )
 
     @cached_property
@@ -199,7 +208,8 @@ class Program:
         if isinstance(data, Batch):
             return data
         order, spec = stream(state.key, "order"), self.spec
-        drawn = batch(data, order, state.step, spec.labeled_batch, spec.unlabeled_batch)
+        balanced = spec.classes if self.balanced else 0
+        drawn = batch(data, order, state.step, spec.labeled_batch, spec.unlabeled_batch, balanced)
         if self.mesh.size > 1:  # else it may be part of the program of several
             drawn = shard_batch(drawn, self.mesh)
         return drawn._replace(frozen=data.frozen)
@@ -249,7 +259,9 @@ class Program:
         """The examples that this process reads at each step of a streamed set."""
         seed = self.config.seed
         key = stream(jax.random.key(seed), "order")
-        return streaming.plan(data, key, self.spec, self.crops, seed, self.mesh)
+        return streaming.plan(
+            data, key, self.spec, self.crops, seed, self.mesh, balanced=self.balanced
+        )
 
     def jit(self, steps_per_call: int | None = None) -> JitWrapped:
         """The jitted call (state, data) -> (state, meter)."""
@@ -349,6 +361,15 @@ class Program:
             lambda state, data: same.step(state, same.examples(data, state)), self.state, data
         )
         return count
+
+
+def _check_each_class_labeled(spec: Spec, classes: Sequence[str]) -> None:
+    for number, name in enumerate(classes):
+        if spec.labels and number not in spec.labels:
+            raise InputError(
+                f"unequal.sampling=balanced draws each class equally often, but {name!r} has no "
+                "labeled image; label some, or set it to uniform."
+            )
 
 
 def _check_data(

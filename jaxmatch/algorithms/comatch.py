@@ -5,12 +5,12 @@ ICCV 2021, https://arxiv.org/abs/2011.11183.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.functional.alignment import align_by_history, make_history
+from jaxmatch.functional.alignment import align_by_history, alignment_prior, make_history
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.memory import Queue, filled, make_queue, push
@@ -59,8 +59,9 @@ class CoMatch(Algorithm):
         queue_batches: length of the queue in batches of labeled and unlabeled images; only without
             a teacher.
         queue: length of each of the two queues in rows; only with a teacher.
-        alignment_length: number of last batches whose average prediction is aligned to the uniform
-            distribution.
+        alignment_length: number of last batches whose average prediction is aligned.
+        alignment_prior: what predictions are aligned to, "uniform" or the class frequencies of the
+            "labels".
         projection: width of the embeddings.
         activation: activation of the projection head: "leaky_relu", or "relu" as in the official
             code on ImageNet.
@@ -78,6 +79,7 @@ class CoMatch(Algorithm):
     queue_batches: Count = 5
     queue: Count = 30000
     alignment_length: Count = 32
+    alignment_prior: Literal["uniform", "labels"] = "uniform"
     projection: Count = 64
     activation: str = "leaky_relu"
     teacher: bool = False
@@ -123,7 +125,8 @@ class CoMatch(Algorithm):
 
         memory: Memory = jax.lax.stop_gradient(given.memory)
         log_own = jax.nn.log_softmax(target_weak.logits)
-        log_own, history = align_by_history(memory.history, log_own)
+        prior = alignment_prior(given.spec, self.alignment_prior)
+        log_own, history = align_by_history(memory.history, log_own, prior)
         own = jnp.exp(log_own)  # [b C]
         pseudo_label = self.smooth(own, embedding(target_weak), memory.weak, given.step)
         confident = pseudo_label.max(-1) >= self.threshold

@@ -4,13 +4,13 @@ Zheng et al., "SimMatch: Semi-supervised Learning with Similarity Matching", CVP
 https://arxiv.org/abs/2203.06915.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxmatch.functional import memory
-from jaxmatch.functional.alignment import align_by_history, make_history
+from jaxmatch.functional.alignment import align_by_history, alignment_prior, make_history
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.similarity import aggregate, log_similarity, normalize, unfold
@@ -67,6 +67,8 @@ class SimMatch(Algorithm):
         instance_start_step: the first step with instance loss and aggregation.
         alignment_length: number of last batches whose average prediction alignment divides by; 0
             turns alignment off.
+        alignment_prior: what predictions are aligned to, "uniform" or the class frequencies of the
+            "labels".
         bank_momentum: the share of the old embedding that stays in the bank.
         teacher: the EMA teacher gives the targets and the embeddings of the bank.
         projection: width of the embeddings.
@@ -80,6 +82,7 @@ class SimMatch(Algorithm):
     smoothing: Share = 0.9
     instance_start_step: Whole = 1024
     alignment_length: Whole = 32
+    alignment_prior: Literal["uniform", "labels"] = "uniform"
     bank_momentum: Momentum = 0.7
     teacher: bool = False
     projection: Count = 128
@@ -118,7 +121,7 @@ class SimMatch(Algorithm):
         ready = (given.step >= self.instance_start_step) & bank.filled.any()
 
         log_weak = jax.nn.log_softmax(jax.lax.stop_gradient(on.weak.logits))  # [b C]
-        log_aligned, history = self.align(history, log_weak)
+        log_aligned, history = self.align(history, log_weak, given.spec)
         log_instance = self.similarity(bank, jax.lax.stop_gradient(on.weak))  # [b n]
         log_unfolded = unfold(log_instance, log_aligned, bank.labels)
         voters = jnp.exp(log_unfolded if self.aggregate_unfolded else log_instance)
@@ -157,11 +160,12 @@ class SimMatch(Algorithm):
         (teacher_on_x, on_weak), teacher_stats = given.teacher((x, weak))
         return Forward(on_x, on_weak, on_strong, teacher_on_x, stats, teacher_stats)
 
-    def align(self, history: PyTree, log_probabilities: Array) -> tuple[Array, PyTree]:
+    def align(self, history: PyTree, log_probabilities: Array, spec: Spec) -> tuple[Array, PyTree]:
         """Divide predictions [b C] by their average over the last batches, this one included."""
         if not self.alignment_length:
             return log_probabilities, history
-        return align_by_history(history, log_probabilities)
+        prior = alignment_prior(spec, self.alignment_prior)
+        return align_by_history(history, log_probabilities, prior)
 
     def similarity(self, bank: memory.Bank, outputs: Outputs) -> Array:
         """The log of an image's similarity to each example of the bank, summing to 1, [b n]."""

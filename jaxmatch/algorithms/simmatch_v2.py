@@ -5,13 +5,13 @@ https://arxiv.org/abs/2308.06692.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxmatch.functional import memory
-from jaxmatch.functional.alignment import align_by_average
+from jaxmatch.functional.alignment import align_by_average, alignment_prior
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.propagation import propagate
@@ -47,6 +47,8 @@ class SimMatchV2(Algorithm):
         neighbors: labeled images in the graph of an unlabeled one.
         queue_batches: unlabeled batches that the queue of unlabeled images holds.
         alignment_momentum: the share of the old average prediction that stays.
+        alignment_prior: what predictions are aligned to, "uniform" or the class frequencies of the
+            "labels".
         projection: width of the embeddings.
         strong_views: strong views of each unlabeled image; the losses are means over them.
     """
@@ -60,6 +62,7 @@ class SimMatchV2(Algorithm):
     neighbors: Count = 128
     queue_batches: Count = 256
     alignment_momentum: Momentum = 0.9
+    alignment_prior: Literal["uniform", "labels"] = "uniform"
     projection: Count = 128
     strong_views: Count = 1
 
@@ -93,10 +96,11 @@ class SimMatchV2(Algorithm):
         queue are those before this step; while the queue is empty the last two terms are 0.
         """
         bank, queue, average = given.memory
+        prior = alignment_prior(given.spec, self.alignment_prior)
         (x,), (weak, *strong) = given.labeled.views, given.unlabeled.views
         (teacher_on_x, on_weak), teacher_stats = given.teacher((x, weak))
         log_aligned, average = align_by_average(
-            average, jax.nn.log_softmax(on_weak.logits), self.alignment_momentum
+            average, jax.nn.log_softmax(on_weak.logits), self.alignment_momentum, prior
         )
         prediction = jnp.exp(log_aligned)  # [b C]
         confident = prediction.max(-1) >= self.threshold

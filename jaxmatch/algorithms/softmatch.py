@@ -19,10 +19,11 @@ from jaxmatch.functional.thresholds import (
     truncated_gaussian_weight,
     update_gaussian,
 )
+from jaxmatch.functional.unequal import class_frequencies
 from jaxmatch.settings import Momentum, NonNegative, Positive, section
 from jaxmatch.types import Algorithm, Array, Inputs, Spec, Update
 
-PRIORS = ("uniform", "labeled")
+PRIORS = ("uniform", "labeled", "labels")
 
 
 class Memory(NamedTuple):
@@ -42,7 +43,7 @@ class SoftMatch(Algorithm):
             of the confidences divided by n.
         momentum: m, the share of the old averages that stays at each step.
         prior: class frequencies that predictions are aligned to: "uniform", or "labeled", the
-            moving average of the predictions on labeled images.
+            moving average of the predictions on labeled images, or "labels", their frequencies.
         unlabeled_weight: weight of the unsupervised loss, lambda_u.
         hard_labels: the target is the argmax of the prediction; otherwise it is the distribution
             softmax(z / temperature).
@@ -88,7 +89,10 @@ class SoftMatch(Algorithm):
         if self.prior == "labeled":
             on_labeled = jax.nn.softmax(jax.lax.stop_gradient(on.labeled))
             prior = update_marginal(prior, on_labeled, self.momentum)
-        log_aligned = align(log_weak, marginal.average, prior.average)
+        target_prior = prior.average
+        if self.prior == "labels":
+            target_prior = class_frequencies(given.spec.labels, given.spec.classes)
+        log_aligned = align(log_weak, marginal.average, target_prior)
 
         confidence = jnp.exp(log_aligned).max(-1)
         gaussian = update_gaussian(gaussian, confidence, self.momentum)

@@ -28,6 +28,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.cli.words import AND
+from jaxmatch.config.argument import SHARES
 from jaxmatch.config.checks import check_settings
 from jaxmatch.config.flags import from_flags, load_module
 from jaxmatch.config.own import Circumstances, settle, with_usual_input
@@ -149,7 +150,8 @@ def opening(points: Iterable[Point]) -> list[str]:
     for point in points:
         with contextlib.suppress(InputError):
             *_, (folder, config) = chosen_stages(point).items()
-            kind = json.dumps([config.data.name, config.data.labels, config.data.validation])
+            keys = ("name", "labels", "validation", *SHARES)
+            kind = json.dumps([config.data[key] for key in keys])
             if kind not in found:
                 known = findings.read(folder)
                 found[kind] = known or findings.find(run_data.load_new(config))

@@ -1,6 +1,8 @@
 """The argument of a configuration: ``DATA[,key=value]*`` after the colon of ``--config``."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from jaxmatch.config import scaling
 from jaxmatch.config.presets import DATASETS
@@ -8,7 +10,12 @@ from jaxmatch.data.sources import names_path
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.runtime import paths
 
-ARGUMENT_KEYS = ("labels", "seed", "preset", "views", "split", "size")
+# Of the labeled images; only stages that read labels take them.
+FOR_LABELS = ("labels", "split", "balance", "largest")
+# Of the shares of classes, which are keys of ``config.data`` by the same names.
+SHARES = ("balance", "imbalance", "largest", "imbalance_unlabeled", "largest_unlabeled")
+ARGUMENT_KEYS = ("labels", "seed", "preset", "views", "split", "size", *SHARES)
+WHOLE = ("labels", "seed", "largest", "largest_unlabeled")
 
 
 def parse_argument(argument: str) -> tuple[str, dict[str, str]]:
@@ -41,11 +48,30 @@ def parse_argument(argument: str) -> tuple[str, dict[str, str]]:
                 f"{suggest(key, (*ARGUMENT_KEYS, *scaling.KEYS))}"
             )
         chosen[key] = value
-    for key in ("labels", "seed"):
+    for key in WHOLE:
         value = chosen.get(key, "0")
         if not value.isdecimal() and not (key == "labels" and value == "all"):
             raise InputError(f"{key}={value} is not a whole number{' or all' * (key == 'labels')}.")
     return data, chosen
+
+
+def shares(chosen: Mapping[str, str]) -> dict[str, Any]:
+    """The values by dotted key that the keys :data:`SHARES` of a parsed argument set.
+
+    Raises:
+        InputError: if ``imbalance`` is no number.
+    """
+    kinds = {"imbalance": float, "largest": int, "largest_unlabeled": int}
+    found = {}
+    for key in SHARES:
+        if key in chosen:
+            try:
+                found[f"data.{key}"] = kinds.get(key, str)(chosen[key])
+            except ValueError:
+                raise InputError(f"{key}={chosen[key]} is not a number.") from None
+    if "largest" in chosen and "labels" not in chosen:
+        found["data.labels"] = "all"  # in place of the number that a data set has by default
+    return found
 
 
 def _split_path(data: str) -> list[str]:

@@ -6,9 +6,11 @@ from importlib.util import find_spec
 from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import build_algorithm
+from jaxmatch.algorithms.unequal import Unequal, with_options
 from jaxmatch.augment.build import CONTRASTS, build_ctaugment, build_transforms
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.keys import KEYS
+from jaxmatch.data.unequal import Shares
 from jaxmatch.errors import InputError
 from jaxmatch.models.build import build_model
 from jaxmatch.models.network import make_network
@@ -28,7 +30,8 @@ def check_settings(config: ConfigDict) -> None:
         InputError: naming the setting.
     """
     check_numbers(config)
-    algorithm = build_algorithm(config.algorithm)
+    unequal = build_section(Unequal, dict(config.unequal), "unequal")
+    algorithm = with_options(build_algorithm(config.algorithm), unequal, 1, config.algorithm.name)
     model = build_model(
         config.model, classes=1, heads=algorithm.heads, dtype=config.dtype, remat=config.remat
     )
@@ -101,6 +104,7 @@ def check_numbers(config: ConfigDict) -> None:
             check_value(key, flat[key], entry.kind)
     for role, run in config.frozen.items():
         check_value(f"frozen.{role}", run, str)
+    _ = Shares.of(config.data).unlabeled  # raises where it cannot be read
     if config.wandb and find_spec("wandb") is None:
         raise InputError('config.wandb needs wandb: pip install "jaxmatch[wandb]".')
     images = config.data.batch_size * (1 + config.data.ratio)

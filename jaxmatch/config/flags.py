@@ -16,6 +16,7 @@ from ml_collections.config_flags import config_flags
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config import scaling, views
 from jaxmatch.config.argument import ARGUMENT_KEYS, parse_argument
+from jaxmatch.config.argument import FOR_LABELS as ARGUMENT_FOR_LABELS
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.own import leave_periods_open
 from jaxmatch.config.presets import VIEWS
@@ -28,8 +29,12 @@ log = logging.getLogger(__name__)
 
 # Keys that a stage without labels does not take.
 FOR_LABELS = (
-    *("data.labels", "data.split", "data.added_labels", "data.validation", "data.validation_draw"),
-    *("keep_best", "select"),
+    *(f"data.{key}" for key in ARGUMENT_FOR_LABELS),
+    "data.added_labels",
+    "data.validation",
+    "data.validation_draw",
+    "keep_best",
+    "select",
 )
 
 
@@ -42,6 +47,11 @@ def config(
     views: str | None = None,
     split: str | Path | None = None,
     size: str | None = None,
+    balance: str | None = None,
+    imbalance: float | None = None,
+    largest: int | None = None,
+    imbalance_unlabeled: float | str | None = None,
+    largest_unlabeled: int | None = None,
     **overrides: Any,
 ) -> ConfigDict:
     """The configuration of a recipe, as ``jaxmatch train --config=...`` reads it.
@@ -59,13 +69,20 @@ def config(
         views: named augmentation (:data:`jaxmatch.config.presets.VIEWS`).
         split: file that lists the labeled images.
         size: settings for own images (:mod:`jaxmatch.config.own`).
+        balance: how the labeled images are drawn, "equal", "proportional" or "as_given".
+        imbalance: gamma of a long tail of labeled images.
+        largest: its number of images of the first class, in place of ``labels``.
+        imbalance_unlabeled: gamma of a long tail of unlabeled images, or "reversed".
+        largest_unlabeled: its number of images of the largest class.
         overrides: values by dotted key, which win. Notes about them are logged as warnings.
 
     Raises:
         InputError: if a recipe, key or preset is unknown, or if a value cannot be read.
     """
     chosen = {"labels": labels, "seed": seed, "preset": preset, "split": split}
-    chosen |= {"views": views, "size": size}
+    chosen |= {"views": views, "size": size, "balance": balance, "imbalance": imbalance}
+    chosen |= {"largest": largest, "imbalance_unlabeled": imbalance_unlabeled}
+    chosen |= {"largest_unlabeled": largest_unlabeled}
     words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     if words and ":" not in recipe:
         raise InputError(f"{recipe} names no data set, which comes first: {recipe}:DATA.")
@@ -210,14 +227,17 @@ def named_configs(package: Path) -> dict[str, Path]:
 
 
 def _chain(path: str, argument: str = "mnist5k") -> ConfigDict:
-    """Stages; labels and split go to those that read labels, a preset to those that have it.
+    """Stages; what is about labels goes to those that read them, a preset to those that have it.
 
-    The seed and the views go to all.
+    The rest goes to all.
     """
     data, chosen = parse_argument(argument)
     given = {key: [f"{key}={chosen[key]}"] if key in chosen else [] for key in ARGUMENT_KEYS}
-    common, preset = given["seed"] + given["views"] + given["size"], given["preset"]
-    labels = given["labels"] + given["split"]
+    preset, labels = (
+        given.pop("preset"),
+        [word for key in ARGUMENT_FOR_LABELS for word in given[key]],
+    )
+    common = [word for key in given if key not in ARGUMENT_FOR_LABELS for word in given[key]]
     stages, refusals = {}, []
     for part in path.split("+"):
         module = load_module(part)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.algorithms.unequal import Unequal
 from jaxmatch.augment.build import CONTRASTS
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
@@ -120,7 +121,42 @@ KEYS: dict[str, Key] = {
         "", str, "Data set: mnist5k, digits, fashion_mnist, tfds:NAME, folder:DIR or npz:FILE."
     ),
     "data.labels": Key("all", str, "Total number of labeled images, all, or none."),
-    "data.split": Key("", str, "File that names the labeled images; empty draws a balanced set."),
+    "data.split": Key(
+        "", str, "File that names the labeled images; empty draws them by data.balance."
+    ),
+    "data.balance": Key(
+        "equal",
+        Literal["equal", "proportional", "as_given"],
+        "How data.labels images are drawn: equal, the same number of each class; proportional, as "
+        "frequent as the classes are, but at least one; as_given, from all images with a label "
+        "alike. data.labels=all takes all.",
+    ),
+    "data.imbalance": Key(
+        1.0,
+        Annotated[float, Range(least=1, most=1e6)],
+        "gamma of a long tail of labeled images, for experiments: class k of C has N_1 "
+        "gamma^(-(k-1)/(C-1)), rounded down as in USB. data.labels stays the total, and N_1 "
+        "follows from it; 1 for none.",
+    ),
+    "data.largest": Key(
+        0,
+        Whole,
+        "Labeled images N_1 of the first class of a long tail, USB's num_labels; 0 takes the total "
+        "data.labels, which otherwise must be all.",
+    ),
+    "data.imbalance_unlabeled": Key(
+        "",
+        str,
+        "gamma of a long tail of unlabeled images, whose true classes the draw reads: a number; "
+        "with a minus sign, or reversed (with data.imbalance), the last class is the largest; 1 "
+        "for equal classes; empty takes all images.",
+    ),
+    "data.largest_unlabeled": Key(
+        0,
+        Whole,
+        "Unlabeled images M_1 of the largest class of that tail, USB's ulb_num_labels; 0 takes as "
+        "many as there are. Labeled ones come on top, if data.include_labeled.",
+    ),
     "data.added_labels": Key(
         "",
         str,
@@ -207,6 +243,7 @@ SECTIONS: dict[str, type] = {
     "views.ctaugment": CTAugment,
     "optim": Optim,
     "ema": Ema,
+    "unequal": Unequal,
 }
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config import usb_cv
-from jaxmatch.config.argument import parse_argument
+from jaxmatch.config.argument import FOR_LABELS, parse_argument, shares
 from jaxmatch.config.dotted import put
 from jaxmatch.config.keys import defaults, field_defaults
 from jaxmatch.config.own import AUTO, OPEN, PAPER, leave_open, open_settings
@@ -56,7 +56,7 @@ def make(
     Args:
         recipe: the config file's name; it begins the run folder's name.
         argument: ``DATA[,key=value]*``, keys labels (total number or "all"), seed, preset, views,
-            split, size.
+            split, size, balance, imbalance, largest, imbalance_unlabeled, largest_unlabeled.
         algorithm: ``name`` and the fields that differ from the dataclass's defaults.
         settings: values by dotted key that this method sets for every data set.
         presets: the presets of this method beside "jaxmatch", each with the values by dotted key
@@ -86,8 +86,9 @@ def make(
     config = Recipe({**defaults(), "algorithm": {"name": name, **fields}})
     config.frozen = dict.fromkeys(ALGORITHMS[name].frozen, "")
     label_free = not ALGORITHMS[name].labeled
-    if label_free and ("labels" in chosen or "split" in chosen):
-        raise InputError(f"{recipe} reads no labels; leave labels and split out of its argument.")
+    if label_free and any(key in chosen for key in FOR_LABELS):
+        given = " and ".join(key for key in FOR_LABELS if key in chosen)
+        raise InputError(f"{recipe} reads no labels; leave {given} out of its argument.")
     if "size" in chosen and preset == usb_cv.NAME:
         raise InputError(f"preset={preset} has a size; leave size={chosen['size']} out.")
     if "size" in chosen and data in DATASETS:
@@ -119,6 +120,7 @@ def make(
         {"recipe": recipe, "preset": preset, "views_preset": views, "data.name": data},
         {"seed": int(chosen["seed"])} if "seed" in chosen else {},
         {f"data.{key}": chosen[key] for key in ("labels", "split") if key in chosen},
+        shares(chosen),
     ]
     for layer in layers:
         for key, value in layer.items():

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.algorithms.unequal import Unequal
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import defaults, field_defaults
 from jaxmatch.config.own import AUTO, OPEN
@@ -28,6 +29,7 @@ from jaxmatch.weights.transfer import STAGE
 IDENTITY = {
     "recipe": "the method; scripts that change a method give it a name of their own",
     "algorithm": "the loss",
+    "unequal": "the loss, and the order of the labeled images",
     "model": "the network",
     "views": "the images that the network sees",
     "augment": "which views these are",
@@ -51,6 +53,11 @@ IDENTITY = {
     "data.labels": "which images are labeled; not data.split, since the run records its split",
     "data.added_labels": "which images are labeled; of the tables only the names, since the run "
     "records their labels",
+    "data.balance": "which images are labeled",
+    "data.imbalance": "which images are labeled",
+    "data.largest": "which images are labeled",
+    "data.imbalance_unlabeled": "which images are unlabeled",
+    "data.largest_unlabeled": "which images are unlabeled",
     "data.eval_images": "which images the accuracies of a run are measured on",
     "data.validation": "which images are held back",
     "data.validation_draw": "which images are held back",
@@ -81,6 +88,17 @@ PLACES = (
     "frozen",
 )
 
+
+# Keys that have no effect at these values: runs from before these keys keep their names.
+WITHOUT_EFFECT = {
+    "data.balance": "equal",
+    "data.imbalance": 1.0,
+    "data.largest": 0,
+    "data.imbalance_unlabeled": "",
+    "data.largest_unlabeled": 0,
+    "algorithm.alignment_prior": "uniform",
+    **{f"unequal.{key}": value for key, value in field_defaults(Unequal).items()},
+}
 
 # Values of settings in runs that are older than the setting, where they are not the default.
 BEFORE = {"data.background": []}
@@ -175,6 +193,9 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in flatten(values).items() if identifies(key)}
     if "data.name" in found:
         found["data.name"] = data_kind(found["data.name"])
+    for key, value in WITHOUT_EFFECT.items():
+        if found.get(key) == value:
+            del found[key]
     if not found.get("data.validation"):
         found.pop("data.validation_draw", None)  # it has no effect
     if not found.get("data.known_classes"):

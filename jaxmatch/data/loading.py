@@ -13,7 +13,7 @@ from jaxmatch.data import images as image_files
 from jaxmatch.data.crops import HostCrop
 from jaxmatch.data.lazy import SUBSTITUTES, Records
 from jaxmatch.data.levels import DEFAULT, Levels
-from jaxmatch.data.order import positions
+from jaxmatch.data.order import balanced_positions, positions
 from jaxmatch.errors import InputError
 
 
@@ -31,6 +31,7 @@ class Pool:
     count: int  # number of this process's examples
     seeds: tuple[int, ...]  # the run's seed and the pool's number
     levels: Levels = DEFAULT
+    balanced: int = 0  # number of classes that are drawn equally often; 0: examples are
 
     def load(self, step: int) -> dict[str, np.ndarray | tuple[np.ndarray, ...]]:
         """Load the examples of a step. The next readable image replaces an unreadable one.
@@ -39,7 +40,10 @@ class Pool:
             views: one array [count height width 3] uint8 for each role; label and index: [count];
             unreadable: the rows that were replaced.
         """
-        index = positions(self.words, step, self.batch, len(self.rows))
+        if self.balanced:
+            index = balanced_positions(self.words, step, self.batch, self.labels, self.balanced)
+        else:
+            index = positions(self.words, step, self.batch, len(self.rows))
         index = index[self.first : self.first + self.count].copy()
         views = tuple(np.empty((self.count, *crop.size, 3), np.uint8) for crop in self.crops)
         unreadable: list[int] = []

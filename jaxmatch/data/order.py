@@ -38,6 +38,44 @@ def positions(words: Words, step: Array | int, batch: int, count: int) -> Words:
     """
     if not 0 < count <= LARGEST:
         raise ValueError(f"A pool has 1 to {LARGEST} examples, not {count}.")
+    passes, position = _places(words, step, batch, count)
+    xp = words.__array_namespace__()
+    return shuffle(words, passes, position, count).astype(xp.int32)
+
+
+def balanced_positions(
+    words: Words, step: Array | int, batch: int, labels: Words, classes: int
+) -> Words:
+    """The examples of batch number ``step`` if each class is drawn equally often: [batch] int32.
+
+    All batches in a row are a sequence of permutations of the classes, and the examples of a class
+    come in a sequence of permutations of their own. So in any run of positions the numbers of two
+    classes differ by 2 at most, and a batch that ``classes`` divides has equally many of each.
+
+    Args:
+        words: from :func:`words`.
+        step: of the batch.
+        batch: its size.
+        labels: [n] class of each example, in 0..classes-1; each class must occur.
+        classes: their number.
+    """
+    xp = words.__array_namespace__()
+    # Each pass over the classes has one example of each, so its number counts a class's draws.
+    passes, position = _places(words, step, batch, classes)
+    chosen = shuffle(mix(words), passes, position, classes).astype(xp.int32)
+    by_class = xp.argsort(labels, stable=True).astype(xp.int32)
+    first, end = (
+        xp.searchsorted(labels[by_class], chosen, side=side).astype(xp.int32)
+        for side in ("left", "right")
+    )
+    size = (end - first).astype(xp.uint32)
+    # Classes of one size must not come in the same order.
+    own = mix((passes // size) ^ mix(chosen.astype(xp.uint32)))
+    return by_class[first + shuffle(words, own, passes % size, size).astype(xp.int32)]
+
+
+def _places(words: Words, step: Array | int, batch: int, count: int) -> tuple[Words, Words]:
+    """The pass and the position in it of each example of a batch, [batch] uint32 each."""
     xp = words.__array_namespace__()
     # step * batch overflows 32 bits: divide it by count digit by digit, in base 256.
     shares = [divmod(batch * 256**power, count) for power in range(4)]
@@ -50,11 +88,13 @@ def positions(words: Words, step: Array | int, batch: int, count: int) -> Words:
     start = xp.sum(products % count, dtype=xp.uint32) + offset % count  # [batch]
     passes = xp.sum(digits * whole + products // count, dtype=xp.uint32)
     passes = passes + offset // count + start // count  # [batch]
-    return shuffle(words, passes, start % count, count).astype(xp.int32)
+    return passes, start % count
 
 
-def shuffle(words: Words, passes: Words, position: Words, count: int) -> Words:
+def shuffle(words: Words, passes: Words, position: Words, count: int | Words) -> Words:
     """Element ``position`` of the permutation of 0..count-1 drawn from (words, pass); all uint32.
+
+    ``count`` is one number, or one [batch] for each element.
 
     In each round x and K - x mod count, with a uniform K, swap or not: a keyed hash of the larger
     of the two decides. A Feistel network would repeat until the whole batch is in range. This is a

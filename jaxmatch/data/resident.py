@@ -123,12 +123,18 @@ def resident(
 
 
 def batch(
-    data: Resident, key: Array, step: Array | int, labeled_batch: int, unlabeled_batch: int
+    data: Resident,
+    key: Array,
+    step: Array | int,
+    labeled_batch: int,
+    unlabeled_batch: int,
+    balanced: int = 0,
 ) -> Batch:
     """The examples of one step before augmentation; a batch size of zero gives None.
 
     ``key`` is the run's key, the same at every step. ``data`` is replicated, so each device gathers
-    its own share of the batch, which the caller shards.
+    its own share of the batch, which the caller shards. ``balanced`` is the number of classes if
+    labeled examples are drawn equally often from each, and each has some; else 0.
     """
 
     def draw(
@@ -138,7 +144,10 @@ def batch(
             return None
         assert isinstance(images, Table)  # a streamed set has a Feed instead
         words = order.words(jax.random.fold_in(key, stream))
-        index = order.positions(words, step, size, len(images))
+        if stream == 0 and balanced:
+            index = order.balanced_positions(words, step, size, jnp.asarray(labels), balanced)
+        else:
+            index = order.positions(words, step, size, len(images))
         return Examples(
             views=(images.take(index),),
             label=jnp.asarray(labels).at[index].get(mode="promise_in_bounds"),

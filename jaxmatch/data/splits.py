@@ -34,11 +34,18 @@ class Split:
     source: str | None = None  # the source's name; None if it is not recorded
     seed: int | None = None
     labels: np.ndarray | None = None  # [n] labels that a file recorded, to check the source
+    # [u] int64 rows of the unlabeled examples, without labeled ones; None: all other images
+    unlabeled: np.ndarray | None = None
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the indices as little-endian int64, in hexadecimal."""
-        return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()
+        """SHA-256 of the indices as little-endian int64, in hexadecimal.
+
+        Where the unlabeled examples are named, -1 and their rows follow the indices.
+        """
+        pool = () if self.unlabeled is None else (np.array([-1]), self.unlabeled)
+        content = np.concatenate([self.indices, *pool]).astype("<i8")
+        return hashlib.sha256(content.tobytes()).hexdigest()
 
 
 def balanced(source: Source, labels: int | Literal["all"], seed: int) -> Split:
@@ -123,7 +130,7 @@ def _is_of(name: str, source: Source) -> bool:
 
 
 def read(path: str | os.PathLike, names: Names | None = None) -> Split:
-    """Read a split file: JSON with ``indices`` and optionally hash, source, seed and labels.
+    """Read a split file: JSON with ``indices``, optionally hash, source, seed, labels, unlabeled.
 
     If the images have ``names``, it can be a .txt file with one name a line, such as the lists of
     1% and 10% of ImageNet (github.com/google-research/simclr, imagenet_subsets).
@@ -137,7 +144,10 @@ def read(path: str | os.PathLike, names: Names | None = None) -> Split:
     try:
         content = json.loads(paths.read_whole(path).decode("utf-8-sig"))
         indices = np.array(content["indices"])
-        labels = np.array(content["labels"]) if content.get("labels") is not None else None
+        labels, unlabeled = (
+            np.array(content[key]) if content.get(key) is not None else None
+            for key in ("labels", "unlabeled")
+        )
     except OSError as error:
         raise InputError(f"Cannot read the split file {path}: {paths.reason(error)}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -149,11 +159,16 @@ def read(path: str | os.PathLike, names: Names | None = None) -> Split:
             numbers.shape != (indices.size,) or (numbers.size and numbers.dtype.kind != "i")
         ):
             raise InputError(f"{path}: indices and labels must be whole numbers, equally many.")
+    if unlabeled is not None and (
+        unlabeled.ndim != 1 or (unlabeled.size and unlabeled.dtype.kind != "i")
+    ):
+        raise InputError(f"{path}: unlabeled must be a list of whole numbers.")
     split = Split(
         indices=indices.astype(np.int64),
         source=content.get("source"),
         seed=content.get("seed"),
         labels=labels,
+        unlabeled=None if unlabeled is None else unlabeled.astype(np.int64),
     )
     if content.get("hash", split.hash) != split.hash:
         raise InputError(f"{path} was changed: its indices do not have the hash it records.")
@@ -199,11 +214,18 @@ def _by_name(path: Path, split: Split, names: Names) -> Split:
     if path.name != FILE or record is None or record.listed is None or not names.roots:
         return split
     listed = record.listed
-    wanted = [listed.names[row] for row in split.indices if row < len(listed.names)]
-    for name in wanted:
-        if name not in names.rows:
-            raise InputError(f"{path} names {name}, which is no training image of {names.source}.")
-    return Split(indices=np.array([names.rows[name] for name in wanted], np.int64))
+
+    def here(rows: np.ndarray) -> np.ndarray:
+        wanted = [listed.names[row] for row in rows if row < len(listed.names)]
+        for name in wanted:
+            if name not in names.rows:
+                raise InputError(
+                    f"{path} names {name}, which is no training image of {names.source}."
+                )
+        return np.array([names.rows[name] for name in wanted], np.int64)
+
+    unlabeled = None if split.unlabeled is None else np.sort(here(split.unlabeled))
+    return Split(indices=here(split.indices), unlabeled=unlabeled)
 
 
 def _listed(path: Path, names: Names | None) -> Split:
@@ -277,6 +299,7 @@ def write(path: str | os.PathLike, split: Split) -> None:
         "hash": split.hash,
         "source": split.source,
         "seed": split.seed,
+        **({} if split.unlabeled is None else {"unlabeled": split.unlabeled.tolist()}),
     }
     try:
         paths.write_whole(path, (json.dumps(content) + "\n").encode())

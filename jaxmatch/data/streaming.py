@@ -42,7 +42,15 @@ TELL_EVERY = 1000  # steps between two exchanges of unreadable images by several
 Crops = Mapping[str, tuple[HostCrop, ...]]
 
 
-def plan(data: Resident, key: Array, spec: Spec, crops: Crops, seed: int, mesh: Mesh) -> Plan:
+def plan(
+    data: Resident,
+    key: Array,
+    spec: Spec,
+    crops: Crops,
+    seed: int,
+    mesh: Mesh,
+    balanced: bool = False,
+) -> Plan:
     """The plan of what this process loads at each step.
 
     Args:
@@ -52,6 +60,7 @@ def plan(data: Resident, key: Array, spec: Spec, crops: Crops, seed: int, mesh: 
         crops: the crops of the view roles of "labeled" and "unlabeled".
         seed: the run's seed.
         mesh: the devices that share the batch.
+        balanced: whether labeled examples are drawn equally often from each class.
     """
     sets = {
         "labeled": (data.labeled_images, data.labeled_labels, spec.labeled_batch),
@@ -74,6 +83,7 @@ def plan(data: Resident, key: Array, spec: Spec, crops: Crops, seed: int, mesh: 
             count=count,
             seeds=(seed, number),
             levels=images.levels,
+            balanced=spec.classes if balanced and name == "labeled" else 0,
         )
     return Plan(pools=pools)
 

@@ -14,6 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import build_algorithm
+from jaxmatch.config.argument import SHARES
 from jaxmatch.config.saved import complete
 from jaxmatch.config.stages import stages_of
 from jaxmatch.errors import InputError
@@ -28,8 +29,8 @@ from jaxmatch.weights.transfer import STAGE, source_folder
 
 log = logging.getLogger(__name__)
 
-# Settings ``data.*`` that do not change what the baselines see.
-OF_TRAINING = ("batch_size", "ratio", "mean", "std", "include_labeled", "labels", "split")
+# Settings ``data.*`` that do not change what the baselines see, beside the split.
+OF_TRAINING = ("batch_size", "ratio", "mean", "std", "include_labeled", "labels", "split", *SHARES)
 
 
 class Network(NamedTuple):

@@ -3,14 +3,15 @@
 Berthelot et al., "ReMixMatch", ICLR 2020, section 3.1, https://arxiv.org/abs/1911.09785.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxmatch.functional.memory import Queue, filled, make_queue, push
-from jaxmatch.types import Array
+from jaxmatch.functional.unequal import class_frequencies
+from jaxmatch.types import Array, Spec
 
 
 def align(
@@ -34,6 +35,11 @@ def align(
     if prior is not None:
         shift += jnp.log(jnp.maximum(prior, tiny))
     return jax.nn.log_softmax(log_probabilities + shift)
+
+
+def alignment_prior(spec: Spec, kind: Literal["uniform", "labels"]) -> Float[Array, "C"] | None:
+    """The prior of :func:`align`: None for "uniform", else the frequencies of the run's labels."""
+    return class_frequencies(spec.labels, spec.classes) if kind == "labels" else None
 
 
 def make_history(length: int, classes: int) -> Queue:

@@ -36,6 +36,7 @@ class Data:
         pseudo: the pseudo-labels that ``data.pseudo_labels`` names.
         learns_pseudo: whether images with pseudo-labels are further labeled examples.
         added: the class of each labeled example that ``data.added_labels`` adds, by its row.
+        unused: number of training images that the split leaves out of the unlabeled pool.
     """
 
     source: Source
@@ -51,6 +52,7 @@ class Data:
     pseudo: PseudoLabels | None = None
     learns_pseudo: bool = False
     added: Added = field(default_factory=dict)
+    unused: int = 0
 
     @cached_property
     def record(self) -> Record:

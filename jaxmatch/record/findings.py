@@ -65,7 +65,7 @@ def find(data: Data) -> dict[str, Any]:
         "unknown": int((parts["unlabeled"] < 0).sum()),
         "test_drawn": source.listed is not None and source.listed.drawn,
         "left_out": {reason: len(names) for reason, names in survey.left_out.items()},
-        "notes": [*survey.notes, *_pseudo(data), *data.warnings],
+        "notes": [*survey.notes, *_pseudo(data), *_unused(data), *data.warnings],
         "sizes": [
             {"height": height, "width": width, "count": count} for (height, width), count in sizes
         ],
@@ -80,6 +80,13 @@ def _pseudo(data: Data) -> list[str]:
         return []
     use = "are labeled examples, too" if data.learns_pseudo else "are targets"
     return [f"pseudo-labels of {len(data.pseudo.rows):,} unlabeled images {use}."]
+
+
+def _unused(data: Data) -> list[str]:
+    """A sentence about the training images that a long tail leaves out, if there are some."""
+    if not data.unused:
+        return []
+    return [f"{data.unused:,} training images are not used: data.imbalance_unlabeled."]
 
 
 def read(folder: Path) -> Findings | None:

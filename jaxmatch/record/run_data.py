@@ -14,12 +14,13 @@ from jaxmatch.config.checks import check_numbers
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.data import added as added_labels
 from jaxmatch.data import record as records
-from jaxmatch.data import sources, splits
+from jaxmatch.data import sources, splits, unequal
 from jaxmatch.data.added import Added
 from jaxmatch.data.levels import Levels
 from jaxmatch.data.record import ELSEWHERE, Record
 from jaxmatch.data.source import Reading, Source
 from jaxmatch.data.splits import Split
+from jaxmatch.data.unequal import Shares
 from jaxmatch.errors import InputError
 from jaxmatch.record import pseudo_labels
 from jaxmatch.record.data import Data
@@ -299,15 +300,22 @@ def _choose(
                 f"{config.algorithm.name} reads no labels: data.labels must be none, data.split "
                 "and data.added_labels empty, and data.validation 0."
             )
-        empty = Split(indices=np.zeros(0, np.int64), source=source.name)
-        return Data(source=source, split=empty, name=data.name, directory=data.directory)
+        empty = split or Split(indices=np.zeros(0, np.int64), source=source.name)
+        empty, pool = _pool(config, source, empty)
+        return Data(
+            source=pool,
+            split=empty,
+            name=data.name,
+            directory=data.directory,
+            unused=len(source.rows) - len(pool.rows),
+        )
     if split is None and data.split:
         split = splits.read(data.split, source.naming)
         _check_classes(source, split, data.split)
         _check_number(config, split)
-    labels = labels_number(data.labels)
-    if split is None and labels != "all":
-        split = splits.balanced(source, labels, config.seed)
+    labels, shares = labels_number(data.labels), Shares.of(data)
+    if split is None and (labels != "all" or shares.largest):
+        split = unequal.draw(source, labels, config.seed, shares)
     whole, own = source, len(source.validation_labels)
     if data.validation and own:
         raise InputError(
@@ -325,13 +333,14 @@ def _choose(
         rows = tuple(np.setdiff1d(whole.rows, source.rows).tolist())
     else:
         held_images = held_labels = None
-    split = split or splits.balanced(source, labels, config.seed)
+    split = split or unequal.draw(source, labels, config.seed, shares)
     splits.locate(source, split)
     if added is None:
         added = added_labels.read(data.added_labels, source, split)
     source, split = added_labels.apply(source, split, added)
+    split, pool = _pool(config, source, split)
     return Data(
-        source=source,
+        source=pool,
         split=split,
         added=added,
         include_labeled=data.include_labeled,
@@ -340,7 +349,19 @@ def _choose(
         validation_rows=rows,
         name=data.name,
         directory=data.directory,
+        unused=len(source.rows) - len(pool.rows),
     )
+
+
+def _pool(config: ConfigDict, source: Source, split: Split) -> tuple[Split, Source]:
+    """The split with its unlabeled images, if those are a long tail, and the source of only these.
+
+    A split that names them is that of a run that has begun, or a file of one.
+    """
+    shares = Shares.of(config.data)
+    if split.unlabeled is None and shares.unlabeled is not None:
+        split = unequal.draw_unlabeled(source, split, config.seed, shares)
+    return split, unequal.restricted(source, split)
 
 
 def _check_same_split(

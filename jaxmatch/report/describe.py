@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from jaxmatch.algorithms.unequal import innermost
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.errors import printable
 from jaxmatch.evaluation.selection import Selection
@@ -90,7 +91,7 @@ def _describe(config: ConfigDict, stages: int = 1) -> dict[str, Any]:
 def _run(config: ConfigDict, program: Program) -> dict[str, Any]:
     """What will run, as a JSON object."""
     algorithm = program.algorithm
-    idea = (sys.modules[type(algorithm).__module__].__doc__ or "").partition("\n")[0]
+    idea = (sys.modules[type(innermost(algorithm)).__module__].__doc__ or "").partition("\n")[0]
     sides = ("depth", "width", "patch", "heads", "stride")
     return {
         "method": config.algorithm.name,

@@ -105,3 +105,50 @@ def test_rounds_are_a_loop_only_where_it_costs_nothing(platform, loops):
     traced = jax.jit(lambda words: order.positions(words, 3, 64, 1000)).trace(order.words(KEY))
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert text.count("stablehlo.while") == loops
+
+
+def balanced(step, batch, labels, key=KEY):
+    words = order.words(key)
+    draw = jax.jit(order.balanced_positions, static_argnums=(2, 4))
+    return np.asarray(draw(words, step, batch, jnp.asarray(labels), int(labels.max()) + 1))
+
+
+UNEQUAL = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [50, 7, 3, 1]))
+
+
+def test_balanced_batches_have_each_class_equally_often():
+    for step in (0, 5, 2**20):
+        drawn = UNEQUAL[balanced(step, 12, UNEQUAL)]
+        np.testing.assert_array_equal(np.bincount(drawn), [3, 3, 3, 3])
+    # A batch that the classes do not divide: over a run of positions still nearly.
+    drawn = np.concatenate([balanced(step, 7, UNEQUAL) for step in range(31)])
+    for start, end in ((0, 217), (3, 50), (100, 205)):
+        assert np.ptp(np.bincount(UNEQUAL[drawn[start:end]])) <= 2
+
+
+def test_balanced_order_visits_each_example_of_a_class_once_a_pass():
+    drawn = np.concatenate([balanced(step, 8, UNEQUAL) for step in range(75)])  # 150 of each class
+    for number in range(4):
+        own = drawn[UNEQUAL[drawn] == number]
+        members = np.flatnonzero(number == UNEQUAL)
+        passes = own[: len(own) // len(members) * len(members)].reshape(-1, len(members))
+        np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(members, (len(passes), 1)))
+        assert len(members) < 5 or np.any(passes[0] != passes[1])
+
+
+def test_classes_of_one_size_have_orders_of_their_own():
+    labels = np.repeat([0, 1], 40)
+    drawn = np.concatenate([balanced(step, 8, labels) for step in range(10)])
+    first, second = drawn[drawn < 40], drawn[drawn >= 40] - 40
+    assert np.sum(first == second) < 8
+
+
+def test_balanced_order_in_numpy_and_for_any_batch_size():
+    for step in (0, 3, 2**20):
+        words = np.asarray(order.words(KEY))
+        in_numpy = order.balanced_positions(words, step, 24, UNEQUAL, 4)
+        np.testing.assert_array_equal(in_numpy, balanced(step, 24, UNEQUAL))
+        halves = [balanced(2 * step + part, 12, UNEQUAL) for part in (0, 1)]
+        np.testing.assert_array_equal(np.concatenate(halves), in_numpy)
+    other = balanced(0, 24, UNEQUAL, jax.random.key(1))
+    assert np.any(other != balanced(0, 24, UNEQUAL))

@@ -120,3 +120,16 @@ def test_unreadable_images_are_named_once_or_refused(parts, caplog):
     made.strict = True
     with pytest.raises(InputError, match=r"Not readable as images \(.*: .*jpg\)"):
         made._tell(pool, np.array([2]))
+
+
+def test_labels_can_be_balanced(photographs):
+    source = sources.load(f"folder:{photographs}", Reading(image_size=16, stream=True))
+    data = resident(source, splits.balanced(source, 6, 0))
+    data = data._replace(labeled_labels=np.array([0, 0, 0, 0, 0, 1]))
+    plan = streaming.plan(
+        data, jax.random.key(3), SPEC, CROPS, 5, make_mesh(1, 4, 8), balanced=True
+    )
+    for step in range(5):
+        loaded = plan.load(step)
+        np.testing.assert_array_equal(np.bincount(loaded["labeled"]["label"]), [2, 2])
+    assert plan.pools["unlabeled"].balanced == 0
