@@ -134,7 +134,8 @@ def choose(
     pool = shown[kept]
     if not len(pool):
         raise InputError(f"{folder} has no readable unlabeled images left; add some to the data.")
-    probabilities = softmax(found.values["logits"][kept].astype(np.float64), axis=1)
+    logits = found.values["logits"][kept].astype(np.float64)
+    probabilities = softmax(logits / classifier.temperature(), axis=1)
     if rule == AUTO:
         rule = usual_rule(len(labeled), len(classifier.classes))
     known = Pool(features[kept], probabilities, features[~ours & readable])
