@@ -80,6 +80,10 @@ class Wrapped(Algorithm):
         """The draws of the method."""
         return self.method.draw(key, batch)
 
+    def strangeness(self, outputs: Outputs) -> Array | None:
+        """That of the method."""
+        return self.method.strangeness(outputs)
+
     def project(self, params: PyTree) -> PyTree:
         """As the method."""
         return self.method.project(params)

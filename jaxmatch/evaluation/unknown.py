@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxmatch.algorithms.unequal import innermost
 from jaxmatch.data.lazy import Images
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluation.forward import Answers
@@ -141,7 +142,7 @@ def of_run(
 
 def has_heads(algorithm: Algorithm) -> bool:
     """Whether a method has heads that tell how strange an image is."""
-    return type(algorithm).strangeness is not Algorithm.strangeness
+    return type(innermost(algorithm)).strangeness is not Algorithm.strangeness
 
 
 def chosen(known: KnownImages, network: str, score: str) -> str:
