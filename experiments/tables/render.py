@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.tables import published
 from experiments.tables.results import Cell, cell
 from experiments.tables.sweep import ALL, METHODS, Choice
-from jaxmatch.report.page import STYLE
+from jaxmatch.report.html import STYLE
 
 EMPTY = "-"
 KINDS = {
