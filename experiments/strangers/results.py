@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-import jaxmatch
 from experiments.strangers.sweep import KNOWN, SEEDS, WAYS
 from jaxmatch.data import sources
 from jaxmatch.data.lazy import Images
 from jaxmatch.errors import InputError, JaxmatchError
-from jaxmatch.evaluation.classifier import Classifier
+from jaxmatch.evaluation.classifier import Classifier, load
 from jaxmatch.evaluation.unknown import scores
 from jaxmatch.record.metrics import read
 from jaxmatch.record.run_data import reading
@@ -83,7 +82,7 @@ def entry(folder: Path) -> Entry:
     The area under the ROC curve tells test images of other classes from those of known ones.
     """
     summary = json.loads((folder / "summary.json").read_text())
-    classifier = jaxmatch.load(folder, summary["steps"])
+    classifier = load(folder, summary["steps"])
     knowns, strangers = held_out(classifier)
     logits, heads = classifier.scored(np.concatenate([knowns, strangers])).values
     found = scores(logits, heads)

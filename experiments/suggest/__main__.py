@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxmatch import config, load, train
+from jaxmatch import config, train
 from jaxmatch.evaluation import suggest
 from jaxmatch.evaluation.acquisition import RULES
+from jaxmatch.evaluation.classifier import load
 from jaxmatch.record.folder import RunFolder
 
 
