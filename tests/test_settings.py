@@ -81,7 +81,7 @@ def test_every_number_of_a_network_has_a_range(name):
 
 
 def test_every_setting_of_no_section_has_a_type():
-    sections = {"optim", "ema", "frozen"}
+    sections = {"optim", "ema", "frozen", "unequal"}
     keys = {key for key in flatten(defaults()) if key.partition(".")[0] not in sections}
     views = {f"views.{role}." for role in ("weak", "strong", "contrast", "second", "small")}
     own = {key for key in keys if key.startswith((*views, "views.ctaugment."))}

@@ -14,6 +14,7 @@ DEPENDENT = {
     "algorithm.signal": "none",
     "algorithm.freeze": 0.0,
     "algorithm.queue_start": 0.0,
+    "algorithm.open_start": 0.0,
 }
 
 

@@ -198,7 +198,8 @@ def _binned(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The bin of confidence of each image [n], whether it is correct [n], its confidence [n]."""
     confidence = probabilities.max(-1).astype(np.float64)
-    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    known = np.nan_to_num(confidence)  # a run that diverges has none
+    place = np.clip(np.ceil(known * BINS).astype(int) - 1, 0, BINS - 1)
     return place, (probabilities.argmax(-1) == labels).astype(np.float64), confidence
 
 

@@ -864,7 +864,7 @@ def test_baseline_refuses_what_it_cannot_do(call, words, text):
 def test_report_measures_missing_baselines_when_asked(call, monkeypatch):
     asked = []
     monkeypatch.setattr(baselines, "add_missing", asked.extend)
-    monkeypatch.setattr(page, "report", lambda runs, output: [])
+    monkeypatch.setattr(page, "report", lambda runs, output, **options: [])
     assert call("report", "a", "b")[0] == 0
     assert asked == []
     assert call("report", "a", "b", "--baselines")[0] == 0
@@ -946,7 +946,7 @@ def test_a_device_without_room_is_one_sentence(call, monkeypatch):
     def allocate(arguments):
         jnp.zeros(2**45)
 
-    monkeypatch.setitem(cli.COMMANDS, "describe", allocate)
+    monkeypatch.setattr(cli.COMMANDS["describe"], "run", allocate)
     code, _, error = call("describe", "--config=fixmatch:mnist5k")
     assert code == 1
     assert error.startswith("jaxmatch: ")

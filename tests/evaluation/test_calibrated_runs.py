@@ -176,9 +176,9 @@ def test_an_export_knows_the_temperature(run, call, tmp_path, monkeypatch):
 
     def spy(path, trained):
         seen.append(trained.temperature)
-        return export_torch(path, trained)
+        return export_torch(path, trained, kind="npz")
 
-    monkeypatch.setitem(export.EXPORTERS, ".npz", spy)
+    monkeypatch.setitem(export.FORMATS, "npz", export.Format(spy))
     for name, *words in (("a", "--network=student"), ("b", "--network=student", "--uncalibrated")):
         code, _, error = call("export", "--workdir", run, "-o", tmp_path / f"{name}.npz", *words)
         assert code == 0, error

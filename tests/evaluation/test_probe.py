@@ -23,7 +23,7 @@ from jaxmatch.evaluation import probe as probing
 from jaxmatch.evaluation.forward import make_features
 from jaxmatch.evaluation.probe import features, measure, probe, probe_sets
 from jaxmatch.runtime.mesh import make_mesh
-from jaxmatch.training import run
+from jaxmatch.training import ending
 
 ABOUT = ("step", "evaluated", "labels", "all_labels")
 
@@ -421,7 +421,7 @@ def test_probes_use_a_bounded_number_of_images(again, monkeypatch):
     workdir, train, summary = again
     whole = summary | {"probe": {"knn": None, "linear": None}}
     (workdir / "summary.json").write_text(json.dumps(whole))
-    monkeypatch.setattr(run, "MOST_IMAGES", 20)
+    monkeypatch.setattr(ending, "MOST_IMAGES", 20)
     found = train()
     assert found["probe_images"] == {"train": 20, "test": 20}
     few = probe(workdir, images=20)
