@@ -38,7 +38,11 @@ def align(
 
 
 def alignment_prior(spec: Spec, kind: Literal["uniform", "labels"]) -> Float[Array, "C"] | None:
-    """The prior of :func:`align`: None for "uniform", else the frequencies of the run's labels."""
+    """The prior of :func:`align`: None for "uniform", else the frequencies of the run's labels.
+
+    >>> print(alignment_prior(Spec(classes=2, steps=1, labels=(0, 0, 0, 1)), "labels"))
+    [0.75 0.25]
+    """
     return class_frequencies(spec.labels, spec.classes) if kind == "labels" else None
 
 

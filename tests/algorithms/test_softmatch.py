@@ -106,4 +106,4 @@ def test_every_example_counts_fully_at_first():
 
 def test_an_unknown_prior_is_refused():
     with pytest.raises(InputError, match="did you mean 'labeled'"):
-        SoftMatch(prior="label")
+        SoftMatch(prior="labelled")

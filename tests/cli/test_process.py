@@ -14,6 +14,7 @@ LIBRARY = """
 import ctypes, json, logging, os, signal, sys, warnings
 import grain.python, jax, matplotlib.figure, orbax.checkpoint, rich, tensorboardX
 import ml_collections.config_flags, optax, safetensors.numpy, tensorflow_datasets
+import scipy.optimize, scipy.sparse, scipy.special
 from absl import flags
 
 class CDLL(ctypes.CDLL):
