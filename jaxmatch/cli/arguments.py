@@ -18,6 +18,10 @@ STEP = (
     "(default: best for a run with select, else newest)"
 )
 UNCALIBRATED = "leave out the temperature that the validation set gave"
+UNKNOWN_SCORE = (
+    "how strangeness is measured: energy, max_logit or heads (those of the method, the default "
+    "where it has some; else energy)"
+)
 DATA = "the place of the run's folder, npz file or TFDS directory, if it has moved"
 JSON = "print {} as JSON, for programs"
 CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,size=SIZE][,views=V][,preset=P][,split=FILE]"

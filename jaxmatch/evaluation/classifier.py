@@ -21,12 +21,13 @@ from jaxmatch.evaluation.bootstrap import Resampling, intervals
 from jaxmatch.evaluation.forward import Answers, Evaluate, make_scored, probabilities
 from jaxmatch.evaluation.metrics import evaluation
 from jaxmatch.evaluation.predictions import ImagesOrPaths, Predictor
-from jaxmatch.evaluation.unknown import chosen, of_run, scores
+from jaxmatch.evaluation.unknown import chosen, of_run, scores, traced
 from jaxmatch.program import Program
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.unknown import KnownImages
 from jaxmatch.runtime.checkpoint import BEST, NEWEST, Checkpoints
 from jaxmatch.types import PyTree, TrainState
+from jaxmatch.weights.trained import Known
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,24 @@ class Classifier(Predictor):
             return ""
         asked = unknown if isinstance(unknown, str) else ""
         return chosen(self.known_images, self._chosen(network), asked)
+
+    def compared(self, score: str, network: str) -> Known:
+        """What a file needs to tell how strange images look, as :meth:`predict` tells it.
+
+        Args:
+            score: its name; "" for the usual one.
+            network: as of :meth:`variables`.
+
+        Raises:
+            InputError: as :attr:`known_images`, or if there is no such score.
+        """
+        name, network = self._score(score or True, network), self._chosen(network)
+        return Known(
+            score=name,
+            measure=traced(name, self.program.algorithm),
+            scores=self.known_images.scores[network][name],
+            part=self.known_images.part,
+        )
 
     @property
     def fitting(self) -> Fitting:

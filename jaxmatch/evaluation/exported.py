@@ -46,7 +46,27 @@ class Exported(Predictor):
         """How the levels of a picture become 0..255."""
         return self.facts.levels
 
-    def _measured(self, images: Images, network: str, score: str) -> tuple[Answers, None]:
+    def _score(self, unknown: bool | str, network: str) -> str:
+        """The name of the score of strangeness in the file; "" if nobody asked for it.
+
+        Raises:
+            InputError: if somebody asked for one that is not in the file.
+        """
+        if not unknown:
+            return ""
+        held = self.facts.unknown
+        if held is None:
+            raise InputError(
+                f"{self.path} was exported without --unknown, so it does not know how strange "
+                "known images look; export it again with it."
+            )
+        if isinstance(unknown, str) and unknown != held["score"]:
+            raise InputError(f"{self.path} holds the score {held['score']} alone, not {unknown!r}.")
+        return held["score"]
+
+    def _measured(
+        self, images: Images, network: str, score: str
+    ) -> tuple[Answers, np.ndarray | None]:
         held = self.facts.origin.get("network")
         if network and network != held:
             raise InputError(f"{self.path} holds the {held} alone, not {network!r}.")
@@ -54,12 +74,17 @@ class Exported(Predictor):
             raise InputError("an exported file takes arrays of images, or the paths of files.")
         # Equal batches: a program is compiled for each size.
         width = min(len(images), BATCH)
-        parts = []
+        parts: list[np.ndarray] = []
+        shares: list[np.ndarray] = []
         for start in range(0, len(images), width):
             block = images[start : start + width]
             padded = np.pad(block, ((0, width - len(block)), (0, 0), (0, 0), (0, 0)))
-            parts.append(self.answer(padded)[: len(block)])
-        return Answers(np.concatenate(parts), np.ones(len(images), bool)), None
+            found, share = self.answer(padded)
+            parts.append(found[: len(block)])
+            if share is not None:
+                shares.append(share[: len(block)])
+        answers = Answers(np.concatenate(parts), np.ones(len(images), bool))
+        return answers, np.concatenate(shares) if score else None
 
 
 def load(

@@ -190,14 +190,9 @@ class Predictor:
         """The name of the score of strangeness; "" if nobody asked for it.
 
         Raises:
-            InputError: if somebody asked, but no known images are there.
+            InputError: if somebody asked, but it is not known.
         """
-        if unknown:
-            raise InputError(
-                "this classifier does not know how strange known images look; --unknown needs the "
-                "run folder."
-            )
-        return ""
+        raise NotImplementedError
 
     def _measured(
         self, images: Images, network: str, score: str

@@ -18,16 +18,24 @@ from jaxmatch.weights.trained import Trained
 PACKAGES = ("jaxmatch", "jax", "flax")
 
 
-def trained_of(classifier: Classifier, network: str = "", naming: str | None = None) -> Trained:
+def trained_of(
+    classifier: Classifier,
+    network: str = "",
+    naming: str | None = None,
+    unknown: bool | str = False,
+) -> Trained:
     """One network of a checkpoint, for :func:`jaxmatch.weights.export.export`.
 
     Args:
         classifier: the checkpoint.
         network: "teacher" or "student"; by default, the one that the method reports.
         naming: as of :class:`~jaxmatch.weights.trained.Trained`.
+        unknown: whether the file tells how strange images look, and by which score: its name, or
+            True for the usual one.
 
     Raises:
-        InputError: if ``network`` is another name, or a file of the run is damaged.
+        InputError: if ``network`` is another name, a file of the run is damaged, or ``unknown`` is
+            asked for and is no score or the known images are not there.
     """
     program, config = classifier.program, classifier.config
     variables = merged(program.model, classifier.variables(network))
@@ -58,6 +66,9 @@ def trained_of(classifier: Classifier, network: str = "", naming: str | None = N
         temperature=classifier.temperature(network),
         fitting=classifier.fitting,
         levels=classifier.levels,
+        known=classifier.compared(unknown if isinstance(unknown, str) else "", network)
+        if unknown
+        else None,
         origin=origin,
     )
 

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -25,7 +26,7 @@ from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.run_data import load_recorded
 from jaxmatch.record.unknown import LABELED, NETWORKS, VALIDATION, KnownImages
-from jaxmatch.types import Algorithm
+from jaxmatch.types import Algorithm, Array, Outputs
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,21 @@ def scores(logits: np.ndarray, heads: np.ndarray | None) -> dict[str, np.ndarray
     if heads is not None:
         found[HEADS] = np.asarray(heads)
     return {name: values.astype(np.float32) for name, values in found.items()}
+
+
+def traced(score: str, algorithm: Algorithm) -> Callable[[Outputs], Array]:
+    """A score as a function from a network's outputs to [b] that JAX traces, for exported files."""
+
+    def measure(outputs: Outputs) -> Array:
+        values = {
+            ENERGY: lambda: -jax.nn.logsumexp(outputs.logits, -1),
+            MAX_LOGIT: lambda: -outputs.logits.max(-1),
+            HEADS: lambda: algorithm.strangeness(outputs),
+        }[score]()
+        assert values is not None, f"the method has no {score}"
+        return values
+
+    return measure
 
 
 def known_images(data: Data) -> tuple[Images, str]:

@@ -21,7 +21,8 @@ from jaxmatch.record.folder import RunFolder
 from jaxmatch.report.card_code import CODE, code_for
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.json_files import read_object
-from jaxmatch.weights.trained import Trained
+from jaxmatch.weights.export import PROGRAMS
+from jaxmatch.weights.trained import Known, Trained
 
 SUFFIX = ".card.md"
 CALIBRATION = ("expected_calibration_error", "negative_log_likelihood")
@@ -163,7 +164,8 @@ def _details(
             f"uint8 images [b {shape}], of which mean {trained.mean} and standard deviation "
             f"{trained.std} of levels in [0, 1] normalise the channels",
         ),
-        ("temperature", f"{trained.temperature:.4g} divides the logits before the softmax"),
+        ("temperature", _temperature(trained, kind)),
+        *([("images of no class", _compared(trained.known))] if trained.known else []),
         ("versions", versions),
         ("SHA-256 of the file", f"`{hashlib.sha256(content).hexdigest()}`"),
         *(
@@ -174,6 +176,20 @@ def _details(
     return _table(("fact", "value"), rows)
 
 
+def _temperature(trained: Trained, kind: str) -> str:
+    told = f"{trained.temperature:.4g} divides the logits before the softmax"
+    if kind in PROGRAMS or trained.temperature == 1:
+        return told
+    return f"{told}; the file does not hold it: divide the network's logits by it"
+
+
+def _compared(known: Known) -> str:
+    return (
+        f"the output `unknown` is the share of {len(known.scores):,} {known.part} images that look "
+        f"less strange, by the score {known.score}; from 0.95 on an image is likely of no class"
+    )
+
+
 def _usage(path: Path, trained: Trained, kind: str) -> Iterable[str]:
     if kind not in CODE:
         start = f"--config.init_from={shlex.quote(path.name)}"
@@ -182,7 +198,7 @@ def _usage(path: Path, trained: Trained, kind: str) -> Iterable[str]:
         return
     needs, code = CODE[kind]
     yield f"Without jaxmatch, with `{needs}`:"
-    yield from ("", "```python", *code_for(code, path.name), "```", "")
+    yield from ("", "```python", *code_for(code, path.name, bool(trained.known)), "```", "")
     yield "With jaxmatch, which also reads photographs and fits them to the size of the images:"
     quoted = shlex.quote(path.name)
     yield from ("", "```", f"jaxmatch predict --workdir {quoted} PHOTOS -o predictions.csv", "```")

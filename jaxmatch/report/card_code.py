@@ -34,6 +34,20 @@ CODE = {
 }
 
 
-def code_for(code: str, name: str) -> list[str]:
-    """The lines of ``code`` for the file ``name``."""
+# The lines as they are for a file that also tells how strange images look.
+WITH_UNKNOWN = {
+    "probabilities = np.asarray(program.call(images))": (
+        "probabilities, unknown = map(np.asarray, program.call(images))"
+    ),
+    '(probabilities,) = session.run(["probabilities"], ': (
+        'probabilities, unknown = session.run(["probabilities", "unknown"], '
+    ),
+    "probabilities.max(-1))": "probabilities.max(-1), unknown)",
+}
+
+
+def code_for(code: str, name: str, unknown: bool = False) -> list[str]:
+    """The lines of ``code`` for the file ``name``, which may tell how strange images look."""
+    for plain, changed in WITH_UNKNOWN.items() if unknown else ():
+        code = code.replace(plain, changed)
     return code.strip().replace('"FILE"', json.dumps(name, ensure_ascii=False)).splitlines()

@@ -38,6 +38,10 @@ FORMATS: dict[str, Format] = {
 }
 
 
+# Those whose files compute; the others hold weights.
+PROGRAMS = ("stablehlo", "onnx")
+
+
 def export(path: str | Path, trained: Trained, kind: str = "") -> str:
     """Write ``trained`` to a new file; return a few words that say what it holds.
 

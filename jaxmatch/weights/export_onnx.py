@@ -17,10 +17,10 @@ import numpy as np
 
 from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
-from jaxmatch.weights.shipped import Answer, Shipped, classify
+from jaxmatch.weights.shipped import PROBABILITIES, UNKNOWN, Answer, Shipped, classify
 from jaxmatch.weights.trained import Trained
 
-INPUT, OUTPUT = "images", "probabilities"
+INPUT = "images"
 TOLERANCE = 1e-4  # of a probability, between JAX and ONNX Runtime
 CLASSES, FACTS = "classes", "jaxmatch"
 REMEDY = "export it as .stablehlo"
@@ -35,7 +35,8 @@ def export_onnx(path: Path, trained: Trained) -> str:
     function = classify(trained)
     facts = Shipped.of(trained).to_json()
     images: Any = jax.ShapeDtypeStruct(("b", *trained.image_shape), jnp.uint8)
-    names: Any = {"input_names": [INPUT], "output_names": [OUTPUT]}
+    outputs = [PROBABILITIES] + [UNKNOWN] * bool(trained.known)
+    names: Any = {"input_names": [INPUT], "output_names": outputs}
     with _quiet():
         import jax2onnx  # pyright: ignore[reportMissingImports]
 
@@ -68,7 +69,13 @@ def read_onnx(path: Path, content: bytes) -> tuple[Shipped, Answer]:
         facts = Shipped.from_json(json.loads(found[FACTS]))
     except Exception as error:  # ONNX Runtime raises errors of many kinds
         raise InputError(f"{path} is no classifier, or damaged ({_first(error)}).") from error
-    return facts, lambda images: session.run([OUTPUT], {INPUT: images})[0]
+    outputs = [PROBABILITIES] + [UNKNOWN] * bool(facts.unknown)
+
+    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        probabilities, *unknown = session.run(outputs, {INPUT: images})
+        return probabilities, unknown[0] if unknown else None
+
+    return facts, answer
 
 
 def _check(content: bytes, function: Any, trained: Trained) -> None:
@@ -76,10 +83,11 @@ def _check(content: bytes, function: Any, trained: Trained) -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (2, *trained.image_shape)).astype(np.uint8)
     try:
-        (found,) = _session(content).run([OUTPUT], {INPUT: images})
+        found, *_ = _session(content).run(None, {INPUT: images})
     except Exception as error:
         raise _inconvertible(f"ONNX Runtime refuses it: {_first(error)}") from error
-    difference = np.abs(found - np.asarray(jax.jit(function)(images))).max()
+    expected, *_ = jax.tree.leaves(jax.jit(function)(images))
+    difference = np.abs(found - np.asarray(expected)).max()
     if not difference <= TOLERANCE:
         raise _inconvertible(f"ONNX Runtime gives probabilities that differ by {difference:.1g}")
 

@@ -69,7 +69,13 @@ def read_stablehlo(path: Path, content: bytes) -> tuple[Shipped, Answer]:
             "JAX_PLATFORMS=cpu."
         )
     call = jax.jit(program.call)  # which compiles once for each size of a batch
-    return facts, lambda images: np.asarray(call(images))
+
+    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        found = call(images)
+        probabilities, unknown = found if facts.unknown else (found, None)
+        return np.asarray(probabilities), None if unknown is None else np.asarray(unknown)
+
+    return facts, answer
 
 
 @contextmanager

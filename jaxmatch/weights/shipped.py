@@ -18,8 +18,12 @@ from jaxmatch.weights.trained import Trained
 FORMAT = 1  # of the facts
 MOST_BYTES = 2**31 - 2**20  # flatbuffers and protobuf end at 2 GiB
 
-Classify = Callable[[Array], Array]
-Answer = Callable[[np.ndarray], np.ndarray]  # images [b h w c] uint8 -> probabilities [b C] float32
+PROBABILITIES, UNKNOWN = "probabilities", "unknown"  # names of outputs
+
+Classify = Callable[[Array], Array | tuple[Array, Array]]
+# Images [b h w c] uint8 -> probabilities [b C] and, if the file tells it, the share of known images
+# that look less strange [b]; both float32.
+Answer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,8 @@ class Shipped:
         fitting: how a picture becomes an image.
         levels: how the levels of a picture become 0..255.
         origin: where the network comes from, for people.
+        unknown: the score by which the function compares images with known ones, and the number and
+            the part of these; None if it only gives probabilities.
     """
 
     classes: tuple[str, ...]
@@ -44,10 +50,12 @@ class Shipped:
     fitting: Fitting
     levels: Levels
     origin: Mapping[str, Any]
+    unknown: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, trained: Trained) -> Self:
         """The facts about a network."""
+        known = trained.known
         return cls(
             classes=trained.classes,
             image_shape=trained.image_shape,
@@ -57,6 +65,8 @@ class Shipped:
             fitting=trained.fitting or Fitting(size=trained.image_shape[:2]),
             levels=trained.levels,
             origin=trained.origin,
+            unknown=known
+            and {"score": known.score, "images": len(known.scores), "part": known.part},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -108,7 +118,9 @@ def _sizes(values: Any, count: int) -> Any:
 def classify(trained: Trained) -> Classify:
     """The function from uint8 images [b h w c] to probabilities [b C] float32.
 
-    The weights are constants of the function. Trace it for a batch of symbolic size.
+    With known images to compare with, it also gives the share of them that look less strange, [b]
+    float32 (:meth:`jaxmatch.record.unknown.KnownImages.unknown`). The weights and the scores of the
+    known images are constants of the function. Trace it for a batch of symbolic size.
 
     Raises:
         InputError: if no classifier was trained, or the weights are too large for one file.
@@ -126,9 +138,15 @@ def classify(trained: Trained) -> Classify:
             "export the weights as .safetensors."
         )
 
-    def probabilities(images: Array) -> Array:
+    def answer(images: Array) -> Array | tuple[Array, Array]:
         views = normalize(images, trained.mean, trained.std)
         outputs, _ = trained.network(variables, views, train=False)
-        return jax.nn.softmax(outputs.logits / trained.temperature).astype(jnp.float32)
+        found = jax.nn.softmax(outputs.logits / trained.temperature).astype(jnp.float32)
+        if trained.known is None:
+            return found
+        values = trained.known.measure(outputs).astype(jnp.float32)
+        # No binary search, which converters do not know.
+        less = (jnp.asarray(trained.known.scores) < values[:, None]).sum(-1)
+        return found, less.astype(jnp.float32) / (len(trained.known.scores) + 1)
 
-    return probabilities
+    return answer

@@ -1,12 +1,31 @@
 """A trained network as exporters take it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from jaxmatch.data.images import Fitting
 from jaxmatch.data.levels import DEFAULT, Levels
-from jaxmatch.types import Algorithm, Network, PyTree
+from jaxmatch.types import Algorithm, Array, Network, Outputs, PyTree
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Known:
+    """How strange n images of known classes look, to tell how strange another image is.
+
+    Attributes:
+        score: its name.
+        measure: how strange images look, [b], from the network's outputs; larger is stranger.
+        scores: of the known images, [n] float32, sorted.
+        part: which these are, for people.
+    """
+
+    score: str
+    measure: Callable[[Outputs], Array]
+    scores: np.ndarray
+    part: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +43,7 @@ class Trained:
         temperature: divides the logits before the softmax.
         fitting: how a picture becomes an image; None scales and crops it to the size of the images.
         levels: how the levels of a picture become 0..255.
+        known: to compare images with; None if a file is not to tell how strange they are.
         origin: further facts for people, a JSON object: where the network comes from.
     """
 
@@ -38,4 +58,5 @@ class Trained:
     temperature: float = 1.0
     fitting: Fitting | None = None
     levels: Levels = DEFAULT
+    known: Known | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)

@@ -10,6 +10,8 @@ import pytest
 import jaxmatch
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.shipping import trained_of
+from jaxmatch.evaluation.unknown import measure
+from jaxmatch.record.unknown import VALIDATION
 from jaxmatch.report.card_code import CODE, code_for
 from jaxmatch.weights import export_onnx
 from jaxmatch.weights.export import export
@@ -40,6 +42,23 @@ def test_onnx_runtime_gives_the_probabilities_of_predict(network, tmp_path, capl
         (found,) = session.run(["probabilities"], {"images": images})
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
         np.testing.assert_array_equal(exported.predict(images).probabilities, found)
+
+
+def test_a_file_tells_how_strange_images_look(tmp_path, monkeypatch, capsys):
+    classifier = exports.random_classifier(tmp_path, "wide_resnet")
+    images = exports.images(160)
+    known = measure(exports.images(40, seed=1), VALIDATION, 3, lambda images, _: classifier.scored(images))
+    object.__setattr__(classifier, "known_images", known)
+    export(tmp_path / "a.onnx", trained_of(classifier, unknown=True))
+    expected = classifier.predict(images, unknown=True)
+    found = jaxmatch.load(tmp_path / "a.onnx").predict(images, unknown=True)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found.unknown, expected.unknown, rtol=0, atol=1.001 / 41)
+    assert np.mean(found.unknown == expected.unknown) > 0.9
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(code_for(CODE["onnx"][1], "a.onnx", unknown=True)), {})
+    zeros = classifier.predict(np.zeros((1, *classifier.image_shape), np.uint8), unknown=True)
+    assert capsys.readouterr().out.rstrip().endswith(f"] {zeros.unknown}")
 
 
 def test_the_network_computes_as_before_after_a_conversion(vit, tmp_path):

@@ -17,7 +17,8 @@ import jaxmatch
 from jaxmatch.algorithms.simclr import SimCLR
 from jaxmatch.cli import main as cli
 from jaxmatch.errors import InputError
-from jaxmatch.evaluation.unknown import energy, max_logit, scores
+from jaxmatch.evaluation.unknown import energy, max_logit, scores, traced
+from jaxmatch.models.inputs import normalize
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.unknown import KnownImages
 
@@ -267,3 +268,66 @@ def test_a_score_needs_the_column(run, pictures, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(list(map(str, words)))
     assert "add --unknown" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def program(run, tmp_path_factory):
+    """An exported file that tells how strange images look by the heads; to be read only."""
+    path = tmp_path_factory.mktemp("exported") / "heads.stablehlo"
+    cli.main(["export", f"--workdir={run}", "--unknown", "-o", str(path)])
+    return path
+
+
+def test_an_exported_file_tells_it_alone(run, program, pictures, tmp_path):
+    """Ranks may differ by one: the program sums in another order."""
+    expected = jaxmatch.load(run).predict(pictures, unknown=True)
+    found = jaxmatch.load(program).predict(pictures, unknown=True)
+    step = 1 / (RunFolder(run).read_known_images().images + 1)
+    assert expected.unknown.std() > 2 * step
+    np.testing.assert_allclose(found.unknown, expected.unknown, rtol=0, atol=1.001 * step)
+    assert np.mean(found.unknown == expected.unknown) > 0.8
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=0, atol=1e-6)
+    rows = table(["--workdir", program, pictures, "--unknown"], tmp_path / "found.csv")
+    assert [float(row["unknown"]) for row in rows] == pytest.approx(found.unknown, abs=1e-6)
+    assert jaxmatch.load(program).predict(pictures).unknown is None
+
+
+def test_its_card_tells_how_to_read_it(program, monkeypatch, capsys):
+    card = program.with_name("heads.stablehlo.card.md").read_text()
+    assert "less strange, by the score heads" in card
+    lines = card.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(program.parent)
+    capsys.readouterr()
+    exec(lines, {})
+    classifier = jaxmatch.load(program)
+    zeros = classifier.predict(np.zeros((1, *classifier.image_shape), np.uint8), unknown=True)
+    assert capsys.readouterr().out.rstrip().endswith(f"] {zeros.unknown}")
+
+
+def test_what_an_exported_file_does_not_know_is_refused(run, program, pictures, tmp_path, capsys):
+    with pytest.raises(InputError, match="holds the score heads alone, not 'energy'"):
+        jaxmatch.load(program).predict(pictures, unknown="energy")
+    cli.main(["export", f"--workdir={run}", "-o", str(tmp_path / "plain.stablehlo")])
+    with pytest.raises(InputError, match=r"without --unknown.*export it again with it"):
+        jaxmatch.load(tmp_path / "plain.stablehlo").predict(pictures, unknown=True)
+    for words, sentence in (
+        (["--unknown", "-o", tmp_path / "w.safetensors"], "safetensors holds weights"),
+        (["--unknown-score=energy", "-o", tmp_path / "a.stablehlo"], "add --unknown"),
+        (["--unknown", "--unknown-score=x", "-o", tmp_path / "a.stablehlo"], "unknown score 'x'"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["export", f"--workdir={run}", *map(str, words)])
+        assert sentence in capsys.readouterr().err
+        assert not words[-1].exists()
+
+
+@pytest.mark.parametrize("score", ["energy", "max_logit", "heads"])
+def test_each_score_is_the_same_in_a_program(run, score):
+    classifier = jaxmatch.load(run)
+    images = toy_images(24, 1)[0]
+    logits, heads = classifier.scored(images).values
+    measure = traced(score, classifier.program.algorithm)
+    program = classifier.program
+    views = normalize(images, program.mean, program.std)
+    outputs, _ = program.network(classifier.variables(), views, train=False)
+    np.testing.assert_allclose(measure(outputs), scores(logits, heads)[score], rtol=0, atol=1e-4)

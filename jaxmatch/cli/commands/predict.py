@@ -4,7 +4,7 @@ import argparse
 import sys
 from dataclasses import replace
 
-from jaxmatch.cli.arguments import DATA, RUN, STEP, UNCALIBRATED, step
+from jaxmatch.cli.arguments import DATA, RUN, STEP, UNCALIBRATED, UNKNOWN_SCORE, step
 from jaxmatch.runtime.paths import path
 
 HELP = "Classify image files and write a table: path,class,confidence."
@@ -35,8 +35,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--unknown-score",
         default="",
         metavar="SCORE",
-        help="how strangeness is measured: energy, max_logit or heads (those of the method, the "
-        "default where it has some; else energy)",
+        help=UNKNOWN_SCORE,
     )
     command.add_argument("--data", default="", metavar="DIR", help=f"{DATA}; for --unknown")
     command.add_argument(
