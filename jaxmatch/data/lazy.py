@@ -191,3 +191,10 @@ def left_out(records: Records, rows: Iterable[int], levels: Levels) -> str:
 
 
 Images = np.ndarray | LazyImages  # [n h w 3] uint8
+
+
+def pixels(images: Images, row: int) -> np.ndarray:
+    """One image, [h w 3] uint8."""
+    if isinstance(images, LazyImages):
+        return images.read(np.array([row]))[0][0]
+    return np.asarray(images[row])

@@ -5,8 +5,7 @@ nor the network.
 """
 
 import base64
-import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,8 +15,9 @@ from PIL import Image
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.saved import complete
 from jaxmatch.data import splits
-from jaxmatch.data.lazy import Images, LazyImages
+from jaxmatch.data.lazy import Images, pixels
 from jaxmatch.data.source import Source
+from jaxmatch.data.thumbnails import thumbnail
 from jaxmatch.evaluation.bootstrap import Resampling, intervals
 from jaxmatch.evaluation.classifier import Classifier, load
 from jaxmatch.evaluation.forward import Answers
@@ -198,35 +198,20 @@ class _Set:
             }
         return found
 
+    def picture(self, row: int) -> bytes:
+        """An image by its place in the set, as the network sees it."""
+        return thumbnail(Image.fromarray(pixels(self.images, row)), SIDE)
+
     def example(self, place: int) -> Example:
         """An image by its place among those that are classified."""
         label, row = int(self.labels[place]), int(self.rows[place])
         return {
-            "picture": base64.b64encode(thumbnail(_pixels(self.images, row))).decode(),
+            "picture": base64.b64encode(self.picture(row)).decode(),
             "name": self.name(row),
             "truth": self.classes[label] if label >= 0 else "",
             "prediction": self.found.names[place],
             "confidence": round(float(self.found.confidence[place]), 4),
         }
-
-
-def thumbnail(pixels: np.ndarray) -> bytes:
-    """A picture of uint8 pixels [h w 3] with sides of at most 96: the smaller of PNG and JPEG."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE))
-    written: Iterable[Mapping[str, Any]] = ({"format": "PNG"}, {"format": "JPEG", "quality": 85})
-    found = []
-    for options in written:
-        content = io.BytesIO()
-        image.save(content, **options)
-        found.append(content.getvalue())
-    return min(found, key=len)
-
-
-def _pixels(images: Images, row: int) -> np.ndarray:
-    if isinstance(images, LazyImages):
-        return images.read(np.array([row]))[0][0]
-    return np.asarray(images[row])
 
 
 def _test_names(source: Source) -> Callable[[int], str]:

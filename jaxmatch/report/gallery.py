@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxmatch.errors import JaxmatchError, counted
-from jaxmatch.report.html import folded, picture, table, text
+from jaxmatch.report.html import folded, table, text, thumbnail
 from jaxmatch.report.results import Group
 
 MOST_RUNS = 3  # a report of more runs has no gallery unless it is asked for
 MOST_GALLERIES = 7  # that a page has at most, so that its size is bounded
 MOST_CLASSES = 100  # whose intervals are listed
-SHARP = 2_000  # bytes of a picture that is so small that its pixels are shown as they are
 
 KINDS = (
     (
@@ -138,7 +137,7 @@ def _image(one: Mapping[str, Any]) -> str:
     truth = f"<br>is {text(one['truth'])}" if one["truth"] else ""
     predicted = f"<b{' class=wrong' if wrong else ''}>{text(one['prediction'])}</b>"
     return (
-        f"<li>{picture(content, one['name'], 'sharp' if len(content) < SHARP else '')}"
+        f"<li>{thumbnail(content, one['name'])}"
         f"{predicted} {one['confidence']:.0%}{truth}"
         f'<span class="name" title="{text(one["name"])}">{text(one["name"])}</span></li>'
     )

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from jaxmatch.data.thumbnails import exact
 from jaxmatch.errors import printable
 
 # Okabe and Ito's colors, as in the curves; black is white on a dark screen.
@@ -61,22 +62,22 @@ svg { width: 100%; max-width: 420px; height: auto; font: 12px system-ui, sans-se
 .images li { background: var(--card); border-radius: 6px; padding: 6px; font-size: 12px;
   line-height: 1.35; min-width: 0; }
 .images img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; }
-.images img.sharp { image-rendering: pixelated; }
 .images b { font-weight: 600; }
 .images .name { color: var(--soft); display: -webkit-box; -webkit-line-clamp: 2; overflow: hidden;
   -webkit-box-orient: vertical; }
+img.sharp { image-rendering: pixelated; }
 @media (max-width: 600px) { .bars { grid-template-columns: 1fr; }
   .confusion th, .confusion td { padding: 4px 2px; min-width: 30px; font-size: 13px; } }
 .wrong { color: var(--bad); }
 """
 
 
-def document(title: str, body: str) -> str:
-    """A whole page."""
+def document(title: str, body: str, style: str = "") -> str:
+    """A whole page, with rules of its own after :data:`STYLE`."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{text(title)}</title><style>{STYLE}</style></head>
+<title>{text(title)}</title><style>{STYLE}{style}</style></head>
 <body>
 {body}
 </body>
@@ -127,6 +128,11 @@ def picture(content: bytes, name: str, kind: str = "") -> str:
     named = f' class="{kind}"' if kind else ""
     source = f"data:image/{format_};base64,{base64.b64encode(content).decode()}"
     return f'<img{named} alt="{text(name)}" src="{source}">'
+
+
+def thumbnail(content: bytes, name: str) -> str:
+    """A picture of :mod:`jaxmatch.data.thumbnails`, with sharp pixels if it has few."""
+    return picture(content, name, "sharp" if exact(content) else "")
 
 
 def legend(labels: Sequence[str]) -> str:

@@ -6,40 +6,35 @@ in the browser, and is saved as the table of ``jaxmatch suggest`` with the label
 
 import base64
 import hashlib
-import io
 import json
-from html import escape
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from jaxmatch.data import images as image_files
-from jaxmatch.data.lazy import LazyImages
+from jaxmatch.data.lazy import pixels
 from jaxmatch.data.levels import Levels
-from jaxmatch.errors import counted, printable
+from jaxmatch.data.thumbnails import thumbnail
+from jaxmatch.errors import counted
 from jaxmatch.evaluation.suggest import Suggestions, cells, header, quoted
+from jaxmatch.report import html
 from jaxmatch.runtime import paths
 
 SIDES = (256, 192, 128, 96, 64)  # of pictures; the first one with which the page is small enough
 MOST_BYTES = 12 * 2**20  # of all pictures, unless even the smallest ones take more
-PIXELS_SEEN = 64  # pictures up to this side are shown with sharp pixels
 SHOWN = 3  # classes of a prediction
 UNLIKELY = 0.05  # classes below this probability are not shown
 
 STYLE = """
-:root { color-scheme: light dark; --text: #1f2328; --soft: #59636e; --page: #f6f8fa; --card: #fff;
-  --line: #d1d9e0; --done: #1a7f37; --button: #0969da; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --soft: #9198a1; --page: #0d1117;
-  --card: #161b22; --line: #3d444d; --done: #3fb950; --button: #4493f8; } }
-* { box-sizing: border-box; }
-body { margin: 0; font: 16px/1.45 system-ui, sans-serif; color: var(--text);
-  background: var(--page); }
+:root { --done: #1a7f37; --button: #0969da; }
+@media (prefers-color-scheme: dark) { :root { --done: #3fb950; --button: #4493f8; } }
+body { padding: 0; max-width: none; }
 main, header > div { max-width: 1240px; margin: 0 auto; padding: 0 16px; }
 header { position: sticky; top: 0; z-index: 1; background: var(--card); padding: 10px 0;
   border-bottom: 1px solid var(--line); }
 header > div { display: flex; gap: 8px 16px; align-items: center; flex-wrap: wrap; }
-h1 { font-size: 18px; margin: 0; flex: 1 1 auto; }
+header h1 { font-size: 18px; margin: 0; flex: 1 1 auto; }
 button { font: inherit; color: inherit; border: 1px solid var(--line); border-radius: 6px;
   background: var(--card); padding: 5px 12px; cursor: pointer; min-height: 36px; }
 #save { background: var(--button); border-color: var(--button); color: #fff; font-weight: 600; }
@@ -52,7 +47,6 @@ li { background: var(--card); border: 2px solid var(--line); border-radius: 8px;
   display: flex; flex-direction: column; gap: 6px; min-width: 0; }
 li.done { border-color: var(--done); }
 li > img { width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 4px; }
-li > img.sharp { image-rendering: pixelated; }
 .name { font-size: 13px; overflow-wrap: anywhere; display: -webkit-box; overflow: hidden;
   -webkit-line-clamp: 2; -webkit-box-orient: vertical; }
 .why { font-size: 13px; color: var(--soft); flex: 1; overflow-wrap: anywhere; }
@@ -60,7 +54,6 @@ select { font: inherit; width: 100%; min-height: 38px; color: inherit; backgroun
   border: 1px solid var(--line); border-radius: 6px; padding: 4px; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); padding: 10px;
   border: 1px solid var(--line); border-radius: 6px; font-size: 13px; }
-p { max-width: 75ch; }
 """
 
 SCRIPT = """
@@ -144,28 +137,21 @@ def page(found: Suggestions, table: str, run: str, levels: Levels, command: str)
     pictures = thumbnails(found, levels)
     cards = "\n".join(_card(found, place, picture) for place, picture in enumerate(pictures))
     title = f"{counted(len(found), 'image')} to label next"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{STYLE}</style></head>
-<body>
-<header><div><h1>{escape(title)}</h1><span id="count" role="status"></span>
-<button id="save" type="button">Save {escape(printable(table))}</button></div></header>
+    body = f"""<header><div><h1>{html.text(title)}</h1><span id="count" role="status"></span>
+<button id="save" type="button">Save {html.text(table)}</button></div></header>
 <main>
-<p>Chosen for {escape(printable(run))} from {found.pool:,} unlabeled images of
-{escape(printable(found.source.name))}. Choose the class of each picture; leave those that you do
-not know. The browser keeps your choices. Save the table over {escape(printable(table))}, then
+<p>Chosen for {html.text(run)} from {found.pool:,} unlabeled images of
+{html.text(found.source.name)}. Choose the class of each picture; leave those that you do
+not know. The browser keeps your choices. Save the table over {html.text(table)}, then
 run:</p>
-<pre>{escape(printable(command))}</pre>
+<pre>{html.text(command)}</pre>
 <ol>
 {cards}
 </ol>
 </main>
 <script type="application/json" id="rows">{_json(about)}</script>
-<script>{SCRIPT}</script>
-</body>
-</html>
-"""
+<script>{SCRIPT}</script>"""
+    return html.document(title, body, STYLE)
 
 
 def thumbnails(found: Suggestions, levels: Levels) -> list[bytes]:
@@ -175,7 +161,7 @@ def thumbnails(found: Suggestions, levels: Levels) -> list[bytes]:
     """
     pictures: list[bytes] = []
     for side in SIDES:
-        pictures = [_encoded(_picture(found, place, levels), side) for place in range(len(found))]
+        pictures = [thumbnail(_picture(found, place, levels), side) for place in range(len(found))]
         if sum(map(len, pictures)) <= MOST_BYTES:
             break
     return pictures
@@ -185,37 +171,24 @@ def _picture(found: Suggestions, place: int, levels: Levels) -> Image.Image:
     source, position = found.source, int(found.positions[place])
     if found.key == "path":
         return image_files.decode(paths.path(source.location) / found.names[place], levels)
-    if isinstance(source.images, LazyImages):
-        return Image.fromarray(source.images.read(np.array([position]))[0][0])
-    return Image.fromarray(source.images[position])
-
-
-def _encoded(image: Image.Image, side: int) -> bytes:
-    content = io.BytesIO()
-    if max(image.size) <= PIXELS_SEEN:
-        image.save(content, "PNG")
-    else:
-        image.thumbnail((side, side))
-        image.save(content, "JPEG", quality=80)
-    return content.getvalue()
+    return Image.fromarray(pixels(source.images, position))
 
 
 def _card(found: Suggestions, place: int, picture: bytes) -> str:
-    name = escape(printable(found.names[place]))
-    title = name if found.key == "path" else f"image {name}"
-    png = picture.startswith(b"\x89PNG")
+    name = found.names[place]
+    shown = name if found.key == "path" else f"image {name}"
+    title = html.text(shown)
     best = int(found.probabilities[place].argmax())
     options = "".join(
-        f'<option value="{number}">{escape(printable(each))}</option>'
+        f'<option value="{number}">{html.text(each)}</option>'
         for number, each in enumerate(found.classes)
     )
     return (
-        f'<li><img alt="{title}"{" class=sharp" if png else ""} '
-        f'src="data:image/{"png" if png else "jpeg"};base64,{_text(picture)}">'
+        f"<li>{html.thumbnail(picture, shown)}"
         f'<span class="name" title="{title}">{title}</span>'
-        f'<span class="why">{escape(printable(why(found, place)))}</span>'
+        f'<span class="why">{html.text(why(found, place))}</span>'
         f'<button type="button" data-class="{best}">It is '
-        f"{escape(printable(found.classes[best]))}</button>"
+        f"{html.text(found.classes[best])}</button>"
         f'<select aria-label="class of {title}"><option value="">not labeled</option>{options}'
         "</select></li>"
     )

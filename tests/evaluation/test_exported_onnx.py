@@ -47,7 +47,9 @@ def test_onnx_runtime_gives_the_probabilities_of_predict(network, tmp_path, capl
 def test_a_file_tells_how_strange_images_look(tmp_path, monkeypatch, capsys):
     classifier = exports.random_classifier(tmp_path, "wide_resnet")
     images = exports.images(160)
-    known = measure(exports.images(40, seed=1), VALIDATION, 3, lambda images, _: classifier.scored(images))
+    known = measure(
+        exports.images(40, seed=1), VALIDATION, 3, lambda images, _: classifier.scored(images)
+    )
     object.__setattr__(classifier, "known_images", known)
     export(tmp_path / "a.onnx", trained_of(classifier, unknown=True))
     expected = classifier.predict(images, unknown=True)

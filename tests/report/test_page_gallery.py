@@ -13,8 +13,9 @@ from tiny_runs import compiler_cache, train_tiny
 
 import jaxmatch
 from jaxmatch.cli.main import main
+from jaxmatch.data.thumbnails import thumbnail
 from jaxmatch.evaluation import examples as module
-from jaxmatch.evaluation.examples import CLASSES, OF_CLASS, SHOWN, examples, thumbnail
+from jaxmatch.evaluation.examples import CLASSES, OF_CLASS, SHOWN, SIDE, examples
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.report import gallery as galleries
 from jaxmatch.report.gallery import MOST_GALLERIES, gallery
@@ -169,17 +170,19 @@ def test_the_flags_of_the_command(run, tmp_path):
 
 def test_a_picture_is_the_image_and_small():
     random = np.random.default_rng(0)
-    picture = thumbnail(random.integers(0, 256, (300, 200, 3), np.uint8))
+    picture = thumbnail(Image.fromarray(random.integers(0, 256, (300, 200, 3), np.uint8)), SIDE)
     assert len(picture) < 12_000
     image = np.full((8, 8, 3), (10, 200, 30), np.uint8)
-    shown = galleries.picture(thumbnail(image), "x")
-    assert "data:image/png" in shown  # of few pixels the PNG is smaller, and exact
+    shown = galleries.thumbnail(thumbnail(Image.fromarray(image), SIDE), "x")
+    assert 'class="sharp"' in shown
+    assert "data:image/png" in shown
+    assert 'class="sharp"' not in galleries.thumbnail(picture, "x")
 
 
 def test_the_largest_gallery_is_bounded():
     random = np.random.default_rng(0)
     worst = module.base64.b64encode(
-        thumbnail(random.integers(0, 256, (96, 96, 3), np.uint8))
+        thumbnail(Image.fromarray(random.integers(0, 256, (96, 96, 3), np.uint8)), SIDE)
     ).decode()
     one = {
         "picture": worst,

@@ -6,11 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.saved import to_json
+from jaxmatch.data.thumbnails import thumbnail
 from jaxmatch.evaluation import examples as module
-from jaxmatch.evaluation.examples import CLASSES, OF_CLASS, SHOWN, thumbnail
+from jaxmatch.evaluation.examples import CLASSES, OF_CLASS, SHOWN, SIDE
 from jaxmatch.evaluation.forward import Answers
 from jaxmatch.evaluation.metrics import evaluation
 from jaxmatch.report.page import report
@@ -68,7 +70,7 @@ def page(request, tmp_path, monkeypatch):
     write(long / "supervised", "supervised", classes)
     image = np.random.default_rng(0).integers(0, 256, (90, 40, 3), np.uint8)
     one = {
-        "picture": base64.b64encode(thumbnail(image)).decode(),
+        "picture": base64.b64encode(thumbnail(Image.fromarray(image), SIDE)).decode(),
         "name": "camera_17_2021_" * 12 + ".png",
         "truth": classes[0],
         "prediction": classes[1],
