@@ -1,19 +1,29 @@
 """All tests see four simulated CPU devices, so that one and several can be compared anywhere."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["NPROC"] = (
     "32"  # threads to wait in reductions, as jaxmatch/runtime/compilation.py explains
 )
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-# Programs of tests run a few times: LLVM's optimisations, a fifth of the suite's time, do not pay.
+# Programs of tests run a few times, so that what optimises them does not pay. With it, the compiler
+# takes three times as long.
 os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
-)
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    " --xla_cpu_use_fusion_emitters=false"
+).strip()
 # Tests leave nothing in the user's folders; what is compiled once (jaxmatch/onednn) stays here.
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "user")
+
+# Equal programs are compiled once. Each worker has a folder of its own, since JAX writes no file
+# in one piece; a small program is compiled sooner than it is found again.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxmatch-tests-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis
 import jax
@@ -25,10 +35,19 @@ install_import_hook("jaxmatch.functional", "annotations.checked")
 
 from tiny_runs import write_data  # noqa: E402
 
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_num_cpu_devices", 4)
 # The first example of a test compiles, which may take a slow machine longer than a deadline.
 hypothesis.settings.register_profile("jaxmatch", deadline=None)
 hypothesis.settings.load_profile("jaxmatch")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Each file of tests stays on one worker, so that what its tests share is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="module")

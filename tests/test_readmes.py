@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from helpers import build, toy_data
 from PIL import Image
-from tiny_runs import OPTIONS, cache_folder
 
 from jaxmatch.cli import main as cli
 from jaxmatch.cli import sweep
@@ -395,9 +394,6 @@ def test_commands_run(file, tmp_path):
         "PYTHONPATH": str(ROOT),
         "JAX_NUM_CPU_DEVICES": "1",
         "JAXMATCH_ONEDNN": "off",
-        "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": cache_folder(),
-        **{name.upper(): str(value) for name, value in OPTIONS.items()},
     }
     steps = ", ".join(f"{key}={value}" for key, value in SHORT.items() if "." not in key)
     programs = list(runnable(file))

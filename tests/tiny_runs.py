@@ -1,19 +1,13 @@
-"""Tiny real runs through the whole program: 8x8 images, one convolution, one compiler cache."""
+"""Tiny real runs through the whole program: 8x8 images, one convolution."""
 
-import atexit
-import contextlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from functools import cache
 from pathlib import Path
 
 import jax
 import numpy as np
 from helpers import on_host, toy_images
-from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from jaxmatch import load, train
 from jaxmatch.config.flags import from_flags
@@ -107,46 +101,14 @@ def without_seconds(lines):
     return [{key: value for key, value in line.items() if key != "time/seconds"} for line in lines]
 
 
-@cache
-def cache_folder():
-    folder = tempfile.mkdtemp(prefix="jaxmatch-tests-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-OPTIONS = {
-    "jax_disable_most_optimizations": True,  # they take longer than what they speed up here
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-}
-
-
-@contextlib.contextmanager
-def compiler_cache():
-    """Compile equal programs once: a resumed run would otherwise compile all of it again."""
-    options = {"jax_compilation_cache_dir": cache_folder(), **OPTIONS}
-    before = {name: jax.config.values[name] for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    jax_cache.reset_cache()
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        jax_cache.reset_cache()
-
-
 def start_program(words, devices=None, before="", **environment):
-    """The command line in a process of its own, with the tests' compiler cache.
+    """The command line in a process of its own.
 
     It sees ``devices`` CPU devices, by default as many as the tests. ``before`` is run first.
     """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices or jax.device_count()),
-        "JAX_COMPILATION_CACHE_DIR": cache_folder(),
-        **{name.upper(): str(value) for name, value in OPTIONS.items()},
         **environment,
     }
     program = f"{before}\nfrom jaxmatch.cli.main import main; main()"

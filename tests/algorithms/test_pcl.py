@@ -14,7 +14,7 @@ from helpers import (
     toy_state,
     toy_views,
 )
-from tiny_runs import PERIOD, STEPS, compiler_cache, state_of, train_tiny, write_data
+from tiny_runs import PERIOD, STEPS, state_of, train_tiny, write_data
 
 from jaxmatch.algorithms.pcl import PCL, Prototypes, concentration, proto_nce, prototypes
 from jaxmatch.errors import InputError
@@ -233,9 +233,8 @@ def test_a_run_clusters_where_it_says(tmp_path):
         "algorithm__start_step": 2 * PERIOD,
     }
     data = write_data(tmp_path / "colours.npz")
-    with compiler_cache():
-        summary = train_tiny(data, tmp_path / "run", **options)
-        memories = [state_of(tmp_path / "run", step).memory for step in (5, 10, 15, 20)]
+    summary = train_tiny(data, tmp_path / "run", **options)
+    memories = [state_of(tmp_path / "run", step).memory for step in (5, 10, 15, 20)]
     prototype = [line["loss/prototype"] for line in read(tmp_path / "run")]
     assert prototype[:2] == [0, 0]
     assert min(prototype[2:]) > 0

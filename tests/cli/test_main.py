@@ -24,7 +24,6 @@ from tiny_runs import (
     OVERRIDES,
     STEPS,
     arguments,
-    compiler_cache,
     snapshot,
     start_program,
     state_of,
@@ -42,12 +41,6 @@ from jaxmatch.runtime.compilation import compiler_options
 from jaxmatch.training import train as loop
 
 PICTURES = ("comparison", "losses")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture

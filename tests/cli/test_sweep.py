@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny_runs import OPTIONS, OVERRIDES, SUMMARY, cache_folder, snapshot, start_program
+from tiny_runs import OVERRIDES, SUMMARY, snapshot, start_program
 
 from jaxmatch.cli import main as cli
 from jaxmatch.cli import sweep
@@ -267,12 +267,8 @@ def tiny_sweep(path, data, points):
 
 @pytest.fixture
 def run_here(call, monkeypatch):
-    """Runs a sweep from this process, its points with the tests' devices and compiler cache."""
+    """Runs a sweep from this process, its points with the tests' devices."""
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", str(jax.device_count()))
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", cache_folder())
-    for name, value in OPTIONS.items():
-        monkeypatch.setenv(name.upper(), str(value))
-
     return lambda *words: call(*words, "--run")
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
-from tiny_runs import compiler_cache, settled_configuration, train_tiny, write_data
+from tiny_runs import settled_configuration, train_tiny, write_data
 
 import jaxmatch
 from jaxmatch.config.keys import defaults
@@ -262,8 +262,7 @@ def test_the_pool_of_a_run_is_what_it_says(tmp_path, method):
 
 def test_a_run_goes_on_with_its_pool(tmp_path):
     data = write_data(tmp_path / "data.npz")
-    with compiler_cache():
-        train_tiny(data, tmp_path / "run", chosen=CHOSEN, steps=5)
+    train_tiny(data, tmp_path / "run", chosen=CHOSEN, steps=5)
     written = json.loads((tmp_path / "run" / "split.json").read_text())
     assert len(written["unlabeled"]) == 18
     config = settled_configuration(data, chosen=CHOSEN, steps=5)

@@ -10,7 +10,7 @@ from helpers import toy_images
 from PIL import Image
 from scipy.special import softmax
 from sklearn import metrics as theirs
-from tiny_runs import STEPS, arguments, compiler_cache, train_tiny, write_data
+from tiny_runs import STEPS, arguments, train_tiny, write_data
 
 import jaxmatch
 from jaxmatch.cli.main import main
@@ -28,12 +28,6 @@ OPTIONS = {
     "select": "validation/expected_calibration_error",  # a young teacher is least confident
     "optim__learning_rate": 0.5,  # so that the networks err, and some steps are worse than others
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

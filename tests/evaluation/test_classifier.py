@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers import assert_bitwise, on_host
-from tiny_runs import STEPS, arguments, compiler_cache, state_of, write_data
+from tiny_runs import STEPS, arguments, state_of, write_data
 
 import jaxmatch
 from jaxmatch.config import flags
@@ -20,12 +20,6 @@ from jaxmatch.config.recipe import make
 def get_config(argument):
     return make("mine", argument, algorithm={"name": "pseudo_label"})
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from helpers import assert_close
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
-from tiny_runs import LABELS, compiler_cache, configuration, train_tiny, write_data
+from tiny_runs import LABELS, configuration, train_tiny, write_data
 
 import jaxmatch
 from jaxmatch.data import splits
@@ -23,12 +23,6 @@ from jaxmatch.record.settled import settled, standardized
 
 INPUT = {"data__mean": (0.5,), "data__std": (0.25,)}  # else that of the training images
 ON_FEATURES = [name for name in TITLES if name.startswith("features_")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

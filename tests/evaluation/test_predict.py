@@ -13,7 +13,7 @@ import pytest
 from helpers import toy_images
 from ml_collections import ConfigDict
 from PIL import Image
-from tiny_runs import compiler_cache, configuration
+from tiny_runs import configuration
 
 import jaxmatch
 from jaxmatch.errors import DiskError, InputError
@@ -25,12 +25,6 @@ from jaxmatch.evaluation.metrics import evaluation
 from jaxmatch.record.run_data import load_recorded
 
 SIDE = 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 def save_pictures(folder, count, seed, kind="png"):

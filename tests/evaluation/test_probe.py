@@ -10,7 +10,7 @@ import pytest
 from helpers import assert_close
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from tiny_runs import LABELS, STEPS, arguments, compiler_cache, train_tiny, write_data
+from tiny_runs import LABELS, STEPS, arguments, train_tiny, write_data
 
 import jaxmatch
 from jaxmatch.config.flags import from_flags
@@ -264,15 +264,12 @@ def runs(tmp_path_factory):
     """A run of FixMatch, one of SimCLR and their data."""
     folder = tmp_path_factory.mktemp("probe")
     data = write_data(folder / "x.npz")
-    with compiler_cache():
-        train_tiny(data, folder / "fixmatch")
-        config, *overrides = arguments(data, method="simclr", chosen="")
-        overrides = [flag for flag in overrides if "threshold" not in flag]
-        overrides += ["--config.optim.warmup_steps=2", "--config.optim.learning_rate=0.1"]
-        jaxmatch.train(
-            from_flags(config.removeprefix("--config="), overrides)[0], folder / "simclr"
-        )
-        yield folder, np.load(data)
+    train_tiny(data, folder / "fixmatch")
+    config, *overrides = arguments(data, method="simclr", chosen="")
+    overrides = [flag for flag in overrides if "threshold" not in flag]
+    overrides += ["--config.optim.warmup_steps=2", "--config.optim.learning_rate=0.1"]
+    jaxmatch.train(from_flags(config.removeprefix("--config="), overrides)[0], folder / "simclr")
+    return folder, np.load(data)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from scipy.special import softmax
-from tiny_runs import LABELS, PERIOD, compiler_cache, train_tiny, write_data
+from tiny_runs import LABELS, PERIOD, train_tiny, write_data
 
 from jaxmatch import load
 from jaxmatch.cli.main import main
@@ -19,12 +19,6 @@ from jaxmatch.record import pseudo_labels
 from jaxmatch.record.folder import RunFolder
 
 SHORT = {"method": "supervised", "steps": PERIOD, "data__ratio": 0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import toy_images
 from PIL import Image
-from tiny_runs import compiler_cache, configuration, train_tiny, write_data
+from tiny_runs import configuration, train_tiny, write_data
 
 from jaxmatch import load
 from jaxmatch.cli.main import main
@@ -33,12 +33,6 @@ from jaxmatch.report import suggestions
 CLASSES = ("ant", "bee", "cat, wild", "d<b>og")
 ODD = b'caf\xe9 "x", y.png'.decode("utf-8", "surrogateescape")  # no UTF-8, quotes, a comma
 COPIES = ("copy of 40.png", "copy of a test image.png", "copy of a labeled image.png")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 def put(path, image):

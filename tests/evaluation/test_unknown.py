@@ -11,7 +11,7 @@ from helpers import toy_images
 from PIL import Image
 from scipy import special, stats
 from sklearn.metrics import roc_auc_score
-from tiny_runs import compiler_cache, train_tiny, write_data
+from tiny_runs import train_tiny, write_data
 
 import jaxmatch
 from jaxmatch.algorithms.simclr import SimCLR
@@ -21,12 +21,6 @@ from jaxmatch.evaluation.unknown import energy, max_logit, scores, traced
 from jaxmatch.models.inputs import normalize
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.unknown import KnownImages
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 def known(values, step=5):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import toy_images
 from sklearn.metrics import roc_auc_score
-from tiny_runs import compiler_cache, train_tiny, write_data
+from tiny_runs import train_tiny, write_data
 
 import jaxmatch
 from experiments.strangers import results
@@ -41,19 +41,18 @@ def test_a_folder_without_runs_is_one_sentence(tmp_path):
 @pytest.mark.slow
 def test_figures_are_those_of_the_test_images(tmp_path, monkeypatch):
     data = write_data(tmp_path / "data.npz")
-    with compiler_cache():
-        train_tiny(
-            data, tmp_path / "toy-iomatch-s0", method="iomatch", chosen=",labels=8",
-            data__known_classes="('1','3')", data__validation=8, algorithm__projection=8,
-        )  # fmt: skip
-        monkeypatch.setattr(results, "KNOWN", {"toy": KNOWN_OF_TOY})
-        found = results.collect(tmp_path)
-        entry = found["toy"]["iomatch"]["0"]
-        classifier = jaxmatch.load(tmp_path / "toy-iomatch-s0")
-        images, labels = toy_images(24, 1)
-        strange = ~np.isin(labels, [1, 3])
-        logits, heads = classifier.scored(images).values
-        unknown = classifier.predict(images, unknown=True).unknown
+    train_tiny(
+        data, tmp_path / "toy-iomatch-s0", method="iomatch", chosen=",labels=8",
+        data__known_classes="('1','3')", data__validation=8, algorithm__projection=8,
+    )  # fmt: skip
+    monkeypatch.setattr(results, "KNOWN", {"toy": KNOWN_OF_TOY})
+    found = results.collect(tmp_path)
+    entry = found["toy"]["iomatch"]["0"]
+    classifier = jaxmatch.load(tmp_path / "toy-iomatch-s0")
+    images, labels = toy_images(24, 1)
+    strange = ~np.isin(labels, [1, 3])
+    logits, heads = classifier.scored(images).values
+    unknown = classifier.predict(images, unknown=True).unknown
     energy = -np.log(np.exp(logits.astype(float)).sum(1))
     assert entry["auroc_energy"] == pytest.approx(roc_auc_score(strange, energy), abs=1e-6)
     assert entry["auroc_heads"] == pytest.approx(roc_auc_score(strange, heads), abs=1e-6)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import assert_bitwise, toy_images
 from PIL import Image
-from tiny_runs import OVERRIDES, compiler_cache, configuration, state_of, write_data
+from tiny_runs import OVERRIDES, configuration, state_of, write_data
 
 from jaxmatch import train
 from jaxmatch.cli import main as cli
@@ -30,12 +30,6 @@ def load_new(config, **options):
 
 CLASSES = ("ant", "bee", "cat", "dog")
 SHORT = {"steps": 10, "save_every": 5, "data__image_size": 8, "method": "fixmatch"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 def fill(root, count=64, seed=0, prefix="m"):

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from tiny_runs import STEPS, arguments, compiler_cache, configuration, snapshot, train_tiny
+from tiny_runs import STEPS, arguments, configuration, snapshot, train_tiny
 
 from jaxmatch import load
 from jaxmatch.cli import main as cli
@@ -28,12 +28,6 @@ DAMAGE = {
     "keys": b"{}",
     "deep": b"[" * 100_000,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

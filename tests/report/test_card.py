@@ -4,17 +4,11 @@ import hashlib
 import json
 
 import pytest
-from tiny_runs import compiler_cache, train_tiny, write_data
+from tiny_runs import train_tiny, write_data
 
 from jaxmatch.cli import main as cli
 from jaxmatch.evaluation.classifier import load
 from jaxmatch.report.card import QUESTIONS, card_of
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

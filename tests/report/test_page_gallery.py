@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import toy_images
 from PIL import Image
-from tiny_runs import compiler_cache, train_tiny
+from tiny_runs import train_tiny
 
 import jaxmatch
 from jaxmatch.cli.main import main
@@ -23,12 +23,6 @@ from jaxmatch.report.page import report
 
 NAMES = ("apple", '<b>&"', "fig's", "plum")
 MOST_BYTES = 2_000_000  # of the gallery of a group
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 def write_photos(folder, part, count, seed):

@@ -35,8 +35,8 @@ print(bytes(slope(kernel)).hex())
 
 def run(folder, **variables):
     """The lines that PROGRAM prints with a user's cache folder ``folder``."""
-    plain = {name: value for name, value in os.environ.items() if name not in ("NPROC",)}
-    plain.pop("JAX_ENABLE_COMPILATION_CACHE", None)
+    ours = ("NPROC", "JAX_COMPILATION_CACHE_DIR")
+    plain = {name: value for name, value in os.environ.items() if name not in ours}
     environment = {**plain, "XDG_CACHE_HOME": str(folder), "JAX_NUM_CPU_DEVICES": "-1", **variables}
     command = [sys.executable, "-c", PROGRAM]
     return subprocess.run(
@@ -118,10 +118,7 @@ lowered.compile()
 def test_programs_are_found_again_whatever_the_addresses_in_them(tmp_path):
     """As for several GPUs."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}
-    environment |= {
-        "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
-    }
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
     for _ in range(2):
         subprocess.run([sys.executable, "-c", SHARED], env=environment, check=True)
     assert len(list(tmp_path.glob("jit_slope-*-cache"))) == 1

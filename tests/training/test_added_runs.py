@@ -9,7 +9,7 @@ import pytest
 from helpers import toy_images
 from ml_collections import ConfigDict
 from PIL import Image
-from tiny_runs import compiler_cache, configuration, write_data
+from tiny_runs import configuration, write_data
 
 from jaxmatch import train
 from jaxmatch.config.saved import run_name, to_json
@@ -23,12 +23,6 @@ from jaxmatch.training.train import finished
 
 CLASSES = ("ant", "bee", "cat, wild", "dog")
 SHORT = {"steps": 10, "data__image_size": 8}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 def put(path, image):

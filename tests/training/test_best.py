@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from tiny_runs import STEPS, compiler_cache, configuration, start_program, train_tiny
+from tiny_runs import STEPS, configuration, start_program, train_tiny
 
 from jaxmatch import load
 from jaxmatch.errors import InputError
@@ -17,12 +17,6 @@ from jaxmatch.training.train import train
 
 TEXT, KEY = "validation/accuracy", "validation/teacher/accuracy"
 VALIDATION = {"data__validation": 12, "data__validation_draw": "balanced"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 def config_of(text, method):

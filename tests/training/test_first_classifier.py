@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import assert_close, on_host
 from scipy.special import softmax
-from tiny_runs import compiler_cache, configuration, state_of, train_tiny
+from tiny_runs import configuration, state_of, train_tiny
 
 import jaxmatch
 from jaxmatch import load
@@ -28,12 +28,6 @@ from jaxmatch.training.train import chosen, prepare
 
 INPUT = {"data__mean": (0.5,), "data__std": (0.25,), "model__bn_decay": 0.9}
 CLASSIFIER = ("kernel", "bias")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

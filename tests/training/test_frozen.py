@@ -13,7 +13,6 @@ from tiny_runs import (
     PERIOD,
     STEPS,
     arguments,
-    compiler_cache,
     settled_configuration,
     snapshot,
     state_of,
@@ -35,12 +34,6 @@ from jaxmatch.training.frozen import digest, load_frozen, rescaled
 from jaxmatch.types import Batch, Examples, Outputs
 
 SHORT = {"steps": PERIOD}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

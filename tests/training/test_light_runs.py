@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import assert_bitwise, assert_close
-from tiny_runs import OVERRIDES, PERIOD, compiler_cache
+from tiny_runs import OVERRIDES, PERIOD
 
 from jaxmatch import load, train
 from jaxmatch.cli.main import main
@@ -31,12 +31,6 @@ SETTINGS = {
 }
 LORA = {"optim.train": "lora", "model.lora_rank": 2, "model.lora_alpha": 4.0}
 FACTORS, CLASSIFIER = 2 * (2 * (16 + 48) + 2 * (16 + 16)), 16 * 4 + 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 def tiny(data, **changed):

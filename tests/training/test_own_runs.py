@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import compiler_cache, train_tiny, write_data
+from tiny_runs import train_tiny, write_data
 
 from jaxmatch import load, train
 from jaxmatch.cli.main import main
@@ -48,8 +48,7 @@ def config(photos, *overrides, recipe="fixmatch", chosen="labels=8"):
 
 
 def test_a_folder_trains_with_settings_chosen_from_its_images(photos, tmp_path, caplog):
-    with compiler_cache():
-        summary = train(config(photos, "steps=3"), tmp_path / "run")
+    summary = train(config(photos, "steps=3"), tmp_path / "run")
     assert summary["steps"] == 3
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (saved["size"], saved["data"]["image_size"]) == ("small", 16)  # a multiple of 8, to 20
@@ -59,14 +58,13 @@ def test_a_folder_trains_with_settings_chosen_from_its_images(photos, tmp_path, 
     text = caplog.text
     assert "size=small, chosen for a CPU" in text
     assert re.search(r"compiled the step in \d+ s; it needs [\d.]+ GB of memory", text)
-    with compiler_cache():  # the same command again: nothing is chosen anew
-        assert train(config(photos, "steps=3"), tmp_path / "run") == summary
+    # the same command again: nothing is chosen anew
+    assert train(config(photos, "steps=3"), tmp_path / "run") == summary
 
 
 def test_the_first_report_follows_the_first_step_whatever_the_periods(photos, tmp_path):
     long = ("steps=4", "steps_per_call=4", "log_every=4", "eval_every=4", "save_every=4")
-    with compiler_cache():
-        train(config(photos, *long), tmp_path / "run")
+    train(config(photos, *long), tmp_path / "run")
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "step 1/4, " in log
     assert [line["step"] for line in read(tmp_path / "run")] == [4]
@@ -75,9 +73,8 @@ def test_the_first_report_follows_the_first_step_whatever_the_periods(photos, tm
 def test_minutes_choose_the_steps_and_a_second_call_keeps_them(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(pace.Run, "measure", lambda run, call, times: 5.0)
     asked = config(photos, "minutes=10.0")
-    with compiler_cache():
-        monkeypatch.setattr(pace, "EVALUATIONS", 20)
-        summary = train(asked, tmp_path / "run")
+    monkeypatch.setattr(pace, "EVALUATIONS", 20)
+    summary = train(asked, tmp_path / "run")
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert 20 <= saved["steps"] <= 10 * 60 / 5
     assert saved["steps"] % 20 == 0
@@ -90,7 +87,6 @@ def test_minutes_choose_the_steps_and_a_second_call_keeps_them(photos, tmp_path,
 def test_too_few_minutes_are_refused_with_the_times(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(pace.Run, "measure", lambda run, call, times: 9.0)
     with (
-        compiler_cache(),
         pytest.raises(InputError, match=r"a step takes 9 s, .*give more minutes"),
     ):
         train(config(photos, "minutes=1"), tmp_path / "run")
@@ -98,9 +94,8 @@ def test_too_few_minutes_are_refused_with_the_times(photos, tmp_path, monkeypatc
 
 
 def test_evaluations_take_a_part_and_the_last_one_all(photos, tmp_path):
-    with compiler_cache():
-        few = ("steps=2", "eval_every=1", "data.eval_images=3")
-        train(config(photos, *few), tmp_path / "run")
+    few = ("steps=2", "eval_every=1", "data.eval_images=3")
+    train(config(photos, *few), tmp_path / "run")
     part, whole = (line["test/student/accuracy"] for line in read(tmp_path / "run"))
     assert part * 3 == pytest.approx(round(part * 3))
     assert whole * 10 == pytest.approx(round(whole * 10))
@@ -109,10 +104,9 @@ def test_evaluations_take_a_part_and_the_last_one_all(photos, tmp_path):
 def test_a_run_at_a_constant_rate_goes_on_for_more_steps(tmp_path):
     data = write_data(tmp_path / "colours.npz")
     constant = {"optim__schedule": "constant"}
-    with compiler_cache():
-        train_tiny(data, tmp_path / "long", steps=20, **constant)
-        train_tiny(data, tmp_path / "short", steps=10, **constant)
-        longer = train_tiny(data, tmp_path / "short", steps=20, **constant)
+    train_tiny(data, tmp_path / "long", steps=20, **constant)
+    train_tiny(data, tmp_path / "short", steps=10, **constant)
+    longer = train_tiny(data, tmp_path / "short", steps=20, **constant)
     assert longer["steps"] == 20
     one, other = (
         [{k: v for k, v in line.items() if "time/" not in k} for line in read(tmp_path / name)]
@@ -123,30 +117,27 @@ def test_a_run_at_a_constant_rate_goes_on_for_more_steps(tmp_path):
 
 def test_a_run_along_a_cosine_cannot_go_on_and_keeps_its_files(tmp_path):
     data = write_data(tmp_path / "colours.npz")
-    with compiler_cache():
-        train_tiny(data, tmp_path / "run", steps=10)
-        before = (tmp_path / "run" / "summary.json").read_bytes()
-        with pytest.raises(InputError, match=r"cannot be extended because optim\.schedule"):
-            train_tiny(data, tmp_path / "run", steps=20)
+    train_tiny(data, tmp_path / "run", steps=10)
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    with pytest.raises(InputError, match=r"cannot be extended because optim\.schedule"):
+        train_tiny(data, tmp_path / "run", steps=20)
     assert (tmp_path / "run" / "summary.json").read_bytes() == before
 
 
 def test_steps_on_the_command_line_need_nothing_else(photos, tmp_path, capsys):
     words = [f"--config=supervised:folder:{photos},labels=8", *flags("steps=3")]
-    with compiler_cache():
-        main(["train", *words, f"--workdir={tmp_path / 'run'}"])
+    main(["train", *words, f"--workdir={tmp_path / 'run'}"])
     assert str(tmp_path / "run") in capsys.readouterr().out
 
 
 def test_a_run_older_than_a_setting_goes_on_as_it_began(photos, tmp_path):
     """A run that began before data.background ignores transparency to its end."""
     asked = config(photos, "steps=2")
-    with compiler_cache():
-        train(asked, tmp_path / "run")
-        file = tmp_path / "run" / "config.json"
-        values = json.loads(file.read_text())
-        del values["data"]["background"]
-        file.write_text(json.dumps(values))
-        (tmp_path / "run" / "summary.json").unlink()
-        train(asked, tmp_path / "run")
+    train(asked, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    values = json.loads(file.read_text())
+    del values["data"]["background"]
+    file.write_text(json.dumps(values))
+    (tmp_path / "run" / "summary.json").unlink()
+    train(asked, tmp_path / "run")
     assert json.loads(file.read_text())["data"]["background"] == []

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_bitwise
-from tiny_runs import LABELS, PERIOD, compiler_cache, configuration, state_of, train_tiny
+from tiny_runs import LABELS, PERIOD, configuration, state_of, train_tiny
 
 from jaxmatch.config.checks import check_settings
 from jaxmatch.config.own import with_usual_input
@@ -25,12 +25,6 @@ from jaxmatch.training.frozen import logits_of_pool
 from jaxmatch.training.train import chosen, prepare
 
 SHORT = {"steps": PERIOD}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from tiny_runs import (
     PERIOD,
     STEPS,
     arguments,
-    compiler_cache,
     snapshot,
     start_program,
     state_of,
@@ -30,12 +29,6 @@ from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
 from jaxmatch.training import run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from tiny_runs import compiler_cache, configuration, snapshot, train_tiny
+from tiny_runs import configuration, snapshot, train_tiny
 
 from jaxmatch import load
 from jaxmatch.config.saved import run_name
@@ -20,12 +20,6 @@ from jaxmatch.errors import InputError
 from jaxmatch.evaluation.probe import probe
 from jaxmatch.report.results import read
 from jaxmatch.training.train import finished
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 from helpers import assert_bitwise, on_host
-from tiny_runs import OVERRIDES, PERIOD, STEPS, compiler_cache, snapshot, state_of
+from tiny_runs import OVERRIDES, PERIOD, STEPS, snapshot, state_of
 
 from jaxmatch import load, train
 from jaxmatch.config.flags import from_flags
@@ -19,12 +19,6 @@ from jaxmatch.record.metrics import read
 from jaxmatch.training import run
 
 STAGES = ("1_simclr", "2_fixmatch")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 def configuration(data, chosen=",labels=16", **overrides):

@@ -13,7 +13,7 @@ import pytest
 from helpers import assert_bitwise, assert_close, on_host
 from PIL import Image
 from processes import finish, start
-from tiny_runs import arguments, compiler_cache, start_program, state_of, train_tiny
+from tiny_runs import arguments, start_program, state_of, train_tiny
 
 from jaxmatch import load
 from jaxmatch.cli import main as cli
@@ -24,12 +24,6 @@ from jaxmatch.record.run_data import load_new
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHORT = {"steps": 10, "workers": 2, "chosen": ",labels=8", "data__image_size": 8}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from helpers import assert_close
 from tiny_runs import (
     PERIOD,
     arguments,
-    compiler_cache,
     configuration,
     snapshot,
     start_program,
@@ -31,12 +30,6 @@ from jaxmatch.training import run, together
 from jaxmatch.training.shared import differing
 
 SHORT = {"steps": 3 * PERIOD, "devices": 2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 def train_seeds(data, folder, seeds, **options):

@@ -10,7 +10,6 @@ from tiny_runs import (
     LABELS,
     PERIOD,
     STEPS,
-    compiler_cache,
     configuration,
     train_tiny,
     write_data,
@@ -49,12 +48,6 @@ KEYS = {
     "pseudo_label": ALWAYS | PSEUDO | KNOWN | {"optim/ramp"},
     "fixmatch": ALWAYS | PSEUDO | KNOWN | {"unlabeled/strong_accuracy"},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from helpers import assert_bitwise
 from tiny_runs import (
-    compiler_cache,
     configuration,
     settled_configuration,
     state_of,
@@ -30,16 +29,15 @@ OPTIONS = {"unequal__abc": 1.0, "unequal__debias": 0.4, "unequal__logit_adjustme
 def test_a_run_with_every_option_goes_on_and_predicts(tmp_path):
     data = write_data(tmp_path / "data.npz")
     options = {"chosen": TAIL, "steps": 10, **OPTIONS}
-    with compiler_cache():
-        train_tiny(data, tmp_path / "run", **options)
-        whole = state_of(tmp_path / "run")
-        shutil.rmtree(tmp_path / "run" / "checkpoints" / "10")
-        (tmp_path / "run" / "summary.json").unlink()
-        train_tiny(data, tmp_path / "run", **options)
-        assert_bitwise(state_of(tmp_path / "run"), whole)
-        loaded = jaxmatch.load(tmp_path / "run")
-        images = run_data.load_new(settled_configuration(data, **options)).source.test_images
-        found = loaded.predict(images[:4])
+    train_tiny(data, tmp_path / "run", **options)
+    whole = state_of(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "10")
+    (tmp_path / "run" / "summary.json").unlink()
+    train_tiny(data, tmp_path / "run", **options)
+    assert_bitwise(state_of(tmp_path / "run"), whole)
+    loaded = jaxmatch.load(tmp_path / "run")
+    images = run_data.load_new(settled_configuration(data, **options)).source.test_images
+    found = loaded.predict(images[:4])
     assert whole.params["ordinary"]["dense"]["kernel"].shape[1] == 4
     assert whole.memory.average.shape == (4,)
     assert found.probabilities.shape == (4, 4)

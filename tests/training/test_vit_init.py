@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import assert_bitwise
 from safetensors.numpy import load_file
-from tiny_runs import OVERRIDES, PERIOD, compiler_cache
+from tiny_runs import OVERRIDES, PERIOD
 
 from jaxmatch import load, train
 from jaxmatch.cli import main as cli
@@ -34,12 +34,6 @@ FROZEN = {
     "optim.learning_rate": 0.0,
     "devices": 1,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 def configuration(data, **overrides):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers import assert_bitwise, assert_close
-from tiny_runs import OVERRIDES, PERIOD, compiler_cache, state_of
+from tiny_runs import OVERRIDES, PERIOD, state_of
 
 from jaxmatch import load, train
 from jaxmatch.config.flags import from_flags
@@ -30,12 +30,6 @@ DIGITS = {
     **{"model.patch": 2, "model.width": 32, "model.pool": "average", "model.drop_path": 0.1},
     **{"optim.name": "adamw", "optim.learning_rate": 0.01, "optim.warmup_steps": 10},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 def configuration(recipe, settings):

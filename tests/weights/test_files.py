@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import assert_bitwise, quick_jit
 from safetensors.numpy import load_file, save, save_file
-from tiny_runs import PERIOD, compiler_cache, train_tiny
+from tiny_runs import PERIOD, train_tiny
 
 from experiments.parity.networks_formula import formula_weights
 from experiments.weights.from_pth import find_tensors
@@ -360,8 +360,7 @@ FROZEN = {**SHORT, "optim__learning_rate": 0.0, "model__bn_decay": 1.0}
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    with compiler_cache():
-        train_tiny(data, workdir, **SHORT)
+    train_tiny(data, workdir, **SHORT)
     return workdir
 
 
@@ -372,8 +371,7 @@ def test_an_exported_network_starts_another_run(suffix, network, run, data, tmp_
     words = ["export", f"--workdir={run}", "-o", str(path), f"--network={network}"]
     cli.main(words)
     assert capsys.readouterr().out == f"wrote {path}: {network} of step {PERIOD}, usb names\n"
-    with compiler_cache():
-        train_tiny(data, tmp_path / "then", init_from=str(path), **FROZEN)
+    train_tiny(data, tmp_path / "then", init_from=str(path), **FROZEN)
     before, then = load(run), load(tmp_path / "then")
     images = jnp.asarray(np.random.default_rng(0).normal(size=(6, 8, 8, 3)), jnp.float32)
     expected, found, other = (

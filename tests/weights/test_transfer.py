@@ -10,7 +10,6 @@ from helpers import assert_bitwise
 from tiny_runs import (
     PERIOD,
     arguments,
-    compiler_cache,
     configuration,
     state_of,
     train_tiny,
@@ -24,12 +23,6 @@ from jaxmatch.weights.transfer import check_encoder, encoder
 
 SHORT = {"steps": PERIOD, "model__conv_bias": "none"}
 FROZEN = {**SHORT, "optim__learning_rate": 0.0, "model__bn_decay": 1.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached():
-    with compiler_cache():
-        yield
 
 
 @pytest.fixture(scope="module")
