@@ -67,10 +67,10 @@ def test_recorded_by_products(file, products):
 @pytest.mark.parametrize(
     ("table", "side"),
     [
-        ("google", 32),
         *(
             pytest.param(table, side, marks=pytest.mark.slow)
             for table, side in [
+                ("google", 32),
                 ("torchssl", 28),
                 ("torchssl", 32),
                 ("torchssl", 96),

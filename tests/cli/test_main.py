@@ -357,8 +357,16 @@ def test_predict_refuses_outputs_that_contradict_each_other(run, call, pictures,
 NAMES = [b"caf\xc3\xa9.png", b"latin\xe9.png", b'a "quoted", name\n.png', b"\xff\xfe.png"]
 
 
-@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
-@pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
+@pytest.mark.parametrize(
+    ("name", "locale"),
+    [
+        ("p.csv", "C"),
+        ("p.jsonl", "C.UTF-8"),
+        *(pytest.param(*each, marks=pytest.mark.slow)
+          for each in (("p.csv", "POSIX"), ("p.csv", "C.UTF-8"), ("p.jsonl", "C"),
+                       ("p.jsonl", "POSIX"))),
+    ],
+)  # fmt: skip
 def test_predict_keeps_the_bytes_of_names_in_any_locale(run, tmp_path, locale, name):
     folder = os.fsencode(tmp_path / "f")
     os.mkdir(folder)

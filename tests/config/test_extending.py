@@ -13,6 +13,7 @@ TINY = (
     *("model.depth=4", "model.width=1", "data.batch_size=2", "data.ratio=1", "steps_per_call=1"),
     *("log_every=1", "eval_every=1", "save_every=1"),
 )
+slow = pytest.mark.slow
 FACTS = Facts(classes=("a", "b"), image_shape=(32, 32, 3), labels=(0, 1), unlabeled=600)
 
 
@@ -21,7 +22,13 @@ def traced(config):
     return str(program.trace(1).jaxpr)
 
 
-@pytest.mark.parametrize("method", sorted(ALGORITHMS))
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in ("fixmatch", "simmatch", "flexmatch") else slow)
+        for name in sorted(ALGORITHMS)
+    ],
+)
 def test_the_listed_settings_are_all_on_which_a_step_depends_with_the_length(method):
     """The traced steps of a short and of a long run are equal exactly if nothing is listed."""
     recipe = method if method in named_configs_here() else "fixmatch"

@@ -80,6 +80,7 @@ def test_shapes_are_those_of_the_examples(parts):
         assert (leaf.shape, leaf.dtype, leaf.sharding) == (shape.shape, shape.dtype, shape.sharding)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(parts, caplog):
     plan, mesh = parts
     with feed(parts) as examples:

@@ -260,6 +260,7 @@ def test_the_pool_of_a_run_is_what_it_says(tmp_path, method):
     assert found.unused == 64 - 18 - labeled
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_pool(tmp_path):
     data = write_data(tmp_path / "data.npz")
     train_tiny(data, tmp_path / "run", chosen=CHOSEN, steps=5)

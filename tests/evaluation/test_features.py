@@ -86,6 +86,7 @@ def test_a_cache_is_used_again_by_other_labels_seeds_and_methods(data, pretraine
     assert (about["folder"], existed) == (first["folder"], True)
 
 
+@pytest.mark.slow
 def test_other_weights_images_or_settings_are_other_features(data, pretrained, tmp_path):
     features.of_config(config_of(data, pretrained), tmp_path / "cache")
     other = tmp_path / "other"
@@ -262,6 +263,7 @@ def test_unlabeled_features_help_where_only_they_show_the_classes():
     assert found["features_label_spreading"] > alone["features_label_spreading"]
 
 
+@pytest.mark.slow
 def test_a_run_that_began_from_a_network_ends_with_the_best_baseline(data, pretrained, tmp_path):
     from jaxmatch.report.scores import ending
 

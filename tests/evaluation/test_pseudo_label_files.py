@@ -148,6 +148,7 @@ def test_the_command_writes_a_table(runs, data, tmp_path, capsys):
     assert "written as .csv or .npz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_that_do_not_belong_together_are_refused(runs, data, tmp_path):
     train_tiny(data, tmp_path / "seed", seed=1, **SHORT)
     with pytest.raises(InputError, match=r"have other unlabeled images: '\d+' is one in only one"):

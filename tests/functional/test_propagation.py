@@ -41,8 +41,12 @@ def by_inverse(embedding, prediction, bank, neighbors, temperature, share):
     return (1 - share) * (np.linalg.inv(np.eye(len(nodes)) - share * walk) @ labels)[0]
 
 
-@pytest.mark.parametrize("neighbors", [1, 3, 100])
-@pytest.mark.parametrize("share", [0.1, 0.9])
+@pytest.mark.parametrize(
+    ("share", "neighbors"),
+    [(0.1, 100), (0.9, 3)]
+    + [pytest.param(*each, marks=pytest.mark.slow)
+       for each in ((0.1, 1), (0.1, 3), (0.9, 1), (0.9, 100))],
+)  # fmt: skip
 def test_it_is_the_first_row_of_the_inverse(neighbors, share):
     with jax.enable_x64(True):
         embeddings, prediction, bank = toy(filled=(True, True, False, True, True, False, True))

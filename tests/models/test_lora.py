@@ -51,7 +51,14 @@ def test_a_network_starts_as_without_lora(bias):
 
 
 @pytest.mark.parametrize(
-    ("rank", "alpha", "stabilized"), [(1, 8.0, False), (4, 16.0, False), (5, 2.0, True)]
+    ("rank", "alpha", "stabilized"),
+    [
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in ((1, 8.0, False), (4, 16.0, False))
+        ),
+        (5, 2.0, True),
+    ],
 )
 def test_merged_parameters_give_the_same(rank, alpha, stabilized):
     adapted = ViT(**TINY, lora_rank=rank, lora_alpha=alpha, lora_rank_stabilized=stabilized)

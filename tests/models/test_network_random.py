@@ -69,9 +69,9 @@ def test_the_draws_are_those_of_the_model_for_each_view(given):
         {"shards": 4},
         {"microbatches": 2},
         {"shards": 2, "microbatches": 2},
-        {"microbatches": 4, "unroll": True},
-        {"forward": "split"},
-        {"forward": "separate"},
+        pytest.param({"microbatches": 4, "unroll": True}, marks=pytest.mark.slow),
+        pytest.param({"forward": "split"}, marks=pytest.mark.slow),
+        pytest.param({"forward": "separate"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

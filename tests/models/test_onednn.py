@@ -140,6 +140,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache):
     assert cache not in built.parents
 
 
+@pytest.mark.slow
 @needs_library
 def test_a_damaged_library_is_compiled_anew_and_a_foreign_one_refused(cache):
     built = module._built()
@@ -152,6 +153,7 @@ def test_a_damaged_library_is_compiled_anew_and_a_foreign_one_refused(cache):
         module._built()
 
 
+@pytest.mark.slow
 @needs_library
 def test_threads_follow_the_affinity_and_the_variable(cache, monkeypatch):
     monkeypatch.undo()  # the library that is there
@@ -166,6 +168,7 @@ def test_threads_follow_the_affinity_and_the_variable(cache, monkeypatch):
         assert ", 1 thread\n" in pinned.stdout
 
 
+@pytest.mark.slow
 @needs_library
 def test_what_is_missing_or_fails_is_named(cache, tmp_path, monkeypatch):
     def text(name, value):

@@ -213,8 +213,10 @@ def test_images_need_no_square():
         jax.eval_shape(lambda v: model.apply({"params": v}, IMAGES, train=False), found)
 
 
-@pytest.mark.parametrize("class_position", [True, False])
-@pytest.mark.parametrize("size", [(16, 16), (8, 12), (4, 4)])
+@pytest.mark.parametrize("class_position", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "size", [(8, 12), *(pytest.param(each, marks=pytest.mark.slow) for each in ((16, 16), (4, 4)))]
+)
 def test_images_of_another_size_have_positions_by_timms_rule(size, class_position):
     model = ViT(classes=3, **TINY, registers=2, class_position=class_position)
     found = params(model)

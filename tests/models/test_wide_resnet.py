@@ -131,6 +131,7 @@ def logits_of(legacy, groups):
     return quick_jit(run)()
 
 
+@pytest.mark.slow
 def test_legacy_transition_changes_every_group_but_the_first():
     assert np.abs(logits_of(True, groups=2) - logits_of(False, groups=2)).max() > 1e-3
     np.testing.assert_array_equal(logits_of(True, groups=1), logits_of(False, groups=1))
@@ -241,7 +242,7 @@ def bias_gradients(model, images, train=True, compute_all=True):
     return biases, centered
 
 
-@pytest.mark.parametrize("padding", ["same", "torch"])
+@pytest.mark.parametrize("padding", ["same", pytest.param("torch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("width", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_exactly_the_biases_without_a_gradient_are_left_out(legacy, padding, width):

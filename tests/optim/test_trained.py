@@ -102,8 +102,8 @@ def trained(init, step, algorithm, steps=3):
     [
         *(pytest.param("lora", name, marks=slow) for name in ("sgd", "lars_separate")),
         ("lora", "adamw"),
-        ("norms", "lars"),
-        ("head", "sgd"),
+        pytest.param("norms", "lars", marks=slow),
+        pytest.param("head", "sgd", marks=slow),
     ],
 )
 def test_the_rest_stays_bit_for_bit_and_has_no_state(train, name):

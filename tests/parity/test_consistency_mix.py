@@ -20,9 +20,8 @@ def failures(name, capsys):
     return {line.split()[1] for line in capsys.readouterr().out.splitlines() if "FAIL" in line}
 
 
-@pytest.mark.parametrize(
-    "name", ["mixmatch_late", pytest.param("remixmatch", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixmatch_late", "remixmatch"])
 def test_the_library_equals_the_reference(name, capsys):
     assert main([str(GOLDEN / f"{name}.npz")]) == 0, capsys.readouterr().out
     lines = capsys.readouterr().out.splitlines()

@@ -32,6 +32,15 @@ TRAJECTORIES = {
 }
 
 
+# Others of their kind stay.
+SLOW = (
+    "net_vit_timm_clip_gelu",
+    "net_vit_timm_avg_nofcnorm",
+    "net_vit_usb_layerscale_noqkvbias",
+    "vit_fullysupervised_adamw_layerdecay_avg",
+)
+
+
 def replay(name, capsys):
     """The exit code, and the quantities that fail."""
     code = main([str(GOLDEN / f"{name}.npz")])
@@ -40,7 +49,11 @@ def replay(name, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "source"), [*((name, "library") for name in NETWORKS), *TRAJECTORIES.items()]
+    ("name", "source"),
+    [
+        pytest.param(*each, marks=pytest.mark.slow if each[0] in SLOW else ())
+        for each in (*((name, "library") for name in NETWORKS), *TRAJECTORIES.items())
+    ],
 )
 def test_the_library_equals_the_reference(name, source, capsys):
     code, failed, lines = replay(name, capsys)

@@ -476,6 +476,7 @@ def test_a_validation_set_stays_what_it_was(copy, capsys):
     assert f"{name}, a validation image of the run, has changed" in evaluated(capsys, copy)
 
 
+@pytest.mark.slow
 def test_the_drawn_test_set_of_a_run_stays_that_of_runs_that_build_on_it(copy, caplog):
     """Another seed would draw test images that the earlier run was trained on."""
     photos = f"folder:{copy / 'photos'}"
@@ -528,6 +529,7 @@ def test_a_streamed_folder_is_known_by_ends_of_its_files(copy, capsys):
     assert f"{photos / name}, a test image of the run, has changed" in evaluated(capsys, copy)
 
 
+@pytest.mark.slow
 def test_prepared_sets_are_known_by_version_and_records(tmp_path, capsys):
     golden = os.path.join(os.path.dirname(__file__), "..", "golden", "tfds.zip")
     shutil.unpack_archive(golden, tmp_path / "tfds")

@@ -125,6 +125,7 @@ def test_odd_names_of_classes_and_files_are_shown_as_they_are(run, tmp_path):
     assert len(text) < MOST_BYTES
 
 
+@pytest.mark.slow
 def test_a_second_report_needs_neither_data_nor_network(run, tmp_path, monkeypatch):
     (first, *_) = report([run], tmp_path / "first.html")
     loaded = []
@@ -154,6 +155,7 @@ def test_without_its_data_the_page_says_so_and_has_all_else(trained, run, tmp_pa
         moved.rename(folder)
 
 
+@pytest.mark.slow
 def test_the_flags_of_the_command(run, tmp_path):
     main(["report", str(run), "-o", str(tmp_path / "without.html"), "--no-gallery"])
     assert "Images: fixmatch" not in (tmp_path / "without.html").read_text()

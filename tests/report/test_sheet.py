@@ -90,7 +90,7 @@ def test_the_summary_names_what_is_used(shown, used, words):
     "shown",
     [
         views(CTAugmentOps()),
-        {"contrast": Contrast(), "small": Contrast(size=8)},
+        pytest.param({"contrast": Contrast(), "small": Contrast(size=8)}, marks=pytest.mark.slow),
         {"weak": Weak()},
     ],
     ids=["ctaugment", "contrast", "weak"],

@@ -198,6 +198,7 @@ def test_the_best_checkpoint_survives_newer_ones_and_a_crash(data, tmp_path, scr
     assert load(tmp_path / "run").step == STEPS
 
 
+@pytest.mark.slow
 def test_runs_trained_together_keep_their_own_best(data, tmp_path):
     options = {"method": "supervised", "keep": 1, "save_every": STEPS, **VALIDATION}
     options["keep_best"] = "validation/balanced_accuracy"
@@ -213,6 +214,7 @@ def test_runs_trained_together_keep_their_own_best(data, tmp_path):
         assert load(folder, "best").step == best
 
 
+@pytest.mark.slow
 def test_a_run_without_keep_best_has_none(data, tmp_path):
     summary = train_tiny(data, tmp_path / "run", method="supervised", steps=5)
     assert "best" not in summary

@@ -53,7 +53,9 @@ def labeled(run):
     return run.source.images[rows], run.source.labels[rows]
 
 
-@pytest.mark.parametrize(("kind", "devices"), [("means", 4), ("logistic", 1)])
+@pytest.mark.parametrize(
+    ("kind", "devices"), [("means", 4), pytest.param("logistic", 1, marks=pytest.mark.slow)]
+)
 def test_logits_are_those_of_the_fitted_classifier(kind, devices, data, pretrained, tmp_path):
     options = {"classifier_init": kind, "devices": devices, "model__zero_classifier": True}
     with begun(data, pretrained, tmp_path / "run", **options) as (run, state):
@@ -116,6 +118,7 @@ def test_a_given_temperature_divides_the_logits(data, pretrained, tmp_path):
     assert_close(kernels[1.0], kernels[4.0] * 4, 1e-6)
 
 
+@pytest.mark.slow
 def test_each_seed_of_one_program_has_a_classifier_of_its_own_labels(data, pretrained, tmp_path):
     options = {
         "init_from": pretrained,
@@ -164,6 +167,7 @@ def test_it_is_more_confident_and_right_than_a_random_start(data, pretrained, tm
         assert found[kind][1] > 0.7 > found["random"][1]
 
 
+@pytest.mark.slow
 def test_unused_unlabeled_images_are_told_once(data, pretrained, tmp_path):
     folder = tmp_path / "run"
     options = {"init_from": pretrained, "algorithm__threshold": 1.0, **INPUT}

@@ -93,6 +93,7 @@ def test_a_run_distils_another_network(data, teacher, reference):
     assert recorded == {"teacher": digest(before.variables())}
 
 
+@pytest.mark.slow
 def test_the_frozen_run_is_not_touched(data, teacher, tmp_path):
     before = snapshot(teacher)
     distil(data, teacher, tmp_path / "run", **SHORT)
@@ -163,6 +164,7 @@ def test_an_interrupted_run_continues_bitwise(data, teacher, reference, tmp_path
     assert without_seconds(read(run)) == without_seconds(read(reference))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_does_not_continue_with_another_network(data, teacher, tmp_path):
     source, run = tmp_path / "source", tmp_path / "run"
     shutil.copytree(teacher, source)
@@ -190,6 +192,7 @@ def test_the_digest_tells_names_types_and_values_apart():
     assert len({digest(base), *map(digest, others)}) == 5
 
 
+@pytest.mark.slow
 def test_a_finished_run_needs_the_other_no_longer(data, teacher, tmp_path):
     source, run = tmp_path / "source", tmp_path / "run"
     shutil.copytree(teacher, source)

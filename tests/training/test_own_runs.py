@@ -62,6 +62,7 @@ def test_a_folder_trains_with_settings_chosen_from_its_images(photos, tmp_path, 
     assert train(config(photos, "steps=3"), tmp_path / "run") == summary
 
 
+@pytest.mark.slow
 def test_the_first_report_follows_the_first_step_whatever_the_periods(photos, tmp_path):
     long = ("steps=4", "steps_per_call=4", "log_every=4", "eval_every=4", "save_every=4")
     train(config(photos, *long), tmp_path / "run")
@@ -70,6 +71,7 @@ def test_the_first_report_follows_the_first_step_whatever_the_periods(photos, tm
     assert [line["step"] for line in read(tmp_path / "run")] == [4]
 
 
+@pytest.mark.slow
 def test_minutes_choose_the_steps_and_a_second_call_keeps_them(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(pace.Run, "measure", lambda run, call, times: 5.0)
     asked = config(photos, "minutes=10.0")
@@ -93,6 +95,7 @@ def test_too_few_minutes_are_refused_with_the_times(photos, tmp_path, monkeypatc
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_evaluations_take_a_part_and_the_last_one_all(photos, tmp_path):
     few = ("steps=2", "eval_every=1", "data.eval_images=3")
     train(config(photos, *few), tmp_path / "run")
@@ -101,6 +104,7 @@ def test_evaluations_take_a_part_and_the_last_one_all(photos, tmp_path):
     assert whole * 10 == pytest.approx(round(whole * 10))
 
 
+@pytest.mark.slow
 def test_a_run_at_a_constant_rate_goes_on_for_more_steps(tmp_path):
     data = write_data(tmp_path / "colours.npz")
     constant = {"optim__schedule": "constant"}

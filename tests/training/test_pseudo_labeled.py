@@ -95,6 +95,7 @@ def test_targets_of_distillation_are_those_of_the_file(data, file, table, includ
         np.testing.assert_allclose(row, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [4])
 def test_a_step_of_distillation_compares_with_the_row_of_its_image(
     data, one_file, devices, tmp_path

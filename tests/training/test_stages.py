@@ -57,6 +57,7 @@ def test_one_command_runs_all_stages(reference):
     assert summary["seconds"] == pytest.approx(first["seconds"] + second["seconds"])
 
 
+@pytest.mark.slow
 def test_the_second_stage_starts_from_the_first_ones_encoder(data, reference, tmp_path):
     config = configuration(data, fixmatch__optim__learning_rate=0, fixmatch__model__bn_decay=1)
     shutil.copytree(reference / STAGES[0], tmp_path / "run" / STAGES[0])
@@ -67,7 +68,8 @@ def test_the_second_stage_starts_from_the_first_ones_encoder(data, reference, tm
     assert set(second.params) == {*first.params} - {"projection"}
 
 
-@pytest.mark.parametrize("stage", [pytest.param(STAGES[0], marks=pytest.mark.slow), *STAGES[1:]])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_resumes(stage, data, reference, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(reference, run)

@@ -170,6 +170,7 @@ def test_ordinary_training_continues_and_is_continued(data, three, tmp_path):
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_alone(data, three, tmp_path, caplog, monkeypatch):
     refreshed = run.Run.refreshed
 

@@ -123,7 +123,9 @@ def test_the_split_file_names_the_labeled_images(reference, data):
     assert (content["source"], content["seed"]) == (f"npz:{data}", 0)
 
 
-@pytest.mark.parametrize("method", ["supervised", "pseudo_label"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("supervised", marks=pytest.mark.slow), "pseudo_label"]
+)
 def test_metrics_of_other_methods(method, data, tmp_path):
     summary = train_tiny(data, tmp_path / "run", method=method, steps=10)
     for line in read(tmp_path / "run"):
@@ -151,7 +153,7 @@ def test_metrics_of_fixmatch(reference):
                 assert 0 <= value <= 1, key
 
 
-@pytest.mark.parametrize("include_labeled", [True, False])
+@pytest.mark.parametrize("include_labeled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_accuracies_are_absent_where_labels_are_unknown(tmp_path, capsys, include_labeled):
     """Labels of labeled images in the unlabeled pool do not count."""
     known = np.arange(64) < LABELS

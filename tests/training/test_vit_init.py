@@ -158,6 +158,7 @@ def test_a_later_stage_may_have_images_of_another_size():
         stages.check(config, facts)
 
 
+@pytest.mark.slow
 def test_features_depend_on_what_lora_learned(started):
     run = load(started[0])
     config = run.config.copy_and_resolve_references()

@@ -49,6 +49,7 @@ def one(data, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_transformer_learns_digits(tmp_path):
     summary = train(configuration("supervised:digits,labels=400", DIGITS), tmp_path / "run")
     assert summary["teacher"]["last"] > 0.6
@@ -97,6 +98,7 @@ def test_how_the_steps_are_computed_changes_rounding_only(data, one, tmp_path, o
     assert_close(state_of(tmp_path / "run").teacher, state_of(one).teacher, 1e-3)
 
 
+@pytest.mark.slow
 def test_runs_together_equal_separate_ones(data, one, tmp_path, monkeypatch):
     monkeypatch.setattr(together, "on_cpu", lambda mesh: False)
     together.train([(tiny(data, seed=seed), tmp_path / str(seed)) for seed in (0, 1)])

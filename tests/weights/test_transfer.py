@@ -111,6 +111,7 @@ def test_heads_come_along_where_both_runs_have_them(data, contrastive, tmp_path)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_the_first_layers_of_the_head(data, contrastive, tmp_path):
     options = {"model__head_layers": 2, "model__zero_classifier": True, **FROZEN}
     options |= {"method": "supervised", "data__ratio": 0, "init_from": str(contrastive)}
