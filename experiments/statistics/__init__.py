@@ -1,0 +1,1 @@
+"""Differences between two programs over seeds, and how many seeds a claim needs."""
