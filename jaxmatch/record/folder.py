@@ -1,6 +1,6 @@
 """The run folder: the paths of its files, and their contents, checked when they are read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,11 +12,13 @@ from jaxmatch.data.facts import Facts
 from jaxmatch.data.record import Record
 from jaxmatch.data.splits import Split
 from jaxmatch.errors import InputError
-from jaxmatch.record import calibration
+from jaxmatch.record import calibration, contents
 from jaxmatch.record.calibration import Calibrations
 from jaxmatch.record.unknown import KnownImages
 from jaxmatch.runtime import paths
-from jaxmatch.runtime.json_files import damaged, read_object, write_json
+from jaxmatch.runtime.json_files import RESTORE, damaged, read_object, write_json
+
+Check = Callable[[dict[str, Any]], Any]  # raises ValueError if something is missing
 
 FINDINGS_ADVICE = "remove it, which only loses the text about the images"
 
@@ -130,30 +132,7 @@ class RunFolder:
         Raises:
             InputError: if the file cannot be read or is damaged.
         """
-        values = read_object(self.config_file)
-        if values is None:
-            return None
-        if "order" in values:
-            order, stages = values["order"], values.get("stages")
-            if not (
-                isinstance(stages, dict)
-                and isinstance(order, list)
-                and order
-                and all(isinstance(name, str) for name in order)
-            ):
-                raise self.damaged("its stages are not listed")
-            parts = {f"stages.{name}.": stages.get(name) for name in order}
-        else:
-            parts = {"": values}
-        for prefix, part in parts.items():
-            for key in ("algorithm", "data"):
-                section = part.get(key) if isinstance(part, dict) else None
-                if not isinstance(section, dict) or not isinstance(section.get("name"), str):
-                    raise self.damaged(f"{prefix}{key}.name is missing")
-            for key in ("model", "optim", "ema"):
-                if isinstance(part, dict) and not isinstance(part.get(key, {}), dict):
-                    raise self.damaged(f"{prefix}{key} is no group of settings")
-        return values
+        return self._read(self.config_file, contents.check_config)
 
     def read_facts(self) -> Facts:
         """The facts of the run's data.
@@ -183,33 +162,7 @@ class RunFolder:
             InputError: if the file cannot be read or is damaged.
         """
         advice = "remove it and repeat the train command, which writes it from the last checkpoint"
-        summary = read_object(self.summary_file, advice)
-        if summary is None:
-            return None
-        for key in ("steps", "forward_images", "seconds"):
-            if not _is_number(summary.get(key)):
-                raise damaged(self.summary_file, f"{key} is no number", advice)
-        if summary.get("evaluated") not in ("teacher", "student"):
-            raise damaged(self.summary_file, "evaluated is neither teacher nor student", advice)
-        seen = summary.get("images_seen")
-        if not isinstance(seen, dict) or not all(_is_number(seen.get(k)) for k in _SEEN):
-            raise damaged(self.summary_file, "images_seen is missing", advice)
-        for key, needed in _SECTIONS.items():
-            section = summary.get(key)
-            if section is None:
-                continue
-            for name in needed:
-                value = section.get(name) if isinstance(section, dict) else ""
-                not_measured_yet = key == "probe" and value is None
-                if not _is_number(value) and not not_measured_yet:
-                    raise damaged(self.summary_file, f"{key}.{name} is no number", advice)
-        for key in ("validation", "best", "unlabeled_unused"):
-            if not _OPTIONAL[key](summary.get(key)):
-                raise damaged(self.summary_file, f"{key} is incomplete", advice)
-        for network in ("teacher", "student"):
-            if not _are_metrics((summary.get(network) or {}).get("metrics", {})):
-                raise damaged(self.summary_file, f"{network}.metrics is incomplete", advice)
-        return summary
+        return self._read(self.summary_file, contents.check_summary, advice)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the summary.
@@ -245,14 +198,7 @@ class RunFolder:
         found = read_object(self.baselines_file, advice)
         if found is None or found.get("split") != self.read_split().hash:
             return None
-        try:
-            known = [some["test"] for some in found["baselines"].values()]
-            whole = all(_is_number(some[key]) for some in known for key in _METRICS)
-        except (KeyError, TypeError, AttributeError):
-            whole = False
-        if not whole:
-            raise damaged(self.baselines_file, "an accuracy is missing", advice)
-        return found
+        return _checked(self.baselines_file, found, contents.check_baselines, advice)
 
     def write_baselines(self, baselines: Mapping[str, Any]) -> None:
         """Write the baselines.
@@ -269,11 +215,7 @@ class RunFolder:
             InputError: if the file cannot be read or is damaged.
         """
         advice = "remove it, and jaxmatch calibrate --workdir=RUN writes it again"
-        content = read_object(self.calibration_file, advice)
-        try:
-            return {} if content is None else calibration.from_json(content)
-        except ValueError as error:
-            raise damaged(self.calibration_file, str(error), advice) from error
+        return self._read(self.calibration_file, calibration.from_json, advice) or {}
 
     def write_calibrations(self, found: Calibrations) -> None:
         """Write the calibrations by their step; without any, remove the file.
@@ -293,11 +235,7 @@ class RunFolder:
             InputError: if the file cannot be read or is damaged.
         """
         advice = "remove it, and jaxmatch predict --unknown writes it again"
-        content = read_object(self.unknown_file, advice)
-        try:
-            return None if content is None else KnownImages.from_json(content)
-        except ValueError as error:
-            raise damaged(self.unknown_file, str(error), advice) from error
+        return self._read(self.unknown_file, KnownImages.from_json, advice)
 
     def write_known_images(self, known: KnownImages) -> None:
         """Write how strange known images look.
@@ -320,9 +258,7 @@ class RunFolder:
         found = read_object(self.examples_file, advice)
         if found is None or not made.items() <= found.items():
             return None
-        if not _are_examples(found):
-            raise damaged(self.examples_file, "an example is incomplete", advice)
-        return found
+        return _checked(self.examples_file, found, contents.check_examples, advice)
 
     def write_examples(self, found: Mapping[str, Any]) -> None:
         """Write some images with their predictions.
@@ -364,82 +300,19 @@ class RunFolder:
         """
         records.write(self.path, record)
 
+    def _read(self, file: Path, check: Check, advice: str = RESTORE) -> Any:
+        found = read_object(file, advice)
+        return None if found is None else _checked(file, found, check, advice)
+
     def damaged(self, problem: str) -> InputError:
         """The error to raise if the settings are damaged."""
         return damaged(self.config_file, problem)
 
 
-_METRICS = ("accuracy", "balanced_accuracy")  # of each baseline
-_SEEN = ("labeled", "unlabeled")
-_ACCURACIES = ("last", "mean_20", "median_20", "best")
-_SECTIONS = {"teacher": _ACCURACIES, "student": _ACCURACIES, "probe": ("knn", "linear")}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _are_metrics(values: Any) -> bool:
-    """Whether ``values`` are metrics by name, of which the balanced accuracy is read."""
-    known = isinstance(values, dict) and values.get("balanced_accuracy")
-    return known is None or _is_number(known)
-
-
-def _are_examples(values: Mapping[str, Any]) -> bool:
-    """Whether ``values`` are lists of examples by their kind."""
-    classes = values.get("by_class")
-    if not isinstance(classes, dict) or not all(isinstance(one, dict) for one in classes.values()):
-        return False
-    if not all(isinstance(values.get(key), dict) for key in ("metrics", "intervals")):
-        return False
-    lists = [values.get(kind) for kind in ("mistakes", "uncertain", "wrong_pseudo_labels")]
-    lists += [each.get("examples") for each in classes.values()]
-    texts = ("picture", "name", "truth", "prediction")
-    return all(
-        isinstance(each, list)
-        and all(
-            isinstance(one, dict)
-            and all(isinstance(one.get(key), str) for key in texts)
-            and _is_number(one.get("confidence"))
-            for one in each
-        )
-        for each in lists
-    )
-
-
-def _is_validation(values: Any) -> bool:
-    """Whether ``values`` are the accuracies of both networks, as far as there are any."""
-    if values is None:
-        return True
-    networks = values.values() if isinstance(values, dict) else [3]
-    return all(
-        each is None
-        or (isinstance(each, dict) and all(_is_number(each.get(key)) for key in _ACCURACIES))
-        for each in networks
-    )
-
-
-def _is_best(values: Any) -> bool:
-    """Whether ``values`` name a checkpoint, and the test metrics of the networks at its step."""
-    if values is None:
-        return True
-    tests = values.get("test") if isinstance(values, dict) else None
-    return (
-        isinstance(tests, dict)
-        and isinstance(values.get("key"), str)
-        and all(_is_number(values.get(key)) for key in ("step", "value"))
-        and all(
-            isinstance(each, dict) and all(map(_is_number, each.values()))
-            for each in tests.values()
-        )
-    )
-
-
-def _is_span(values: Any) -> bool:
-    """Whether ``values`` are the two steps of a span."""
-    if values is None:
-        return True
-    return isinstance(values, dict) and all(map(_is_number, map(values.get, ("since", "step"))))
-
-
-_OPTIONAL = {"validation": _is_validation, "best": _is_best, "unlabeled_unused": _is_span}
+def _checked(file: Path, found: dict[str, Any], check: Check, advice: str) -> Any:
+    """What ``check`` makes of the object in a file, or the object itself."""
+    try:
+        made = check(found)
+    except ValueError as error:
+        raise damaged(file, str(error), advice) from error
+    return found if made is None else made

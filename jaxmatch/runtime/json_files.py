@@ -7,10 +7,10 @@ from typing import Any
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.runtime.paths import make_folder, path, read_whole, reason, write_whole
 
-_RESTORE = "put back a copy of it or choose another folder"
+RESTORE = "put back a copy of it or choose another folder"
 
 
-def read_object(file: Path, advice: str = _RESTORE) -> dict[str, Any] | None:
+def read_object(file: Path, advice: str = RESTORE) -> dict[str, Any] | None:
     """The object in a JSON file; None if there is no file.
 
     Raises:
@@ -44,7 +44,7 @@ def write_json(file: str | Path, value: Any, indent: int | None = 2) -> None:
         raise disk_error(file, error) from error
 
 
-def damaged(file: Path, problem: str, advice: str = _RESTORE) -> InputError:
+def damaged(file: Path, problem: str, advice: str = RESTORE) -> InputError:
     """The error to raise if a file is damaged."""
     return InputError(f"{file} is damaged ({problem}): {advice}.")
 
