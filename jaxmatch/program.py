@@ -88,7 +88,7 @@ class Program:
 
         Args:
             config: the configuration of one run or of one stage.
-            facts: facts of the data (:meth:`jaxmatch.record.run_data.Data.facts`).
+            facts: facts of the data (:meth:`jaxmatch.record.data.Data.facts`).
             devices: devices to choose from, by default those of the platform of this process. With
                 devices of a topology (:mod:`jax.experimental.topologies`) the program compiles, but
                 does not run.

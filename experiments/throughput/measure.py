@@ -26,6 +26,8 @@ from jaxmatch.data.source import Source
 from jaxmatch.data.splits import balanced
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
+from jaxmatch.record.choice import labels_number
+from jaxmatch.record.data import Data
 from jaxmatch.runtime.compilation import prepare_process
 from jaxmatch.runtime.mesh import over_batch, replicated
 from jaxmatch.step import Step
@@ -129,7 +131,7 @@ def time_dispatch(program: Idle, state: TrainState, images: Any) -> float:
     return statistics.median(times)
 
 
-def random_data(config: ConfigDict, side: int, classes: int, count: int = 10_000) -> run_data.Data:
+def random_data(config: ConfigDict, side: int, classes: int, count: int = 10_000) -> Data:
     """A pool of ``count`` random images under the config's data name."""
     random = np.random.default_rng(0)
     source = Source(
@@ -141,8 +143,8 @@ def random_data(config: ConfigDict, side: int, classes: int, count: int = 10_000
         test_images=np.zeros((1, side, side, 3), np.uint8),
         test_labels=np.zeros(1, np.int32),
     )
-    labels = run_data.labels_number(config.data.labels)
-    return run_data.Data(source=source, split=balanced(source, labels, config.seed))
+    labels = labels_number(config.data.labels)
+    return Data(source=source, split=balanced(source, labels, config.seed))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxmatch.data import splits
 from jaxmatch.errors import printable
+from jaxmatch.record.data import Data
 from jaxmatch.record.folder import FINDINGS_ADVICE, RunFolder
-from jaxmatch.record.run_data import Data
 from jaxmatch.runtime.json_files import damaged
 
 Findings = Mapping[str, Any]  # a JSON object, as :func:`find` makes it

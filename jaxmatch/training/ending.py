@@ -12,9 +12,9 @@ from jaxmatch.evaluation.probe import MOST_IMAGES, PROBES, missing, probe_sets
 from jaxmatch.functional.diagnostics import collapsed
 from jaxmatch.program import Program
 from jaxmatch.record import coverage
+from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import summarise
-from jaxmatch.record.run_data import Data
 from jaxmatch.runtime import hosts
 from jaxmatch.runtime.checkpoint import Best
 from jaxmatch.training.held_out import HeldOut

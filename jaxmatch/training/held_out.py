@@ -21,7 +21,7 @@ from jaxmatch.evaluation.metrics import evaluation, score
 from jaxmatch.evaluation.probe import Sets, measure, probe_sets
 from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
-from jaxmatch.record.run_data import Data
+from jaxmatch.record.data import Data
 from jaxmatch.record.unknown import KnownImages
 from jaxmatch.types import PyTree, TrainState
 

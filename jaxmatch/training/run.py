@@ -35,8 +35,9 @@ from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.functional.diagnostics import collapsed
 from jaxmatch.models import onednn
 from jaxmatch.program import Program
-from jaxmatch.record import coverage, findings, run_data
+from jaxmatch.record import coverage, findings
 from jaxmatch.record.curves import plot
+from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import MetricsLog, open_wandb
 from jaxmatch.record.progress import SILENT, Progress, Silent
@@ -74,7 +75,7 @@ class Run:
         self,
         config: ConfigDict,
         folder: Path,
-        data: run_data.Data,
+        data: Data,
         facts: Facts,
         program: Program,
         frozen: PyTree,

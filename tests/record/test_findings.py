@@ -8,8 +8,8 @@ import pytest
 from jaxmatch.data.record import Listed
 from jaxmatch.data.source import Source, Survey
 from jaxmatch.data.splits import Split
+from jaxmatch.record.data import Data
 from jaxmatch.record.findings import find, lines, printable
-from jaxmatch.record.run_data import Data
 
 CLASSES = ("cat", "dog")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import assert_bitwise, assert_close, on_host
+from helpers import assert_close, on_host
 from PIL import Image
 from processes import finish, start
 from tiny_runs import arguments, start_program, state_of, train_tiny
@@ -47,9 +47,13 @@ def test_a_streamed_run_is_the_resident_run(pictures, tmp_path):
     for stream in (False, True):
         train_tiny(name, tmp_path / str(stream), data__stream=stream, **SHORT)
     streamed, held = (tmp_path / str(stream) for stream in (True, False))
-    assert_bitwise(state_of(streamed), state_of(held))
+    # Two programs, of which one gathers the images: the compiler may round their sums differently.
+    # Other pixels in two rows of one training image would change a weight by 4%.
+    ours, theirs = state_of(streamed), state_of(held)
+    np.testing.assert_array_equal(*(jax.random.key_data(each.key) for each in (ours, theirs)))
+    assert_close(ours.replace(key=0), theirs.replace(key=0), 1e-6)
     for ours, theirs in zip(read(streamed), read(held), strict=True):
-        assert {**ours, "time/seconds": 0} == {**theirs, "time/seconds": 0}
+        assert {**ours, "time/seconds": 0} == pytest.approx({**theirs, "time/seconds": 0}, rel=1e-5)
     images = load(streamed).predict(np.zeros((3, 8, 8, 3), np.uint8))
     assert images.probabilities.shape == (3, 2)
 
