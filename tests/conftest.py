@@ -1,6 +1,7 @@
 """All tests see four simulated CPU devices, so that one and several can be compared anywhere."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -37,6 +38,9 @@ from tiny_runs import write_data  # noqa: E402
 
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_num_cpu_devices", 4)
+# What was traced lives as long as the process: looking through all of it for garbage as often as
+# Python does takes a tenth of the time.
+gc.set_threshold(200_000, 50, 1000)
 # The first example of a test compiles, which may take a slow machine longer than a deadline.
 hypothesis.settings.register_profile("jaxmatch", deadline=None)
 hypothesis.settings.load_profile("jaxmatch")
