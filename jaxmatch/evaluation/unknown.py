@@ -25,7 +25,7 @@ from jaxmatch.evaluation.forward import Answers
 from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.run_data import load_recorded
-from jaxmatch.record.unknown import LABELED, NETWORKS, VALIDATION, KnownImages
+from jaxmatch.record.unknown import LABELED, NETWORKS, SHARE, VALIDATION, KnownImages
 from jaxmatch.types import Algorithm, Array, Outputs
 
 log = logging.getLogger(__name__)
@@ -152,6 +152,14 @@ def of_run(
             "`unknown` is too high. A new run with data.validation=N holds out images for it.",
             files.path,
             known.images,
+        )
+    if known.images / (known.images + 1) < SHARE:
+        log.warning(
+            "%s compares with %d known images; so few never give an `unknown` of %g, from which an "
+            "image is likely of no class. Hold out 100 or more (data.validation=N).",
+            files.path,
+            known.images,
+            SHARE,
         )
     return known
 

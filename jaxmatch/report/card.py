@@ -18,6 +18,7 @@ from jaxmatch.evaluation.metrics import METRICS
 from jaxmatch.optim.trained import count_values
 from jaxmatch.record import findings
 from jaxmatch.record.folder import RunFolder
+from jaxmatch.record.unknown import SHARE
 from jaxmatch.report.card_code import CODE, code_for
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.json_files import read_object
@@ -184,9 +185,16 @@ def _temperature(trained: Trained, kind: str) -> str:
 
 
 def _compared(known: Known) -> str:
+    count = len(known.scores)
+    reached = count / (count + 1) >= SHARE
+    meaning = (
+        f"from {SHARE:g} on an image is likely of no class"
+        if reached
+        else f"so few never give the {SHARE:g} from which an image is likely of no class"
+    )
     return (
-        f"the output `unknown` is the share of {len(known.scores):,} {known.part} images that look "
-        f"less strange, by the score {known.score}; from 0.95 on an image is likely of no class"
+        f"the output `unknown` is the share of {count:,} {known.part} images that look less "
+        f"strange, by the score {known.score}; {meaning}"
     )
 
 
@@ -201,7 +209,9 @@ def _usage(path: Path, trained: Trained, kind: str) -> Iterable[str]:
     yield from ("", "```python", *code_for(code, path.name, bool(trained.known)), "```", "")
     yield "With jaxmatch, which also reads photographs and fits them to the size of the images:"
     quoted = shlex.quote(path.name)
-    yield from ("", "```", f"jaxmatch predict --workdir {quoted} PHOTOS -o predictions.csv", "```")
+    words = " --unknown" if trained.known else ""
+    command = f"jaxmatch predict --workdir {quoted} PHOTOS -o predictions.csv{words}"
+    yield from ("", "```", command, "```")
 
 
 def _metrics(

@@ -234,6 +234,7 @@ def test_without_a_validation_set_the_labeled_images_stand_in(tmp_path, pictures
     found = table(["--workdir", tmp_path / "run", pictures, "--unknown"], tmp_path / "p.csv")
     assert len(found) == 24
     assert "compared with its 16 labeled ones" in caplog.text
+    assert "so few never give an `unknown` of 0.95" in caplog.text
     kept = RunFolder(tmp_path / "run").read_known_images()
     assert (kept.part, kept.images, kept.score) == ("labeled", 16, "energy")
     classifier = jaxmatch.load(tmp_path / "run")
@@ -289,6 +290,7 @@ def test_an_exported_file_tells_it_alone(run, program, pictures, tmp_path):
 def test_its_card_tells_how_to_read_it(program, monkeypatch, capsys):
     card = program.with_name("heads.stablehlo.card.md").read_text()
     assert "less strange, by the score heads" in card
+    assert "PHOTOS -o predictions.csv --unknown" in card
     lines = card.partition("```python\n")[2].partition("```")[0]
     monkeypatch.chdir(program.parent)
     capsys.readouterr()
