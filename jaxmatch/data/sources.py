@@ -36,6 +36,7 @@ class Scheme:
             has the images, whose settings are known.
         examples: names for messages; they contain a colon if the scheme has places.
         is_path: the place is the path of a file or folder.
+        in_directory: the files are in the folder ``config.data.directory``.
         streams: the images can stay on disk until they are read.
         native: how the source makes its images from smaller ones, if it does.
     """
@@ -45,6 +46,7 @@ class Scheme:
     sizes: Sizes | None = None
     examples: tuple[str, ...]
     is_path: bool = False
+    in_directory: bool = False
     streams: bool = False
     native: Native | None = None
 
@@ -77,7 +79,10 @@ SOURCES = {
     "mnist5k": Scheme(load=builtin.mnist5k, examples=("mnist5k",), native=builtin.MNIST5K),
     "digits": Scheme(load=builtin.digits, examples=("digits",), native=builtin.DIGITS),
     "fashion_mnist": Scheme(
-        load=fashion_mnist.load, sizes=fashion_mnist.sizes, examples=("fashion_mnist",)
+        load=fashion_mnist.load,
+        sizes=fashion_mnist.sizes,
+        examples=("fashion_mnist",),
+        in_directory=True,
     ),
     "npz": Scheme(load=npz.load, sizes=npz.sizes, examples=("npz:FILE",), is_path=True),
     "folder": Scheme(
@@ -92,6 +97,7 @@ SOURCES = {
         load=_load_tfds,
         load_recorded=_load_recorded_tfds,
         sizes=_tfds_sizes,
+        in_directory=True,
         examples=("tfds:cifar10", "tfds:cifar100", "tfds:svhn_cropped", "tfds:stl10"),
         streams=True,
     ),

@@ -259,10 +259,12 @@ def moved_to(place: str, name: str, directory: str) -> tuple[str, str]:
     """``data.name`` and ``data.directory`` of the same data at ``place``, if that is given."""
     if not place:
         return name, directory
+    if sources.scheme_of(name).in_directory:
+        return name, place
     kind, colon, _ = name.partition(":")
     if not colon:
         raise InputError(f"{name} is part of a package and cannot move; leave out --data.")
-    return (name, place) if kind == "tfds" else (f"{kind}:{place}", directory)
+    return f"{kind}:{place}", directory
 
 
 def reading(config: ConfigDict, directory: str) -> Reading:

@@ -1,8 +1,11 @@
 import gzip
+import json
 
 import numpy as np
 import pytest
+from tiny_runs import train_tiny
 
+from jaxmatch.cli.main import main
 from jaxmatch.data.fashion_mnist import CLASSES, read_idx
 from jaxmatch.data.source import Reading
 from jaxmatch.data.sources import load, sizes
@@ -31,6 +34,24 @@ def write(folder, compress=True, **replaced):
         else:
             (folder / name).write_bytes(content)
     return arrays
+
+
+def test_a_run_is_used_where_its_files_are_and_where_they_have_moved(tmp_path, capsys):
+    write(tmp_path / "files")
+    options = {"data__directory": str(tmp_path / "files"), "data__validation": 10, "steps": 5}
+    train_tiny("fashion_mnist", tmp_path / "run", chosen=",labels=10", **options)
+    words = ["evaluate", f"--workdir={tmp_path / 'run'}", "--json"]
+    capsys.readouterr()
+    main(words)
+    there = json.loads(capsys.readouterr().out)
+    main(["suggest", f"--workdir={tmp_path / 'run'}", "-n", "2", "-o", str(tmp_path / "next.csv")])
+    assert f"--config.data.directory={tmp_path / 'files'}" in capsys.readouterr().out
+    (tmp_path / "files").rename(tmp_path / "moved")
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert f"{tmp_path / 'files'}" in capsys.readouterr().err
+    main([*words, f"--data={tmp_path / 'moved'}"])
+    assert json.loads(capsys.readouterr().out) == there
 
 
 @pytest.mark.parametrize("compress", [False, True])
