@@ -25,7 +25,7 @@ from jaxmatch.evaluation.forward import Answers
 from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.run_data import load_recorded
-from jaxmatch.record.unknown import LABELED, NETWORKS, SHARE, VALIDATION, KnownImages
+from jaxmatch.record.unknown import LABELED, NETWORKS, SHARE, VALIDATION, KnownImages, suffice
 from jaxmatch.types import Algorithm, Array, Outputs
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def of_run(
             files.path,
             known.images,
         )
-    if known.images / (known.images + 1) < SHARE:
+    if not suffice(known.images):
         log.warning(
             "%s compares with %d known images; so few never give an `unknown` of %g, from which an "
             "image is likely of no class. Hold out 100 or more (data.validation=N).",

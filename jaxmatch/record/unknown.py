@@ -65,7 +65,7 @@ class KnownImages:
         known = self.scores[network][score]
         # The quotient of a whole number may be rounded to above it.
         needed = math.ceil(round(SHARE * (len(known) + 1), 9))
-        return None if needed > len(known) else _number(known[needed - 1])
+        return _number(known[needed - 1]) if suffice(len(known)) else None
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
@@ -116,6 +116,11 @@ class KnownImages:
         if not whole:
             raise ValueError("its scores are incomplete")
         return cls(step=step, part=part, score=str(score), scores=scores)
+
+
+def suffice(images: int) -> bool:
+    """Whether so many known images can tell that another one is stranger than :data:`SHARE`."""
+    return images / (images + 1) >= SHARE
 
 
 def _number(value: np.floating) -> float:

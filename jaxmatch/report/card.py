@@ -18,7 +18,7 @@ from jaxmatch.evaluation.metrics import METRICS
 from jaxmatch.optim.trained import count_values
 from jaxmatch.record import findings
 from jaxmatch.record.folder import RunFolder
-from jaxmatch.record.unknown import SHARE
+from jaxmatch.record.unknown import SHARE, suffice
 from jaxmatch.report.card_code import CODE, code_for
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.json_files import read_object
@@ -186,10 +186,9 @@ def _temperature(trained: Trained, kind: str) -> str:
 
 def _compared(known: Known) -> str:
     count = len(known.scores)
-    reached = count / (count + 1) >= SHARE
     meaning = (
         f"from {SHARE:g} on an image is likely of no class"
-        if reached
+        if suffice(count)
         else f"so few never give the {SHARE:g} from which an image is likely of no class"
     )
     return (
