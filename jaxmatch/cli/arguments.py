@@ -18,10 +18,6 @@ STEP = (
     "(default: best for a run with select, else newest)"
 )
 UNCALIBRATED = "leave out the temperature that the validation set gave"
-UNKNOWN_SCORE = (
-    "how strangeness is measured: energy, max_logit or heads (those of the method, the default "
-    "where it has some; else energy)"
-)
 DATA = "the place of the run's folder, npz file or TFDS directory, if it has moved"
 JSON = "print {} as JSON, for programs"
 CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,size=SIZE][,views=V][,preset=P][,split=FILE]"
@@ -42,6 +38,30 @@ def config_of(arguments: argparse.Namespace) -> "ConfigDict":
     for note in notes:
         print(f"jaxmatch: note: {note}", file=sys.stderr)
     return config
+
+
+def add_unknown(command: argparse.ArgumentParser, meaning: str) -> None:
+    """Add ``--unknown``, whose help is ``meaning``, and what goes with it."""
+    command.add_argument("--unknown", action="store_true", help=meaning)
+    command.add_argument(
+        "--unknown-score",
+        default="",
+        metavar="SCORE",
+        help="how strangeness is measured: energy, max_logit or heads (those of the method, the "
+        "default where it has some; else energy)",
+    )
+    command.add_argument("--data", default="", metavar="DIR", help=f"{DATA}; for --unknown")
+
+
+def unknown(arguments: argparse.Namespace) -> bool | str:
+    """Whether strangeness is measured; the name of its score if that is given.
+
+    Raises:
+        InputError: if a score is given alone.
+    """
+    if arguments.unknown_score and not arguments.unknown:
+        raise InputError("--unknown-score chooses how --unknown is measured; add --unknown.")
+    return arguments.unknown and (arguments.unknown_score or True)
 
 
 def check_one_place(arguments: argparse.Namespace, command: str) -> None:

@@ -203,9 +203,8 @@ def _usage(path: Path, trained: Trained, kind: str) -> Iterable[str]:
         yield "The file holds weights alone. A run starts from it by:"
         yield from ("", "```", f"jaxmatch train --config=finetune:DATA,labels=N {start}", "```")
         return
-    needs, code = CODE[kind]
-    yield f"Without jaxmatch, with `{needs}`:"
-    yield from ("", "```python", *code_for(code, path.name, bool(trained.known)), "```", "")
+    yield f"Without jaxmatch, with `{CODE[kind].install}`:"
+    yield from ("", "```python", *code_for(kind, path.name, bool(trained.known)), "```", "")
     yield "With jaxmatch, which also reads photographs and fits them to the size of the images:"
     quoted = shlex.quote(path.name)
     words = " --unknown" if trained.known else ""

@@ -112,15 +112,12 @@ def test_the_facts_survive_the_file(vit):
 
 
 def test_ten_lines_run_it_in_a_process_without_this_library(vit, file, tmp_path):
-    needs, code = CODE["stablehlo"]
-    assert needs == "pip install jax flatbuffers"
-    lines = code_for(code, file.name)
+    assert CODE["stablehlo"].install == "pip install jax flatbuffers"
+    lines = code_for("stablehlo", file.name)
     assert sum(bool(line) for line in lines) <= 10
     shown = (ROOT / "jaxmatch" / "weights" / "README.md").read_text()
-    assert (
-        f"```python\n{CODE['stablehlo'][1].strip()}\n```".replace("FILE", "photos.stablehlo")
-        in shown
-    )
+    code = "\n".join(code_for("stablehlo", "photos.stablehlo"))
+    assert f"```python\n{code}\n```" in shown
     found = fresh(file.parent, lines)
     zeros = vit.predict(np.zeros((1, *vit.image_shape), np.uint8))
     assert found.startswith(f"['{zeros.names[0]}'] [{zeros.confidence[0]:.4f}"[:-1])

@@ -12,7 +12,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.evaluation.shipping import trained_of
 from jaxmatch.evaluation.unknown import measure
 from jaxmatch.record.unknown import VALIDATION
-from jaxmatch.report.card_code import CODE, code_for
+from jaxmatch.report.card_code import code_for
 from jaxmatch.weights import export_onnx
 from jaxmatch.weights.export import export
 
@@ -58,7 +58,7 @@ def test_a_file_tells_how_strange_images_look(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(found.unknown, expected.unknown, rtol=0, atol=1.001 / 41)
     assert np.mean(found.unknown == expected.unknown) > 0.9
     monkeypatch.chdir(tmp_path)
-    exec("\n".join(code_for(CODE["onnx"][1], "a.onnx", unknown=True)), {})
+    exec("\n".join(code_for("onnx", "a.onnx", unknown=True)), {})
     zeros = classifier.predict(np.zeros((1, *classifier.image_shape), np.uint8), unknown=True)
     assert capsys.readouterr().out.rstrip().endswith(f"] {zeros.unknown}")
 
@@ -73,7 +73,7 @@ def test_the_network_computes_as_before_after_a_conversion(vit, tmp_path):
 def test_the_lines_of_the_card_run_it(vit, tmp_path, monkeypatch, capsys):
     export(tmp_path / "a.onnx", trained_of(vit))
     monkeypatch.chdir(tmp_path)
-    exec("\n".join(code_for(CODE["onnx"][1], "a.onnx")), {})
+    exec("\n".join(code_for("onnx", "a.onnx")), {})
     zeros = vit.predict(np.zeros((1, *vit.image_shape), np.uint8))
     assert capsys.readouterr().out.startswith(
         f"['{zeros.names[0]}'] [{zeros.confidence[0]:.3f}"[:-1]

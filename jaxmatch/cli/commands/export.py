@@ -2,7 +2,7 @@
 
 import argparse
 
-from jaxmatch.cli.arguments import DATA, RUN, STEP, UNCALIBRATED, UNKNOWN_SCORE, step
+from jaxmatch.cli.arguments import RUN, STEP, UNCALIBRATED, add_unknown, step, unknown
 from jaxmatch.runtime.paths import path
 
 HELP = (
@@ -44,13 +44,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a new file, such as photos.stablehlo; FILE.card.md is its model card",
     )
-    command.add_argument(
-        "--unknown",
-        action="store_true",
-        help="let the program also tell how strange an image looks, as predict --unknown does",
-    )
-    command.add_argument("--unknown-score", default="", metavar="SCORE", help=UNKNOWN_SCORE)
-    command.add_argument("--data", default="", metavar="DIR", help=f"{DATA}; for --unknown")
+    add_unknown(command, "let the program tell how strange an image looks, as predict --unknown")
     command.add_argument("--uncalibrated", action="store_true", help=UNCALIBRATED)
 
 
@@ -61,12 +55,11 @@ def run(arguments: argparse.Namespace) -> None:
     from jaxmatch.weights.export import PROGRAMS, check_export, export
 
     kind = check_export(arguments.output, arguments.format)
-    if arguments.unknown and kind not in PROGRAMS:
+    score = unknown(arguments)
+    if score and kind not in PROGRAMS:
         raise InputError(
             f"--unknown needs a file that computes ({', '.join(PROGRAMS)}); {kind} holds weights."
         )
-    if arguments.unknown_score and not arguments.unknown:
-        raise InputError("--unknown-score chooses how --unknown is measured; add --unknown.")
 
     from jaxmatch.evaluation.classifier import load
     from jaxmatch.evaluation.shipping import trained_of
@@ -75,8 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_card(arguments.output)
     run = load(arguments.workdir, arguments.step, calibrated=not arguments.uncalibrated)
     run = replace(run, place=arguments.data)
-    unknown = arguments.unknown and (arguments.unknown_score or True)
-    trained = trained_of(run, arguments.network, arguments.naming, unknown)
+    trained = trained_of(run, arguments.network, arguments.naming, score)
     measured = arguments.evaluation and read_evaluation(arguments.evaluation, run)
     holds = export(arguments.output, trained, kind)
     print(f"wrote {arguments.output}: {trained.origin['network']} of step {run.step}, {holds}")

@@ -4,7 +4,7 @@ import argparse
 import sys
 from dataclasses import replace
 
-from jaxmatch.cli.arguments import DATA, RUN, STEP, UNCALIBRATED, UNKNOWN_SCORE, step
+from jaxmatch.cli.arguments import RUN, STEP, UNCALIBRATED, add_unknown, step, unknown
 from jaxmatch.runtime.paths import path
 
 HELP = "Classify image files and write a table: path,class,confidence."
@@ -25,19 +25,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--probabilities", action="store_true", help="add a column p:CLASS for each class"
     )
-    command.add_argument(
-        "--unknown",
-        action="store_true",
-        help="add a column of the share of known images (the validation set) that look less "
-        "strange: from 0.95 on an image is likely of no class",
+    add_unknown(
+        command,
+        "add a column of the share of known images (the validation set) that look less strange: "
+        "from 0.95 on an image is likely of no class",
     )
-    command.add_argument(
-        "--unknown-score",
-        default="",
-        metavar="SCORE",
-        help=UNKNOWN_SCORE,
-    )
-    command.add_argument("--data", default="", metavar="DIR", help=f"{DATA}; for --unknown")
     command.add_argument(
         "--left-out",
         type=path,
@@ -54,8 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     from jaxmatch.evaluation.predict import check_outputs, predict
 
     check_outputs(arguments.output, arguments.left_out)
-    if arguments.unknown_score and not arguments.unknown:
-        raise InputError("--unknown-score chooses how --unknown is measured; add --unknown.")
+    score = unknown(arguments)
     classifier = load(arguments.workdir, arguments.step, calibrated=not arguments.uncalibrated)
     if isinstance(classifier, Classifier):
         classifier = replace(classifier, place=arguments.data)
@@ -68,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.paths,
         arguments.output,
         probabilities=arguments.probabilities,
-        unknown=arguments.unknown and (arguments.unknown_score or True),
+        unknown=score,
         left_out=arguments.left_out,
         tell=_tell_images if sys.stderr.isatty() else lambda done: None,
     )
