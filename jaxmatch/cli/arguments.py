@@ -3,9 +3,11 @@
 import argparse
 import io
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxmatch.errors import InputError
+from jaxmatch.runtime import paths
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -23,9 +25,27 @@ JSON = "print {} as JSON, for programs"
 CONFIG = "FILE_OR_NAME:DATA[,labels=N][,seed=S][,size=SIZE][,views=V][,preset=P][,split=FILE]"
 
 
+def path(text: str) -> Path:
+    """The path that an argument names, on this machine or in a bucket.
+
+    Raises:
+        InputError: if it is empty, as of a shell variable that is not set, or no such path.
+    """
+    if not text:
+        raise InputError("an argument that names a file or folder is empty; give its path.")
+    return paths.path(text)
+
+
 def step(text: str) -> int | str:
     """The step that ``--step`` names: a number, the best one or the newest."""
     return text if text in (BEST, NEWEST) else int(text)
+
+
+def add_minutes(command: argparse.ArgumentParser) -> None:
+    """Add ``--minutes``, which :func:`config_of` reads."""
+    command.add_argument(
+        "--minutes", type=float, metavar="M", help="choose the steps that take M minutes"
+    )
 
 
 def config_of(arguments: argparse.Namespace) -> "ConfigDict":

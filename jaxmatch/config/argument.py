@@ -47,7 +47,8 @@ def parse_argument(argument: str) -> tuple[str, dict[str, str]]:
                 f"cannot read {pair!r} in the config argument, which is DATA,key=value,...; "
                 f"{suggest(key, (*ARGUMENT_KEYS, *scaling.KEYS))}"
             )
-        chosen[key] = value
+        if chosen.setdefault(key, value) != value:
+            raise InputError(f"{key}={chosen[key]} and {pair} are both given; leave one out.")
     for key in WHOLE:
         value = chosen.get(key, "0")
         if not value.isdecimal() and not (key == "labels" and value == "all"):

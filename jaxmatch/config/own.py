@@ -272,6 +272,7 @@ def _fit(config: ConfigDict, at: Circumstances) -> str:
     size = SIZES[config.size]
     if config.data.image_size is None:
         config.data.image_size = _side(size, at, config.model.get("patch"))
+    timed = config.minutes and config.steps is None
     chosen = {
         **size.values,
         "steps": _steps(size, config.data.image_size, at.stages),
@@ -292,10 +293,11 @@ def _fit(config: ConfigDict, at: Circumstances) -> str:
     images = [f"{batch} labeled"] if method.labeled else []
     if method.unlabeled and config.data.ratio:
         images.append(f"{batch * config.data.ratio} unlabeled")
+    steps = f"as many as take {config.minutes:g} minutes" if timed else f"{config.steps} steps"
     return (
         f"size={config.size}{why} ({size.meaning}): {network}, images of "
-        f"{config.data.image_size} pixels, {' and '.join(images)} images a step, {config.steps} "
-        f"steps. size={'|'.join(SIZES)}, --minutes=M or --config.KEY=VALUE choose otherwise."
+        f"{config.data.image_size} pixels, {' and '.join(images)} images a step, {steps}. "
+        f"size={'|'.join(SIZES)}, --minutes=M or --config.KEY=VALUE choose otherwise."
     )
 
 

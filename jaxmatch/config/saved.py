@@ -230,7 +230,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
         for key in sorted(mine.keys() | other.keys())
-        if mine.get(key) != other.get(key)
+        if mine.get(key) != other.get(key) and flat_old.get(key) != flat_new.get(key)
     ]
 
 

@@ -36,6 +36,8 @@ def load(place: str, reading: Reading) -> Source:
         InputError: if the content does not fit.
     """
     found = find(place)
+    if reading.label_free:
+        found = _without_other_classes(found)
     names = found.names
     classes = _classes(found)
     number = {name: position for position, name in enumerate(classes)} | {UNLABELED: -1}
@@ -68,6 +70,10 @@ def load(place: str, reading: Reading) -> Source:
         aliases=found.aliased,
     )
     survey = _survey(found, pixels, reading.levels)
+    tested = {classes[label] for label in labels[held_out & readable]}
+    if listed.drawn and tested and (untested := sorted({*classes} - tested)):
+        note = f"The test set, drawn from the labeled images, has none of {some(untested)}."
+        survey = replace(survey, notes=(*survey.notes, note))
     source = _source(place, found.root, classes, listed, images, used, survey)
     for position in set(range(len(classes))) - set(source.labels.tolist()):
         lost = {
@@ -93,6 +99,8 @@ def _no_test_set(found: Listing) -> str:
             f"{found.given} has too few labeled images for a test set: add test/<class>/ folders."
             f"{notes}"
         )
+    if found.table:
+        return f"{found.table} of {found.given} has no labels; write those you know into it.{notes}"
     texts = [name for names in found.left_out.values() for name in names]
     tables = sorted(name for name in texts if name.lower().endswith((".csv", ".tsv")))
     seen = f" (there is {some(tables)}, which has another name or place)" if tables else ""
@@ -126,7 +134,15 @@ def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
         InputError: if there is no readable image.
     """
     found = find(place)
-    return image_files.sizes(found.root / name for name in _spread(found.names))
+    names = _spread(found.names)
+    try:
+        return image_files.sizes(found.root / name for name in names)
+    except InputError as error:
+        files = [found.root / name for name in names]
+        lost = read_files(files, Fitting(size=(8, 8)), reading.levels, names).left_out
+        raise InputError(
+            f"No image of {place} is readable ({by_reason(lost)}); convert them to PNG or JPEG."
+        ) from error
 
 
 def _spread(names: Sequence[str]) -> Sequence[str]:
@@ -181,6 +197,28 @@ def _classes(found: Listing) -> tuple[str, ...]:
                 "some, or remove it."
             )
     return tuple(sorted(classes - {UNLABELED}))
+
+
+def _without_other_classes(found: Listing) -> Listing:
+    """For a method that reads no labels: without a held-out set of classes that do not train."""
+    for part in ("test", "validation"):
+        held_out = getattr(found, part)
+        apart = found.test | found.validation
+        trained = {label for name, label in found.classes_of.items() if name not in apart}
+        other = sorted({found.classes_of[name] for name in held_out} - (trained - {UNLABELED}))
+        if not other or len(held_out) == len(found.classes_of):
+            continue
+        note = f"Not used: the {part} set, because no training image is of {some(other)}."
+        reason = f"{part} images of classes that no training image has"
+        found = replace(
+            found,
+            classes_of={n: label for n, label in found.classes_of.items() if n not in held_out},
+            left_out={**found.left_out, reason: tuple(sorted(held_out))},
+            aliases={alias: n for alias, n in found.aliases.items() if n not in held_out},
+            notes=(*found.notes, note),
+            **{part: frozenset()},
+        )
+    return found
 
 
 def _drawn_before(record: Record, found: Listing) -> frozenset[str]:

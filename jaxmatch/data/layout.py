@@ -44,6 +44,14 @@ VAGUE = ("-1", "na", "nan", "no label", "no_label", "nolabel", "none", "null", "
          "unclassified", "undefined", "unknown", "unsorted")  # fmt: skip
 
 
+# Names of a class that may mean a set.
+LIKE_A_SET = re.compile(
+    r"(?<![a-z])((un|not)[ _-]?label\w*|tests?|testing|val(id(ation|ate)?)?|dev|hold[ _-]?out)"
+    r"(?![a-z])",
+    re.IGNORECASE,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a folder's images are used for.
@@ -353,6 +361,10 @@ def _notes_of_sets(
         notes.append(
             f"{some(vague)} is a class here; move its images to unlabeled/, or leave the label "
             "empty, if they have no label."
+        )
+    if by_folders and (sets := sorted(label for label in trained if LIKE_A_SET.search(label))):
+        notes.append(
+            f"{some(sets)} is a class here; if it is a set, call its folder test, val or unlabeled."
         )
     for name in sorted(
         {name.split("/")[1] for name in places if _sorted_unlabeled(name)} & trained

@@ -139,7 +139,7 @@ def read(path: str | os.PathLike, names: Names | None = None) -> Split:
         InputError: if the file is missing, malformed, or was changed after it was written.
     """
     path = paths.path(path)
-    if path.suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         return _listed(path, names)
     try:
         content = json.loads(paths.read_whole(path).decode("utf-8-sig"))
@@ -163,6 +163,9 @@ def read(path: str | os.PathLike, names: Names | None = None) -> Split:
         unlabeled.ndim != 1 or (unlabeled.size and unlabeled.dtype.kind != "i")
     ):
         raise InputError(f"{path}: unlabeled must be a list of whole numbers.")
+    for key, kind in (("source", str), ("seed", int), ("hash", str)):
+        if not isinstance(content.get(key), kind | None):
+            raise InputError(f"{path}: {key} must be {'text' if kind is str else 'a number'}.")
     split = Split(
         indices=indices.astype(np.int64),
         source=content.get("source"),
@@ -201,7 +204,7 @@ def _number_of_images(path: Path) -> int | None:
     """How many images a split file names; None if it cannot be read, which is told later."""
     try:
         text = paths.read_whole(path).decode("utf-8-sig")
-        if path.suffix == ".txt":
+        if path.suffix.lower() == ".txt":
             return len({line.strip() for line in text.splitlines()} - {""})
         return len(json.loads(text)["indices"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -249,9 +252,12 @@ def _listed(path: Path, names: Names | None) -> Split:
             twice.add(key)
     rows: dict[int, None] = {}
     for text in wanted:
-        name = relative(names.roots, text) if names.roots else text
-        row = names.rows.get(name, last.get(name) if name not in twice else None)
-        if row is None:
+        for spelled in (text, text.replace("\\", "/")):
+            name = relative(names.roots, spelled) if names.roots else spelled
+            row = names.rows.get(name, last.get(name) if name not in twice else None)
+            if row is not None:
+                break
+        else:
             if name in twice:
                 problem = "stands for several images; write its path."
             else:
@@ -313,6 +319,7 @@ def validation(
     seed: int,
     keep: Split | None = None,
     draw: Literal["stratified", "balanced"] = "stratified",
+    spare: int = 0,
 ) -> tuple[Source, Images, np.ndarray]:
     """Move ``count`` labeled training images to a validation set.
 
@@ -323,6 +330,7 @@ def validation(
         keep: images that stay in the source.
         draw: "stratified" draws as many of each class as it has (:func:`stratified`), "balanced"
             equally many, as far as a class has them.
+        spare: how many labeled images of each class stay beside those of ``keep``.
 
     Returns:
         The source without them, their images [count h w c] uint8 and their labels [count] int32.
@@ -334,11 +342,12 @@ def validation(
     if keep is not None:
         free[locate(source, keep)] = False
     classes = len(source.classes)
-    available = np.bincount(source.labels[free], minlength=classes)
+    available = np.maximum(np.bincount(source.labels[free], minlength=classes) - spare, 0)
     if not 0 < count <= available.sum():
         raise InputError(
             f"validation={count} must lie between 1 and the {available.sum()} training images of "
-            f"{source.name} that have a label and are not used as labeled examples."
+            f"{source.name} that have a label and are not used as labeled examples"
+            f"{f', of which each class keeps {spare}' if spare else ''}."
         )
     if draw == "balanced":
         shares = np.zeros_like(available)

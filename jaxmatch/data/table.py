@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +34,7 @@ _PARTS = {
     "train": r"train(ing)?|labell?ed",
     "test": r"test(ing)?",
     "validation": r"val(id(ation)?)?",
-    "unlabeled": r"unlabell?ed",
+    "unlabeled": r"un[ _-]?labell?ed",
 }
 _PART = re.compile(
     f"({'|'.join(f'(?P<{part}>{words})' for part, words in _PARTS.items())})"
@@ -101,12 +101,11 @@ def read(file: Path, key: str = "path") -> Table:
         words = [cell.strip().lower() for cell in header]
         columns.pop("path", None)
         columns |= {"path": words.index(key)} if key in words else {}
-    missing = InputError(
-        f"{file} must have the first line `{key},label`, and both in each row; a third column "
-        f"`split` may say train, validation or test. Its first line is `{','.join(header)}`."
-    )
     if not {"path", "label"} <= columns.keys():
-        raise missing
+        raise InputError(
+            f"{file} must have the first line `{key},label`, and both in each row; a third column "
+            f"`split` may say train, validation or test. Its first line is `{','.join(header)}`."
+        )
     rows = []
     for number, cells in enumerate(body, 2):
         if len(cells) > len(header) and any(cells[len(header) :]):
@@ -118,7 +117,13 @@ def read(file: Path, key: str = "path") -> Table:
             kind: cells[place].strip() for kind, place in columns.items() if place < len(cells)
         }
         if "label" not in found or not found["path"]:
-            raise missing
+            lacks = key if "label" in found else "cell for the label"
+            raise InputError(f"{file} has no {lacks} in row {number}; add it, or remove the row.")
+        if any("\n" in cell or "\r" in cell for cell in found.values()):
+            raise InputError(
+                f"{file} has a line break inside of quotes in row {number}; a quote is missing or "
+                "too many there."
+            )
         rows.append(_row(file, found))
     notes = [*_header_notes(file, header, columns), *_label_notes(file, body, columns["label"])]
     _check_numbers(file, {row.label for row in rows})
@@ -131,9 +136,10 @@ def resolve(
     """The row of each image, by its name, and notes.
 
     A path is relative to the first of ``roots`` or absolute; later ones are its earlier places. If
-    there is no such file, the path may differ in case, Unicode normal form or slashes, or in its
-    folders, as long as it fits one of ``images`` only. Without ``strict``, rows that fit none of
-    them are left out.
+    there is no such file, the path may differ in case, Unicode normal form or slashes, or its first
+    folders may be others or missing, as long as it fits one of ``images`` only. A file that is
+    missing in its folder is not looked for in folders that the table names, too. Without
+    ``strict``, rows that fit none of ``images`` are left out.
 
     Raises:
         InputError: naming the first row without a file, or an image of two classes.
@@ -149,21 +155,76 @@ def resolve(
             missing.append(row)
     if not missing:
         return rows, []
-    whole, last = _unique(images, _plain), _unique(images, lambda name: _plain(name).split("/")[-1])
-    lost = []
+    similar = _Similar.of(images, rows)
+    lost, found = [], []
     for row in missing:
-        key = _plain(row.path)
-        name = whole.get(key) or last.get(key.split("/")[-1], "")
-        if name:
+        if name := similar.find(row.path):
             _add(table, rows, name, row)
+            found.append((row.path, name))
         else:
             lost.append(row)
     if lost and strict:
-        raise _no_file(table, lost, images)
+        raise _no_file(table, lost, similar)
+    if not found:
+        return rows, []
+    (path, name), *_ = found
     return rows, [
-        f"Found by a similar name: {counted(len(missing), 'file')} of {table.file.name}, such as "
-        f"{printable(missing[0].path)}."
+        f"Found by a similar name: {counted(len(found), 'file')} of {table.file.name}, such as "
+        f"{printable(path)} as {printable(name)}."
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Similar:
+    """Images by their names without differences in spelling.
+
+    Attributes:
+        whole: the image of each plain path that only one has.
+        ends: the image of each end of a plain path, from a slash on, that only one has.
+        folders: the ends of the plain paths of all folders of images.
+        named: the plain paths of the folders by which a table names images.
+    """
+
+    whole: Mapping[str, str]
+    ends: Mapping[str, str]
+    folders: Set[str]
+    named: Set[str]
+
+    @classmethod
+    def of(cls, images: Set[str], found: Iterable[str]) -> "_Similar":
+        """The images of these names, of which the table names those ``found`` by their paths."""
+        folders = {os.path.dirname(_plain(name)) for name in images}
+        return cls(
+            whole=_unique((_plain(name), name) for name in images),
+            ends=_unique((end, name) for name in images for end in _ends(_plain(name))),
+            folders={end for folder in folders for end in _ends(folder)},
+            named={os.path.dirname(_plain(name)) for name in found} - {""},
+        )
+
+    def find(self, path: str) -> str:
+        """The image that a path means; "" if none or several fit.
+
+        The longest end of the path that means an image counts. If an image's folder is found
+        first, the image is missing in it.
+        """
+        plain = _plain(path)
+        for end in _ends(plain):
+            if name := self.whole.get(end) or self.ends.get(end, ""):
+                moved = "/" in plain and "/" not in end  # into a folder of another name
+                return "" if moved and os.path.dirname(_plain(name)) in self.named else name
+            if self.folder_is_known(end):
+                return ""
+        return ""
+
+    def folder_is_known(self, plain: str) -> bool:
+        """Whether the folder of a plain path is the end of a folder of images."""
+        return os.path.dirname(plain) in self.folders - {""}
+
+
+def _ends(plain: str) -> list[str]:
+    """A path, and what is left of it without its first folder, and so on."""
+    parts = plain.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _add(table: Table, rows: dict[str, Row], name: str, row: Row) -> None:
@@ -175,12 +236,13 @@ def _add(table: Table, rows: dict[str, Row], name: str, row: Row) -> None:
         raise InputError(f"{table.file} names {name} more than once, as {one!r} and {other!r}.")
 
 
-def _no_file(table: Table, lost: Sequence[Row], images: set[str]) -> InputError:
+def _no_file(table: Table, lost: Sequence[Row], similar: _Similar) -> InputError:
     """The error for rows without a file."""
     key = _plain(lost[0].path)
     others = f", nor for {counted(len(lost) - 1, 'other row')}" if len(lost) > 1 else ""
-    stem_or_name = re.compile(rf"(.*/)?{re.escape(key.split('/')[-1])}(\.\w+)?")
-    near = [name for name in sorted(images) if stem_or_name.fullmatch(_plain(name))]
+    known = next((end for end in _ends(key) if similar.folder_is_known(end)), key.split("/")[-1])
+    stem_or_name = re.compile(rf"(.*/)?{re.escape(known)}(\.\w+)?")
+    near = [name for plain, name in sorted(similar.whole.items()) if stem_or_name.fullmatch(plain)]
     advice = "correct the paths, or remove the rows"
     if near:
         advice = f"write paths relative to the folder, with extension, such as {printable(near[0])}"
@@ -188,13 +250,13 @@ def _no_file(table: Table, lost: Sequence[Row], images: set[str]) -> InputError:
     return InputError(f"{first}, but there is no such file{others}: {advice}.")
 
 
-def _unique(names: Iterable[str], key: Callable[[str], str]) -> Mapping[str, str]:
-    """The name of each key that only one of ``names`` has."""
+def _unique(names: Iterable[tuple[str, str]]) -> Mapping[str, str]:
+    """Of (key, name), the name of each key that only one has."""
     found: dict[str, str] = {}
     several = set()
-    for name in names:
-        if found.setdefault(key(name), name) != name:
-            several.add(key(name))
+    for key, name in names:
+        if found.setdefault(key, name) != name:
+            several.add(key)
     return {each: name for each, name in found.items() if each not in several}
 
 

@@ -159,8 +159,7 @@ class Predictor:
             if not count:
                 listed = f" ({by_reason(left_out)})" if left_out else ""
                 raise InputError(f"{NO_IMAGES}{listed}.")
-            # Later blocks have the shape of the first, so that nothing is compiled again and the
-            # last digits do not depend on the number of files.
+            # Later blocks have the shape of the first, so that nothing is compiled again.
             padding = padding and BATCH - count
             images = block.images
             if padding:
@@ -216,7 +215,9 @@ def _paths(images: Any) -> list[AnyPath]:
     """The paths in ``images``; none if they are arrays."""
     if isinstance(images, str | os.PathLike):
         return [images]
-    if isinstance(images, np.ndarray) and images.dtype.kind == "U":
-        return images.ravel().tolist()
-    listed = images if isinstance(images, list | tuple) else ()
+    if hasattr(images, "to_numpy"):  # a column of pandas
+        images = images.to_numpy()
+    if isinstance(images, np.ndarray) and images.dtype.kind in "UTO":  # texts
+        images = images.ravel().tolist()
+    listed = images if isinstance(images, list | tuple | set | frozenset) else ()
     return list(listed) if all(isinstance(each, str | os.PathLike) for each in listed) else []

@@ -62,7 +62,7 @@ def choose(
         rows = () if source.listed is None else source.listed.validation
     elif data.validation:  # before labels="all" takes every labeled image
         source, held_images, held_labels = splits.validation(
-            source, data.validation, config.seed, split, data.validation_draw
+            source, data.validation, config.seed, split, data.validation_draw, spare=split is None
         )
         rows = tuple(np.setdiff1d(whole.rows, source.rows).tolist())
     else:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxmatch.data import splits
 from jaxmatch.data.added import Added
-from jaxmatch.data.copies import array_hashes, copies, listed_hashes
+from jaxmatch.data.copies import array_hashes, contradictions, copies, listed_hashes
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.record import Record, file_hashes
@@ -111,10 +111,15 @@ class Data:
         return texts
 
     def copies(self) -> list[str]:
-        """Warnings of images that two sets of this run have in common, by content."""
+        """Warnings of images that two sets or classes of this run have in common, by content."""
         source, listed = self.source, self.record.listed
         labeled = set(self.split.indices.tolist())
         pool = source.rows.tolist()
+        classes = {
+            row: source.classes[label]
+            for row, label in zip(pool, source.labels.tolist(), strict=True)
+            if label >= 0
+        }
         if listed is not None:
             rows = {
                 "test": listed.test,
@@ -122,7 +127,11 @@ class Data:
                 "labeled": sorted(labeled),
                 "unlabeled": [row for row in pool if row not in labeled],
             }
-            return copies({name: listed_hashes(listed, some) for name, some in rows.items()})
+            known = {listed.names[row]: name for row, name in classes.items()}
+            return [
+                *contradictions(listed_hashes(listed, pool), known),
+                *copies({name: listed_hashes(listed, some) for name, some in rows.items()}),
+            ]
         training = array_hashes(source.images, "training image")
         of = dict(zip(pool, training.items(), strict=False))
         sets = {
@@ -132,7 +141,8 @@ class Data:
         }
         if self.validation_images is not None:
             sets["validation"] = array_hashes(self.validation_images, "validation image")
-        return copies(sets)
+        known = {of[row][0]: name for row, name in classes.items() if row in of}
+        return [*contradictions(training, known), *copies(sets)]
 
     def facts(self) -> Facts:
         """The facts that a trained run needs even if its data is gone."""

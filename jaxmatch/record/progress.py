@@ -17,7 +17,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from jaxmatch.errors import DiskError
+from jaxmatch.errors import DiskError, JaxmatchError
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.json_files import disk_error
@@ -106,12 +106,18 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave the last display on the screen and restore the loggers' handlers."""
+        """Leave the last display on the screen and restore the loggers' handlers.
+
+        A sentence with which the run ends, such as that a loss is not finite, goes to the log.
+        """
         if self._terminal:
             self._root.handlers = self._handlers
             self._live.stop()
         else:  # other runs remove their own handlers
             self._root.removeHandler(self._handler)
+        if isinstance(error, JaxmatchError):
+            with contextlib.suppress(DiskError):  # the first error counts
+                self._write(str(error))
         try:
             self._file.close()
         except OSError as problem:

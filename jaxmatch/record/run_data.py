@@ -128,6 +128,7 @@ def load_new(
     """
     check_numbers(config)
     data, algorithm = config.data, build_algorithm(config.algorithm)
+    _check_used(config)
     name, directory = moved_to(place, data.name, data.directory)
 
     def read() -> Source:
@@ -142,6 +143,20 @@ def load_new(
         return sources.load(name, settings)
 
     return choose(config, _read_together(name, read), split)
+
+
+def _check_used(config: ConfigDict) -> None:
+    """Refuse settings of other sources, which would have no effect.
+
+    Raises:
+        InputError: naming the first.
+    """
+    data = config.data
+    in_directory = sources.scheme_of(data.name).in_directory
+    used = {"directory": in_directory, "extra": data.name.startswith("tfds:svhn")}
+    for key, has_effect in used.items():
+        if data[key] and not has_effect:
+            raise InputError(f"data.{key}={data[key]} has no effect on {data.name}; leave it out.")
 
 
 def _read_together(name: str, read: Callable[[], Source]) -> Source:

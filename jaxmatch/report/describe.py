@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,12 +16,14 @@ from jaxmatch.algorithms.unequal import innermost
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.errors import printable
 from jaxmatch.evaluation.selection import Selection
+from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.optim.trained import count_values, trained_part
 from jaxmatch.program import Program
 from jaxmatch.record import findings, run_data
 from jaxmatch.record.settled import settled, standardized
 from jaxmatch.runtime.compilation import operations
 from jaxmatch.runtime.mesh import device_bytes, tree_bytes
+from jaxmatch.weights.transfer import STAGE
 
 MOST_ROWS = 20  # of the table of classes
 UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -33,6 +36,7 @@ PARTS = {
     "policy": "augmentation policy",
     "images": "images",
 }
+STEPS = ("steps", "steps_per_call", "log_every", "eval_every", "save_every")
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:
@@ -55,18 +59,23 @@ def describe(config: ConfigDict) -> dict[str, Any]:
 
 
 def _describe(config: ConfigDict, stages: int = 1) -> dict[str, Any]:
+    minutes = config.minutes if config.steps is None else 0.0
     config, chosen = settled(config, stages=stages)
     selection = Selection.of(config)
     data = run_data.with_pseudo_labels(config, run_data.load_new(config))
     config = standardized(config, data.source.images)
     program = Program.build(config, data.facts()).with_stand_ins()
+    begins = []
+    if config.init_from and not config.init_from.startswith(STAGE):  # a stage has not run yet
+        _, sentences = read_trunk(config, Path(), program)
+        begins = [*sentences] or [f"init_from={config.init_from}: its encoder."]
     found = findings.find(data)
     if selection is not None:
         selection.check(len(program.classes), found["validation"])
     state, spec = program.state, program.spec
     return {
         "data": found,
-        "run": {**_run(config, program), "chosen": chosen},
+        "run": {**_run(config, program, minutes), "chosen": chosen, "begins_from": begins},
         "parameters": count_values(state.params),
         "trained_parameters": count_values(
             trained_part(program.optim.train, state.params, program.algorithm.heads)
@@ -88,8 +97,8 @@ def _describe(config: ConfigDict, stages: int = 1) -> dict[str, Any]:
     }
 
 
-def _run(config: ConfigDict, program: Program) -> dict[str, Any]:
-    """What will run, as a JSON object."""
+def _run(config: ConfigDict, program: Program, minutes: float) -> dict[str, Any]:
+    """What will run, as a JSON object; if it may take ``minutes``, its steps are not known yet."""
     algorithm = program.algorithm
     idea = (sys.modules[type(innermost(algorithm)).__module__].__doc__ or "").partition("\n")[0]
     sides = ("depth", "width", "patch", "heads", "stride")
@@ -104,8 +113,8 @@ def _run(config: ConfigDict, program: Program) -> dict[str, Any]:
         "augment": config.augment,
         "views_preset": config.views_preset,
         "evaluated": algorithm.evaluated,
-        **{key: config[key] for key in ("steps", "steps_per_call")},
-        **{key: config[key] for key in ("log_every", "eval_every", "save_every")},
+        "minutes": minutes,
+        **{key: None if minutes else config[key] for key in STEPS},
         **{key: config[key] for key in ("keep_best", "select")},
         "platform": program.mesh.devices.flat[0].device_kind,
     }
@@ -133,7 +142,10 @@ def _sections(found: Mapping[str, Any], title: str) -> Iterable[RenderableType]:
     named = f", views={run['views_preset']}" if run["views_preset"] else ""
     strong = f" (strong: {run['augment']}{named})" if "strong" in views["unlabeled"] else ""
     periods = {"log": "log_every", "evaluate": "eval_every", "save": "save_every"}
-    every = ", ".join(f"{verb} every {run[key]:,}" for verb, key in periods.items())
+    steps = f"as many as take {run['minutes']:g} minutes, which the run measures as it begins"
+    if not run["minutes"]:
+        every = ", ".join(f"{verb} every {run[key]:,}" for verb, key in periods.items())
+        steps = f"{run['steps']:,}, {run['steps_per_call']:,} a call; {every}"
     used = f"{run['select']}, which evaluate, predict and export use"
     best = used if run["select"] else run["keep_best"] or "none beside the newest"
     height, width = run["image_size"]
@@ -144,11 +156,12 @@ def _sections(found: Mapping[str, Any], title: str) -> Iterable[RenderableType]:
             ("images", f"{width}x{height}, {run['dtype']} activations"),
             ("views", f"labeled {views['labeled']}; unlabeled {views['unlabeled']}{strong}"),
             ("a step", f"{batch['labeled']:,} labeled and {batch['unlabeled']:,} unlabeled images"),
-            ("steps", f"{run['steps']:,}, {run['steps_per_call']:,} a call; {every}"),
+            ("steps", steps),
             ("best kept", best),
             ("reported", f"the {run['evaluated']}"),
             ("arithmetic", f"{_short(found['operations_per_step'])} operations a step"),
             ("devices", f"{found['devices']} ({run['platform']})"),
+            *(("begins from", sentence) for sentence in run["begins_from"]),
             *(("chosen", note) for note in run["chosen"]),
         ]
     )

@@ -88,8 +88,11 @@ def _classes(metrics: Mapping[str, Any]) -> RenderableType:
     table = plain_table("class", "test images", "recall", "precision", "F1")
     intervals = metrics.get("intervals", {}).get("per_class", {})
     for name, row in metrics["per_class"].items():
+        there = row["support"] > 0  # else recall and F1 are shares of nothing
         shares = (
             _bracketed(row[key], intervals.get(name, {}).get(key), percent, gap="\n")
+            if there or key == "precision"
+            else "-"
             for key in ("recall", "precision", "f1")
         )
         table.add_row(Text(printable(name)), f"{row['support']:,}", *shares)

@@ -11,8 +11,10 @@ reads from, a temporary folder of this machine, which works for a single process
 """
 
 import contextlib
+import errno
 import json
 import logging
+import os
 import shutil
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.runtime import checkpoint_files as files
 from jaxmatch.runtime import hosts, paths
-from jaxmatch.runtime.json_files import read_object
+from jaxmatch.runtime.json_files import disk_error, read_object
 from jaxmatch.runtime.paths import in_bucket, write_whole
 from jaxmatch.types import PyTree
 
@@ -329,8 +331,14 @@ def check_place(folder: Path) -> None:
     """Check that the processes of this run can save to ``folder``.
 
     Raises:
-        InputError: if they cannot.
+        InputError: if several processes cannot save to such a place.
+        DiskError: if a file is in the way, or the folder may not be written.
     """
+    if not in_bucket(folder):
+        above = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        code = errno.EACCES if above.is_dir() else errno.ENOTDIR
+        if code == errno.ENOTDIR or not os.access(above, os.W_OK):
+            raise disk_error(folder, OSError(code, os.strerror(code)))
     if not files.orbax_writes_to(folder) and jax.process_count() > 1:
         raise InputError(
             f"several processes cannot save to {folder}, because Orbax does not write to s3://; "

@@ -389,7 +389,11 @@ class Run:
         """The error to raise if ``term`` is not finite at ``step``."""
         self.checkpoints.wait()
         steps = self.checkpoints.steps()
-        last = f"the last good checkpoint is that of step {steps[-1]}" if steps else "none is saved"
+        last = (
+            f"the last good checkpoint is that of step {steps[-1]}"
+            if steps
+            else "no checkpoint is saved"
+        )
         return NonFiniteError(
             f"{term} became NaN or Inf at step {step}; {last}. "
             "Lower optim.learning_rate or set optim.clip_norm."

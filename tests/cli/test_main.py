@@ -610,6 +610,8 @@ def test_a_diverging_run_exits_with_3(data, call, tmp_path):
         assert (code, output) == (3, "")
         assert "became NaN or Inf at step" in error
         assert "loss/supervised" in error
+        assert "no checkpoint is saved" in error
+    assert "became NaN or Inf at step" in (tmp_path / "run" / "log.txt").read_text()
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
@@ -617,7 +619,16 @@ def test_a_folder_that_cannot_be_written_exits_with_4(data, call, tmp_path):
     (tmp_path / "file").write_text("")
     code, output, error = call("train", "--workdir", tmp_path / "file" / "run", *arguments(data))
     assert (code, output) == (4, "")
-    assert "could not be written" in error
+    assert "run could not be written (Not a directory)" in error
+    assert "compiled" not in error
+
+
+@pytest.mark.parametrize("option", ["--workdir=", "--workdir"])
+def test_an_empty_path_is_refused(data, call, option):
+    words = [option] if option.endswith("=") else [option, ""]
+    code, output, error = call("train", *words, *arguments(data))
+    assert (code, output) == (2, "")
+    assert "names a file or folder is empty; give its path" in error
 
 
 @pytest.mark.parametrize(

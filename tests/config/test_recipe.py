@@ -558,6 +558,11 @@ def test_a_label_free_method_takes_no_labels(chosen):
         from_flags(f"simclr:mnist5k,{chosen}", [])
 
 
+def test_two_values_of_a_word_are_a_contradiction():
+    with pytest.raises(InputError, match="labels=40 and labels=10 are both given; leave one out"):
+        from_flags("fixmatch:mnist5k,labels=40,labels=10", [])
+
+
 def test_the_last_of_two_overrides_counts():
     flags = ["--config.steps=30", "--config.steps=45"]
     assert from_flags("fixmatch:mnist5k", flags)[0].steps == 45
@@ -582,6 +587,9 @@ def test_the_draw_of_no_validation_set_is_no_difference():
     balanced = config("fixmatch:mnist5k", "--config.data.validation_draw=balanced")
     assert not differences(to_json(config("fixmatch:mnist5k")), to_json(balanced))
     assert run_name(balanced) == run_name(config("fixmatch:mnist5k"))
+    held_out = config("fixmatch:mnist5k", "--config.data.validation=50")
+    plain = to_json(config("fixmatch:mnist5k"))
+    assert differences(to_json(held_out), plain) == ["data.validation: 50 -> 0"]
 
 
 def test_an_older_run_has_its_data_sets_defaults():

@@ -37,11 +37,13 @@ def png(values, depth, color, *, palette=None, transparency=b"", more=b"", late=
     return b"".join([*parts, chunk(b"IDAT", zlib.compress(data)), late, chunk(b"IEND", b"")])
 
 
-def tiff(values, *, photometric=1, extra=(), big=False, tags=(), bits=None):
+def tiff(
+    values, *, photometric=1, extra=(), big=False, tags=(), bits=None, planes=False, deflate=False
+):
     """A TIFF of values [h w] or [h w channels] in the values' own dtype, in one strip.
 
     ``tags`` are further (tag, type, count, value of at most four bytes). ``bits`` is 12 for values
-    that are packed to 12 bits.
+    that are packed to 12 bits. ``planes`` puts each channel into a strip of its own.
     """
     order = ">" if big else "<"
     values = values[..., None] if values.ndim == 2 else values
@@ -51,16 +53,23 @@ def tiff(values, *, photometric=1, extra=(), big=False, tags=(), bits=None):
         data = np.packbits(each.reshape(height, -1), axis=1).tobytes()
     else:
         data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    strips = [data]
+    if planes:
+        parts = np.moveaxis(values.astype(values.dtype.newbyteorder(order)), -1, 0)
+        strips = [part.tobytes() for part in parts]
+    if deflate:
+        strips = [zlib.compress(strip) for strip in strips]
     bits = bits or values.dtype.itemsize * 8
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     shorts = {
         256: [width],
         257: [height],
         258: [bits] * channels,
-        259: [1],
+        259: [8 if deflate else 1],
         262: [photometric],
         277: [channels],
         278: [height],
+        284: [2 if planes else 1],
         339: [kind] * channels,
     }
     if extra:
@@ -69,9 +78,16 @@ def tiff(values, *, photometric=1, extra=(), big=False, tags=(), bits=None):
         tag: (3, len(each), struct.pack(f"{order}{len(each)}H", *each))
         for tag, each in shorts.items()
     }
-    entries |= {273: (4, 1, b""), 279: (4, 1, struct.pack(order + "I", len(data)))}
+    form = f"{order}{len(strips)}I"
+    lengths = [len(strip) for strip in strips]
+    entries |= {tag: (4, len(strips), struct.pack(form, *lengths)) for tag in (273, 279)}
     entries |= {tag: (kind, count, value) for tag, kind, count, value in tags}
     after = 8 + 2 + 12 * len(entries) + 4
+    start = after + sum(
+        len(value) + len(value) % 2 for *_, value in entries.values() if len(value) > 4
+    )
+    places = np.cumsum([start, *lengths[:-1]]).tolist()
+    entries[273] = (4, len(strips), struct.pack(form, *places))
     longer = b""
     rows = []
     for tag, (kind, count, value) in sorted(entries.items()):
@@ -80,14 +96,12 @@ def tiff(values, *, photometric=1, extra=(), big=False, tags=(), bits=None):
             longer += value + b"\0" * (len(value) % 2)
             value = struct.pack(order + "I", place)
         rows.append((tag, kind, count, value))
-    start = struct.pack(order + "I", after + len(longer))
     table = b"".join(
-        struct.pack(order + "HHI", tag, kind, count)
-        + (start if tag == 273 else value).ljust(4, b"\0")
+        struct.pack(order + "HHI", tag, kind, count) + value.ljust(4, b"\0")
         for tag, kind, count, value in rows
     )
     head = (b"MM\0*" if big else b"II*\0") + struct.pack(order + "IH", 8, len(rows))
-    return head + table + b"\0" * 4 + longer + data
+    return head + table + b"\0" * 4 + longer + b"".join(strips)
 
 
 def saved(image, kind, **options):

@@ -219,6 +219,44 @@ def test_content_that_does_not_fit(tmp_path):
         load(tmp_path)
 
 
+def test_a_method_without_labels_leaves_out_a_test_set_of_other_classes(tmp_path):
+    class_folders(tmp_path / "test", classes=("cat", "dog"))
+    for number in range(3):
+        picture(tmp_path / "unlabeled" / f"{number}.png", 50 + number)
+    with pytest.raises(InputError, match="'cat' .* has test but no training images"):
+        load(tmp_path)
+    source = load(tmp_path, label_free=True)
+    assert (len(source.images), len(source.test_images), source.classes) == (3, 0, ())
+    told = "Not used: the test set, because no training image is of cat, dog."
+    assert told in source.survey.notes
+    left_out = source.survey.left_out["test images of classes that no training image has"]
+    assert left_out[0] == "test/cat/0.png"
+
+
+def test_classes_without_a_drawn_test_image_are_noted(tmp_path):
+    class_folders(tmp_path)
+    picture(tmp_path / "emu" / "0.png", 200)
+    told = "The test set, drawn from the labeled images, has none of emu."
+    assert told in load(tmp_path).survey.notes
+    picture(tmp_path / "emu" / "1.png", 201)
+    assert not any("has none of" in note for note in load(tmp_path).survey.notes)
+
+
+def test_images_of_which_none_is_readable_are_named_with_the_reason(tmp_path):
+    class_folders(tmp_path, each=2)
+    for path in tmp_path.glob("*/*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"No image of .* is readable \(not an image: cat/0\.png"):
+        sources.sizes(f"folder:{tmp_path}", Reading())
+
+
+def test_a_table_without_any_label_is_named(tmp_path):
+    picture(tmp_path / "0.png", 0)
+    (tmp_path / "labels.csv").write_text("path,label\n0.png,\n")
+    with pytest.raises(InputError, match=r"labels\.csv of .* has no labels; write those you know"):
+        load(tmp_path)
+
+
 def test_empty_folders_and_single_images(tmp_path):
     with pytest.raises(InputError, match="no images in"):
         load(tmp_path)
@@ -233,7 +271,7 @@ def test_empty_folders_and_single_images(tmp_path):
         ("path,label\nnone.png,a\n", r"names none\.png, but there is no such file"),
         ("path,label\n0.png,a\n./0.png,b\n", r"names 0\.png more than once"),
         ("file,kind\n0.png,a\n", "first line `path,label`"),
-        ("path,label\n0.png\n", "first line `path,label`"),
+        ("path,label\n0.png\n", "no cell for the label in row 2"),
         ("path,label\n0.png,\xff\n", "Cannot read"),
     ],
 )

@@ -238,6 +238,33 @@ def test_layouts_that_are_used(tmp_path, text, expected, note):
     assert bool(note) == bool(notes(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [
+        *(
+            (name, True)
+            for name in ("test2", "my_test", "Test Images 2", "dev", "holdout", "validate")
+        ),
+        *(
+            (name, True)
+            for name in ("unlabeled1", "unlabeled (1)", "not_labeled", "train_unlabeled")
+        ),
+        *(
+            (name, False)
+            for name in ("contest", "valley", "device", "latest", "interval", "labels")
+        ),
+    ],
+)
+def test_a_class_with_the_name_of_a_set_is_noted(tmp_path, name, like):
+    for number in range(2):
+        fill(tmp_path, "cat/0.png dog/1.png")
+        path = tmp_path / name / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 9, 9)).save(path)
+    told = f"{name} is a class here; if it is a set, call its folder test, val or unlabeled."
+    assert (told in notes(tmp_path)) == like
+
+
 def fill_with_tables(root, text):
     plain = [name for name in text.split() if "=" not in name]
     fill(root, " ".join(plain))

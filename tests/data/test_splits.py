@@ -204,9 +204,29 @@ def test_validation_depends_on_the_seed_and_keeps_labeled_examples(mnist5k):
     assert not np.array_equal(rest.rows, other.rows)
 
 
+@pytest.mark.parametrize("wrong", [{"source": 5}, {"seed": "0"}, {"hash": 5}])
+def test_a_split_file_with_a_value_of_another_kind_is_refused(tmp_path, wrong):
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps({"indices": [0, 2], **wrong}))
+    (key,) = wrong
+    with pytest.raises(InputError, match=rf"split\.json: {key} must be (text|a number)\."):
+        splits.read(path)
+
+
 @pytest.mark.parametrize("count", [0, 9])
 def test_validation_sets_that_cannot_be_drawn(count):
     with pytest.raises(InputError, match="between 1 and the 8"):
         splits.validation(SMALL, count, seed=0)
     with pytest.raises(InputError, match="between 1 and the 0"):
         splits.validation(SMALL, 1, seed=0, keep=splits.balanced(SMALL, "all", seed=0))
+    with pytest.raises(InputError, match="between 1 and the 5 .* of which each class keeps 1"):
+        splits.validation(SMALL, 6, seed=0, spare=1)
+
+
+@pytest.mark.parametrize("draw", ["stratified", "balanced"])
+def test_a_validation_set_spares_the_last_labels_of_a_class(draw):
+    source = small_source([0] * 20 + [1] * 20 + [2])
+    for count in (1, 17, 25, 38):
+        rest, _, labels = splits.validation(source, count, seed=0, draw=draw, spare=1)
+        assert len(labels) == count
+        assert set(rest.labels) == {0, 1, 2}

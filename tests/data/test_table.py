@@ -90,8 +90,9 @@ def test_the_name_of_the_table_in_any_case(tmp_path, file):
         ("", "first line `path,label`"),
         ("0.png,cat\n1.png,dog\n", "first line `path,label`"),
         ("path,kind\n0.png,cat\n", "first line `path,label`"),
-        ("path,label\n0.png\n", "both in each row"),
-        ("path,label\n,cat\n", "both in each row"),
+        ("path,label\n0.png\n", "has no cell for the label in row 2"),
+        ("path,label\n1.png,cat\n,cat\n", "has no path in row 3"),
+        ('path,label\n0.png,"19 inch\n1.png,cat\n', "line break inside of quotes in row 2"),
         ("path,label\n0.png,cat,dog\n", "more cells than columns in row 2; put"),
         ("path,label\n0.png,cat\n./0.png,dog\n", "names 0.png more than once, as 'cat' and 'dog'"),
         ("path,label\nx.png,cat\n", "names x.png, but there is no such file: correct the paths"),
@@ -235,6 +236,20 @@ def test_paths_that_fit_one_image_only_are_understood_with_a_note(tmp_path, name
     assert found.classes_of == {name: "cat", "1.png": "dog"}
     assert "Found by a similar name: 1 file of labels.csv" in notes(tmp_path)
     assert current_labels(tmp_path, found.names)(name) == "cat"
+
+
+def test_a_missing_file_does_not_give_its_label_to_another_image(tmp_path):
+    # dog/0.png is not in the table, but dog/1.png is: the folder dog has its own rows.
+    table = "path,label\ncat/0.png,cat\ncat/1.png,cat\ndog/1.png,dog\n"
+    fill(tmp_path, "cat/1.png dog/0.png dog/1.png", table)
+    with pytest.raises(InputError, match=r"names cat/0\.png, but there is no such file: correct"):
+        find(str(tmp_path))
+    (tmp_path / "cat" / "1.png").unlink()  # then cat is no folder of images
+    with pytest.raises(InputError, match=r"names cat/0\.png, but there is no such file"):
+        find(str(tmp_path))
+    (tmp_path / "labels.csv").write_text("path,label\nold/0.png,cat\nold/1.png,dog\n")
+    assert find(str(tmp_path)).classes_of == {"dog/0.png": "cat", "dog/1.png": "dog"}
+    assert "2 files of labels.csv, such as old/0.png as dog/0.png." in notes(tmp_path)
 
 
 def test_paths_that_fit_several_images_are_refused(tmp_path):

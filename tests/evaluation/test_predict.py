@@ -129,6 +129,8 @@ def test_python_takes_what_the_command_takes(run, photographs, monkeypatch):
         files[::-1],
         folder.glob("*.png"),
         np.array([str(file) for file in files]),
+        np.array(files, object),
+        set(files),
     ):
         found = classifier.predict(given)
         assert found.paths == whole.paths

@@ -384,6 +384,17 @@ def test_a_list_that_names_others_by_now_is_refused(tmp_path):
     train(config, tmp_path / "run")
 
 
+def test_lists_may_come_from_windows(tmp_path):
+    root = tmp_path / "photos"
+    fill(root, 32)
+    names = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.png"))]
+    chosen = [names[0], names[9], names[17], names[26]]
+    (tmp_path / "SPLIT.TXT").write_text("\r\n".join(name.replace("/", "\\") for name in chosen))
+    config = configuration(f"folder:{root}", chosen=f",split={tmp_path / 'SPLIT.TXT'}", **SHORT)
+    found = load_new(config)
+    assert [found.source.names[row] for row in found.split.indices] == chosen
+
+
 @pytest.mark.parametrize("spelling", ["./{}", "{root}/{}", "ant/../{}", "\ufeff{}", "{}\r", " {} "])
 def test_lists_may_spell_paths_in_any_way(spelling, tmp_path):
     root = tmp_path / "photos"

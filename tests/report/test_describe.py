@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from tiny_runs import configuration
 
+from jaxmatch.config.flags import from_flags
 from jaxmatch.errors import InputError
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
@@ -87,6 +88,32 @@ def test_each_stage_has_a_page(data):
     places = [text.index(f"stages: {name}") for name in ("1_simclr", "2_fixmatch")]
     assert places == sorted(places)
     assert text.count("What will run") == 2
+
+
+def test_a_run_of_some_minutes_has_no_steps_yet(data):
+    config, _ = from_flags(f"supervised:npz:{data},labels=16", ["--config.minutes=3"])
+    found = describe(config)
+    assert (found["run"]["minutes"], found["run"]["steps"]) == (3.0, None)
+    text = text_of(page(found, "a"))
+    assert "as many as take 3 minutes, which the run measures as it begins" in " ".join(
+        text.split()
+    )
+    assert "1,200" not in text
+
+
+def test_what_a_run_begins_from_is_looked_at(data, tmp_path):
+    config = configuration(data, init_from=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="none"):
+        describe(config)
+    found = describe(configuration(data))
+    assert found["run"]["begins_from"] == []
+
+
+@pytest.mark.parametrize("key", ["directory", "extra"])
+def test_settings_of_other_sources_are_refused(data, key):
+    options = {"data__directory": "/nowhere"} if key == "directory" else {"data__extra": True}
+    with pytest.raises(InputError, match=rf"data\.{key}=.* has no effect on npz:.*; leave it out"):
+        describe(configuration(data, **options))
 
 
 def test_bad_input_is_refused(data):

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from jaxmatch.cli.arguments import DATA, JSON, RUN, STEP, step
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 HELP = (
     "Fit the temperature of a run's probabilities to its validation set and keep it with the run. "

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from jaxmatch.cli.arguments import show
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 HELP = "Train supervised, then FixMatch, on 40 labels of MNIST-5k: print a table with baselines."
 

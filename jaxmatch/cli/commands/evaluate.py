@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxmatch.cli.arguments import DATA, JSON, RUN, STEP, UNCALIBRATED, show, step
 from jaxmatch.errors import InputError
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 HELP = "Print the test and validation metrics of a run's teacher and student."
 

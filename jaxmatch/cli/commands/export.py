@@ -3,7 +3,7 @@
 import argparse
 
 from jaxmatch.cli.arguments import RUN, STEP, UNCALIBRATED, add_unknown, step, unknown
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 HELP = (
     "Write a run's classifier as one program (StableHLO, ONNX), or its weights under PyTorch's "

@@ -5,7 +5,7 @@ import json
 
 from jaxmatch.cli.arguments import CONFIG, DATA, JSON, STEP, check_one_place, config_of, step
 from jaxmatch.errors import InputError
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 HELP = "Keep a frozen network's features of all images of a data set on disk, computed once."
 

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 
 from jaxmatch.cli.arguments import RUN, STEP, UNCALIBRATED, add_unknown, step, unknown
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 HELP = "Classify image files and write a table: path,class,confidence."
 

@@ -5,7 +5,7 @@ import json
 import sys
 
 from jaxmatch.cli.arguments import DATA, RUN, STEP, step
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 HELP = "Print the test accuracy of simple classifiers on a run's frozen features as JSON."
 

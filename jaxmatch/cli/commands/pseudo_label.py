@@ -3,7 +3,7 @@
 import argparse
 
 from jaxmatch.cli.arguments import DATA, RUN, STEP, step
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 HELP = "Label the unlabeled images of runs by their average, for --config.data.pseudo_labels."
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from jaxmatch.cli.arguments import DATA, RUN
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 HELP = "Compare runs in one HTML page with plots, also as PNGs."
 

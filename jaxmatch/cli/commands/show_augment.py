@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 
 from jaxmatch.cli.arguments import CONFIG, config_of
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 HELP = (
     "Draw a config's images as one PNG: under every op, with those that it uses first, and as "

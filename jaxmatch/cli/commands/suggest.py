@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from jaxmatch.cli.arguments import DATA, RUN, STEP, step
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 HELP = "Choose the unlabeled images of a run to label next: a table to fill in, and a page for it."
 

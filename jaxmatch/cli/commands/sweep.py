@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from jaxmatch.errors import JaxmatchError
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 HELP = "Print the train commands of a config's sweep(), or run them."
 

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxmatch.cli.arguments import CONFIG, DATA, JSON, config_of
+from jaxmatch.cli.arguments import CONFIG, DATA, JSON, add_minutes, config_of
 from jaxmatch.cli.words import AND
 from jaxmatch.errors import InputError
-from jaxmatch.runtime.paths import path
+from jaxmatch.cli.arguments import path
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -21,9 +21,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", required=True, help=CONFIG)
     command.add_argument("--workdir", type=path, help="the run folder (default: runs/NAME)")
     command.add_argument("--data", default="", metavar="DIR", help=DATA)
-    command.add_argument(
-        "--minutes", type=float, metavar="M", help="choose the steps that take M minutes"
-    )
+    add_minutes(command)
     command.add_argument("--json", action="store_true", help=JSON.format("the summary"))
     command.add_argument(
         "--multihost", action="store_true", help="join the other hosts of a cluster"
