@@ -18,21 +18,20 @@ def find_tensors(content: Any, key: str = "") -> tuple[dict[str, Any], str]:
 
     Args:
         content: a state dict, or a dict that holds one.
-        key: where it is, with dots into dicts of dicts; by default the first of :data:`KEYS` that
-            is there.
+        key: where it is, with dots into dicts of dicts. What is there may again hold it under one
+            of :data:`KEYS`.
 
     Raises:
         ValueError: if there is none.
     """
     if not isinstance(content, Mapping):
         raise ValueError("it holds no dict")
-    if not key and not _tensors(content):
-        key = next(_keys_of_tensors(content), "")
-    found = _tensors(_at(content, key))
+    inner = next(_state_dicts(_at(content, key)), None)
+    found = {} if inner is None else _tensors(_at(_at(content, key), inner))
     if not found:
         where = f"key {key!r}" if key else "the usual keys"
         raise ValueError(f"no tensors under {where}; its keys: {_keys(content)}")
-    return found, key
+    return found, ".".join(filter(None, (key, inner)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     temporary = given.output.with_name(f".{given.output.name}.{os.getpid()}")
     save_file(tensors, temporary)
     temporary.replace(given.output)
-    others = [other for other in _keys_of_tensors(content) if key and other != key]
+    others = [other for other in _state_dicts(content) if key and other != key]
     also = f"; --key also finds {', '.join(others)}" if others else ""
     print(f"wrote {given.output}: {len(tensors)} tensors of {key or 'the whole file'}{also}")
 
@@ -88,14 +87,21 @@ def _at(content: Any, key: str) -> Any:
     return content
 
 
-def _keys_of_tensors(content: Any) -> Iterator[str]:
-    """The keys of :data:`KEYS`, and those inside of them, that hold tensors."""
-    if not isinstance(content, Mapping) or _tensors(content):
+def _state_dicts(content: Any) -> Iterator[str]:
+    """Where state dicts are: under :data:`KEYS` and inside of them, or else "", the dict itself.
+
+    Numbers alone, such as the count of epochs, are none.
+    """
+    if not isinstance(content, Mapping):
         return
-    for known in KEYS:
-        if _tensors(content.get(known)):
-            yield known
-        yield from (f"{known}.{inner}" for inner in _keys_of_tensors(content.get(known)))
+    inside = [
+        f"{known}.{inner}" if inner else known
+        for known in KEYS
+        for inner in _state_dicts(content.get(known))
+    ]
+    if not inside and any(len(value.shape) for value in _tensors(content).values()):
+        inside = [""]
+    yield from inside
 
 
 def _keys(content: Mapping[Any, Any]) -> str:

@@ -177,7 +177,7 @@ def settings(data: str, method: str) -> dict[str, Any]:
         "data.labels": task.labels,
         "data.batch_size": 8,
         "data.ratio": 1,
-        "data.include_labeled": True,
+        "data.include_labeled": not data.startswith("folder:"),
         "data.image_size": task.side,
         "data.mean": mean,
         "data.std": std,

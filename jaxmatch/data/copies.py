@@ -1,4 +1,4 @@
-"""Finds images that occur in two sets, such as a test image among the training images."""
+"""Finds images that occur in two sets or classes, such as a test image among the training ones."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -37,6 +37,28 @@ def copies(sets: Mapping[str, Hashes]) -> list[str]:
             verb = "have exact copies" if len(shared) > 1 else "has an exact copy"
             found.append(f"{count} {verb} among the {other} images, such as {first} ({copy}).")
     return found
+
+
+def contradictions(images: Hashes, classes: Mapping[str, str]) -> list[str]:
+    """A sentence if images of several classes are the same, with the number of these images.
+
+    Args:
+        images: the hash of each image. Images without a hash ("") are ignored.
+        classes: by name, the class of each image that has one.
+    """
+    same: dict[str, list[str]] = {}
+    for name in classes:
+        if hash_ := images[name]:
+            same.setdefault(hash_, []).append(name)
+    found = [names for names in same.values() if len({classes[name] for name in names}) > 1]
+    if not found:
+        return []
+    one, *others = found[0]
+    other = next(name for name in others if classes[name] != classes[one])
+    return [
+        f"{sum(map(len, found)):,} images have exact copies of another class, such as {one} "
+        f"({classes[one]}) and {other} ({classes[other]}); correct their labels."
+    ]
 
 
 def listed_hashes(listed: Listed, rows: Sequence[int]) -> dict[str, str]:

@@ -71,6 +71,8 @@ TURNS: dict[object, Image.Transpose] = {  # by EXIF orientation
     8: Image.Transpose.ROTATE_90,
 }
 DNG_VERSION, SUB_IMAGES, IMAGE_KIND, REDUCED = 50706, 330, 254, 1  # tags of a TIFF
+BITS, PHOTOMETRIC, PLANES, SEPARATE = 258, 262, 284, 2
+PLANES_OF_8_BITS, LAB = (1, 2, 3, 5), 8  # gray, RGB, palette, CMYK
 
 
 class Unreadable(InputError):
@@ -157,6 +159,9 @@ def _load(content: bytes, formats: tuple[str, ...]) -> Decoded:
             raise Unreadable(DAMAGED, f"{image.width} x {image.height} pixels")
         if _is_camera_raw(image):
             raise Unreadable(no_decoder("camera raw files"))
+        if _has_misread_planes(image):
+            remedy = "save it with one plane for all channels"
+            raise Unreadable(no_decoder("this kind of TIFF with separate planes"), remedy)
         storage = _storage(image)
         image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -292,6 +297,22 @@ def _is_camera_raw(image: ImageFile.ImageFile) -> bool:
     tags = getattr(image, "tag_v2", {})
     preview = SUB_IMAGES in tags and tags.get(IMAGE_KIND) == REDUCED
     return image.format == "TIFF" and (DNG_VERSION in tags or preview)
+
+
+def _has_misread_planes(image: ImageFile.ImageFile) -> bool:
+    """Whether a TIFF has planes of which Pillow reads other levels, without an error.
+
+    Pillow takes uncompressed planes for unsigned levels of 8 bits, or for floating point in the
+    order of the machine. It does not heed that the colors of LAB have a sign.
+    """
+    tags = getattr(image, "tag_v2", None)
+    if tags is None or tags.get(PLANES) != SEPARATE:
+        return False
+    if not image.tile or image.tile[0].codec_name != "raw":
+        return tags.get(PHOTOMETRIC) == LAB
+    if image.mode == "F":
+        return tags.prefix != b"II"
+    return set(tags.get(BITS, ())) != {8} or tags.get(PHOTOMETRIC) not in PLANES_OF_8_BITS
 
 
 def without_metadata(content: bytes) -> bytes | None:

@@ -203,12 +203,13 @@ def _notes_about_files(names: Sequence[str], found: Sequence[_Read]) -> Iterator
 
 
 def _notes_about_levels(origins: Sequence[Origin]) -> Iterator[str]:
-    """A sentence for each kind of levels of more than 8 bits."""
-    groups: dict[tuple[str, float], list[Span]] = {}
+    """A sentence for each kind of levels that are no unsigned ones of 8 bits."""
+    groups: dict[tuple[str, float, bool], list[Span]] = {}
     for each in origins:
         if each.span is not None:
-            groups.setdefault((each.kind, each.span.white), []).append(each.span)
-    for (kind, white), spans in groups.items():
+            key = (each.kind, each.span.white, each.span.settable)
+            groups.setdefault(key, []).append(each.span)
+    for (kind, white, settable), spans in groups.items():
         low, high = min(span.low for span in spans), max(span.high for span in spans)
         text = (
             f"{len(spans):,} of the images are {kind}, with levels from {low:.6g} to {high:.6g}; "
@@ -216,10 +217,6 @@ def _notes_about_levels(origins: Sequence[Origin]) -> Iterator[str]:
         )
         bits = next((bits for bits in CAMERA_BITS if high < 2**bits), None)
         if white == SIXTEEN_BITS and bits:
-            remedy = (
-                f"set data.white_level={2**bits - 1}"
-                if kind.startswith("16-bit gray")
-                else "save them with 8 bits"
-            )
+            remedy = f"set data.white_level={2**bits - 1}" if settable else "save them with 8 bits"
             text += f" They are dark, as levels of {bits} bits are in files of 16; {remedy}."
         yield text

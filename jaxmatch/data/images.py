@@ -27,7 +27,7 @@ class Origin(NamedTuple):
     Attributes:
         size: height and width, upright.
         kind: the kind of its pixels in words, such as "16-bit gray".
-        span: the range of its levels; None for levels of 8 bits.
+        span: the range of its levels; None for unsigned levels of 8 bits.
         several: whether the file has more frames or pages, which are not used.
     """
 

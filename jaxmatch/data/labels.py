@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxmatch.data.table import NO_LABEL, UNCLEAR
-from jaxmatch.errors import InputError, counted
+from jaxmatch.data.layout import VAGUE
+from jaxmatch.data.places import Place, same_classes
+from jaxmatch.data.table import NO_LABEL, UNCLEAR, check_numbers
+from jaxmatch.errors import InputError, counted, some
+from jaxmatch.runtime import paths
 
 CASTS = (255, 65_535, 4_294_967_295)  # what -1 becomes in an unsigned type
 
@@ -32,7 +35,8 @@ class Encoded:
 
     Attributes:
         classes: their names, sorted: numbers by value, texts as texts.
-        of: by set, [n] int32 positions in ``classes``; without the sets that cannot be used.
+        of: by set, [n] int32 positions in ``classes``, -1 = unlabeled; without the sets that cannot
+            be used.
         notes: sentences about what a user may not expect.
     """
 
@@ -45,7 +49,8 @@ def encode(place: str, given: Mapping[str, Given], label_free: bool) -> Encoded:
     """Encode the labels of the sets "train", "test" and "validation".
 
     Each label that occurs in the training set is a class. A held-out set without labels is not
-    used, and for a label-free method neither is one with other classes.
+    used, and for a label-free method neither is one with other classes. Texts become one class as
+    the names of folders do (:func:`jaxmatch.data.places.same_classes`).
 
     Args:
         place: the file, for messages.
@@ -64,14 +69,28 @@ def encode(place: str, given: Mapping[str, Given], label_free: bool) -> Encoded:
             values[part] = np.full(each.images, -1)
         else:
             notes.append(f"Not used: {counted(each.images, f'{part} image')} without labels.")
+    values |= _same_texts(place, values, notes)
     train = values.get("train", np.zeros(0, np.int64))
     if "train" in given and train.dtype.kind != "U":
-        train = _without_casts(given["train"], train, values.get("test"), notes)
+        values["train"] = train = _without_casts(given["train"], train, values.get("test"), notes)
     names = np.unique(train[~_unknown(train)])
+    if vague := [name for name in map(str, names) if name.lower() in VAGUE]:
+        notes.append(
+            f"{some(vague)} is a class here; write an empty text if its images have no label."
+        )
     of: dict[str, np.ndarray] = {}
     for part, labels in values.items():
-        labels = train if part == "train" else labels
-        if part != "train" and np.any(other := ~np.isin(labels, names)):
+        known = ~_unknown(labels)
+        if part != "train" and not known.all():
+            name, lost = given[part].name, counted(int((~known).sum()), f"{part} image")
+            if part == "test" and not known.any() and not label_free:
+                raise InputError(
+                    f"{place}: {name} has no label; write those that you know into it."
+                )
+            notes.append(f"Not used, without a label: {lost}; write what you know into {name}.")
+            if not known.any():
+                continue
+        if part != "train" and np.any(other := known & ~np.isin(labels, names)):
             first = f"class {labels[other][0]} occurs in {given[part].name} but not in "
             first += given["train"].name if "train" in given else "the training set"
             if not label_free:
@@ -80,7 +99,6 @@ def encode(place: str, given: Mapping[str, Given], label_free: bool) -> Encoded:
                 )
             notes.append(f"Not used: the {part} set, because {first}.")
             continue
-        known = ~_unknown(labels)
         of[part] = np.full(len(labels), -1, np.int32)
         of[part][known] = np.searchsorted(names, labels[known])
         if part != "train" and (missing := names[~np.isin(names, labels)]).size:
@@ -91,6 +109,25 @@ def encode(place: str, given: Mapping[str, Given], label_free: bool) -> Encoded:
 def _unknown(labels: np.ndarray) -> np.ndarray:
     """[n] bool: the labels that stand for none."""
     return labels == "" if labels.dtype.kind == "U" else labels < 0
+
+
+def _same_texts(
+    place: str, values: Mapping[str, np.ndarray], notes: list[str]
+) -> dict[str, np.ndarray]:
+    """The labels by set that are texts, with one text for each class; adds notes.
+
+    Raises:
+        InputError: if two texts are the same number.
+    """
+    texts = {part: labels for part, labels in values.items() if labels.dtype.kind == "U"}
+    found = {(part, str(text)) for part, labels in texts.items() for text in np.unique(labels)}
+    check_numbers(paths.path(place), {text for _, text in found})
+    places, more = same_classes({"/".join(pair): Place(*pair) for pair in sorted(found)})
+    notes += more
+    for part, text in found:
+        if (name := places[f"{part}/{text}"].label) != text:
+            texts[part] = np.where(texts[part] == text, name, texts[part])
+    return texts
 
 
 def _checked(place: str, given: Given, notes: list[str]) -> np.ndarray:
@@ -105,13 +142,16 @@ def _checked(place: str, given: Given, notes: list[str]) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 2 and len(labels) == given.images:
-        numbers = labels.dtype.kind in "biuf"
-        if not (numbers and np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
+        numbers = labels.dtype.kind in "biuf" and np.isin(labels, (0, 1)).all()
+        ones = labels.sum(axis=1) if numbers else np.zeros(0)
+        if ones.max(initial=0) != 1:
             raise InputError(
                 f"{needed}, not the shape {list(labels.shape)}; an image can have one class only."
             )
         notes.append(f"The rows of {name} have a single 1 each, whose position is the class.")
-        labels = labels.argmax(axis=1)
+        if empty := int((ones == 0).sum()):
+            notes.append(f"Read as no label: {counted(empty, 'row')} of {name} without a 1.")
+        labels = np.where(ones == 0, -1, labels.argmax(axis=1))
     if labels.shape != (given.images,):
         raise InputError(f"{needed}; it has the shape {list(labels.shape)} for {given.images}.")
     if labels.dtype.kind in "US":

@@ -6,9 +6,9 @@ transparency              composited over ``background``, whether it is a channe
 1 bit, 8 bits, palettes   as they are
 CMYK, YCbCr, HSV, LAB     Pillow's conversion; profiles (ICC) inside of files are not applied
 12 or 16 bits             the upper 8 bits, so the whole range of the type becomes 0..255
-signed 16 or 32 bits      the same of the levels from 0 on; negative levels are refused
+signed numbers            the same of the levels from 0 on; negative levels are refused
 32 bits                   up to 65535 as 16 bits, otherwise the upper 8 bits
-floating point            0..1 becomes 0..255; other levels are refused
+floating point            0..1 becomes 0..255; other levels, beyond rounding, are refused
 ========================  =======================================================================
 
 ``white`` replaces the range of gray levels of more than 8 bits: 0..white becomes 0..255, and levels
@@ -30,8 +30,9 @@ from jaxmatch.errors import InputError
 
 Color = tuple[int, int, int]
 WHITE_IS_ZERO = 0  # the value of a TIFF's tag PHOTOMETRIC
-PHOTOMETRIC = 262
+SAMPLE_FORMAT, SIGNED = 339, 2  # a TIFF's tag, and a value of it
 SIXTEEN_BITS = 2**16 - 1
+ROUNDING = 1e-6  # how far floating point may be outside of 0..1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +75,19 @@ DEFAULT = Levels()
 
 
 class Span(NamedTuple):
-    """The range of levels of more than 8 bits in an image, and the level that became 255."""
+    """The range of levels in an image that are no unsigned ones of 8 bits.
+
+    Attributes:
+        low: the lowest level.
+        high: the highest level.
+        white: the level that became 255.
+        settable: whether ``data.white_level`` can name another level as white.
+    """
 
     low: float
     high: float
     white: float
+    settable: bool
 
 
 class Rgb(NamedTuple):
@@ -87,7 +96,7 @@ class Rgb(NamedTuple):
     Attributes:
         image: of the mode RGB.
         kind: the kind of its pixels in words, such as "16-bit gray".
-        span: the range of its levels; None for levels of 8 bits.
+        span: the range of its levels; None for unsigned levels of 8 bits.
     """
 
     image: Image.Image
@@ -103,7 +112,11 @@ KINDS = {
     **dict.fromkeys(("RGBA", "RGBa", "RGBX"), "RGB"),
 }
 KEY_BITS = {"L;2": 2, "L;4": 4}  # bits of a level in the file; Pillow spreads levels over 0..255
-FLOAT, SIGNED_16, SIGNED_32 = 0, 15, 31  # kinds of levels by their bits, without a sign
+# Kinds of levels by their bits, without a sign.
+FLOAT, SIGNED_8, SIGNED_16, SIGNED_32 = 0, 7, 15, 31
+BITS_IN_WORDS = {FLOAT: "32-bit float"} | {
+    bits: f"signed {bits + 1}-bit" for bits in (SIGNED_8, SIGNED_16, SIGNED_32)
+}
 
 
 def to_rgb(decoded: Decoded, levels: Levels) -> Rgb:
@@ -113,7 +126,7 @@ def to_rgb(decoded: Decoded, levels: Levels) -> Rgb:
         Unreadable: if it is not known which level is white.
     """
     image = decoded.image
-    many = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    many = image.mode in ("I", "F") or image.mode.startswith("I;16") or _is_signed_8(image)
     rgb, alpha = _from_many_levels(decoded, levels) if many else _from_colors(decoded, levels)
     if alpha is not None:
         shown = rgb.image
@@ -124,21 +137,27 @@ def to_rgb(decoded: Decoded, levels: Levels) -> Rgb:
     return rgb
 
 
+def _is_signed_8(image: Image.Image) -> bool:
+    """Whether an image has signed levels of 8 bits, which Pillow holds as unsigned ones."""
+    return image.mode == "L" and SIGNED in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ())
+
+
 def _from_many_levels(decoded: Decoded, levels: Levels) -> tuple[Rgb, Image.Image | None]:
-    """Gray levels of more than 8 bits: the image and its transparency, if it has some."""
+    """Gray levels with a sign or more than 8 bits: the image and its transparency, if any."""
     image = decoded.image
     values = np.asarray(image)  # [h w]
     bits = _bits(decoded)
     if bits == 32:
         values = values.view(np.uint32)
+    elif bits == SIGNED_8:
+        values = values.view(np.int8)
     gray, span = _scaled(values, bits, levels.white)
     tags = getattr(image, "tag_v2", {})
-    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # which Pillow heeds for 8 bits only
+    if tags.get(encoded.PHOTOMETRIC) == WHITE_IS_ZERO:  # which Pillow heeds for 8 bits only
         gray = 255 - gray
     key = image.info.get("transparency")
     alpha = _mask(values != key) if isinstance(key, int) else None
-    kinds = {FLOAT: "32-bit float", SIGNED_16: "signed 16-bit", SIGNED_32: "signed 32-bit"}
-    kind = f"{kinds.get(bits, f'{bits}-bit')} gray"
+    kind = f"{BITS_IN_WORDS.get(bits, f'{bits}-bit')} gray"
     return Rgb(Image.fromarray(gray).convert("RGB"), kind, span), alpha
 
 
@@ -147,6 +166,8 @@ def _bits(decoded: Decoded) -> int:
     image, storage = decoded
     if image.mode == "F":
         return FLOAT
+    if image.mode == "L":
+        return SIGNED_8
     if storage == "I;12":
         return 12
     if image.mode.startswith("I;16") or image.format == "PPM":
@@ -159,11 +180,15 @@ def _bits(decoded: Decoded) -> int:
 
 def _scaled(values: np.ndarray, bits: int, white: float | None) -> tuple[np.ndarray, Span]:
     """Gray levels [h w] as uint8, and their range."""
+    if bits == SIGNED_8:  # whose white is known, as that of other 8 bits
+        white = 2**bits - 1
+    elif bits == FLOAT:
+        values = _without_rounding(values, white or 1)
     low, high = values.min().item(), values.max().item()
-    found = f"its levels run from {low:.6g} to {high:.6g}"
+    found = f"its levels run from {low:.7g} to {high:.7g}"
     remedy = "save it with 8 bits, or set data.white_level to the level that is white"
     if not low >= 0 or high == math.inf:  # NaN is not at least 0
-        raise Unreadable(encoded.LEVELS, f"{found}; save it with 8 bits")
+        raise Unreadable(encoded.LEVELS, f"{found}; save it with 8 bits, from 0 to 255")
     if bits == FLOAT or white is not None:
         most = white or 1
         if high > most:
@@ -177,7 +202,14 @@ def _scaled(values: np.ndarray, bits: int, white: float | None) -> tuple[np.ndar
     if white is None and low < high and gray.min() == gray.max():
         alike = f"all one level where {most:.10g} is white"
         raise Unreadable(encoded.LEVELS, f"{found}, which are {alike}; {remedy}")
-    return gray, Span(low, high, most)
+    return gray, Span(low, high, most, settable=bits != SIGNED_8)
+
+
+def _without_rounding(values: np.ndarray, white: float) -> np.ndarray:
+    """Floating point with 0 or ``white`` for levels that are outside by rounding only."""
+    slack = ROUNDING * white
+    near = (values >= -slack) & (values <= white + slack)
+    return np.where(near, values.clip(0, white), values)
 
 
 def _from_colors(decoded: Decoded, levels: Levels) -> tuple[Rgb, Image.Image | None]:
@@ -209,7 +241,7 @@ def _span_of_upper_bytes(image: Image.Image, white: float | None) -> Span:
     if high == 255:
         why = "its 16-bit levels are all below 256, which is black"
         raise Unreadable(encoded.LEVELS, f"{why}; save it with 8 bits")
-    return Span(low, high, SIXTEEN_BITS)
+    return Span(low, high, SIXTEEN_BITS, settable=False)
 
 
 def _opaque(image: Image.Image) -> Image.Image:

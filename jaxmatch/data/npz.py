@@ -1,13 +1,15 @@
 """A NumPy file of training, validation, test and unlabeled images."""
 
 import io
+import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from jaxmatch.data import labels as label_arrays
+from jaxmatch.data.levels import ROUNDING
 from jaxmatch.data.record import array_hash
 from jaxmatch.data.source import UNLABELED_PART, Reading, Source, Survey
 from jaxmatch.data.table import part_of
@@ -25,8 +27,9 @@ def load(place: str, reading: Reading) -> Source:
 
     They may also be called train_images, train_labels and so on, as in MedMNIST. Images are uint8
     [n h w], [n h w 1] or [n h w 3]. Labels [n] are whole numbers (-1 = unlabeled) or texts
-    ("" = unlabeled); each label that occurs in y_train is a class. Storage order is x_train, then
-    x_unlabeled. With ``reading.label_free`` any images alone will do.
+    ("" = unlabeled); each label that occurs in y_train is a class. Test and validation images
+    without a label are left out. Storage order is x_train, then x_unlabeled. With
+    ``reading.label_free`` any images alone will do.
 
     Raises:
         InputError: if the file cannot be read, or an array is missing or does not fit.
@@ -34,11 +37,9 @@ def load(place: str, reading: Reading) -> Source:
     names, content, ignored = _read_all(place)
     arrays = {key: content[name] for key, name in names.items()}
     _check_present(place, arrays, [*content, *ignored], reading.label_free)
-    images = {
-        key: _checked_images(place, names[key], value)
-        for key, value in arrays.items()
-        if key.startswith("x_")
-    }
+    pictures = {key: value for key, value in arrays.items() if key.startswith("x_")}
+    _check_images(place, names, pictures)
+    images = {key: _in_colors(value) for key, value in pictures.items()}
     shape = _common_shape(place, names, images)
     given = {
         part: label_arrays.Given(
@@ -50,22 +51,20 @@ def load(place: str, reading: Reading) -> Source:
         if f"x_{part}" in images
     }
     found = label_arrays.encode(place, given, reading.label_free)
-    empty = np.zeros((0, *shape), np.uint8)
-    extra = images.get(UNLABELED_PART, empty)
-    numbers = found.of["train"] if "train" in found.of else np.zeros(0, np.int32)
-    kept = {part: images[f"x_{part}"] if part in found.of else empty for part in SETS}
-    labels = np.concatenate([numbers, np.full(len(extra), -1, np.int32)])
+    train, test, validation = (_used(part, images, found.of, shape) for part in SETS)
+    extra = images.get(UNLABELED_PART, np.zeros((0, *shape), np.uint8))
+    labels = np.concatenate([train[1], np.full(len(extra), -1, np.int32)])
     notes = [*_notes_of_names(names, ignored), *found.notes]
     return Source(
         name=f"npz:{place}",
         classes=found.classes,
-        images=np.concatenate([kept["train"], extra]),
+        images=np.concatenate([train[0], extra]),
         labels=labels,
         rows=np.arange(len(labels)),
-        test_images=kept["test"],
-        test_labels=found.of.get("test", np.zeros(0, np.int32)),
-        validation_images=kept["validation"],
-        validation_labels=found.of.get("validation", np.zeros(0, np.int32)),
+        test_images=test[0],
+        test_labels=test[1],
+        validation_images=validation[0],
+        validation_labels=validation[1],
         location=str(paths.absolute(paths.path(place).expanduser())),
         parts={key: array_hash(value) for key, value in arrays.items()},
         survey=Survey(
@@ -75,6 +74,21 @@ def load(place: str, reading: Reading) -> Source:
             modes=_modes(arrays),
         ),
     )
+
+
+def _used(
+    part: str,
+    images: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    shape: tuple[int, int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images and labels of a set that are used: all to train, the labeled ones otherwise."""
+    if part not in labels:
+        return np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32)
+    of, known = images[f"x_{part}"], labels[part] >= 0
+    if part == "train" or known.all():
+        return of, labels[part]
+    return of[known], labels[part][known]
 
 
 def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
@@ -180,20 +194,34 @@ def _modes(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     return modes
 
 
-def _checked_images(place: str, name: str, images: np.ndarray) -> np.ndarray:
-    """Grey or colour images as [n h w 3].
+def _check_images(place: str, names: Mapping[str, str], images: Mapping[str, np.ndarray]) -> None:
+    """Check the form and the type of all arrays of images.
 
     Raises:
-        InputError: if they have another form; it names the line that converts them.
+        InputError: if one has another; it names the line that converts all arrays of its type.
     """
-    if remedy := _remedy_for_form(name, images.shape):
+    for key, value in images.items():
+        if remedy := _remedy_for_form(names[key], value.shape):
+            raise InputError(
+                f"{place}: {names[key]} must have shape {FORMS}, not {list(value.shape)}{remedy}."
+            )
+    others = {names[key]: value for key, value in images.items() if value.dtype != np.uint8}
+    if others:
+        kind = _kind(next(iter(others.values())))
+        alike = {name: value for name, value in others.items() if _kind(value) == kind}
         raise InputError(
-            f"{place}: {name} must have shape {FORMS}, not {list(images.shape)}{remedy}."
+            f"{place}: {' and '.join(alike)} must hold uint8 levels 0..255, not "
+            f"{_remedy_for_type(kind, alike)}."
         )
-    if images.dtype != np.uint8:
-        raise InputError(
-            f"{place}: {name} must hold uint8 levels 0..255, not {_remedy_for_type(name, images)}."
-        )
+
+
+def _kind(images: np.ndarray) -> str:
+    """The kind of the levels of images, with one for all whole numbers."""
+    return "i" if images.dtype.kind == "u" else images.dtype.kind
+
+
+def _in_colors(images: np.ndarray) -> np.ndarray:
+    """Grey or colour images as [n h w 3]."""
     if images.ndim == 3:
         images = images[..., None]
     return np.repeat(images, 3, axis=-1) if images.shape[3] == 1 else images
@@ -235,27 +263,41 @@ def _remedy_for_form(name: str, shape: Sequence[int]) -> str:
     return f"; save {name} = {line}" if line else "; save it in one of these"
 
 
-def _remedy_for_type(name: str, images: np.ndarray) -> str:
-    """The type of images that are not uint8, their range, and the line that converts them."""
-    kind = images.dtype.kind
-    if kind not in "biuf" or not images.size:
-        return f"{images.dtype}"
+def _remedy_for_type(kind: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """The types of images that are not uint8, their range, and the lines that convert them.
+
+    Args:
+        kind: of all arrays (:func:`_kind`).
+        arrays: by name; they share one conversion, so that equal levels stay equal.
+    """
+    types = " and ".join(dict.fromkeys(str(value.dtype) for value in arrays.values()))
+    filled = [value for value in arrays.values() if value.size]
+    if kind not in "bif" or not filled:
+        return types
     if kind == "b":
-        return f"bool; save {name} = ({name} * 255).astype('uint8')"
-    low, high = images.min(), images.max()
-    text = f"{images.dtype} {low:g}..{high:g}"
-    if not np.isfinite(low) or not np.isfinite(high):
-        return f"{images.dtype} with values that are not finite"
-    if kind == "f" and low >= 0 and high <= 1:
-        line = f"({name} * 255).round().astype('uint8')"
-    elif kind == "f" and low >= -1 and high <= 1:
-        line = f"(({name} + 1) * 127.5).round().astype('uint8')"
-    elif low >= 0 and high <= 255:
-        line = f"{name}{'.round()' if kind == 'f' else ''}.astype('uint8')"
-    elif kind in "iu" and low >= 0:
-        line = f"({name} >> {int(high).bit_length() - 8}).astype('uint8')"
+        return f"{types}; save {_lines(arrays, '({} * 255)')}"
+    ends = [end.item() for value in filled for end in (value.min(), value.max())]
+    if not all(map(math.isfinite, ends)):
+        return f"{types} with values that are not finite"
+    low, high = min(ends), max(ends)
+
+    def within(least: float, most: float) -> bool:
+        slack = ROUNDING * most if kind == "f" else 0
+        return low >= least - slack and high <= most + slack
+
+    if kind == "f" and within(0, 1):
+        change = "({} * 255).round()"
+    elif kind == "f" and within(-1, 1):
+        change = "(({} + 1) * 127.5).round()"
+    elif within(0, 255):
+        change = "{}.round()" if kind == "f" else "{}"
+    elif kind == "i" and low >= 0:
+        change = f"({{}} >> {high.bit_length() - 8})"
     else:
-        line = (
-            f"(({name} - {low:g}) * (255 / {float(high) - float(low):g})).round().astype('uint8')"
-        )
-    return f"{text}; save {name} = {line}"
+        change = f"(({{}} - {low:g}) * (255 / {high - low:g})).round()"
+    return f"{types} {low:g}..{high:g}; save {_lines(arrays, change)}"
+
+
+def _lines(names: Iterable[str], change: str) -> str:
+    """The line that converts each array, as one line."""
+    return "; ".join(f"{name} = {change.format(name)}.astype('uint8')" for name in names)

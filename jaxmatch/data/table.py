@@ -126,7 +126,7 @@ def read(file: Path, key: str = "path") -> Table:
             )
         rows.append(_row(file, found))
     notes = [*_header_notes(file, header, columns), *_label_notes(file, body, columns["label"])]
-    _check_numbers(file, {row.label for row in rows})
+    check_numbers(file, {row.label for row in rows})
     return Table(file=file, rows=tuple(rows), notes=tuple(notes))
 
 
@@ -348,7 +348,7 @@ def _label_notes(file: Path, body: Sequence[Sequence[str]], place: int) -> list[
     ]
 
 
-def _check_numbers(file: Path, labels: Iterable[str]) -> None:
+def check_numbers(file: Path, labels: Iterable[str]) -> None:
     """Refuse labels that write one number in two ways.
 
     Raises:

@@ -39,13 +39,15 @@ class Encoder:
         program: its network, its devices and the scale of its input.
         variables: of the whole network; its classifier and heads do not matter.
         name: where it comes from, for people.
-        digest: SHA-256 over its weights and the settings that its features depend on.
+        digest: SHA-256 over its weights and the settings.
+        settings: those that its features depend on, as a JSON object.
     """
 
     program: Program
     variables: PyTree
     name: str
     digest: str
+    settings: Mapping[str, Any]
 
 
 def of_run(classifier: Classifier) -> Encoder:
@@ -92,7 +94,9 @@ def _make(
     }
     settings = _settings(to_json(config), program)
     found = digest(used, json.dumps(settings, sort_keys=True))
-    return Encoder(program=program, variables=variables, name=name, digest=found)
+    return Encoder(
+        program=program, variables=variables, name=name, digest=found, settings=settings
+    )
 
 
 def _settings(values: Mapping[str, Any], program: Program) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxmatch.config.dotted import flatten
 from jaxmatch.config.stages import stages_of
 from jaxmatch.data.lazy import READ, Images, LazyImages, left_out
 from jaxmatch.data.record import file_hashes
@@ -173,14 +174,8 @@ def opened(network: Encoder, of_images: str, folder: Path) -> Cache | None:
         return None
     if about.get("format") != FORMAT:
         raise damaged(folder / FILE, "it is of another version", ADVICE)
-    for key, now, what in (
-        ("weights", network.digest, f"another network ({about.get('network')})"),
-        ("images", of_images, f"other images ({about.get('data')})"),
-    ):
-        if about.get(key) != now:
-            raise InputError(
-                f"{folder} holds features of {what}: remove it, or choose another folder."
-            )
+    if what := _difference(about, network, of_images):
+        raise InputError(f"{folder} holds features of {what}: remove it, or choose another folder.")
     try:
         ids, readable = (np.load(folder / f"{name}.npy") for name in ("ids", "readable"))
         features = np.load(folder / "features.npy", mmap_mode="r")
@@ -190,6 +185,21 @@ def opened(network: Encoder, of_images: str, folder: Path) -> Cache | None:
     if not whole:
         raise damaged(folder, "its files differ in length", ADVICE)
     return Cache(folder=folder, ids=ids, features=features, readable=readable)
+
+
+def _difference(about: Mapping[str, Any], network: Encoder, of_images: str) -> str:
+    """What a cache is of that is not wanted; "" if nothing."""
+    # Caches of before lack the settings.
+    old, new = (flatten(each) for each in (about.get("settings", {}), network.settings))
+    size = old.get("image_shape", new["image_shape"])
+    if about.get("images") != of_images and size == new["image_shape"]:
+        return f"other images ({about.get('data')})"
+    if about.get("weights") == network.digest:
+        return ""
+    changed = [key for key in new if key in old and old[key] != new[key]]
+    if changed:
+        return f"other settings ({changed[0]}={old[changed[0]]}, now {new[changed[0]]})"
+    return f"another network ({about.get('network')})"
 
 
 def _check_place(folder: Path) -> None:
@@ -228,6 +238,7 @@ def _write(network: Encoder, data: Data, of_images: str, folder: Path) -> None:
             about = {
                 "format": FORMAT,
                 "weights": network.digest,
+                "settings": network.settings,
                 "images": of_images,
                 "network": network.name,
                 "data": data.name,

@@ -47,6 +47,8 @@ def read_trunk(config: ConfigDict, folder: Path, program: Program) -> Loaded:
             classifier=bool(algorithm.labeled) and not config.model.zero_classifier,
             rules=config.init_rules,
         )
+        mean, deviation = (", ".join(f"{x:.4g}" for x in s) for s in (program.mean, program.std))
+        report = (*report, f"the input has the mean {mean} and the deviation {deviation}")
     else:
         trunk, report = transfer.read_encoder(name, expected), ()
     return Loaded(trunk, tuple(f"init_from={name}: {sentence}." for sentence in report))

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch.config import own, saved
+from jaxmatch.config import input_scales, own, saved
 from jaxmatch.data import sources
 from jaxmatch.data.lazy import Images, LazyImages
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.run_data import moved_to, reading
 from jaxmatch.runtime import hosts
+from jaxmatch.weights.transfer import names_weights
 
 LOOKED_AT = 1000  # images whose mean and deviation stand for all
 LEAST_DEVIATION = 0.01  # of the network's input, even if all images are plain
@@ -67,15 +68,17 @@ def _circumstances(config: ConfigDict, place: str, stages: int) -> own.Circumsta
 
 
 def standardized(config: ConfigDict, images: Images) -> ConfigDict:
-    """A copy whose open ``data.mean`` and ``data.std`` are those of the training images [n h w 3].
+    """A copy whose open ``data.mean`` and ``data.std`` are chosen.
 
-    They are those of each channel, rounded to four digits.
+    A network that begins with a file of published weights has the scale of their training. Others
+    have that of each channel of the training images [n h w 3], rounded to four digits.
     """
     open_keys = [key for key in ("mean", "std") if config.data[key] is None]
     if not open_keys:
         return config
     config = config.copy_and_resolve_references()
-    found = statistics(images)
+    known = names_weights(config.init_from) and input_scales.of_pretrained(config.model.name)
+    found = dict(zip(("mean", "std"), known, strict=True)) if known else statistics(images)
     for key in open_keys:
         config.data[key] = found[key]
     return config

@@ -118,3 +118,9 @@ def test_a_short_run_on_own_images_still_warms_up():
 def test_what_the_benchmark_does_not_have(argument, message):
     with pytest.raises(InputError, match=message):
         from_flags(argument, [])
+
+
+@pytest.mark.parametrize(("name", "data"), DATA.items())
+def test_only_semi_aves_has_a_pool_without_the_labeled_images(name, data):
+    found = from_flags(f"fixmatch:{data},preset=usb_cv", [])[0]
+    assert found.data.include_labeled == (name != "semi")

@@ -146,6 +146,47 @@ def test_kinds_of_tiff_that_pillow_does_not_decode(values):
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "photometric"),
+    [
+        (noise(4, 6, 3, most=65535).astype(np.uint16), 2),
+        (noise(4, 6, 4, most=65535).astype(np.uint16), 5),
+        (noise(4, 6, most=32767).astype(np.int16), 1),
+        (noise(4, 6, most=2**31 - 1).astype(np.uint32), 1),
+        (noise(4, 6).astype(np.uint8), 0),  # white is zero
+    ],
+)
+def test_uncompressed_planes_that_pillow_takes_for_others_are_refused(values, photometric):
+    content = tiff(values, photometric=photometric, planes=True)
+    assert reason_of(content) == no_decoder("this kind of TIFF with separate planes")
+    whole, planes = (
+        pixels_of(tiff(values, photometric=photometric, planes=apart, deflate=True))
+        for apart in (False, True)
+    )
+    np.testing.assert_array_equal(planes, whole)
+
+
+@pytest.mark.parametrize("deflate", [False, True])
+def test_planes_of_a_tiff(deflate):
+    levels = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+    cmyk = noise(4, 6, 4).astype(np.uint8)
+    for values, photometric in ((COLORS, 2), (cmyk, 5), (cmyk[..., 0], 1), (levels, 1)):
+        whole, planes = (
+            pixels_of(tiff(values, photometric=photometric, planes=apart, deflate=deflate))
+            for apart in (False, True)
+        )
+        np.testing.assert_array_equal(planes, whole)
+    lab = tiff(cmyk[..., :3], photometric=8, planes=True, deflate=deflate)
+    assert reason_of(lab) == no_decoder("this kind of TIFF with separate planes")
+
+
+def test_uncompressed_planes_of_floating_point_in_another_order_are_refused():
+    levels = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+    assert reason_of(tiff(levels, planes=True, big=True)) == no_decoder(
+        "this kind of TIFF with separate planes"
+    )
+
+
 @pytest.mark.parametrize("kind", [name for name in FORMATS if name != "ICO"])  # saves small ones
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_too_many_pixels(kind, monkeypatch):

@@ -223,7 +223,7 @@ def test_a_method_without_labels_leaves_out_a_test_set_of_other_classes(tmp_path
     class_folders(tmp_path / "test", classes=("cat", "dog"))
     for number in range(3):
         picture(tmp_path / "unlabeled" / f"{number}.png", 50 + number)
-    with pytest.raises(InputError, match="'cat' .* has test but no training images"):
+    with pytest.raises(InputError, match=r"'cat' .* has test but no training images"):
         load(tmp_path)
     source = load(tmp_path, label_free=True)
     assert (len(source.images), len(source.test_images), source.classes) == (3, 0, ())

@@ -8,7 +8,8 @@ from pictures import COLOR, COLOR_ALPHA, GRAY, GRAY_ALPHA, PALETTE, noise, png, 
 from PIL import Image
 
 from jaxmatch.data.encoded import LEVELS, Decoded, Unreadable
-from jaxmatch.data.images import examine, read_image
+from jaxmatch.data.files import read_files
+from jaxmatch.data.images import Fitting, examine, read_image
 from jaxmatch.data.levels import Levels, to_rgb
 from jaxmatch.errors import InputError
 
@@ -207,7 +208,11 @@ def whole_range(dtype):
 @pytest.mark.parametrize(
     ("dtype", "big"),
     [
-        *[(dtype, big) for dtype in (np.uint8, np.uint16, np.int16, np.int32) for big in (0, 1)],
+        *[
+            (dtype, big)
+            for dtype in (np.uint8, np.int8, np.uint16, np.int16, np.int32)
+            for big in (0, 1)
+        ],
         (np.uint32, 0),  # Pillow reads no other
     ],
 )
@@ -270,9 +275,12 @@ def test_16_bit_levels_in_32_bits(dtype):
         (np.array([[0, 200]], np.int32), r"from 0 to 200, .* 65535 is white"),
         (np.array([[0, 100000]], np.int32), r"from 0 to 100000, .* 2147483647 is white"),
         (np.array([[-1, 30000]], np.int16), r"from -1 to 30000; save it with 8 bits"),
+        (np.array([[-128, 127]], np.int8), r"from -128 to 127; save it with 8 bits, from 0"),
         (np.array([[-1, 255]], np.int32), r"from -1 to 255"),
         (np.array([[0, 255]], np.float32), r"from 0 to 255, above 1; .*data.white_level"),
         (np.array([[0, 1.001]], np.float32), r"from 0 to 1.001, above 1"),
+        (np.array([[0, 1.000002]], np.float32), r"from 0 to 1.000002, above 1"),
+        (np.array([[-0.000002, 1]], np.float32), r"from -2e-06 to 1"),
         (np.array([[-0.5, 0.5]], np.float32), r"from -0.5 to 0.5"),
         (np.array([[0, np.nan]], np.float32), r"nan"),
         (np.array([[0, np.inf]], np.float32), r"inf"),
@@ -283,6 +291,23 @@ def test_levels_of_unknown_range_are_refused(values, message):
     with pytest.raises(Unreadable, match=message) as caught:
         rgb_of(tiff(values))
     assert caught.value.reason == LEVELS
+
+
+def test_the_white_level_is_not_for_8_bits_with_a_sign():
+    file = tiff(np.array([[0, 1, 63, 127]], np.int8))
+    found = rgb_of(file, Levels(white=4095))
+    np.testing.assert_array_equal(found, rgb_of(file))
+    np.testing.assert_array_equal(found[0, :, 0], [0, 2, 126, 255])
+    assert kind_of(file) == "signed 8-bit gray"
+
+
+@pytest.mark.parametrize("white", [None, 200])
+def test_floating_point_may_be_outside_by_rounding(white):
+    values = np.array([[-1e-7, 0.6, 1.0000001]], np.float32) * (white or 1)
+    found = rgb_of(tiff(values), Levels(white=white))
+    np.testing.assert_array_equal(found[0, :, 0], [0, 153, 255])
+    span = examine(tiff(values), Levels(white=white)).origin.span
+    assert (span.low, span.high) == (0, white or 1)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
@@ -316,6 +341,22 @@ def test_16_bit_colors_have_no_white_level():
     file = png(noise(H, W, 3, most=4095), 16, COLOR)
     with pytest.raises(Unreadable, match=r"not for 16-bit colors"):
         rgb_of(file, Levels(white=4095))
+
+
+@pytest.mark.parametrize(
+    ("color", "channels", "transparency"),
+    [(GRAY, 1, b"\0\1"), (GRAY_ALPHA, 2, b""), (COLOR, 3, b"")],
+)
+def test_the_white_level_is_recommended_where_it_is_taken(tmp_path, color, channels, transparency):
+    values = noise(H, W, channels, most=4095)
+    file = tmp_path / "a.png"
+    file.write_bytes(png(values, 16, color, transparency=transparency))
+    fitting = Fitting(size=(H, W))
+    (note,) = read_files([file], fitting).notes
+    again = read_files([file], fitting, Levels(white=4095))
+    assert "levels of 12 bits" in note
+    assert ("set data.white_level=4095" in note) == bool(len(again.images))
+    assert ("save them with 8 bits" in note) == bool(again.left_out)
 
 
 def test_16_bit_colors_that_would_be_black_are_refused():

@@ -149,6 +149,72 @@ def test_texts_are_classes(tmp_path):
         assert "Read as no label: 'nan' in 1 row of y_train" in notes(source)
 
 
+def test_texts_that_are_the_same_number_are_refused(tmp_path):
+    labels = np.array([*"12121212"])
+    for other in ("01", "1.0"):
+        train = np.where(np.arange(8) == 0, other, labels)
+        with pytest.raises(InputError, match=f"{other}.*which are the same number; write one"):
+            load(tmp_path, x_train=X, y_train=train, x_test=X[:2], y_test=labels[:2])
+        with pytest.raises(InputError, match=f"{other}.*which are the same number; write one"):
+            load(tmp_path, x_train=X, y_train=labels, x_test=X[:2], y_test=train[:2])
+
+
+def test_texts_that_look_wrong_are_noted(tmp_path):
+    labels = np.array(["Cat", "cat", "dog", "unknown", "caf\u00e9", "cafe\u0301", "dog", ""])
+    test = np.array(["DOG", "cat", "caf\u00e9"])
+    source = load(tmp_path, x_train=X, y_train=labels, x_test=X[:3], y_test=test)
+    assert source.classes == ("Cat", "caf\u00e9", "cat", "dog", "unknown")
+    np.testing.assert_array_equal(source.labels, [0, 2, 3, 4, 1, 1, 3, -1])
+    np.testing.assert_array_equal(source.test_labels, [3, 2, 1])
+    assert "The classes Cat and cat differ only in case." in notes(source)
+    assert "The held-out class DOG is the training class dog." in notes(source)
+    assert "unknown is a class here; write an empty text if its images have no" in notes(source)
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+@pytest.mark.parametrize("label_free", [False, True])
+def test_held_out_images_without_a_label_are_left_out_with_a_note(tmp_path, part, label_free):
+    ones = np.eye(3, dtype=int)[np.abs(Y)] * (Y >= 0)[:, None]
+    for labels, train in (
+        (Y, Y),
+        (np.where(Y >= 0, np.array([*"01201201"]), ""), np.array([*"01201201"])),
+        (ones, ones),
+    ):
+        arrays = {"x_train": X, "y_train": train, "x_test": X[:3], "y_test": train[:3]}
+        held_out = {f"x_{part}": X, f"y_{part}": labels}
+        source = load(tmp_path, label_free=label_free, **arrays | held_out)
+        test = part == "test"
+        images = source.test_images if test else source.validation_images
+        np.testing.assert_array_equal(images, X[:7])
+        found = source.test_labels if test else source.validation_labels
+        np.testing.assert_array_equal(found, Y[:7])
+        name = "test" if test else "validation"
+        note = f"Not used, without a label: 1 {name} image; write what you know into y_{part}."
+        assert note in notes(source)
+
+
+def test_a_held_out_set_without_any_label(tmp_path):
+    none = np.full(3, -1)
+    source = load(tmp_path, label_free=True, **FULL | {"y_test": none})
+    assert len(source.test_images) == len(source.test_labels) == 0
+    assert "Not used, without a label: 3 test images" in notes(source)
+    source = load(tmp_path, **FULL, x_val=X[:3], y_val=none)
+    assert len(source.validation_images) == len(source.validation_labels) == 0
+    with pytest.raises(InputError, match="y_test has no label; write those that you know"):
+        load(tmp_path, **FULL | {"y_test": none})
+
+
+def test_rows_without_a_1_are_unlabeled_with_a_note(tmp_path):
+    ones = np.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1]]
+    ones[[2, 7]] = 0
+    source = load(tmp_path, x_train=X, y_train=ones, **TEST)
+    np.testing.assert_array_equal(source.labels, [0, 1, -1, 0, 1, 2, 0, -1])
+    assert "Read as no label: 2 rows of y_train without a 1." in notes(source)
+    for other in (np.zeros((8, 3)), np.where(np.arange(8)[:, None] == 1, 1, ones)):
+        with pytest.raises(InputError, match="an image can have one class only"):
+            load(tmp_path, x_train=X, y_train=other, **TEST)
+
+
 def test_single_ones_are_classes_with_a_note(tmp_path):
     ones = np.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1]]
     source = load(tmp_path, x_train=X, y_train=ones, **TEST)
@@ -215,11 +281,48 @@ def test_images_in_another_form_are_refused_with_the_line_that_converts_them(tmp
     load(tmp_path, x_train=found, y_train=Y, **test)
 
 
+@pytest.mark.parametrize(
+    ("images", "unlabeled"),
+    [
+        ((FLOAT - 100) / 50, X),
+        (X.astype(np.uint16) * 16, X.astype(np.int64) * 4),
+        (X.astype(np.uint16), X.astype(np.int32)),
+        (FLOAT, FLOAT),
+        (X > 127, X > 99),
+    ],
+)
+def test_all_images_of_a_type_have_one_conversion(tmp_path, images, unlabeled):
+    """The levels of x_test are half of those of x_train."""
+    half = images if images.dtype == bool else (images / 2).astype(images.dtype)
+    values = {"train_images": images, "x_test": half[:3], "x_unlabeled": unlabeled}
+    given = {"y_train": Y, "y_test": TEST["y_test"]}
+    with pytest.raises(InputError, match="train_images and x_test ") as caught:
+        load(tmp_path, **given, **values)
+    line = str(caught.value).partition("save ")[2].removesuffix(".")
+    found = dict(values)
+    exec(line, found)
+    changes = {
+        part.partition(" = ")[2].replace(part.partition(" = ")[0], "x") for part in line.split("; ")
+    }
+    assert len(changes) == 1
+    assert all(found[name].dtype == np.uint8 for name in values)
+    load(tmp_path, **given, **{name: found[name] for name in values})
+
+
+def test_floating_point_may_be_above_1_by_rounding(tmp_path):
+    images = (FLOAT / 255).astype(np.float32)
+    images[0, 0, 0] = (-1e-7, 0.5, 1.0000001)
+    with pytest.raises(InputError, match=r"save x_train = \(x_train \* 255\)\.round\(\)"):
+        load(tmp_path, **FULL | {"x_train": images})
+
+
 def test_images_without_finite_values_are_refused(tmp_path):
     broken = FLOAT / 255
     broken[0, 0, 0] = np.nan
     with pytest.raises(InputError, match="float64 with values that are not finite"):
         load(tmp_path, **FULL | {"x_train": broken})
+    with pytest.raises(InputError, match=r"x_train and x_test .* values that are not finite"):
+        load(tmp_path, **FULL | {"x_train": FLOAT, "x_test": broken[:3]})
 
 
 def test_texts_and_numbers_are_different_classes(tmp_path):

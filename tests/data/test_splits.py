@@ -219,7 +219,7 @@ def test_validation_sets_that_cannot_be_drawn(count):
         splits.validation(SMALL, count, seed=0)
     with pytest.raises(InputError, match="between 1 and the 0"):
         splits.validation(SMALL, 1, seed=0, keep=splits.balanced(SMALL, "all", seed=0))
-    with pytest.raises(InputError, match="between 1 and the 5 .* of which each class keeps 1"):
+    with pytest.raises(InputError, match=r"between 1 and the 5 .* of which each class keeps 1"):
         splits.validation(SMALL, 6, seed=0, spare=1)
 
 
