@@ -3,8 +3,7 @@
 import argparse
 import json
 
-from jaxmatch.cli.arguments import DATA, JSON, RUN, STEP, step
-from jaxmatch.cli.arguments import path
+from jaxmatch.cli.arguments import DATA, JSON, RUN, STEP, path, step
 
 HELP = (
     "Fit the temperature of a run's probabilities to its validation set and keep it with the run. "

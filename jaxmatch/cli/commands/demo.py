@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from jaxmatch.cli.arguments import show
-from jaxmatch.cli.arguments import path
+from jaxmatch.cli.arguments import path, show
 
 HELP = "Train supervised, then FixMatch, on 40 labels of MNIST-5k: print a table with baselines."
 

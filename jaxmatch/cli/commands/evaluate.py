@@ -4,9 +4,8 @@ import argparse
 import json
 from typing import Any
 
-from jaxmatch.cli.arguments import DATA, JSON, RUN, STEP, UNCALIBRATED, show, step
+from jaxmatch.cli.arguments import DATA, JSON, RUN, STEP, UNCALIBRATED, path, show, step
 from jaxmatch.errors import InputError
-from jaxmatch.cli.arguments import path
 
 HELP = "Print the test and validation metrics of a run's teacher and student."
 

@@ -2,8 +2,7 @@
 
 import argparse
 
-from jaxmatch.cli.arguments import RUN, STEP, UNCALIBRATED, add_unknown, step, unknown
-from jaxmatch.cli.arguments import path
+from jaxmatch.cli.arguments import RUN, STEP, UNCALIBRATED, add_unknown, path, step, unknown
 
 HELP = (
     "Write a run's classifier as one program (StableHLO, ONNX), or its weights under PyTorch's "

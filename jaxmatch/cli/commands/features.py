@@ -3,9 +3,8 @@
 import argparse
 import json
 
-from jaxmatch.cli.arguments import CONFIG, DATA, JSON, STEP, check_one_place, config_of, step
+from jaxmatch.cli.arguments import CONFIG, DATA, JSON, STEP, check_one_place, config_of, path, step
 from jaxmatch.errors import InputError
-from jaxmatch.cli.arguments import path
 
 HELP = "Keep a frozen network's features of all images of a data set on disk, computed once."
 

@@ -4,8 +4,7 @@ import argparse
 import sys
 from dataclasses import replace
 
-from jaxmatch.cli.arguments import RUN, STEP, UNCALIBRATED, add_unknown, step, unknown
-from jaxmatch.cli.arguments import path
+from jaxmatch.cli.arguments import RUN, STEP, UNCALIBRATED, add_unknown, path, step, unknown
 
 HELP = "Classify image files and write a table: path,class,confidence."
 

@@ -4,8 +4,7 @@ import argparse
 import json
 import sys
 
-from jaxmatch.cli.arguments import DATA, RUN, STEP, step
-from jaxmatch.cli.arguments import path
+from jaxmatch.cli.arguments import DATA, RUN, STEP, path, step
 
 HELP = "Print the test accuracy of simple classifiers on a run's frozen features as JSON."
 

@@ -2,8 +2,7 @@
 
 import argparse
 
-from jaxmatch.cli.arguments import DATA, RUN, STEP, step
-from jaxmatch.cli.arguments import path
+from jaxmatch.cli.arguments import DATA, RUN, STEP, path, step
 
 HELP = "Label the unlabeled images of runs by their average, for --config.data.pseudo_labels."
 

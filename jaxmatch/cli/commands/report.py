@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from jaxmatch.cli.arguments import DATA, RUN
-from jaxmatch.cli.arguments import path
+from jaxmatch.cli.arguments import DATA, RUN, path
 
 HELP = "Compare runs in one HTML page with plots, also as PNGs."
 

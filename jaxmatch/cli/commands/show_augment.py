@@ -4,8 +4,7 @@ import argparse
 import textwrap
 from pathlib import Path
 
-from jaxmatch.cli.arguments import CONFIG, config_of
-from jaxmatch.cli.arguments import path
+from jaxmatch.cli.arguments import CONFIG, config_of, path
 
 HELP = (
     "Draw a config's images as one PNG: under every op, with those that it uses first, and as "

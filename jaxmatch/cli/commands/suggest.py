@@ -4,8 +4,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from jaxmatch.cli.arguments import DATA, RUN, STEP, step
-from jaxmatch.cli.arguments import path
+from jaxmatch.cli.arguments import DATA, RUN, STEP, path, step
 
 HELP = "Choose the unlabeled images of a run to label next: a table to fill in, and a page for it."
 

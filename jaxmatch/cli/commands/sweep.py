@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from jaxmatch.errors import JaxmatchError
 from jaxmatch.cli.arguments import path
+from jaxmatch.errors import JaxmatchError
 
 HELP = "Print the train commands of a config's sweep(), or run them."
 

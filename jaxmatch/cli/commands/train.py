@@ -6,10 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxmatch.cli.arguments import CONFIG, DATA, JSON, add_minutes, config_of
+from jaxmatch.cli.arguments import CONFIG, DATA, JSON, add_minutes, config_of, path
 from jaxmatch.cli.words import AND
 from jaxmatch.errors import InputError
-from jaxmatch.cli.arguments import path
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
