@@ -26,8 +26,9 @@ def find_tensors(content: Any, key: str = "") -> tuple[dict[str, Any], str]:
     """
     if not isinstance(content, Mapping):
         raise ValueError("it holds no dict")
-    inner = next(_state_dicts(_at(content, key)), None)
-    found = {} if inner is None else _tensors(_at(_at(content, key), inner))
+    level = _at(content, key)
+    inner = next(_state_dicts(level), None)
+    found = {} if inner is None else _tensors(_at(level, inner))
     if not found:
         where = f"key {key!r}" if key else "the usual keys"
         raise ValueError(f"no tensors under {where}; its keys: {_keys(content)}")

@@ -86,6 +86,11 @@ def test_the_table_says_what_fits(capsys, monkeypatch):
     ]
 
 
+def test_the_readme_has_the_table_of_what_is_recorded():
+    readme = recipes.RECORDED.with_name("README.md").read_text()
+    assert recipes.table(recipes.lines()) in readme
+
+
 def test_the_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     record = tmp_path / "recipes.jsonl"
     done = {**LINE, "memory": MEMORY, "static_ms": 3.0}
