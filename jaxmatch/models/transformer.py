@@ -5,6 +5,7 @@ Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, https://arxiv.or
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 
 import jax
@@ -61,12 +62,15 @@ def drop_rates(rate: float, depth: int, dtype: DTypeLike = jnp.float32) -> tuple
     if depth == 1:
         return (0.0,)
     kind = np.dtype(dtype).type
-    step = kind(rate) / kind(depth - 1)
-    ends = (
-        step * kind(block) if block < depth // 2 else kind(rate) - step * kind(depth - 1 - block)
-        for block in range(depth)
-    )
-    return tuple(map(float, ends))
+    end, step = kind(rate), kind(rate) / kind(depth - 1)
+
+    def from_end(steps: int) -> float:
+        # PyTorch multiplies and subtracts in one operation, which rounds once.
+        return float(kind(float(Fraction(float(end)) - Fraction(float(step)) * steps)))
+
+    half = depth // 2
+    first = (float(step * kind(block)) for block in range(half))
+    return (*first, *(from_end(depth - 1 - block) for block in range(half, depth)))
 
 
 class Attention(nn.Module):

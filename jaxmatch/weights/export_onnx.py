@@ -24,6 +24,8 @@ INPUT = "images"
 TOLERANCE = 1e-4  # of a probability, between JAX and ONNX Runtime
 CLASSES, FACTS = "classes", "jaxmatch"
 REMEDY = "export it as .stablehlo"
+# The converter replaces functions of these: jax.numpy.cumsum for the rest of the process.
+PATCHED = (jnp, jax.lax, jax.nn)
 
 
 def export_onnx(path: Path, trained: Trained) -> str:
@@ -37,7 +39,7 @@ def export_onnx(path: Path, trained: Trained) -> str:
     images: Any = jax.ShapeDtypeStruct(("b", *trained.image_shape), jnp.uint8)
     outputs = [PROBABILITIES] + [UNKNOWN] * bool(trained.known)
     names: Any = {"input_names": [INPUT], "output_names": outputs}
-    with _quiet():
+    with _quiet(), _restored():
         import jax2onnx  # pyright: ignore[reportMissingImports]
 
         try:
@@ -124,3 +126,16 @@ def _quiet() -> Iterator[None]:
     finally:
         for log, level in zip(logs, before, strict=True):
             log.setLevel(level)
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    """Give the modules :data:`PATCHED` their functions back at the end."""
+    before = [dict(vars(module)) for module in PATCHED]
+    try:
+        yield
+    finally:
+        for module, names in zip(PATCHED, before, strict=True):
+            for name, value in names.items():
+                if vars(module).get(name) is not value:
+                    setattr(module, name, value)

@@ -1,7 +1,14 @@
-"""Reads and writes weights in files that cannot run code: safetensors, and npz without pickle."""
+"""Reads and writes weights in files that cannot run code: safetensors, and npz without pickle.
 
+Large networks come as several safetensors files, the shards, and an index of them in JSON
+(https://huggingface.co/docs/safetensors). Index and shards are read as one file.
+"""
+
+import contextlib
 import io
-from collections.abc import Iterable, Mapping
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,6 +20,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.runtime import paths
 
 SUFFIXES = (".safetensors", ".npz")
+INDEX = ".safetensors.index.json"
 PICKLES = (".pth", ".pt", ".bin", ".pkl", ".ckpt", ".tar")
 _DTYPES = {
     "F64": np.float64,
@@ -23,27 +31,92 @@ _DTYPES = {
     "I32": np.int32,
     "I16": np.int16,
     "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.I)
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a ``.safetensors`` or ``.npz`` file by name, in the file's dtypes.
 
-    bfloat16 (safetensors only) becomes the NumPy dtype that JAX uses. Nothing in the file is
-    executed.
+    bfloat16 (safetensors only) becomes the NumPy dtype that JAX uses. A tensor of a type that is
+    not read, such as float8, stands for itself without its numbers; :func:`check_read` refuses it.
+    Nothing in the file is executed.
+
+    Args:
+        path: of the file, of an index or of one shard, whose other shards lie beside it.
 
     Raises:
         InputError: if the file is missing, damaged, of another kind, or holds more than numbers.
     """
     path = paths.path(path)
+    if path.name.lower().endswith(INDEX):
+        return _read_shards(path, _indexed(path))
     _check_suffix(path)
-    try:
-        if path.suffix == ".npz":
+    if found := _SHARD.fullmatch(path.name):
+        return _read_shards(path, _siblings(path, found))
+    return _read_file(path)
+
+
+def check_read(weights: Mapping[str, np.ndarray]) -> None:
+    """Check that the numbers of all ``weights`` are there.
+
+    Raises:
+        InputError: if a tensor is of a type that is not read.
+    """
+    for name, value in weights.items():
+        if value.dtype.names:
+            raise InputError(f"tensor {name!r} is of type {value.dtype.names[0]}, which is not read")
+
+
+def _read_shards(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """The tensors of the files ``names`` beside ``path``, which names them or is one of them."""
+    shards = [path.parent / name for name in names]
+    missing = [shard.name for shard in shards if not shard.exists()]
+    if missing and path.exists():
+        others = "the others are" if len(missing) == len(shards) - 1 else f"{missing[0]} is"
+        raise InputError(
+            f"{path} is one part of {len(shards)}; {others} missing, so put all parts into its "
+            "folder."
+        )
+    weights: dict[str, np.ndarray] = {}
+    for shard in shards:
+        weights |= _read_file(shard)
+    return weights
+
+
+def _siblings(path: Path, shard: re.Match[str]) -> list[str]:
+    """The names of all shards of which ``path`` is one."""
+    start, count = shard["stem"], shard["count"]
+    end = path.suffix
+    return [f"{start}-{number:05}-of-{count}{end}" for number in range(1, int(count) + 1)]
+
+
+def _indexed(path: Path) -> list[str]:
+    """The names of the files in an index."""
+    with _reading(path):
+        files = json.loads(paths.read_whole(path))["weight_map"].values()
+        # Names without their folders, so an index reads nothing outside of its own.
+        return sorted({re.split(r"[/\\]", name)[-1] for name in files})
+
+
+def _read_file(path: Path) -> dict[str, np.ndarray]:
+    with _reading(path):
+        if path.suffix.lower() == ".npz":
             return _read_npz(path)
         content = paths.read_whole(path)
         return {name: _tensor(value) for name, value in safetensors.deserialize(content)}
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what goes wrong in the block into an :class:`InputError` about the file."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise InputError(f"there is no weights file {path}.") from error
     except OSError as error:
@@ -70,7 +143,7 @@ def write_weights(path: str | Path, weights: Mapping[str, np.ndarray], kind: str
     check_new(path, None if kind else SUFFIXES)
     # safetensors writes an array's memory in its own order, which is wrong for a transposed view.
     ordered = {name: np.asarray(value, order="C") for name, value in weights.items()}
-    if (kind or path.suffix[1:]) == "npz":
+    if (kind or path.suffix[1:].lower()) == "npz":
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **ordered)  # pyright: ignore[reportArgumentType]
         content = buffer.getvalue()
@@ -93,12 +166,13 @@ def check_new(path: Path, suffixes: Iterable[str] | None = SUFFIXES) -> None:
 
 
 def _check_suffix(path: Path, suffixes: Iterable[str] = SUFFIXES) -> None:
-    if path.suffix in PICKLES:
+    suffix = path.suffix.lower()
+    if suffix in PICKLES:
         raise InputError(
             f"{path} is a pickle by its name, and reading a pickle can run code; convert it to "
             ".safetensors with python -m experiments.weights.from_pth."
         )
-    if path.suffix not in suffixes:
+    if suffix not in suffixes:
         raise InputError(
             f"{path} is no weights file: its name must end in {' or '.join(suffixes)}."
         )
@@ -117,5 +191,6 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _tensor(entry: Mapping) -> np.ndarray:
     if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"tensors of type {entry['dtype']} are not read")
+        # The name of its one field says the type; it has no memory.
+        return np.broadcast_to(np.zeros((), [(entry["dtype"], "V1")]), entry["shape"])
     return np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])

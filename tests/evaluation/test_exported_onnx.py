@@ -4,6 +4,8 @@ import json
 import logging
 
 import exports
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,6 +70,18 @@ def test_the_network_computes_as_before_after_a_conversion(vit, tmp_path):
     export(tmp_path / "a.onnx", trained_of(vit))
     again = exports.random_classifier(tmp_path, "vit").predict(exports.images(3)).probabilities
     np.testing.assert_array_equal(again, before)
+    # By position, which the converter's own function refuses.
+    np.testing.assert_array_equal(jnp.cumsum(jnp.ones((2, 2), int), 1), [[1, 2], [1, 2]])
+
+
+def test_replaced_functions_are_restored_whatever_the_converter_does(monkeypatch):
+    theirs = lambda: None  # noqa: E731
+    before = jnp.cumsum, jax.nn.relu
+    with pytest.raises(ZeroDivisionError), export_onnx._restored():
+        monkeypatch.setattr(jnp, "cumsum", theirs)
+        monkeypatch.setattr(jax.nn, "relu", theirs)
+        raise ZeroDivisionError
+    assert (jnp.cumsum, jax.nn.relu) == before
 
 
 def test_the_lines_of_the_card_run_it(vit, tmp_path, monkeypatch, capsys):

@@ -328,6 +328,23 @@ def test_rates_grow_linearly_in_float32():
     assert drop_rates(0.5, 4, np.float64)[2] == pytest.approx(1 / 3, abs=1e-16)
 
 
+@pytest.mark.parametrize(
+    ("rate", "depth", "dtype", "recorded"),
+    [
+        (0.1, 10, np.float32, {6: 0.06666667014360428}),
+        (0.1, 10, np.float64, {6: 0.06666666666666667}),
+        (0.2, 24, np.float32, {16: 0.13913042843341827}),
+        (0.2, 24, np.float64, {20: 0.1739130434782609}),
+        (0.3, 24, np.float32, {16: 0.2086956650018692, 18: 0.2347826212644577}),
+        (0.3, 24, np.float64, {18: 0.23478260869565218}),
+    ],
+)
+def test_rates_are_those_of_torchs_linspace(rate, depth, dtype, recorded):
+    # Of torch 2.13: blocks at which a product that is rounded before the difference is another.
+    rates = drop_rates(rate, depth, dtype)
+    assert {block: rates[block] for block in recorded} == recorded
+
+
 @pytest.mark.parametrize(("rate", "scale"), [(0.25, 4 / 3), (0.5, 2.0), (1.0, 0.0)])
 def test_drop_path_scales_what_it_keeps(rate, scale):
     branch = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 2)), jnp.float32)

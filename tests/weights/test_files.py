@@ -347,7 +347,13 @@ def test_the_state_dict_of_a_checkpoint_is_found():
     assert find_tensors(nested) == (kept, "model.state_dict")
     assert find_tensors({"a": {"b": {"c": weights}}}, "a.b.c")[0] == kept
     assert find_tensors({"teacher": weights})[1] == "teacher"
-    wrong = ((nested, "model.other"), (nested, "epoch.model"))
+    assert find_tensors(nested, "model") == (kept, "model.state_dict")
+    numbers = {"epoch": np.array(3)}
+    assert find_tensors({**numbers, "model": weights}) == (kept, "model")
+    assert find_tensors({**numbers, "model": {**numbers, "state_dict": weights}})[0] == kept
+    assert find_tensors({"queue": np.ones(3), "state_dict": weights})[0] == kept
+    assert find_tensors({**numbers, **weights})[0].keys() == {"epoch", "a.weight"}
+    wrong = ((nested, "model.other"), (nested, "epoch.model"), (numbers, ""))
     for content, key in (({"epoch": 3}, ""), (both, "other"), ([1], ""), *wrong):
         with pytest.raises(ValueError, match=r"no dict|no tensors"):
             find_tensors(content, key)

@@ -4,7 +4,7 @@ import argparse
 import json
 import textwrap
 
-from jaxmatch.cli.arguments import CONFIG, JSON, config_of, show
+from jaxmatch.cli.arguments import CONFIG, JSON, add_minutes, config_of, show
 from jaxmatch.errors import InputError
 
 HELP = (
@@ -14,6 +14,7 @@ HELP = (
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", help=CONFIG)
+    add_minutes(command)
     command.add_argument("--json", action="store_true", help=JSON.format("everything"))
     command.add_argument(
         "--keys",
