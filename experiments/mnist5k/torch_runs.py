@@ -82,12 +82,12 @@ def accuracy(network: Any, images: Any, labels: np.ndarray) -> float:
 def run(settings: Mapping[str, Any], data: Data, seed: int) -> dict[str, Any]:
     """The averaged weights' accuracy at the last step, and every 300 steps before."""
     source, classes = data.source, len(data.source.classes)
-    images = resident(source, data.split, settings["data"]["include_labeled"])
+    images: Any = resident(source, data.split, settings["data"]["include_labeled"])
     random.seed(seed)
     torch.manual_seed(seed)
     weights = drawn(settings["model"], classes)
     options = {"device": "cpu", "bfloat16": False, "split": False, "tuned": False}
-    trainer = Trainer(settings, weights, classes, **options)
+    trainer: Any = Trainer(settings, weights, classes, **options)
     size, ratio = settings["data"]["batch_size"], settings["data"]["ratio"]
     known = Augmented(images.labeled_images.images, images.labeled_labels, settings, raw=False)
     labeled = permuted(known, size)

@@ -54,7 +54,11 @@ class MoCoV2(Algorithm):
         return {"projection": Projection(features=self.projection)}
 
     def init(self, key: Array, spec: Spec) -> Queue:
-        """An empty queue; the authors' starts with random unit vectors instead."""
+        """An empty queue; the authors' starts with random unit vectors instead.
+
+        Raises:
+            InputError: if a batch does not fit into it.
+        """
         if spec.unlabeled_batch > self.queue:
             raise InputError(
                 f"a batch of {spec.unlabeled_batch} keys does not fit into algorithm.queue="

@@ -68,7 +68,11 @@ class PCL(MoCoV2):
             raise InputError("algorithm.clusters=() leaves nothing to compare; give at least one.")
 
     def init(self, key: Array, spec: Spec) -> PyTree:
-        """A :class:`Memory` with an empty queue and no clusters."""
+        """A :class:`Memory` with an empty queue and no clusters.
+
+        Raises:
+            InputError: if there are more clusters than images.
+        """
         if max(self.clusters) > spec.unlabeled:
             raise InputError(
                 f"algorithm.clusters={self.clusters} are more than the {spec.unlabeled} images; "

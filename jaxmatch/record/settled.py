@@ -78,7 +78,10 @@ def standardized(config: ConfigDict, images: Images) -> ConfigDict:
         return config
     config = config.copy_and_resolve_references()
     known = names_weights(config.init_from) and input_scales.of_pretrained(config.model.name)
-    found = dict(zip(("mean", "std"), known, strict=True)) if known else statistics(images)
+    if known:
+        found: Mapping[str, tuple[float, ...]] = dict(zip(("mean", "std"), known, strict=True))
+    else:
+        found = statistics(images)
     for key in open_keys:
         config.data[key] = found[key]
     return config

@@ -56,7 +56,11 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | Path, keep: int = 3):
-        """Store the settings; nothing is written before the first save."""
+        """Store the settings; nothing is written before the first save.
+
+        Raises:
+            InputError: if ``keep`` is less than 1.
+        """
         if keep < 1:
             raise InputError(f"keep={keep} must be at least 1.")
         self._directory = paths.path(directory)

@@ -72,7 +72,11 @@ def orbax_writes_to(path: Path) -> bool:
 
 
 def arrays_by_name(tree: PyTree) -> dict[str, Array]:
-    """The leaves of a tree by their paths, such as "params/block/kernel"."""
+    """The leaves of a tree by their paths, such as "params/block/kernel".
+
+    Raises:
+        ValueError: if two have the same path.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     if len(named) != len(leaves):
