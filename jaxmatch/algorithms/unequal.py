@@ -8,6 +8,7 @@ from jaxmatch.algorithms.aligned import Aligned
 from jaxmatch.algorithms.balanced_classifier import ABC
 from jaxmatch.algorithms.comatch import CoMatch
 from jaxmatch.algorithms.debiaspl import DebiasPL
+from jaxmatch.algorithms.iomatch import IOMatch
 from jaxmatch.algorithms.logit_adjustment import LogitAdjusted
 from jaxmatch.algorithms.mixmatch import MixMatch
 from jaxmatch.algorithms.remixmatch import ReMixMatch
@@ -141,6 +142,11 @@ def _check(algorithm: Algorithm, unequal: Unequal, name: str) -> None:
             raise InputError(
                 f"{name} changes its labeled images before the network sees them, so unequal.{key} "
                 "is not defined for it; unequal.sampling=balanced is."
+            )
+        if key == "align" and isinstance(algorithm, IOMatch) and algorithm.alignment_length:
+            raise InputError(
+                f"{name} aligns its predictions to equal classes by itself; set "
+                "algorithm.alignment_length=0 beside unequal.align."
             )
         if key == "align" and isinstance(algorithm, ALIGNING):
             raise InputError(

@@ -1,5 +1,6 @@
 """The words of ``jaxmatch train`` for a run that goes on from another, with its settings."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.saved import tells_apart, to_json
+from jaxmatch.data.added import files
+from jaxmatch.data.sources import names_path
 from jaxmatch.errors import InputError
 from jaxmatch.record.run_data import moved_to
 from jaxmatch.record.settled import settled
@@ -17,7 +20,9 @@ APART = (
     *("recipe", "size", "minutes", "seed", "data.name", "data.labels", "data.added_labels"),
     *("init_from", "init_heads", "classifier_init", "classifier_temperature"),
 )
-FOUND_BY = ("data.directory",)  # identifies no run, but is needed to find its data
+# They identify no run, but its data is found, and its checkpoint chosen, by them.
+BESIDE = ("data.directory", "select", "keep_best")
+PLACEHOLDER = "AS_OF_THIS_RUN"
 OF_TIME = ("steps", "eval_every")  # what minutes choose
 FITTED = "logistic"  # classifier_init of the new run: its first classifier knows the new labels
 
@@ -66,7 +71,9 @@ def words(values: Mapping[str, Any]) -> list[str] | None:
     return [f"--config={config}", *_flags(overrides)]
 
 
-def going_on(values: Mapping[str, Any], run: Path, table: Path, place: str = "") -> list[str]:
+def going_on(
+    values: Mapping[str, Any], run: Path, table: Path, place: str = "", location: str = ""
+) -> list[str]:
     """The words of ``jaxmatch train`` for a run that starts from another, with more labels.
 
     If the settings of the old run cannot be written as words, its own words are to be filled in.
@@ -76,17 +83,29 @@ def going_on(values: Mapping[str, Any], run: Path, table: Path, place: str = "")
         run: its folder.
         table: of the labels to add.
         place: where the data is now, if it has moved.
+        location: the absolute path of the data, by which it is found from another folder.
     """
     data = dict(values["data"])
+    tables = files(data.get("added_labels", ""))
+    if not place and (base := _began_in(data["name"], location)) not in (None, Path.cwd()):
+        place, tables = location, tuple(str(base / name) for name in tables)
     data["name"], data["directory"] = moved_to(place, data["name"], data.get("directory", ""))
-    tables = [*filter(None, [data.get("added_labels", "")]), str(table)]
+    tables = (*tables, str(table))
     return [
-        *(words({**values, "data": data}) or ["--config=AS_OF_THIS_RUN"]),
+        *(words({**values, "data": data}) or [f"--config={PLACEHOLDER}"]),
         f"--config.init_from={run}",
         f"--config.classifier_init={FITTED}",
         f"--config.data.added_labels={','.join(tables)}",
         f"--workdir={following(run)}",
     ]
+
+
+def _began_in(name: str, location: str) -> Path | None:
+    """The folder in which a run began whose data has a relative path; None if it has none."""
+    place = os.path.normpath(name.partition(":")[2])
+    if not names_path(name) or os.path.isabs(place) or not location.endswith(f"/{place}"):
+        return None
+    return Path(location.removesuffix(place))
 
 
 def following(path: Path) -> Path:
@@ -101,7 +120,7 @@ def following(path: Path) -> Path:
 
 
 def _needed(key: str) -> bool:
-    return tells_apart(key) or key in FOUND_BY
+    return tells_apart(key) or key in BESIDE
 
 
 def _flags(overrides: Mapping[str, Any]) -> list[str]:

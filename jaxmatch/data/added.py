@@ -4,6 +4,7 @@ They label images wherever these lie, so a folder with class folders takes them 
 a table of its own. ``jaxmatch suggest`` writes such tables for people to fill in.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,8 @@ from jaxmatch.data.splits import Split
 from jaxmatch.data.table import UNLABELED, Table
 from jaxmatch.errors import InputError, counted, printable
 from jaxmatch.runtime import paths
+
+log = logging.getLogger(__name__)
 
 KEY = "data.added_labels"
 Added = Mapping[int, int]  # the class of each image, by its row in the source's storage order
@@ -60,7 +63,10 @@ def read(text: str, source: Source, split: Split, before: Sequence[Path] = ()) -
     known = dict(zip(source.rows.tolist(), source.labels.tolist(), strict=True))
     classes = {name: number for number, name in enumerate(source.classes)}
     for name in files(text):
-        content = table.read(paths.path(name).expanduser(), key_of(source))
+        file = paths.path(name).expanduser()
+        content = table.read(file, key_of(source), source.classes)
+        for note in content.notes:
+            log.warning("%s", note)
         rows = _rows(content, source, before)
         if not rows:
             raise InputError(

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -81,7 +81,7 @@ def part_of(name: str) -> str:
     return next(part for part in _PARTS if found[part]) if found else ""
 
 
-def read(file: Path, key: str = "path") -> Table:
+def read(file: Path, key: str = "path", classes: Collection[str] = ()) -> Table:
     """Read a table with a column for the path, one for the label, and perhaps one for the set.
 
     Cells are separated by commas, semicolons, tabs or ``|``. Empty labels mean unlabeled.
@@ -89,6 +89,7 @@ def read(file: Path, key: str = "path") -> Table:
     Args:
         file: its path.
         key: "path", or "index" if the images have no paths: the column in the place of the path.
+        classes: known names of classes, which are labels even if they are words for "no label".
 
     Raises:
         InputError: if it cannot be read, lacks a column or a cell, or has a label that may or may
@@ -124,8 +125,9 @@ def read(file: Path, key: str = "path") -> Table:
                 f"{file} has a line break inside of quotes in row {number}; a quote is missing or "
                 "too many there."
             )
-        rows.append(_row(file, found))
-    notes = [*_header_notes(file, header, columns), *_label_notes(file, body, columns["label"])]
+        rows.append(_row(file, found, classes))
+    lost = _label_notes(file, body, columns["label"], classes)
+    notes = [*_header_notes(file, header, columns), *lost]
     check_numbers(file, {row.label for row in rows})
     return Table(file=file, rows=tuple(rows), notes=tuple(notes))
 
@@ -301,11 +303,11 @@ def _columns(header: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _row(file: Path, cells: Mapping[str, str]) -> Row:
+def _row(file: Path, cells: Mapping[str, str], classes: Collection[str]) -> Row:
     label, part = cells["label"], ""
     if re.search("[\ud800-\udfff]", label):  # bytes that are no UTF-8
         raise InputError(f"Cannot read {file}: the label {printable(label)!r} is not UTF-8.")
-    if label.lower() in UNCLEAR:
+    if label.lower() in UNCLEAR and label not in classes:
         raise InputError(
             f"{file} has the label {label!r}: leave the label empty if it means that an image has "
             "none, or give the class another name."
@@ -317,7 +319,8 @@ def _row(file: Path, cells: Mapping[str, str]) -> Row:
                 f"{file} has the split {word!r}; write train, validation, test or nothing, or "
                 "give the column another name."
             )
-    unlabeled = label.lower() in NO_LABEL or part == "unlabeled"
+    no_label = label.lower() in NO_LABEL and label not in classes
+    unlabeled = no_label or part == "unlabeled"
     return Row(path=cells["path"], label=UNLABELED if unlabeled else label, part=part)
 
 
@@ -338,13 +341,15 @@ def _header_notes(file: Path, header: Sequence[str], columns: Mapping[str, int])
     return notes
 
 
-def _label_notes(file: Path, body: Sequence[Sequence[str]], place: int) -> list[str]:
+def _label_notes(
+    file: Path, body: Sequence[Sequence[str]], place: int, classes: Collection[str]
+) -> list[str]:
     found = Counter(cells[place].strip() for cells in body)
     return [
         f"Read as no label: {label!r} in {counted(count, 'row')} of {file.name}; if it is a class, "
         "give it another name."
         for label, count in found.items()
-        if label.lower() in NO_LABEL
+        if label.lower() in NO_LABEL and label not in classes
     ]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import build_algorithm
@@ -77,17 +78,17 @@ class Selection:
         """The key of the metric in ``metrics.jsonl``."""
         return f"validation/{self.network}/{self.metric}"
 
-    def check(self, classes: int, images: int) -> None:
+    def check(self, classes: int, labels: np.ndarray) -> None:
         """Check that the metric exists for the validation set of a run.
 
         Args:
             classes: how many there are.
-            images: of the validation set.
+            labels: [n] of the validation set.
 
         Raises:
             InputError: if it does not.
         """
-        if not images:
+        if not len(labels):
             raise InputError(
                 f"{self.setting}={self.key} needs a validation set; hold out images with "
                 f"data.validation=N, or leave {self.setting} empty."
@@ -96,6 +97,12 @@ class Selection:
             raise InputError(
                 f"{self.setting}={self.key} does not exist for {classes} classes; choose another, "
                 "such as validation/accuracy."
+            )
+        alike = np.full((len(labels), classes), 1 / classes)
+        if np.isnan(METRICS[self.metric].measure(alike, labels)):
+            raise InputError(
+                f"{self.setting}={self.key} is not defined for this validation set, which lacks a "
+                "class; hold out more images, or choose another, such as validation/accuracy."
             )
 
     def improved(self, best: Best | None, step: int, values: Mapping[str, float]) -> Best | None:

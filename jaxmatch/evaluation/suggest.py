@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
-from jaxmatch.data import splits
+from jaxmatch.data import splits, table
 from jaxmatch.data.added import key_of
 from jaxmatch.data.copies import array_hashes
 from jaxmatch.data.record import file_hashes
 from jaxmatch.data.source import Source
+from jaxmatch.data.table import UNLABELED
 from jaxmatch.errors import InputError, counted, suggest
 from jaxmatch.evaluation.acquisition import RULES, Pool, usual_rule
 from jaxmatch.evaluation.classifier import Classifier
@@ -214,12 +215,20 @@ def check_table(file: Path) -> None:
     paths.check_output(file)
     if file.suffix.lower() != ".csv":
         raise InputError(f"{file}: the table to fill in is a .csv; give it such a name.")
-    try:
-        lines = paths.read_whole(file).decode("utf-8-sig", "replace").splitlines()
-    except OSError:
+    if not file.is_file() or not paths.size(file):
         return
-    rows = list(csv.DictReader(lines))
-    if filled := sum(bool(row.get("label")) for row in rows):
+    for key in ("path", "index"):
+        try:
+            rows = table.read(file, key).rows
+            break
+        except InputError:
+            continue
+    else:
+        raise InputError(
+            f"{file} is no table that suggest has written, and would be lost; give another "
+            "--output."
+        )
+    if filled := sum(row.label != UNLABELED for row in rows):
         raise InputError(
             f"{file} has {counted(filled, 'label')} that would be lost; give another --output."
         )

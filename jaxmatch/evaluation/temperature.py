@@ -95,10 +95,10 @@ def sentences(found: Mapping[str, Any] | None, network: str) -> list[str]:
         f"(ECE {before:.3f} -> {after:.3f} on {images:,} validation images)"
     ]
     if each["temperature"] == 1:
-        told.append(
+        told = [
             f"the temperature stays 1, because all {images:,} validation images are classified "
             "correctly, so that they do not tell how often the network errs"
-        )
+        ]
     elif each["temperature"] in (LEAST, MOST):
         told.append(f"the temperature is at the end of its range, {LEAST:g} to {MOST:g}")
     if images < FEW:

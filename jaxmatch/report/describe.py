@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -71,7 +72,8 @@ def _describe(config: ConfigDict, stages: int = 1) -> dict[str, Any]:
         begins = [*sentences] or [f"init_from={config.init_from}: its encoder."]
     found = findings.find(data)
     if selection is not None:
-        selection.check(len(program.classes), found["validation"])
+        labels = data.validation_labels
+        selection.check(len(program.classes), np.zeros(0, np.int32) if labels is None else labels)
     state, spec = program.state, program.spec
     return {
         "data": found,

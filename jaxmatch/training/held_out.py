@@ -76,8 +76,8 @@ class HeldOut:
         if known and not program.algorithm.labeled:
             self.knn = probe_sets(source, KNN_TRAIN, KNN_TEST)
         if self.selection is not None:
-            validation = self.sets.get(VALIDATION, (None, ()))[1]
-            self.selection.check(len(program.classes), len(validation))
+            _, labels = self.sets.get(VALIDATION, (None, np.zeros(0, np.int32)))
+            self.selection.check(len(program.classes), labels)
         # Logits of the last evaluation by set and network, of sets that it had whole.
         self._last: dict[tuple[str, str], Answers] = {}
         self.logits = make_logits(program)

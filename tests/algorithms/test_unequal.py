@@ -249,6 +249,7 @@ def test_options_that_contradict_each_other(values, message):
         ("mixmatch", {"logit_adjustment": 1.0}, "changes its labeled images"),
         ("remixmatch", {"debias": 0.4}, "changes its labeled images"),
         ("simmatch", {"align": "labels"}, "aligns its predictions by itself"),
+        ("iomatch", {"align": "labels"}, "set algorithm.alignment_length=0 beside unequal.align"),
     ],
 )
 def test_methods_that_an_option_is_not_defined_for(name, values, message):

@@ -34,6 +34,7 @@ CASES = [
     ["fixmatch:NPZ,labels=16", "--config.minutes=5"],
     ["fixmatch:mnist5k,labels=40,preset=usb", "--config.data.mean=(0.1, 0.2, 0.3)"],
 ]
+CHOSEN = "--config.select=validation/balanced_accuracy"
 
 
 @pytest.mark.parametrize("given", CASES, ids=range(len(CASES)))
@@ -44,6 +45,24 @@ def test_words_give_the_settings_again(given, data):
     assert again is not None
     assert names(read(again)) == names(config)
     assert len(again) <= len(given)
+
+
+def test_words_choose_the_checkpoint_as_the_run(data):
+    given = [f"fixmatch:npz:{data},labels=16", "--config.data.validation=8", CHOSEN]
+    assert CHOSEN in words(to_json(read(given)))
+
+
+def test_a_run_goes_on_from_another_folder(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    values = to_json(read([f"fixmatch:npz:{data.name},labels=16"]))
+    values["data"]["added_labels"] = "next.csv"
+    here = going_on(values, Path("run"), Path("n2.csv"), location=str(data))
+    assert here[0].startswith(f"--config=fixmatch:npz:{data.name},")
+    assert "--config.data.added_labels=next.csv,n2.csv" in here
+    monkeypatch.chdir(tmp_path)
+    there = going_on(values, Path("run"), Path("n2.csv"), location=str(data))
+    assert there[0].startswith(f"--config=fixmatch:npz:{data},")
+    assert f"--config.data.added_labels={data.parent / 'next.csv'},n2.csv" in there
 
 
 def test_words_leave_out_where_the_run_began(data):

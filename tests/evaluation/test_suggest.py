@@ -185,6 +185,31 @@ def test_the_table_keeps_the_bytes_of_names_and_is_never_overwritten_with_labels
         suggest.check_table(tmp_path / "next.xlsx")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeffpath;label;prediction\r\na.png;ant;bee\r\n".encode(),
+        "path,label\na.png,ant\n".encode("utf-16"),
+        b"Path,Label\na.png,ant\n",
+        b"index,label\n3,ant\n",
+        b"file\tclass\na.png\tant\n",
+    ],
+)
+def test_a_table_with_labels_is_kept_whatever_program_has_saved_it(tmp_path, content):
+    file = tmp_path / "next.csv"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="has 1 label that would be lost"):
+        suggest.check_table(file)
+    file.write_bytes(content.replace(b"ant", b"").replace("ant".encode("utf-16-le"), b""))
+    suggest.check_table(file)
+
+
+def test_a_file_of_another_kind_is_kept(tmp_path):
+    (tmp_path / "next.csv").write_text("my notes")
+    with pytest.raises(InputError, match="is no table that suggest has written, and would be lost"):
+        suggest.check_table(tmp_path / "next.csv")
+
+
 def filled(page, chosen):
     """The table that the page saves if some places have some classes, by the rule of its script."""
     about = json.loads(re.search(r'id="rows">(.*?)</script>', page, re.DOTALL)[1])

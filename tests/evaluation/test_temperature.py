@@ -151,5 +151,5 @@ def test_the_sentences_warn_of_what_means_little():
     first = "probabilities are calibrated: temperature 1.84 (ECE 0.120 -> 0.030 on {} validation"
     assert told(200, 1.8432) == [first.format(200) + " images)"]
     assert told(FEW - 1, 1.8432)[1].startswith("a temperature of 99 validation images means little")
-    assert "all 200 validation images are classified correctly" in told(200, 1.0)[1]
+    assert "all 200 validation images are classified correctly" in told(200, 1.0)[0]
     assert "end of its range, 0.05 to 20" in told(200, MOST)[1]

@@ -173,6 +173,16 @@ def test_tables_that_do_not_fit_are_refused(photos, tmp_path, rows, message):
     assert message.format(own=own) in str(error.value)
 
 
+def test_a_class_may_be_a_word_for_no_label(photos, tmp_path, caplog):
+    (photos / "ant").rename(photos / "none")
+    (photos / "bee").rename(photos / "unknown")
+    rows = {"unlabeled/33.png": "none", "unlabeled/34.png": "unknown", "unlabeled/35.png": "?"}
+    file = table(tmp_path / "next.csv", rows)
+    found = labeled(loaded(f"folder:{photos}", data__added_labels=file))
+    assert {name: found.get(name) for name in rows} == {**rows, "unlabeled/35.png": None}
+    assert "Read as no label: '?' in 1 row of next.csv" in caplog.text
+
+
 def test_contradictions_between_and_within_tables_are_refused(photos, tmp_path):
     one = table(tmp_path / "one.csv", {"unlabeled/33.png": "ant"})
     two = table(tmp_path / "two.csv", {"unlabeled/33.png": "bee"})

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tiny_runs import STEPS, configuration, start_program, train_tiny
 
@@ -44,6 +45,17 @@ def selection(text, method="fixmatch"):
 def test_a_selection_names_a_network_and_a_metric(text, method, key):
     assert selection(text, method).key == key
     assert selection("", method) is None
+
+
+def test_a_metric_that_the_validation_set_does_not_define_is_refused():
+    found = selection("validation/roc_auc")
+    found.check(2, np.array([0, 1, 1]))
+    with pytest.raises(InputError, match="is not defined for this validation set, which lacks a"):
+        found.check(2, np.array([1, 1, 1]))
+    with pytest.raises(InputError, match="does not exist for 3 classes"):
+        found.check(3, np.array([0, 1, 2]))
+    with pytest.raises(InputError, match="needs a validation set"):
+        found.check(2, np.zeros(0, int))
 
 
 @pytest.mark.parametrize(

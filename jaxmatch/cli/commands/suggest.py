@@ -35,7 +35,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from jaxmatch.cli.continuing import following, going_on
+    from jaxmatch.cli.continuing import PLACEHOLDER, following, going_on
     from jaxmatch.data.levels import Levels
     from jaxmatch.errors import counted
     from jaxmatch.evaluation import suggest
@@ -53,8 +53,10 @@ def run(arguments: argparse.Namespace) -> None:
     found = suggest.choose(
         classifier, arguments.count, rule=arguments.by, seed=arguments.seed, place=arguments.data
     )
-    values = RunFolder(classifier.folder).read_config() or {}
-    words = going_on(values, arguments.workdir, table, arguments.data)
+    files = RunFolder(classifier.folder)
+    values, record = files.read_config() or {}, files.read_record()
+    location = record.location if record else ""
+    words = going_on(values, arguments.workdir, table, arguments.data, location)
     again = ["--workdir", str(following(arguments.workdir)), "-n", str(arguments.count)]
     commands = [
         shlex.join(["jaxmatch", "train", *words]),
@@ -74,3 +76,5 @@ def run(arguments: argparse.Namespace) -> None:
         "ask again:"
     )
     print("\n".join(f"  {command}" for command in commands))
+    if PLACEHOLDER in commands[0]:
+        print(f"In place of {PLACEHOLDER} write the --config of {arguments.workdir}.")
