@@ -347,6 +347,8 @@ class Run:
         best = self.best.improved(self.step, values)
         if best is not None and not self.done:
             ending.write_calibration(self.step, state, self.held_out, self.files)
+            if config.select:  # the checkpoint that predict uses
+                ending.write_known_images(self.step, state, self.held_out, self.files)
         if due["save"] or stop or best:
             self.save(state, best)
         if stop and not self.done:
@@ -468,7 +470,8 @@ class Run:
             )
             for sentence in temperature.sentences(calibration, self.program.algorithm.evaluated):
                 self._progress.message(sentence)
-            ending.write_known_images(self.step, state, self.held_out, self.files)
+            if not (self.config.select and self.best.found and self.best.found.step < self.step):
+                ending.write_known_images(self.step, state, self.held_out, self.files)
             self._opened.close()
             metrics = self.held_out.report(state, calibration)
             if hosts.leader():

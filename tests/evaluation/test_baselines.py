@@ -316,6 +316,7 @@ def test_several_runs_are_compared_by_their_means():
     title, mean = best_of(pair, "accuracy") or ("", math.nan)
     assert (title, mean) == ("SVC on pixels", pytest.approx(0.75))
     assert best_of([], "accuracy") is None
+    assert verdict("x", [result(1.0, 1.0)], [measured(svc=(1.0, 1.0))]) is None  # nothing is above
     assert verdict("x", [result(0.74), result(0.78)], pair) is None
     text = verdict("x", [result(0.72), result(0.76)], pair)
     assert text == "x does not beat SVC on pixels: test accuracy 74.0% against 75.0%."
