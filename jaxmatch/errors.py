@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
+MOST_NAMES = 40  # that an error lists
+
 
 class JaxmatchError(Exception):
     """Base of all errors that the command line prints as one sentence, without a traceback."""
@@ -46,11 +48,20 @@ class Interrupted(Stopped):
     exit_code, cause = 130, "Ctrl-C"
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The clause that follows an unknown name: the nearest known name, or all of them."""
+def suggest(name: str, known: Iterable[str], listed_by: str = "") -> str:
+    """The clause that follows an unknown name: the nearest known name, or all if they are few.
+
+    ``listed_by`` is the command that lists them where they are many.
+    """
     known = sorted(known)
     near = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
+    if near:
+        return f"did you mean {near[0]!r}?"
+    if len(known) <= MOST_NAMES:
+        return f"known: {', '.join(known)}."
+    (nearest,) = get_close_matches(name, known, n=1, cutoff=0)
+    where = f"; {listed_by} lists them all" if listed_by else ""
+    return f"the nearest of {len(known):,} known names is {nearest!r}{where}."
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

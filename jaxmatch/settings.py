@@ -58,7 +58,7 @@ class Range:
         high = {"at most": None if self.most == LARGEST else self.most, "below": self.below}
         bounds = {**low, **high}
         return " and ".join(
-            f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None
+            f"{word} {bound:.10g}" for word, bound in bounds.items() if bound is not None
         )
 
     def demand(self, value: float) -> str:
@@ -170,9 +170,9 @@ def check_value(key: str, value: Any, kind: Any) -> None:
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     if choices and isinstance(value, str) and value not in choices:
         raise InputError(f"unknown {key} {value!r}; {suggest(value, choices)}")
-    if demand := _demand(value, kind):
+    if failed := demand(value, kind):
         shown = repr(value) if isinstance(value, str) else value
-        raise InputError(f"{key}={shown} {demand}.")
+        raise InputError(f"{key}={shown} {failed}.")
 
 
 def turned_off(kind: type, values: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -184,26 +184,21 @@ def turned_off(kind: type, values: Mapping[str, Any], where: str) -> Iterator[st
                 yield f"{where}.{key}={value} is above {bound.most:g}, which turns it off."
 
 
-def _demand(value: Any, kind: Any) -> str:
+def demand(value: Any, kind: Any) -> str:
     """The demand of the type ``kind`` that ``value`` fails; empty if there is none."""
     if isinstance(value, Tracer):  # its value is not known while a program is traced
         return ""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         base, *bounds = arguments
-        demand = _demand(value, base)
-        if demand or value is None:
-            return demand
+        failed = demand(value, base)
+        if failed and not (base is float and isinstance(value, Real)):  # it is of another type
+            return ", ".join([failed, *(text for each in bounds if (text := each.text()))])
+        if failed or value is None:
+            return failed
         return next((text for each in bounds if (text := each.demand(value))), "")
     if origin in (Union, UnionType):
-        demands = [_demand(value, each) for each in arguments]
-        listed = isinstance(value, tuple | list)
-        alike = [
-            demand
-            for demand, each in zip(demands, arguments, strict=True)
-            if listed == (get_origin(each) is tuple)
-        ]
-        return (alike or demands)[0] if all(demands) else ""
+        return _demand_one_of(value, arguments)
     if origin is tuple or kind is tuple:
         return _demand_tuple(value, arguments)
     if kind is NoneType:
@@ -222,6 +217,22 @@ def _demand(value: Any, kind: Any) -> str:
     return ""
 
 
+def _demand_one_of(value: Any, kinds: tuple[Any, ...]) -> str:
+    """The demand of a union of ``kinds`` that ``value`` fails, of those that are most like it."""
+    demands = [demand(value, kind) for kind in kinds]
+    if not all(demands):
+        return ""
+    listed = isinstance(value, tuple | list)
+    alike = [n for n, kind in enumerate(kinds) if listed == (get_origin(kind) is tuple)]
+    if listed and alike:  # tuples of these lengths
+        lengths = {len(get_args(kinds[n])): n for n in alike}
+        if len(value) not in lengths:
+            *others, last = map(str, sorted(lengths))
+            return f"must have {', '.join(others)}{' or ' if others else ''}{last} entries"
+        alike = [lengths[len(value)]]
+    return demands[(alike or [0])[0]]
+
+
 def _demand_float(value: Real) -> str:
     """The demand that a number fails if float32, in which steps compute, cannot hold it."""
     try:
@@ -238,10 +249,11 @@ def _demand_float(value: Real) -> str:
 def _demand_tuple(value: Any, kinds: tuple[Any, ...]) -> str:
     """The demand of ``tuple[kinds]`` that ``value`` fails."""
     if not isinstance(value, tuple | list):  # a saved configuration has lists
-        return "must be a tuple, such as (0.5,)"
+        example = ("a", "b") if str in kinds else (0.5,)
+        return f"must be a tuple, such as {example}"
     if Ellipsis in kinds:
         kinds = kinds[:1] * len(value)
     if len(kinds) != len(value):
         return f"must have {len(kinds)} entries"
-    demands = (_demand(each, kind) for each, kind in zip(value, kinds, strict=True))
-    return next((f"{demand} in each entry" for demand in demands if demand), "")
+    demands = (demand(each, kind) for each, kind in zip(value, kinds, strict=True))
+    return next((f"{failed} in each entry" for failed in demands if failed), "")

@@ -25,7 +25,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.models.build import MODELS, model_settings
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
-from jaxmatch.settings import Count, Range, Share, build_section, check_value, section
+from jaxmatch.settings import Count, Range, Share, build_section, check_value, demand, section
 
 SECTIONS = {
     "optim": Optim,
@@ -133,7 +133,10 @@ def test_values_of_another_type_are_refused(key):
         ("model.bn_eps=0", "model.bn_eps=0.0 must be above 0."),
         ("views.contrast.hue=0.6", "views.contrast.hue=0.6 must lie between 0 and 0.5."),
         ("views.small.flip=2", "views.small.flip=2.0 must lie between 0 and 1."),
-        ("views.weak.area=(0.5,)", "views.weak.area=(0.5,) must have 2 entries."),
+        ("views.weak.area=(0.5,)", "views.weak.area=(0.5,) must have 0 or 2 entries."),
+        ("views.strong.fill=(1,2)", "views.strong.fill=(1, 2) must have 3 entries."),
+        ("ema.decay=1", "ema.decay=1 keeps the teacher at its first weights; give less than 1."),
+        ("optim.layer_decay=0", "optim.layer_decay=0 gives every layer but the last"),
         ("optim.learning_rate=1e308", "must lie in the range of float32, 1e-38 to 3e+38."),
         ("data.std=(1e-320,)", "must lie in the range of float32, 1e-38 to 3e+38 in each entry."),
         (f"data.mean=({10**400},)", "must lie in the range of float32"),
@@ -194,6 +197,28 @@ def test_saved_configurations_and_numbers_of_numpy_are_taken():
     assert build_section(Optim, {"drops": [0.5], "schedule": "steps"}, "optim").drops == (0.5,)
     assert FixMatch(threshold=np.float32(0.5), unlabeled_weight=np.int64(2)).unlabeled_weight == 2
     check_value("steps", np.int32(5), Count)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected"),
+    [
+        ("x", Count, "must be a whole number, at least 1"),
+        (1.5, Count, "must be a whole number, at least 1"),
+        ("x", Share, "must be a number, at least 0 and at most 1"),
+        (math.nan, Share, "must be finite"),
+        (2, Share, "must lie between 0 and 1"),
+        (None, Count | None, ""),
+        (0, Count | None, "must be at least 1"),
+        ((1, 2), KEYS["data.background"].kind, "must have 0, 1 or 3 entries"),
+        ((1, 2, 300), KEYS["data.background"].kind, "must lie between 0 and 255 in each entry"),
+        ((), tuple[Share] | tuple[Share, Share], "must have 1 or 2 entries"),
+        ((0.5, "x"), tuple[Share] | tuple[Share, Share],
+         "must be a number, at least 0 and at most 1 in each entry"),
+        ("x", tuple[str, ...], "must be a tuple, such as ('a', 'b')"),
+    ],
+)  # fmt: skip
+def test_demands_name_the_type_and_its_range(value, kind, expected):
+    assert demand(value, kind) == expected
 
 
 def test_a_section_checks_its_heirs_too():

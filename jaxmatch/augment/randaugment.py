@@ -12,6 +12,7 @@ down by the same amount, then inverts those from 128 up.
 
 import functools
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple
 
@@ -177,9 +178,9 @@ class RandAugment:
                     "cutout comes after the ops and is not one of views.strong.ops; set "
                     "views.strong.cutout."
                 )
-            if "," in name:
-                listed = ", ".join(repr(each.strip()) for each in name.split(","))
-                raise InputError(f'write views.strong.ops={name} as views.strong.ops="({listed})".')
+            if set(name) & set(",()[]"):  # a list without quotes is one text on a command line
+                listed = tuple(re.findall(r"\w+", name))
+                raise InputError(f'write views.strong.ops={name} as views.strong.ops="{listed}".')
             if name not in OPS:
                 raise InputError(
                     f"unknown image operation {name!r} in views.strong.ops; {suggest(name, OPS)}"

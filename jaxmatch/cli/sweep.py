@@ -30,7 +30,8 @@ from ml_collections import ConfigDict
 from jaxmatch.cli.words import AND
 from jaxmatch.config.argument import SHARES
 from jaxmatch.config.checks import check_settings
-from jaxmatch.config.flags import from_flags, load_module
+from jaxmatch.config.flags import from_flags, load_module, plain
+from jaxmatch.config.keys import KEYS
 from jaxmatch.config.own import Circumstances, settle, with_usual_input
 from jaxmatch.config.saved import run_name
 from jaxmatch.config.stages import stage_folders, stages_of
@@ -39,6 +40,7 @@ from jaxmatch.evaluation.selection import Selection
 from jaxmatch.record import findings, run_data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import paths
+from jaxmatch.settings import check_value
 from jaxmatch.training import together
 from jaxmatch.training.train import chosen, completed
 
@@ -87,6 +89,10 @@ def points(
         InputError: if a point is wrong, or two points are the same run; the message names them.
     """
     path, _, argument = config.partition(":")
+    for seed in seeds:
+        check_value("seed", seed, KEYS["seed"].kind)
+        if seeds.count(seed) > 1:
+            raise InputError(f"seed {seed} is given twice; give each of --seeds once.")
     if seeds and any(flag.startswith("--config.seed=") for flag in overrides):
         raise InputError("--seeds contradicts --config.seed; give only one of them.")
     found: list[Point] = []
@@ -245,7 +251,7 @@ def _point(
     if not isinstance(values, Mapping):
         raise InputError("a point is a dict of overrides by dotted key.")
     flags = {
-        key: f"--config.{key}={value}"
+        key: f"--config.{key}={plain(value)}"
         for key, value in values.items()
         if key not in ("config", "workdir")
     }

@@ -41,6 +41,7 @@ def check_settings(config: ConfigDict) -> None:
     build_ctaugment(config.views)
     build_section(Optim, dict(config.optim), "optim").rate(config.steps)
     build_section(Ema, dict(config.ema), "ema")
+    _check_learning(config)
     if config.data.pseudo_labels:
         _check_pseudo_labels(config, algorithm)
     if config.classifier_init != "random":
@@ -83,8 +84,23 @@ def _check_pseudo_labels(config: ConfigDict, algorithm: Algorithm) -> None:
             )
 
 
+def _check_learning(config: ConfigDict) -> None:
+    """Refuse shares with which a network keeps its first weights."""
+    if config.ema.decay == 1:
+        raise InputError("ema.decay=1 keeps the teacher at its first weights; give less than 1.")
+    if config.optim.layer_decay == 0:
+        raise InputError(
+            "optim.layer_decay=0 gives every layer but the last the learning rate 0; give more "
+            "than 0, or set --config.optim.train=head."
+        )
+
+
 def check_lora(config: ConfigDict) -> None:
-    """Refuse to train LoRA where the network has none."""
+    """Refuse to train LoRA where the network has none.
+
+    Raises:
+        InputError: if so; it names a network or a setting that works.
+    """
     if config.optim.train != "lora" or config.model.get("lora_rank"):
         return
     remedy = (
@@ -97,7 +113,11 @@ def check_lora(config: ConfigDict) -> None:
 
 
 def check_numbers(config: ConfigDict) -> None:
-    """Refuse values that a key does not take, and periods that are no multiples of a call."""
+    """Refuse values that a key does not take, and periods that are no multiples of a call.
+
+    Raises:
+        InputError: naming the key.
+    """
     flat = flatten(config)
     for key, entry in KEYS.items():
         if key in flat and not (key in INPUT and flat[key] is None):
@@ -126,7 +146,11 @@ def check_numbers(config: ConfigDict) -> None:
 
 
 def check_crops(config: ConfigDict, algorithm: Algorithm, image_shape: Sequence[int]) -> None:
-    """Refuse views that are larger than the images [h w c] they are cropped from."""
+    """Refuse views that are larger than the images [h w c] they are cropped from.
+
+    Raises:
+        InputError: naming the view and the largest size.
+    """
     roles = {
         "contrast" if role == "strong" and config.augment == "contrast" else role
         for role in (*algorithm.labeled, *algorithm.unlabeled)
@@ -142,7 +166,11 @@ def check_crops(config: ConfigDict, algorithm: Algorithm, image_shape: Sequence[
 
 
 def check_batches(config: ConfigDict, groups: int, devices: int, batches: Sequence[int]) -> None:
-    """Refuse batches that do not divide into BatchNorm groups or into microbatches."""
+    """Refuse batches that do not divide into BatchNorm groups or into microbatches.
+
+    Raises:
+        InputError: naming the settings that do not fit.
+    """
     parts, listed = config.microbatches, ", ".join(map(str, batches))
     if any(batch % groups for batch in batches):
         raise InputError(

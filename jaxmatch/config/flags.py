@@ -2,8 +2,9 @@
 
 import importlib.util
 import logging
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,16 +15,18 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.config import scaling, views
 from jaxmatch.config.argument import ARGUMENT_KEYS, parse_argument
 from jaxmatch.config.argument import FOR_LABELS as ARGUMENT_FOR_LABELS
 from jaxmatch.config.dotted import flatten
+from jaxmatch.config.keys import KEYS, LIST, field_defaults, kinds_of, without_stage
 from jaxmatch.config.own import leave_periods_open
-from jaxmatch.config.presets import VIEWS
+from jaxmatch.config.presets import DATASETS, VIEWS
 from jaxmatch.config.recipe import Recipe, set_model
 from jaxmatch.config.stages import SHARED, make_stages, stages_of
-from jaxmatch.errors import InputError, suggest
-from jaxmatch.settings import turned_off
+from jaxmatch.errors import InputError, printable, suggest
+from jaxmatch.settings import check_value, demand, turned_off
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ def config(
     largest: int | None = None,
     imbalance_unlabeled: float | str | None = None,
     largest_unlabeled: int | None = None,
+    scale: float | None = None,
+    rule: str | None = None,
     **overrides: Any,
 ) -> ConfigDict:
     """The configuration of a recipe, as ``jaxmatch train --config=...`` reads it.
@@ -74,7 +79,10 @@ def config(
         largest: its number of images of the first class, in place of ``labels``.
         imbalance_unlabeled: gamma of a long tail of unlabeled images, or "reversed".
         largest_unlabeled: its number of images of the largest class.
-        overrides: values by dotted key, which win. Notes about them are logged as warnings.
+        scale: factor of the batch, which other settings follow (:mod:`jaxmatch.config.scaling`).
+        rule: how the learning rate follows it, "linear", "sqrt" or "none".
+        overrides: values by dotted key, which win; NumPy's and JAX's, too. Notes about them are
+            logged as warnings.
 
     Raises:
         InputError: if a recipe, key or preset is unknown, or if a value cannot be read.
@@ -82,15 +90,24 @@ def config(
     chosen = {"labels": labels, "seed": seed, "preset": preset, "split": split}
     chosen |= {"views": views, "size": size, "balance": balance, "imbalance": imbalance}
     chosen |= {"largest": largest, "imbalance_unlabeled": imbalance_unlabeled}
-    chosen |= {"largest_unlabeled": largest_unlabeled}
+    chosen |= {"largest_unlabeled": largest_unlabeled, "scale": scale, "rule": rule}
+    if not isinstance(recipe, str):
+        raise InputError("recipe must be a text: give NAME:DATA, such as 'fixmatch:mnist5k'.")
     words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     if words and ":" not in recipe:
         raise InputError(f"{recipe} names no data set, which comes first: {recipe}:DATA.")
-    flags = [f"--config.{key}={value}" for key, value in overrides.items()]
+    flags = [f"--config.{key}={plain(value)}" for key, value in overrides.items()]
     found, notes = from_flags(",".join([recipe, *words]), flags)
     for note in notes:
         log.warning("%s", note)
     return found
+
+
+def plain(value: Any) -> Any:
+    """A value in Python's numbers and tuples; those of NumPy and JAX are printed in other ways."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return tuple(map(plain, value)) if isinstance(value, tuple | list) else value
 
 
 def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:
@@ -105,7 +122,9 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     Raises:
         InputError: if the file, a key or a value is wrong.
     """
-    path, _, argument = config.partition(":")
+    path, colon, argument = config.partition(":")
+    if colon and not argument:
+        raise InputError(f"{config} needs a data set after the colon; {suggest('', DATASETS)}")
     argument, factor, rule = scaling.split_argument(argument)
     module = load_module(path)
     result = module.get_config(argument) if argument else module.get_config()
@@ -113,26 +132,24 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     # Stages have the keys of a network's own settings once it is chosen.
     _choose_models(result, _for_all_stages(result, overrides))
     overrides = _for_all_stages(result, overrides)
-    known = flatten(result)
-    for override in overrides:
-        key = override.removeprefix("--config.").partition("=")[0]
-        if key not in known:
-            raise InputError(f"unknown config key {key!r}; {suggest(key, known)}")
-        # Of a run, or as "stages.NAME.preset" of a stage; "views.contrast.size" is another.
-        last = key.split(".", 2)[2] if key.startswith("stages.") else key
-        # An override would not set their values.
-        if last in ("preset", "views_preset", "size"):
-            word = last.removesuffix("_preset")
-            raise InputError(f"{word} belongs in the argument: --config=NAME:DATA,{word}=NAME.")
+    _check_keys(result, overrides)
+    kinds = {key: entry.kind for key, entry in KEYS.items()}
+    for name, part in stages_of(result).items():
+        prefix = f"stages.{name}." if name else ""
+        kinds |= {f"{prefix}{key}": kind for key, kind in kinds_of(part).items()}
     values = flags.FlagValues()
     # The last value of a key counts, as everywhere on command lines.
-    argv = ["jaxmatch", *{override.partition("=")[0]: override for override in overrides}.values()]
+    given = {override.partition("=")[0]: override for override in overrides}
+    argv = ["jaxmatch", *given.values()]
     try:
         config_flags.DEFINE_config_dict("config", result, flag_values=values, sys_argv=argv)
         values(argv)
     except (flags.Error, TypeError, ValueError) as error:
-        raise InputError(f"cannot read an override: {' '.join(str(error).split())}") from error
+        raise InputError(_unreadable(str(error), given, kinds)) from error
     chosen = config_flags.get_override_values(values["config"])
+    for key, value in chosen.items():
+        if not demand(None, kinds.get(key)):  # it takes None, so it was read as any literal
+            check_value(key, value, kinds.get(key))
     notes = [note for note in scaled if note.split(":")[0] not in chosen]
     named = {part.get("views_preset", ""): None for part in stages_of(result).values()}
     notes += [f"views={name}: {VIEWS[name].meaning}" for name in named if name in VIEWS]
@@ -148,8 +165,68 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
             ]
         if kind := ALGORITHMS.get(part.algorithm.name):
             notes += turned_off(kind, part.algorithm, f"{prefix}algorithm")
-            notes += views.notes(part, own, prefix)
+            notes += views.notes(part, _not_refused(part, own), prefix)
     return result, notes
+
+
+def _check_keys(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Refuse overrides of keys that do not exist or that set nothing.
+
+    Raises:
+        InputError: on the first one; it says what to give instead.
+    """
+    known = flatten(config)
+    for override in overrides:
+        key, _, value = override.removeprefix("--config.").partition("=")
+        if key not in known:
+            raise InputError(_unknown(key, known, config.recipe))
+        # Of a run, or as "stages.NAME.preset" of a stage; "views.contrast.size" is another.
+        last = without_stage(key)
+        # An override would not set their values.
+        if last in ("preset", "views_preset", "size"):
+            word = last.removesuffix("_preset")
+            raise InputError(f"{word} belongs in the argument: --config=NAME:DATA,{word}=NAME.")
+        if last == "algorithm.name" and value != known[key]:
+            if value not in ALGORITHMS:
+                raise InputError(f"unknown algorithm {value!r}; {suggest(value, ALGORITHMS)}")
+            raise InputError(
+                f"{key}={value}: the recipe is the method; give --config={value}:DATA instead."
+            )
+
+
+def _unknown(key: str, known: Collection[str], recipe: str) -> str:
+    """The sentence about an override of a key that is not among the ``known`` ones."""
+    if without_stage(key).startswith("frozen.") and not any("frozen." in each for each in known):
+        methods = [name for name, kind in ALGORITHMS.items() if kind.frozen]
+        return (
+            f"{key}: {recipe} learns from no trained network; leave it out, or give --config="
+            f"{' or '.join(methods)}:DATA."
+        )
+    return f"unknown config key {key!r}; {suggest(key, known, LIST)}"
+
+
+def _unreadable(error: str, given: Mapping[str, str], kinds: Mapping[str, Any]) -> str:
+    """The sentence about the override that the ``error`` of the parser names.
+
+    ``given`` are the overrides by ``--config.key``.
+    """
+    found = re.search(r"--config\.([\w.]+)", error)
+    key = found[1] if found else ""
+    flag, equals, value = given.get(f"--config.{key}", "").partition("=")
+    if flag and not equals:
+        return f"{flag} has no value; give {flag}=VALUE."
+    if flag and (failed := demand(value, kinds.get(key))):
+        return f"{key}={printable(value)} {failed}."
+    return f"cannot read an override: {' '.join(error.split())}"
+
+
+def _not_refused(config: ConfigDict, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides without those of RandAugment that a check of CTAugment's views refuses."""
+    if config.augment != "ctaugment":
+        return dict(own)
+    usual = field_defaults(RandAugment)
+    refused = {f"views.strong.{key}": usual[key] for key in usual if key != "table"}
+    return {key: value for key, value in own.items() if value == refused.get(key, value)}
 
 
 def _for_all_stages(config: ConfigDict, overrides: Sequence[str]) -> list[str]:

@@ -23,7 +23,9 @@ from jaxmatch.models.build import MODELS, model_class, model_settings
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
 from jaxmatch.settings import Count, NonNegative, Positive, Range, Share, Whole
+from jaxmatch.types import Algorithm
 
+LIST = "jaxmatch describe --keys"  # the command that lists the keys
 Level = Annotated[int, Range(least=0, most=255)]
 
 
@@ -268,30 +270,26 @@ def defaults() -> dict[str, Any]:
     values |= {
         f"{name}.{key}": value for name, part in sections.items() for key, value in part.items()
     }
-    kinds = {key: entry.kind for key, entry in KEYS.items()}
-    kinds |= {
-        f"{name}.{field.name}": field.type for name in SECTIONS for field in fields(SECTIONS[name])
-    }
-    typed = {
-        key: placeholder(_written_type(kinds.get(key, int))) if value is None else value
-        for key, value in values.items()
-    }
+    # The command line reads any literal for these, and so None again after another value.
+    typed = {key: placeholder(object) if value is None else value for key, value in values.items()}
     return {**_nested(typed), "frozen": {}}
+
+
+def kinds_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """The type of each key of one run's configuration."""
+    found = {key: entry.kind for key, entry in KEYS.items()}
+    own = {"model": model_class(config["model"]["name"])}
+    if config["algorithm"]["name"] in ALGORITHMS:
+        own["algorithm"] = ALGORITHMS[config["algorithm"]["name"]]
+    for name, kind in {**SECTIONS, **own}.items():
+        for field in fields(kind):
+            found.setdefault(f"{name}.{field.name}", field.type)
+    return found
 
 
 def field_defaults(kind: type) -> dict[str, Any]:
     """The default of each field of a dataclass."""
     return {field.name: field.default for field in fields(kind)}
-
-
-def _written_type(kind: Any) -> type:
-    """The type that the command line reads a key without a value as; any literal for ``object``."""
-    arguments = set(get_args(kind)) - {NoneType}
-    if get_origin(kind) is Annotated:
-        return _written_type(get_args(kind)[0])
-    if len(arguments) == 1 and get_origin(kind) in (Union, UnionType):
-        return _written_type(*arguments)
-    return int if kind is int else object
 
 
 class Documented(NamedTuple):
@@ -330,22 +328,34 @@ def documented(config: Mapping[str, Any] | ConfigDict | None = None) -> Iterator
             yield row._replace(meaning=f"{name}: {row.meaning}") if several else row
     for name in methods:
         usual, kind = field_defaults(ALGORITHMS[name]), ALGORITHMS[name]
-        for row in _documented_fields("algorithm", kind, {} if several else flat, usual):
+        rows = _documented_fields("algorithm", kind, {} if several else flat, usual)
+        for row in (*rows, *_documented_frozen(kind, flat)):
             yield row._replace(meaning=f"{name}: {row.meaning}") if several else row
 
 
 def with_prefix(rows: Iterable[Documented], prefix: str) -> list[Documented]:
     """The rows whose key is ``prefix``, lies in the section ``prefix`` or begins with it.
 
+    The key of a stage may begin with it after its ``stages.NAME.``, too.
+
     Raises:
         InputError: if there is none; it names the nearest key or section.
     """
     rows = list(rows)
-    found = [row for row in rows if row.key.startswith(prefix)]
+    found = [
+        row
+        for row in rows
+        if row.key.startswith(prefix) or without_stage(row.key).startswith(prefix)
+    ]
     if not found:
         known = {row.key for row in rows} | {row.key.rpartition(".")[0] for row in rows} - {""}
-        raise InputError(f"no config key begins with {prefix!r}; {suggest(prefix, known)}")
+        raise InputError(f"no config key begins with {prefix!r}; {suggest(prefix, known, LIST)}")
     return found
+
+
+def without_stage(key: str) -> str:
+    """A key of a stage, ``stages.NAME.KEY``, without the stage; other keys as they are."""
+    return key.split(".", 2)[2] if key.startswith("stages.") else key
 
 
 def _documented_fields(
@@ -358,6 +368,12 @@ def _documented_fields(
         if key not in KEYS:
             value = given.get(key, default)
             yield Documented(key, kind_text(types[name]), value, meanings.get(name, ""))
+
+
+def _documented_frozen(kind: type[Algorithm], given: Mapping[str, Any]) -> Iterator[Documented]:
+    for role in kind.frozen:
+        key, meaning = f"frozen.{role}", f"Run folder of the trained network that is the {role}."
+        yield Documented(key, kind_text(str), given.get(key, ""), meaning)
 
 
 def attribute_meanings(kind: type) -> dict[str, str]:

@@ -32,11 +32,17 @@ def split_argument(argument: str) -> tuple[str, float, str]:
         The rest of the argument, K (default 1) and the rule (default "linear").
 
     Raises:
-        InputError: if K is not a positive number, or if there is a rule without K.
+        InputError: if K is not a positive number, if there is a rule without K, or if one of them
+            has two values.
     """
     data, *pairs = argument.split(",")
     parts = [pair.partition("=") for pair in pairs]
-    chosen = {key: value for key, _, value in parts if key in KEYS}
+    chosen: dict[str, str] = {}
+    for key, _, value in parts:
+        if key in KEYS and chosen.setdefault(key, value) != value:
+            raise InputError(
+                f"{key}={chosen[key]} and {key}={value} are both given; leave one out."
+            )
     rest = ",".join([data, *("".join(part) for part in parts if part[0] not in KEYS)])
     if "rule" in chosen and "scale" not in chosen:
         raise InputError(f"rule={chosen['rule']} needs scale=K, the factor of the batch.")

@@ -8,18 +8,21 @@ import hashlib
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxmatch.data.sources import names_path
 from jaxmatch.errors import InputError, printable
 from jaxmatch.evaluation.classifier import Classifier
+from jaxmatch.evaluation.examples import FORMAT
 from jaxmatch.evaluation.metrics import METRICS
 from jaxmatch.optim.trained import count_values
 from jaxmatch.record import findings
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.unknown import SHARE, suffice
 from jaxmatch.report.card_code import CODE, code_for
+from jaxmatch.report.shares import SHARES, shares
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.json_files import read_object
 from jaxmatch.weights.export import PROGRAMS
@@ -27,7 +30,6 @@ from jaxmatch.weights.trained import Known, Trained
 
 SUFFIX = ".card.md"
 CALIBRATION = ("expected_calibration_error", "negative_log_likelihood")
-SHARES = ("precision", "recall", "f1")
 QUESTIONS = {
     "Intended use": (
         "What are the primary uses?",
@@ -51,6 +53,19 @@ QUESTIONS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """The content of a card, but for the facts that only the exported file tells.
+
+    Attributes:
+        details: the rows of the table of model details.
+        sections: the lines of the other sections by their names.
+    """
+
+    details: Sequence[Sequence[str]]
+    sections: Mapping[str, Sequence[str]]
+
+
 def card_of(path: str | Path) -> Path:
     """The path of the card of an exported file: its whole name and :data:`SUFFIX`.
 
@@ -72,52 +87,81 @@ def check_card(path: str | Path) -> None:
     paths.check_output(card)
 
 
-def read_evaluation(path: str | Path, classifier: Classifier) -> Mapping[str, Any]:
-    """The JSON object that ``jaxmatch evaluate --json`` printed for a checkpoint.
+def read_evaluation(path: str | Path, trained: Trained) -> Mapping[str, Any]:
+    """The JSON object that ``jaxmatch evaluate --json`` printed for an exported network.
 
     Raises:
-        InputError: if the file is missing or holds something else.
+        InputError: if the file is missing, holds something else, or is of another run, step or
+            temperature.
     """
     path = paths.path(path)
     found = read_object(path, "write it by jaxmatch evaluate --json")
     if found is None:
         raise InputError(f"there is no file {path}; write it by jaxmatch evaluate --json.")
-    if not isinstance(found.get("teacher"), dict) or not isinstance(found.get("student"), dict):
+    network, step = trained.origin["network"], trained.origin["step"]
+    if not _is_evaluation(found, network):
         raise InputError(f"{path} is not what jaxmatch evaluate --json prints.")
-    if found.get("step") != classifier.step:
+    if found.get("step") != step:
         raise InputError(
-            f"{path} is of step {found.get('step')}, but step {classifier.step} is exported; "
-            f"evaluate with --step {classifier.step}."
+            f"{path} is of step {found.get('step')}, but step {step} is exported; "
+            f"evaluate with --step {step}."
+        )
+    hashes = trained.origin["hashes"]
+    same = all(hashes[name] == value for name, value in found.get("hashes", {}).items())
+    if not same or list(found[network]["per_class"]) != list(trained.classes):
+        raise InputError(f"{path} is of another run; evaluate the run that is exported.")
+    temperature = found.get("calibration", {}).get(network, {}).get("temperature", 1)
+    if temperature != trained.temperature:
+        raise InputError(
+            f"{path} is of temperature {temperature:.4g}, but {trained.temperature:.4g} is "
+            "exported; evaluate with --uncalibrated if, and only if, the export has it."
         )
     return found
 
 
-def write_card(
+def _is_evaluation(found: Mapping[str, Any], network: str) -> bool:
+    """Whether ``found`` has what a card reads of ``jaxmatch evaluate --json``."""
+    try:
+        own, hashes = found[network], found.get("hashes", {})
+        limits, per_class = own.get("intervals", {}), own["per_class"].values()
+        bounds = [limits.get(name) for name in METRICS]
+        bounds += [each.get(key) for each in limits.get("per_class", {}).values() for key in SHARES]
+        numbers = [own["accuracy"], found.get("bootstrap", {}).get("confidence", 0)]
+        numbers += [row[key] for row in per_class for key in (*SHARES, "support")]
+        numbers += [end for pair in bounds if pair is not None for end in pair]
+        numbers += [found["calibration"][network]["temperature"]] if "calibration" in found else []
+        pairs = all(pair is None or len(pair) == 2 for pair in bounds)
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return (
+        pairs
+        and all(isinstance(each, int | float) for each in numbers)
+        and isinstance(hashes, dict)
+        and {"data", "settings"} >= hashes.keys()
+    )
+
+
+def make_card(
     path: Path,
     trained: Trained,
     classifier: Classifier,
     kind: str,
-    holds: str,
     evaluation: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write the card beside an exported file, and return its path.
+) -> Card:
+    """The card of a file that is not written yet.
 
     Args:
         path: of the exported file.
         trained: the network in it.
         classifier: the checkpoint that it comes from.
         kind: the format of the file.
-        holds: a few words that say what it holds.
         evaluation: the result of :func:`read_evaluation`; by default the run's own metrics.
 
     Raises:
         InputError: if a file of the run is damaged.
-        DiskError: if the card cannot be written.
     """
     run = RunFolder(classifier.folder)
-    title = _text(path.name)
     sections = {
-        "Model details": _details(path, trained, classifier, kind, holds),
         "How to use it": _usage(path, trained, kind),
         "Intended use": _questions("Intended use"),
         "Factors": _questions("Factors"),
@@ -127,32 +171,53 @@ def write_card(
         "Ethical considerations": _questions("Ethical considerations"),
         "Caveats and recommendations": _questions("Caveats and recommendations"),
     }
+    return Card(
+        details=tuple(_details(trained, classifier, kind)),
+        sections={name: tuple(body) for name, body in sections.items()},
+    )
+
+
+def write_card(path: Path, card: Card, kind: str, holds: str) -> Path:
+    """Write the card beside an exported file, and return its path.
+
+    Args:
+        path: of the exported file.
+        card: its card.
+        kind: the format of the file.
+        holds: a few words that say what it holds.
+
+    Raises:
+        DiskError: if the card cannot be written.
+    """
+    content, name = paths.read_whole(path), _text(path.name)
+    details = (
+        ("file", f"{name}, {len(content):,} bytes"),
+        ("format", f"{kind}: {holds}"),
+        ("SHA-256 of the file", f"`{hashlib.sha256(content).hexdigest()}`"),
+        *card.details,
+    )
     lines = [
-        f"# Model card: {title}",
+        f"# Model card: {name}",
         "",
         "Facts are of the run. Lines that begin with \u201cTo fill in\u201d are for the people "
         "who publish this file. The sections follow Mitchell et al., Model Cards for Model "
         "Reporting, 2019.",
     ]
-    for name, body in sections.items():
-        lines += ["", f"## {name}", "", *body]
-    card = card_of(path)
-    paths.write_output(card, ("\n".join(lines) + "\n").encode())
-    return card
+    sections = {"Model details": _table(("fact", "value"), details), **card.sections}
+    for section, body in sections.items():
+        lines += ["", f"## {section}", "", *body]
+    written = card_of(path)
+    paths.write_output(written, ("\n".join(lines) + "\n").encode())
+    return written
 
 
-def _details(
-    path: Path, trained: Trained, classifier: Classifier, kind: str, holds: str
-) -> Iterable[str]:
+def _details(trained: Trained, classifier: Classifier, kind: str) -> Iterable[Sequence[str]]:
     origin, program = trained.origin, classifier.program
-    content = paths.read_whole(path)
     idea = (sys.modules[type(program.algorithm).__module__].__doc__ or "").partition("\n")[0]
     shape = " ".join(map(str, trained.image_shape))
     names = ", ".join(map(_text, trained.classes))
     versions = ", ".join(f"{name} {each}" for name, each in origin["versions"].items())
-    rows = [
-        ("file", f"{_text(path.name)}, {len(content):,} bytes"),
-        ("format", f"{kind}: {holds}"),
+    return [
         ("method", f"{origin['method']}: {idea}"),
         ("network", f"{origin['model']}, {count_values(trained.variables['params']):,} parameters"),
         (
@@ -168,13 +233,11 @@ def _details(
         ("temperature", _temperature(trained, kind)),
         *([("images of no class", _compared(trained.known))] if trained.known else []),
         ("versions", versions),
-        ("SHA-256 of the file", f"`{hashlib.sha256(content).hexdigest()}`"),
         *(
             (f"SHA-256 of the {name}", f"`{value}`" if value else "not recorded")
             for name, value in origin["hashes"].items()
         ),
     ]
-    return _table(("fact", "value"), rows)
 
 
 def _temperature(trained: Trained, kind: str) -> str:
@@ -218,7 +281,7 @@ def _metrics(
     network, step = trained.origin["network"], trained.origin["step"]
     found, told = (evaluation or {}).get(network), f"Test images, the {network} of step {step:,}"
     if found is None:
-        found, told = _of_summary(run, network, step)
+        found, told = _of_run(run, trained)
     yield f"{told}."
     if found is not None:
         limits = found.get("intervals", {})
@@ -234,20 +297,39 @@ def _metrics(
         yield from ("", *_table(("metric", "value", "interval"), rows, bool(limits)))
         yield from ("", *_per_class(found, limits.get("per_class", {})))
     yield ""
-    yield from _calibration(run, network, step)
+    yield from _calibration(run, trained)
 
 
-def _of_summary(run: RunFolder, network: str, step: int) -> tuple[Mapping[str, Any] | None, str]:
-    """The metrics in ``summary.json``, and a sentence about them."""
+def _of_run(run: RunFolder, trained: Trained) -> tuple[Mapping[str, Any] | None, str]:
+    """The metrics that the run has of the network at its temperature, and a sentence about them."""
+    network, step = trained.origin["network"], trained.origin["step"]
     summary = run.read_summary() or {}
     scores, best = summary.get(network) or {}, summary.get("best") or {}
+    calibration = run.read_calibrations().get(step, {})
+    told = f"Test images, the {network} of step {step:,}"
     if scores.get("metrics") and summary["steps"] == step:
-        return scores["metrics"], f"Test images, the {network} of step {step:,}, the last one"
-    if best.get("step") == step and best["test"].get(network):
-        return best["test"][network], f"Test images, the {network} of step {step:,}, the best one"
-    return None, (
-        "The run has no metrics of this step; `jaxmatch evaluate` measures them "
-        f"(`--step {step}`), and `jaxmatch export --evaluation` takes them"
+        found, temperature = scores["metrics"], calibration.get(network, {}).get("temperature", 1.0)
+        told = f"{told}, the last one"
+    elif best.get("step") == step and best["test"].get(network):
+        found, temperature = best["test"][network], 1.0  # metrics.jsonl is never calibrated
+        told = f"{told}, the best one"
+    else:
+        return None, (
+            "The run has no metrics of this step; `jaxmatch evaluate` measures them "
+            f"(`--step {step}`), and `jaxmatch export --evaluation` takes them"
+        )
+    if "per_class" in found and temperature == trained.temperature:
+        return found, told
+    of = {"format": FORMAT, "step": step, "network": network, "temperature": trained.temperature}
+    examples = run.read_examples(of)
+    if examples is not None and len({*examples.get("test", ())}) == 1:  # all are classified
+        return examples["metrics"], told
+    if temperature == trained.temperature:
+        return found, told
+    return {name: value for name, value in found.items() if name not in CALIBRATION}, (
+        f"{told}. Negative log likelihood and calibration error are left out, because the run has "
+        "them at another temperature: `jaxmatch evaluate --json --bootstrap 1000` and `jaxmatch "
+        "export --evaluation FILE` put all figures into the card"
     )
 
 
@@ -255,21 +337,29 @@ def _per_class(found: Mapping[str, Any], limits: Mapping[str, Any]) -> Iterable[
     rows = []
     for name, row in found.get("per_class", {}).items():
         own = limits.get(name, {})
-        shares = [
-            " ".join(filter(None, (_number(row[key]), _interval(own.get(key))))) for key in SHARES
+        known = [
+            " ".join(filter(None, (_number(value), _interval(own.get(key)))))
+            if value is not None
+            else "-"
+            for key, value in shares(row).items()
         ]
-        rows.append((_text(name), *shares, f"{row['support']:,}"))
+        rows.append((_text(name), *known, f"{row['support']:,}"))
     return _table(("class", "precision", "recall", "F1", "test images"), rows) if rows else []
 
 
-def _calibration(run: RunFolder, network: str, step: int) -> Iterable[str]:
-    content = read_object(run.path / "calibration.json") or {}
-    known = {str(content.get("step")): content, **content.get("other_steps", {})}
-    found = known.get(str(step), {})
-    if network not in found:
+def _calibration(run: RunFolder, trained: Trained) -> Iterable[str]:
+    network = trained.origin["network"]
+    found = run.read_calibrations().get(trained.origin["step"])
+    if found is None:
         yield "Calibration: no temperature is fitted for this step."
         return
     each = found[network]
+    if each["temperature"] != trained.temperature:
+        yield (
+            f"Calibration: the fitted temperature, {each['temperature']:.4g}, is left out of this "
+            "file."
+        )
+        return
     yield (
         f"Calibration: temperature {each['temperature']:.4g}, fitted on {found['images']:,} "
         "validation images, which give:"

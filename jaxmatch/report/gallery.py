@@ -6,7 +6,8 @@ from typing import Any
 
 from jaxmatch.errors import JaxmatchError, counted
 from jaxmatch.report.html import folded, table, text, thumbnail
-from jaxmatch.report.results import Group
+from jaxmatch.report.results import Group, Run
+from jaxmatch.report.shares import shares
 
 MOST_RUNS = 3  # a report of more runs has no gallery unless it is asked for
 MOST_GALLERIES = 7  # that a page has at most, so that its size is bounded
@@ -54,13 +55,21 @@ def sections(groups: Sequence[Group], place: str = "") -> str:
             parts.append(f"<p>No images of {text(group.label)} are shown: {text(error)}</p>")
             continue
         seed = f", seed {run.settings['seed']}" if len(group.counted) > 1 else ""
-        parts.append(f"<h2>Images: {text(group.label)}{seed}</h2>\n{gallery(found)}")
+        title = f"Images: {text(group.label)}{seed}, {_when(run, found['step'])}"
+        parts.append(f"<h2>{title}</h2>\n{gallery(found)}")
     if len(classifying) > MOST_GALLERIES:
         parts.append(
             f'<p class="soft">Images of the first {MOST_GALLERIES} of {len(classifying)} groups '
             "are shown.</p>"
         )
     return "\n".join(parts)
+
+
+def _when(run: Run, step: int) -> str:
+    """The step of the images' checkpoint, and which one of the run it is."""
+    if step == run.stages[-1].summary["steps"]:
+        return f"at step {step:,}, the last"
+    return f"at step {step:,}{', the selected one' if run.settings['select'] else ''}"
 
 
 def gallery(found: Mapping[str, Any]) -> str:
@@ -104,7 +113,7 @@ def figures(found: Mapping[str, Any]) -> str:
             "class": name,
             "images": f"{each['support']:,}",
             **{
-                share: _with_interval(each[share], bounds["per_class"][name][share])
+                share: _with_interval(shares(each)[share], bounds["per_class"][name][share])
                 for share in ("recall", "precision", "f1")
             },
         }

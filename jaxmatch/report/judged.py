@@ -13,6 +13,7 @@ import numpy as np
 from jaxmatch.errors import counted
 from jaxmatch.report.html import COLORS, folded, legend, table, text
 from jaxmatch.report.results import Group
+from jaxmatch.report.shares import SHARES, shares
 
 MOST_GROUPS = COLORS  # that are compared in one picture
 MOST_CLASSES = 24  # with bars of their own: the worst ones
@@ -37,13 +38,14 @@ def sections(groups: Sequence[Group]) -> str:
     """The classes, confusions and calibration of groups; nothing for those without figures."""
     known = {group.label: found for group in groups if (found := metrics_of(group))}
     shown = dict(list(known.items())[:MOST_GROUPS])
+    when = _when([group for group in groups if group.label in shown])
     same = {tuple(found[0]["per_class"]) for found in shown.values()}
     parts = []
     if len(same) == 1:
-        parts.append(f"<h2>Classes</h2>\n{class_bars(shown)}")
+        parts.append(f"<h2>Classes, {when}</h2>\n{class_bars(shown)}")
     elif shown:
         parts += [
-            f"<h2>Classes: {text(label)}</h2>\n{class_bars({label: found})}"
+            f"<h2>Classes: {text(label)}, {when}</h2>\n{class_bars({label: found})}"
             for label, found in shown.items()
         ]
     confusions = [
@@ -57,7 +59,7 @@ def sections(groups: Sequence[Group]) -> str:
             "images."
         )
         parts.append(
-            f'<h2>Confusions</h2>\n<p class="soft">{meaning}</p>\n'
+            f'<h2>Confusions, {when}</h2>\n<p class="soft">{meaning}</p>\n'
             f'<div class="row">{"".join(confusions)}</div>'
         )
     curves = {
@@ -66,7 +68,7 @@ def sections(groups: Sequence[Group]) -> str:
         if (joined := _joined([one["reliability"] for one in found if "reliability" in one]))
     }
     if curves:
-        parts.append(f"<h2>Confidence</h2>\n{calibration(curves, shown, groups)}")
+        parts.append(f"<h2>Confidence, {when}</h2>\n{calibration(curves, shown, groups)}")
     if len(known) > len(shown):
         parts.append(
             f'<p class="soft">Of {len(known)} groups the first {len(shown)} are drawn.</p>'
@@ -74,27 +76,29 @@ def sections(groups: Sequence[Group]) -> str:
     return "\n".join(parts)
 
 
+def _when(groups: Sequence[Group]) -> str:
+    """The step of the metrics in the summaries of groups."""
+    steps = {run.stages[-1].summary["steps"] for group in groups for run in group.counted}
+    return f"at step {steps.pop():,}, the last" if len(steps) == 1 else "at the last step"
+
+
 def class_bars(groups: Mapping[str, Sequence[Metrics]]) -> str:
     """Recall of each class as a bar for each group, with precision and F1 as numbers."""
     first = next(iter(groups.values()))
-    rows: dict[str, list[dict[str, float]]] = {
-        name: [
-            {
-                key: fmean(one["per_class"][name][key] for one in found)
-                for key in ("recall", "precision", "f1")
-            }
-            for found in groups.values()
-        ]
+    rows: dict[str, list[dict[str, float | None]]] = {
+        name: [_mean_shares([one["per_class"][name] for one in found]) for found in groups.values()]
         for name in first[0]["per_class"]
     }
     names = list(rows)
     note = ""
     if len(names) > MOST_CLASSES:
-        worst = sorted(names, key=lambda name: fmean(one["recall"] for one in rows[name]))
-        names = worst[:MOST_CLASSES]
-        note = (
-            f'<p class="soft">The {MOST_CLASSES} of {len(rows)} classes with the least recall.</p>'
-        )
+        recalls = {
+            name: [recall for one in rows[name] if (recall := one["recall"]) is not None]
+            for name in names
+        }
+        names = sorted(filter(recalls.get, names), key=lambda name: fmean(recalls[name]))
+        names = names[:MOST_CLASSES]
+        note = f'<p class="soft">The {len(names)} of {len(rows)} classes with the least recall.</p>'
     support = {name: first[0]["per_class"][name]["support"] for name in names}
     bars = "\n".join(
         f"<div>{text(name)}<br><span class=soft>{counted(support[name], 'image')}</span></div>"
@@ -108,11 +112,21 @@ def class_bars(groups: Mapping[str, Sequence[Metrics]]) -> str:
     )
 
 
-def _bar(number: int, scores: Mapping[str, float]) -> str:
-    recall, precision, f1 = (100 * scores[key] for key in ("recall", "precision", "f1"))
+def _mean_shares(rows: Sequence[Metrics]) -> dict[str, float | None]:
+    """The shares of a class as means over the runs in which they are defined."""
+    found = [shares(row) for row in rows]
+    known = {key: [value for one in found if (value := one[key]) is not None] for key in SHARES}
+    return {key: fmean(values) if values else None for key, values in known.items()}
+
+
+def _bar(number: int, scores: Mapping[str, float | None]) -> str:
+    recall = scores["recall"]
+    shown = {key: "-" if each is None else f"{100 * each:.1f}" for key, each in scores.items()}
     return (
-        f'<div class="bar"><div><i style="width:{recall:.1f}%;background:var(--c{number})"></i>'
-        f"</div><span>{recall:.1f}% · precision {precision:.1f} · F1 {f1:.1f}</span></div>"
+        f'<div class="bar"><div><i style="width:{100 * (recall or 0):.1f}%;'
+        f'background:var(--c{number})"></i></div><span>{shown["recall"]}'
+        f"{'' if recall is None else '%'} · precision {shown['precision']} · F1 {shown['f1']}"
+        "</span></div>"
     )
 
 

@@ -52,6 +52,11 @@ def train(config: ConfigDict, workdir: str | Path | None = None, place: str = ""
         DiskError: if the run folder cannot be written.
         Stopped: after SIGTERM or Ctrl-C (SIGINT), once the state is saved.
     """
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            "train takes what jaxmatch.config returns: "
+            "jaxmatch.train(jaxmatch.config('fixmatch:mnist5k'))."
+        )
     folder = paths.path(workdir or default_folder(config))
     check_place(folder)
     if place and not hosts.from_leader(RunFolder(folder).config_file.exists):

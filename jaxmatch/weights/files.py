@@ -8,7 +8,7 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -37,7 +37,9 @@ _DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.I)
+_SHARD = re.compile(
+    r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors)", re.IGNORECASE
+)
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
@@ -55,10 +57,11 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = paths.path(path)
     if path.name.lower().endswith(INDEX):
-        return _read_shards(path, _indexed(path))
+        return _read_parts(path, _indexed(path), "the index of")
     _check_suffix(path)
-    if found := _SHARD.fullmatch(path.name):
-        return _read_shards(path, _siblings(path, found))
+    shard = _SHARD.fullmatch(path.name)
+    if shard and 1 <= int(shard["number"]) <= int(shard["count"]):
+        return _read_parts(path, _siblings(shard), "one part of")
     return _read_file(path)
 
 
@@ -70,38 +73,43 @@ def check_read(weights: Mapping[str, np.ndarray]) -> None:
     """
     for name, value in weights.items():
         if value.dtype.names:
-            raise InputError(f"tensor {name!r} is of type {value.dtype.names[0]}, which is not read")
+            raise InputError(
+                f"tensor {name!r} is of type {value.dtype.names[0]}, which is not read"
+            )
 
 
-def _read_shards(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The tensors of the files ``names`` beside ``path``, which names them or is one of them."""
-    shards = [path.parent / name for name in names]
-    missing = [shard.name for shard in shards if not shard.exists()]
-    if missing and path.exists():
-        others = "the others are" if len(missing) == len(shards) - 1 else f"{missing[0]} is"
+def _read_parts(path: Path, names: Sequence[str], role: str) -> dict[str, np.ndarray]:
+    """The tensors of the files ``names`` in the folder of ``path``, whose ``role`` errors name."""
+    if not path.exists():
+        return _read_file(path)
+    missing = [name for name in names if not (path.parent / name).exists()]
+    if missing:
+        alone = path.name in names and len(missing) == len(names) - 1
+        lacks = "the others are" if alone else f"{missing[0]} is"
         raise InputError(
-            f"{path} is one part of {len(shards)}; {others} missing, so put all parts into its "
-            "folder."
+            f"{path} is {role} {len(names)}, and {lacks} missing; put all parts into its folder."
         )
     weights: dict[str, np.ndarray] = {}
-    for shard in shards:
-        weights |= _read_file(shard)
+    for name in names:
+        weights |= _read_file(path.parent / name)
     return weights
 
 
-def _siblings(path: Path, shard: re.Match[str]) -> list[str]:
-    """The names of all shards of which ``path`` is one."""
-    start, count = shard["stem"], shard["count"]
-    end = path.suffix
-    return [f"{start}-{number:05}-of-{count}{end}" for number in range(1, int(count) + 1)]
+def _siblings(shard: re.Match[str]) -> list[str]:
+    """The names of all shards, by that of one."""
+    count = shard["count"]
+    return [
+        f"{shard['stem']}-{number:05}-of-{count}{shard['suffix']}"
+        for number in range(1, int(count) + 1)
+    ]
 
 
 def _indexed(path: Path) -> list[str]:
     """The names of the files in an index."""
     with _reading(path):
-        files = json.loads(paths.read_whole(path))["weight_map"].values()
-        # Names without their folders, so an index reads nothing outside of its own.
-        return sorted({re.split(r"[/\\]", name)[-1] for name in files})
+        names = json.loads(paths.read_whole(path))["weight_map"].values()
+        # Without folders, so that an index reads nothing outside of its own.
+        return sorted({re.split(r"[/\\]", name)[-1] for name in names})
 
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:

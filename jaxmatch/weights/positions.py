@@ -70,17 +70,25 @@ def resize_positions(
         InputError: if the grid does not fit, or "usb" is to resize one that is not square.
     """
     old = square(positions.shape[1] - prefix) if old is None else old
-    if old is None or math.prod(old) + prefix != positions.shape[1]:
+    rows = positions.shape[1]
+    if old is None:
+        fitting = listed(grids(rows - prefix))
+        remedy = f"; images of {fitting} patches fit it" if fitting else ""
         raise InputError(
-            f"a position embedding of {positions.shape[1]} rows is none of {prefix} tokens and a "
-            f"{'square' if old is None else f'{old[0]} x {old[1]}'} grid of patches."
+            f"a position embedding of {rows} rows is none of {prefix} tokens and a square grid of "
+            f"patches{remedy}"
+        )
+    if math.prod(old) + prefix != rows:
+        raise InputError(
+            f"a position embedding of {rows} rows is none of {prefix} tokens and a {old[0]} x "
+            f"{old[1]} grid of patches"
         )
     if old == new:
         return positions
     if rule == "usb" and (old[0] != old[1] or new[0] != new[1]):
         raise InputError(
             f"USB resizes position embeddings of square grids only, not of {old[0]} x {old[1]} "
-            f"patches to {new[0]} x {new[1]}; set init_rules=timm."
+            f"patches to {new[0]} x {new[1]}; set init_rules=timm"
         )
     down, across = (RULES[rule](*sides) for sides in zip(old, new, strict=True))
     grid = positions[0, prefix:].reshape(*old, -1).astype(np.float64)
@@ -93,6 +101,21 @@ def square(count: int) -> Grid | None:
     """The square grid of ``count`` patches; None if there is none."""
     side = math.isqrt(max(count, 0))
     return (side, side) if side and side * side == count else None
+
+
+def grids(count: int) -> list[Grid]:
+    """The grids of ``count`` patches, those closest to a square first.
+
+    A single row or column is one only where there is no other.
+    """
+    sides = [side for side in range(1, math.isqrt(max(count, 0)) + 1) if count % side == 0]
+    pairs = [(side, count // side) for side in reversed(sides) if side > 1 or sides == [1]]
+    return [grid for pair in pairs for grid in dict.fromkeys((pair, pair[::-1]))]
+
+
+def listed(fitting: list[Grid]) -> str:
+    """Grids for people: the first four."""
+    return " or ".join(f"{rows} x {columns}" for rows, columns in fitting[:4])
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:

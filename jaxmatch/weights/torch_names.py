@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import PyTree
+from jaxmatch.weights.files import check_read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,8 @@ def from_torch(
         spare_heads: ignore tensors that belong neither to the encoder nor to ``variables``.
 
     Raises:
-        InputError: if a tensor is missing, left over or of another shape.
+        InputError: if a tensor is missing, left over, of another shape or of a type that is not
+            read.
     """
     stripped = {name.removeprefix("module."): value for name, value in weights.items()}
     known = {
@@ -136,6 +138,7 @@ def from_torch(
         if name not in known:
             raise InputError(f"the PyTorch weights have no tensor {name!r}, which the model needs")
         value = np.asarray(known.pop(name))
+        check_read({name: value})
         value = value.transpose(_axes_from_torch(value.ndim))
         if value.shape != leaf.shape:
             raise InputError(

@@ -1,8 +1,8 @@
 """Starts a run from the encoder of another run or of a file of weights.
 
 The encoder is the trunk, and the heads that ``init_heads`` names. A file is
-``init_from=FILE.safetensors`` or ``FILE.npz``. If it holds several networks, ``FILE#PREFIX`` names
-one, such as ``FILE.safetensors#ema.``.
+``init_from=FILE.safetensors`` or ``FILE.npz``, or the index of several safetensors files. If it
+holds several networks, ``FILE#PREFIX`` names one, such as ``FILE.safetensors#ema.``.
 """
 
 import re
@@ -20,15 +20,15 @@ from jaxmatch.models.lora import without_factors
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.mesh import put
 from jaxmatch.types import Algorithm, PyTree, TrainState
-from jaxmatch.weights.files import PICKLES, SUFFIXES, read_weights
+from jaxmatch.weights.files import INDEX, PICKLES, SUFFIXES, read_weights
 from jaxmatch.weights.torch_names import find_network, from_torch
 from jaxmatch.weights.vit_formats import holds_vit
 from jaxmatch.weights.vit_init import Loaded, fit_positions, read_vit
 from jaxmatch.weights.vit_names import is_vit, timm_shapes
 
 STAGE = "stage:"  # prefix of an init_from that names a stage of the same run
-_SUFFIX = "|".join(re.escape(suffix) for suffix in SUFFIXES + PICKLES)
-_FILE = re.compile(rf"(?P<path>.+({_SUFFIX}))(#(?P<prefix>[^/#]*))?")
+_SUFFIX = "|".join(re.escape(suffix) for suffix in (*SUFFIXES, *PICKLES, INDEX))
+_FILE = re.compile(rf"(?P<path>.+({_SUFFIX}))(#(?P<prefix>[^/#]*))?", re.IGNORECASE)
 
 
 def encoder(
@@ -146,6 +146,8 @@ def read_encoder(init_from: str, ours: Mapping[str, PyTree]) -> dict[str, PyTree
             f"init_from={init_from} is a Vision Transformer, which this network is not; set "
             "--config.model.name=vit or the name of a Vision Transformer."
         )
+    if prefix and any(name.removeprefix("module.").startswith(f"{prefix}.") for name in weights):
+        prefix += "."
     try:
         naming = None
         if prefix is None:
@@ -202,6 +204,9 @@ def with_fitting_positions(
         ours: the result of :func:`target_encoder`.
         images: (height, width) of the trained run's images, and of the new run's.
         rule: "timm" or "usb".
+
+    Raises:
+        InputError: if the rule does not resize it.
     """
     theirs, params = trunk["params"], ours["params"]
     if not (is_vit(theirs) and is_vit(params)):
@@ -220,7 +225,10 @@ def with_fitting_positions(
     if prefixes[0] != prefixes[1] or old == new:
         return dict(trunk), []
     positions = np.asarray(theirs["pos_embed"])
-    resized, report = fit_positions(positions, shapes, new, rule, old)
+    try:
+        resized, report = fit_positions(positions, shapes, new, rule, old)
+    except InputError as error:
+        raise InputError(f"{error}.") from error
     return {**trunk, "params": {**theirs, "pos_embed": resized}}, report
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmatch.errors import InputError
+from jaxmatch.weights.files import check_read
 
 Tensors = dict[str, np.ndarray]
 
@@ -48,6 +49,8 @@ class Format:
     Attributes:
         name: of the code base.
         anchor: a tensor that each of its networks has.
+        parts: first parts of the names of its networks, of other architectures too. Tensors of
+            other names belong to no network.
         translate: from the tensors of a network to those of timm.
         rule: as in :class:`VitFile`.
         slash: what separates the parts of a name.
@@ -55,18 +58,21 @@ class Format:
 
     name: str
     anchor: str
+    parts: frozenset[str]
     translate: Callable[[Tensors], Tensors]
     rule: str = "timm"
     slash: str = "."
 
 
 def from_timm(tensors: Tensors) -> Tensors:
-    """timm's, USB's, MAE's or DINOv2's tensors.
+    """timm's, USB's, MAE's or DINOv2's tensors, also with the layers of queries, keys and values
+    apart, and with blocks in chunks, which fully sharded training makes.
 
     DINOv2 adds the class token's position before it puts the registers behind the class token, so
     its networks with registers are those without a class position.
     """
     found = {_LAYER_SCALE.sub(r"ls\1.gamma", name): value for name, value in tensors.items()}
+    found = _with_joined_qkv(_without_chunks(found))
     if "register_tokens" in found:
         found["reg_token"] = found.pop("register_tokens")
         found["cls_token"] = found["cls_token"] + found["pos_embed"][:, :1]
@@ -76,6 +82,28 @@ def from_timm(tensors: Tensors) -> Tensors:
     return found
 
 
+def _without_chunks(tensors: Tensors) -> Tensors:
+    """DINOv2's blocks without the number of their chunk; blocks count through all chunks."""
+    renamed = {_CHUNK.sub(r"blocks.\1.", name): value for name, value in tensors.items()}
+    return renamed if len(renamed) == len(tensors) else tensors
+
+
+def _with_joined_qkv(tensors: Tensors) -> Tensors:
+    """The rows of queries, keys and values of each attention in one tensor, if all are there."""
+    found = dict(tensors)
+    for name in tensors:
+        for first, *others in _SEPARATE:
+            before, attention, leaf = name.rpartition(f".attn.{first}.")
+            parts = [f"{before}.attn.{part}.{leaf}" for part in (first, *others)]
+            shapes = {np.shape(found.get(part, 0)) for part in parts}
+            if attention and len(shapes) == 1 and () not in shapes:
+                joined = np.concatenate([found.pop(part) for part in parts])
+                found[f"{before}.attn.qkv.{leaf}"] = joined
+    return found
+
+
+_CHUNK = re.compile(r"^blocks\.\d+\.(\d+)\.")
+_SEPARATE = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("q", "k", "v"))
 _LAYER_SCALE = re.compile(r"(?<=\.)gamma_([12])$")  # of DeiT III
 _CLIP = (
     ("conv1", "patch_embed.proj"),
@@ -137,20 +165,43 @@ def _google_blocks(tensors: Tensors) -> list[Tensors]:
         whole = _within(tensors, stacked)
         depth = len(next(iter(whole.values())))
         parts = [{name: value[number] for name, value in whole.items()} for number in range(depth)]
+        starts = [stacked] * depth
     else:
-        numbers = {
+        numbers = [
             int(match[1])
             for name in tensors
             if (match := re.match(r"Transformer/encoderblock_(\d+)/", name))
-        }
-        parts = [_within(tensors, f"Transformer/encoderblock_{each}/") for each in sorted(numbers)]
-    return [_google_block(part) for part in parts]
+        ]
+        starts = [
+            f"Transformer/encoderblock_{each}/" for each in range(max(numbers, default=-1) + 1)
+        ]
+        parts = [_within(tensors, start) for start in starts]
+    every = {name for part in parts for name in part}
+    return [_named(part, start, every) for part, start in zip(parts, starts, strict=True)]
+
+
+def _named(part: Tensors, start: str, every: set[str]) -> Tensors:
+    """The translation of a block, where a missing tensor's name begins with ``start``.
+
+    Args:
+        part: the block.
+        start: of its names.
+        every: the names of all blocks without their start.
+    """
+    if missing := every - part.keys():
+        raise KeyError(start + min(missing))
+    try:
+        return _google_block(part)
+    except KeyError as error:
+        raise KeyError(start + error.args[0]) from error
 
 
 def _google_block(part: Tensors) -> Tensors:
     number = {name.partition("/")[0].rpartition("_")[0]: name.partition("/")[0] for name in part}
     attention, perceptron = number["MultiHeadDotProductAttention"], number["MlpBlock"]
     norms = sorted({name.partition("/")[0] for name in part if name.startswith("LayerNorm_")})
+    if len(norms) < 2:
+        raise KeyError(f"LayerNorm_{len(norms)}/scale")
     width = part[f"{norms[0]}/scale"].size
     joined = [part[f"{attention}/{each}/kernel"].reshape(width, -1) for each in _QKV]
     biases = [part[f"{attention}/{each}/bias"].reshape(-1) for each in _QKV]
@@ -171,19 +222,38 @@ def _google_block(part: Tensors) -> Tensors:
 
 
 _QKV = ("query", "key", "value")
-# Beginnings of names, in timm's form, of what is no part of the encoder: decoders (MAE), tokens of
-# masked images (MAE, DINOv2), classifiers and heads.
-_ASIDE = (
-    *("decoder_", "mask_token", "pre_logits.", "head.", "fc.", "classifier.", "mlp", "proj."),
-    *("dino_head.", "ibot_head.", "projector.", "predictor."),
-)
+# Beginnings of names, in timm's form, of heads, which are no part of the encoder.
+_ASIDE = ("pre_logits.", "head.", "proj.")
 _CLASSIFIER = ("head.weight", "head.bias")
+# Tokens of distillation, pooling by attention, and rotary or relative positions are here so that a
+# network which has them is refused.
+_TIMM = (
+    *("patch_embed", "cls_token", "pos_embed", "reg_token", "register_tokens", "dist_token"),
+    *("norm_pre", "blocks", "norm", "fc_norm", "pre_logits", "head", "head_dist", "attn_pool"),
+    *("rope", "rope_embed", "rel_pos_bias"),
+)
+_OF_CLIP = (
+    *("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer", "ln_post"),
+    *("proj", "attn_pool"),
+)
+_OF_GOOGLE = ("embedding", "cls", "pos_embedding", "Transformer", "pre_logits", "head")
 FORMATS = (
-    Format(name="timm", anchor="patch_embed.proj.weight", translate=from_timm),
-    Format(name="CLIP", anchor="class_embedding", translate=from_clip),
+    Format(
+        name="timm",
+        anchor="patch_embed.proj.weight",
+        parts=frozenset(_TIMM),
+        translate=from_timm,
+    ),
+    Format(
+        name="CLIP",
+        anchor="class_embedding",
+        parts=frozenset(_OF_CLIP),
+        translate=from_clip,
+    ),
     Format(
         name="Google's JAX code",
         anchor="embedding/kernel",
+        parts=frozenset(_OF_GOOGLE),
         translate=from_google,
         rule="bilinear",
         slash="/",
@@ -197,34 +267,43 @@ def find_vit(weights: Mapping[str, np.ndarray], prefix: str | None = None) -> Vi
 
     Args:
         weights: the file's tensors by name.
-        prefix: of the network's names; by default the file must hold one network.
+        prefix: of the network's names, with or without its last dot; by default the file must hold
+            one network.
 
     Raises:
-        InputError: if there is none, or more than one without a prefix.
+        InputError: if there is none, or more than one without a prefix, or if a tensor of the
+            network cannot be read.
     """
-    found = [
-        (start, each)
-        for start, each in _networks(weights)
-        if prefix in (None, start, start.removeprefix("module."))
-    ]
+    networks = _networks(weights)
+    found = _chosen(networks, prefix)
     if not found and prefix is not None:
         raise InputError(f"it holds no Vision Transformer whose names begin with {prefix!r}")
     if not found:
         raise InputError(_no_vit(weights))
     if len(found) > 1:
         prefixes = ", ".join(sorted(repr(start) for start, _ in found))
+        rest = ", and FILE# is the one without a beginning" if any(not s for s, _ in found) else ""
         raise InputError(
             f"it holds several Vision Transformers, with names that begin with {prefixes}; choose "
-            "one by init_from=FILE#BEGINNING"
+            f"one by init_from=FILE#BEGINNING{rest}"
         )
     start, used = found[0]
-    theirs = {name: _at_least_float32(value) for name, value in _within(weights, start).items()}
+    inner = tuple(other for other, _ in networks if other != start and other.startswith(start))
+    within = {
+        name: value
+        for name, value in weights.items()
+        if name.startswith(start)
+        and not name.startswith(inner)
+        and name.removeprefix(start).partition(used.slash)[0] in used.parts
+    }
+    check_read(within)
+    theirs = {name.removeprefix(start): _at_least_float32(x) for name, x in within.items()}
     try:
         tensors = used.translate(theirs)
     except KeyError as error:
         raise InputError(f"it has no tensor {start + error.args[0]!r}") from error
     aside = [name for name in tensors if name not in _CLASSIFIER and name.startswith(_ASIDE)]
-    others = [name for name in weights if not name.startswith(start)]
+    others = [name for name in weights if name not in within]
     return VitFile(
         tensors={name: value for name, value in tensors.items() if name not in aside},
         format=used.name,
@@ -232,6 +311,18 @@ def find_vit(weights: Mapping[str, np.ndarray], prefix: str | None = None) -> Vi
         left_out=(*aside, *others),
         rule=used.rule,
     )
+
+
+def _chosen(networks: list[tuple[str, Format]], prefix: str | None) -> list[tuple[str, Format]]:
+    """Those of ``networks`` that ``prefix`` names; one of exactly its beginning goes first."""
+    if prefix is None:
+        return networks
+    named = [
+        (start, each)
+        for start, each in networks
+        if prefix.rstrip("./") in (start.rstrip("./"), start.removeprefix("module.").rstrip("./"))
+    ]
+    return [(start, each) for start, each in named if start == prefix] or named
 
 
 def holds_vit(weights: Mapping[str, np.ndarray]) -> bool:

@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxmatch.errors import InputError
 from jaxmatch.models.vit import PRESETS, ViT
 from jaxmatch.types import PyTree
-from jaxmatch.weights.positions import Grid, resize_positions, square
+from jaxmatch.weights.positions import Grid, grids, listed, resize_positions, square
 from jaxmatch.weights.vit_formats import VitFile, find_vit
 from jaxmatch.weights.vit_names import our_layout, parameters, timm_shapes
 
@@ -166,16 +167,47 @@ def _check(tensors: Mapping[str, np.ndarray], ours: Shapes, grid: Grid) -> None:
     if NORM[0] not in ours:  # an average without a norm of its own takes the file's, or a new one
         differing.pop("pool", None)
     wrong = [
-        f"tensor {name!r} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} "
-        "here"
+        name
         for name in sorted({**ours, **theirs}, key=_as_in_timm)
         if not _fits(name, theirs.get(name), ours.get(name))
     ]
     if not wrong and "class_position" not in differing:
         return
-    rows = theirs.get("pos_embed", (1, 0))[1]
-    first = wrong[0] if wrong else "its position embedding has other rows"
-    raise InputError(f"it holds another network: {first}{_remedy(there, differing, rows)}")
+    closest = _closest(theirs, there)
+    foreign = [
+        name
+        for name in wrong
+        if not _fits(name, theirs.get(name), closest.get(name))
+        and (NORM[0] in ours or name not in (*NORM, *FC_NORM))
+    ]
+    if foreign:
+        remedy = "; no setting of this library fits"
+    else:
+        remedy = _remedy(there, differing, theirs["pos_embed"][1])
+    first = "its position embedding has other rows"
+    for name in (foreign or wrong)[:1]:
+        sizes = f"{theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
+        first = f"tensor {name!r} is {sizes}"
+    raise InputError(f"it holds another network: {first}{remedy}")
+
+
+def _closest(theirs: Shapes, there: Mapping[str, Any]) -> Shapes:
+    """The shapes of this library's network of the settings ``there``, without a classifier.
+
+    What differs in ``theirs`` is of an architecture that the library lacks.
+    """
+    settings = {**there, "depth": 1, "mlp_ratio": there["mlp_ratio"] or 1.0}
+    model = ViT(classes=1, heads=1, **settings)
+    images = np.zeros((1, model.patch, model.patch, theirs[KERNEL][1]), np.float32)
+    found = jax.eval_shape(lambda: model.init(jax.random.key(0), images, False))["params"]
+    shapes = {name: shape for name, shape in timm_shapes(found).items() if name not in HEAD}
+    blocks = {
+        name.replace(".0.", f".{number}.", 1): shape
+        for name, shape in shapes.items()
+        if name.startswith("blocks.")
+        for number in range(max(1, there["depth"]))
+    }
+    return shapes | blocks
 
 
 def _fits(name: str, theirs: tuple[int, ...] | None, ours: tuple[int, ...] | None) -> bool:
@@ -187,36 +219,45 @@ def _fits(name: str, theirs: tuple[int, ...] | None, ours: tuple[int, ...] | Non
 def _described(shapes: Shapes, grid: Grid, here: Shapes | None = None) -> dict[str, Any]:
     """The settings of ``config.model`` that shapes tell, as far as they tell them."""
     kernel = shapes.get(KERNEL, ())
-    if len(kernel) != 4:
+    if len(kernel) != 4 or 0 in kernel:
         raise InputError(f"it has no patch kernel of four dimensions, {KERNEL!r}")
-    hidden = shapes.get("blocks.0.mlp.fc1.weight", (0,))[0]
+    hidden = _size(shapes, "blocks.0.mlp.fc1.weight", 0)
+    ratio = hidden / kernel[0]
+    if int(kernel[0] * ratio) < hidden:  # by rounding
+        ratio = math.nextafter(ratio, math.inf)
     blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
-    registers = shapes["reg_token"][1] if "reg_token" in shapes else 0
+    registers = _size(shapes, "reg_token", 1)
     return {
         "patch": kernel[2],
         "width": kernel[0],
         "depth": len(blocks),
-        "mlp_ratio": hidden / kernel[0],
+        "mlp_ratio": ratio,
         "registers": registers,
         "class_position": _class_position(shapes, registers, grid, here),
         "layer_scale": 1e-5 if "blocks.0.ls1.gamma" in shapes else 0.0,
         "pre_norm": "norm_pre.weight" in shapes,
         "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
-        "pool": "token" if NORM[0] in shapes or FC_NORM[0] not in shapes else "average",
+        "pool": "average" if FC_NORM[0] in shapes else "token",
     }
+
+
+def _size(shapes: Shapes, name: str, axis: int) -> int:
+    """The size of an axis of a tensor; 0 if there is no such axis."""
+    return dict(enumerate(shapes.get(name, ()))).get(axis, 0)
 
 
 def _class_position(shapes: Shapes, registers: int, grid: Grid, here: Shapes | None) -> bool:
     """Whether class token and registers have rows of the position embedding."""
     if "pos_embed" not in shapes:
         return True
-    rows = shapes["pos_embed"][1]
+    rows = _size(shapes, "pos_embed", 1)
     if here is None:
         return rows != math.prod(grid)
     prefix = here["pos_embed"][1] - math.prod(grid)
     if rows == here["pos_embed"][1] or square(rows - prefix):  # as here, if that is possible
         return prefix > 0
-    return square(rows) is None
+    without, beside = square(rows), square(rows - 1 - registers)
+    return prefix > 0 if (without is None) == (beside is None) else without is None
 
 
 def _remedy(there: Mapping[str, Any], differing: Mapping[str, Any], rows: int) -> str:
@@ -227,18 +268,30 @@ def _remedy(there: Mapping[str, Any], differing: Mapping[str, Any], rows: int) -
         for name, settings in PRESETS.items()
         if all({**usual, **settings}[key] == value for key, value in there.items())
     ]
-    if names:
+    if names and differing:
         # Names of equal shapes differ in the usual size of the images, and in the activation.
         size = f"_{math.isqrt(rows) * there['patch']}"
         best = min(names, key=lambda name: ("quickgelu" in name, not name.endswith(size)))
-        return f"; set --config.model.name={best}"
+        # A run of this name has another value by a setting of its own.
+        others = " or ".join(f"model.{key}" for key in differing)
+        return f"; set --config.model.name={best} and no other {others}"
     settings = dict(differing)
     if "width" in settings:
         settings["heads"] = max(1, there["width"] // USUAL_HEAD)
+    if settings.get("pool") == "average":
+        settings["fc_norm"] = True
     if not settings:
-        return "; this network has no setting for it"
-    listed = " ".join(f"--config.model.{key}={value}" for key, value in settings.items())
-    return f"; set {listed}"
+        return "; no setting of this library fits"
+    words = " ".join(f"--config.model.{key}={value}" for key, value in settings.items())
+    tokens = 1 + there["registers"]
+    fitting = grids(rows - tokens) if settings.get("class_position") is False else []
+    if not fitting:
+        return f"; set {words}"
+    # A square number of rows may also be class token, registers and an oblong grid.
+    return (
+        f"; set {words}, or give images of the same grid if its {rows} rows are {tokens} tokens "
+        f"and {listed(fitting)} patches"
+    )
 
 
 def _placed(

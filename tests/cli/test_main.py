@@ -187,7 +187,7 @@ def test_evaluate_repeats_the_evaluation_of_the_run(run, call):
         (line,) = [line for line in read(workdir) if line["step"] == step]
         assert code == 0
         found = json.loads(output)
-        assert found.keys() == {"step", "evaluated", "teacher", "student"}
+        assert found.keys() == {"step", "evaluated", "hashes", "teacher", "student"}
         assert (found["step"], found["evaluated"]) == (step, "teacher")
         for network in ("teacher", "student"):
             metrics = found[network]
@@ -623,6 +623,16 @@ def test_a_folder_that_cannot_be_written_exits_with_4(data, call, tmp_path):
     assert "compiled" not in error
 
 
+@pytest.mark.parametrize(
+    "option", ["--process=0", "--processes=2", "--coordinator=a:1", "--multihost"]
+)
+def test_several_processes_train_one_run_at_a_time(data, call, tmp_path, option):
+    one, two = (["--workdir", tmp_path / name, *arguments(data)] for name in "ab")
+    code, output, error = call("train", *one, "--and", *two, option)
+    assert (code, output) == (2, "")
+    assert "several processes train one run at a time; leave out --and" in error
+
+
 @pytest.mark.parametrize("option", ["--workdir=", "--workdir"])
 def test_an_empty_path_is_refused(data, call, option):
     words = [option] if option.endswith("=") else [option, ""]
@@ -925,6 +935,25 @@ def test_demo_trains_both_methods_and_prints_one_table(call, tmp_path, monkeypat
         assert f"{kept['baselines']['svc']['test']['accuracy']:.1%}" in output
         assert f"{name} does not beat" in output  # after five steps
     assert call("demo", "--workdir", tmp_path / "demo")[:2] == (0, output)  # complete: at once
+
+
+def test_demo_refuses_a_seed_that_nothing_takes(call, tmp_path):
+    code, output, error = call("demo", "--seed=-1", "--workdir", tmp_path / "demo")
+    assert (code, output) == (2, "")
+    assert error == "jaxmatch: seed=-1 must lie between 0 and 4294967295.\n"
+
+
+def test_pseudo_label_looks_for_all_runs_before_the_first_predicts(
+    call, run, tmp_path, monkeypatch
+):
+    def work(*arguments, **options):
+        raise AssertionError("it began to work")
+
+    monkeypatch.setattr("jaxmatch.evaluation.pseudo_label.make", work)
+    words = ("pseudo-label", run[0], tmp_path / "none", "-o", tmp_path / "q.csv")
+    code, output, error = call(*words)
+    assert (code, output) == (2, "")
+    assert f"{tmp_path / 'none'} is no run folder: it has no config.json." in error
 
 
 def test_show_augment_writes_a_sheet_and_says_which_ops_are_used(data, call, tmp_path):

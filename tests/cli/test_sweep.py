@@ -186,6 +186,25 @@ def test_seeds_do_not_meet_other_seeds(file):
             sweep.points(file(text) + argument, overrides, seeds=[0, 1])
     with pytest.raises(InputError, match="no config file nowhere"):
         sweep.points("nowhere.py")
+    for seeds, sentence in (
+        ([0, 1, 0], "seed 0 is given twice; give each of --seeds once"),
+        ([0, -1], "seed=-1 must lie between 0 and 4294967295"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            sweep.points("fixmatch:mnist5k", seeds=seeds)
+
+
+def test_points_may_have_numbers_of_numpy(tmp_path):
+    path = tmp_path / "points.py"
+    path.write_text(
+        "import numpy as np\n"
+        "def sweep():\n"
+        "    area = tuple(np.array([0.25, 1.0]))\n"
+        "    return [{'config': 'fixmatch:mnist5k', 'views.weak.area': area}]\n"
+    )
+    (point,) = sweep.points(str(path))
+    assert point.config.views.weak.area == (0.25, 1.0)
+    assert "--config.views.weak.area=(0.25, 1.0)" in point.words
 
 
 def test_points_equal_but_for_their_seed_are_grouped(file, call):

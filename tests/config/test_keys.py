@@ -1,6 +1,7 @@
 """Every key of a configuration is documented, and listed by ``describe --keys``."""
 
 import copy
+import json
 
 import pytest
 from ml_collections import ConfigDict
@@ -15,12 +16,17 @@ from jaxmatch.models.build import MODELS
 from jaxmatch.settings import Count, Momentum, Share
 
 
-@pytest.mark.parametrize("recipe", ["fixmatch:mnist5k", "pcl:mnist5k", "simclr:tfds:imagenet2012"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *("fixmatch:mnist5k", "pcl:mnist5k", "simclr:tfds:imagenet2012"),
+        "distillation:mnist5k,labels=40",
+    ],
+)
 def test_every_key_of_a_configuration_is_listed_with_its_value(recipe):
     config, _ = from_flags(recipe, ["--config.seed=3"])
     rows = {row.key: row for row in documented(config)}
-    flat = {key: value for key, value in flatten(config).items() if not key.startswith("frozen")}
-    assert {key: row.value for key, row in rows.items()} == flat
+    assert {key: row.value for key, row in rows.items()} == flatten(config)
     assert rows["seed"].value == 3
 
 
@@ -93,10 +99,34 @@ def test_the_command_lists_the_keys_of_a_prefix(capsys):
     assert "flexmatch: " in run(capsys, "--keys", "algorithm.threshold")
 
 
-def test_the_command_lists_the_keys_of_stages(capsys):
+def test_the_command_lists_the_keys_of_stages_as_overrides_are_written(capsys):
     out = run(capsys, "--keys", "algorithm.name", "--config=selfmatch:mnist5k")
-    assert "'simclr'" in out
-    assert "'fixmatch'" in out
+    assert "stages.simclr.algorithm.name='simclr'" in out
+    assert "stages.fixmatch.algorithm.name='fixmatch'" in out
+    own = run(capsys, "--keys", "stages.simclr.algorithm.t", "--config=selfmatch:mnist5k")
+    assert own.startswith("stages.simclr.algorithm.temperature=0.5  (")
+    assert own.count("\n") == 2
+    config, _ = from_flags("selfmatch:mnist5k", [])
+    listed = json.loads(run(capsys, "--keys", "--json", "--config=selfmatch:mnist5k"))
+    assert {row["key"] for row in listed} <= flatten(config).keys()
+
+
+def test_the_command_lists_the_trained_networks_of_a_method(capsys):
+    assert "frozen.teacher=''  (text)\n    distillation: " in run(capsys, "--keys", "frozen")
+    words = ("--config=distillation:mnist5k,labels=40", "--config.frozen.teacher=runs/a")
+    assert run(capsys, "--keys", "frozen", *words).startswith("frozen.teacher='runs/a'  (text)\n")
+
+
+def test_the_command_lists_keys_as_json(capsys):
+    (row,) = json.loads(run(capsys, "--keys", "optim.learning_rate", "--json"))
+    assert row == {
+        "key": "optim.learning_rate",
+        "type": "number, at least 0",
+        "value": 0.03,
+        "meaning": "The rate after the warm-up.",
+    }
+    (row,) = json.loads(run(capsys, "--keys", "seed", "--json", "--config=uda:mnist5k,seed=4"))
+    assert (row["type"], row["value"]) == ("whole number, at least 0 and at most 4294967295", 4)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +134,9 @@ def test_the_command_lists_the_keys_of_stages(capsys):
     [
         (["--keys", "optm"], "no config key begins with 'optm'; did you mean 'optim'?"),
         ([], "describe needs --config=NAME:DATA, or --keys to list the keys."),
+        (["--keys", "--config.steps=5"], "--keys without --config lists the defaults"),
+        (["--keys", "steps", "--minutes=5"], "add --config=NAME:DATA, or leave out --minutes"),
+        (["--keys", "zzzz"], "known names is 'size'; jaxmatch describe --keys lists them all."),
     ],
 )
 def test_bad_input_is_one_sentence(capsys, words, sentence):

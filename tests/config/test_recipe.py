@@ -9,6 +9,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -30,7 +32,7 @@ from jaxmatch.config.saved import (
     run_name,
     to_json,
 )
-from jaxmatch.errors import InputError
+from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import build_section
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +121,11 @@ def test_without_an_argument_the_default_data_are_used():
     assert config("fixmatch") == config("fixmatch:mnist5k")
 
 
+@pytest.mark.parametrize("recipe", ["fixmatch:", "selfmatch:", "byol+finetune:"])
+def test_nothing_after_the_colon_is_refused(recipe):
+    assert message(config, recipe).startswith(f"{recipe} needs a data set after the colon; known: ")
+
+
 @pytest.mark.parametrize(
     ("argument", "parts"),
     [
@@ -174,19 +181,143 @@ def test_unknown_override_keys_name_the_nearest_one(override, nearest):
     assert nearest in text
 
 
+def test_of_many_known_keys_the_nearest_is_named_and_where_the_list_is():
+    text = message(config, "fixmatch:mnist5k", "--config.qqqqqqqq=1")
+    assert re.fullmatch(
+        r"unknown config key 'qqqqqqqq'; the nearest of \d+ known names is '[\w.]+'; "
+        "jaxmatch describe --keys lists them all.",
+        text,
+    )
+    names = [f"name{number}" for number in range(40)]
+    assert suggest("qqqq", names) == f"known: {', '.join(sorted(names))}."
+    assert suggest("qqqqm", [*names, "mmmm"]) == "the nearest of 41 known names is 'mmmm'."
+
+
+@pytest.mark.parametrize("key", ["frozen.teacher", "frozen.techer"])
+@pytest.mark.parametrize("recipe", ["fixmatch", "selfmatch"])
+def test_a_trained_network_for_a_method_without_one_is_refused(recipe, key):
+    assert message(config, f"{recipe}:mnist5k", f"--config.{key}=runs/a") == (
+        f"{key}: {recipe} learns from no trained network; leave it out, or give "
+        "--config=distillation:DATA."
+    )
+    near = message(config, "distillation:mnist5k", "--config.frozen.techer=runs/a")
+    assert near == "unknown config key 'frozen.techer'; did you mean 'frozen.teacher'?"
+
+
 @pytest.mark.parametrize(
-    "override",
+    ("override", "sentence"),
     [
-        "--config.steps=many",
-        "--config.steps=1.5",
-        "--config.algorithm.threshold=high",
-        "--config.algorithm.hard_labels=perhaps",
-        "--config.data.image_size=small",
-        "--config.model.depth",
+        ("steps=many", "steps=many must be a whole number, at least 1."),
+        ("steps=1.5", "steps=1.5 must be a whole number, at least 1."),
+        ("steps=", "steps= must be a whole number, at least 1."),
+        ("steps=None", "steps=None must be a whole number, at least 1."),
+        ("seed=x", "seed=x must be a whole number, at least 0 and at most 4294967295."),
+        (
+            "algorithm.threshold=high",
+            "algorithm.threshold=high must be a number, at least 0 and at most 1.",
+        ),
+        (
+            "algorithm.hard_labels=perhaps",
+            "algorithm.hard_labels=perhaps must be True or False.",
+        ),
+        (
+            "data.image_size=small",
+            "data.image_size='small' must be a whole number, at least 1 and at most 16384.",
+        ),
+        (
+            "data.image_size=3.5",
+            "data.image_size=3.5 must be a whole number, at least 1 and at most 16384.",
+        ),
+        (
+            "views.strong.ops=rotate color",
+            "views.strong.ops=rotate color must be a tuple, such as ('a', 'b').",
+        ),
+        ("data.mean=0.5 0.4", "data.mean=0.5 0.4 must be a tuple, such as (0.5,)."),
+        ("model.depth", "--config.model.depth has no value; give --config.model.depth=VALUE."),
+        ("model.depth=x", "model.depth=x must be a whole number, at least 1 and at most 1000."),
     ],
 )
-def test_overrides_of_the_wrong_type(override):
-    assert "cannot read an override" in message(config, "fixmatch:mnist5k", override)
+def test_overrides_of_the_wrong_type(override, sentence):
+    assert message(config, "fixmatch:mnist5k", f"--config.{override}") == sentence
+
+
+def test_an_override_of_a_stage_of_the_wrong_type():
+    flag = "--config.stages.fixmatch.algorithm.threshold=x"
+    assert message(config, "selfmatch:mnist5k", flag) == (
+        "stages.fixmatch.algorithm.threshold=x must be a number, at least 0 and at most 1."
+    )
+
+
+NULLABLE = (
+    *("data.image_size", "data.white_level", "views.weak.pad", "views.strong.number"),
+    *(f"views.{role}.size" for role in ("contrast", "second", "small")),
+)
+
+
+@pytest.mark.parametrize("key", NULLABLE)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "fixmatch:mnist5k",
+        "fixmatch:tfds:imagenet2012",
+        "fixmatch:tfds:cifar100,preset=usb_cv",
+        "fixmatch:tfds:cifar10,preset=torchssl,views=medical",
+    ],
+)
+def test_keys_that_take_none_take_it_after_another_value_too(recipe, key):
+    for value in ("None", "8"):
+        found = config(recipe, f"--config.{key}={value}")
+        assert flatten(found)[key] == (None if value == "None" else 8)
+    assert flatten(config(recipe, f"--config.{key}=8", f"--config.{key}=None"))[key] is None
+    assert flatten(jaxmatch.config(recipe, **{key: None}))[key] is None
+    assert f"{key}=-1 must " in message(config, recipe, f"--config.{key}=-1")
+
+
+def test_none_reaches_a_stage():
+    found = config("selfmatch:mnist5k", "--config.data.image_size=None")
+    assert [stage.data.image_size for stage in found.stages.values()] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "sentence"),
+    [
+        (
+            "fixmatch",
+            "algorithm.name=flexmatch",
+            "algorithm.name=flexmatch: the recipe is the method; give --config=flexmatch:DATA "
+            "instead.",
+        ),
+        (
+            "selfmatch",
+            "stages.fixmatch.algorithm.name=simmatch",
+            "stages.fixmatch.algorithm.name=simmatch: the recipe is the method; give "
+            "--config=simmatch:DATA instead.",
+        ),
+        (
+            "fixmatch",
+            "algorithm.name=fixmtch",
+            "unknown algorithm 'fixmtch'; did you mean 'fixmatch'?",
+        ),
+    ],
+)
+def test_another_method_as_an_override_is_refused(recipe, override, sentence):
+    assert message(config, f"{recipe}:mnist5k", f"--config.{override}") == sentence
+
+
+def test_a_config_file_of_ones_own_chooses_its_method(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from jaxmatch.config.recipe import make\n"
+        "def get_config(argument):\n"
+        "    return make('mine', argument, algorithm={'name': 'flexmatch'})\n"
+    )
+    recipe = f"{tmp_path}/mine.py:mnist5k"
+    found = config(recipe, "--config.algorithm.name=flexmatch", "--config.algorithm.threshold=0.5")
+    assert (found.recipe, found.algorithm.name, found.algorithm.threshold) == (
+        "mine",
+        "flexmatch",
+        0.5,
+    )
+    assert "the recipe is the method" in message(config, recipe, "--config.algorithm.name=fixmatch")
 
 
 def test_overrides_of_every_type():
@@ -419,7 +550,7 @@ def test_the_name_of_the_run_folder(argument, start):
     name = run_name(config(argument))
     assert re.fullmatch(re.escape(start) + "-[0-9a-f]{8}", name)
     assert run_name(config(argument, "--config.devices=2")) == name
-    assert run_name(config(argument, "--config.algorithm.name=other")) != name
+    assert run_name(config(argument, "--config.optim.momentum=0.5")) != name
 
 
 def test_the_name_does_not_depend_on_the_process():
@@ -653,6 +784,44 @@ def test_from_python_overrides_are_noted_and_mistakes_refused(caplog):
     )
     assert "names no data set" in message(lambda: jaxmatch.config("fixmatch", labels=40))
     assert "unknown preset" in message(lambda: jaxmatch.config("fixmatch:mnist5k", preset="none"))
+    for recipe in (None, 3, {"recipe": "fixmatch"}):
+        assert message(jaxmatch.config, recipe) == (
+            "recipe must be a text: give NAME:DATA, such as 'fixmatch:mnist5k'."
+        )
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray, lambda value: tuple(np.array(value))])
+def test_from_python_arrays_are_tuples(kind):
+    values = {"data.mean": kind([0.5, 0.25, 0.125]), "views.strong.fill": kind([1, 2, 3])}
+    found = jaxmatch.config("fixmatch:mnist5k", **values)
+    assert found.data.mean == (0.5, 0.25, 0.125)
+    assert found.views.strong.fill == (1, 2, 3)
+    assert {type(each) for each in (*found.data.mean, *found.views.strong.fill)} == {float, int}
+
+
+@pytest.mark.parametrize("number", [np.float32, np.int64, jnp.float32, jnp.int32, np.array])
+def test_from_python_numbers_of_other_libraries_are_numbers(number):
+    found = jaxmatch.config("fixmatch:mnist5k", **{"optim.learning_rate": number(2)})
+    assert found.optim.learning_rate == 2
+    assert isinstance(found.optim.learning_rate, float)
+
+
+def test_from_python_the_batch_is_scaled_as_in_the_argument():
+    given = jaxmatch.config("fixmatch:mnist5k", scale=2, rule="sqrt")
+    assert given == from_flags("fixmatch:mnist5k,scale=2,rule=sqrt", [])[0]
+    assert given.data.batch_size == 32
+
+
+@pytest.mark.parametrize("given", ["fixmatch:mnist5k", {"recipe": "fixmatch"}, None])
+def test_train_takes_a_configuration_alone(given, tmp_path):
+    text = message(jaxmatch.train, given, tmp_path / "run")
+    assert text.startswith("train takes what jaxmatch.config returns: jaxmatch.train(")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_package_lists_its_public_names():
+    assert set(dir(jaxmatch)) == set(jaxmatch.__all__)
+    assert {"config", "load", "train"} <= set(dir(jaxmatch))
 
 
 @pytest.mark.slow

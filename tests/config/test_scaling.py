@@ -89,6 +89,7 @@ def test_every_change_is_noted_and_overrides_win():
         ("mnist5k,scale=-1", "not a positive number"),
         ("mnist5k,scale=1.3", r"makes data.batch_size 20\.8"),
         ("mnist5k,scal=8", "did you mean 'scale'"),
+        ("mnist5k,scale=2,scale=4", "scale=2 and scale=4 are both given; leave one out"),
     ],
 )
 def test_what_is_refused(argument, message):

@@ -2,13 +2,18 @@
 
 import hashlib
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 from tiny_runs import train_tiny, write_data
 
 from jaxmatch.cli import main as cli
+from jaxmatch.errors import InputError
+from jaxmatch.evaluation import examples
 from jaxmatch.evaluation.classifier import load
-from jaxmatch.report.card import QUESTIONS, card_of
+from jaxmatch.evaluation.shipping import trained_of
+from jaxmatch.report.card import QUESTIONS, card_of, make_card, read_evaluation, write_card
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +23,142 @@ def run(tmp_path_factory):
     periods = dict.fromkeys(("steps", "steps_per_call", "log_every", "eval_every", "save_every"), 2)
     train_tiny(write_data(folder / "data.npz"), folder / "run", **periods)
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def classifier(run):
+    return load(run)
+
+
+@pytest.fixture
+def selected(run, classifier, tmp_path):
+    """The checkpoint as the best one of a longer run, with temperatures, in a folder of its own."""
+    folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    summary = json.loads((folder / "summary.json").read_text())
+    test = {"teacher": {"accuracy": 0.375, **dict.fromkeys(SCORES, 9.5)}}
+    best = {"step": 2, "key": "validation/teacher/accuracy", "value": 0.5, "test": test}
+    (folder / "summary.json").write_text(json.dumps({**summary, "steps": 4, "best": best}))
+    (folder / "calibration.json").write_text(json.dumps(CALIBRATION))
+    return replace(classifier, folder=folder, calibration=CALIBRATION)
+
+
+SCORES = ("negative_log_likelihood", "expected_calibration_error")
+NAMES = [name.replace("_", " ") for name in SCORES]
+
+
+def fitted(temperature, before, after):
+    pairs = {"before": dict.fromkeys(SCORES, before), "after": dict.fromkeys(SCORES, after)}
+    return {"temperature": temperature, **pairs}
+
+
+CALIBRATION = {
+    "step": 2,
+    "images": 24,
+    "teacher": fitted(1.5, 0.4, 0.1),
+    "student": fitted(2.5, 0.5, 0.2),
+}
+
+
+def figures(text):
+    """The test figures of a card."""
+    return text.partition("## Metrics\n")[2].partition("\nCalibration: ")[0]
+
+
+def metrics_of(classifier):
+    card = make_card(classifier.folder / "x.npz", trained_of(classifier), classifier, "npz")
+    return figures("\n".join(["## Metrics", *card.sections["Metrics"]]))
+
+
+def test_a_card_of_the_best_checkpoint_has_no_figures_of_another_temperature(selected):
+    text = metrics_of(selected)
+    assert "the teacher of step 2, the best one." in text
+    assert "| accuracy | 0.375 |" in text
+    assert not any(f"| {name} |" in text for name in NAMES)
+    assert "`jaxmatch export --evaluation FILE` put all figures into the card." in text
+    plain = metrics_of(replace(selected, calibration=None))
+    assert all(f"| {name} | 9.5 |" in plain for name in NAMES)
+    assert "--evaluation" not in plain
+
+
+def test_a_card_of_the_best_checkpoint_has_the_figures_of_the_gallery(selected):
+    row = {"precision": 0.5, "recall": 0.0, "f1": 0.0, "support": 0}
+    found = {
+        **{"format": examples.FORMAT, "step": 2, "network": "teacher", "temperature": 1.5},
+        **{kind: [] for kind in ("mistakes", "uncertain", "wrong_pseudo_labels")},
+        **{"by_class": {}, "intervals": {}, "test": [24, 24]},
+        "metrics": {"accuracy": 0.375, **dict.fromkeys(SCORES, 0.25), "per_class": {"0": row}},
+    }
+    file = selected.folder / "examples.json"
+    file.write_text(json.dumps(found))
+    text = metrics_of(selected)
+    assert all(f"| {name} | 0.25 |" in text for name in NAMES)
+    assert "| 0 | 0.5 | - | - | 0 |" in text  # no image: no recall
+    for changed in ({"temperature": 2.0}, {"step": 1}, {"test": [12, 24]}):
+        file.write_text(json.dumps({**found, **changed}))
+        assert not any(f"| {name} |" in metrics_of(selected) for name in NAMES), changed
+
+
+def test_an_evaluation_of_something_else_is_refused(classifier, tmp_path):
+    trained, file = trained_of(classifier), tmp_path / "e.json"
+    shares = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 6}
+    own = {"accuracy": 0.5, "per_class": dict.fromkeys(trained.classes, shares)}
+    whole = {"step": 2, "hashes": {**trained.origin["hashes"]}, "teacher": own}
+    del whole["hashes"]["weights"]
+
+    def refused(values, **more):
+        file.write_text(json.dumps(values))
+        with pytest.raises(InputError) as error:
+            read_evaluation(file, replace(trained, **more))
+        return str(error.value)
+
+    file.write_text(json.dumps(whole))
+    assert read_evaluation(file, trained) == whole
+    older = {key: value for key, value in whole.items() if key != "hashes"}
+    file.write_text(json.dumps(older))
+    assert read_evaluation(file, trained) == older
+    assert "is of another run" in refused({**whole, "hashes": {"settings": "0"}})
+    other = {**own, "per_class": {"a": shares}}
+    assert "is of another run" in refused({**older, "teacher": other})
+    assert "is of temperature 1, but 1.5 is exported" in refused(whole, temperature=1.5)
+    warm = {**whole, "calibration": CALIBRATION}
+    assert "is of temperature 1.5, but 1 is exported" in refused(warm)
+    file.write_text(json.dumps(warm))
+    assert read_evaluation(file, replace(trained, temperature=1.5)) == warm
+    for broken in (
+        {},
+        {"teacher": [1]},
+        {"teacher": {**own, "per_class": {name: {} for name in trained.classes}}},
+        {"teacher": {**own, "per_class": [1]}},
+        {"teacher": {**own, "intervals": [1]}},
+        {"teacher": {**own, "intervals": {"accuracy": [0.5]}}},
+        {"teacher": {**own, "intervals": {"per_class": {"0": [1]}}}},
+        {"teacher": {**own, "accuracy": "high"}},
+        {"calibration": {}},
+        {"bootstrap": [1]},
+        {"hashes": [1]},
+        {"hashes": {"name": "0"}},
+    ):
+        values = {**whole, **broken} if broken else {}
+        assert "is not what jaxmatch evaluate --json prints" in refused(values), broken
+
+
+def test_no_file_is_exported_without_its_card(run, tmp_path, monkeypatch):
+    from jaxmatch.report import card
+
+    def broken(*_):
+        raise InputError("the run is damaged.")
+
+    monkeypatch.setattr(card, "_metrics", broken)
+    with pytest.raises(SystemExit, match="2"):
+        export(run, tmp_path / "a.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_weights_are_for_weights_alone(run, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        export(run, tmp_path / "a.stablehlo", "--naming=timm")
+    assert "--naming needs a file of weights; stablehlo holds a program." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def export(run, path, *words):
@@ -56,10 +197,11 @@ def test_hashes_of_weights_and_settings_do_not_depend_on_the_format(run, tmp_pat
     assert hashes(cards[0], "file") != hashes(cards[1], "file")
 
 
-def test_a_card_takes_the_metrics_and_intervals_of_an_evaluation(run, tmp_path, capsys):
+def test_a_card_takes_the_metrics_and_intervals_of_an_evaluation(run, classifier, tmp_path, capsys):
     capsys.readouterr()
     cli.main(["evaluate", f"--workdir={run}", "--json"])
     found = json.loads(capsys.readouterr().out)
+    assert found["hashes"].items() < trained_of(classifier).origin["hashes"].items()
     found["bootstrap"] = {"confidence": 0.9}
     found["teacher"]["accuracy"] = 0.625
     found["teacher"]["intervals"] = {
@@ -80,18 +222,19 @@ def test_a_card_takes_the_metrics_and_intervals_of_an_evaluation(run, tmp_path, 
 
 
 def test_a_card_tells_the_calibration_of_its_step(run, tmp_path):
-    def of(temperature, before, after):
-        scores = ("negative_log_likelihood", "expected_calibration_error")
-        pairs = {"before": dict.fromkeys(scores, before), "after": dict.fromkeys(scores, after)}
-        return {"temperature": temperature, **pairs}
-
-    networks = {"teacher": of(1.5, 0.4, 0.1), "student": of(2.5, 0.5, 0.2)}
     file = run / "calibration.json"
     try:
-        file.write_text(json.dumps({"step": 2, "images": 24, **networks}))
+        file.write_text(json.dumps(CALIBRATION))
         text = export(run, tmp_path / "a.npz")
+        plain = export(run, tmp_path / "b.npz", "--uncalibrated")
     finally:
         file.unlink()
+    assert "| negative log likelihood | " in figures(text)
+    assert "the fitted temperature, 1.5, is left out of this file." in plain
+    assert "| before | after |" not in plain
+    assert not any(f"| {name} |" in figures(plain) for name in NAMES)
+    assert "| accuracy | " in figures(plain)
+    assert "jaxmatch export --evaluation FILE" in figures(plain)
     assert "temperature 1.5, fitted on 24 validation images" in text
     assert "| expected calibration error | 0.4 | 0.1 |" in text
 
@@ -106,11 +249,9 @@ def test_a_card_is_never_overwritten(run, tmp_path, capsys):
 
 
 def test_names_do_not_break_the_tables(run, tmp_path):
-    from jaxmatch.evaluation.shipping import trained_of
-    from jaxmatch.report import card
-
     trained = trained_of(load(run))
     object.__setattr__(trained, "classes", ("a|b", "<i>", "c\n", "d"))
     (tmp_path / "x").write_bytes(b"")
-    text = card.write_card(tmp_path / "x", trained, load(run), "npz", "words").read_text()
+    card = make_card(tmp_path / "x", trained, load(run), "npz")
+    text = write_card(tmp_path / "x", card, "npz", "words").read_text()
     assert "| classes | 4: a\\|b, \\<i\\>, c\\\\n, d |" in text

@@ -18,7 +18,8 @@ def run(seed, classes, images=400, evaluated="teacher", settings=None, **changed
     probabilities = random.dirichlet(np.ones(len(classes)), images)
     labels = random.integers(0, len(classes), images)
     metrics = evaluation(Answers(probabilities, np.ones(images, bool)), labels, classes)
-    summary = {"evaluated": evaluated, evaluated: {"last": 0.5, "metrics": {**metrics, **changed}}}
+    values = {"last": 0.5, "metrics": {**metrics, **changed}}
+    summary = {"evaluated": evaluated, "steps": 20, evaluated: values}
     stage = Stage(name="", settings={"seed": seed}, lines=[], summary=summary, finished=True)
     return Run(folder=None, method="m", stages=(stage,))
 
@@ -119,10 +120,48 @@ def test_many_classes_and_groups_keep_the_page_small():
     assert "The most frequent confusions" in text
 
 
+def without_images(one, *names):
+    """The run with classes that have no test images."""
+    for name in names:
+        row = one.stages[0].summary["teacher"]["metrics"]["per_class"][name]
+        row.update(recall=0.0, f1=0.0, support=0, precision=0.25)
+    return one
+
+
+def test_a_class_without_images_has_neither_recall_nor_f1():
+    both = [without_images(run(seed, CLASSES), "b") for seed in range(2)]
+    text = judged.class_bars({"m": judged.metrics_of(group("m", *both))})
+    assert "<span>- · precision 25.0 · F1 -</span>" in text
+    other = run(2, CLASSES)
+    row = other.stages[0].summary["teacher"]["metrics"]["per_class"]["b"]
+    text = judged.class_bars({"m": judged.metrics_of(group("m", *both, other))})
+    assert f"<span>{100 * row['recall']:.1f}% · precision" in text  # of the run that has images
+
+
+def test_classes_without_images_are_not_the_worst():
+    classes = tuple(f"class {number}" for number in range(100))
+    bare = [f"class {number}" for number in range(50)]
+    text = judged.sections([group("m", without_images(run(0, classes), *bare))])
+    bars = text.partition('<div class="bars">')[2].partition("<h2>")[0]
+    shown = [number for number in range(100) if f"<div>class {number}<br>" in bars]
+    assert len(shown) == 24
+    assert min(shown) >= 50
+
+
+def test_headings_tell_the_step():
+    one, other = run(0, CLASSES), run(1, CLASSES)
+    text = judged.sections([group("m", one)])
+    for heading in ("Classes", "Confusions", "Confidence"):
+        assert f"<h2>{heading}, at step 20, the last</h2>" in text
+    other.stages[0].summary["steps"] = 30
+    text = judged.sections([group("m", one), group("n", other)])
+    assert "<h2>Classes, at the last step</h2>" in text
+
+
 def test_groups_with_other_classes_have_bars_of_their_own():
     text = judged.sections([group("x", run(0, CLASSES)), group("y", run(0, ("p", "q")))])
-    assert "<h2>Classes: x</h2>" in text
-    assert "<h2>Classes: y</h2>" in text
+    assert "<h2>Classes: x, at step 20, the last</h2>" in text
+    assert "<h2>Classes: y, at step 20, the last</h2>" in text
 
 
 def test_a_perfect_network_lies_on_the_dashed_line():

@@ -146,8 +146,8 @@ def test_without_its_data_the_page_says_so_and_has_all_else(trained, run, tmp_pa
         text = report([run], tmp_path / "gone.html")[0].read_text()
         assert "No images of fixmatch are shown: There is no" in text
         assert "Images: fixmatch" not in text
-        assert "<h2>Classes</h2>" in text
-        assert "<h2>Confusions</h2>" in text
+        assert "<h2>Classes, at step 5, the last</h2>" in text
+        assert "<h2>Confusions, at step 5, the last</h2>" in text
         assert not RunFolder(run).examples_file.exists()
         text = report([run], tmp_path / "moved.html", place=str(moved))[0].read_text()
         assert "Images: fixmatch" in text
@@ -173,6 +173,34 @@ def test_a_picture_is_the_image_and_small():
     assert 'class="sharp"' in shown
     assert "data:image/png" in shown
     assert 'class="sharp"' not in galleries.thumbnail(picture, "x")
+
+
+def test_the_heading_tells_the_step_and_which_one_it_is(run, monkeypatch):
+    from jaxmatch.report.results import group, read
+
+    (one,) = group([read(run)])
+    monkeypatch.setattr(galleries, "gallery", lambda found: "")
+    for step, chosen, expected in (
+        (5, "", "at step 5, the last"),
+        (4, "validation/accuracy", "at step 4, the selected one"),
+        (4, "", "at step 4"),  # of a run that goes on
+    ):
+        one.counted[0].settings["select"] = chosen
+        monkeypatch.setattr(module, "examples", lambda folder, place, step=step: {"step": step})
+        assert galleries.sections([one]) == f"<h2>Images: fixmatch, {expected}</h2>\n"
+
+
+def test_a_class_without_images_has_neither_recall_nor_f1():
+    rows = {"a": {"precision": 0.5, "recall": 0.0, "f1": 0.0, "support": 0}}
+    bounds = {"a": {"precision": [0.4, 0.6], "recall": None, "f1": [0.0, 0.0]}}
+    text = galleries.figures(
+        {
+            "metrics": {"accuracy": 0.5, "per_class": rows},
+            "intervals": {"accuracy": [0.4, 0.6], "per_class": bounds},
+        }
+    )
+    cells = "<td>a</td><td>0</td><td>-</td><td>0.500 (0.400 to 0.600)</td><td>-</td>"
+    assert cells in text
 
 
 def test_the_largest_gallery_is_bounded():
@@ -208,7 +236,9 @@ def test_a_page_has_galleries_of_so_many_groups(run, monkeypatch):
 
     (one,) = group([read(run)])
     drawn = []
-    monkeypatch.setattr(module, "examples", lambda folder, place: drawn.append(folder) or {})
+    monkeypatch.setattr(
+        module, "examples", lambda folder, place: drawn.append(folder) or {"step": 5}
+    )
     monkeypatch.setattr(galleries, "gallery", lambda found: "")
     text = galleries.sections([one] * (MOST_GALLERIES + 2))
     assert len(drawn) == MOST_GALLERIES

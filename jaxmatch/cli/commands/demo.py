@@ -19,11 +19,14 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from jaxmatch.config.flags import from_flags
+    from jaxmatch.config.keys import KEYS
     from jaxmatch.evaluation.baselines import add_missing
     from jaxmatch.evaluation.comparison import compare
     from jaxmatch.record.folder import RunFolder
+    from jaxmatch.settings import check_value
     from jaxmatch.training.train import train
 
+    check_value("seed", arguments.seed, KEYS["seed"].kind)
     summaries = {}
     for name in ("supervised", "fixmatch"):
         config, _ = from_flags(f"{name}:mnist5k,labels=40,seed={arguments.seed}", [])

@@ -11,6 +11,8 @@ HELP = (
     "Print what a config finds and what will run: images, network, memory, arithmetic; or its keys."
 )
 
+COLUMNS = ("key", "type", "value", "meaning")  # of the keys, as JSON
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", help=CONFIG)
@@ -22,7 +24,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         const="",
         metavar="PREFIX",
         help="list the keys of a configuration instead: type, value (of --config, else the "
-        "default) and meaning",
+        "default) and meaning; of each stage, as its overrides are written",
     )
 
 
@@ -45,8 +47,22 @@ def _describe_keys(arguments: argparse.Namespace) -> None:
     from jaxmatch.config.keys import documented, with_prefix
     from jaxmatch.config.stages import stages_of
 
-    configs = [None] if arguments.config is None else stages_of(config_of(arguments)).values()
-    rows = with_prefix((row for each in configs for row in documented(each)), arguments.keys)
+    alone = arguments.config is None
+    if alone and (arguments.overrides or arguments.minutes is not None):
+        raise InputError(
+            "--keys without --config lists the defaults, which nothing overrides; add "
+            "--config=NAME:DATA, or leave out --minutes and --config.key=value."
+        )
+    configs = {"": None} if alone else stages_of(config_of(arguments))
+    listed = [
+        row._replace(key=f"stages.{name}.{row.key}") if name else row
+        for name, config in configs.items()
+        for row in documented(config)
+    ]
+    rows = with_prefix(listed, arguments.keys)
+    if arguments.json:
+        print(json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in rows], indent=2))
+        return
     for key, kind, value, meaning in rows:
         print(f"{key}={value!r}  ({kind})")
         print(textwrap.indent(textwrap.fill(meaning, 96), "    "))

@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     from jaxmatch.data.lazy import Images
     from jaxmatch.evaluation.bootstrap import Resampling
     from jaxmatch.evaluation.classifier import NETWORKS, load
+    from jaxmatch.evaluation.shipping import hashes
     from jaxmatch.record.run_data import load_recorded
     from jaxmatch.report.scores import scores
 
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     found = {
         "step": classifier.step,
         "evaluated": classifier.program.algorithm.evaluated,
+        "hashes": hashes(classifier),
         **measured(data.source.test_images, data.source.test_labels),
     }
     if data.validation_images is not None and data.validation_labels is not None:

@@ -59,17 +59,20 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"--unknown needs a file that computes ({', '.join(PROGRAMS)}); {kind} holds weights."
         )
+    if arguments.naming and kind in PROGRAMS:
+        raise InputError(f"--naming needs a file of weights; {kind} holds a program.")
 
     from jaxmatch.evaluation.classifier import load
     from jaxmatch.evaluation.shipping import trained_of
-    from jaxmatch.report.card import check_card, read_evaluation, write_card
+    from jaxmatch.report.card import check_card, make_card, read_evaluation, write_card
 
     check_card(arguments.output)
     run = load(arguments.workdir, arguments.step, calibrated=not arguments.uncalibrated)
     run = replace(run, place=arguments.data)
     trained = trained_of(run, arguments.network, arguments.naming, score)
-    measured = arguments.evaluation and read_evaluation(arguments.evaluation, run)
+    measured = arguments.evaluation and read_evaluation(arguments.evaluation, trained)
+    card = make_card(arguments.output, trained, run, kind, measured)
     holds = export(arguments.output, trained, kind)
     print(f"wrote {arguments.output}: {trained.origin['network']} of step {run.step}, {holds}")
-    card = write_card(arguments.output, trained, run, kind, holds, measured)
-    print(f"wrote {card}: fill in its questions")
+    written = write_card(arguments.output, card, kind, holds)
+    print(f"wrote {written}: fill in its questions")

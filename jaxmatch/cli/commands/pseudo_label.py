@@ -3,6 +3,7 @@
 import argparse
 
 from jaxmatch.cli.arguments import DATA, RUN, STEP, path, step
+from jaxmatch.errors import InputError
 
 HELP = "Label the unlabeled images of runs by their average, for --config.data.pseudo_labels."
 
@@ -24,9 +25,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from jaxmatch.evaluation.pseudo_label import make
+    from jaxmatch.record.folder import RunFolder
     from jaxmatch.record.pseudo_labels import check_file, write
 
     check_file(arguments.output)
+    for run in map(RunFolder.at, arguments.runs):  # all of them before the first one predicts
+        if run.read_config() is None:
+            raise InputError(f"{run.path} is no run folder: it has no config.json.")
+        run.read_facts()
     table, of_files = make(arguments.runs, arguments.average, arguments.step, arguments.data)
     write(arguments.output, table, of_files)
     known = table.labels >= 0

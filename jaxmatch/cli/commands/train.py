@@ -63,7 +63,8 @@ def _train_together(runs: Sequence[argparse.Namespace]) -> None:
     from jaxmatch.training import together
 
     for run in runs:
-        if run.multihost or run.coordinator or run.processes or run.process:
+        given = (run.coordinator, run.processes, run.process)
+        if run.multihost or any(value is not None for value in given):
             raise InputError(f"several processes train one run at a time; leave out {AND}.")
         if run.data:
             raise InputError(f"--data works for one run at a time; leave out {AND}.")
