@@ -122,7 +122,10 @@ def test_the_default_number_of_devices_divides_the_batch(caplog):
         ({"data__mean": "dark"}, "data.mean"),
         ({"data__std": "(0.0,)"}, "data.std=(0.0,) must be above 0 in each entry"),
         ({"algorithm__name": "fixmtch"}, "unknown algorithm 'fixmtch'; did you mean 'fixmatch'?"),
-        ({"algorithm__name": "supervised"}, "algorithm.hard_labels; algorithm has no settings"),
+        (
+            {"algorithm__name": "supervised"},
+            "algorithm.name=supervised: the recipe is the method; give --config=supervised:DATA",
+        ),
         ({"augment": "randaugmnt"}, "did you mean 'randaugment'?"),
         (
             {"augment": "ctaugment", "views__ctaugment__cta_translate": "fractions"},

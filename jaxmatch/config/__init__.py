@@ -4,6 +4,7 @@ What is made of a configuration is in :mod:`jaxmatch.program`. The module is als
 ``jaxmatch.config(...)``, :func:`jaxmatch.config.flags.config`.
 """
 
+import inspect
 import sys
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,12 @@ class _Room(ModuleType):
         from jaxmatch.config.flags import config
 
         return config(*arguments, **settings)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        from jaxmatch.config.flags import config
+
+        return inspect.signature(config)
 
 
 sys.modules[__name__].__class__ = _Room

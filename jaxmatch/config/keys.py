@@ -82,7 +82,7 @@ KEYS: dict[str, Key] = {
         "auto: sharded above 64 MiB.",
     ),
     "workers": Key(0, Whole, "Processes that decode streamed images; 0 takes one a core, to 32."),
-    "wandb": Key("", str, "Project of Weights & Biases that metrics are sent to; empty for none."),
+    "wandb": Key("", str, "Project of Weights & Biases (extra wandb) for metrics; empty for none."),
     "init_from": Key(
         "", str, "Run folder, run or file of weights whose encoder is the first; empty for none."
     ),
@@ -122,7 +122,7 @@ KEYS: dict[str, Key] = {
     "data.name": Key(
         "", str, "Data set: mnist5k, digits, fashion_mnist, tfds:NAME, folder:DIR or npz:FILE."
     ),
-    "data.labels": Key("all", str, "Total number of labeled images, all, or none."),
+    "data.labels": Key("all", str, "Number of labeled images, or all; none if the method reads none."),
     "data.split": Key(
         "", str, "File that names the labeled images; empty draws them by data.balance."
     ),

@@ -74,7 +74,7 @@ def weighted_f1(probabilities: np.ndarray, labels: np.ndarray, weights: Weights 
 def negative_log_likelihood(
     probabilities: np.ndarray, labels: np.ndarray, weights: Weights = None
 ) -> Any:
-    """The mean of -log p(label), in nats; p is at least 2.2e-16, as scikit-learn has it in float64."""
+    """The mean of -log p(label), in nats; p is at least 2.2e-16, as scikit-learn's in float64."""
     chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return _mean(-np.log(np.clip(chosen, np.finfo(np.float64).eps, 1)), weights)
 

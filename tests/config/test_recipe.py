@@ -1,5 +1,6 @@
 """The grammar of configurations: arguments, layers, overrides, names and differences."""
 
+import inspect
 import json
 import os
 import re
@@ -836,3 +837,7 @@ def test_the_function_is_there_whatever_was_imported_before():
             check=True,
         )
         assert found.stdout.split() == ["uda"]
+
+
+def test_the_call_tells_its_arguments():
+    assert "labels" in inspect.signature(jaxmatch.config).parameters

@@ -111,7 +111,7 @@ def test_a_network_without_classifier_does_not_predict(reference):
         ({"fixmatch__data__labels": "6"}, "cannot be shared equally"),
         ({"chosen": ",labels=400"}, "asks for 100 images"),
         ({"simclr__data__labels": "8"}, "reads no labels"),
-        ({"fixmatch__algorithm__threshold": "x"}, "cannot read an override"),
+        ({"fixmatch__algorithm__threshold": "x"}, "algorithm.threshold=x must be a number"),
     ],
 )
 def test_what_a_later_stage_forbids_stops_the_first(options, expected, data, tmp_path):
