@@ -109,8 +109,9 @@ def grids(count: int) -> list[Grid]:
     A single row or column is one only where there is no other.
     """
     sides = [side for side in range(1, math.isqrt(max(count, 0)) + 1) if count % side == 0]
-    pairs = [(side, count // side) for side in reversed(sides) if side > 1 or sides == [1]]
-    return [grid for pair in pairs for grid in dict.fromkeys((pair, pair[::-1]))]
+    rows = [side for side in reversed(sides) if side > 1 or sides == [1]]
+    pairs = [((side, count // side), (count // side, side)) for side in rows]
+    return [grid for pair in pairs for grid in dict.fromkeys(pair)]
 
 
 def listed(fitting: list[Grid]) -> str:

@@ -28,6 +28,7 @@ HEAD = ("head.weight", "head.bias")
 FC_NORM = ("fc_norm.weight", "fc_norm.bias")
 NORM = ("norm.weight", "norm.bias")
 KERNEL = "patch_embed.proj.weight"
+NO_SETTING = "; no setting of this library fits"
 USUAL_HEAD = 64  # channels of an attention head in nearly all published networks
 RULE_NAMES = {"timm": "timm's rule", "usb": "USB's rule", "bilinear": "timm's rule for .npz files"}
 
@@ -176,18 +177,15 @@ def _check(tensors: Mapping[str, np.ndarray], ours: Shapes, grid: Grid) -> None:
     closest = _closest(theirs, there)
     foreign = [
         name
-        for name in wrong
-        if not _fits(name, theirs.get(name), closest.get(name))
-        and (NORM[0] in ours or name not in (*NORM, *FC_NORM))
+        for name in {**closest, **theirs}
+        if name not in (HEAD if NORM[0] in ours else (*HEAD, *NORM, *FC_NORM))
+        and not _fits(name, theirs.get(name), closest.get(name))
     ]
-    if foreign:
-        remedy = "; no setting of this library fits"
-    else:
-        remedy = _remedy(there, differing, theirs["pos_embed"][1])
     first = "its position embedding has other rows"
-    for name in (foreign or wrong)[:1]:
-        sizes = f"{theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
-        first = f"tensor {name!r} is {sizes}"
+    if named := [name for name in wrong if name in foreign] or wrong:
+        sizes = f"{theirs.get(named[0], 'missing')} there and {ours.get(named[0], 'missing')} here"
+        first = f"tensor {named[0]!r} is {sizes}"
+    remedy = NO_SETTING if foreign else _remedy(there, differing, theirs["pos_embed"][1])
     raise InputError(f"it holds another network: {first}{remedy}")
 
 
@@ -281,7 +279,7 @@ def _remedy(there: Mapping[str, Any], differing: Mapping[str, Any], rows: int) -
     if settings.get("pool") == "average":
         settings["fc_norm"] = True
     if not settings:
-        return "; no setting of this library fits"
+        return NO_SETTING
     words = " ".join(f"--config.model.{key}={value}" for key, value in settings.items())
     tokens = 1 + there["registers"]
     fitting = grids(rows - tokens) if settings.get("class_position") is False else []

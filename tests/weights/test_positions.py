@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmatch.errors import InputError
-from jaxmatch.weights.positions import RULES, cubic, linear, resize_positions, square
+from jaxmatch.weights.positions import RULES, cubic, grids, linear, resize_positions, square
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +64,27 @@ def test_values_by_hand():
 @pytest.mark.parametrize(
     ("rows", "options", "expected"),
     [
-        (11, {"prefix": 1}, "none of 1 tokens and a square grid"),
+        (
+            11,
+            {"prefix": 1},
+            "none of 1 tokens and a square grid of patches; images of 2 x 5 or 5 x 2",
+        ),
         (11, {"prefix": 1, "old": (3, 3)}, "none of 1 tokens and a 3 x 3 grid"),
         (1, {"prefix": 1}, "square grid"),
         (7, {"prefix": 1, "old": (2, 3), "rule": "usb"}, "square grids only"),
     ],
 )
 def test_what_cannot_be_resized_is_refused(rows, options, expected):
-    with pytest.raises(InputError, match=expected):
+    with pytest.raises(InputError, match=f"{expected}.*[^.]$"):  # the caller ends the sentence
         resize_positions(np.zeros((1, rows, 2)), (4, 4), **{"rule": "timm", **options})
+
+
+def test_grids_begin_with_those_closest_to_a_square():
+    assert grids(12) == [(3, 4), (4, 3), (2, 6), (6, 2)]
+    assert grids(9) == [(3, 3)]
+    assert grids(7) == [(1, 7), (7, 1)]
+    assert grids(1) == [(1, 1)]
+    assert grids(0) == grids(-3) == []
 
 
 def test_squares():

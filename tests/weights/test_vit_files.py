@@ -1,6 +1,7 @@
 """Vision Transformers in files of other code bases: what is read, adapted and refused."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_bitwise, assert_close, quick_jit
+from safetensors.numpy import save_file
 
 from experiments.parity.networks_formula import formula_weights
 from experiments.parity.networks_vit import build_vit
@@ -28,6 +30,7 @@ SIDE = 8
 TINY = ViT(classes=5, patch=2, width=8, depth=2, heads=2)
 DINO = TINY.clone(registers=3, class_position=False, layer_scale=1e-5)
 CLIP = TINY.clone(pre_norm=True, norm_eps=1e-5, depth=3)
+NO_FIT = "no setting of this library fits"
 
 
 def shapes(model, side=SIDE, channels=3):
@@ -320,9 +323,85 @@ def test_one_of_several_networks_is_chosen(read):
         match=r"begin with 'student\.', 'teacher\.backbone\.'; .*init_from=FILE#BEGINNING",
     ):
         read(both, TINY)
-    assert_bitwise(read(both, TINY, beginning="teacher.backbone.")[0], teacher)
+    for beginning in ("teacher.backbone.", "teacher.backbone"):
+        assert_bitwise(read(both, TINY, beginning=beginning)[0], teacher)
     with pytest.raises(InputError, match=r"no Vision Transformer whose names begin with 'ema\.'"):
         read(both, TINY, beginning="ema.")
+
+
+@pytest.mark.parametrize(
+    ("model", "written"),
+    [(TINY, lambda tensors: tensors), (TINY, google), (CLIP, lambda tensors: clip(tensors, ""))],
+)
+def test_other_tensors_beside_a_network_at_the_root_are_left_out(model, written, read):
+    tensors = filled(model)
+    if model is CLIP:
+        tensors["head.bias"] = np.zeros_like(tensors["head.bias"])
+    others = {
+        "epoch": np.array(3),
+        "logit_scale": np.zeros(()),
+        "queue": np.zeros((2, 3)),
+        "total_ops": np.zeros(1),
+        "optimizer.state.0.exp_avg": np.zeros(3),
+        "exp_avg.blocks.0.norm1.weight": np.zeros(8),
+        "rot_classifier.weight": np.zeros((4, 8)),
+        "contrastive_head.weight": np.zeros((4, 8)),
+    }
+    found, report = read({**written(tensors), **others}, model)
+    assert_bitwise(found, tensors)
+    assert "left out 8 other tensors of the file (contrastive_head, epoch, exp_avg, " in report
+
+
+def test_a_network_at_the_root_is_chosen_beside_its_copy(read):
+    student, teacher = filled(TINY), {name: value + 1 for name, value in filled(TINY).items()}
+    both = {**student, **under("ema.")(teacher)}
+    with pytest.raises(InputError, match=r"begin with '', 'ema\.'; .*FILE# is the one without a"):
+        read(both, TINY)
+    found, report = read(both, TINY, beginning="")
+    assert_bitwise(found, student)
+    assert f"left out {len(teacher)} other tensors of the file (ema)" in report
+    assert_bitwise(read(both, TINY, beginning="ema.")[0], teacher)
+    wrapped = {**student, **under("module.")(teacher)}
+    assert_bitwise(read(wrapped, TINY, beginning="")[0], student)
+
+
+@pytest.mark.parametrize(
+    "names", [("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), "qkv"]
+)
+def test_queries_keys_and_values_apart_are_joined(names, read):
+    tensors, apart = filled(TINY), {}
+    for name, value in tensors.items():
+        parts = np.split(value, 3) if ".qkv." in name else ()
+        apart |= {name.replace("qkv", part): x for part, x in zip(names, parts, strict=False)}
+        apart |= {} if len(parts) else {name: value}
+    assert_bitwise(read(apart, TINY)[0], tensors)
+    del apart[f"blocks.1.attn.{names[2]}.bias"]
+    with pytest.raises(InputError, match=f"{names[1]}.bias' is .*; {NO_FIT}"):
+        read(apart, TINY)
+
+
+def test_blocks_in_chunks_are_those_of_all_chunks(read):
+    tensors = filled(TINY.clone(depth=4))
+    in_chunks = {
+        re.sub(
+            r"^blocks\.(\d)\.", lambda found: f"blocks.{int(found[1]) // 2}.{found[1]}.", name
+        ): x
+        for name, x in tensors.items()
+    }
+    assert "blocks.1.3.norm1.bias" in in_chunks
+    assert_bitwise(read(in_chunks, TINY.clone(depth=4))[0], tensors)
+
+
+def test_a_tensor_of_an_unknown_type_is_refused_where_it_is_needed(tmp_path):
+    tensors = {name: np.ascontiguousarray(value) for name, value in filled(TINY).items()}
+    options = {"image": (SIDE, SIDE), "classifier": True, "rules": "timm"}
+    path = tmp_path / "w.safetensors"
+    save_file({**tensors, "aside": np.zeros(2, "c8")}, path)
+    loaded = read_vit_file(str(path), shapes(TINY), **options)
+    assert_bitwise(to_timm(loaded.variables["params"]), tensors)
+    save_file({**tensors, "cls_token": np.zeros((1, 1, 8), "c8")}, path)
+    with pytest.raises(InputError, match="tensor 'cls_token' is of type C64, which is not read"):
+        read_vit_file(str(path), shapes(TINY), **options)
 
 
 @pytest.mark.parametrize(
@@ -368,26 +447,65 @@ def test_a_known_network_is_refused_with_its_name(name, side):
     params = shapes(build_model({"name": name}, classes=3, heads={}), side)
     zeros = to_timm(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), params))
     ours = shapes(ViT(classes=3, patch=8, width=8, heads=2), 16)
-    with pytest.raises(InputError, match=f"set --config.model.name={name}$"):
+    with pytest.raises(
+        InputError, match=f"set --config.model.name={name} and no other model.patch"
+    ):
         read_vit(zeros, ours, image=(16, 16))
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"dist_token": np.zeros((1, 1, 8))}, "'dist_token' is .* there and missing here; this"),
-        ({"pos_embed": None}, "'pos_embed' is missing there"),
+        (
+            {"dist_token": np.zeros((1, 1, 8))},
+            f"'dist_token' is .* there and missing here; {NO_FIT}",
+        ),
+        ({"attn_pool.kv.weight": np.zeros((16, 8)), "cls_token": None}, f"'attn_pool.*; {NO_FIT}"),
+        ({"cls_token": None}, f"'cls_token' is missing there and .* here; {NO_FIT}"),
+        ({"pos_embed": None}, f"'pos_embed' is missing there and .* here; {NO_FIT}"),
+        ({"blocks.0.attn.qkv.weight": None}, f"qkv.weight' is missing there and .*; {NO_FIT}"),
+        ({"rope.freqs": np.zeros(4)}, f"'rope.freqs' is .* there and missing here; {NO_FIT}"),
+        (
+            {"blocks.0.mlp.fc1.weight": np.zeros((48, 8)), "blocks.0.mlp.fc1.bias": np.zeros(48)},
+            rf"'blocks.0.mlp.fc1.weight' is \(48, 8\) there and \(32, 8\) here; {NO_FIT}",
+        ),
+        ({"norm_pre.weight": np.zeros(8), "norm_pre.bias": np.zeros(8)}, f"norm_pre.*; {NO_FIT}"),
         ({"patch_embed.proj.weight": np.zeros((8, 12))}, "no patch kernel of four dimensions"),
         ({"patch_embed.proj.weight": None}, "holds no Vision Transformer; its first tensor is"),
         ({"patch_embed.proj.weight": np.zeros((8, 4, 2, 2))}, r"\(8, 4, 2, 2\) there"),
-        ({"pos_embed": np.zeros((1, 24, 8))}, "position embedding of 24 rows"),
-        ({"blocks.0.attn.q_norm.weight": np.zeros(4)}, "q_norm.*no setting for it"),
+        (
+            {"pos_embed": np.zeros((1, 25, 8))},
+            "has other rows; set .*position=False, or .* 25 rows are 1 tokens and 4 x 6 or 6 x 4",
+        ),
+        (
+            {"pos_embed": np.zeros((1, 23, 8))},
+            "embedding of 23 rows is none of 1 .*; images of 2 x 11 or 11 x 2 patches fit it",
+        ),
+        ({"blocks.0.attn.q_norm.weight": np.zeros(4)}, f"q_norm.*; {NO_FIT}"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(change, expected, read):
     tensors = {**filled(TINY), **change}
-    with pytest.raises(InputError, match=expected):
+    with pytest.raises(InputError, match=expected) as caught:
         read({name: value for name, value in tensors.items() if value is not None}, TINY)
+    assert not str(caught.value).endswith("..")
+
+
+def test_the_remedy_for_an_average_is_complete(read):
+    with pytest.raises(InputError, match=r"model.pool=average --config.model.fc_norm=True"):
+        read(filled(AVERAGE), AVERAGE.clone(fc_norm=False))
+
+
+def test_a_perceptron_of_any_width_has_a_ratio(read):
+    # 122 / 56 * 56 is less than 122 by rounding.
+    model = ViT(classes=5, patch=2, width=56, depth=1, heads=1, mlp_ratio=2.18)
+    tensors = filled(model)
+    with pytest.raises(
+        InputError, match=r"set --config\.model\.mlp_ratio=2\.178571428571429"
+    ) as caught:
+        read(tensors, model.clone(mlp_ratio=4.0))
+    ratio = float(str(caught.value).rpartition("=")[2].removesuffix("."))
+    assert_bitwise(read(tensors, model.clone(mlp_ratio=ratio))[0], tensors)
 
 
 def test_the_names_of_transformers_are_said_not_to_be_read(read):
@@ -424,3 +542,18 @@ def test_a_missing_tensor_of_google_is_named(read):
     with pytest.raises(InputError, match="it has no tensor 'embedding/bias'"):
         read(tensors, TINY)
     assert from_google(google(filled(TINY))).keys() == filled(TINY).keys()
+
+
+@pytest.mark.parametrize(
+    "part", ["LayerNorm_0", "MlpBlock_3", "MultiHeadDotProductAttention_1", ""]
+)
+@pytest.mark.parametrize("blocks", ["01", "0"])
+def test_a_missing_tensor_of_google_is_named_with_its_block(part, blocks, read):
+    pattern = re.compile(f"Transformer/encoderblock_[{blocks}]/{part}")
+    tensors = {name: x for name, x in google(filled(TINY)).items() if not pattern.match(name)}
+    kind = part.partition("_")[0]
+    expected = f"no tensor 'Transformer/encoderblock_0/{kind}"
+    if not part and blocks == "01":
+        expected = "blocks.0.*is missing there"
+    with pytest.raises(InputError, match=expected):
+        read(tensors, TINY)
