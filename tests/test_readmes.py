@@ -105,11 +105,14 @@ def shell_lines(file: Path) -> Iterator[str]:
 
 
 def commands(line: str) -> list[list[str]]:
-    """The words of each command of a line, without comments and variables."""
+    """The words of each command of a line, without comments, variables and redirections."""
     for placeholder, value in PLACEHOLDERS.items():
         line = line.replace(placeholder, value)
-    found = [[]]
+    found, last = [[]], ""
     for word in shlex.split(line, comments=True):
+        before, last = last, word
+        if ">" in (word, before):
+            continue
         if word == "&&":
             found.append([])
         elif found[-1] or not ASSIGNMENT.match(word):

@@ -122,7 +122,7 @@ KEYS: dict[str, Key] = {
     "data.name": Key(
         "", str, "Data set: mnist5k, digits, fashion_mnist, tfds:NAME, folder:DIR or npz:FILE."
     ),
-    "data.labels": Key("all", str, "Number of labeled images, or all; none if the method reads none."),
+    "data.labels": Key("all", str, "Number of labeled images, or all; none if no label is read."),
     "data.split": Key(
         "", str, "File that names the labeled images; empty draws them by data.balance."
     ),
