@@ -94,9 +94,7 @@ def _make(
     }
     settings = _settings(to_json(config), program)
     found = digest(used, json.dumps(settings, sort_keys=True))
-    return Encoder(
-        program=program, variables=variables, name=name, digest=found, settings=settings
-    )
+    return Encoder(program=program, variables=variables, name=name, digest=found, settings=settings)
 
 
 def _settings(values: Mapping[str, Any], program: Program) -> dict[str, Any]:
