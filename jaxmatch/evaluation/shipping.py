@@ -39,13 +39,20 @@ def trained_of(
     """
     program, config = classifier.program, classifier.config
     variables = merged(program.model, classifier.variables(network))
+    run = RunFolder(classifier.folder)
+    record = run.read_record()
+    settings = {key: each for key, each in (run.read_config() or {}).items() if key != "facts"}
     origin = {
         "versions": {name: _version(name) for name in PACKAGES},
         "method": config.algorithm.name,
         "model": config.model.name,
         "network": network or program.algorithm.evaluated,
         "step": classifier.step,
-        "hashes": {"weights": digest(variables), **hashes(classifier)},
+        "hashes": {
+            "weights": digest(variables),
+            "data": record.digest if record else None,
+            "settings": _hash(settings),
+        },
     }
     return Trained(
         variables=variables,
@@ -66,18 +73,9 @@ def trained_of(
     )
 
 
-def hashes(classifier: Classifier) -> dict[str, str | None]:
-    """SHA-256 of the ``data`` and the ``settings`` of a run, in hexadecimal.
-
-    That of the data is None if an older version wrote the run.
-
-    Raises:
-        InputError: if a file of the run is damaged.
-    """
-    run = RunFolder(classifier.folder)
-    record = run.read_record()
-    settings = {key: each for key, each in (run.read_config() or {}).items() if key != "facts"}
-    return {"data": record.digest if record else None, "settings": _hash(settings)}
+def hash_of_weights(classifier: Classifier, network: str) -> str:
+    """The :func:`digest` of a network as it is exported."""
+    return digest(merged(classifier.program.model, classifier.variables(network)))
 
 
 def digest(variables: PyTree) -> str:

@@ -106,8 +106,8 @@ def read_evaluation(path: str | Path, trained: Trained) -> Mapping[str, Any]:
             f"{path} is of step {found.get('step')}, but step {step} is exported; "
             f"evaluate with --step {step}."
         )
-    hashes = trained.origin["hashes"]
-    same = all(hashes[name] == value for name, value in found.get("hashes", {}).items())
+    weights = trained.origin["hashes"]["weights"]
+    same = found.get("weights", {}).get(network, weights) == weights
     if not same or list(found[network]["per_class"]) != list(trained.classes):
         raise InputError(f"{path} is of another run; evaluate the run that is exported.")
     temperature = found.get("calibration", {}).get(network, {}).get("temperature", 1)
@@ -122,7 +122,7 @@ def read_evaluation(path: str | Path, trained: Trained) -> Mapping[str, Any]:
 def _is_evaluation(found: Mapping[str, Any], network: str) -> bool:
     """Whether ``found`` has what a card reads of ``jaxmatch evaluate --json``."""
     try:
-        own, hashes = found[network], found.get("hashes", {})
+        own, weights = found[network], found.get("weights", {})
         limits, per_class = own.get("intervals", {}), own["per_class"].values()
         bounds = [limits.get(name) for name in METRICS]
         bounds += [each.get(key) for each in limits.get("per_class", {}).values() for key in SHARES]
@@ -136,8 +136,7 @@ def _is_evaluation(found: Mapping[str, Any], network: str) -> bool:
     return (
         pairs
         and all(isinstance(each, int | float) for each in numbers)
-        and isinstance(hashes, dict)
-        and {"data", "settings"} >= hashes.keys()
+        and isinstance(weights, dict)
     )
 
 

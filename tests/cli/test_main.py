@@ -187,7 +187,7 @@ def test_evaluate_repeats_the_evaluation_of_the_run(run, call):
         (line,) = [line for line in read(workdir) if line["step"] == step]
         assert code == 0
         found = json.loads(output)
-        assert found.keys() == {"step", "evaluated", "hashes", "teacher", "student"}
+        assert found.keys() == {"step", "evaluated", "weights", "teacher", "student"}
         assert (found["step"], found["evaluated"]) == (step, "teacher")
         for network in ("teacher", "student"):
             metrics = found[network]

@@ -12,7 +12,7 @@ from jaxmatch.cli import main as cli
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation import examples
 from jaxmatch.evaluation.classifier import load
-from jaxmatch.evaluation.shipping import trained_of
+from jaxmatch.evaluation.shipping import hash_of_weights, trained_of
 from jaxmatch.report.card import QUESTIONS, card_of, make_card, read_evaluation, write_card
 
 
@@ -102,8 +102,8 @@ def test_an_evaluation_of_something_else_is_refused(classifier, tmp_path):
     trained, file = trained_of(classifier), tmp_path / "e.json"
     shares = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 6}
     own = {"accuracy": 0.5, "per_class": dict.fromkeys(trained.classes, shares)}
-    whole = {"step": 2, "hashes": {**trained.origin["hashes"]}, "teacher": own}
-    del whole["hashes"]["weights"]
+    whole = {"step": 2, "weights": {"teacher": hash_of_weights(classifier, "teacher")}}
+    whole["teacher"] = own
 
     def refused(values, **more):
         file.write_text(json.dumps(values))
@@ -113,10 +113,10 @@ def test_an_evaluation_of_something_else_is_refused(classifier, tmp_path):
 
     file.write_text(json.dumps(whole))
     assert read_evaluation(file, trained) == whole
-    older = {key: value for key, value in whole.items() if key != "hashes"}
+    older = {key: value for key, value in whole.items() if key != "weights"}
     file.write_text(json.dumps(older))
     assert read_evaluation(file, trained) == older
-    assert "is of another run" in refused({**whole, "hashes": {"settings": "0"}})
+    assert "is of another run" in refused({**whole, "weights": {"teacher": "0"}})
     other = {**own, "per_class": {"a": shares}}
     assert "is of another run" in refused({**older, "teacher": other})
     assert "is of temperature 1, but 1.5 is exported" in refused(whole, temperature=1.5)
@@ -135,8 +135,7 @@ def test_an_evaluation_of_something_else_is_refused(classifier, tmp_path):
         {"teacher": {**own, "accuracy": "high"}},
         {"calibration": {}},
         {"bootstrap": [1]},
-        {"hashes": [1]},
-        {"hashes": {"name": "0"}},
+        {"weights": [1]},
     ):
         values = {**whole, **broken} if broken else {}
         assert "is not what jaxmatch evaluate --json prints" in refused(values), broken
@@ -201,7 +200,8 @@ def test_a_card_takes_the_metrics_and_intervals_of_an_evaluation(run, classifier
     capsys.readouterr()
     cli.main(["evaluate", f"--workdir={run}", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert found["hashes"].items() < trained_of(classifier).origin["hashes"].items()
+    weights = trained_of(classifier).origin["hashes"]["weights"]
+    assert found["weights"]["teacher"] == weights != found["weights"]["student"]
     found["bootstrap"] = {"confidence": 0.9}
     found["teacher"]["accuracy"] = 0.625
     found["teacher"]["intervals"] = {

@@ -198,7 +198,7 @@ def test_parameters_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatc
 
 def test_a_folder_that_cannot_be_made_is_a_disk_error(data, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DiskError, match=r"config\.json could not be written"):
+    with pytest.raises(DiskError, match=r"run could not be written \(Not a directory\)"):
         train_tiny(data, tmp_path / "file" / "run")
 
 

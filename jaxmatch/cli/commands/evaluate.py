@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     from jaxmatch.data.lazy import Images
     from jaxmatch.evaluation.bootstrap import Resampling
     from jaxmatch.evaluation.classifier import NETWORKS, load
-    from jaxmatch.evaluation.shipping import hashes
+    from jaxmatch.evaluation.shipping import hash_of_weights
     from jaxmatch.record.run_data import load_recorded
     from jaxmatch.report.scores import scores
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     found = {
         "step": classifier.step,
         "evaluated": classifier.program.algorithm.evaluated,
-        "hashes": hashes(classifier),
+        "weights": {name: hash_of_weights(classifier, name) for name in NETWORKS},
         **measured(data.source.test_images, data.source.test_labels),
     }
     if data.validation_images is not None and data.validation_labels is not None:
