@@ -199,7 +199,7 @@ class _Similar:
         return cls(
             whole=_unique((_plain(name), name) for name in images),
             ends=_unique((end, name) for name in images for end in _ends(_plain(name))),
-            folders={end for folder in folders for end in _ends(folder)},
+            folders={end for folder in folders for end in _ends(folder)} - {""},
             named={os.path.dirname(_plain(name)) for name in found} - {""},
         )
 
@@ -220,7 +220,7 @@ class _Similar:
 
     def folder_is_known(self, plain: str) -> bool:
         """Whether the folder of a plain path is the end of a folder of images."""
-        return os.path.dirname(plain) in self.folders - {""}
+        return os.path.dirname(plain) in self.folders
 
 
 def _ends(plain: str) -> list[str]:
