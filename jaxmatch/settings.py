@@ -90,6 +90,7 @@ Whole = Annotated[int, Range(least=0, most=LARGEST)]
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]
 Share = Annotated[float, Range(least=0, most=1)]
+Part = Annotated[float, Range(above=0, most=1)]  # a share of something, but not of nothing
 # The share of an old average that stays; at 1 nothing would be learned.
 Momentum = Annotated[float, Range(least=0, below=1)]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from experiments.tpu import hlo
 
-# The part of an instruction is that of the innermost file of its call stack that has one.
+# The part of an instruction is that of the innermost file of its call stack that has one. Where the
+# compiler kept no such file, a module of Flax in the instruction's path tells the network.
 PARTS = {
     "augment/": "augmentation",
     "models/batch_norm": "BatchNorm",
@@ -17,6 +18,9 @@ PARTS = {
     "optim": "optimizer",
     "algorithms/": "loss",
 }
+MODULE = re.compile(r"(?:^|[/(])[A-Z]\w*\)*/")  # such as jvp(ViT)/
+ATTENTION = "/attention/"  # a module of each block of a Vision Transformer
+WITH_BACKWARD = ("network", "attention", "BatchNorm", "loss")
 LARGEST = 10  # buffers listed
 KINDS = ("argument", "output", "alias", "temp", "generated_code")
 
@@ -113,12 +117,16 @@ def host_calls(text: str) -> int:
 
 def part(program: hlo.Program, one: hlo.Instruction) -> str:
     """The part of the library that an instruction stems from."""
-    backward = " backward" if "transpose(" in one.path else ""
-    for file in program.files(one.frame):
-        for start, name in PARTS.items():
-            if file.startswith(start):
-                return name + (backward if name in ("network", "BatchNorm", "loss") else "")
-    return "other"
+    found = (
+        name
+        for file in program.files(one.frame)
+        for start, name in PARTS.items()
+        if file.startswith(start)
+    )
+    name = next(found, "network" if MODULE.search(one.path) else "other")
+    if name == "network" and ATTENTION in one.path:
+        name = "attention"
+    return f"{name} backward" if name in WITH_BACKWARD and "transpose(" in one.path else name
 
 
 def collectives(program: hlo.Program, steps: int) -> list[dict[str, Any]]:

@@ -41,7 +41,6 @@ def check_settings(config: ConfigDict) -> None:
     build_ctaugment(config.views)
     build_section(Optim, dict(config.optim), "optim").rate(config.steps)
     build_section(Ema, dict(config.ema), "ema")
-    _check_learning(config)
     if config.data.pseudo_labels:
         _check_pseudo_labels(config, algorithm)
     if config.classifier_init != "random":
@@ -82,17 +81,6 @@ def _check_pseudo_labels(config: ConfigDict, algorithm: Algorithm) -> None:
             raise InputError(
                 f"data.pseudo_labels takes the place of frozen.{role}={run}; give only one of them."
             )
-
-
-def _check_learning(config: ConfigDict) -> None:
-    """Refuse shares with which a network keeps its first weights."""
-    if config.ema.decay == 1:
-        raise InputError("ema.decay=1 keeps the teacher at its first weights; give less than 1.")
-    if config.optim.layer_decay == 0:
-        raise InputError(
-            "optim.layer_decay=0 gives every layer but the last the learning rate 0; give more "
-            "than 0, or set --config.optim.train=head."
-        )
 
 
 def check_lora(config: ConfigDict) -> None:

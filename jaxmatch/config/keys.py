@@ -22,7 +22,7 @@ from jaxmatch.errors import InputError, suggest
 from jaxmatch.models.build import MODELS, model_class, model_settings
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
-from jaxmatch.settings import Count, NonNegative, Positive, Range, Share, Whole
+from jaxmatch.settings import Count, NonNegative, Part, Positive, Range, Share, Whole
 from jaxmatch.types import Algorithm
 
 LIST = "jaxmatch describe --keys"  # the command that lists the keys
@@ -223,9 +223,7 @@ KEYS: dict[str, Key] = {
         Count | None,
         "Level of gray images of more than 8 bits that becomes white; None is the type's largest.",
     ),
-    "data.center_crop": Key(
-        1.0, Annotated[float, Range(above=0, most=1)], "Share of an image's side in evaluations."
-    ),
+    "data.center_crop": Key(1.0, Part, "Share of an image's side in evaluations."),
     "model.name": Key("wide_resnet", str, f"Network: {', '.join(MODELS)}."),
     "algorithm.name": Key("", str, "Method; the recipe sets it."),
     "views.weak.area": Key(

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxmatch.errors import InputError
+from jaxmatch.evaluation.bootstrap import Resampling
 from jaxmatch.evaluation.classifier import NETWORKS, Classifier, load
 from jaxmatch.evaluation.temperature import of_networks
 from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
-from jaxmatch.record.metrics import for_summary
+from jaxmatch.record.metrics import in_summary
 from jaxmatch.record.run_data import load_recorded
 
 
@@ -66,6 +67,7 @@ def _repeat_summary(files: RunFolder, classifier: Classifier, data: Data) -> Non
     for part, images, labels in parts:
         for network in NETWORKS:
             if "metrics" in (part.get(network) or {}) and images is not None and labels is not None:
-                metrics = classifier.score(images, labels, network)
-                part[network]["metrics"] = for_summary(metrics)
+                resampling = Resampling() if "intervals" in part[network] else None
+                metrics = classifier.score(images, labels, network, resampling)
+                part[network] |= in_summary(metrics)
     files.write_summary(summary)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxmatch.errors import InputError
 from jaxmatch.optim.schedules import cosine
-from jaxmatch.settings import Share, section
+from jaxmatch.settings import Momentum, section
 from jaxmatch.types import Array, PyTree
 
 
@@ -25,7 +25,7 @@ class Ema:
         schedule: the decay stays "constant" or rises to 1 along a "cosine".
     """
 
-    decay: Share = 0.999
+    decay: Momentum = 0.999
     statistics: Literal["copied", "averaged", "own"] = "copied"
     schedule: Literal["constant", "cosine"] = "constant"
 

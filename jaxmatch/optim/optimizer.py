@@ -11,7 +11,17 @@ import optax
 from jaxmatch.errors import InputError
 from jaxmatch.optim.schedules import Schedule, learning_rate
 from jaxmatch.optim.trained import FACTORS, Train
-from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, Whole, section
+from jaxmatch.settings import (
+    Count,
+    Momentum,
+    NonNegative,
+    Part,
+    Positive,
+    Range,
+    Share,
+    Whole,
+    section,
+)
 from jaxmatch.types import Array, PyTree
 
 # Kernels of convolutions and dense layers; all of two or more dimensions; all but the parameters of
@@ -77,7 +87,7 @@ class Optim:
     train: Train = "all"
     decay: Parameters = "kernels"
     classifier_rate: NonNegative = 1.0
-    layer_decay: Share = 1.0
+    layer_decay: Part = 1.0
     clip_norm: NonNegative = 0.0
     rate_inside_momentum: bool = False
     trust_ratio: Literal["joint", "separate", "clipped"] = "joint"

@@ -255,7 +255,7 @@ def _networks(
     for network in NETWORKS:
         values = accuracies(lines, f"{part}/{network}/accuracy")
         if values is not None and metrics is not None:
-            values["metrics"] = for_summary(metrics[network])
+            values |= in_summary(metrics[network])
         found[network] = values
     return found
 
@@ -264,6 +264,14 @@ def for_summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics without a confusion matrix that would make the file large."""
     small = len(metrics.get("confusion", ())) <= MOST_CONFUSED
     return {name: value for name, value in metrics.items() if small or name != "confusion"}
+
+
+def in_summary(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics of a network as the summary has them: ``intervals`` lie beside ``metrics``."""
+    metrics, own = for_summary(found), {}
+    if "intervals" in metrics:
+        own["intervals"] = metrics.pop("intervals")
+    return {"metrics": metrics, **own}
 
 
 def at_step(lines: Sequence[Mapping[str, Any]], step: int) -> dict[str, dict[str, float]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxmatch.data.sources import names_path
 from jaxmatch.errors import InputError, printable
+from jaxmatch.evaluation.bootstrap import Resampling
 from jaxmatch.evaluation.classifier import Classifier
 from jaxmatch.evaluation.examples import FORMAT
 from jaxmatch.evaluation.metrics import METRICS
@@ -284,7 +285,8 @@ def _metrics(
     yield f"{told}."
     if found is not None:
         limits = found.get("intervals", {})
-        share = (evaluation or {}).get("bootstrap", {}).get("confidence")
+        own = {"confidence": Resampling().confidence}  # of a run and of its examples
+        share = (evaluation or {"bootstrap": own}).get("bootstrap", {}).get("confidence")
         if limits:
             named = f"{share:.0%} " if isinstance(share, float) else ""
             yield f"Intervals are {named}bootstrap intervals over the images."
@@ -307,7 +309,8 @@ def _of_run(run: RunFolder, trained: Trained) -> tuple[Mapping[str, Any] | None,
     calibration = run.read_calibrations().get(step, {})
     told = f"Test images, the {network} of step {step:,}"
     if scores.get("metrics") and summary["steps"] == step:
-        found, temperature = scores["metrics"], calibration.get(network, {}).get("temperature", 1.0)
+        found = {**scores["metrics"], "intervals": scores.get("intervals", {})}
+        temperature = calibration.get(network, {}).get("temperature", 1.0)
         told = f"{told}, the last one"
     elif best.get("step") == step and best["test"].get(network):
         found, temperature = best["test"][network], 1.0  # metrics.jsonl is never calibrated
@@ -322,7 +325,7 @@ def _of_run(run: RunFolder, trained: Trained) -> tuple[Mapping[str, Any] | None,
     of = {"format": FORMAT, "step": step, "network": network, "temperature": trained.temperature}
     examples = run.read_examples(of)
     if examples is not None and len({*examples.get("test", ())}) == 1:  # all are classified
-        return examples["metrics"], told
+        return {**examples["metrics"], "intervals": examples["intervals"]}, told
     if temperature == trained.temperature:
         return found, told
     return {name: value for name, value in found.items() if name not in CALIBRATION}, (

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.resident import Table
 from jaxmatch.evaluation import temperature, unknown
+from jaxmatch.evaluation.bootstrap import Resampling, intervals
 from jaxmatch.evaluation.forward import (
     Answers,
     make_features,
@@ -155,6 +156,9 @@ class HeldOut:
     ) -> dict[str, dict[str, Any]]:
         """All metrics of teacher and student on each set: {set: {network: {metric: value}}}.
 
+        On the test set the network that the method reports has ``intervals``, too
+        (:func:`jaxmatch.evaluation.bootstrap.intervals`).
+
         Args:
             state: the state to evaluate.
             calibration: as :meth:`calibration` returns it; the metrics are those with it.
@@ -162,9 +166,12 @@ class HeldOut:
         found: dict[str, dict[str, Any]] = {name: {} for name in self.sets}
         for (name, network), logits in self._kept(state, self.sets):
             scale = calibration[network]["temperature"] if calibration else 1.0
-            found[name][network] = evaluation(
-                probabilities(logits, scale), self.sets[name][1], self.program.classes
-            )
+            answers, labels = probabilities(logits, scale), self.sets[name][1]
+            found[name][network] = evaluation(answers, labels, self.program.classes)
+            if (name, network) == ("test", self.program.algorithm.evaluated):
+                found[name][network]["intervals"] = intervals(
+                    answers, labels, self.program.classes, Resampling()
+                )
         self._last = {}
         return found
 

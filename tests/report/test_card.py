@@ -175,8 +175,11 @@ def test_a_card_has_the_facts_of_run_and_file(run, tmp_path, capsys):
     assert "| 0 | 4 | 12 | 0 | 6 |" in text  # labeled, unlabeled, validation, test
     assert "npz:data.npz" in text
     assert str(run.parent) not in text  # a folder of this machine
-    metrics = json.loads((run / "summary.json").read_text())["teacher"]["metrics"]
-    assert f"| accuracy | {metrics['accuracy']:.4g} |" in text
+    found = json.loads((run / "summary.json").read_text())["teacher"]
+    low, high = found["intervals"]["accuracy"]
+    assert low <= found["metrics"]["accuracy"] <= high
+    assert f"| accuracy | {found['last']:.4g} | [{low:.4g}, {high:.4g}] |" in text
+    assert "Intervals are 95% bootstrap intervals over the images." in text
     assert "no temperature is fitted" in text
     for section, questions in QUESTIONS.items():
         assert f"\n## {section}\n" in text
