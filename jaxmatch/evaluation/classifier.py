@@ -195,7 +195,11 @@ class Classifier(Predictor):
 
 
 def load(
-    workdir: str | Path, step: int | str | None = None, *, calibrated: bool = True
+    workdir: str | Path,
+    step: int | str | None = None,
+    *,
+    calibrated: bool = True,
+    dtype: str = "",
 ) -> Classifier:
     """Load a checkpoint of a run; no configuration file is executed.
 
@@ -205,9 +209,12 @@ def load(
             "newest" for the last. By default the best one if ``config.select`` chose it, else the
             newest.
         calibrated: apply the temperatures in ``calibration.json``, if it has some for the step.
+        dtype: that the network computes in, "float32" or "bfloat16"; by default that of the run.
+            With another one the predictions differ by rounding.
 
     Raises:
-        InputError: if ``workdir`` is not a run folder or has no such checkpoint.
+        InputError: if ``workdir`` is not a run folder or has no such checkpoint, or on an unknown
+            dtype.
     """
     run = RunFolder.at(workdir)
     values = run.read_config()
@@ -218,6 +225,7 @@ def load(
     alone = jax.process_count() == 1 and jax.default_backend() != "cpu"
     # The run may have been trained on other devices; its memories are placed to fit these.
     here = {"devices": 1 if alone else 0, "memory_placement": "auto"}
+    here |= {"dtype": dtype} if dtype else {}
     config = complete({**settings, **here})
     try:
         program = Program.build(config, facts)

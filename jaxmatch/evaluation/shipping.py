@@ -48,6 +48,7 @@ def trained_of(
         "model": config.model.name,
         "network": network or program.algorithm.evaluated,
         "step": classifier.step,
+        "dtype": config.dtype,
         "hashes": {
             "weights": digest(variables),
             "data": record.digest if record else None,

@@ -230,6 +230,7 @@ def _details(trained: Trained, classifier: Classifier, kind: str) -> Iterable[Se
             f"uint8 images [b {shape}], of which mean {trained.mean} and standard deviation "
             f"{trained.std} of levels in [0, 1] normalise the channels",
         ),
+        *([("computes in", _dtype(trained, classifier))] if kind in PROGRAMS else []),
         ("temperature", _temperature(trained, kind)),
         *([("images of no class", _compared(trained.known))] if trained.known else []),
         ("versions", versions),
@@ -238,6 +239,13 @@ def _details(trained: Trained, classifier: Classifier, kind: str) -> Iterable[Se
             for name, value in origin["hashes"].items()
         ),
     ]
+
+
+def _dtype(trained: Trained, classifier: Classifier) -> str:
+    own = (RunFolder(classifier.folder).read_config() or {}).get("dtype", trained.origin["dtype"])
+    if own == trained.origin["dtype"]:
+        return own
+    return f"{trained.origin['dtype']}, while the run computed in {own}: figures differ a little"
 
 
 def _temperature(trained: Trained, kind: str) -> str:

@@ -34,6 +34,11 @@ def export_onnx(path: Path, trained: Trained) -> str:
     Raises:
         InputError: if the network cannot be converted.
     """
+    if trained.origin.get("dtype", "float32") != "float32":
+        raise InputError(
+            f"the run computed in {trained.origin['dtype']}, which ONNX Runtime does not have for "
+            "all layers; give --dtype float32, or export it as .stablehlo."
+        )
     function = classify(trained)
     facts = Shipped.of(trained).to_json()
     images: Any = jax.ShapeDtypeStruct(("b", *trained.image_shape), jnp.uint8)

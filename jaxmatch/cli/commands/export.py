@@ -44,6 +44,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="a new file, such as photos.stablehlo; FILE.card.md is its model card",
     )
     add_unknown(command, "let the program tell how strange an image looks, as predict --unknown")
+    command.add_argument(
+        "--dtype",
+        default="",
+        help="float32 or bfloat16, that a program computes in (default: the run's; ONNX needs "
+        "float32)",
+    )
     command.add_argument("--uncalibrated", action="store_true", help=UNCALIBRATED)
 
 
@@ -61,13 +67,20 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if arguments.naming and kind in PROGRAMS:
         raise InputError(f"--naming needs a file of weights; {kind} holds a program.")
+    if arguments.dtype and kind not in PROGRAMS:
+        raise InputError(f"--dtype needs a program ({', '.join(PROGRAMS)}); {kind} holds weights.")
 
     from jaxmatch.evaluation.classifier import load
     from jaxmatch.evaluation.shipping import trained_of
     from jaxmatch.report.card import check_card, make_card, read_evaluation, write_card
 
     check_card(arguments.output)
-    run = load(arguments.workdir, arguments.step, calibrated=not arguments.uncalibrated)
+    run = load(
+        arguments.workdir,
+        arguments.step,
+        calibrated=not arguments.uncalibrated,
+        dtype=arguments.dtype,
+    )
     run = replace(run, place=arguments.data)
     trained = trained_of(run, arguments.network, arguments.naming, score)
     measured = arguments.evaluation and read_evaluation(arguments.evaluation, trained)
