@@ -13,7 +13,8 @@ from jaxmatch.errors import InputError
 from jaxmatch.evaluation import examples
 from jaxmatch.evaluation.classifier import load
 from jaxmatch.evaluation.shipping import hash_of_weights, trained_of
-from jaxmatch.report.card import QUESTIONS, card_of, make_card, read_evaluation, write_card
+from jaxmatch.report.card import QUESTIONS, card_of, make_card, write_card
+from jaxmatch.report.card_evaluation import read_evaluation
 
 
 @pytest.fixture(scope="module")

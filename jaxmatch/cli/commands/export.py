@@ -72,7 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     from jaxmatch.evaluation.classifier import load
     from jaxmatch.evaluation.shipping import trained_of
-    from jaxmatch.report.card import check_card, make_card, read_evaluation, write_card
+    from jaxmatch.report.card import check_card, make_card, write_card
+    from jaxmatch.report.card_evaluation import read_evaluation
 
     check_card(arguments.output)
     run = load(
