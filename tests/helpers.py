@@ -180,7 +180,7 @@ def randomized(tree, seed=0, scale=0.5):
 
 
 @lru_cache
-def initial_state(algorithm, dtype=jnp.float32, seed=0):
+def initial_state(algorithm, dtype=jnp.float32, seed=0, refreshed=True):
     """The state before the first step; float64 needs ``jax.enable_x64``."""
     model = TinyNetwork(heads=algorithm.heads, param_dtype=dtype)
     images = jnp.zeros((1, SIDE, SIDE, 3), dtype)
@@ -190,7 +190,7 @@ def initial_state(algorithm, dtype=jnp.float32, seed=0):
         return init_state(key, model, images, algorithm, views_of(algorithm), optimizer, SPEC)
 
     state = quick_jit(init)(jax.random.key(seed))
-    if not hasattr(algorithm, "refresh"):
+    if not (refreshed and hasattr(algorithm, "refresh")):
         return state
 
     def embed(variables):
@@ -200,9 +200,9 @@ def initial_state(algorithm, dtype=jnp.float32, seed=0):
     return state.replace(memory=algorithm.refresh(state, embed))
 
 
-def toy_state(algorithm, dtype=jnp.float32, step=0, seed=0):
+def toy_state(algorithm, dtype=jnp.float32, step=0, seed=0, refreshed=True):
     """A state whose student and teacher have random parameters."""
-    state = initial_state(algorithm, dtype)
+    state = initial_state(algorithm, dtype, refreshed=refreshed)
     params = randomized(state.params, seed)
     teacher = {**state.teacher, "params": randomized(state.params, seed + 1)}
     return state.replace(step=jnp.int32(step), params=params, teacher=teacher)

@@ -240,7 +240,18 @@ def check_files(names) -> None:
         assert (ROOT / name).is_file(), f"there is no file {name}"
 
 
-@pytest.mark.parametrize("file", [*READMES, *RECIPES], ids=name_of)
+# They sweep over so many runs that reading their settings takes seconds.
+LONG = {ROOT / "experiments" / name / "README.md" for name in ("mnist5k", "mnist5k_pretraining")}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, marks=pytest.mark.slow if file in LONG else ())
+        for file in (*READMES, *RECIPES)
+    ],
+    ids=name_of,
+)
 def test_every_command_is_real(file, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     wrong = []

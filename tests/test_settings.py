@@ -68,7 +68,14 @@ def test_every_number_has_a_range(kind, where):
                 build_section(kind, wrong, "there")
 
 
-@pytest.mark.parametrize("name", MODELS)
+# The others have the settings of "vit" and of "resnet18" with other defaults.
+FAMILIES = ("vit", "wide_resnet", "resnet18")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.slow) for name in MODELS],
+)
 def test_every_number_of_a_network_has_a_range(name):
     for key, default in model_settings(name).items():
         if isinstance(default, bool | str):

@@ -129,7 +129,7 @@ def test_parameters_teacher_and_statistics(taken):
 def test_the_augmentation_hears_the_new_teacher_in_eval_mode(taken):
     (_, _), *_, (state, _) = taken
     with jax.enable_x64(True):
-        outputs, _ = NETWORK(state.teacher, PROBES, train=False)
+        outputs, _ = quick_jit(NETWORK, static_argnames="train")(state.teacher, PROBES, train=False)
         told = jax.nn.softmax(outputs.logits)
         key = stream(jax.random.fold_in(state.key, 2), "augment")
         np.testing.assert_allclose(state.policy["told"], told, rtol=1e-10)

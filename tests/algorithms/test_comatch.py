@@ -39,6 +39,11 @@ def algorithm(request):
     return FORMS[request.param]
 
 
+one_form = pytest.mark.parametrize(
+    "algorithm", ["student", pytest.param("teacher", marks=pytest.mark.slow)], indirect=True
+)
+
+
 class Linear:
     """A Network without BatchNorm, so that views cannot touch each other; records its calls."""
 
@@ -214,6 +219,7 @@ def test_values_gradients_and_memory_are_those_of_the_equations(algorithm):
     )
 
 
+@one_form
 def test_the_first_batch_lies_in_the_queue_unlabeled_rows_first(algorithm):
     state, batch = state_of(algorithm), batch_of(0)
     queue = memory_after(algorithm, state, batch).weak
@@ -225,6 +231,7 @@ def test_the_first_batch_lies_in_the_queue_unlabeled_rows_first(algorithm):
     np.testing.assert_allclose(lengths, [1.0] * (U + B) + [0.0] * (len(lengths) - U - B), rtol=1e-6)
 
 
+@one_form
 def test_gradients_pass_only_where_they_should(algorithm):
     state, batch = state_of(algorithm, step=5), batch_of(0)
     state = state.replace(memory=memory_after(algorithm, state, batch))
@@ -298,6 +305,7 @@ def smoothing_case():
     return own, z, queue, keys, label
 
 
+@pytest.mark.slow
 def test_only_written_rows_vote():
     own, z, queue, keys, label = smoothing_case()
     noise = jax.tree.map(lambda leaf: leaf.at[2:].set(100.0), queue.rows)
@@ -338,6 +346,7 @@ def test_distinct_labels_make_it_info_nce():
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_graph_and_similarity_without_a_past_are_those_of_the_batch():
     random = np.random.default_rng(0)
     label = numpy_softmax(2 * random.normal(size=(U, CLASSES)))
@@ -351,6 +360,7 @@ def test_graph_and_similarity_without_a_past_are_those_of_the_batch():
     assert not np.any(np.exp(log_similar[:, U:]))
 
 
+@one_form
 def test_certain_and_equal_predictions_stay_finite(algorithm):
     state, batch = state_of(algorithm, step=9), batch_of(0)
     kernel = np.zeros((INPUTS, CLASSES), np.float32)

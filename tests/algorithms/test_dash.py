@@ -61,9 +61,9 @@ def oracle(params, fixed, batch, rho, soft, norm):
     [
         (4, 0.0, 500, True, "batch"),
         (17, 0.9, 0.9, True, "selected"),
-        (23, 0.801, 0.801, True, "batch"),
-        (23, 0.8, 0.8, False, "batch"),
-        (23, 0.01, 0.8, False, "selected"),
+        pytest.param(23, 0.801, 0.801, True, "batch", marks=pytest.mark.slow),
+        pytest.param(23, 0.8, 0.8, False, "batch", marks=pytest.mark.slow),
+        pytest.param(23, 0.01, 0.8, False, "selected", marks=pytest.mark.slow),
     ],
 )
 def test_value_and_gradient_are_those_of_the_equations(step, rho, effective, soft, norm):

@@ -39,7 +39,10 @@ def oracle(params, batch, temperature, labeled_weight):
     return supervised, distillation, loss
 
 
-@pytest.mark.parametrize(("temperature", "labeled_weight"), [(1.0, 0.0), (3.0, 0.25)])
+@pytest.mark.parametrize(
+    ("temperature", "labeled_weight"),
+    [pytest.param(1.0, 0.0, marks=pytest.mark.slow), (3.0, 0.25)],
+)
 def test_value_and_gradient_are_those_of_the_equation(temperature, labeled_weight):
     algorithm = Distillation(temperature=temperature, labeled_weight=labeled_weight)
     with jax.enable_x64(True):

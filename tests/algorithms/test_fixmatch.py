@@ -53,8 +53,18 @@ def oracle(params, fixed, batch, forward, *, threshold, weight, hard, temperatur
     return supervised + weight * unsupervised, mask
 
 
-@pytest.mark.parametrize("forward", FORWARDS)
-@pytest.mark.parametrize(("hard", "temperature"), [(True, 1.0), (False, 1.0), (False, 0.5)])
+# Each kind of forward pass and of target once; -m slow has all pairs.
+FEW = ((True, 1.0, "joint"), (False, 1.0, "separate"), (False, 0.5, "split"))
+
+
+@pytest.mark.parametrize(
+    ("hard", "temperature", "forward"),
+    [
+        pytest.param(*target, forward, marks=() if (*target, forward) in FEW else pytest.mark.slow)
+        for target in ((True, 1.0), (False, 1.0), (False, 0.5))
+        for forward in FORWARDS
+    ],
+)
 def test_value_and_gradient_are_those_of_the_equations(forward, hard, temperature):
     with jax.enable_x64(True):
         algorithm = FixMatch(
@@ -141,6 +151,7 @@ def test_threshold_zero_uses_every_image():
     np.testing.assert_allclose(update.metrics["loss/unsupervised"], errors.mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_threshold_above_one_leaves_the_supervised_gradient():
     network, gradients = make_network(TinyNetwork(), forward="separate"), []
     for algorithm in (FixMatch(threshold=1.01), Supervised()):

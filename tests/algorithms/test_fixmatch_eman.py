@@ -105,10 +105,16 @@ def test_value_and_gradient_are_those_of_the_equations(trains):
     np.testing.assert_allclose(slope, (ahead - behind) / 2, rtol=1e-4)
 
 
+def step_of(network, state, batch, spec):
+    """What a loss hands back beside its value."""
+    loss = quick_jit(lambda state: ALGORITHM.loss(network, state.params, state, batch, (), spec)[1])
+    return loss(state)
+
+
 def test_the_student_never_sees_the_weak_views():
     with jax.enable_x64(True):
         state, batch, network = toy()
-        update = ALGORITHM.loss(network, state.params, state, batch, (), SPEC)[1]
+        update = step_of(network, state, batch, SPEC)
     (x,), (_, strong) = batch.labeled.views, batch.unlabeled.views
     seen = convolved(state.params, np.concatenate([x, strong]))
     mean = BN_DECAY * state.stats["norm"]["mean"] + (1 - BN_DECAY) * seen.mean((0, 1, 2))
@@ -119,8 +125,7 @@ def test_the_teachers_statistics_come_back_where_it_trains():
     with jax.enable_x64(True):
         state, batch, network = toy()
         still, own = (
-            ALGORITHM.loss(network, state.params, state, batch, (), spec)[1].teacher_stats
-            for spec in (SPEC, TRAINING)
+            step_of(network, state, batch, spec).teacher_stats for spec in (SPEC, TRAINING)
         )
     assert still is None
     seen = convolved(state.teacher["params"], batch.unlabeled.views[0])
@@ -131,17 +136,25 @@ def test_the_teachers_statistics_come_back_where_it_trains():
 
 def test_a_label_does_not_depend_on_the_rest_of_the_batch():
     state, batch, network = toy(jnp.float32)
-    shown = []
 
-    def spy(variables, views, train=True):
-        outputs, stats = network(variables, views, train)
-        if not train:
-            shown.append(outputs[0].logits)
-        return outputs, stats
+    @quick_jit
+    def shown(unlabeled):
+        """The teacher's logits in a step."""
+        logits = []
 
-    for images in (batch.unlabeled, Examples(tuple(view[:6] for view in batch.unlabeled.views))):
-        ALGORITHM.loss(spy, state.params, state, batch._replace(unlabeled=images), (), SPEC)
-    np.testing.assert_allclose(shown[1], shown[0][:6], rtol=1e-5)
+        def spy(variables, views, train=True):
+            outputs, stats = network(variables, views, train)
+            if not train:
+                logits.append(outputs[0].logits)
+            return outputs, stats
+
+        given = batch._replace(unlabeled=Examples(unlabeled))
+        ALGORITHM.loss(spy, state.params, state, given, (), SPEC)
+        return logits[0]
+
+    views = batch.unlabeled.views
+    part = shown(tuple(view[:6] for view in views))
+    np.testing.assert_allclose(part, shown(views)[:6], rtol=1e-5)
 
 
 class Still:

@@ -72,7 +72,7 @@ def oracle(params, fixed, batch, mixing, *, weight, forward, temperature=0.5):
     ("batch_norm", "forward", "step", "ramp"),
     [
         ("joint", numpy_joint, 10, 0.5),
-        ("interleave", numpy_interleaved, 90, 1.0),
+        pytest.param("interleave", numpy_interleaved, 90, 1.0, marks=pytest.mark.slow),
     ],
 )
 def test_value_and_gradient_are_those_of_the_equations(batch_norm, forward, step, ramp):
@@ -117,6 +117,7 @@ def test_running_statistics_are_those_of_the_mixed_images():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), stats, expected)
 
 
+@pytest.mark.slow
 def test_guesses_are_sharper_than_predictions():
     algorithm, network = MixMatch(temperature=0.5), make_network(TinyNetwork())
     state, batch = toy_state(algorithm), toy_views(algorithm)
@@ -147,6 +148,7 @@ def test_interleaved_passes_on_several_devices():
     assert_same_on_four(logits, views, state, tolerance=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_are_drawn_for_each_example():
     algorithm = MixMatch()
     batch = toy_views(algorithm)

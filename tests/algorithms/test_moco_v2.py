@@ -83,7 +83,8 @@ def test_value_gradient_and_queue_are_those_of_the_equation():
 
 
 def test_each_network_sees_one_view():
-    state, batch, network = toy(jnp.float32)
+    with jax.enable_x64(True):
+        state, batch, network = toy(jnp.float64)
     calls = []
 
     def spy(variables, views, train=True):
@@ -91,10 +92,11 @@ def test_each_network_sees_one_view():
         return network(variables, views, train)
 
     for spec in (SPEC, TRAINING):
-        update = jax.eval_shape(
-            lambda params, spec=spec: ALGORITHM.loss(spy, params, state, batch, (), spec)[1],
-            state.params,
-        )
+        with jax.enable_x64(True):
+            update = jax.eval_shape(
+                lambda params, spec=spec: ALGORITHM.loss(spy, params, state, batch, (), spec)[1],
+                state.params,
+            )
         (_, first, student_train), (variables, second, teacher_train) = calls[-2:]
         assert first is batch.unlabeled.views[0]
         assert second is batch.unlabeled.views[1]
@@ -132,6 +134,7 @@ def step_of(algorithm, groups, devices, key=1):
     return jax.device_get(compiled(*jax.device_put((given, views), shardings))), compiled.as_text()
 
 
+@pytest.mark.slow
 def test_a_shuffle_changes_the_groups_of_the_teacher_alone():
     with jax.enable_x64(True):
         plain, shuffled = (step_of(each, 1, 1)[0] for each in (ALGORITHM, SHUFFLED))

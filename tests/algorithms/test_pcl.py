@@ -40,7 +40,7 @@ CLUSTERINGS = tuple(map(random_clustering, (1, 2), ALGORITHM.clusters))
 
 def toy(dtype, clustered=True):
     """(state, batch, network, draws); ten rows of the queue are written."""
-    state, batch = toy_state(ALGORITHM, dtype), toy_views(ALGORITHM)
+    state, batch = toy_state(ALGORITHM, dtype, refreshed=False), toy_views(ALGORITHM)
     queue = push(state.memory.queue, {"embedding": jnp.asarray(PAST, dtype)})
     memory = state.memory._replace(
         queue=queue,
@@ -128,13 +128,14 @@ def test_proto_nce_by_hand():
     clustering = Prototypes(np.eye(3), np.array([0.5, 1.0, 1.0]), np.array([0, 0, 1, 2], np.int32))
     query = np.array([[1.0, 0, 0], [0, 1.0, 0]])
     rank = np.array([0.9, 0.1, 0.2])
+    compiled = quick_jit(proto_nce, static_argnums=4)
     # Both images are in cluster 0, whose prototype is there twice, and cluster 2 is the negative.
-    loss, nearest = proto_nce(query, clustering, np.array([0, 1]), jnp.asarray(rank), 1)
+    loss, nearest = compiled(query, clustering, np.array([0, 1]), rank, 1)
     expected = [np.log(2 * np.e**2 + 1) - 2, np.log(2 + 1)]
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     assert nearest.tolist() == [True, False]  # all are equally near to the second
     # No other cluster is left.
-    loss, nearest = proto_nce(query[:1], clustering, np.array([0]), jnp.asarray(rank[:1]), 5)
+    loss, nearest = compiled(query[:1], clustering, np.array([0]), rank[:1], 5)
     np.testing.assert_allclose(loss, 0, atol=1e-6)
     assert nearest.tolist() == [True]
 
@@ -146,10 +147,12 @@ def test_concentration_by_hand():
     raw[[1, 4]] = raw[2]  # without spread: the largest
     expected = np.clip(raw, *np.percentile(raw, [10, 90]))
     expected *= 0.2 / expected.mean()
-    np.testing.assert_allclose(concentration(total, size, 0.2), expected, rtol=1e-5)
-    np.testing.assert_allclose(concentration(np.zeros(3), np.array([2, 1, 0]), 0.2), 0.2)
+    compiled = quick_jit(concentration)
+    np.testing.assert_allclose(compiled(total, size, 0.2), expected, rtol=1e-5)
+    np.testing.assert_allclose(compiled(np.zeros(3), np.array([2, 1, 0]), 0.2), 0.2)
 
 
+@pytest.mark.slow
 def test_separate_groups_become_clusters():
     labels = np.arange(40) % 4
     noise = np.random.default_rng(0).normal(0, 0.02, (40, 5))
@@ -164,7 +167,7 @@ def test_separate_groups_become_clusters():
 
 
 def test_refresh_clusters_the_teachers_embeddings_by_key_and_step():
-    state = toy_state(ALGORITHM)
+    state = toy_state(ALGORITHM, refreshed=False)
     points = np.random.default_rng(0).normal(size=(UNLABELED, 5)).astype(np.float32)
     seen = []
 

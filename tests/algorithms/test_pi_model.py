@@ -33,7 +33,9 @@ def oracle(params, fixed, batch, weight):
     return supervised + weight * np.mean((prediction - target) ** 2)
 
 
-@pytest.mark.parametrize(("step", "ramp"), [(10, 0.25), (90, 1.0)])
+@pytest.mark.parametrize(
+    ("step", "ramp"), [(10, 0.25), pytest.param(90, 1.0, marks=pytest.mark.slow)]
+)
 def test_value_and_gradient_are_those_of_the_equation(step, ramp):
     with jax.enable_x64(True):
         algorithm = PiModel()

@@ -37,7 +37,15 @@ def oracle(params, fixed, batch, *, threshold, weight):
     return supervised + weight * np.mean(mask * errors), mask
 
 
-@pytest.mark.parametrize(("step", "ramp"), [(0, 0.0), (10, 0.25), (40, 1.0), (90, 1.0)])
+@pytest.mark.parametrize(
+    ("step", "ramp"),
+    [
+        pytest.param(0, 0.0, marks=pytest.mark.slow),
+        (10, 0.25),
+        pytest.param(40, 1.0, marks=pytest.mark.slow),
+        pytest.param(90, 1.0, marks=pytest.mark.slow),
+    ],
+)
 def test_value_and_gradient_are_those_of_the_equation(step, ramp):
     with jax.enable_x64(True):
         algorithm = PseudoLabel(threshold=0.4, unlabeled_weight=2.0)

@@ -75,7 +75,12 @@ def started(state):
     ("options", "step", "ramp"),
     [
         ({}, 10, 0.5),
-        ({"strong_views": 1, "labeled_view": "strong", "rotation_weight": 0.0}, 90, 1.0),
+        pytest.param(
+            {"strong_views": 1, "labeled_view": "strong", "rotation_weight": 0.0},
+            90,
+            1.0,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_value_and_gradient_are_those_of_the_equations(options, step, ramp):
@@ -131,6 +136,7 @@ def test_labels_are_counted():
     np.testing.assert_allclose(uniform.labeled, np.full(CLASSES, 0.25))
 
 
+@pytest.mark.slow
 def test_a_class_without_labels_or_guesses_stays_finite():
     algorithm = ReMixMatch()
     network = make_network(TinyNetwork(heads=algorithm.heads))
@@ -156,6 +162,7 @@ def test_roles_and_heads_are_of_the_instance():
     assert not ReMixMatch(rotation_weight=0.0).heads
 
 
+@pytest.mark.slow
 def test_turns_are_uniform():
     images = np.zeros((4000, 1, 1, 1), np.float32)
     batch = Batch(Examples((images[:1],)), Examples((images,) * 3))

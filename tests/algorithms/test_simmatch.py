@@ -95,7 +95,13 @@ def oracle(algorithm, memory, on_x, on_weak, on_strong, label):
     return np.dot(terms, (1, 1.5, 0.7)), terms, mask
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("student", "teacher"),
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ("unfolded", "unaligned")),
+    ],
+)
 def test_value_gradient_and_memory_are_those_of_the_equations(form):
     algorithm = FORMS[form]
     with jax.enable_x64(True):
@@ -192,7 +198,7 @@ def pseudo_label(algorithm, memory, weak=WEAK, step=0):
     return 1 / CLASSES - len(weak) * gradient[:, :CLASSES], update.metrics
 
 
-@pytest.mark.parametrize("unfolded", [False, True])
+@pytest.mark.parametrize("unfolded", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_worked_example_of_the_slides(unfolded):
     algorithm = replace(SLIDES, aggregate_unfolded=unfolded)
     target, _ = pseudo_label(algorithm, slides_memory())
@@ -233,6 +239,7 @@ def test_an_empty_bank_has_no_say():
     assert not np.any(gradient[:, CLASSES:])
 
 
+@pytest.mark.slow
 def test_unfilled_rows_have_no_vote():
     filled = np.arange(8) < 5
     losses = []
@@ -245,12 +252,14 @@ def test_unfilled_rows_have_no_vote():
     assert losses[0] != echo_loss(SLIDES, EIGHT, slides_memory(), WEAK, (WEAK, WEAK))[0]
 
 
+@pytest.mark.slow
 def test_confidence_is_that_of_the_smoothed_label():
     for threshold, covered in ((0.801, 1), (0.803, 0)):  # .8 predicted, .8024 smoothed
         _, metrics = pseudo_label(replace(SLIDES, threshold=threshold), slides_memory())
         assert metrics["pseudo/coverage"] == covered
 
 
+@pytest.mark.slow
 def test_similarities_are_to_the_bank_before_it_is_written():
     random = np.random.default_rng(0)
     losses = []
@@ -261,7 +270,7 @@ def test_similarities_are_to_the_bank_before_it_is_written():
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("teacher", [False, True])
+@pytest.mark.parametrize("teacher", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_no_gradient_reaches_targets_or_memory(teacher):
     algorithm = replace(SLIDES, teacher=teacher, alignment_length=2)
     views = np.random.default_rng(1).normal(size=(3, 5, 12)).astype(np.float32)
@@ -287,7 +296,7 @@ def test_no_gradient_reaches_targets_or_memory(teacher):
     assert not any(map(np.any, jax.jit(jax.grad(remembered, (0, 1, 2)))(*views)))
 
 
-@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("trains", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_teacher_form_runs_the_teacher_as_the_run_says(trains):
     passes = []
 
@@ -303,6 +312,7 @@ def test_the_teacher_form_runs_the_teacher_as_the_run_says(trains):
     assert (update.teacher_stats is not None) == trains
 
 
+@pytest.mark.slow
 def test_marginal_entropy_tells_a_collapse():
     weak = np.repeat(WEAK, CLASSES, 0)
     for logits, entropy in ((20 * np.eye(CLASSES), np.log(CLASSES)), (20 * np.eye(4)[[1] * 4], 0)):

@@ -108,7 +108,7 @@ def oracle(memory, on_x, weak, on_strong, label):
     return np.dot(terms, WEIGHTS), terms, mask
 
 
-@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("views", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_value_gradient_and_memory_are_those_of_the_equations(views):
     algorithm = replace(TOY, strong_views=views)
     with jax.enable_x64(True):
@@ -178,6 +178,7 @@ PREDICTION = np.array([0.5, 0.2, 0.2, 0.1])
 WEAK = np.tile(echo_views(np.log(PREDICTION)[None], 0.5 * np.eye(1, WIDTH)), (4, 1))
 
 
+@pytest.mark.slow
 def test_an_example_done_by_hand():
     """One neighbor of class 1: a share .25 / 1.25 = .2 of the label is its, .8 the prediction."""
     known = np.array([0.4, 0.3, 0.2, 0.1])
@@ -223,6 +224,7 @@ def test_empty_memories_have_no_say():
     np.testing.assert_allclose(target, PREDICTION, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_classes_that_the_queue_never_saw_keep_the_loss_finite():
     memory = small_memory([1.0, 0.0, 0.0, 0.0])
 
@@ -234,6 +236,7 @@ def test_classes_that_the_queue_never_saw_keep_the_loss_finite():
     assert np.all(np.isfinite(gradient))
 
 
+@pytest.mark.slow
 def test_alignment_divides_by_the_average_before_this_batch():
     memory = small_memory(PREDICTION)._replace(average=jnp.asarray(PREDICTION, float))
     _, update = echo_loss(SMALL, TWO, memory, WEAK, (WEAK, WEAK))
@@ -264,7 +267,7 @@ def test_no_gradient_reaches_targets_or_memory():
     assert not any(map(np.any, jax.jit(jax.grad(remembered, (0, 1, 2)))(*views)))
 
 
-@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("trains", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_teacher_sees_weak_views_and_further_strong_views_pass_alone(trains):
     passes = []
 

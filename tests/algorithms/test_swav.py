@@ -199,6 +199,7 @@ def test_projection_touches_nothing_but_prototypes():
     np.testing.assert_allclose(after["projection"]["prototypes"]["kernel"], unit(kernel), rtol=1e-5)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**31), st.integers(1, 2), st.integers(2, 5))
 def test_swapped_prediction_averages_the_pairs_of_different_views(seed, assigned, views):
     random = np.random.default_rng(seed)

@@ -54,7 +54,14 @@ def oracle(params, fixed, batch, temperature, signal):
 SIGNALS = {"none": 1.0, "linear": 0.2875, "exp": 0.75 * np.exp(-4.75) + 0.25}
 
 
-@pytest.mark.parametrize(("signal", "temperature"), [("none", 0.4), ("linear", 0.4), ("exp", 1.0)])
+@pytest.mark.parametrize(
+    ("signal", "temperature"),
+    [
+        pytest.param("none", 0.4, marks=pytest.mark.slow),
+        ("linear", 0.4),
+        pytest.param("exp", 1.0, marks=pytest.mark.slow),
+    ],
+)
 def test_value_and_gradient_are_those_of_the_equations(signal, temperature):
     algorithm = UDA(
         threshold=THRESHOLD, temperature=temperature, unlabeled_weight=WEIGHT, signal=signal
@@ -101,6 +108,7 @@ def test_the_threshold_reads_the_prediction_before_sharpening():
         assert (update.metrics["loss/unsupervised"] > 0) == coverage
 
 
+@pytest.mark.slow
 def test_sharpened_targets_have_less_entropy():
     """Against strong views that say nothing the divergence is log C less the target's entropy."""
     weak = np.random.default_rng(2).normal(size=(5, CLASSES))
@@ -120,6 +128,7 @@ def test_equal_views_cost_nothing_without_sharpening():
     np.testing.assert_allclose(update.metrics["loss/unsupervised"], 0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_unsharpened_uda_has_the_gradient_of_soft_fixmatch():
     weak, strong = 2 * np.random.default_rng(1).normal(size=(2, 6, CLASSES))
     algorithms = UDA(threshold=0.5, temperature=1.0), FixMatch(threshold=0.5, hard_labels=False)

@@ -85,7 +85,7 @@ def assert_agrees(found, value):
     np.testing.assert_allclose(slope, slope_along(value, state.params, direction), rtol=1e-4)
 
 
-@pytest.mark.parametrize("on_unlabeled", [False, True])
+@pytest.mark.parametrize("on_unlabeled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_logit_adjustment(on_unlabeled):
     found = evaluated(LogitAdjusted(method=METHOD, tau=1.5, on_unlabeled=on_unlabeled))
     *_, state, batch, _ = found
@@ -100,6 +100,7 @@ def test_logit_adjustment(on_unlabeled):
     assert_agrees(found, value)
 
 
+@pytest.mark.slow
 def test_balanced_softmax_of_a_supervised_run():
     found = evaluated(LogitAdjusted(method=Supervised()))
     batch = found[4]
@@ -113,7 +114,7 @@ def test_balanced_softmax_of_a_supervised_run():
     assert_agrees(found, value)
 
 
-@pytest.mark.parametrize("prior", ["uniform", "labels"])
+@pytest.mark.parametrize("prior", [pytest.param("uniform", marks=pytest.mark.slow), "labels"])
 def test_alignment(prior):
     found = evaluated(
         Aligned(method=METHOD, prior=prior, momentum=0.9),
@@ -194,6 +195,7 @@ def test_masks_keep_classes_equally_often():
     assert draws.unlabeled.shape == (len(views.unlabeled.views[0]),)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_gives_the_targets():
     method = FixMatchEMAN(threshold=THRESHOLD)
     found = evaluated(
@@ -259,17 +261,19 @@ def test_methods_that_an_option_is_not_defined_for(name, values, message):
 
 def test_a_method_of_ones_own_that_hides_its_views():
     algorithm = LogitAdjusted(method=MixMatch())
+    state, batch = toy_state(METHOD), toy_views(algorithm)
+    network = make_network(TinyNetwork())
     with pytest.raises(InputError, match="asks for none"):
-        evaluated(algorithm)
+        jax.eval_shape(
+            lambda key: algorithm.loss(
+                network, state.params, state, batch, algorithm.draw(key, batch), SKEWED
+            ),
+            jax.random.key(3),
+        )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(each, marks=() if each == "simmatch" else pytest.mark.slow)
-        for each in sorted(ALGORITHMS)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_every_method_with_what_it_takes(name):
     method = ALGORITHMS[name]()
     for values in ({"logit_adjustment": 1.0}, {"align": "labels"}, {"debias": 0.4}, {"abc": 1.0}):

@@ -128,17 +128,20 @@ def test_differences_find_almost_the_same_direction():
     assert found != expected
 
 
+@pytest.mark.slow
 def test_without_entropy_it_is_vat_alone():
     loss, terms = terms_of(VAT(entropy_weight=0.0, unlabeled_weight=0.5))
     expected = terms["loss/supervised"] + 0.5 * terms["loss/unsupervised"]
     np.testing.assert_allclose(loss, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_an_image_that_is_not_moved_costs_nothing():
     _, terms = terms_of(VAT(epsilon=0.0))
     np.testing.assert_allclose(terms["loss/unsupervised"], 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_adversarial_direction_costs_more_than_a_random_one(monkeypatch):
     _, adversarial = terms_of(VAT(epsilon=0.1))
     monkeypatch.setattr(
@@ -151,6 +154,7 @@ def test_the_adversarial_direction_costs_more_than_a_random_one(monkeypatch):
     assert adversarial["loss/unsupervised"] > 2 * random["loss/unsupervised"]
 
 
+@pytest.mark.slow
 def test_running_statistics_come_from_the_labeled_pass_alone():
     network = make_network(TinyNetwork())
     stats = []

@@ -52,6 +52,17 @@ PRESETS_OF = {
 }
 
 
+# One of each kind of views, memory and stages; with -m slow all.
+KINDS = {
+    *("supervised", "mixmatch", "fixmatch", "flexmatch", "simmatch", "comatch"),
+    *("distillation", "moco_v2", "pcl", "selfmatch", "fixmatch_eman"),
+}
+
+
+def kinds(names):
+    return [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in names]
+
+
 def configuration(name, data, preset, overrides=()):
     labels = "" if name in LABEL_FREE else ",labels=400"
     return from_flags(f"{name}:{data}{labels},preset={preset}", overrides)[0]
@@ -117,7 +128,7 @@ def test_every_config_builds_for_every_data_set_and_preset(name, data):
 
 
 @pytest.mark.parametrize("data", ["mnist5k", pytest.param("tfds:stl10", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", kinds(CONFIGS))
 def test_the_step_of_every_config_can_be_traced(name, data):
     trace(name, data, "jaxmatch", small=True)
 
@@ -135,12 +146,24 @@ def test_the_step_on_imagenet_can_be_traced(name):
     trace(name, LARGE, "jaxmatch")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset",
+    [
+        pytest.param(preset, marks=() if preset in ("torchssl", "usb") else pytest.mark.slow)
+        for preset in PRESETS
+    ],
+)
 def test_the_step_of_every_preset_can_be_traced(preset):
     trace("fixmatch", "tfds:cifar10", preset, small=True)
 
 
-@pytest.mark.parametrize("name", sorted(usb_cv.METHODS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("fixmatch", "simmatch") else pytest.mark.slow)
+        for name in sorted(usb_cv.METHODS)
+    ],
+)
 def test_the_step_of_the_benchmark_of_transformers_can_be_traced(name):
     small = [f"--config.model.{key}" for key in ("depth=2", "width=16", "heads=2", "patch=8")]
     trace(name, "tfds:cifar100", usb_cv.NAME, small)

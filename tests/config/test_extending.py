@@ -24,10 +24,7 @@ def traced(config):
 
 @pytest.mark.parametrize(
     "method",
-    [
-        pytest.param(name, marks=() if name in ("fixmatch", "simmatch", "flexmatch") else slow)
-        for name in sorted(ALGORITHMS)
-    ],
+    [pytest.param(name, marks=() if name == "fixmatch" else slow) for name in sorted(ALGORITHMS)],
 )
 def test_the_listed_settings_are_all_on_which_a_step_depends_with_the_length(method):
     """The traced steps of a short and of a long run are equal exactly if nothing is listed."""

@@ -592,7 +592,13 @@ def site_packages(folder, **neighbours):
 
 @pytest.mark.parametrize(
     "neighbours",
-    [{}, {"pyproject": "[project]\nname = 'other'\n"}, {"pyproject": "x = ["}, {"pyproject": ""}],
+    [
+        {},
+        *(
+            pytest.param({"pyproject": text}, marks=pytest.mark.slow)
+            for text in ("[project]\nname = 'other'\n", "x = [", "")
+        ),
+    ],
 )
 def test_configs_of_a_neighbour_are_never_executed(tmp_path, neighbours):
     site = site_packages(tmp_path / "site", **neighbours)

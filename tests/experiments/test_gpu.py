@@ -97,6 +97,7 @@ def test_done_parts_are_skipped_and_failed_ones_come_last(command):
     assert command.asked()[4:] == ["one"]
 
 
+@pytest.mark.slow
 def test_a_part_out_of_time_ends_with_all_its_processes(command):
     command.install(one="hang", two="")
     assert command()[0] == 1

@@ -48,7 +48,10 @@ def call(monkeypatch, capfd, *words):
     return code, *capfd.readouterr()
 
 
-@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "stl10" else pytest.mark.slow) for name in LABELS],
+)
 def test_every_run_of_a_table_has_its_recipe(name):
     found = points(f"{name},seeds=0")
     table = TABLES[name]

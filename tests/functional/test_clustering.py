@@ -55,6 +55,7 @@ def test_one_move_against_numpy(seed, padding):
     np.testing.assert_allclose(jit_move(points, valid, found), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("iterations", [0, 2])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_move_lowers_the_inertia(seed, iterations):
@@ -77,6 +78,7 @@ def test_plain_groups_are_found_and_the_rest_is_fixed():
     jax.tree.map(np.testing.assert_array_equal, found, again)
 
 
+@pytest.mark.slow
 def test_more_restarts_are_never_worse():
     points = np.random.default_rng(3).normal(size=(POINTS, WIDTH)).astype(np.float32)
     inertia = [
@@ -97,6 +99,7 @@ def test_padding_changes_nothing():
     assert_close(cut._asdict(), found._asdict(), 1e-6)
 
 
+@pytest.mark.slow
 def test_as_many_clusters_as_points_and_fewer_distinct_ones():
     points = groups()[:6]
     found = kmeans(jax.random.key(0), points, 6)
@@ -130,6 +133,7 @@ def test_device_count():
     assert_same_on_four(found, points, key, tolerance=1e-5)
 
 
+@pytest.mark.slow
 def test_double_precision_is_kept_and_half_is_not():
     with jax.enable_x64(True):
         points = jnp.asarray(groups(), jnp.float64)

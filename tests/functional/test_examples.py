@@ -32,8 +32,12 @@ class Rounded(doctest.OutputChecker):
         return words[0] == words[1] and np.allclose(*numbers, rtol=0, atol=0.006)
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.split(".")[-1])
-def test_examples(module):
+def name_of(module):
+    return module.__name__.split(".")[-1]
+
+
+def examples(module):
+    """The examples of each public function of a module."""
     found = {
         name: value
         for name, value in vars(module).items()
@@ -43,12 +47,38 @@ def test_examples(module):
         and getattr(value, "__module__", "") == module.__name__
     }
     assert found
-    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner(Rounded())
+    finder = doctest.DocTestFinder(recurse=False)
     for name, function in found.items():
         (example,) = finder.find(
             function, name, module, globs={**vars(module), "jax": jax, "jnp": jnp}
         )
         assert example.examples, f"{module.__name__}.{name} has no example"
+        yield example
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_every_public_function_has_an_example(module):
+    assert list(examples(module))
+
+
+# Their examples compile for seconds; tests of their own hold the same functions.
+LONG = {
+    *("losses", "mixup", "clustering", "propagation"),
+    *("thresholds", "adversarial", "memory", "alignment"),
+}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param(module, marks=pytest.mark.slow if name_of(module) in LONG else ())
+        for module in MODULES
+    ],
+    ids=name_of,
+)
+def test_examples(module):
+    runner = doctest.DocTestRunner(Rounded())
+    for example in examples(module):
         runner.run(example)
     assert runner.summarize(verbose=False).failed == 0
 

@@ -11,7 +11,7 @@ from on_devices import assert_same_on_four
 
 from jaxmatch.functional.graphs import connected_components, nearest_neighbor
 
-jit_components = quick_jit(connected_components)
+jit_components, jit_nearest = quick_jit(connected_components), quick_jit(nearest_neighbor)
 
 
 def union_find(neighbor):
@@ -52,18 +52,18 @@ def test_long_paths_and_cycles_are_one_component(nodes):
 def test_neighbors_are_others_and_the_first_of_equal_ones():
     degrees = np.deg2rad([0, 10, 100, 130, 20])
     rows = np.stack([np.cos(degrees), np.sin(degrees)], 1)
-    neighbor = nearest_neighbor(rows)
+    neighbor = jit_nearest(rows)
     np.testing.assert_array_equal(neighbor[np.array([0, 2, 3, 4])], [1, 3, 2, 1])
-    labels = connected_components(neighbor)
+    labels = jit_components(neighbor)
     np.testing.assert_array_equal(labels == labels[0], [True, True, False, False, True])
     equal = np.ones((6, 2)) / np.sqrt(2)
-    np.testing.assert_array_equal(nearest_neighbor(equal), [1, 0, 0, 0, 0, 0])
-    np.testing.assert_array_equal(connected_components(nearest_neighbor(equal)), 0)
+    np.testing.assert_array_equal(jit_nearest(equal), [1, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(jit_components(jit_nearest(equal)), 0)
 
 
 def test_two_images_are_neighbors_whatever_they_show():
-    np.testing.assert_array_equal(nearest_neighbor(np.array([[1.0, 0.0], [-1.0, 0.0]])), [1, 0])
-    np.testing.assert_array_equal(nearest_neighbor(np.ones((1, 2))), [0])
+    np.testing.assert_array_equal(jit_nearest(np.array([[1.0, 0.0], [-1.0, 0.0]])), [1, 0])
+    np.testing.assert_array_equal(jit_nearest(np.ones((1, 2))), [0])
 
 
 @settings(max_examples=20, deadline=None)
@@ -71,7 +71,7 @@ def test_two_images_are_neighbors_whatever_they_show():
 def test_every_image_has_company(seed):
     rows = np.random.default_rng(seed).normal(size=(9, 3))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    neighbor = quick_jit(nearest_neighbor)(rows)
+    neighbor = jit_nearest(rows)
     scores = rows @ rows.T - 3 * np.eye(9)
     np.testing.assert_array_equal(neighbor, scores.argmax(1))
     counts = np.bincount(jit_components(neighbor), minlength=9)
@@ -90,5 +90,6 @@ def test_device_count():
 
 def test_no_gradient_passes():
     rows = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
-    slope = jax.grad(lambda rows: connected_components(nearest_neighbor(rows)).sum() * 1.0)(rows)
+    total = lambda rows: connected_components(nearest_neighbor(rows)).sum() * 1.0  # noqa: E731
+    slope = quick_jit(jax.grad(total))(rows)
     np.testing.assert_array_equal(slope, 0)

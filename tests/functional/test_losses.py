@@ -34,7 +34,9 @@ def test_huge_logits_stay_finite():
     logits = jnp.array([[1e4, 0.0, -1e4]])
     assert cross_entropy(logits, jnp.array([2]))[0] == 2e4
     assert cross_entropy(logits, jnp.array([0]))[0] == 0
-    gradient = jax.grad(lambda logits: cross_entropy(logits, jnp.array([2])).sum())(logits)
+    gradient = quick_jit(jax.grad(lambda logits: cross_entropy(logits, jnp.array([2])).sum()))(
+        logits
+    )
     np.testing.assert_allclose(gradient, [[1, 0, -1]], atol=1e-6)
 
 
@@ -86,8 +88,8 @@ def test_bounds_of_entropy_and_divergence():
     np.testing.assert_allclose(kl_divergence(uniform, certain), [1e4 - np.log(4)], rtol=1e-6)
     np.testing.assert_allclose(kl_divergence(certain, uniform), [np.log(4)], rtol=1e-6)
     for gradient in (
-        jax.grad(lambda logits: entropy(logits).sum())(certain),
-        *jax.grad(lambda *pair: kl_divergence(*pair).sum(), (0, 1))(certain, uniform),
+        quick_jit(jax.grad(lambda logits: entropy(logits).sum()))(certain),
+        *quick_jit(jax.grad(lambda *pair: kl_divergence(*pair).sum(), (0, 1)))(certain, uniform),
     ):
         assert np.isfinite(gradient).all()
 
@@ -128,7 +130,7 @@ def test_bounds_of_the_squared_difference():
     certain = jnp.array([[1e4, 0.0, -1e4, 0.0]] * 2)
     target = jnp.eye(4)[:2]
     np.testing.assert_array_equal(squared_difference(certain, target), [0, 2 / 4])
-    gradient = jax.grad(lambda logits: squared_difference(logits, target).sum())(certain)
+    gradient = quick_jit(jax.grad(lambda logits: squared_difference(logits, target).sum()))(certain)
     assert np.isfinite(gradient).all()
 
 
@@ -307,11 +309,11 @@ def test_supervised_contrastive_is_its_double_loop(temperature):
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     labels = np.array([0, 1, 0, 2, 1, 0, 3, 1, 0])  # 2 and 3 are alone
     with jax.enable_x64(True):
-        losses = supervised_contrastive(rows, jnp.asarray(labels), temperature)
+        losses = quick_jit(supervised_contrastive)(rows, labels, temperature)
         assert losses.dtype == np.float64
         step = random.normal(0, 1e-6, rows.shape)
-        slope = jax.grad(
-            lambda rows: supervised_contrastive(rows, jnp.asarray(labels), temperature).sum()
+        slope = quick_jit(
+            jax.grad(lambda rows: supervised_contrastive(rows, labels, temperature).sum())
         )(rows)
     expected = numpy_supervised_contrastive(rows, labels, temperature)
     np.testing.assert_allclose(losses, expected, rtol=1e-12)
@@ -323,8 +325,8 @@ def test_supervised_contrastive_is_its_double_loop(temperature):
 
 
 def test_pairs_that_are_alone_with_their_label_cost_nothing():
-    value, slope = jax.value_and_grad(
-        lambda rows: supervised_contrastive(rows, jnp.zeros(2, int), 0.01).sum()
+    value, slope = quick_jit(
+        jax.value_and_grad(lambda rows: supervised_contrastive(rows, np.zeros(2, int), 0.01).sum())
     )(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
     assert value == 0
     np.testing.assert_array_equal(slope, 0)

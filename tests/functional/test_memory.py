@@ -49,7 +49,13 @@ def test_a_queue_is_a_ring(size, counts, seed):
     np.testing.assert_array_equal(joined, np.stack([row + np.zeros(3) for row in ring]))
 
 
-@pytest.mark.parametrize("wrap", [quick_jit, lambda f: quick_jit(jax.vmap(f, (0, None, 0)))])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        quick_jit,
+        pytest.param(lambda f: quick_jit(jax.vmap(f, (0, None, 0))), marks=pytest.mark.slow),
+    ],
+)
 def test_a_ring_by_columns_takes_the_same_rows(wrap):
     random = np.random.default_rng(0)
     mapped = () if wrap is quick_jit else (2,)

@@ -56,7 +56,7 @@ def test_labels_stay_distributions():
     np.testing.assert_allclose(mixed.sum(1), 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("alpha", [0.1, 0.75])
+@pytest.mark.parametrize("alpha", [pytest.param(0.1, marks=pytest.mark.slow), 0.75])
 def test_weights_have_the_larger_share_of_a_beta(alpha):
     sizes = (10_000, 10_000)
     mixing = quick_jit(lambda key: draw_mixing(key, sizes, alpha))(jax.random.key(0))
@@ -73,6 +73,7 @@ def test_draws_are_independent():
     assert abs(np.corrcoef(*map(np.concatenate, one))[0, 1]) < 0.5
 
 
+@pytest.mark.slow
 def test_float64_is_kept():
     with jax.enable_x64(True):
         parts = [part.astype(np.float64) for part in pool_of(np.random.default_rng(0), 3)]
@@ -111,6 +112,7 @@ def test_device_count():
     assert_same_on_four(function, (pool_of(random, 3, 2, 1), chunks), draws_of(0))
 
 
+@pytest.mark.slow
 def test_parts_of_a_whole_pool():
     mixing = in_parts(jnp.arange(6.0), jnp.arange(6)[::-1], (1, 2, 3))
     assert isinstance(mixing, Mixing)

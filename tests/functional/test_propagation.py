@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import quick_jit
 
 from jaxmatch.functional.memory import Bank
 from jaxmatch.functional.propagation import first_row_of_resolvent, propagate
 
 CLASSES, WIDTH, ROWS = 3, 5, 7
+jit_propagate = quick_jit(propagate, static_argnames=("neighbors", "temperature", "share"))
 
 
 def unit(rows):
@@ -51,7 +53,7 @@ def test_it_is_the_first_row_of_the_inverse(neighbors, share):
     with jax.enable_x64(True):
         embeddings, prediction, bank = toy(filled=(True, True, False, True, True, False, True))
         options = {"neighbors": neighbors, "temperature": 0.2, "share": share}
-        found = propagate(embeddings, prediction, bank, **options)
+        found = jit_propagate(embeddings, prediction, bank, **options)
     bank = jax.tree.map(np.asarray, bank)
     for row, image in zip(found, zip(embeddings, prediction, strict=True), strict=True):
         expected = by_inverse(*map(np.asarray, image), bank, **options)
@@ -64,28 +66,28 @@ def test_one_neighbor_by_hand():
     bank = Bank(jnp.eye(2), jnp.array([1, 0]), jnp.array([True, True]))
     options = {"neighbors": 1, "temperature": 0.1, "share": 0.25}
     prediction = jnp.array([[0.5, 0.3, 0.2]])
-    found = propagate(jnp.array([[0.8, 0.6]]), prediction, bank, **options)
+    found = jit_propagate(jnp.array([[0.8, 0.6]]), prediction, bank, **options)
     np.testing.assert_allclose(found[0], [0.4, 0.3 * 0.8 + 0.2, 0.16], rtol=1e-6)
 
 
 def test_share_zero_gives_the_prediction_back():
     embeddings, prediction, bank = toy()
-    found = propagate(embeddings, prediction, bank, neighbors=3, temperature=0.1, share=0.0)
+    found = jit_propagate(embeddings, prediction, bank, neighbors=3, temperature=0.1, share=0.0)
     np.testing.assert_allclose(found, prediction, rtol=1e-6)
 
 
 def test_an_empty_bank_gives_the_prediction_back():
     embeddings, prediction, bank = toy(filled=(False,) * ROWS)
-    found = propagate(embeddings, prediction, bank, neighbors=3, temperature=0.1, share=0.5)
+    found = jit_propagate(embeddings, prediction, bank, neighbors=3, temperature=0.1, share=0.5)
     np.testing.assert_allclose(found, prediction, rtol=1e-6)
 
 
 def test_unfilled_rows_are_no_nodes():
     embeddings, prediction, bank = toy(filled=(True, True) + (False,) * 5)
     options = {"neighbors": 4, "temperature": 0.1, "share": 0.5}
-    found = propagate(embeddings, prediction, bank, **options)
+    found = jit_propagate(embeddings, prediction, bank, **options)
     changed = bank._replace(embeddings=jnp.where(bank.filled[:, None], bank.embeddings, 9.0))
-    np.testing.assert_array_equal(propagate(embeddings, prediction, changed, **options), found)
+    np.testing.assert_array_equal(jit_propagate(embeddings, prediction, changed, **options), found)
 
 
 @pytest.mark.parametrize("share", [1e-3, 0.1, 0.5, 0.99])

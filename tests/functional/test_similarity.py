@@ -26,6 +26,7 @@ TEMPERATURE = 0.1
 SEEDS = st.integers(0, 2**32 - 1)
 jit_normalize, jit_cross_entropy = quick_jit(normalize), quick_jit(cross_entropy)
 jit_unfold, jit_aggregate = quick_jit(unfold), quick_jit(aggregate, static_argnums=2)
+jit_write = quick_jit(write)
 jit_graph, jit_log_similarity = quick_jit(pseudo_label_graph), quick_jit(log_similarity)
 
 
@@ -106,7 +107,9 @@ def test_rows_of_a_bank_vote_once_they_are_filled():
     random = np.random.default_rng(0)
     queries = rows(random, BATCH, WIDTH)
     index = np.array([0, 1, 4, 5, 8, 9], np.int32)  # classes 0 and 1 only
-    bank = write(make_bank(LABELS.tolist(), WIDTH), index, rows(random, 6, WIDTH), LABELS[index])
+    bank = jit_write(
+        make_bank(LABELS.tolist(), WIDTH), index, rows(random, 6, WIDTH), LABELS[index]
+    )
 
     @quick_jit
     def votes(bank):
@@ -123,7 +126,7 @@ def test_rows_of_a_bank_vote_once_they_are_filled():
     unfolded = jnp.exp(jit_unfold(log_q, log_p, bank.labels))
     assert not unfolded[:, ~np.asarray(bank.filled)].any()
 
-    bank = write(bank, np.array([2], np.int32), queries[:1], np.array([2], np.int32))
+    bank = jit_write(bank, np.array([2], np.int32), queries[:1], np.array([2], np.int32))
     _, found = votes(bank)
     assert (found[:, 2] > 0).all()
     assert found[0, 2] == found[0].max()

@@ -85,7 +85,14 @@ def test_the_valid_rows_of_a_queue_count_as_if_they_were_in_the_batch():
     assert np.abs(apart - alone).max() > 0.01
 
 
-@pytest.mark.parametrize("earlier", [1, BATCH - 1, BATCH, 2 * BATCH, 2 * BATCH + 3])
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        1,
+        *(pytest.param(rows, marks=pytest.mark.slow) for rows in (BATCH - 1, BATCH, 2 * BATCH)),
+        2 * BATCH + 3,
+    ],
+)
 def test_a_queue_of_any_length_counts_whole(earlier):
     batch, queue = scores_of(2), scores_of(3, earlier)
     together = jit_sinkhorn(np.concatenate([batch, queue]), 0.05, 3)

@@ -181,7 +181,7 @@ def test_a_network_without_such_parameters_is_refused(train, params, message):
     [
         partial(WideResNet, depth=4, width=1),
         pytest.param(partial(WideResNet, depth=10, width=1), marks=slow),
-        partial(ResNet, blocks=(1,), block="basic", width=8),
+        pytest.param(partial(ResNet, blocks=(1,), block="basic", width=8), marks=slow),
     ],
     ids=["wide_resnet", "wide_resnet_with_blocks", "resnet"],
 )
@@ -209,6 +209,7 @@ def test_a_frozen_trunk_computes_as_in_evaluations(make_model):
     assert jax.tree.structure(moved[0]) == jax.tree.structure(trained)
 
 
+@pytest.mark.slow
 def test_statistics_of_a_frozen_trunk_stay_bit_for_bit():
     """Averages of groups and of the teacher would move them by rounding."""
     algorithm = BYOL(projection=4, hidden=8)

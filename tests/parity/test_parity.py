@@ -14,14 +14,15 @@ from jaxmatch.algorithms import _consistency, pseudo_label
 from jaxmatch.functional import losses
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+# A trajectory, and functions; networks and other trajectories compile for seconds.
 QUICK = (
-    "fullysupervised_adamw_layerdecay",
     "pseudolabel",
-    "net_wrn_28_2",
     "fn_cosine_7_16",
     "fn_ema_hook",
 )
 SLOW = (
+    "fullysupervised_adamw_layerdecay",
+    "net_wrn_28_2",
     "fullysupervised",
     "fullysupervised_wrnvar",
     "fullysupervised_clip",
@@ -69,6 +70,7 @@ def test_float64_does_not_leak():
     assert not jax.config.jax_enable_x64
 
 
+@pytest.mark.slow
 def test_a_wrong_supervised_loss_fails(monkeypatch, capsys):
     wrong = lambda logits, target: 1.0001 * losses.cross_entropy(logits, target)  # noqa: E731
     monkeypatch.setattr(_consistency, "cross_entropy", wrong)

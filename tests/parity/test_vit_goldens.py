@@ -32,13 +32,8 @@ TRAJECTORIES = {
 }
 
 
-# Others of their kind stay.
-SLOW = (
-    "net_vit_timm_clip_gelu",
-    "net_vit_timm_avg_nofcnorm",
-    "net_vit_usb_layerscale_noqkvbias",
-    "vit_fullysupervised_adamw_layerdecay_avg",
-)
+# A network with most of the options is enough by default; each case compiles for seconds.
+FAST = "net_vit_timm_dinov2_reg4_avg"
 
 
 def replay(name, capsys):
@@ -51,7 +46,7 @@ def replay(name, capsys):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        pytest.param(*each, marks=pytest.mark.slow if each[0] in SLOW else ())
+        pytest.param(*each, marks=() if each[0] == FAST else pytest.mark.slow)
         for each in (*((name, "library") for name in NETWORKS), *TRAJECTORIES.items())
     ],
 )
@@ -68,7 +63,13 @@ def test_the_library_equals_the_reference(name, source, capsys):
 SIZES = json.loads((GOLDEN / "net_vit_usb_param_counts.json").read_text())["nets"]
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "vit_tiny_patch2_32" else pytest.mark.slow)
+        for name in SIZES
+    ],
+)
 def test_usbs_networks_have_its_sizes_and_rates(name):
     theirs = SIZES[name]
     side = theirs["img_size"]
@@ -99,7 +100,7 @@ def test_usbs_networks_have_its_sizes_and_rates(name):
 @pytest.mark.parametrize(
     ("name", "setting", "value"),
     [
-        ("net_vit_timm_clip_gelu", "norm_eps", 1e-6),
+        pytest.param("net_vit_timm_clip_gelu", "norm_eps", 1e-6, marks=pytest.mark.slow),
         ("net_vit_timm_clip_gelu", "activation", "relu"),
         ("net_vit_timm_dinov2_reg4_avg", "no_embed_class", False),
         ("net_vit_timm_dinov2_reg4_avg", "drop_path_rate", 0.1),
@@ -116,6 +117,7 @@ def test_a_case_of_another_network_does_not_pass(name, setting, value, tmp_path)
     assert main([str(tmp_path / "case.npz")]) in (1, 2)
 
 
+@pytest.mark.slow
 def test_the_approximate_gelu_fails(monkeypatch, capsys):
     monkeypatch.setitem(transformer.ACTIVATIONS, "gelu", nn.gelu)
     code, failed, _ = replay("net_vit_timm_avg_nofcnorm", capsys)
@@ -124,6 +126,7 @@ def test_the_approximate_gelu_fails(monkeypatch, capsys):
     assert not failed & {"check", "n_params", "layer_id_of_param"}
 
 
+@pytest.mark.slow
 def test_kept_branches_that_are_not_scaled_fail(monkeypatch, capsys):
     def wrong(branch, keep, rate):
         return jnp.where(keep.reshape(-1, *(1,) * (branch.ndim - 1)), branch, 0)
@@ -136,6 +139,7 @@ def test_kept_branches_that_are_not_scaled_fail(monkeypatch, capsys):
     assert not failed & {"out/net/eval_logits", "out/linear/float32"}
 
 
+@pytest.mark.slow
 def test_a_norm_in_the_wrong_layer_fails(monkeypatch, capsys):
     layers = ViT.layers.fget
 
@@ -149,6 +153,7 @@ def test_a_norm_in_the_wrong_layer_fails(monkeypatch, capsys):
     assert {"lr_scale_of_param", "final/parameters"} <= failed
 
 
+@pytest.mark.slow
 def test_tokens_that_do_not_decay_under_simmatch_fail(monkeypatch, capsys):
     monkeypatch.setattr(usb, "DECAYS", dict.fromkeys(usb.DECAYS, "kernels"))
     code, failed, _ = replay("vit_simmatch_ema_teacher", capsys)
