@@ -29,7 +29,7 @@ ON_FEATURES = [name for name in TITLES if name.startswith("features_")]
 def pretrained(data, tmp_path_factory):
     """The folder of a short run without labels."""
     folder = tmp_path_factory.mktemp("pretrained") / "simclr"
-    train_tiny(data, folder, method="simclr", chosen="", steps=5, **INPUT)
+    train_tiny(data, folder, method="simclr", chosen="", steps=5, devices=1, **INPUT)
     return folder
 
 
@@ -239,7 +239,7 @@ def points(each, seed=0, classes=3, unlabeled=60):
     return on_features.Sets(some(each), some(unlabeled, True), {"test": some(80)}, classes)
 
 
-@pytest.mark.parametrize("each", [1, 4, 20])
+@pytest.mark.parametrize("each", [1, 4, pytest.param(20, marks=pytest.mark.slow)])
 def test_every_baseline_learns_clusters(each):
     found = dict(on_features.each(points(each), 0))
     assert list(found) == ON_FEATURES

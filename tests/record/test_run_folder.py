@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from tiny_runs import STEPS, arguments, configuration, snapshot, train_tiny
+from tiny_runs import STEPS, arguments, configuration, snapshot, train_tiny, without_extras
 
 from jaxmatch import load
 from jaxmatch.cli import main as cli
@@ -28,12 +28,19 @@ DAMAGE = {
     "keys": b"{}",
     "deep": b"[" * 100_000,
 }
+QUICK = {"method": "pseudo_label", "devices": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")
 def reference(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("reference") / "run"
-    train_tiny(data, workdir)
+    train_tiny(data, workdir, **QUICK)
     return workdir
 
 
@@ -61,7 +68,7 @@ def refused(capsys, *words):
 
 def chosen_again(data, workdir):
     """The configuration of the run, as the same command finds it."""
-    return chosen(configuration(data), workdir)[0]
+    return chosen(configuration(data, **QUICK), workdir)[0]
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -70,7 +77,7 @@ def test_config(kind, workdir, data, capsys, tmp_path):
     damage(file, kind)
     before = snapshot(workdir)
     commands = [
-        ("train", *arguments(data), f"--workdir={workdir}"),
+        ("train", *arguments(data, **QUICK), f"--workdir={workdir}"),
         ("evaluate", f"--workdir={workdir}"),
         ("predict", f"--workdir={workdir}", tmp_path, "-o", tmp_path / "p.csv"),
         ("probe", f"--workdir={workdir}"),
@@ -78,7 +85,7 @@ def test_config(kind, workdir, data, capsys, tmp_path):
         ("report", workdir, "-o", tmp_path / "r.html"),
         (
             "train",
-            *arguments(data),
+            *arguments(data, **QUICK),
             f"--config.init_from={workdir}",
             f"--workdir={tmp_path / 'new'}",
         ),
@@ -175,7 +182,7 @@ def test_summary(kind, workdir, data, capsys, tmp_path):
     damage(file, kind)
     before = snapshot(workdir)
     for words in (
-        ("train", *arguments(data), f"--workdir={workdir}"),
+        ("train", *arguments(data, **QUICK), f"--workdir={workdir}"),
         ("report", workdir, "-o", tmp_path / "r.html"),
     ):
         error = refused(capsys, *words)
@@ -186,7 +193,7 @@ def test_summary(kind, workdir, data, capsys, tmp_path):
 
 def test_the_advice_for_a_damaged_summary_helps(workdir, reference, data):
     (workdir / "summary.json").unlink()
-    summary = train_tiny(data, workdir)
+    summary = train_tiny(data, workdir, **QUICK)
     expected = json.loads((reference / "summary.json").read_text())
     assert {**summary, "seconds": 0} == {**expected, "seconds": 0}
 
@@ -225,7 +232,7 @@ def test_a_sweep_tells_of_a_damaged_summary_and_goes_on(workdir, data, monkeypat
     monkeypatch.setattr(sweep, "_train", lambda words: 0)
     (workdir / "summary.json").write_bytes(b"\xff")
     points = [
-        sweep.Point(words=(), workdir=folder, config=configuration(data))
+        sweep.Point(words=(), workdir=folder, config=configuration(data, **QUICK))
         for folder in (workdir, workdir.with_name("other"))
     ]
     said = []
@@ -240,7 +247,7 @@ def test_split(kind, workdir, data, capsys):
     damage(file, kind)
     before = snapshot(workdir)
     for words in (
-        ("train", *arguments(data), f"--workdir={workdir}"),
+        ("train", *arguments(data, **QUICK), f"--workdir={workdir}"),
         ("evaluate", f"--workdir={workdir}"),
         ("probe", f"--workdir={workdir}"),
     ):
@@ -282,7 +289,7 @@ def test_lines_that_a_checkpoint_relies_on_are_missed(kept, workdir, data, caplo
     (workdir / "summary.json").unlink()
     file = workdir / "metrics.jsonl"
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:kept]))
-    train_tiny(data, workdir)
+    train_tiny(data, workdir, **QUICK)
     assert f"lacks lines up to step {STEPS}" in caplog.text
     assert (workdir / "summary.json").exists()
 

@@ -89,7 +89,7 @@ def test_the_summary_names_what_is_used(shown, used, words):
 @pytest.mark.parametrize(
     "shown",
     [
-        views(CTAugmentOps()),
+        pytest.param(views(CTAugmentOps()), marks=pytest.mark.slow),
         pytest.param({"contrast": Contrast(), "small": Contrast(size=8)}, marks=pytest.mark.slow),
         {"weak": Weak()},
     ],

@@ -115,6 +115,7 @@ lowered.compile()
 """
 
 
+@pytest.mark.slow
 def test_programs_are_found_again_whatever_the_addresses_in_them(tmp_path):
     """As for several GPUs."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}

@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 from helpers import assert_bitwise, on_host
-from tiny_runs import OVERRIDES, PERIOD, STEPS, snapshot, state_of
+from tiny_runs import OVERRIDES, PERIOD, STEPS, snapshot, state_of, without_extras
 
 from jaxmatch import load, train
 from jaxmatch.config.flags import from_flags
@@ -21,12 +21,19 @@ from jaxmatch.training import run
 STAGES = ("1_simclr", "2_fixmatch")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
+
+
 def configuration(data, chosen=",labels=16", **overrides):
     """SelfMatch; keywords write ``stage__section__key``."""
     values = {}
     for name in ("simclr", "fixmatch"):
         values |= {f"stages.{name}.{key}": value for key, value in OVERRIDES.items()}
     values.pop("stages.simclr.algorithm.threshold")
+    values["devices"] = 1
     values |= {
         f"stages.{key.replace('__', '.')}" if "__" in key else key: value
         for key, value in overrides.items()

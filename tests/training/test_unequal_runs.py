@@ -11,6 +11,7 @@ from tiny_runs import (
     settled_configuration,
     state_of,
     train_tiny,
+    without_extras,
     write_data,
 )
 
@@ -26,9 +27,15 @@ TAIL = ",labels=14,imbalance=4"
 OPTIONS = {"unequal__abc": 1.0, "unequal__debias": 0.4, "unequal__logit_adjustment": 1.0}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
+
+
 def test_a_run_with_every_option_goes_on_and_predicts(tmp_path):
     data = write_data(tmp_path / "data.npz")
-    options = {"chosen": TAIL, "steps": 10, **OPTIONS}
+    options = {"chosen": TAIL, "steps": 10, "devices": 1, **OPTIONS}
     train_tiny(data, tmp_path / "run", **options)
     whole = state_of(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "10")

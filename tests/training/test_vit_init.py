@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import assert_bitwise
 from safetensors.numpy import load_file
-from tiny_runs import OVERRIDES, PERIOD
+from tiny_runs import OVERRIDES, PERIOD, without_extras
 
 from jaxmatch import load, train
 from jaxmatch.cli import main as cli
@@ -36,10 +36,16 @@ FROZEN = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
+
+
 def configuration(data, **overrides):
     settings = FROZEN | {key.replace("__", "."): value for key, value in overrides.items()}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
-    return from_flags(f"fixmatch:npz:{data},labels=16", flags)[0]
+    return from_flags(f"pseudo_label:npz:{data},labels=16", flags)[0]
 
 
 @pytest.fixture(scope="module")

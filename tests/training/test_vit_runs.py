@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers import assert_bitwise, assert_close
-from tiny_runs import OVERRIDES, PERIOD, state_of
+from tiny_runs import OVERRIDES, PERIOD, state_of, without_extras
 
 from jaxmatch import load, train
 from jaxmatch.config.flags import from_flags
@@ -32,18 +32,24 @@ DIGITS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
+
+
 def configuration(recipe, settings):
     return from_flags(recipe, [f"--config.{key}={value}" for key, value in settings.items()])[0]
 
 
 def tiny(data, **overrides):
     changed = {key.replace("__", "."): value for key, value in overrides.items()}
-    return configuration(f"fixmatch:npz:{data},labels=16", SETTINGS | changed)
+    return configuration(f"pseudo_label:npz:{data},labels=16", SETTINGS | changed)
 
 
 @pytest.fixture(scope="module")
 def one(data, tmp_path_factory):
-    """A FixMatch run on one device; to be read, not changed."""
+    """A run on one device; to be read, not changed."""
     folder = tmp_path_factory.mktemp("one") / "run"
     train(tiny(data), folder)
     return folder
