@@ -975,6 +975,7 @@ def test_pseudo_label_looks_for_all_runs_before_the_first_predicts(
     assert f"{tmp_path / 'none'} is no run folder: it has no config.json." in error
 
 
+@pytest.mark.slow  # report/test_sheet.py
 def test_show_augment_writes_a_sheet_and_says_which_ops_are_used(data, call, tmp_path):
     output = tmp_path / "sheet.png"
     config, *overrides = arguments(data)

@@ -108,6 +108,7 @@ print(os.environ["NPROC"], jax.config.jax_compilation_cache_dir, [each.pathname 
 """
 
 
+@pytest.mark.slow
 def test_the_command_line_sets_the_process_up(tmp_path):
     plain = {name: value for name, value in os.environ.items() if name not in OURS}
     found = subprocess.run(

@@ -386,6 +386,7 @@ def test_the_summary_tells_how_many_images_the_probes_used(again):
     assert train() == summary
 
 
+@pytest.mark.slow  # the next test, too, makes those that are missing
 def test_only_missing_probes_are_made_after_a_restart(again, monkeypatch):
     workdir, train, summary = again
     before = results(workdir)
@@ -420,6 +421,7 @@ def test_a_run_that_ends_in_its_probes_has_its_summary(again, monkeypatch):
     assert results(workdir) == state
 
 
+@pytest.mark.slow
 def test_probes_use_a_bounded_number_of_images(again, monkeypatch):
     workdir, train, summary = again
     whole = summary | {"probe": {"knn": None, "linear": None}}

@@ -324,7 +324,9 @@ def test_what_an_exported_file_does_not_know_is_refused(run, program, pictures, 
         assert not words[-1].exists()
 
 
-@pytest.mark.parametrize("score", ["energy", "max_logit", "heads"])
+@pytest.mark.parametrize(
+    "score", ["energy", pytest.param("max_logit", marks=pytest.mark.slow), "heads"]
+)
 def test_each_score_is_the_same_in_a_program(run, score):
     classifier = jaxmatch.load(run)
     images = toy_images(24, 1)[0]

@@ -182,8 +182,18 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("part", ["labeled", "test"])
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        pytest.param(
+            part,
+            damage,
+            marks=() if part == "labeled" or damage == "changed" else pytest.mark.slow,
+        )
+        for part in ("labeled", "test")
+        for damage in DAMAGE
+    ],
+)
 def test_an_image_that_is_not_what_it_was_is_refused_by_name(part, damage, copy, capsys):
     act, expected = DAMAGE[damage]
     name = names_of(copy, part)[0]
@@ -240,6 +250,7 @@ def test_a_moved_folder_of_other_content_is_refused(copy, capsys):
     assert f"There is no {copy / 'nowhere'}" in error
 
 
+@pytest.mark.slow
 def test_a_relative_folder_is_that_of_the_run(original, copy, capsys, monkeypatch, tmp_path):
     """``folder:.`` names another folder where a later command is started."""
     monkeypatch.chdir(copy / "photos")
@@ -350,6 +361,7 @@ def test_copies_across_sets_are_warned_of_with_a_count(tmp_path, caplog):
     assert "1 test image has an exact copy among the labeled images" in caplog.text
 
 
+@pytest.mark.slow  # those of folders are the test before
 def test_copies_in_arrays_are_warned_of(tmp_path, caplog):
     images, labels = toy_images(64, 0)
     file = write_data(tmp_path / "x.npz", x_test=images[:5], y_test=labels[:5])
@@ -581,6 +593,7 @@ def test_prepared_sets_are_known_by_version_and_records(tmp_path, capsys):
     assert "is not what the run was trained with" in found
 
 
+@pytest.mark.slow
 def test_an_inherited_test_set_is_known_by_content_where_the_folder_has_moved(copy, caplog):
     shutil.copytree(copy / "photos", copy / "moved")
     options = {**SHORT, "chosen": ",labels=16,seed=3", "method": "supervised", "steps": 5}

@@ -28,6 +28,10 @@ DAMAGE = {
     "keys": b"{}",
     "deep": b"[" * 100_000,
 }
+KINDS = [  # JSON of other kinds is found in one way
+    pytest.param(kind, marks=pytest.mark.slow if kind in ("number", "null", "deep") else ())
+    for kind in DAMAGE
+]
 QUICK = {"method": "pseudo_label", "devices": 1}
 
 
@@ -71,7 +75,7 @@ def chosen_again(data, workdir):
     return chosen(configuration(data, **QUICK), workdir)[0]
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_config(kind, workdir, data, capsys, tmp_path):
     file = workdir / "config.json"
     damage(file, kind)
@@ -152,7 +156,7 @@ def test_a_record_of_other_types(key, value, workdir):
         records.read(workdir)
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_findings(kind, workdir, data, capsys, tmp_path):
     file = workdir / "findings.json"
     damage(file, kind)
@@ -176,7 +180,7 @@ def test_findings_of_other_types(key, value, workdir):
         read_run(workdir)
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_summary(kind, workdir, data, capsys, tmp_path):
     file = workdir / "summary.json"
     damage(file, kind)
@@ -240,7 +244,7 @@ def test_a_sweep_tells_of_a_damaged_summary_and_goes_on(workdir, data, monkeypat
     assert "summary.json is damaged" in said[0]
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_split(kind, workdir, data, capsys):
     (workdir / "summary.json").unlink()
     file = workdir / "split.json"
@@ -284,7 +288,7 @@ def test_damaged_lines_of_metrics(bad, workdir, caplog):
     assert [line["step"] for line in read(workdir)] == [5, 15, 20]
 
 
-@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize("kept", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_lines_that_a_checkpoint_relies_on_are_missed(kept, workdir, data, caplog):
     (workdir / "summary.json").unlink()
     file = workdir / "metrics.jsonl"

@@ -100,7 +100,9 @@ def test_each_stage_has_a_page(found):
 
 
 def test_a_run_of_some_minutes_has_no_steps_yet(data):
-    config, _ = from_flags(f"supervised:npz:{data},labels=16", ["--config.minutes=3"])
+    config, _ = from_flags(
+        f"supervised:npz:{data},labels=16", ["--config.minutes=3", "--config.model.depth=4"]
+    )
     found = describe(config)
     assert (found["run"]["minutes"], found["run"]["steps"]) == (3.0, None)
     text = text_of(page(found, "a"))

@@ -380,6 +380,7 @@ def test_notes_of_what_does_not_compare(seeds, tmp_path):
     assert "different seeds" not in page
 
 
+@pytest.mark.slow
 def test_learned_bins_are_drawn_as_means_over_finished_runs(seeds, tmp_path):
     def run(name, seed, weight, finished=True):
         bins = {"rotate": {"degrees": [1.0, weight]}, "rescale": {"crop": [1.0], "method": [0.5]}}

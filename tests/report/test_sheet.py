@@ -101,6 +101,7 @@ def test_every_kind_of_views_has_a_sheet(shown):
     assert sheet.shape[0] > len(OPS) * ROW
 
 
+@pytest.mark.slow
 def test_oblong_images_keep_their_shape():
     images = pictures(10, 20)
     shown = views(RandAugment(ops=("identity",), cutout=False))

@@ -164,6 +164,7 @@ def test_a_resumed_run_keeps_its_classifier(data, pretrained, tmp_path):
         train_tiny(data, folder, steps=10, **(options | {"classifier_init": "logistic"}))
 
 
+@pytest.mark.slow
 def test_it_is_more_confident_and_right_than_a_random_start(data, pretrained, tmp_path):
     """What a threshold needs: confidence on images that the labels say nothing about."""
     found = {}

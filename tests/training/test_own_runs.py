@@ -141,6 +141,7 @@ def test_steps_on_the_command_line_need_nothing_else(photos, tmp_path, capsys):
     assert str(tmp_path / "run") in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_older_than_a_setting_goes_on_as_it_began(photos, tmp_path):
     """A run that began before data.background ignores transparency to its end."""
     asked = config(photos, "steps=2")

@@ -80,7 +80,7 @@ def test_supervised_learns_from_both_kinds_of_labels(data, file, table):
     assert list(found.labels()) == list(arrays["y_train"][true])  # baselines see only these
 
 
-@pytest.mark.parametrize("include_labeled", [True, False])
+@pytest.mark.parametrize("include_labeled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_targets_of_distillation_are_those_of_the_file(data, file, table, include_labeled):
     found = data_of(data, file, method="distillation", data__include_labeled=include_labeled)
     assert len(found.more[0]) == 0

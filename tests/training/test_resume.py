@@ -83,6 +83,7 @@ def assert_same_end(workdir, reference):
     assert summaries[0] == summaries[1]
 
 
+@pytest.mark.slow
 def test_split_file_validation_set_and_batch_larger_than_the_labeled_set(data, tmp_path):
     split = tmp_path / "mine.json"
     split.write_text(json.dumps({"indices": [4, 1, 2, 3]}))
@@ -148,6 +149,7 @@ def test_a_run_goes_on_with_other_logs_and_calls(reference, data, tmp_path):
     assert_close(state_of(tmp_path / "run"), state_of(reference), 1e-4)
 
 
+@pytest.mark.slow
 def test_a_call_cannot_begin_inside_another(data, tmp_path, monkeypatch):
     """On a CPU it can, because the host dispatches each step there."""
     periods = {"eval_every": STEPS, "log_every": STEPS, "method": "supervised", "devices": 1}
@@ -191,37 +193,40 @@ def test_a_run_has_its_length(reference, data, steps, expected):
 HISTORY = {"algorithm__alignment_length": 8}
 
 
+# Larger memories than that of temporal ensembling.
+NIGHTLY = [
+    (
+        "simmatch",
+        {"algorithm__instance_start_step": PERIOD, **HISTORY},
+    ),
+    (
+        "comatch",
+        {"algorithm__queue_batches": 3, **HISTORY},  # so the ring wraps on either side
+    ),
+    ("flexmatch", {"augment": "ctaugment"}),
+    (
+        "pcl",
+        {
+            "chosen": "",
+            "algorithm__queue": 40,
+            "algorithm__clusters": "(5,9)",
+            "algorithm__refresh_steps": PERIOD,
+            "algorithm__start_step": 2 * PERIOD,
+        },
+    ),
+    ("remixmatch", {}),
+    ("freematch", {}),
+    ("softmatch", {}),
+    ("adamatch", {}),
+    ("dash", {"algorithm__warmup_steps": PERIOD + 2}),
+]
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
     [
         ("temporal_ensembling", {}),
-        pytest.param(
-            "simmatch",
-            {"algorithm__instance_start_step": PERIOD, **HISTORY},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "comatch",
-            {"algorithm__queue_batches": 3, **HISTORY},  # so the ring wraps on either side
-            marks=pytest.mark.slow,
-        ),
-        pytest.param("flexmatch", {"augment": "ctaugment"}, marks=pytest.mark.slow),
-        pytest.param(
-            "pcl",
-            {
-                "chosen": "",
-                "algorithm__queue": 40,
-                "algorithm__clusters": "(5,9)",
-                "algorithm__refresh_steps": PERIOD,
-                "algorithm__start_step": 2 * PERIOD,
-            },
-            marks=pytest.mark.slow,
-        ),
-        pytest.param("remixmatch", {}, marks=pytest.mark.slow),
-        pytest.param("freematch", {}, marks=pytest.mark.slow),
-        pytest.param("softmatch", {}, marks=pytest.mark.slow),
-        pytest.param("adamatch", {}, marks=pytest.mark.slow),
-        pytest.param("dash", {"algorithm__warmup_steps": PERIOD + 2}, marks=pytest.mark.slow),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in NIGHTLY),
     ],
 )
 def test_memories_and_policies_continue_bitwise(method, options, data, tmp_path):
@@ -262,6 +267,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(reference, data, tmp_path, c
     assert_same_end(workdir, reference)
 
 
+@pytest.mark.slow  # as in record/test_run_folder.py
 def test_a_lost_summary_is_written_again(reference, data, tmp_path):
     shutil.copytree(reference, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
@@ -311,7 +317,6 @@ def test_a_changed_split_file_is_refused(reference, data, tmp_path):
         train_tiny(data, tmp_path / "run")
 
 
-@pytest.mark.slow
 def test_one_device_agrees_with_four_and_continues_their_run(reference, data, tmp_path):
     train_tiny(data, tmp_path / "one", devices=1)
     one, four = (state_of(folder, PERIOD) for folder in (tmp_path / "one", reference))

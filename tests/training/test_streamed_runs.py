@@ -51,7 +51,7 @@ def pictures(tmp_path_factory):
 @pytest.mark.parametrize(
     "options",
     [
-        {"method": "pseudo_label", "devices": 2, "workers": 1, "steps": 5},
+        {"method": "pseudo_label", "devices": 1, "workers": 1, "steps": 5},
         pytest.param({}, marks=pytest.mark.slow),
     ],
     ids=["weak views", "strong views"],

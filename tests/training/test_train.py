@@ -12,6 +12,7 @@ from tiny_runs import (
     STEPS,
     configuration,
     train_tiny,
+    without_extras,
     write_data,
 )
 
@@ -48,6 +49,12 @@ KEYS = {
     "pseudo_label": ALWAYS | PSEUDO | KNOWN | {"optim/ramp"},
     "fixmatch": ALWAYS | PSEUDO | KNOWN | {"unlabeled/strong_accuracy"},
 }
+
+
+@pytest.fixture
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +130,9 @@ def test_the_split_file_names_the_labeled_images(reference, data):
     assert (content["source"], content["seed"]) == (f"npz:{data}", 0)
 
 
+@pytest.mark.usefixtures("only_steps")
 @pytest.mark.parametrize(
-    "method", [pytest.param("supervised", marks=pytest.mark.slow), "pseudo_label"]
+    "method", ["supervised", pytest.param("pseudo_label", marks=pytest.mark.slow)]
 )
 def test_metrics_of_other_methods(method, data, tmp_path):
     summary = train_tiny(data, tmp_path / "run", method=method, steps=10, devices=1)
@@ -153,6 +161,7 @@ def test_metrics_of_fixmatch(reference):
                 assert 0 <= value <= 1, key
 
 
+@pytest.mark.usefixtures("only_steps")
 @pytest.mark.parametrize("include_labeled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_accuracies_are_absent_where_labels_are_unknown(tmp_path, capsys, include_labeled):
     """Labels of labeled images in the unlabeled pool do not count."""
@@ -249,6 +258,7 @@ def test_a_memory_of_the_wrong_size_is_refused(batches, expected, data, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("only_steps")
 def test_the_default_folder_is_named_after_the_configuration(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = {"method": "supervised", "devices": 1, "steps": 5}

@@ -1,13 +1,10 @@
 """Whole runs of Vision Transformers: without BatchNorm, with random numbers in training."""
 
-import json
-
-import numpy as np
 import pytest
 from helpers import assert_bitwise, assert_close
 from tiny_runs import OVERRIDES, PERIOD, state_of, without_extras
 
-from jaxmatch import load, train
+from jaxmatch import train
 from jaxmatch.config.flags import from_flags
 from jaxmatch.training import run, together
 
@@ -61,16 +58,6 @@ def test_a_transformer_learns_digits(tmp_path):
     assert summary["teacher"]["last"] > 0.6
 
 
-def test_a_run_without_batch_norm_is_read_again(data, one):
-    state = state_of(one)
-    assert state.stats == state.teacher["batch_stats"] == {}
-    summary = json.loads((one / "summary.json").read_text())
-    with np.load(data) as file:
-        found, labels = load(one).predict(file["x_test"]), file["y_test"]
-    assert found.probabilities.shape == (24, 4)
-    assert (found.label == labels).mean() == pytest.approx(summary["teacher"]["last"])
-
-
 @pytest.mark.slow
 def test_a_crashed_run_continues_bitwise(data, one, tmp_path, monkeypatch):
     evaluate, seen = run.Run.evaluate, []
@@ -89,13 +76,14 @@ def test_a_crashed_run_continues_bitwise(data, one, tmp_path, monkeypatch):
     assert_bitwise(state_of(tmp_path / "run"), state_of(one))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
         {"devices": 2},
-        pytest.param({"microbatches": 2}, marks=pytest.mark.slow),
-        pytest.param({"remat": True}, marks=pytest.mark.slow),
-        pytest.param({"forward": "separate"}, marks=pytest.mark.slow),
+        {"microbatches": 2},
+        {"remat": True},
+        {"forward": "separate"},
     ],
     ids=str,
 )
