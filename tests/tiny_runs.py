@@ -1,5 +1,6 @@
 """Tiny real runs through the whole program: 8x8 images, one convolution."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -7,11 +8,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from helpers import on_host, toy_images
 
 from jaxmatch import load, train
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.own import Circumstances, settle, with_usual_input
+from jaxmatch.training import ending, run
 
 LABELS = 16
 WITHOUT_THRESHOLD = (
@@ -82,6 +85,15 @@ def settled_configuration(data, **options):
 
 def train_tiny(data, workdir, **options):
     return train(configuration(data, **options), workdir)
+
+
+@contextlib.contextmanager
+def without_extras():
+    """Runs draw no curves and measure no baselines, which take longer than their steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "plot", lambda *_: None)
+        patch.setattr(ending, "write_baselines", lambda *_: None)
+        yield
 
 
 def state_of(workdir, step=None):

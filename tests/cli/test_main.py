@@ -1,5 +1,6 @@
 """The command line: what it prints and writes, and the exit code of every kind of failure."""
 
+import contextlib
 import csv
 import io
 import json
@@ -41,6 +42,15 @@ from jaxmatch.runtime.compilation import compiler_options
 from jaxmatch.training import train as loop
 
 PICTURES = ("comparison", "losses")
+# One device and no strong views, so that a program compiles quickly.
+QUICK = {"method": "pseudo_label", "devices": 1}
+VALIDATED = {
+    "method": "supervised",
+    "devices": 1,
+    "steps": 10,
+    "data__validation": 12,
+    "keep_best": "validation/accuracy",
+}
 
 
 @pytest.fixture
@@ -59,29 +69,32 @@ def call(capsys):
 
 
 @pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
-    """A finished run, through the command line in a process of its own: (workdir, stdout)."""
-    return finished(data, tmp_path_factory.mktemp("run") / "run")[:2]
-
-
-def finished(data, workdir, *words, **options):
-    """Train in a process of its own: (workdir, stdout, stderr)."""
-    process = start_program(["train", f"--workdir={workdir}", *words, *arguments(data, **options)])
+def trained(data, tmp_path_factory):
+    """A finished run in a process of its own: (workdir, stdout, stderr)."""
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    process = start_program(["train", f"--workdir={workdir}", *arguments(data, **QUICK)])
     output, error = process.communicate()
     assert process.returncode == 0, error
     return workdir, output, error
 
 
 @pytest.fixture(scope="module")
+def run(trained):
+    return trained[:2]
+
+
+@pytest.fixture(scope="module")
 def validated(data, tmp_path_factory):
-    """A short run with a validation set: (workdir, stdout, stderr)."""
-    options = {"steps": 10, "data__validation": 12, "keep_best": "validation/accuracy"}
+    """A short run with a validation set: (workdir, stdout)."""
     folder = tmp_path_factory.mktemp("validated") / "a run"
-    return finished(data, folder, "--json", method="supervised", **options)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        cli.main(["train", f"--workdir={folder}", "--json", *arguments(data, **VALIDATED)])
+    return folder, output.getvalue()
 
 
 def test_train_prints_its_summary_as_one_line_of_json_on_request(validated):
-    workdir, output, _ = validated
+    workdir, output = validated
     (line,) = output.splitlines()
     assert json.loads(line) == json.loads((workdir / "summary.json").read_text())
 
@@ -93,7 +106,7 @@ def test_train_ends_with_its_accuracy_and_what_to_do_next(run):
     following = lines.index("next:")
     first, accuracy, *_ = lines[:following]
     commands = lines[following + 1 :]
-    assert first.startswith("fixmatch, 20 steps in ")
+    assert first.startswith("pseudo_label, 20 steps in ")
     assert first.endswith(str(workdir))
     last, metrics = summary["teacher"]["last"], summary["teacher"]["metrics"]
     balanced = metrics["balanced_accuracy"]
@@ -116,18 +129,17 @@ def test_the_end_compares_with_baselines_that_are_known(run, data, call, tmp_pat
         "baselines": {"svc": {"title": "SVC on pixels", "test": scores}},
     }
     RunFolder(tmp_path / "run").write_baselines(found)
-    code, output, _ = call("train", "--workdir", tmp_path / "run", *arguments(data))
+    code, output, _ = call("train", "--workdir", tmp_path / "run", *arguments(data, **QUICK))
     assert code == 0
     assert "best baseline: SVC on pixels, 100.0%" in output.splitlines()
-    assert "fixmatch does not beat SVC on pixels: test accuracy " in output
+    assert "pseudo_label does not beat SVC on pixels: test accuracy " in output
     assert "what may help: views= that suit the images" in output
     assert "jaxmatch baseline" not in output
 
 
 def test_the_end_tells_of_validation_and_the_best_checkpoint(validated, data, call):
-    workdir, *_ = validated
-    options = {"steps": 10, "data__validation": 12, "keep_best": "validation/accuracy"}
-    words = arguments(data, method="supervised", **options)
+    workdir, _ = validated
+    words = arguments(data, **VALIDATED)
     code, output, _ = call("train", f"--workdir={workdir}", *words)  # complete
     assert code == 0
     summary = json.loads((workdir / "summary.json").read_text())
@@ -136,18 +148,21 @@ def test_the_end_tells_of_validation_and_the_best_checkpoint(validated, data, ca
     assert f"--workdir '{workdir}'" in output  # a name with a space, quoted
 
 
-def test_train_begins_with_what_was_found(validated):
-    workdir, _, error = validated
-    expected = [
-        "16 labeled, 36 unlabeled, 12 validation, 24 test images, 4 classes",
-        "classes: 0 (4 labeled, ",
-        "images: 8x8, RGB; used at 8x8",
-    ]
-    for text in (error, (workdir / "log.txt").read_text()):
-        places = [text.index(line) for line in expected]
-        assert places == sorted(places)
-        assert places[-1] < text.index("step 5/10")
-    found = json.loads((workdir / "findings.json").read_text())
+def test_train_begins_with_what_was_found(trained, validated):
+    for workdir, counts, step, *errors in (
+        (trained[0], "48 unlabeled, 24 test", "step 5/20", trained[2]),
+        (validated[0], "36 unlabeled, 12 validation, 24 test", "step 5/10"),
+    ):
+        expected = [
+            f"16 labeled, {counts} images, 4 classes",
+            "classes: 0 (4 labeled, ",
+            "images: 8x8, RGB; used at 8x8",
+        ]
+        for text in (*errors, (workdir / "log.txt").read_text()):
+            places = [text.index(line) for line in expected]
+            assert places == sorted(places)
+            assert places[-1] < text.index(step)
+    found = json.loads((validated[0] / "findings.json").read_text())
     assert found["counts"]["3"].keys() == {"labeled", "unlabeled", "validation", "test"}
 
 
@@ -155,14 +170,14 @@ def test_the_same_command_on_a_complete_run_does_nothing(run, data, call, caplog
     workdir, first = run
     before = snapshot(workdir)
     monkeypatch.setattr(run_data, "load", None)
-    code, output, _ = call("train", "--workdir", workdir, *arguments(data))
+    code, output, _ = call("train", "--workdir", workdir, *arguments(data, **QUICK))
     assert (code, output) == (0, first)
     assert "already complete" in caplog.text
     assert snapshot(workdir) == before
 
 
 def test_both_spellings_of_an_override_are_the_same(run, data, call):
-    words = arguments(data)
+    words = arguments(data, **QUICK)
     spaced = [part for word in words[1:] for part in word.split("=", 1)]
     config, value = words[0].split("=", 1)
     code, output, _ = call("train", config, value, *spaced, "--workdir", run[0])
@@ -361,10 +376,9 @@ NAMES = [b"caf\xc3\xa9.png", b"latin\xe9.png", b'a "quoted", name\n.png', b"\xff
     ("name", "locale"),
     [
         ("p.csv", "C"),
-        ("p.jsonl", "C.UTF-8"),
         *(pytest.param(*each, marks=pytest.mark.slow)
-          for each in (("p.csv", "POSIX"), ("p.csv", "C.UTF-8"), ("p.jsonl", "C"),
-                       ("p.jsonl", "POSIX"))),
+          for each in (("p.csv", "POSIX"), ("p.csv", "C.UTF-8"), ("p.jsonl", "C.UTF-8"),
+                       ("p.jsonl", "C"), ("p.jsonl", "POSIX"))),
     ],
 )  # fmt: skip
 def test_predict_keeps_the_bytes_of_names_in_any_locale(run, tmp_path, locale, name):
@@ -451,7 +465,7 @@ def test_output_files_are_whole_or_as_they_were(run, call, data, pictures, tmp_p
         "p.csv": ("predict", "--workdir", run[0], pictures / "a.png"),
         "r.html": ("report", run[0]),
         "w.npz": ("export", "--workdir", run[0], "--naming=torchssl"),
-        "s.png": ("show-augment", *arguments(data)),
+        "s.png": ("show-augment", *arguments(data, method="supervised")),
     }
     before = {path.name for path in tmp_path.iterdir()}
     for name, words in commands.items():
@@ -487,10 +501,14 @@ def test_outputs_are_refused_before_the_work(run, call, data, pictures, tmp_path
     assert "does not end like a picture file" in error
 
 
-def test_predict_writes_to_a_pipe(run, pictures):
-    words = ["predict", f"--workdir={run[0]}", pictures / "a.png", "-o", "/dev/stdout"]
-    output, error = start_program(words).communicate(timeout=100)
-    assert output.startswith("path,class,confidence\n"), error
+def test_predict_writes_to_a_pipe(run, call, pictures):
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, newline="") as pipe:
+        words = ("--workdir", run[0], pictures / "a.png", "-o", f"/dev/fd/{write_end}")
+        code, _, error = call("predict", *words)
+        os.close(write_end)
+        assert code == 0, error
+        assert pipe.read().startswith("path,class,confidence\n")
 
 
 def one_class_folder(tmp_path):
@@ -595,7 +613,7 @@ def test_help_names_every_command(call):
 
 def test_another_configuration_in_the_folder_exits_with_2(run, data, call):
     before = snapshot(run[0])
-    words = arguments(data, algorithm__threshold=0.9)
+    words = arguments(data, **QUICK, algorithm__threshold=0.9)
     code, output, error = call("train", "--workdir", run[0], *words)
     assert (code, output) == (2, "")
     assert "algorithm.threshold: 0.4 -> 0.9" in error
@@ -603,7 +621,7 @@ def test_another_configuration_in_the_folder_exits_with_2(run, data, call):
 
 
 def test_a_diverging_run_exits_with_3(data, call, tmp_path):
-    options = {"method": "supervised", "optim__learning_rate": 1e30}
+    options = {"method": "supervised", "devices": 1, "optim__learning_rate": 1e30}
     words = ["train", "--workdir", tmp_path / "run", *arguments(data, **options)]
     for _ in range(2):  # the same command meets the same end
         code, output, error = call(*words)
@@ -617,7 +635,9 @@ def test_a_diverging_run_exits_with_3(data, call, tmp_path):
 
 def test_a_folder_that_cannot_be_written_exits_with_4(data, call, tmp_path):
     (tmp_path / "file").write_text("")
-    code, output, error = call("train", "--workdir", tmp_path / "file" / "run", *arguments(data))
+    code, output, error = call(
+        "train", "--workdir", tmp_path / "file" / "run", *arguments(data, **QUICK)
+    )
     assert (code, output) == (4, "")
     assert "run could not be written (Not a directory)" in error
     assert "compiled" not in error
@@ -641,12 +661,11 @@ def test_an_empty_path_is_refused(data, call, option):
     assert "names a file or folder is empty; give its path" in error
 
 
+# The same in one process is a test of training/test_resume.py.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "cause"),
-    [
-        (signal.SIGTERM, 143, "SIGTERM"),
-        pytest.param(signal.SIGINT, 130, "Ctrl-C", marks=pytest.mark.slow),
-    ],
+    [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")],
 )
 def test_a_signal_saves_and_the_same_command_continues(number, code, cause, data, tmp_path, call):
     workdir = tmp_path / "run"
@@ -691,7 +710,7 @@ def test_a_second_interrupt_leaves_at_once(data, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_in_another_process_is_the_same_run(run, data, call, tmp_path):
-    code, _, _ = call("train", "--workdir", tmp_path / "run", *arguments(data))
+    code, _, _ = call("train", "--workdir", tmp_path / "run", *arguments(data, **QUICK))
     assert code == 0
     assert_bitwise(state_of(tmp_path / "run"), state_of(run[0]))
 
@@ -706,7 +725,7 @@ def test_describe_prints_json(data, call):
     assert sum(found["shapes"]["classifier/kernel"]) > 0
 
 
-@pytest.mark.parametrize("width", [None, 80, 132])
+@pytest.mark.parametrize("width", [None, pytest.param(80, marks=pytest.mark.slow), 132])
 def test_describe_prints_a_page(data, call, monkeypatch, width):
     monkeypatch.setenv("NO_COLOR", "1")
     if width:
@@ -862,7 +881,7 @@ def test_baseline_says_if_a_finished_run_does_not_win(call, measured, run, tmp_p
         (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
         code, output, _ = call("baseline", "--workdir", tmp_path / "run")
         assert code == 0
-        assert ("fixmatch does not beat SVC on pixels" in output) == expected
+        assert ("pseudo_label does not beat SVC on pixels" in output) == expected
 
 
 @pytest.mark.parametrize(
@@ -956,6 +975,7 @@ def test_pseudo_label_looks_for_all_runs_before_the_first_predicts(
     assert f"{tmp_path / 'none'} is no run folder: it has no config.json." in error
 
 
+@pytest.mark.slow  # report/test_sheet.py
 def test_show_augment_writes_a_sheet_and_says_which_ops_are_used(data, call, tmp_path):
     output = tmp_path / "sheet.png"
     config, *overrides = arguments(data)

@@ -71,7 +71,7 @@ together.train([(chosen, folder)])  # complete already
 
 @pytest.mark.parametrize("calls", [DESCRIBE, pytest.param(TRAIN, marks=pytest.mark.slow)])
 def test_the_library_changes_nothing_of_the_process(data, tmp_path, calls):
-    config, *overrides = arguments(data, steps=5)
+    config, *overrides = arguments(data, steps=5, method="supervised", devices=2)
     words = [calls, str(tmp_path / "run"), config.removeprefix("--config="), *overrides]
     plain = {name: value for name, value in os.environ.items() if name not in OURS}
     found = subprocess.run(
@@ -108,6 +108,7 @@ print(os.environ["NPROC"], jax.config.jax_compilation_cache_dir, [each.pathname 
 """
 
 
+@pytest.mark.slow
 def test_the_command_line_sets_the_process_up(tmp_path):
     plain = {name: value for name, value in os.environ.items() if name not in OURS}
     found = subprocess.run(

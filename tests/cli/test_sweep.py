@@ -360,6 +360,7 @@ def test_a_run_in_stages_is_complete_once_all_are(tmp_path, monkeypatch):
     assert "already complete" in said[0]
 
 
+@pytest.mark.slow  # it waits for a process that imports the library
 def test_files_of_the_current_folder_are_not_imported(data, tmp_path, monkeypatch):
     for name in ("jax", "ml_collections", "absl", "jaxmatch"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a foreign file was executed')")

@@ -88,7 +88,14 @@ def test_the_result_is_the_same_at_each_call(digits):
     assert other["baselines"] != digits[1]["baselines"]
 
 
-@pytest.mark.parametrize("method", ["supervised", "simmatch", "selfmatch", "mixmatch"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "supervised",
+        "selfmatch",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("simmatch", "mixmatch")),
+    ],
+)
 def test_any_recipe_gives_data_and_labels(method, digits):
     """The method does not matter; of stages, the last one has the labels."""
     found = of_config(recipe(f"{method}:digits,labels=40,seed=1"))

@@ -10,7 +10,7 @@ from helpers import toy_images
 from PIL import Image
 from scipy.special import softmax
 from sklearn import metrics as theirs
-from tiny_runs import STEPS, arguments, train_tiny, write_data
+from tiny_runs import STEPS, arguments, train_tiny, without_extras, write_data
 
 import jaxmatch
 from jaxmatch.cli.main import main
@@ -24,10 +24,17 @@ from jaxmatch.weights.export_torch import export_torch
 
 OPTIONS = {
     "method": "supervised",
+    "devices": 1,
     "data__validation": 24,
     "select": "validation/expected_calibration_error",  # a young teacher is least confident
     "optim__learning_rate": 0.5,  # so that the networks err, and some steps are worse than others
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +230,7 @@ def test_a_run_that_goes_on_forgets_later_temperatures(run, data, call):
 
 def test_without_a_validation_set_there_is_no_temperature(data, call, tmp_path):
     run = tmp_path / "plain"
-    train_tiny(data, run, method="supervised", steps=5)
+    train_tiny(data, run, method="supervised", steps=5, devices=1)
     assert not (run / "calibration.json").exists()
     code, output, error = call("calibrate", "--workdir", run)
     assert (code, output) == (2, "")

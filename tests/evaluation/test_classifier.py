@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers import assert_bitwise, on_host
-from tiny_runs import STEPS, arguments, state_of, write_data
+from tiny_runs import STEPS, arguments, state_of, without_extras, write_data
 
 import jaxmatch
 from jaxmatch.config import flags
@@ -20,6 +20,12 @@ from jaxmatch.config.recipe import make
 def get_config(argument):
     return make("mine", argument, algorithm={"name": "pseudo_label"})
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")

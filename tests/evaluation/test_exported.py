@@ -62,7 +62,9 @@ def test_a_file_gives_the_probabilities_of_predict_for_any_number_of_images(netw
         assert found.names == expected.names
 
 
-@pytest.mark.parametrize("network", ["wide_resnet", "resnet18"])
+@pytest.mark.parametrize(
+    "network", ["wide_resnet", pytest.param("resnet18", marks=pytest.mark.slow)]
+)
 def test_the_program_calls_no_library_on_any_platform(network, tmp_path):
     export(tmp_path / "a.stablehlo", trained_of(exports.random_classifier(tmp_path, network)))
     with zipfile.ZipFile(tmp_path / "a.stablehlo") as parts:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from helpers import assert_close
@@ -27,9 +28,9 @@ ON_FEATURES = [name for name in TITLES if name.startswith("features_")]
 
 @pytest.fixture(scope="module")
 def pretrained(data, tmp_path_factory):
-    """The folder of a short run without labels."""
-    folder = tmp_path_factory.mktemp("pretrained") / "simclr"
-    train_tiny(data, folder, method="simclr", chosen="", steps=5, **INPUT)
+    """The folder of a short run."""
+    folder = tmp_path_factory.mktemp("pretrained") / "encoder"
+    train_tiny(data, folder, method="supervised", steps=5, devices=1, **INPUT)
     return folder
 
 
@@ -91,7 +92,7 @@ def test_other_weights_images_or_settings_are_other_features(data, pretrained, t
     features.of_config(config_of(data, pretrained), tmp_path / "cache")
     other = tmp_path / "other"
     train_tiny(data, other, method="simclr", chosen="", steps=5, seed=1, **INPUT)
-    with pytest.raises(InputError, match=r"cache holds features of another network \(.*simclr\)"):
+    with pytest.raises(InputError, match=r"cache holds features of another network \(.*encoder\)"):
         features.of_config(config_of(data, other), tmp_path / "cache")
     with pytest.raises(InputError, match=r"other settings \(mean=\[0\.5\], now \[0\.1\]\)"):
         features.of_config(config_of(data, pretrained, data__mean=(0.1,)), tmp_path / "cache")
@@ -181,20 +182,17 @@ def test_a_streamed_folder_has_the_same_features_and_names_what_is_unreadable(
     assert not other[gone].any()
 
 
-def test_baselines_on_features_are_those_of_scikit_learn(data, pretrained, tmp_path):
+@pytest.mark.slow
+def test_baselines_on_features_are_those_of_scikit_learn(data, pretrained):
     config = config_of(data, pretrained, data__validation=12)
     found = baselines.of_config(config)
     assert list(found["baselines"]) == list(TITLES)
     assert found["network"]["name"] == str(pretrained)
     assert found["labels"] == LABELS
-    features.of_config(config)  # with a cache the result is the same
-    again = baselines.of_config(config)
-    assert again["baselines"].keys() == found["baselines"].keys()
     for name in ON_FEATURES:
         one = found["baselines"][name]
         for part in ("test", "validation"):
             assert one[part].keys() == {m for m in METRICS if m not in ("top_5", "roc_auc")}
-            assert one[part]["accuracy"] == again["baselines"][name][part]["accuracy"]
     chosen, some = loaded(config)
     classifier = jaxmatch.load(pretrained)
     at = splits.locate(some.source, some.split)
@@ -213,13 +211,38 @@ def test_baselines_on_features_are_those_of_scikit_learn(data, pretrained, tmp_p
     )
 
 
-def test_labels_that_the_run_does_not_see_change_nothing(data, pretrained, tmp_path):
+@pytest.mark.slow
+def test_baselines_with_a_cache_are_those_without(data, pretrained):
+    config = config_of(data, pretrained, data__validation=12)
+    found = baselines.of_config(config)
+    features.of_config(config)
+    again = baselines.of_config(config)
+    assert again["baselines"].keys() == found["baselines"].keys()
+    for name in ON_FEATURES:
+        for part in ("test", "validation"):
+            one, other = (each["baselines"][name][part] for each in (found, again))
+            assert one["accuracy"] == other["accuracy"]
+
+
+def with_other_labels(data, pretrained, folder):
+    """What a run has, the same with wrong labels where it sees none, and the network."""
     chosen, some = loaded(config_of(data, pretrained))
     at = splits.locate(some.source, some.split)
     wrong = (some.source.labels + 1) % 4
     wrong[at] = some.source.labels[at]
     other = dataclasses.replace(some, source=dataclasses.replace(some.source, labels=wrong))
-    network = baselines.network_of(chosen, some, tmp_path, None)
+    return some, other, baselines.network_of(chosen, some, folder, None)
+
+
+def test_labels_that_the_run_does_not_see_are_not_gathered(data, pretrained, tmp_path):
+    some, other, network = with_other_labels(data, pretrained, tmp_path)
+    one, two = (baselines.gather_features(each, network, 0) for each in (some, other))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+@pytest.mark.slow
+def test_labels_that_the_run_does_not_see_change_nothing(data, pretrained, tmp_path):
+    some, other, network = with_other_labels(data, pretrained, tmp_path)
     one, two = (baselines.measure(each, 0, network) for each in (some, other))
     assert one == two
 
@@ -239,7 +262,9 @@ def points(each, seed=0, classes=3, unlabeled=60):
     return on_features.Sets(some(each), some(unlabeled, True), {"test": some(80)}, classes)
 
 
-@pytest.mark.parametrize("each", [1, 4, 20])
+@pytest.mark.parametrize(
+    "each", [1, *(pytest.param(each, marks=pytest.mark.slow) for each in (4, 20))]
+)
 def test_every_baseline_learns_clusters(each):
     found = dict(on_features.each(points(each), 0))
     assert list(found) == ON_FEATURES

@@ -24,6 +24,11 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 NETWORK = make_network(TinyNetwork(), shards=4)
 
 
+def nightly(*cases):
+    """Cases of one program that is compiled anew for each of them."""
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+
+
 def program(network=NETWORK, devices=4, strict=False):
     """What of a Program the functions read."""
     return SimpleNamespace(
@@ -58,7 +63,7 @@ def expected(variables, images):
     return jax.nn.softmax(TinyNetwork().apply(variables, inputs, False).logits)
 
 
-@pytest.mark.parametrize(("count", "batch"), [(10, 4), (8, 4), (3, 512), (1, 2), (13, 6)])
+@pytest.mark.parametrize(("count", "batch"), [(10, 4), *nightly((8, 4), (3, 512), (1, 2), (13, 6))])
 def test_every_image_once_in_order(variables, count, batch):
     images = toy_images(count, 3)[0]
     predict = make_predict(program(), batch)
@@ -86,7 +91,7 @@ def test_accuracy_counts_each_image_once(variables):
     assert score(predict(variables, images), wrong, ["accuracy"]) == {"accuracy": 0.7}
 
 
-@pytest.mark.parametrize(("devices", "count"), [(1, 10), (4, 10), (4, 8), (4, 3)])
+@pytest.mark.parametrize(("devices", "count"), [(1, 10), (4, 10), *nightly((4, 8), (4, 3))])
 def test_heads_of_every_image_once_in_order(devices, count):
     model = TinyNetwork(heads={"projection": Linear(5), "other": Linear(2)})
     variables = quick_jit(lambda key: model.init(key, jnp.zeros((1, SIDE, SIDE, 3)), False))(
@@ -105,7 +110,9 @@ def test_heads_of_every_image_once_in_order(devices, count):
         np.testing.assert_allclose(rows, heads[name], atol=1e-5)
 
 
-@pytest.mark.parametrize(("devices", "count", "batch"), [(1, 10, 4), (4, 10, 4), (4, 13, 8)])
+@pytest.mark.parametrize(
+    ("devices", "count", "batch"), [*nightly((1, 10, 4), (4, 10, 4)), (4, 13, 8)]
+)
 def test_features_stay_on_the_devices_in_order(variables, devices, count, batch):
     images, of = toy_images(count, 3)[0], program(make_network(TinyNetwork(), devices), devices)
     found = make_features(of, batch, spread=True)(variables, images).values

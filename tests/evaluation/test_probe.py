@@ -10,7 +10,7 @@ import pytest
 from helpers import assert_close
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from tiny_runs import LABELS, STEPS, arguments, train_tiny, write_data
+from tiny_runs import LABELS, STEPS, arguments, train_tiny, without_extras, write_data
 
 import jaxmatch
 from jaxmatch.config.flags import from_flags
@@ -26,6 +26,12 @@ from jaxmatch.runtime.mesh import make_mesh
 from jaxmatch.training import ending
 
 ABOUT = ("step", "evaluated", "labels", "all_labels")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 def clusters(seed, train=300, test=120, width=6, classes=3, noise=1.0):
@@ -127,21 +133,22 @@ def test_knn_of_features_that_are_zero_or_in_one_class():
     assert knn_accuracy(train, 0 * labels, test, 0 * test_labels) == 1
 
 
-def test_linear_is_that_of_scikit_learn():
+@pytest.mark.parametrize("penalty", [probing.PENALTY, pytest.param(0.1, marks=pytest.mark.slow)])
+def test_linear_is_that_of_scikit_learn(penalty):
     train, labels, test, test_labels = clusters(4, noise=2.0)
     mean, deviation = train.mean(0), train.std(0)
-    for penalty in (probing.PENALTY, 0.1):
-        theirs = LogisticRegression(C=1 / (len(train) * penalty), tol=1e-8, max_iter=1000)
-        theirs.fit((train - mean) / deviation, labels)
-        weights, bias = probing._fit((train - mean) / deviation, labels, 3, penalty)
-        np.testing.assert_allclose(weights, theirs.coef_.T, atol=0.02 * np.abs(theirs.coef_).max())
-        np.testing.assert_allclose(bias - bias.mean(), theirs.intercept_, atol=0.02)
-        accuracy = theirs.score((test - mean) / deviation, test_labels)
-        assert 0.5 < accuracy < 1
-        found = linear_accuracy(train, labels, test, test_labels, penalty)
-        assert found == pytest.approx(accuracy, abs=1.5 / len(test))
+    theirs = LogisticRegression(C=1 / (len(train) * penalty), tol=1e-8, max_iter=1000)
+    theirs.fit((train - mean) / deviation, labels)
+    weights, bias = probing._fit((train - mean) / deviation, labels, 3, penalty)
+    np.testing.assert_allclose(weights, theirs.coef_.T, atol=0.02 * np.abs(theirs.coef_).max())
+    np.testing.assert_allclose(bias - bias.mean(), theirs.intercept_, atol=0.02)
+    accuracy = theirs.score((test - mean) / deviation, test_labels)
+    assert 0.5 < accuracy < 1
+    found = linear_accuracy(train, labels, test, test_labels, penalty)
+    assert found == pytest.approx(accuracy, abs=1.5 / len(test))
 
 
+@pytest.mark.slow
 def test_linear_converges_on_few_separable_examples():
     train, labels, test, test_labels = clusters(5, train=12, width=40, noise=0.1)
     first, again = (linear_accuracy(train, labels, test, test_labels) for _ in range(2))
@@ -261,12 +268,11 @@ def test_sources_that_cannot_be_probed(changed, message):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run of FixMatch, one of SimCLR and their data."""
+    """A run with labels, one of SimCLR and their data."""
     folder = tmp_path_factory.mktemp("probe")
     data = write_data(folder / "x.npz")
-    train_tiny(data, folder / "fixmatch")
-    config, *overrides = arguments(data, method="simclr", chosen="")
-    overrides = [flag for flag in overrides if "threshold" not in flag]
+    train_tiny(data, folder / "supervised", method="supervised")
+    config, *overrides = arguments(data, method="simclr", chosen="", devices=1)
     overrides += ["--config.optim.warmup_steps=2", "--config.optim.learning_rate=0.1"]
     jaxmatch.train(from_flags(config.removeprefix("--config="), overrides)[0], folder / "simclr")
     return folder, np.load(data)
@@ -276,7 +282,7 @@ def runs(tmp_path_factory):
 def test_features_are_those_of_the_network_that_is_reported(runs):
     folder, arrays = runs
     images = arrays["x_test"][:7]
-    for name, network in (("fixmatch", "teacher"), ("simclr", "student")):
+    for name, network in (("supervised", "teacher"), ("simclr", "student")):
         found = jaxmatch.load(folder / name)
         inputs = (images / 255 - np.float32(found.program.mean)) / np.float32(found.program.std)
         outputs, _ = jax.jit(found.program.model.apply, static_argnames=("train", "mutable"))(
@@ -290,8 +296,8 @@ def test_features_are_those_of_the_network_that_is_reported(runs):
 @pytest.mark.parametrize(
     ("name", "all_labels", "evaluated", "every"),
     [
-        ("fixmatch", False, "teacher", False),
-        ("fixmatch", True, "teacher", True),
+        ("supervised", False, "teacher", False),
+        pytest.param("supervised", True, "teacher", True, marks=pytest.mark.slow),
         ("simclr", False, "student", True),  # it saw none
     ],
 )
@@ -313,8 +319,8 @@ def test_a_run_is_probed_with_the_labels_that_it_saw(runs, name, all_labels, eva
 
 def test_probes_are_made_as_asked(runs):
     folder, _ = runs
-    assert probe(folder / "fixmatch", step=5, linear=False).keys() == {*ABOUT, "knn"}
-    assert probe(folder / "fixmatch", knn=False).keys() == {*ABOUT, "linear"}
+    assert probe(folder / "supervised", step=5, linear=False).keys() == {*ABOUT, "knn"}
+    assert probe(folder / "supervised", knn=False).keys() == {*ABOUT, "linear"}
 
 
 def test_data_without_labels_is_refused(runs, tmp_path):
@@ -380,6 +386,7 @@ def test_the_summary_tells_how_many_images_the_probes_used(again):
     assert train() == summary
 
 
+@pytest.mark.slow  # the next test, too, makes those that are missing
 def test_only_missing_probes_are_made_after_a_restart(again, monkeypatch):
     workdir, train, summary = again
     before = results(workdir)
@@ -414,6 +421,7 @@ def test_a_run_that_ends_in_its_probes_has_its_summary(again, monkeypatch):
     assert results(workdir) == state
 
 
+@pytest.mark.slow
 def test_probes_use_a_bounded_number_of_images(again, monkeypatch):
     workdir, train, summary = again
     whole = summary | {"probe": {"knn": None, "linear": None}}

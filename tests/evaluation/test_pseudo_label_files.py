@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from scipy.special import softmax
-from tiny_runs import LABELS, PERIOD, train_tiny, write_data
+from tiny_runs import LABELS, PERIOD, train_tiny, without_extras, write_data
 
 from jaxmatch import load
 from jaxmatch.cli.main import main
@@ -18,7 +18,13 @@ from jaxmatch.evaluation.pseudo_label import AVERAGES, averaged, check_same, mak
 from jaxmatch.record import pseudo_labels
 from jaxmatch.record.folder import RunFolder
 
-SHORT = {"method": "supervised", "steps": PERIOD, "data__ratio": 0}
+SHORT = {"method": "supervised", "steps": PERIOD, "data__ratio": 0, "devices": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,14 @@ import json
 import shutil
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from helpers import toy_images
 from PIL import Image
 from scipy import special, stats
 from sklearn.metrics import roc_auc_score
-from tiny_runs import train_tiny, write_data
+from tiny_runs import train_tiny, without_extras, write_data
 
 import jaxmatch
 from jaxmatch.algorithms.simclr import SimCLR
@@ -21,6 +22,12 @@ from jaxmatch.evaluation.unknown import energy, max_logit, scores, traced
 from jaxmatch.models.inputs import normalize
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.unknown import KnownImages
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 def known(values, step=5):
@@ -131,7 +138,7 @@ def run(tmp_path_factory):
     """A run of two known classes whose network is compared with a validation set."""
     folder = tmp_path_factory.mktemp("strangers")
     data = write_data(folder / "data.npz", **arrays())
-    options = {"data__known_classes": "('1','3')", "algorithm__projection": 8}
+    options = {"data__known_classes": "('1','3')", "algorithm__projection": 8, "devices": 1}
     train_tiny(data, folder / "run", method="iomatch", chosen=",labels=8", **options)
     return folder / "run"
 
@@ -229,7 +236,7 @@ def test_known_images_are_looked_at_when_the_file_is_of_another_step(run, tmp_pa
 
 def test_without_a_validation_set_the_labeled_images_stand_in(tmp_path, pictures, caplog):
     data = write_data(tmp_path / "data.npz")
-    train_tiny(data, tmp_path / "run", steps=5)
+    train_tiny(data, tmp_path / "run", steps=5, method="supervised", devices=1)
     assert not (tmp_path / "run" / "unknown.json").exists()
     found = table(["--workdir", tmp_path / "run", pictures, "--unknown"], tmp_path / "p.csv")
     assert len(found) == 24
@@ -317,7 +324,9 @@ def test_what_an_exported_file_does_not_know_is_refused(run, program, pictures, 
         assert not words[-1].exists()
 
 
-@pytest.mark.parametrize("score", ["energy", "max_logit", "heads"])
+@pytest.mark.parametrize(
+    "score", ["energy", pytest.param("max_logit", marks=pytest.mark.slow), "heads"]
+)
 def test_each_score_is_the_same_in_a_program(run, score):
     classifier = jaxmatch.load(run)
     images = toy_images(24, 1)[0]
@@ -325,5 +334,6 @@ def test_each_score_is_the_same_in_a_program(run, score):
     measure = traced(score, classifier.program.algorithm)
     program = classifier.program
     views = normalize(images, program.mean, program.std)
-    outputs, _ = program.network(classifier.variables(), views, train=False)
+    variables = classifier.variables()
+    outputs = jax.jit(lambda x: program.network(variables, x, train=False)[0])(views)
     np.testing.assert_allclose(measure(outputs), scores(logits, heads)[score], rtol=0, atol=1e-4)

@@ -102,7 +102,9 @@ def test_panels_stand_below_each_other_on_a_narrow_screen():
     assert narrow_height > 1.4 * height
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 9])
+@pytest.mark.parametrize(
+    "number", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2)), 9]
+)
 def test_several_runs_have_colors_of_their_own(tmp_path, drawn, number):
     runs = {f"run {index}": lines(EVERYTHING, seed=index) for index in range(number)}
     curves.plot({**runs, "nothing yet": []}, tmp_path / "curves.png")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import assert_bitwise, toy_images
 from PIL import Image
-from tiny_runs import OVERRIDES, configuration, state_of, write_data
+from tiny_runs import OVERRIDES, configuration, state_of, without_extras, write_data
 
 from jaxmatch import train
 from jaxmatch.cli import main as cli
@@ -24,12 +24,24 @@ from jaxmatch.record.metrics import read
 from jaxmatch.record.settled import settled
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
+
+
 def load_new(config, **options):
     return run_data.load_new(settled(config)[0], **options)
 
 
 CLASSES = ("ant", "bee", "cat", "dog")
-SHORT = {"steps": 10, "save_every": 5, "data__image_size": 8, "method": "fixmatch"}
+SHORT = {
+    "steps": 10,
+    "save_every": 5,
+    "data__image_size": 8,
+    "method": "pseudo_label",
+    "devices": 1,
+}
 
 
 def fill(root, count=64, seed=0, prefix="m"):
@@ -170,8 +182,18 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("part", ["labeled", "test"])
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        pytest.param(
+            part,
+            damage,
+            marks=() if part == "labeled" or damage == "changed" else pytest.mark.slow,
+        )
+        for part in ("labeled", "test")
+        for damage in DAMAGE
+    ],
+)
 def test_an_image_that_is_not_what_it_was_is_refused_by_name(part, damage, copy, capsys):
     act, expected = DAMAGE[damage]
     name = names_of(copy, part)[0]
@@ -228,6 +250,7 @@ def test_a_moved_folder_of_other_content_is_refused(copy, capsys):
     assert f"There is no {copy / 'nowhere'}" in error
 
 
+@pytest.mark.slow
 def test_a_relative_folder_is_that_of_the_run(original, copy, capsys, monkeypatch, tmp_path):
     """``folder:.`` names another folder where a later command is started."""
     monkeypatch.chdir(copy / "photos")
@@ -332,16 +355,20 @@ def test_copies_across_sets_are_warned_of_with_a_count(tmp_path, caplog):
     for number, path in enumerate(tests[:3]):
         shutil.copy(path, root / "unlabeled" / f"{number}.png")
     shutil.copy(tests[3], root / "train" / tests[3].parent.name / "again.png")
-    config = configuration(f"folder:{root}", chosen=",labels=all", **SHORT)
-    train(config, tmp_path / "run")
+    options = {**SHORT, "method": "supervised", "steps": 5}
+    train(configuration(f"folder:{root}", chosen=",labels=all", **options), tmp_path / "run")
     assert "3 test images have exact copies among the unlabeled images" in caplog.text
     assert "1 test image has an exact copy among the labeled images" in caplog.text
 
 
+@pytest.mark.slow  # those of folders are the test before
 def test_copies_in_arrays_are_warned_of(tmp_path, caplog):
     images, labels = toy_images(64, 0)
     file = write_data(tmp_path / "x.npz", x_test=images[:5], y_test=labels[:5])
-    train(configuration(file, chosen=",labels=all", method="supervised", steps=5), tmp_path / "run")
+    train(
+        configuration(file, chosen=",labels=all", method="supervised", steps=5, devices=1),
+        tmp_path / "run",
+    )
     assert "5 test images have exact copies among the labeled images" in caplog.text
 
 
@@ -429,12 +456,15 @@ def test_lists_that_do_not_fit_are_one_sentence(lines, expected, tmp_path):
         load_new(config)
 
 
+ARRAYS = {"method": "pseudo_label", "steps": 5, "devices": 1}
+
+
 @pytest.fixture(scope="module")
 def arrays_run(tmp_path_factory):
     """A finished run on an npz file."""
     base = tmp_path_factory.mktemp("arrays")
     file = write_data(base / "x.npz", x_unlabeled=toy_images(8, 3)[0])
-    train(configuration(file, method="fixmatch", steps=10), base / "run")
+    train(configuration(file, **ARRAYS), base / "run")
     return base
 
 
@@ -452,7 +482,7 @@ def test_arrays_that_changed_are_refused_by_name(array, arrays_run, tmp_path, ca
     else:
         assert f"{array} of {file} is not what the run was trained with" in found
     (tmp_path / "run" / "summary.json").unlink()
-    config = configuration(arrays_run / "x.npz", method="fixmatch", steps=10)
+    config = configuration(arrays_run / "x.npz", **ARRAYS)
     with pytest.raises(InputError, match=f"{array} of"):
         train(config, tmp_path / "run", str(file))
 
@@ -563,9 +593,10 @@ def test_prepared_sets_are_known_by_version_and_records(tmp_path, capsys):
     assert "is not what the run was trained with" in found
 
 
+@pytest.mark.slow
 def test_an_inherited_test_set_is_known_by_content_where_the_folder_has_moved(copy, caplog):
     shutil.copytree(copy / "photos", copy / "moved")
-    options = {**SHORT, "chosen": ",labels=16,seed=3"}
+    options = {**SHORT, "chosen": ",labels=16,seed=3", "method": "supervised", "steps": 5}
     config = configuration(f"folder:{copy / 'moved'}", **options, init_from=str(copy / "run"))
     train(config, copy / "second")
     record = records.read(copy / "second")

@@ -87,6 +87,7 @@ def test_a_half_written_last_line_is_dropped(tmp_path, half):
     assert (tmp_path / "metrics.jsonl").read_bytes() == whole
 
 
+@pytest.mark.slow  # training/test_resume.py kills a run and compares its lines
 def test_a_killed_process_loses_no_line(tmp_path):
     root = str(Path(__file__).resolve().parents[2])
     code = (

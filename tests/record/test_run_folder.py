@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from tiny_runs import STEPS, arguments, configuration, snapshot, train_tiny
+from tiny_runs import STEPS, arguments, configuration, snapshot, train_tiny, without_extras
 
 from jaxmatch import load
 from jaxmatch.cli import main as cli
@@ -28,12 +28,23 @@ DAMAGE = {
     "keys": b"{}",
     "deep": b"[" * 100_000,
 }
+KINDS = [  # JSON of other kinds is found in one way
+    pytest.param(kind, marks=pytest.mark.slow if kind in ("number", "null", "deep") else ())
+    for kind in DAMAGE
+]
+QUICK = {"method": "pseudo_label", "devices": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")
 def reference(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("reference") / "run"
-    train_tiny(data, workdir)
+    train_tiny(data, workdir, **QUICK)
     return workdir
 
 
@@ -61,16 +72,16 @@ def refused(capsys, *words):
 
 def chosen_again(data, workdir):
     """The configuration of the run, as the same command finds it."""
-    return chosen(configuration(data), workdir)[0]
+    return chosen(configuration(data, **QUICK), workdir)[0]
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_config(kind, workdir, data, capsys, tmp_path):
     file = workdir / "config.json"
     damage(file, kind)
     before = snapshot(workdir)
     commands = [
-        ("train", *arguments(data), f"--workdir={workdir}"),
+        ("train", *arguments(data, **QUICK), f"--workdir={workdir}"),
         ("evaluate", f"--workdir={workdir}"),
         ("predict", f"--workdir={workdir}", tmp_path, "-o", tmp_path / "p.csv"),
         ("probe", f"--workdir={workdir}"),
@@ -78,7 +89,7 @@ def test_config(kind, workdir, data, capsys, tmp_path):
         ("report", workdir, "-o", tmp_path / "r.html"),
         (
             "train",
-            *arguments(data),
+            *arguments(data, **QUICK),
             f"--config.init_from={workdir}",
             f"--workdir={tmp_path / 'new'}",
         ),
@@ -145,7 +156,7 @@ def test_a_record_of_other_types(key, value, workdir):
         records.read(workdir)
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_findings(kind, workdir, data, capsys, tmp_path):
     file = workdir / "findings.json"
     damage(file, kind)
@@ -169,13 +180,13 @@ def test_findings_of_other_types(key, value, workdir):
         read_run(workdir)
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_summary(kind, workdir, data, capsys, tmp_path):
     file = workdir / "summary.json"
     damage(file, kind)
     before = snapshot(workdir)
     for words in (
-        ("train", *arguments(data), f"--workdir={workdir}"),
+        ("train", *arguments(data, **QUICK), f"--workdir={workdir}"),
         ("report", workdir, "-o", tmp_path / "r.html"),
     ):
         error = refused(capsys, *words)
@@ -186,7 +197,7 @@ def test_summary(kind, workdir, data, capsys, tmp_path):
 
 def test_the_advice_for_a_damaged_summary_helps(workdir, reference, data):
     (workdir / "summary.json").unlink()
-    summary = train_tiny(data, workdir)
+    summary = train_tiny(data, workdir, **QUICK)
     expected = json.loads((reference / "summary.json").read_text())
     assert {**summary, "seconds": 0} == {**expected, "seconds": 0}
 
@@ -225,7 +236,7 @@ def test_a_sweep_tells_of_a_damaged_summary_and_goes_on(workdir, data, monkeypat
     monkeypatch.setattr(sweep, "_train", lambda words: 0)
     (workdir / "summary.json").write_bytes(b"\xff")
     points = [
-        sweep.Point(words=(), workdir=folder, config=configuration(data))
+        sweep.Point(words=(), workdir=folder, config=configuration(data, **QUICK))
         for folder in (workdir, workdir.with_name("other"))
     ]
     said = []
@@ -233,14 +244,14 @@ def test_a_sweep_tells_of_a_damaged_summary_and_goes_on(workdir, data, monkeypat
     assert "summary.json is damaged" in said[0]
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_split(kind, workdir, data, capsys):
     (workdir / "summary.json").unlink()
     file = workdir / "split.json"
     damage(file, kind)
     before = snapshot(workdir)
     for words in (
-        ("train", *arguments(data), f"--workdir={workdir}"),
+        ("train", *arguments(data, **QUICK), f"--workdir={workdir}"),
         ("evaluate", f"--workdir={workdir}"),
         ("probe", f"--workdir={workdir}"),
     ):
@@ -277,12 +288,12 @@ def test_damaged_lines_of_metrics(bad, workdir, caplog):
     assert [line["step"] for line in read(workdir)] == [5, 15, 20]
 
 
-@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize("kept", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_lines_that_a_checkpoint_relies_on_are_missed(kept, workdir, data, caplog):
     (workdir / "summary.json").unlink()
     file = workdir / "metrics.jsonl"
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:kept]))
-    train_tiny(data, workdir)
+    train_tiny(data, workdir, **QUICK)
     assert f"lacks lines up to step {STEPS}" in caplog.text
     assert (workdir / "summary.json").exists()
 

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from tiny_runs import train_tiny, write_data
+from tiny_runs import train_tiny, without_extras, write_data
 
 from jaxmatch.cli import main as cli
 from jaxmatch.errors import InputError
@@ -17,12 +17,19 @@ from jaxmatch.report.card import QUESTIONS, card_of, make_card, write_card
 from jaxmatch.report.card_evaluation import read_evaluation
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of two steps; to be read, not changed, except for ``calibration.json``."""
     folder = tmp_path_factory.mktemp("runs")
     periods = dict.fromkeys(("steps", "steps_per_call", "log_every", "eval_every", "save_every"), 2)
-    train_tiny(write_data(folder / "data.npz"), folder / "run", **periods)
+    quick = {"method": "supervised", "devices": 1, **periods}
+    train_tiny(write_data(folder / "data.npz"), folder / "run", **quick)
     return folder / "run"
 
 

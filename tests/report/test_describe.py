@@ -1,5 +1,6 @@
 """Describing a configuration: counts that match a real state, without compiling anything."""
 
+import copy
 import io
 
 import jax
@@ -48,6 +49,17 @@ def test_arithmetic_grows_with_the_batch_and_nothing_is_compiled(data):
     assert compiled == []
 
 
+@pytest.fixture(scope="module")
+def supervised(data):
+    return describe(configuration(data, method="supervised"))
+
+
+@pytest.fixture
+def found(supervised):
+    """A description, to be changed."""
+    return copy.deepcopy(supervised)
+
+
 def text_of(content, width=80):
     """The page as plain text."""
     file = io.StringIO()
@@ -56,8 +68,7 @@ def text_of(content, width=80):
 
 
 @pytest.mark.parametrize(("classes", "rows"), [(2, 2), (20, 20), (1000, 13)])
-def test_a_page_of_many_classes_is_short(data, classes, rows):
-    found = describe(configuration(data, method="supervised"))
+def test_a_page_of_many_classes_is_short(found, classes, rows):
     counts = dict.fromkeys(("labeled", "unlabeled", "validation", "test"), 3)
     names = [f"class [{number}]" for number in range(classes)]
     names[1] += " of a name that is so long that it must be wrapped to fit into eighty columns"
@@ -69,8 +80,7 @@ def test_a_page_of_many_classes_is_short(data, classes, rows):
     assert f"class [{classes - 1}]" in text
 
 
-def test_a_page_tells_of_left_out_files_and_notes(data):
-    found = describe(configuration(data, method="supervised"))
+def test_a_page_tells_of_left_out_files_and_notes(found):
     found["data"] |= {"left_out": {"hidden": 2, "no image": 31}, "notes": ["First.", "Second."]}
     found["data"] |= {"test_drawn": True, "sizes": [{"height": 4, "width": 6, "count": 88}]}
     found["data"]["modes"] = {"gray": 88}
@@ -82,8 +92,7 @@ def test_a_page_tells_of_left_out_files_and_notes(data):
     assert "6x4, gray; used at 8x8" in text
 
 
-def test_each_stage_has_a_page(data):
-    found = describe(configuration(data, method="supervised"))
+def test_each_stage_has_a_page(found):
     text = text_of(page({"1_simclr": found, "2_fixmatch": found}, "stages"))
     places = [text.index(f"stages: {name}") for name in ("1_simclr", "2_fixmatch")]
     assert places == sorted(places)
@@ -91,7 +100,9 @@ def test_each_stage_has_a_page(data):
 
 
 def test_a_run_of_some_minutes_has_no_steps_yet(data):
-    config, _ = from_flags(f"supervised:npz:{data},labels=16", ["--config.minutes=3"])
+    config, _ = from_flags(
+        f"supervised:npz:{data},labels=16", ["--config.minutes=3", "--config.model.depth=4"]
+    )
     found = describe(config)
     assert (found["run"]["minutes"], found["run"]["steps"]) == (3.0, None)
     text = text_of(page(found, "a"))

@@ -70,6 +70,15 @@ def configuration(config, *overrides):
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Pages whose text alone matters: their curves, which take a second, are one pixel."""
+    picture = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(picture, "PNG")
+    for name in ("comparison", "losses"):
+        monkeypatch.setattr(curves, name, lambda *_, **__: picture.getvalue())
+
+
+@pytest.fixture
 def seeds(tmp_path):
     """Writes runs of ``config``, one for each accuracy, and reads them."""
 
@@ -146,6 +155,7 @@ def test_a_run_older_than_a_setting_has_its_default(seeds, tmp_path):
     assert len(group([new, read(old)])) == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_unfinished_runs_are_marked_and_left_out_of_the_mean(seeds, tmp_path):
     finished = seeds("done", "fixmatch:mnist5k", (0.9, 0.92))
     config = configuration("fixmatch:mnist5k,seed=2")
@@ -193,6 +203,7 @@ def staged(tmp_path):
     return staged
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_staged_run_is_its_last_stage_with_the_cost_of_all(staged, tmp_path):
     run = read(staged("selfmatch", 2))
     (row,) = table(group([run]))
@@ -334,6 +345,7 @@ def test_several_data_sets_show_the_best_baseline_of_each(seeds):
     assert [row["labels"] for row in table(groups)] == ["10", "40", "10", "10", "40", "40"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_baselines_the_page_says_how_to_get_them(seeds, tmp_path):
     (run,) = seeds("run", "fixmatch:mnist5k", (0.9,))
     assert "report --baselines" in report([run.folder], tmp_path / "r.html")[0].read_text()
@@ -344,6 +356,7 @@ def test_without_baselines_the_page_says_how_to_get_them(seeds, tmp_path):
     assert read(run.folder).baselines is None  # they are for other labels
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unfinished_run_is_not_yet_compared(seeds, tmp_path):
     config = configuration("fixmatch:mnist5k,seed=2")
     folder = write(tmp_path / "running", config, metrics(0.3, steps=150), finished=False)
@@ -354,6 +367,7 @@ def test_an_unfinished_run_is_not_yet_compared(seeds, tmp_path):
     assert "SVC on pixels" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_notes_of_what_does_not_compare(seeds, tmp_path):
     runs = [
         *seeds("mnist", "fixmatch:mnist5k", (0.9,)),
@@ -366,6 +380,7 @@ def test_notes_of_what_does_not_compare(seeds, tmp_path):
     assert "different seeds" not in page
 
 
+@pytest.mark.slow
 def test_learned_bins_are_drawn_as_means_over_finished_runs(seeds, tmp_path):
     def run(name, seed, weight, finished=True):
         bins = {"rotate": {"degrees": [1.0, weight]}, "rescale": {"crop": [1.0], "method": [0.5]}}
@@ -390,6 +405,7 @@ def test_learned_bins_are_drawn_as_means_over_finished_runs(seeds, tmp_path):
     assert len(report([without[0].folder], tmp_path / "plain.html")) == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_names_are_escaped(seeds, tmp_path):
     (run,) = seeds("<b>", "fixmatch:mnist5k", (0.9,), "recipe=a<b&c")
     text = report([run.folder], tmp_path / "report.html")[0].read_text()
@@ -422,6 +438,7 @@ def test_what_cannot_be_reported(seeds, tmp_path):
         report([run.folder], tmp_path / "full.html")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_validation_and_what_was_found_are_shown(seeds, tmp_path):
     plain, chosen = (
         seeds(name, f"{name}:mnist5k,labels=40", (0.9, 0.92)) for name in ("supervised", "fixmatch")

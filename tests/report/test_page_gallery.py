@@ -1,5 +1,6 @@
 """The gallery of a real run: which images it shows, what it keeps, its size, and lost data."""
 
+import io
 import json
 import shutil
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from jaxmatch.cli.main import main
 from jaxmatch.data.thumbnails import thumbnail
 from jaxmatch.evaluation import examples as module
 from jaxmatch.evaluation.examples import CLASSES, OF_CLASS, SHOWN, SIDE, examples
+from jaxmatch.record import curves
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.report import gallery as galleries
 from jaxmatch.report.gallery import MOST_GALLERIES, gallery
@@ -41,7 +43,8 @@ def trained(tmp_path_factory):
     place = tmp_path_factory.mktemp("gallery")
     for seed, (part, count) in enumerate((("train", 32), ("test", 40), ("unlabeled", 12))):
         write_photos(place / "photos", part, count, seed)
-    options = {"chosen": ",labels=8", "steps": 5, "data__image_size": 8}
+    options = {"chosen": ",labels=8", "steps": 5, "data__image_size": 8, "devices": 1}
+    options["method"] = "pseudo_label"
     train_tiny(f"folder:{place / 'photos'}", place / "run", **options)
     return place / "run", place / "photos"
 
@@ -97,6 +100,15 @@ def test_wrong_pseudo_labels_are_of_unlabeled_images_with_a_known_class(run):
         assert shares == sorted(shares, reverse=True)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages whose text alone matters: their curves, which take a second, are one pixel."""
+    picture = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(picture, "PNG")
+    for name in ("comparison", "losses"):
+        monkeypatch.setattr(curves, name, lambda *_, **__: picture.getvalue())
+
+
 class Parts(HTMLParser):
     """The images' texts and the tags of a page."""
 
@@ -115,6 +127,7 @@ class Parts(HTMLParser):
         self.text.append(data)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_odd_names_of_classes_and_files_are_shown_as_they_are(run, tmp_path):
     (page, *_) = report([run], tmp_path / "page.html")
     text = page.read_text()
@@ -139,18 +152,19 @@ def test_a_second_report_needs_neither_data_nor_network(run, tmp_path, monkeypat
     assert loaded
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_its_data_the_page_says_so_and_has_all_else(trained, run, tmp_path):
     folder, moved = trained[1], trained[1].with_name("moved")
     folder.rename(moved)
     try:
         text = report([run], tmp_path / "gone.html")[0].read_text()
-        assert "No images of fixmatch are shown: There is no" in text
-        assert "Images: fixmatch" not in text
+        assert "No images of pseudo_label are shown: There is no" in text
+        assert "Images: pseudo_label" not in text
         assert "<h2>Classes, at step 5, the last</h2>" in text
         assert "<h2>Confusions, at step 5, the last</h2>" in text
         assert not RunFolder(run).examples_file.exists()
         text = report([run], tmp_path / "moved.html", place=str(moved))[0].read_text()
-        assert "Images: fixmatch" in text
+        assert "Images: pseudo_label" in text
     finally:
         moved.rename(folder)
 
@@ -158,10 +172,10 @@ def test_without_its_data_the_page_says_so_and_has_all_else(trained, run, tmp_pa
 @pytest.mark.slow
 def test_the_flags_of_the_command(run, tmp_path):
     main(["report", str(run), "-o", str(tmp_path / "without.html"), "--no-gallery"])
-    assert "Images: fixmatch" not in (tmp_path / "without.html").read_text()
+    assert "Images: pseudo_label" not in (tmp_path / "without.html").read_text()
     assert not RunFolder(run).examples_file.exists()
     main(["report", str(run), "-o", str(tmp_path / "with.html"), "--gallery"])
-    assert "Images: fixmatch" in (tmp_path / "with.html").read_text()
+    assert "Images: pseudo_label" in (tmp_path / "with.html").read_text()
 
 
 def test_a_picture_is_the_image_and_small():
@@ -187,7 +201,7 @@ def test_the_heading_tells_the_step_and_which_one_it_is(run, monkeypatch):
     ):
         one.counted[0].settings["select"] = chosen
         monkeypatch.setattr(module, "examples", lambda folder, place, step=step: {"step": step})
-        assert galleries.sections([one]) == f"<h2>Images: fixmatch, {expected}</h2>\n"
+        assert galleries.sections([one]) == f"<h2>Images: pseudo_label, {expected}</h2>\n"
 
 
 def test_a_class_without_images_has_neither_recall_nor_f1():

@@ -89,7 +89,7 @@ def test_the_summary_names_what_is_used(shown, used, words):
 @pytest.mark.parametrize(
     "shown",
     [
-        views(CTAugmentOps()),
+        pytest.param(views(CTAugmentOps()), marks=pytest.mark.slow),
         pytest.param({"contrast": Contrast(), "small": Contrast(size=8)}, marks=pytest.mark.slow),
         {"weak": Weak()},
     ],
@@ -101,6 +101,7 @@ def test_every_kind_of_views_has_a_sheet(shown):
     assert sheet.shape[0] > len(OPS) * ROW
 
 
+@pytest.mark.slow
 def test_oblong_images_keep_their_shape():
     images = pictures(10, 20)
     shown = views(RandAugment(ops=("identity",), cutout=False))

@@ -78,13 +78,19 @@ def assert_same(actual, expected):
         assert bits(one) == bits(other)
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """A folder with intact checkpoints of steps 1, 2 and 3."""
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written") / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(step, make_state(step))
-    return tmp_path / "checkpoints"
+    return folder
+
+
+@pytest.fixture
+def saved(written, tmp_path):
+    """A folder with intact checkpoints of steps 1, 2 and 3."""
+    return shutil.copytree(written, tmp_path / "checkpoints")
 
 
 def newest(directory):
@@ -249,7 +255,15 @@ def damages():
     return {"delete": Path.unlink, "truncate": truncate, "flip": flip, "zero": zero}
 
 
-@pytest.mark.parametrize("damage", damages().values(), ids=damages().keys())
+# Each restores a dozen times; half a file and zeros are other bytes as a flipped bit is.
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(act, marks=() if name in ("delete", "flip") else pytest.mark.slow)
+        for name, act in damages().items()
+    ],
+    ids=damages().keys(),
+)
 def test_any_damaged_file_of_the_newest_is_noticed(saved, damage, caplog):
     """One file at a time: the previous checkpoint is used, and the log says so."""
     pristine = saved.parent / "pristine"
@@ -283,7 +297,10 @@ def test_a_list_that_leaves_files_out_is_damage(saved, kept, caplog):
     assert "is not in manifest.json" in caplog.text or "lists no arrays" in caplog.text
 
 
-@pytest.mark.parametrize("content", ["[]", "3", "null", '"x"'])
+@pytest.mark.parametrize(
+    "content",
+    ["[]", *(pytest.param(each, marks=pytest.mark.slow) for each in ("3", "null", '"x"'))],
+)
 def test_a_list_of_another_kind_is_damage(saved, content, caplog):
     (saved / "3" / "manifest.json").write_text(content)
     assert newest(saved)[1] == 2
@@ -484,6 +501,7 @@ def test_a_kill_at_any_moment_leaves_an_intact_newest(tmp_path, caplog):
     assert not caplog.records
 
 
+@pytest.mark.slow  # training/test_resume.py kills a run
 def test_a_kill_while_saving_leaves_an_intact_newest(tmp_path, caplog):
     kill_while_saving(tmp_path, 0.123)
     restored, step = newest(tmp_path)

@@ -53,6 +53,7 @@ def test_programs_are_kept_in_the_users_cache_and_give_the_same_bits(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*-cache")} == kept
 
 
+@pytest.mark.slow
 def test_another_place_or_none(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     run(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false")
@@ -115,6 +116,7 @@ lowered.compile()
 """
 
 
+@pytest.mark.slow
 def test_programs_are_found_again_whatever_the_addresses_in_them(tmp_path):
     """As for several GPUs."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}

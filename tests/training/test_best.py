@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny_runs import STEPS, configuration, start_program, train_tiny
+from tiny_runs import STEPS, configuration, start_program, train_tiny, without_extras
 
 from jaxmatch import load
 from jaxmatch.errors import InputError
@@ -18,6 +18,12 @@ from jaxmatch.training.train import train
 
 TEXT, KEY = "validation/accuracy", "validation/teacher/accuracy"
 VALIDATION = {"data__validation": 12, "data__validation_draw": "balanced"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 def config_of(text, method):
@@ -177,7 +183,7 @@ def scripted(monkeypatch):
 
 def test_the_best_checkpoint_survives_newer_ones_and_a_crash(data, tmp_path, scripted, caplog):
     options = {"method": "supervised", "keep": 1, "save_every": STEPS, **VALIDATION}
-    options["keep_best"] = "validation/teacher/accuracy"
+    options |= {"keep_best": "validation/teacher/accuracy", "devices": 1}
     scripted(0.5, 0.9, 0.7, None)
     with pytest.raises(Crash):
         train_tiny(data, tmp_path / "run", **options)

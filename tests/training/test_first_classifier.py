@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import assert_close, on_host
 from scipy.special import softmax
-from tiny_runs import configuration, state_of, train_tiny
+from tiny_runs import configuration, state_of, train_tiny, without_extras
 
 import jaxmatch
 from jaxmatch import load
@@ -26,8 +26,19 @@ from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.training import together
 from jaxmatch.training.train import chosen, prepare
 
-INPUT = {"data__mean": (0.5,), "data__std": (0.25,), "model__bn_decay": 0.9}
+INPUT = {
+    "data__mean": (0.5,),
+    "data__std": (0.25,),
+    "model__bn_decay": 0.9,
+    "devices": 1,
+}
 CLASSIFIER = ("kernel", "bias")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +52,8 @@ def pretrained(data, tmp_path_factory):
 @contextlib.contextmanager
 def begun(data, pretrained, folder, **options):
     """A run before its first step, and its state on the host."""
-    config = configuration(data, init_from=pretrained, **(INPUT | options))
+    options = {"method": "supervised"} | INPUT | options
+    config = configuration(data, init_from=pretrained, **options)
     found, _ = chosen(config, folder)
     with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
         run = prepare(found, folder, checkpoints, 0.0)
@@ -125,8 +137,8 @@ def test_each_seed_of_one_program_has_a_classifier_of_its_own_labels(data, pretr
         "classifier_init": "means",
         "method": "supervised",
         "steps": 5,
-        "devices": 2,
         **INPUT,
+        "devices": 2,
     }
     runs = [(configuration(data, seed=seed, **options), tmp_path / str(seed)) for seed in (0, 1)]
     together.train(runs)
@@ -152,6 +164,7 @@ def test_a_resumed_run_keeps_its_classifier(data, pretrained, tmp_path):
         train_tiny(data, folder, steps=10, **(options | {"classifier_init": "logistic"}))
 
 
+@pytest.mark.slow
 def test_it_is_more_confident_and_right_than_a_random_start(data, pretrained, tmp_path):
     """What a threshold needs: confidence on images that the labels say nothing about."""
     found = {}

@@ -24,7 +24,7 @@ def most(function, *shapes, platform="gpu"):
 def tiny(devices=1, **changed):
     """A small FixMatch as a program over CPU devices."""
     flags = [f"--config.{key}={value}" for key, value in (OVERRIDES | changed).items()]
-    config, _ = from_flags("fixmatch:tfds:cifar10", [*flags, f"--config.devices={devices}"])
+    config, _ = from_flags("pseudo_label:tfds:cifar10", [*flags, f"--config.devices={devices}"])
     return Program.build(config, facts_of(config))
 
 

@@ -17,6 +17,7 @@ from tiny_runs import (
     snapshot,
     state_of,
     train_tiny,
+    without_extras,
     without_seconds,
 )
 
@@ -36,11 +37,18 @@ from jaxmatch.types import Batch, Examples, Outputs
 SHORT = {"steps": PERIOD}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
+
+
 @pytest.fixture(scope="module")
 def teacher(data, tmp_path_factory):
     """A supervised run of another network and another input scale than the student's."""
     workdir = tmp_path_factory.mktemp("runs") / "teacher"
     changes = {"model__conv_bias": "stem", "data__mean": (0.3,), "data__std": (0.2,)}
+    changes["devices"] = 1
     train_tiny(data, workdir, method="supervised", data__ratio=0, **changes)
     return workdir
 
@@ -53,7 +61,7 @@ def reference(data, teacher, tmp_path_factory):
 
 
 def options(teacher, **overrides):
-    return {"method": "distillation", "frozen__teacher": teacher, **overrides}
+    return {"method": "distillation", "frozen__teacher": teacher, "devices": 1, **overrides}
 
 
 def distil(data, teacher, workdir, **overrides):
@@ -64,7 +72,7 @@ def logits_of(run, images):
     """Of the network that ``run`` reports, on levels [n h w 3]."""
     views = (images / 255 - np.asarray(run.program.mean)) / np.asarray(run.program.std)
     views = jnp.asarray(views, jnp.float32)
-    return run.program.network(run.variables(), views, train=False)[0].logits
+    return jax.jit(lambda x: run.program.network(run.variables(), x, train=False)[0].logits)(views)
 
 
 def test_a_frozen_network_that_is_not_loaded_is_absent(data, teacher):
@@ -136,8 +144,9 @@ def test_a_step_sees_the_frozen_networks_own_predictions(data, teacher, tmp_path
     frozen = load_frozen(config, tmp_path / "run", program)
     images = np.load(data)["x_test"]
     views = jnp.asarray((images / 255 - 0.5) / 0.5, jnp.float32)
-    outputs, _ = frozen.networks["teacher"](frozen.variables["teacher"], views, train=False)
-    np.testing.assert_allclose(outputs.logits, logits_of(load(teacher), images), atol=1e-4)
+    network, variables = frozen.networks["teacher"], frozen.variables["teacher"]
+    logits = jax.jit(lambda x: network(variables, x, train=False)[0].logits)(views)
+    np.testing.assert_allclose(logits, logits_of(load(teacher), images), atol=1e-4)
 
 
 def test_an_equal_scale_costs_nothing(data, reference):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import assert_bitwise, assert_close
-from tiny_runs import OVERRIDES, PERIOD
+from tiny_runs import OVERRIDES, PERIOD, without_extras
 
 from jaxmatch import load, train
 from jaxmatch.cli.main import main
@@ -25,7 +25,7 @@ from jaxmatch.record.settled import settled, standardized
 from jaxmatch.report.describe import describe
 
 SETTINGS = {
-    **{key: value for key, value in OVERRIDES.items() if not key.startswith("model.")},
+    **{key: OVERRIDES[key] for key in OVERRIDES if not key.startswith(("model.", "algorithm."))},
     **{"model.name": "vit", "model.width": 16, "model.depth": 2, "model.heads": 2},
     **{"model.patch": 4, "steps": PERIOD, "devices": 1, "optim.learning_rate": 0.3},
 }
@@ -33,10 +33,16 @@ LORA = {"optim.train": "lora", "model.lora_rank": 2, "model.lora_alpha": 4.0}
 FACTORS, CLASSIFIER = 2 * (2 * (16 + 48) + 2 * (16 + 16)), 16 * 4 + 4
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
+
+
 def tiny(data, **changed):
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changed.items()}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
-    return from_flags(f"fixmatch:npz:{data},labels=16", flags)[0]
+    return from_flags(f"supervised:npz:{data},labels=16", flags)[0]
 
 
 def light(data, source, **changed):
@@ -152,7 +158,11 @@ def test_a_run_of_before_is_one_that_trains_all(source):
 
 @pytest.mark.parametrize(
     ("train", "count"),
-    [("lora", FACTORS + CLASSIFIER), ("head", CLASSIFIER), ("norms", 5 * 2 * 16 + CLASSIFIER)],
+    [
+        ("lora", FACTORS + CLASSIFIER),
+        pytest.param("head", CLASSIFIER, marks=pytest.mark.slow),
+        pytest.param("norms", 5 * 2 * 16 + CLASSIFIER, marks=pytest.mark.slow),
+    ],
 )
 def test_describe_counts_what_trains(data, train, count):
     found = describe(tiny(data, **{**LORA, "optim.train": train}))
@@ -176,4 +186,4 @@ def test_lora_of_a_network_without_it_is_refused(data, name, message):
     settings |= {"model.name": name, "optim.train": "lora"}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     with pytest.raises(InputError, match=re.escape(message)):
-        describe(from_flags(f"fixmatch:npz:{data},labels=16", flags)[0])
+        describe(from_flags(f"supervised:npz:{data},labels=16", flags)[0])

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import train_tiny, write_data
+from tiny_runs import train_tiny, without_extras, write_data
 
 from jaxmatch import load, train
 from jaxmatch.cli.main import main
@@ -15,7 +15,13 @@ from jaxmatch.errors import InputError
 from jaxmatch.record.metrics import read
 from jaxmatch.training import pace
 
-QUICK = ("model.depth=4", "model.width=1", "data.batch_size=4", "data.ratio=2")
+QUICK = ("model.depth=4", "model.width=1", "data.batch_size=4", "data.ratio=2", "devices=1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,7 @@ def flags(*overrides):
     return [f"--config.{each}" for each in (*QUICK, *overrides)]
 
 
-def config(photos, *overrides, recipe="fixmatch", chosen="labels=8"):
+def config(photos, *overrides, recipe="pseudo_label", chosen="labels=8"):
     return from_flags(f"{recipe}:folder:{photos},{chosen}", flags(*overrides))[0]
 
 
@@ -121,10 +127,11 @@ def test_a_run_at_a_constant_rate_goes_on_for_more_steps(tmp_path):
 
 def test_a_run_along_a_cosine_cannot_go_on_and_keeps_its_files(tmp_path):
     data = write_data(tmp_path / "colours.npz")
-    train_tiny(data, tmp_path / "run", steps=10)
+    quick = {"method": "supervised", "devices": 1}
+    train_tiny(data, tmp_path / "run", steps=10, **quick)
     before = (tmp_path / "run" / "summary.json").read_bytes()
     with pytest.raises(InputError, match=r"cannot be extended because optim\.schedule"):
-        train_tiny(data, tmp_path / "run", steps=20)
+        train_tiny(data, tmp_path / "run", steps=20, **quick)
     assert (tmp_path / "run" / "summary.json").read_bytes() == before
 
 
@@ -134,6 +141,7 @@ def test_steps_on_the_command_line_need_nothing_else(photos, tmp_path, capsys):
     assert str(tmp_path / "run") in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_older_than_a_setting_goes_on_as_it_began(photos, tmp_path):
     """A run that began before data.background ignores transparency to its end."""
     asked = config(photos, "steps=2")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_bitwise
-from tiny_runs import LABELS, PERIOD, configuration, state_of, train_tiny
+from tiny_runs import LABELS, PERIOD, configuration, state_of, train_tiny, without_extras
 
 from jaxmatch.config.checks import check_settings
 from jaxmatch.config.own import with_usual_input
@@ -24,7 +24,13 @@ from jaxmatch.step import ByIndex
 from jaxmatch.training.frozen import logits_of_pool
 from jaxmatch.training.train import chosen, prepare
 
-SHORT = {"steps": PERIOD}
+SHORT = {"steps": PERIOD, "devices": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +80,7 @@ def test_supervised_learns_from_both_kinds_of_labels(data, file, table):
     assert list(found.labels()) == list(arrays["y_train"][true])  # baselines see only these
 
 
-@pytest.mark.parametrize("include_labeled", [True, False])
+@pytest.mark.parametrize("include_labeled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_targets_of_distillation_are_those_of_the_file(data, file, table, include_labeled):
     found = data_of(data, file, method="distillation", data__include_labeled=include_labeled)
     assert len(found.more[0]) == 0
@@ -123,6 +129,7 @@ def test_a_step_of_distillation_compares_with_the_row_of_its_image(
 )
 def test_a_run_resumes_with_its_file_and_with_no_other(method, data, one_file, table, tmp_path):
     options = {"method": method, "data__pseudo_labels": one_file, "steps": 2 * PERIOD}
+    options["devices"] = 1
     train_tiny(data, tmp_path / "whole", **options)
     facts = RunFolder(tmp_path / "whole").read_facts()
     assert list(facts.frozen) == ["pseudo_labels"]

@@ -10,6 +10,7 @@ import time
 from functools import partial
 
 import pytest
+import tiny_runs
 from helpers import assert_bitwise, assert_close
 from tiny_runs import (
     PERIOD,
@@ -18,7 +19,7 @@ from tiny_runs import (
     snapshot,
     start_program,
     state_of,
-    train_tiny,
+    without_extras,
     without_seconds,
 )
 
@@ -30,10 +31,19 @@ from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
 from jaxmatch.training import run
 
+# With weak views alone a program compiles in half the time.
+train_tiny = partial(tiny_runs.train_tiny, method="pseudo_label")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
+
 
 @pytest.fixture(scope="module")
 def reference(data, tmp_path_factory):
-    """A FixMatch run that nothing interrupted; to be read, not changed."""
+    """A run that nothing interrupted; to be read, not changed."""
     workdir = tmp_path_factory.mktemp("reference") / "run"
     train_tiny(data, workdir)
     return workdir
@@ -73,10 +83,16 @@ def assert_same_end(workdir, reference):
     assert summaries[0] == summaries[1]
 
 
+@pytest.mark.slow
 def test_split_file_validation_set_and_batch_larger_than_the_labeled_set(data, tmp_path):
     split = tmp_path / "mine.json"
     split.write_text(json.dumps({"indices": [4, 1, 2, 3]}))
-    options = {"chosen": f",split={split}", "data__validation": 12, "method": "supervised"}
+    options = {
+        "chosen": f",split={split}",
+        "data__validation": 12,
+        "method": "supervised",
+        "devices": 1,
+    }
     with interrupted(2, crash), pytest.raises(Crash):
         train_tiny(data, tmp_path / "run", **options)
     split.unlink()  # the run folder has its own
@@ -133,9 +149,10 @@ def test_a_run_goes_on_with_other_logs_and_calls(reference, data, tmp_path):
     assert_close(state_of(tmp_path / "run"), state_of(reference), 1e-4)
 
 
+@pytest.mark.slow
 def test_a_call_cannot_begin_inside_another(data, tmp_path, monkeypatch):
     """On a CPU it can, because the host dispatches each step there."""
-    periods = {"eval_every": STEPS, "log_every": STEPS}
+    periods = {"eval_every": STEPS, "log_every": STEPS, "method": "supervised", "devices": 1}
     with interrupted(1, crash), pytest.raises(Crash):
         train_tiny(data, tmp_path / "run", **periods)
     with monkeypatch.context() as patched:
@@ -176,33 +193,40 @@ def test_a_run_has_its_length(reference, data, steps, expected):
 HISTORY = {"algorithm__alignment_length": 8}
 
 
+# Larger memories than that of temporal ensembling.
+NIGHTLY = [
+    (
+        "simmatch",
+        {"algorithm__instance_start_step": PERIOD, **HISTORY},
+    ),
+    (
+        "comatch",
+        {"algorithm__queue_batches": 3, **HISTORY},  # so the ring wraps on either side
+    ),
+    ("flexmatch", {"augment": "ctaugment"}),
+    (
+        "pcl",
+        {
+            "chosen": "",
+            "algorithm__queue": 40,
+            "algorithm__clusters": "(5,9)",
+            "algorithm__refresh_steps": PERIOD,
+            "algorithm__start_step": 2 * PERIOD,
+        },
+    ),
+    ("remixmatch", {}),
+    ("freematch", {}),
+    ("softmatch", {}),
+    ("adamatch", {}),
+    ("dash", {"algorithm__warmup_steps": PERIOD + 2}),
+]
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("simmatch", {"algorithm__instance_start_step": PERIOD, **HISTORY}),
-        pytest.param(
-            "comatch",
-            {"algorithm__queue_batches": 3, **HISTORY},  # so the ring wraps on either side
-            marks=pytest.mark.slow,
-        ),
-        pytest.param("flexmatch", {"augment": "ctaugment"}, marks=pytest.mark.slow),
-        pytest.param(
-            "pcl",
-            {
-                "chosen": "",
-                "algorithm__queue": 40,
-                "algorithm__clusters": "(5,9)",
-                "algorithm__refresh_steps": PERIOD,
-                "algorithm__start_step": 2 * PERIOD,
-            },
-            marks=pytest.mark.slow,
-        ),
-        pytest.param("temporal_ensembling", {}, marks=pytest.mark.slow),
-        pytest.param("remixmatch", {}, marks=pytest.mark.slow),
-        pytest.param("freematch", {}, marks=pytest.mark.slow),
-        pytest.param("softmatch", {}, marks=pytest.mark.slow),
-        pytest.param("adamatch", {}, marks=pytest.mark.slow),
-        pytest.param("dash", {"algorithm__warmup_steps": PERIOD + 2}, marks=pytest.mark.slow),
+        ("temporal_ensembling", {}),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in NIGHTLY),
     ],
 )
 def test_memories_and_policies_continue_bitwise(method, options, data, tmp_path):
@@ -229,6 +253,7 @@ def test_sigterm_saves_and_the_same_command_continues(reference, data, tmp_path)
     assert_same_end(tmp_path / "run", reference)
 
 
+@pytest.mark.slow  # runtime/test_checkpoint.py damages each file of a checkpoint
 def test_a_damaged_newest_checkpoint_is_passed_over(reference, data, tmp_path, caplog):
     workdir = tmp_path / "run"
     shutil.copytree(reference, workdir)
@@ -242,6 +267,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(reference, data, tmp_path, c
     assert_same_end(workdir, reference)
 
 
+@pytest.mark.slow  # as in record/test_run_folder.py
 def test_a_lost_summary_is_written_again(reference, data, tmp_path):
     shutil.copytree(reference, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
@@ -291,7 +317,6 @@ def test_a_changed_split_file_is_refused(reference, data, tmp_path):
         train_tiny(data, tmp_path / "run")
 
 
-@pytest.mark.slow
 def test_one_device_agrees_with_four_and_continues_their_run(reference, data, tmp_path):
     train_tiny(data, tmp_path / "one", devices=1)
     one, four = (state_of(folder, PERIOD) for folder in (tmp_path / "one", reference))
@@ -326,6 +351,14 @@ KILLED = {
     "save_every": 10,
     "keep": 2,
 }
+SHORTER = {**KILLED, "steps": 50, "devices": 1}
+
+
+@pytest.fixture(scope="module")
+def short_reference(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("short") / "run"
+    train_tiny(data, workdir, **SHORTER)
+    return workdir
 
 
 @pytest.fixture(scope="module")
@@ -335,22 +368,22 @@ def long_reference(data, tmp_path_factory):
     return workdir
 
 
-def kill_and_compare(data, long_reference, workdir, kills):
-    words = ["train", f"--workdir={workdir}", *arguments(data, **KILLED)]
-    times = [line["time/seconds"] for line in read(long_reference)]
+def kill_and_compare(data, reference, workdir, kills, options):
+    words = ["train", f"--workdir={workdir}", *arguments(data, **options)]
+    times = [line["time/seconds"] for line in read(reference)]
     moments = [random.uniform(0, (times[-1] - times[0]) / kills) for _ in range(kills)]
     print("killed after", moments)  # shown by pytest where the test fails
     for moment in moments:
         killed_at(words, workdir, moment)
-    train_tiny(data, workdir, **KILLED)
-    assert_same_end(workdir, long_reference)
+    train_tiny(data, workdir, **options)
+    assert_same_end(workdir, reference)
 
 
-def test_a_killed_run_continues_bitwise(data, long_reference, tmp_path):
-    kill_and_compare(data, long_reference, tmp_path / "run", 1)
+def test_a_killed_run_continues_bitwise(data, short_reference, tmp_path):
+    kill_and_compare(data, short_reference, tmp_path / "run", 1, SHORTER)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, 2, 3, 4])
 def test_a_run_killed_again_and_again_continues_bitwise(kills, data, long_reference, tmp_path):
-    kill_and_compare(data, long_reference, tmp_path / "run", kills)
+    kill_and_compare(data, long_reference, tmp_path / "run", kills, KILLED)

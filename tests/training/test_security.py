@@ -9,7 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from tiny_runs import configuration, snapshot, train_tiny
+from tiny_runs import configuration, snapshot, train_tiny, without_extras
 
 from jaxmatch import load
 from jaxmatch.config.saved import run_name
@@ -22,10 +22,16 @@ from jaxmatch.report.results import read
 from jaxmatch.training.train import finished
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
+
+
 @pytest.fixture(scope="module")
 def made(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    train_tiny(data, workdir, steps=10)
+    train_tiny(data, workdir, steps=10, method="supervised", devices=1)
     return workdir
 
 
@@ -153,6 +159,6 @@ def test_no_stage_leads_out_of_its_run(data):
 def test_a_folder_with_a_damaged_configuration_is_refused(run, data):
     (run / "config.json").write_bytes(b"\x80\x04\x95")
     with pytest.raises(InputError, match="is damaged"):
-        finished(configuration(data, steps=10), run)
+        finished(configuration(data, steps=10, method="supervised", devices=1), run)
     with pytest.raises(InputError, match=r"config\.json is damaged"):
         load(run)

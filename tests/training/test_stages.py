@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 from helpers import assert_bitwise, on_host
-from tiny_runs import OVERRIDES, PERIOD, STEPS, snapshot, state_of
+from tiny_runs import OVERRIDES, PERIOD, STEPS, snapshot, state_of, without_extras
 
 from jaxmatch import load, train
 from jaxmatch.config.flags import from_flags
@@ -18,21 +18,28 @@ from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import read
 from jaxmatch.training import run
 
-STAGES = ("1_simclr", "2_fixmatch")
+STAGES = ("1_simclr", "2_pseudo_label")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 def configuration(data, chosen=",labels=16", **overrides):
-    """SelfMatch; keywords write ``stage__section__key``."""
+    """SimCLR, then pseudo-labels; keywords write ``stage__section__key``."""
     values = {}
-    for name in ("simclr", "fixmatch"):
+    for name in ("simclr", "pseudo_label"):
         values |= {f"stages.{name}.{key}": value for key, value in OVERRIDES.items()}
     values.pop("stages.simclr.algorithm.threshold")
+    values["devices"] = 1
     values |= {
         f"stages.{key.replace('__', '.')}" if "__" in key else key: value
         for key, value in overrides.items()
     }
     flags = [f"--config.{key}={value}" for key, value in values.items()]
-    return from_flags(f"selfmatch:npz:{data}{chosen}", flags)[0]
+    return from_flags(f"simclr+pseudo_label:npz:{data}{chosen}", flags)[0]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,9 @@ def test_one_command_runs_all_stages(reference):
 
 @pytest.mark.slow
 def test_the_second_stage_starts_from_the_first_ones_encoder(data, reference, tmp_path):
-    config = configuration(data, fixmatch__optim__learning_rate=0, fixmatch__model__bn_decay=1)
+    config = configuration(
+        data, pseudo_label__optim__learning_rate=0, pseudo_label__model__bn_decay=1
+    )
     shutil.copytree(reference / STAGES[0], tmp_path / "run" / STAGES[0])
     train(config, tmp_path / "run")
     first, second = (on_host(load(tmp_path / "run" / name).state) for name in STAGES)
@@ -86,7 +95,7 @@ def test_each_stage_resumes(stage, data, reference, tmp_path):
 
 def test_a_finished_run_is_not_touched(data, reference):
     before = {path: value for path, value in snapshot(reference).items() if "_" in str(path.parent)}
-    assert train(configuration(data), reference)["algorithm"] == "fixmatch"
+    assert train(configuration(data), reference)["algorithm"] == "pseudo_label"
     after = snapshot(reference)
     inside = [path for path in before if path.parent != reference]
     assert all(after[path] == before[path] for path in inside)
@@ -107,11 +116,11 @@ def test_a_network_without_classifier_does_not_predict(reference):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"fixmatch__model__depth": 10}, "another encoder"),
-        ({"fixmatch__data__labels": "6"}, "cannot be shared equally"),
+        ({"pseudo_label__model__depth": 10}, "another encoder"),
+        ({"pseudo_label__data__labels": "6"}, "cannot be shared equally"),
         ({"chosen": ",labels=400"}, "asks for 100 images"),
         ({"simclr__data__labels": "8"}, "reads no labels"),
-        ({"fixmatch__algorithm__threshold": "x"}, "algorithm.threshold=x must be a number"),
+        ({"pseudo_label__algorithm__threshold": "x"}, "algorithm.threshold=x must be a number"),
     ],
 )
 def test_what_a_later_stage_forbids_stops_the_first(options, expected, data, tmp_path):
@@ -121,15 +130,15 @@ def test_what_a_later_stage_forbids_stops_the_first(options, expected, data, tmp
 
 
 def test_a_folder_of_another_configuration_is_refused(data, reference):
-    with pytest.raises(InputError, match=r"2_fixmatch.*threshold: 0.4 -> 0.5"):
-        train(configuration(data, fixmatch__algorithm__threshold=0.5), reference)
+    with pytest.raises(InputError, match=r"2_pseudo_label.*threshold: 0.4 -> 0.5"):
+        train(configuration(data, pseudo_label__algorithm__threshold=0.5), reference)
 
 
 def test_stages_share_seed_and_devices(data):
     config = configuration(data, seed=5, devices=2)
     assert {stage.seed for stage in config.stages.values()} == {5}
     assert {stage.devices for stage in config.stages.values()} == {2}
-    assert run_name(config).startswith("selfmatch-npz-colours-16-s5-")
+    assert run_name(config).startswith("simclr+pseudo_label-npz-colours-16-s5-")
     assert run_name(config) != run_name(configuration(data))
     assert run_name(configuration(data, seed=5)) == run_name(config)
 
@@ -147,7 +156,7 @@ def test_a_signal_at_the_end_of_a_stage_keeps_the_next_from_starting(
         return method(self, *arguments)
 
     monkeypatch.setattr(run.Run, moment, signal_first)
-    config = configuration(data, simclr__steps=5, fixmatch__steps=5)
+    config = configuration(data, simclr__steps=5, pseudo_label__steps=5)
     handlers = [signal.getsignal(each) for each in (2, 15)]
     with pytest.raises(kind, match=f"after the stage {STAGES[0]}"):
         train(config, tmp_path / "run")

@@ -13,7 +13,7 @@ import pytest
 from helpers import assert_close, on_host
 from PIL import Image
 from processes import finish, start
-from tiny_runs import arguments, start_program, state_of, train_tiny
+from tiny_runs import arguments, start_program, state_of, train_tiny, without_extras
 
 from jaxmatch import load
 from jaxmatch.cli import main as cli
@@ -24,6 +24,12 @@ from jaxmatch.record.run_data import load_new
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHORT = {"steps": 10, "workers": 2, "chosen": ",labels=8", "data__image_size": 8}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +48,18 @@ def pictures(tmp_path_factory):
     return root
 
 
-def test_a_streamed_run_is_the_resident_run(pictures, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "pseudo_label", "devices": 1, "workers": 1, "steps": 5},
+        pytest.param({}, marks=pytest.mark.slow),
+    ],
+    ids=["weak views", "strong views"],
+)
+def test_a_streamed_run_is_the_resident_run(pictures, tmp_path, options):
     name = f"folder:{pictures}"
     for stream in (False, True):
-        train_tiny(name, tmp_path / str(stream), data__stream=stream, **SHORT)
+        train_tiny(name, tmp_path / str(stream), **{**SHORT, "data__stream": stream, **options})
     streamed, held = (tmp_path / str(stream) for stream in (True, False))
     # Two programs, of which one gathers the images: the compiler may round their sums differently.
     # Other pixels in two rows of one training image would change a weight by 4%.

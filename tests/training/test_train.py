@@ -12,6 +12,7 @@ from tiny_runs import (
     STEPS,
     configuration,
     train_tiny,
+    without_extras,
     write_data,
 )
 
@@ -48,6 +49,12 @@ KEYS = {
     "pseudo_label": ALWAYS | PSEUDO | KNOWN | {"optim/ramp"},
     "fixmatch": ALWAYS | PSEUDO | KNOWN | {"unlabeled/strong_accuracy"},
 }
+
+
+@pytest.fixture
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +130,12 @@ def test_the_split_file_names_the_labeled_images(reference, data):
     assert (content["source"], content["seed"]) == (f"npz:{data}", 0)
 
 
+@pytest.mark.usefixtures("only_steps")
 @pytest.mark.parametrize(
-    "method", [pytest.param("supervised", marks=pytest.mark.slow), "pseudo_label"]
+    "method", ["supervised", pytest.param("pseudo_label", marks=pytest.mark.slow)]
 )
 def test_metrics_of_other_methods(method, data, tmp_path):
-    summary = train_tiny(data, tmp_path / "run", method=method, steps=10)
+    summary = train_tiny(data, tmp_path / "run", method=method, steps=10, devices=1)
     for line in read(tmp_path / "run"):
         assert set(line) == KEYS[method]
     views = {"supervised": 8, "pseudo_label": 8 + 16}[method]
@@ -153,12 +161,14 @@ def test_metrics_of_fixmatch(reference):
                 assert 0 <= value <= 1, key
 
 
+@pytest.mark.usefixtures("only_steps")
 @pytest.mark.parametrize("include_labeled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_accuracies_are_absent_where_labels_are_unknown(tmp_path, capsys, include_labeled):
     """Labels of labeled images in the unlabeled pool do not count."""
     known = np.arange(64) < LABELS
     data = write_data(tmp_path / "x.npz", y_train=np.where(known, np.arange(64) % 4, -1))
     options = {"chosen": ",labels=all", "data__include_labeled": include_labeled, "steps": 5}
+    options["devices"] = 1
     train_tiny(data, tmp_path / "run", method="pseudo_label", **options)
     assert "pseudo-label accuracy unknown" in capsys.readouterr().err
     assert "pseudo-label accuracy unknown" in (tmp_path / "run" / "log.txt").read_text()
@@ -179,7 +189,7 @@ def rate_that_breaks(monkeypatch, step, value):
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
     rate_that_breaks(monkeypatch, 6, 1e30)
     with pytest.raises(NonFiniteError) as caught:
-        train_tiny(data, tmp_path / "run", method="supervised")
+        train_tiny(data, tmp_path / "run", method="supervised", devices=1)
     assert "loss/supervised became NaN or Inf at step 7" in str(caught.value)
     assert "the last good checkpoint is that of step 5" in str(caught.value)
     found = load(tmp_path / "run")
@@ -191,7 +201,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
 def test_parameters_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatch):
     rate_that_breaks(monkeypatch, 9, np.inf)  # the losses of steps 5 to 9 are finite
     with pytest.raises(NonFiniteError) as caught:
-        train_tiny(data, tmp_path / "run", method="supervised")
+        train_tiny(data, tmp_path / "run", method="supervised", devices=1)
     assert "a parameter became NaN or Inf at step 9" in str(caught.value)
     assert load(tmp_path / "run").step == 5
 
@@ -199,7 +209,7 @@ def test_parameters_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatc
 def test_a_folder_that_cannot_be_made_is_a_disk_error(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match=r"run could not be written \(Not a directory\)"):
-        train_tiny(data, tmp_path / "file" / "run")
+        train_tiny(data, tmp_path / "file" / "run", method="supervised", devices=1)
 
 
 @pytest.fixture
@@ -217,7 +227,7 @@ def tiny_disk(tmp_path):
 
 def test_a_disk_that_fills_up_is_a_disk_error(data, tiny_disk):
     with pytest.raises(DiskError, match="make room"):
-        train_tiny(data, tiny_disk / "run")
+        train_tiny(data, tiny_disk / "run", method="supervised", devices=1)
 
 
 def test_what_cannot_work_is_found_before_anything_is_written(data, tmp_path):
@@ -248,9 +258,11 @@ def test_a_memory_of_the_wrong_size_is_refused(batches, expected, data, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("only_steps")
 def test_the_default_folder_is_named_after_the_configuration(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    train_tiny(data, None)
+    quick = {"method": "supervised", "devices": 1, "steps": 5}
+    train_tiny(data, None, **quick)
     (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("fixmatch-npz-colours-16-s0-")
-    assert loop.finished(configuration(data), folder) is not None
+    assert folder.name.startswith("supervised-npz-colours-16-s0-")
+    assert loop.finished(configuration(data, **quick), folder) is not None

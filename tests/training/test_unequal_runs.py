@@ -11,6 +11,7 @@ from tiny_runs import (
     settled_configuration,
     state_of,
     train_tiny,
+    without_extras,
     write_data,
 )
 
@@ -26,9 +27,16 @@ TAIL = ",labels=14,imbalance=4"
 OPTIONS = {"unequal__abc": 1.0, "unequal__debias": 0.4, "unequal__logit_adjustment": 1.0}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
+
+
+@pytest.mark.slow
 def test_a_run_with_every_option_goes_on_and_predicts(tmp_path):
     data = write_data(tmp_path / "data.npz")
-    options = {"chosen": TAIL, "steps": 10, **OPTIONS}
+    options = {"chosen": TAIL, "steps": 10, "devices": 1, **OPTIONS}
     train_tiny(data, tmp_path / "run", **options)
     whole = state_of(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "10")
@@ -50,10 +58,12 @@ def test_batches_of_balanced_labels(tmp_path):
     program = Program.build(config, found.facts())
     images = resident(found.source, found.split)
     key = jax.random.key(0)
+    unbalanced = jax.jit(lambda *given: batch(*given, 8, 16))
+    balanced = jax.jit(lambda *given: batch(*given, 8, 16, program.spec.classes))
     for step in range(3):
-        drawn = batch(images, key, step, 8, 16, program.spec.classes)
+        drawn = balanced(images, key, step)
         np.testing.assert_array_equal(np.bincount(drawn.labeled.label), [2, 2, 2, 2])
-        plain = batch(images, key, step, 8, 16)
+        plain = unbalanced(images, key, step)
         np.testing.assert_array_equal(plain.unlabeled.index, drawn.unlabeled.index)
     assert program.balanced
 

@@ -1,5 +1,6 @@
 """Runs of Vision Transformers that start from a file or from another run, and their export."""
 
+import json
 import logging
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import assert_bitwise
 from safetensors.numpy import load_file
-from tiny_runs import OVERRIDES, PERIOD
+from tiny_runs import OVERRIDES, PERIOD, without_extras
 
 from jaxmatch import load, train
 from jaxmatch.cli import main as cli
@@ -36,10 +37,16 @@ FROZEN = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
+
+
 def configuration(data, **overrides):
     settings = FROZEN | {key.replace("__", "."): value for key, value in overrides.items()}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
-    return from_flags(f"fixmatch:npz:{data},labels=16", flags)[0]
+    return from_flags(f"pseudo_label:npz:{data},labels=16", flags)[0]
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +64,16 @@ def tensors():
 
 
 @pytest.fixture(scope="module")
-def started(data, tensors, tmp_path_factory):
+def weights(tensors, tmp_path_factory):
+    path = tmp_path_factory.mktemp("started") / "w.safetensors"
+    write_weights(path, tensors)
+    return path
+
+
+@pytest.fixture(scope="module")
+def started(data, weights):
     """A run on images of 8 pixels from a file, and the log."""
-    folder = tmp_path_factory.mktemp("started")
-    write_weights(folder / "w.safetensors", tensors)
+    folder = weights.parent
     lines = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
@@ -80,6 +93,7 @@ def resized(tensors, side, rule="timm"):
     }
 
 
+@pytest.mark.slow  # weights/test_transfer.py and test_vit_files.py read files without a run
 def test_a_run_starts_from_a_file_and_says_how(started, tensors):
     run, lines = started
     state = load(run).state
@@ -98,6 +112,19 @@ def test_a_run_starts_from_a_file_and_says_how(started, tensors):
     assert all(line in log for line in told)
 
 
+@pytest.mark.slow
+def test_a_run_without_batch_norm_is_read_again(data, started):
+    run, _ = started
+    state = load(run).state
+    assert state.stats == state.teacher["batch_stats"] == {}
+    summary = json.loads((run / "summary.json").read_text())
+    with np.load(data) as file:
+        found, labels = load(run).predict(file["x_test"]), file["y_test"]
+    assert found.probabilities.shape == (24, 4)
+    assert (found.label == labels).mean() == pytest.approx(summary["teacher"]["last"])
+
+
+@pytest.mark.slow
 def test_a_run_is_exported_under_timms_names(started, tensors, tmp_path, capsys):
     run, _ = started
     path = tmp_path / "w.safetensors"
@@ -191,14 +218,13 @@ def test_runs_together_start_from_one_file(data, started, tmp_path, monkeypatch)
     ("settings", "expected"),
     [
         ({"model__depth": 3}, "'blocks.2.* set --config.model.depth=2"),
-        ({"model__patch": 2}, "set --config.model.patch=4"),
+        pytest.param({"model__patch": 2}, "set --config.model.patch=4", marks=pytest.mark.slow),
         ({"model__head_layers": 1}, "no kept_head; leave out init_heads and model.head_layers"),
     ],
 )
 def test_a_file_of_another_network_is_refused_before_anything_is_written(
-    settings, expected, data, started, tmp_path
+    settings, expected, data, weights, tmp_path
 ):
-    source = started[0].parent / "w.safetensors"
     with pytest.raises(InputError, match=expected):
-        train(configuration(data, init_from=source, **settings), tmp_path / "run")
+        train(configuration(data, init_from=weights, **settings), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
