@@ -25,7 +25,14 @@ def default(name, **settings):
     return build_model(values, classes=7, heads={"rotation": Linear(4)})
 
 
-@pytest.mark.parametrize("name", MODELS)
+# One of each kind, and one with every layer that a named transformer may have.
+DIFFERENT = ("wide_resnet", "resnet18", "vit", "vit_base_patch14_reg4_dinov2")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=() if each in DIFFERENT else pytest.mark.slow) for each in MODELS],
+)
 def test_a_network_gives_outputs_and_names_its_layers(name):
     model = default(name)
 

@@ -81,8 +81,15 @@ def test_a_projection_with_norms_standardises_each_layer():
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("last_norm", [False, True])
+@pytest.mark.parametrize(
+    ("last_norm", "bias"),
+    [
+        (False, False),
+        (True, True),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_deep_projection_standardises_each_hidden_layer(bias, last_norm):
     head = DeepProjection(layers=3, features=4, hidden=7, last_norm=last_norm, bias=bias)
     variables = init(head)
