@@ -34,7 +34,8 @@ SINGLE = [
     Flip(),
     Flip(vertical=True),
 ]
-TRANSFORMS = [*SINGLE, Turn(), RandomResizedCrop(), Contrast(blur=0.5, solarize=0.5)]
+WHOLE = Contrast(blur=0.5, solarize=0.5)
+TRANSFORMS = [*SINGLE, Turn(), RandomResizedCrop(), WHOLE]
 NEVER = dict.fromkeys(("flip", "jitter", "grayscale", "blur", "solarize"), 0.0)
 
 
@@ -124,7 +125,10 @@ def test_blur_is_that_of_pil():
     np.testing.assert_array_equal(ours, np.moveaxis(np.stack(expected), -1, 0))
 
 
-@pytest.mark.parametrize("largest", [0.4, 2.0, 4.0, 12.0, 120.0])
+@pytest.mark.parametrize(
+    "largest",
+    [4.0, *(pytest.param(each, marks=pytest.mark.slow) for each in (0.4, 2.0, 12.0, 120.0))],
+)
 def test_blur_by_products_is_the_same(largest, use_form):
     levels = tone.planes(random_images(12, 28)[:, :, :25])
     sigma = np.linspace(0, largest, 12, dtype=np.float32)
@@ -152,7 +156,14 @@ def test_blurs_leave_a_constant_image_alone():
     np.testing.assert_allclose(smooth(images, sigma, 7), images, rtol=1e-6)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS, ids=name)
+# The whole view is compared with its parts below.
+@pytest.mark.parametrize(
+    "transform",
+    [
+        pytest.param(each, marks=pytest.mark.slow if each is WHOLE else (), id=name(each))
+        for each in TRANSFORMS
+    ],
+)
 def test_transform(transform):
     images = jnp.asarray(random_images())
     draws = drawn(transform, images.shape)
@@ -181,7 +192,18 @@ def test_neither_jit_nor_vmap_nor_dtype_matters(transform):
     np.testing.assert_array_equal(mapped.reshape(views.shape), views)
 
 
-@pytest.mark.parametrize("transform", SINGLE, ids=name)
+# Those that compile in a moment.
+@pytest.mark.parametrize(
+    "transform",
+    [
+        pytest.param(
+            each,
+            marks=pytest.mark.slow if isinstance(each, ColorJitter | GaussianBlur) else (),
+            id=name(each),
+        )
+        for each in SINGLE
+    ],
+)
 def test_probability(transform):
     shape = (1000, 8, 8, 3)
     chosen = drawn(transform, shape)
@@ -318,7 +340,7 @@ def test_a_small_view_is_as_large_as_told():
 def test_a_whole_view_leaves_out_what_never_happens():
     images = jnp.asarray(random_images(2, 8))
     unchanged = Contrast(area=(1.0, 1.0), **NEVER)
-    draws = unchanged.draw(jax.random.key(0), images.shape)
+    draws = drawn(unchanged, images.shape)
     np.testing.assert_array_equal(quick_jit(unchanged.apply)(images, draws), images)
     assert len(draws) == 1
     for name in NEVER:
@@ -345,7 +367,7 @@ def test_four_devices_equal_one():
     np.testing.assert_array_equal(four, one)
 
 
-@pytest.mark.parametrize("side", [(12, 12), (8, 12)])
+@pytest.mark.parametrize("side", [(12, 12), pytest.param((8, 12), marks=pytest.mark.slow)])
 def test_vertical_flips_and_turns_are_those_of_numpy(side):
     images = np.random.default_rng(0).integers(0, 256, (64, *side, 3)).astype(np.uint8)
     parts = dict.fromkeys(("flip", "jitter", "grayscale"), 0.0)
@@ -355,8 +377,8 @@ def test_vertical_flips_and_turns_are_those_of_numpy(side):
     draws = drawn(view, images.shape)
     assert 16 < np.sum(draws[1]) < 48
     assert set(np.asarray(draws[2])) == {0, 1, 2, 3}
-    plain = np.asarray(crop.apply(images, draws[0]))
-    found = np.asarray(view.apply(images, draws))
+    plain = np.asarray(quick_jit(crop.apply)(images, draws[0]))
+    found = np.asarray(quick_jit(view.apply)(images, draws))
     for image, other, vertical, turns in zip(plain, found, draws[1], draws[2], strict=True):
         expected = image[::-1] if vertical else image
         turns = int(turns) if side[0] == side[1] else 2 * (int(turns) // 2)

@@ -14,6 +14,14 @@ from jaxmatch.errors import InputError
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
 
 
+def only(*names):
+    """A test of these methods, and of all with ``-m slow``."""
+    cases = [
+        pytest.param(name, marks=() if name in names else pytest.mark.slow) for name in METHODS
+    ]
+    return pytest.mark.parametrize("method", cases)
+
+
 def random_images(n, side):
     return np.random.default_rng(0).integers(0, 256, (n, side, side, 3)).astype(np.uint8)
 
@@ -24,6 +32,7 @@ def random_boxes(n, side):
     return np.concatenate([random.integers(0, side - sides + 1), sides], 1)
 
 
+@pytest.mark.slow
 def test_equals_the_reference_files():
     with np.load(GOLDEN / "resized_crop.npz") as file, np.load(GOLDEN / "inputs.npz") as inputs:
         rows = replay_resized_crop(dict(file), dict(inputs))
@@ -32,7 +41,7 @@ def test_equals_the_reference_files():
     assert all(row.equal == 1 for row in rows if row.quantity.startswith("pil"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@only("nearest", "bilinear", "bicubic")
 def test_equals_pil(method):
     # The height never shrinks, so every Pillow version takes the columns first.
     images, boxes = random_images(40, 24), random_boxes(40, 24)
@@ -73,7 +82,7 @@ def test_much_taller_boxes_are_resized_rows_first():
     assert 10 < tall < 50
 
 
-@pytest.mark.parametrize("method", METHODS)
+@only("nearest", "bicubic")
 def test_whole_image_at_its_own_size_is_the_image(method):
     images = random_images(3, 20)
     box = jnp.tile(jnp.array([0, 0, 20, 20]), (3, 1))
@@ -81,6 +90,7 @@ def test_whole_image_at_its_own_size_is_the_image(method):
     np.testing.assert_array_equal(crop(jnp.asarray(images), box), images)
 
 
+@pytest.mark.slow
 def test_neither_vmap_nor_the_order_of_examples_matters():
     images, boxes = jnp.asarray(random_images(8, 16)), jnp.asarray(random_boxes(8, 16))
     crop = partial(resize, size=(12, 16), method="bicubic")

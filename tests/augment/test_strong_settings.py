@@ -1,6 +1,8 @@
 """The settings of the strong view: ops, number, strength, cutout, fill and padding."""
 
 import re
+from dataclasses import replace
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +22,23 @@ MANY = (3000, 32, 32, 3)
 GREY = np.full((1, 16, 16, 3), 200, np.uint8)
 
 
+# Tables that differ in kind: one of ranges, one of levels and ops that are not applied.
+KINDS = [
+    pytest.param(table, marks=() if table in ("torchssl", "google") else pytest.mark.slow)
+    for table in TABLES
+]
+
+
+@lru_cache
 def drawn(strong, shape=MANY, seed=0):
-    draw = quick_jit(strong.draw, static_argnums=1)
-    return jax.device_get(draw(jax.random.key(seed), shape))
+    # Not as one program: what one call compiled serves the next, of other settings too.
+    return jax.device_get(strong.draw(jax.random.key(seed), shape))
 
 
 def view(strong, images, *ops, box=(0, 0, 0, 0)):
     """The views of images [b h w 3] after ``ops``, pairs (name, value)."""
+    # No more ops than are used: each is compiled.
+    strong = replace(strong, ops=tuple(dict.fromkeys(name for name, _ in ops)))
     names, b = strong.policy().names, len(images)
     draws = Draws(
         jnp.tile(jnp.array([names.index(name) for name, _ in ops], jnp.int32), (b, 1)),
@@ -40,7 +52,10 @@ def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(
+    "table",
+    [pytest.param(each, marks=() if each == "google" else pytest.mark.slow) for each in TABLES],
+)
 def test_the_defaults_are_the_table_as_published(table):
     plain = RandAugment(table=table)
     assert plain.policy() == TABLES[table]
@@ -57,7 +72,7 @@ def test_the_defaults_are_the_table_as_published(table):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", KINDS)
 def test_only_the_named_ops_are_drawn_equally(table):
     strong = RandAugment(table=table, ops=("translate_y", "invert", "solarize_add"), number=4)
     op, names = drawn(strong).op, strong.policy().names
@@ -82,36 +97,46 @@ def test_an_op_that_is_not_applied_changes_nothing():
     np.testing.assert_array_equal(quick_jit(strong.apply)(images, draws), expected)
 
 
+RANGES = [
+    ("torchssl", "rotate", 0.5, -15, 15),
+    ("torchssl", "shear_x", 0.1, -0.03, 0.03),
+    ("torchssl", "translate_x", 0.5, -0.15 * 32, 0.15 * 32),
+    ("torchssl", "brightness", 0.5, 0.525, 0.975),
+    ("torchssl", "posterize", 0.25, 7, 8),
+    ("torchssl", "solarize", 0.5, 128, 256),
+    ("torchssl", "equalize", 0.3, 0.3, 0.3),
+    ("torchssl", "solarize_add", 0.5, 0, 55),
+    ("google", "rotate", 0.5, -13.5, 13.5),
+    ("google", "brightness", 0.5, 0.64, 1.36),
+    ("google", "solarize", 0.5, 141, 243.5),
+    ("simmatch", "contrast", 0.5, 0.57, 0.93),
+    ("eman", "translate_y", 0.5, -6, 6),  # .2025 of 32, cut
+    ("eman", "posterize", 0.5, 6, 7.5),
+    ("eman", "invert", 0.1, 1, 1),
+    ("google", "blur", 1.0, 1, 1),
+    ("google", "solarize_add", 1.0, 11, 99),
+]
+# One program draws all ops of a table at one strength.
+DRAWN_TOGETHER = [("torchssl", 0.5), ("google", 0.5), ("eman", 0.5)]
+
+
 @pytest.mark.parametrize(
     ("table", "name", "strength", "least", "largest"),
     [
-        ("torchssl", "rotate", 0.5, -15, 15),
-        ("torchssl", "shear_x", 0.1, -0.03, 0.03),
-        ("torchssl", "translate_x", 0.5, -0.15 * 32, 0.15 * 32),
-        ("torchssl", "brightness", 0.5, 0.525, 0.975),
-        ("torchssl", "posterize", 0.25, 7, 8),
-        ("torchssl", "solarize", 0.5, 128, 256),
-        ("torchssl", "equalize", 0.3, 0.3, 0.3),
-        ("torchssl", "solarize_add", 0.5, 0, 55),
-        ("google", "rotate", 0.5, -13.5, 13.5),
-        ("google", "brightness", 0.5, 0.64, 1.36),
-        ("google", "solarize", 0.5, 141, 243.5),
-        ("simmatch", "contrast", 0.5, 0.57, 0.93),
-        ("eman", "translate_y", 0.5, -6, 6),  # .2025 of 32, cut
-        ("eman", "posterize", 0.5, 6, 7.5),
-        ("eman", "invert", 0.1, 1, 1),
-        ("google", "blur", 1.0, 1, 1),
-        ("google", "solarize_add", 1.0, 11, 99),
+        pytest.param(*each, marks=() if (each[0], each[2]) in DRAWN_TOGETHER else pytest.mark.slow)
+        for each in RANGES
     ],
 )
 def test_strength_moves_the_ends_of_the_range(table, name, strength, least, largest):
-    draws = drawn(RandAugment(table=table, ops=(name,), strength=strength, number=3))
-    own = draws.value[draws.op == 0]
+    ops = tuple(other for of, other, at, *_ in RANGES if (of, at) == (table, strength))
+    strong = RandAugment(table=table, ops=ops, strength=strength, number=3)
+    draws = drawn(strong)
+    own = draws.value[draws.op == strong.policy().names.index(name)]
     assert own.min() == pytest.approx(least, abs=0.01 * max(1, largest - least))
     assert own.max() == pytest.approx(largest, abs=0.01 * max(1, largest - least))
 
 
-@pytest.mark.parametrize("table", ["torchssl", "eman"])
+@pytest.mark.parametrize("table", [pytest.param("torchssl", marks=pytest.mark.slow), "eman"])
 def test_strength_zero_changes_nothing(table):
     ops = tuple(name for name in OPS if name != "invert")
     strong = RandAugment(table=table, ops=ops, number=4, strength=0.0, cutout=False)
@@ -133,7 +158,14 @@ def test_without_ops_there_is_only_the_cutout():
     assert (views != 200).any()
 
 
-@pytest.mark.parametrize("table", TABLES)
+# One with a cutout of its own, and the one without.
+@pytest.mark.parametrize(
+    "table",
+    [
+        pytest.param(each, marks=() if each in ("google", "eman") else pytest.mark.slow)
+        for each in TABLES
+    ],
+)
 def test_cutout_off_and_on(table):
     usual = drawn(RandAugment(table=table))
     off = drawn(RandAugment(table=table, cutout=False))
@@ -152,7 +184,12 @@ def test_cutout_off_and_on(table):
 
 
 @pytest.mark.parametrize(
-    ("table", "share", "most"), [("google", 0.25, 8), ("eman", 1.0, 32), ("torchssl", 0.25, 9)]
+    ("table", "share", "most"),
+    [
+        ("google", 0.25, 8),
+        pytest.param("eman", 1.0, 32, marks=pytest.mark.slow),
+        ("torchssl", 0.25, 9),
+    ],
 )
 def test_cutout_as_a_share_of_the_side(table, share, most):
     box = drawn(RandAugment(table=table, cutout=share)).box
@@ -161,8 +198,22 @@ def test_cutout_as_a_share_of_the_side(table, share, most):
     assert not none.any()
 
 
-@pytest.mark.parametrize("table", ["torchssl", "google"])
-@pytest.mark.parametrize("fill", [0, 90, (10, 20, 255)])
+@pytest.mark.parametrize(
+    ("fill", "table"),
+    [
+        (90, "google"),
+        ((10, 20, 255), "torchssl"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in [
+                (0, "torchssl"),
+                (0, "google"),
+                (90, "torchssl"),
+                ((10, 20, 255), "google"),
+            ]
+        ),
+    ],
+)
 def test_fill_is_what_moves_uncover_and_what_is_cut_out(table, fill):
     strong = RandAugment(table=table, fill=fill)
     found = view(strong, GREY, ("translate_x", 3.0), ("translate_y", -2.0), box=(6, 1, 9, 5))[0]
@@ -175,8 +226,15 @@ def test_fill_is_what_moves_uncover_and_what_is_cut_out(table, fill):
     np.testing.assert_array_equal(later[:, :13], 55)
 
 
-@pytest.mark.parametrize("side", [32, 56])
-@pytest.mark.parametrize("padding", ["edge", "reflect"])
+@pytest.mark.parametrize(
+    ("padding", "side"),
+    [
+        ("edge", 32),
+        ("reflect", 56),
+        pytest.param("edge", 56, marks=pytest.mark.slow),
+        pytest.param("reflect", 32, marks=pytest.mark.slow),
+    ],
+)
 def test_moves_continue_the_image_as_numpy_pads(padding, side):
     images, strong = noise(1, side, side, 3), RandAugment(padding=padding, cutout=False)
     padded = np.pad(images[0], ((12, 12), (12, 12), (0, 0)), mode=padding)
@@ -210,16 +268,22 @@ def test_zero_is_black_and_leaves_the_cutout_its_level():
 @pytest.mark.parametrize(
     ("side", "settings"),
     [
-        (32, {"padding": "reflect", "strength": 0.5, "cutout": 0.3}),
-        (32, {"fill": (3, 130, 255), "ops": ("rotate", "invert", "blur")}),
-        pytest.param(64, {"padding": "edge"}, marks=pytest.mark.slow),
-        pytest.param(64, {"padding": "reflect", "table": "eman"}, marks=pytest.mark.slow),
-        pytest.param(64, {"fill": (3, 130, 255), "table": "google"}, marks=pytest.mark.slow),
+        (32, {"padding": "reflect", "cutout": 0.3, "ops": ("rotate", "shear_y", "equalize")}),
+        *(
+            pytest.param(side, settings, marks=pytest.mark.slow)
+            for side, settings in [
+                (32, {"padding": "reflect", "strength": 0.5, "cutout": 0.3}),
+                (32, {"fill": (3, 130, 255), "ops": ("rotate", "invert", "blur")}),
+                (64, {"padding": "edge"}),
+                (64, {"padding": "reflect", "table": "eman"}),
+                (64, {"fill": (3, 130, 255), "table": "google"}),
+            ]
+        ),
     ],
 )
 def test_products_give_the_same_views(side, settings, use_form):
     strong, images = RandAugment(**settings), noise(32, side, side, 3)
-    draws = drawn(strong, images.shape)
+    draws = quick_jit(strong.draw, static_argnums=1)(jax.random.key(0), images.shape)
     views = {}
     for form in ("gathers", "products"):
         use_form(form)
@@ -227,7 +291,9 @@ def test_products_give_the_same_views(side, settings, use_form):
     np.testing.assert_array_equal(views["products"], views["gathers"])
 
 
-@pytest.mark.parametrize("size", [(50, 50), pytest.param((60, 110), marks=pytest.mark.slow)])
+# The views above go by shears too, with a continued image.
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(50, 50), (60, 110)])
 @pytest.mark.parametrize("padding", ["edge", "reflect"])
 def test_shears_fetch_the_same_pixels_of_a_continued_image(padding, size, use_form):
     width = size[1]
@@ -280,8 +346,22 @@ def test_bad_settings_are_one_sentence(settings, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("side", [32, 64])
-@pytest.mark.parametrize("settings", [{"padding": "reflect"}, {"padding": "edge"}, {"fill": 90}])
+@pytest.mark.parametrize(
+    ("settings", "side"),
+    [
+        ({"padding": "reflect"}, 64),
+        ({"fill": 90}, 32),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in [
+                ({"padding": "reflect"}, 32),
+                ({"padding": "edge"}, 32),
+                ({"padding": "edge"}, 64),
+                ({"fill": 90}, 64),
+            ]
+        ),
+    ],
+)
 def test_a_tpu_gathers_no_pixel(settings, side):
     weak = Weak(padding="zero", vertical_flip=True, rotate90=True)
     view = Chain(transforms=(weak, RandAugment(**settings)))

@@ -33,6 +33,7 @@ def test_recorded():
     assert all(row.passed for row in rows)
 
 
+@pytest.mark.slow
 def test_recorded_by_products(products):
     test_recorded()
 
@@ -49,6 +50,7 @@ def test_by_hand():
     np.testing.assert_array_equal(flipped_before[0, 0, :, 0], [2, 3, 4, 3])
 
 
+@pytest.mark.slow
 def test_by_hand_by_products(products):
     test_by_hand()
 

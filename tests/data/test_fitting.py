@@ -34,6 +34,7 @@ def digits_of_scikit():
     return np.rint(levels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
 
 
+@pytest.mark.usefixtures("digits_once")
 @pytest.mark.parametrize(("size", "share"), [(None, 1.0), (20, 0.75)])
 @pytest.mark.parametrize(
     ("name", "pictures", "native"),
@@ -51,9 +52,8 @@ def test_pictures_of_digits_are_padded_and_repeated(tmp_path, name, pictures, na
     np.testing.assert_array_equal(fitted(name, source, whole, tmp_path, share), source.images[:4])
 
 
-def test_a_digit_of_another_size_is_scaled_before_it_is_padded(tmp_path):
-    source = sources.load("mnist5k", Reading())
-    (found,) = fitted("mnist5k", source, np.full((1, 100, 140), 200, np.uint8), tmp_path)
+def test_a_digit_of_another_size_is_scaled_before_it_is_padded(tmp_path, mnist5k):
+    (found,) = fitted("mnist5k", mnist5k, np.full((1, 100, 140), 200, np.uint8), tmp_path)
     assert (found[2:30, 2:30] == 200).all()
     assert not found[:2].any()
     assert not found[:, 30:].any()

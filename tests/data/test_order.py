@@ -30,7 +30,7 @@ def test_each_pass_visits_every_example_once(count):
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(count), (3, 1)))
 
 
-@pytest.mark.parametrize("batch", [1, 7, 64, 4097])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 7, 64, 4097])
 def test_order_does_not_depend_on_the_batch_size(batch):
     np.testing.assert_array_equal(passes(KEY, 1000, batch, 2), passes(KEY, 1000, 500, 2))
 

@@ -8,6 +8,7 @@ from jaxmatch.data import resident, sources, splits
 from jaxmatch.data.source import Reading
 
 KEY = jax.random.key(0)
+BATCH = jax.jit(resident.batch, static_argnums=(3, 4))
 
 
 def small_set(count=40, pool=200):
@@ -23,7 +24,7 @@ def small_set(count=40, pool=200):
 
 def test_batch_holds_the_examples_of_its_indices():
     data = small_set()
-    labeled, unlabeled, _ = resident.batch(data, KEY, 3, 64, 32)
+    labeled, unlabeled, _ = BATCH(data, KEY, 3, 64, 32)
     for part, images, labels in (
         (labeled, data.labeled_images, data.labeled_labels),
         (unlabeled, data.unlabeled_images, data.unlabeled_labels),
@@ -37,14 +38,14 @@ def test_batch_holds_the_examples_of_its_indices():
 
 def test_labeled_and_unlabeled_orders_are_independent():
     data = small_set(count=200)
-    labeled, unlabeled, _ = resident.batch(data, KEY, 0, 100, 100)
+    labeled, unlabeled, _ = BATCH(data, KEY, 0, 100, 100)
     assert np.sum(labeled.index == unlabeled.index) < 10
 
 
 def test_a_batch_size_of_zero_gives_none():
     data = small_set()
-    assert resident.batch(data, KEY, 0, 8, 0).unlabeled is None
-    assert resident.batch(data, KEY, 0, 0, 8).labeled is None
+    assert BATCH(data, KEY, 0, 8, 0).unlabeled is None
+    assert BATCH(data, KEY, 0, 0, 8).labeled is None
 
 
 def sharded_batch(devices):

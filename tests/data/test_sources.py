@@ -172,6 +172,7 @@ def test_preparing_says_what_it_needs(monkeypatch, capsys):
     assert 'pip install "jaxmatch[prepare]"' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tfds_sets_are_read_without_tensorflow(tfds_directory):
     program = (
         "import sys; from jaxmatch.data import sources; from jaxmatch.data.source import Reading; "

@@ -56,24 +56,30 @@ def check(batch, plan, mesh, step):
         np.testing.assert_array_equal(examples.index, expected["index"])
 
 
-def test_the_flags_of_the_process_stay_as_they_are(parts):
+@pytest.fixture(scope="module")
+def taken(parts):
+    """The examples of nine steps from step 3 on, and whether flags are parsed afterwards.
+
+    Loader processes take seconds to begin.
+    """
     flags.FLAGS.unparse_flags()
-    with feed(parts) as examples:
-        examples()
-    assert not flags.FLAGS.is_parsed()
-
-
-def test_it_goes_on_from_any_step(parts):
-    plan, mesh = parts
     with feed(parts, first=3) as examples:
-        for step in range(3, 12):
-            check(examples(), plan, mesh, step)
+        found = [examples() for _ in range(9)]
+    return found, flags.FLAGS.is_parsed()
 
 
-def test_shapes_are_those_of_the_examples(parts):
+def test_the_flags_of_the_process_stay_as_they_are(taken):
+    assert not taken[1]
+
+
+def test_it_goes_on_from_any_step(parts, taken):
+    for step, examples in enumerate(taken[0], start=3):
+        check(examples, *parts, step)
+
+
+def test_shapes_are_those_of_the_examples(parts, taken):
     _, mesh = parts
-    with feed(parts) as examples:
-        found = examples()
+    found = taken[0][0]
     expected = streaming.shapes(SPEC, CROPS, mesh)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for leaf, shape in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from helpers import quick_jit
 
 from experiments.parity.recording import RecordedViews
 from jaxmatch.algorithms.fixmatch import FixMatch
@@ -25,7 +26,14 @@ def default(name, **settings):
     return build_model(values, classes=7, heads={"rotation": Linear(4)})
 
 
-@pytest.mark.parametrize("name", MODELS)
+# One of each kind, and one with every layer that a named transformer may have.
+DIFFERENT = ("wide_resnet", "resnet18", "vit", "vit_base_patch14_reg4_dinov2")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=() if each in DIFFERENT else pytest.mark.slow) for each in MODELS],
+)
 def test_a_network_gives_outputs_and_names_its_layers(name):
     model = default(name)
 
@@ -90,7 +98,10 @@ def test_a_network_without_batch_norm_takes_a_step():
         Examples((images[:3],), jnp.arange(3), jnp.arange(3)),
         Examples((images, images + 1), None, jnp.arange(6)),
     )
-    state = init_state(jax.random.key(1), model, images[:1], algorithm, augment, optimizer, spec)
+    init = quick_jit(
+        lambda key: init_state(key, model, images[:1], algorithm, augment, optimizer, spec)
+    )
+    state = init(jax.random.key(1))
     step = make_train_step(
         algorithm, make_network(model, 3), augment, optimizer, optim.rate(4), Ema(decay=0.5), spec
     )

@@ -12,7 +12,10 @@ from jaxmatch.models.channels import channel_sums, moments, scale_and_activate, 
 SHAPES = [(6, 8, 4, 3), (6, 7, 3, 3), (4, 1, 1, 3), (5, 3)]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape",
+    [SHAPES[0], *(pytest.param(each, marks=pytest.mark.slow) for each in SHAPES[1:3]), SHAPES[3]],
+)
 def test_sums_are_exact_and_spread_is_their_transpose(shape):
     random = np.random.default_rng(0)
     x, row = random.normal(size=shape), random.normal(size=shape[-1])
@@ -38,9 +41,11 @@ def test_derivatives_of_both_modes_and_maps_pass_through():
     with jax.enable_x64(True):
         direction = np.cos(x)
         for f in (jax.grad, lambda g: lambda x: jax.jvp(jax.grad(g), (x,), (direction,))[1]):
-            np.testing.assert_allclose(f(curve)(x), f(plain)(x), rtol=1e-11, atol=1e-12)
+            ours, theirs = (jax.jit(f(each))(x) for each in (curve, plain))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-12)
         many = np.stack([x, 2 * x])
-        np.testing.assert_allclose(jax.vmap(jax.grad(curve))(many)[1], jax.grad(plain)(2 * x))
+        ours = jax.jit(jax.vmap(jax.grad(curve)))(many)[1]
+        np.testing.assert_allclose(ours, jax.jit(jax.grad(plain))(2 * x))
 
 
 def test_a_long_sum_keeps_its_digits():
@@ -66,7 +71,7 @@ def batch(dtype=np.float64, shape=(4, 8, 4, 3)):
     return x, *(jnp.asarray(random.normal(size=shape[-1]), np.float64) for _ in range(3))
 
 
-@pytest.mark.parametrize("slope", [1.0, 0.1, 0.0])
+@pytest.mark.parametrize("slope", [1.0, 0.1, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_scaling_has_the_derivatives_of_its_formula(slope):
     def curve(function):
         return lambda x, factor, shift: jnp.sum(jnp.sin(function(x, factor, shift)))
@@ -96,14 +101,12 @@ def test_scaling_has_the_derivatives_of_its_formula(slope):
             ):
                 np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
         many = tuple(jnp.stack([one, 2 * one, -one]) for one in given)
-        np.testing.assert_allclose(
-            jax.vmap(jax.grad(ours, 1))(*many), jax.vmap(jax.grad(plain, 1))(*many), atol=1e-11
-        )
-        np.testing.assert_allclose(
-            jax.vmap(jax.grad(ours), (0, None, None))(many[0], factor, shift),
-            jax.vmap(jax.grad(plain), (0, None, None))(many[0], factor, shift),
-            atol=1e-11,
-        )
+        for derive, values in (
+            (lambda f: jax.vmap(jax.grad(f, 1)), many),
+            (lambda f: jax.vmap(jax.grad(f), (0, None, None)), (many[0], factor, shift)),
+        ):
+            found, expected = (jax.jit(derive(each))(*values) for each in (ours, plain))
+            np.testing.assert_allclose(found, expected, atol=1e-11)
 
 
 def test_moments_have_the_derivatives_of_their_formula():
@@ -123,10 +126,13 @@ def test_moments_have_the_derivatives_of_their_formula():
             lambda f: jax.grad(lambda x: jax.jvp(f, (x,), (jnp.cos(x),))[1]),
             lambda f: lambda x: jax.vmap(jax.grad(f), -1)(jnp.stack([x, -x], -1)),
         ):
-            np.testing.assert_allclose(derive(ours)(x), derive(plain)(x), rtol=1e-10)
+            found, expected = (jax.jit(derive(each))(x) for each in (ours, plain))
+            np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 16, 33, 130])
+@pytest.mark.parametrize(
+    "channels", [1, 33, *(pytest.param(each, marks=pytest.mark.slow) for each in (3, 16, 130))]
+)
 @pytest.mark.parametrize("dtypes", [(np.float32, np.float32), (jnp.bfloat16, np.float32)])
 def test_sums_on_one_device_are_exact_whatever_the_shape(channels, dtypes):
     """In the order of the library or of XLA, a sum of float32 keeps six digits."""

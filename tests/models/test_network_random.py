@@ -25,13 +25,15 @@ KEY = jax.random.key(5)
 
 @pytest.fixture(scope="module")
 def given():
-    init = quick_jit(lambda key: MODEL.init(key, IMAGES[:1], train=False)["params"])
+    """Variables none of which is near 0; nothing is compiled for them."""
     noise = np.random.default_rng(1)
-    params = jax.tree.map(lambda leaf: leaf + noise.normal(size=leaf.shape) * 0.3, init(KEY))
-    return {
-        "params": jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params),
-        "batch_stats": {},
-    }
+
+    def value(path, leaf):
+        start = 1.0 if path[-1].key == "scale" else 0.0
+        return (start + 0.3 * noise.normal(size=leaf.shape)).astype(np.float32)
+
+    shapes = jax.eval_shape(lambda: MODEL.init(KEY, IMAGES[:1], train=False)["params"])
+    return {"params": jax.tree_util.tree_map_with_path(value, shapes), "batch_stats": {}}
 
 
 def logits(network, given, views=VIEWS, train=True, key=KEY):
@@ -66,8 +68,8 @@ def test_the_draws_are_those_of_the_model_for_each_view(given):
 @pytest.mark.parametrize(
     "options",
     [
-        {"shards": 4},
-        {"microbatches": 2},
+        pytest.param({"shards": 4}, marks=pytest.mark.slow),
+        pytest.param({"microbatches": 2}, marks=pytest.mark.slow),
         {"shards": 2, "microbatches": 2},
         pytest.param({"microbatches": 4, "unroll": True}, marks=pytest.mark.slow),
         pytest.param({"forward": "split"}, marks=pytest.mark.slow),
@@ -81,7 +83,9 @@ def test_how_the_batch_passes_changes_no_draw(given, options):
     assert_close(logits(make_network(MODEL, **options), given, views), expected, 1e-5)
 
 
-def test_devices_draw_the_same_and_exchange_no_images(given):
+# With the gradient it takes twice as long.
+@pytest.mark.parametrize("derive", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_devices_draw_the_same_and_exchange_no_images(given, derive):
     found = []
     for devices in (1, 4):
         mesh, network = make_mesh(devices, 4), make_network(MODEL, devices)
@@ -91,14 +95,17 @@ def test_devices_draw_the_same_and_exchange_no_images(given):
             return sum(jnp.square(output.logits).sum() for output in outputs)
 
         places = (replicated(mesh), over_batch(mesh), replicated(mesh))
-        compiled = quick_jit(jax.value_and_grad(loss), in_shardings=places)
-        text = compiled.lower(given["params"], VIEWS, KEY).compile().as_text()
+        function = jax.value_and_grad(loss) if derive else loss
+        lowered = quick_jit(function, in_shardings=places).lower(given["params"], VIEWS, KEY)
+        compiled = lowered.compile()
+        text = compiled.as_text()
         assert not re.search(r" (?:all-to-all|collective-permute|all-gather)(?:-start)?\(", text)
         placed = map(jax.device_put, (given["params"], VIEWS, KEY), places)
         found.append(jax.device_get(compiled(*placed)))
     assert_close(found[1], found[0], 1e-5)
 
 
+@pytest.mark.slow
 def test_a_map_over_keys_gives_what_each_key_gives(given):
     network, keys = make_network(MODEL), jax.random.split(KEY, 2)
 
@@ -106,7 +113,8 @@ def test_a_map_over_keys_gives_what_each_key_gives(given):
         return network(given, IMAGES, True, key)[0].logits
 
     together = quick_jit(jax.vmap(run))(keys)
-    assert_close(list(together), [quick_jit(run)(key) for key in keys], 1e-5)
+    alone = quick_jit(run)
+    assert_close(list(together), [alone(key) for key in keys], 1e-5)
     assert np.abs(together[0] - together[1]).max() > 1e-3
 
 
@@ -118,17 +126,15 @@ def test_each_call_of_a_step_has_its_own_key(given):
         )
         return first, second, evaluated
 
-    found, again = (quick_jit(run)(KEY) for _ in range(2))
+    once = quick_jit(run)
+    found, again = once(KEY), once(KEY)
     assert_close(found, again, 0)
     for one, other in combinations(found, 2):
         assert np.abs(one - other).max() > 1e-3
+    alone = quick_jit(partial(make_network(MODEL), train=True))
     for number, output in enumerate(found[:2]):
         key = jax.random.fold_in(KEY, number)
-        assert_close(
-            output,
-            quick_jit(partial(make_network(MODEL), train=True))(given, IMAGES, key=key)[0].logits,
-            1e-5,
-        )
+        assert_close(output, alone(given, IMAGES, key=key)[0].logits, 1e-5)
 
 
 def test_training_without_a_key_is_refused(given):

@@ -132,6 +132,7 @@ def test_another_compiler_or_oneDNN_compiles_anew(cache, tmp_path, monkeypatch):
     assert kept(cache) == sorted({first, second, third})
 
 
+@pytest.mark.slow
 @needs_library
 def test_a_cache_that_cannot_be_written_is_done_without(cache):
     cache.write_text("in the way")
@@ -205,7 +206,7 @@ def test_what_is_missing_or_fails_is_named(cache, tmp_path, monkeypatch):
 
 
 @needs_library
-@pytest.mark.parametrize("processor", ["AVX2", "SSE41"])
+@pytest.mark.parametrize("processor", ["AVX2", pytest.param("SSE41", marks=pytest.mark.slow)])
 def test_a_processor_without_bfloat16_leaves_that_to_xla(processor, monkeypatch):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", processor)
     program = """
@@ -224,6 +225,7 @@ print(*onednn.library().dtypes)
     assert done.stdout.split() == ["1200.0", "1200.0", "float32"]
 
 
+@pytest.mark.slow
 @needs_library
 def test_what_onednn_refuses_is_an_exception_with_the_shapes(monkeypatch):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # knows no bfloat16
@@ -247,10 +249,10 @@ except jax.errors.JaxRuntimeError as error:
     assert "images [1 2 4 5 3], kernel [1 3 3 3 6], results [1 2 4 5 6]" in done.stdout
 
 
-def test_it_can_be_turned_off(tmp_path):
-    for word in ("off", "0"):
-        text = start(tmp_path, JAXMATCH_ONEDNN=word)
-        assert text == "convolutions by XLA (JAXMATCH_ONEDNN is off)"
+@pytest.mark.parametrize("word", ["off", pytest.param("0", marks=pytest.mark.slow)])
+def test_it_can_be_turned_off(word, tmp_path):
+    text = start(tmp_path, JAXMATCH_ONEDNN=word)
+    assert text == "convolutions by XLA (JAXMATCH_ONEDNN is off)"
     assert not kept(tmp_path)
 
 

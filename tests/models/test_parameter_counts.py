@@ -33,7 +33,14 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("method", COUNTS)
+# One of each kind of head.
+DIFFERENT = ("supervised", "simmatch", "simclr_v2", "byol", "swav")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(each, marks=() if each in DIFFERENT else pytest.mark.slow) for each in COUNTS],
+)
 def test_parameters_of_the_published_table(method):
     heads, count = COUNTS[method]
     model = ResNet(classes=1000, extra_heads=heads)

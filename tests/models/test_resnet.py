@@ -38,7 +38,7 @@ def size(tree):
     ("name", "options", "count"),
     [
         ("resnet50", {"classes": 1000}, 25_557_032),
-        ("resnet18", {"classes": 1000}, 11_689_512),
+        pytest.param("resnet18", {"classes": 1000}, 11_689_512, marks=pytest.mark.slow),
         ("resnet18", {"classes": 10, "stem": "cifar"}, 11_173_962),
     ],
 )
@@ -133,7 +133,7 @@ def randomized(model):
     )
 
 
-@pytest.mark.parametrize("zero_gamma", [False, True])
+@pytest.mark.parametrize("zero_gamma", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_initial_values(zero_gamma):
     model = ResNet(
         classes=100, blocks=(2,), block="basic", width=128, stem="cifar", zero_gamma=zero_gamma

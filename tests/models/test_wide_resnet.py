@@ -41,7 +41,17 @@ def size(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize(("options", "count"), COUNTS)
+# Those of a depth, a width and a number of groups; the others of these differ in their biases.
+DIFFERENT = (0, 4, 5, 8, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        pytest.param(*each, marks=() if number in DIFFERENT else pytest.mark.slow)
+        for number, each in enumerate(COUNTS)
+    ],
+)
 def test_parameter_counts_of_the_spec(options, count):
     model = WideResNet(**options)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
@@ -111,10 +121,24 @@ def test_where_a_strided_window_begins(padding, before):
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 
 
+def made(model, dtype=np.float32):
+    """Variables of a size that training has; nothing is compiled for them."""
+    random = np.random.default_rng(0)
+
+    def value(path, leaf):
+        if path[-1].key == "kernel":
+            deviation = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+            return (deviation * random.normal(size=leaf.shape)).astype(dtype)
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), dtype)
+
+    shapes, _ = shapes_of(model, 8, dtype=dtype)
+    return jax.tree_util.tree_map_with_path(value, shapes)
+
+
 def small(legacy, groups):
     """(variables, a function of parameters that gives logits in train mode) of a small network."""
     model = WideResNet(classes=3, depth=10, width=1.5, groups=groups, legacy_transition=legacy)
-    variables = model.init(jax.random.key(0), IMAGES, train=False)
+    variables = made(model)
 
     def logits(params):
         given = {**variables, "params": params}
@@ -138,7 +162,11 @@ def test_legacy_transition_changes_every_group_but_the_first():
 
 
 @pytest.mark.parametrize(
-    ("legacy", "expected"), [(True, ["group2/bias", "group2/scale"]), (False, [])]
+    ("legacy", "expected"),
+    [
+        (True, ["group2/bias", "group2/scale"]),
+        pytest.param(False, [], marks=pytest.mark.slow),
+    ],
 )
 def test_legacy_transition_leaves_norm1_without_use(legacy, expected):
     @quick_jit
@@ -156,10 +184,12 @@ def test_legacy_transition_leaves_norm1_without_use(legacy, expected):
     assert dead == expected
 
 
+# What remat leaves out is a default test of the network (test_network.py).
+@pytest.mark.slow
 def test_remat_changes_no_value():
     def run(remat):
         model = WideResNet(classes=3, depth=10, width=1, groups=2, remat=remat)
-        variables = model.init(jax.random.key(0), IMAGES, train=False)
+        variables = made(model)
 
         def loss(params):
             given = {**variables, "params": params}
@@ -175,7 +205,8 @@ def test_remat_changes_no_value():
 
 
 def test_initial_values():
-    model = WideResNet(classes=200, depth=10, width=4, extra_heads={"rotation": Linear(500)})
+    heads = {"rotation": Linear(500)}
+    model = WideResNet(classes=200, depth=10, width=8, groups=2, extra_heads=heads)
     images = jnp.zeros((1, 8, 8, 3))
     variables = quick_jit(lambda key: model.init(key, images, train=True))(jax.random.key(0))
     params, stats = jax.device_get((variables["params"], variables["batch_stats"]))
@@ -185,7 +216,7 @@ def test_initial_values():
         assert abs(kernel.mean()) < 0.02 * deviation
         assert np.abs(kernel).max() > 3 * deviation  # normal, not truncated
 
-    block = params["group3"]["block1"]
+    block = params["group2"]["block1"]
     check(block["conv1"]["kernel"], np.sqrt(2 / (9 * 256)))  # He, by fan-out
     check(block["shortcut"]["kernel"], np.sqrt(2 / 256))
     check(params["classifier"]["kernel"], np.sqrt(2 / (256 + 200)))  # Glorot
@@ -224,7 +255,7 @@ def bias_gradients(model, images, train=True, compute_all=True):
             centered.add("/".join(context.module.path))
         return call(args[0]) if compute_all else call(*args, **kwargs)
 
-    variables = model.init(jax.random.key(0), images, train=False)
+    variables = made(model, images.dtype)
     weights = jax.random.normal(jax.random.key(1), (len(images), model.classes))
 
     def loss(params):

@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from helpers import assert_bitwise
+from helpers import assert_bitwise, quick_jit
 from tiny_runs import (
     PERIOD,
     arguments,
@@ -52,23 +52,25 @@ def test_encoders_of_other_shapes_are_refused_by_their_first_tensors():
     assert "params/d is missing there and (1,) here" in text
 
 
-def test_the_run_starts_from_the_reported_network_of_the_source(data, source, tmp_path):
-    train_tiny(data, tmp_path / "run", init_from=str(source), **FROZEN)
-    run, before = load(tmp_path / "run"), load(source)
+@pytest.fixture(scope="module")
+def follower(data, source, tmp_path_factory):
+    """A run that started from the source and learned nothing."""
+    workdir = tmp_path_factory.mktemp("runs") / "follower"
+    train_tiny(data, workdir, init_from=str(source), **FROZEN)
+    return workdir
+
+
+def test_the_run_starts_from_the_reported_network_of_the_source(source, follower):
+    run, before = load(follower), load(source)
     trunk = encoder(jax.device_get(before.variables()), before.program.algorithm)
     # Neither the rate of zero nor the decay of one lets the step change anything.
     for variables in (run.state.student(), run.state.teacher):
         found = encoder(jax.device_get(variables), run.program.algorithm)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, trunk)
-    fresh = train_and_load(data, tmp_path / "fresh")
-    assert_bitwise(run.state.params["classifier"], fresh.state.params["classifier"])
-    ours, theirs = (np.asarray(each.state.params["stem"]["kernel"]) for each in (run, fresh))
+    fresh = quick_jit(lambda: run.program.init().params)()  # of a run without a source
+    assert_bitwise(run.state.params["classifier"], fresh["classifier"])
+    ours, theirs = (np.asarray(each["stem"]["kernel"]) for each in (run.state.params, fresh))
     assert not np.array_equal(ours, theirs)
-
-
-def train_and_load(data, workdir):
-    train_tiny(data, workdir, **FROZEN)
-    return load(workdir)
 
 
 @pytest.mark.slow
@@ -125,28 +127,33 @@ def test_fine_tuning_keeps_the_first_layers_of_the_head(data, contrastive, tmp_p
     assert not np.any(ours.params["classifier"]["kernel"])
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (
-            {"init_heads": ("prediction",)},
-            "init_heads names 'prediction', but algorithm fixmatch has",
-        ),
-        ({"model__head_layers": 3}, "has no layer 'hidden3' in its projection head"),
-    ],
-)
-def test_heads_that_are_not_there_are_refused(options, expected, data, contrastive, tmp_path):
-    options = {"init_from": str(contrastive), **SHORT, **options}
+def refused(data, workdir, source, expected, **options):
     with pytest.raises(InputError, match=expected):
-        train_tiny(data, tmp_path / "run", **options)
-    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("*.json"))
+        train_tiny(data, workdir, init_from=str(source), **SHORT, **options)
+    assert not workdir.exists() or not any(workdir.glob("*.json"))
+
+
+def test_heads_that_the_run_does_not_have_are_refused(data, source, tmp_path):
+    expected = "init_heads names 'prediction', but algorithm fixmatch has"
+    refused(data, tmp_path / "run", source, expected, init_heads=("prediction",))
+
+
+@pytest.mark.slow
+def test_layers_that_the_source_does_not_have_are_refused(data, contrastive, tmp_path):
+    expected = "has no layer 'hidden3' in its projection head"
+    refused(data, tmp_path / "run", contrastive, expected, model__head_layers=3)
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ({"model__bn_decay": 0.9, "model__conv_bias": "all"}, "stem/bias is missing there"),
-        ({"model__depth": 10, "model__width": 0.25}, "has another encoder"),
+        # The command line meets such a one below.
+        pytest.param(
+            {"model__depth": 10, "model__width": 0.25},
+            "has another encoder",
+            marks=pytest.mark.slow,
+        ),
         ({"init_from": "nowhere"}, "nowhere is no run folder"),
     ],
 )
@@ -159,12 +166,12 @@ def test_what_cannot_be_taken_over_is_refused_before_anything_is_written(
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_another_source_is_another_run(data, source, tmp_path):
+def test_another_source_is_another_run(data, source, follower):
     first = configuration(data, init_from=str(source))
     assert json.loads(first.to_json_best_effort())["init_from"] == str(source)
-    train_tiny(data, tmp_path / "run", **SHORT)
-    with pytest.raises(InputError, match="init_from"):
-        train_tiny(data, tmp_path / "run", init_from=str(source), **SHORT)
+    for other in ("", str(follower)):
+        with pytest.raises(InputError, match="init_from"):
+            train_tiny(data, follower, init_from=other, **FROZEN)
 
 
 def test_the_command_line_says_which_tensors_differ(data, source, tmp_path, capsys):

@@ -159,7 +159,7 @@ def under(prefix):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+@pytest.mark.parametrize("suffix", ["safetensors", pytest.param("npz", marks=pytest.mark.slow)])
 def test_a_file_computes_what_the_reference_does(name, suffix, tmp_path):
     with np.load(GOLDEN / f"{name}.npz") as file:
         meta = json.loads(str(file["meta"]))
@@ -276,7 +276,7 @@ def test_the_norm_of_an_average_is_new_where_there_is_none(theirs, ours, rules, 
 
 @pytest.mark.parametrize("model", [TINY, DINO, CLIP])
 @pytest.mark.parametrize("rules", ["timm", "usb"])
-@pytest.mark.parametrize("side", [6, 12])
+@pytest.mark.parametrize("side", [pytest.param(6, marks=pytest.mark.slow), 12])
 def test_positions_are_resized_to_the_runs_images(model, rules, side, read):
     tensors = filled(model)
     found, report = read(tensors, model, side, rules=rules)
@@ -434,13 +434,18 @@ def test_another_network_is_refused_with_its_first_tensor_and_the_remedy(
 @pytest.mark.parametrize(
     ("name", "side"),
     [
-        ("vit_small_patch16_224", 224),
-        ("vit_base_patch16_224", 224),
-        ("vit_base_patch16_96", 96),
         ("vit_tiny_patch2_32", 32),
-        ("vit_small_patch14_dinov2", 518),
         ("vit_base_patch14_reg4_dinov2", 518),
-        ("vit_base_patch32_clip_224", 224),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in [
+                ("vit_small_patch16_224", 224),
+                ("vit_base_patch16_224", 224),
+                ("vit_base_patch16_96", 96),
+                ("vit_small_patch14_dinov2", 518),
+                ("vit_base_patch32_clip_224", 224),
+            ]
+        ),
     ],
 )
 def test_a_known_network_is_refused_with_its_name(name, side):
