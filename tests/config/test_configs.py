@@ -114,7 +114,15 @@ def test_a_preset_exists_only_where_its_code_base_has_the_method():
                     configuration(name, "mnist5k", preset)
 
 
-@pytest.mark.parametrize("data", [data for data in DATASETS if data != LARGE])
+@pytest.mark.parametrize(
+    "data",
+    [
+        # Small images, and large ones; the others have other numbers.
+        pytest.param(data, marks=() if data in ("mnist5k", "tfds:stl10") else pytest.mark.slow)
+        for data in DATASETS
+        if data != LARGE
+    ],
+)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_builds_for_every_data_set_and_preset(name, data):
     facts = facts_of(data)
