@@ -241,7 +241,10 @@ def check_files(names) -> None:
 
 
 # They sweep over so many runs that reading their settings takes seconds.
-LONG = {ROOT / "experiments" / name / "README.md" for name in ("mnist5k", "mnist5k_pretraining")}
+LONG = {
+    ROOT / "experiments" / name / "README.md"
+    for name in ("mnist5k", "mnist5k_pretraining", "strangers", "unequal")
+}
 
 
 @pytest.mark.parametrize(

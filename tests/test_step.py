@@ -173,7 +173,7 @@ def test_named_streams_differ_and_stay():
 
 @dataclass(frozen=True)
 class Remembering(FixMatch):
-    """FixMatch that counts its steps in its memory, and draws one number a step."""
+    """FixMatch that counts its steps in its memory, draws a number a step, and sets a bias."""
 
     def init(self, key, spec):
         return {"count": jnp.zeros((), jnp.int32), "first": jax.random.uniform(key), "drawn": 0.0}
@@ -186,8 +186,11 @@ class Remembering(FixMatch):
         memory = {**state.memory, "count": state.memory["count"] + 1, "drawn": draws}
         return value, Update(update.stats, update.metrics, memory)
 
+    def project(self, params):
+        return {**params, "classifier": {**params["classifier"], "bias": jnp.full(4, 0.5)}}
 
-def test_memory_and_draws_belong_to_the_algorithm():
+
+def test_memory_draws_and_projection_belong_to_the_algorithm():
     algorithm, optimizer = Remembering(), OPTIM.build(SPEC.steps)
     network = make_network(TinyNetwork())
     step = make_train_step(
@@ -206,6 +209,10 @@ def test_memory_and_draws_belong_to_the_algorithm():
     np.testing.assert_array_equal(before.memory["first"], jax.random.uniform(stream(key, "memory")))
     drawn = jax.random.uniform(stream(jax.random.fold_in(key, 0), "loss"))
     np.testing.assert_array_equal(after.memory["drawn"], drawn)
+    # What the algorithm makes of the parameters is what the teacher averages.
+    np.testing.assert_array_equal(after.params["classifier"]["bias"], 0.5)
+    expected = 0.7 * before.teacher["params"]["classifier"]["bias"] + 0.3 * 0.5
+    np.testing.assert_allclose(after.teacher["params"]["classifier"]["bias"], expected, rtol=1e-6)
 
 
 def test_initial_teacher_is_the_student_and_the_seed_decides():

@@ -219,7 +219,7 @@ def test_values_gradients_and_memory_are_those_of_the_equations(algorithm):
     )
 
 
-@one_form
+@pytest.mark.slow
 def test_the_first_batch_lies_in_the_queue_unlabeled_rows_first(algorithm):
     state, batch = state_of(algorithm), batch_of(0)
     queue = memory_after(algorithm, state, batch).weak
@@ -360,7 +360,7 @@ def test_graph_and_similarity_without_a_past_are_those_of_the_batch():
     assert not np.any(np.exp(log_similar[:, U:]))
 
 
-@one_form
+@pytest.mark.slow
 def test_certain_and_equal_predictions_stay_finite(algorithm):
     state, batch = state_of(algorithm, step=9), batch_of(0)
     kernel = np.zeros((INPUTS, CLASSES), np.float32)

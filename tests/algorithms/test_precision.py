@@ -53,8 +53,8 @@ def products(lowered):
     return [(each[0], spelled(each[2])) for each in found if each]
 
 
-# With a queue and a graph, and with prototypes; fixmatch is below, and -m slow has all methods.
-FEW = ("comatch", "swav")
+# With a queue and a graph; fixmatch is below, and -m slow has all methods.
+FEW = ("comatch",)
 
 
 def imprecise(lowered):

@@ -177,6 +177,7 @@ def test_each_size_is_one_pass_that_continues_the_statistics():
     assert PLAIN.unlabeled == ("contrast", "contrast", "small", "small")
 
 
+@pytest.mark.slow
 def test_a_step_ends_with_unit_prototypes_which_the_teacher_averages():
     built = build(PLAIN, devices=1, steps_per_call=6)
     before = built.init()

@@ -90,6 +90,7 @@ def test_commands_are_complete_and_stay_as_they_are(monkeypatch, capfd, tmp_path
     assert capfd.readouterr().out == output
 
 
+@pytest.mark.slow
 def test_a_preset_has_folders_of_its_own_and_the_methods_of_its_code_base():
     only = points("svhn,methods=fixmatch+simmatch,labels=250,seeds=1,preset=usb")
     assert [one.workdir.name for one in only] == ["fixmatch-usb-250-s1", "simmatch-usb-250-s1"]

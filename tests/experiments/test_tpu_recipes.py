@@ -18,6 +18,7 @@ LINE = {
 }
 
 
+@pytest.mark.slow
 def test_every_method_has_a_recipe():
     found = recipes.recipes()
     assert len(found) == len(set(found)) >= 41

@@ -64,7 +64,7 @@ def test_every_public_function_has_an_example(module):
 # Their examples compile for seconds; tests of their own hold the same functions.
 LONG = {
     *("losses", "mixup", "clustering", "propagation"),
-    *("thresholds", "adversarial", "memory", "alignment"),
+    *("thresholds", "adversarial", "memory", "alignment", "graphs", "similarity", "diagnostics"),
 }
 
 

@@ -233,19 +233,23 @@ def test_statistics_of_a_frozen_trunk_stay_bit_for_bit():
             assert np.array_equal(value, old[path]) == (path[0] not in algorithm.heads), path
 
 
-def test_frozen_parameters_cost_no_gradient():
-    """The products of a step: "head" has none of the trunk's backward pass."""
+def products(train):
+    """The number of products in a step."""
     algorithm = FixMatch()
+    model = ViT(classes=CLASSES, frozen_trunk=train == "head", **ATTENTION)
+    init, step = make(train, OPTIMIZERS["adamw"][0], model, algorithm)
+    state = jax.eval_shape(init, jax.random.key(0))
+    return str(jax.make_jaxpr(step)(state, batch_of(algorithm))).count("dot_general")
 
-    def products(train):
-        model = ViT(classes=CLASSES, frozen_trunk=train == "head", **ATTENTION)
-        init, step = make(train, OPTIMIZERS["adamw"][0], model, algorithm)
-        state = jax.eval_shape(init, jax.random.key(0))
-        return str(jax.make_jaxpr(step)(state, batch_of(algorithm))).count("dot_general")
 
-    found = {train: products(train) for train in ("all", "lora", "norms", "head")}
+def test_a_head_alone_has_none_of_the_trunks_backward_pass():
     forward = 2 * (4 + 2 * 2 + 2) + 2  # of attention, its factors, perceptron; patches, classifier
-    assert found["head"] == forward + 1  # the gradient of the classifier's kernel
+    assert products("head") == forward + 1  # the gradient of the classifier's kernel
+
+
+@pytest.mark.slow
+def test_frozen_parameters_cost_no_gradient():
+    found = {train: products(train) for train in ("all", "lora", "norms")}
     # "lora" has no gradient of the kernels (two of each attention, two of each perceptron, the
     # patches'), nor of the first layer's input by kernel and factor.
     assert found["all"] - found["lora"] == 2 * (2 + 2) + 1 + 2

@@ -21,7 +21,6 @@ SOURCES = {
     "simmatch": "override: alignment.align, memory.normalize",
     "comatch": "override: alignment.align",
 }
-FAST = "off_comatch_cifar"  # the cheapest with a memory and all from the library
 
 
 def failures(name, capsys):
@@ -29,13 +28,9 @@ def failures(name, capsys):
     return {line.split()[1] for line in capsys.readouterr().out.splitlines() if "FAIL" in line}
 
 
-@pytest.mark.parametrize(
-    ("name", "source"),
-    [
-        pytest.param(name, source, marks=() if name == FAST else pytest.mark.slow)
-        for name, source in SOURCES.items()
-    ],
-)
+# Each compiles for seconds; the trajectory that is replayed by default is in test_parity.py.
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "source"), SOURCES.items())
 def test_the_library_equals_the_reference(name, source, capsys):
     assert main([str(GOLDEN / f"{name}.npz")]) == 0, capsys.readouterr().out
     lines = capsys.readouterr().out.splitlines()
