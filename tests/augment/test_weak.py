@@ -151,6 +151,7 @@ def test_turns_are_those_of_numpy(turns):
     np.testing.assert_array_equal(quick_jit(weak.apply)(oblong, draws), expected)
 
 
+@pytest.mark.slow
 def test_turns_by_products(products):
     test_turns_are_those_of_numpy(1)
 

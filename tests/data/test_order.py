@@ -66,7 +66,9 @@ def test_places_and_neighbours_are_uniform():
 
 
 @pytest.mark.parametrize(("batch", "count"), [(64, 40), (448, 50_000), (4096, 2**24)])
-@pytest.mark.parametrize("step", [0, 1, 2**20, 2**31 - 1])
+@pytest.mark.parametrize(
+    "step", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 2**20)), 2**31 - 1]
+)
 def test_division_of_the_position_is_exact_for_every_step(monkeypatch, batch, count, step):
     monkeypatch.setattr(
         order, "shuffle", lambda words, passes, place, count: jnp.stack([passes, place])
@@ -84,15 +86,18 @@ def test_impossible_sizes_are_refused(count):
 
 
 def test_positions_do_not_depend_on_the_default_precision():
-    expected = np.asarray(order.positions(order.words(KEY), 7, 64, 1000))
+    expected = np.asarray(positions(KEY, 7, 64, 1000))
     with jax.enable_x64(True):
-        found = order.positions(order.words(KEY), 7, 64, 1000)
+        found = positions(KEY, 7, 64, 1000)
     assert found.dtype == jnp.int32
     np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(("batch", "count"), [(64, 40), (448, 50_000), (7, 1), (4096, 2**24)])
-@pytest.mark.parametrize("step", [0, 1, 999, 2**20, 2**31 - 1])
+@pytest.mark.parametrize(
+    "step",
+    [*(pytest.param(each, marks=pytest.mark.slow) for each in (0, 1, 2**20)), 999, 2**31 - 1],
+)
 def test_numpy_computes_the_same_order(batch, count, step):
     found = order.positions(np.asarray(order.words(KEY)), step, batch, count)
     assert isinstance(found, np.ndarray)

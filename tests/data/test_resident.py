@@ -8,7 +8,7 @@ from jaxmatch.data import resident, sources, splits
 from jaxmatch.data.source import Reading
 
 KEY = jax.random.key(0)
-BATCH = jax.jit(resident.batch, static_argnums=(3, 4))
+BATCH = jax.jit(lambda *given: resident.batch(*given), static_argnums=(3, 4))
 
 
 def small_set(count=40, pool=200):

@@ -37,7 +37,10 @@ COUNTS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "head", "parameters"), COUNTS)
+@pytest.mark.parametrize(
+    ("model", "head", "parameters"),
+    [*COUNTS[:2], *(pytest.param(*each, marks=pytest.mark.slow) for each in COUNTS[2:])],
+)
 def test_parameter_counts_of_the_spec(model, head, parameters):
     assert count(model.clone(extra_heads={"projection": head})) == parameters
 

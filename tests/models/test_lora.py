@@ -14,10 +14,6 @@ TINY = {"classes": 4, "patch": 4, "width": 16, "depth": 1, "heads": 2}
 IMAGES = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
 
 
-def initial(model):
-    return quick_jit(lambda: model.init(jax.random.key(0), IMAGES, train=False))()
-
-
 def noisy(model):
     """All parameters away from their start, so that B is not zero; nothing is compiled."""
     random = np.random.default_rng(1)
@@ -41,10 +37,17 @@ def test_the_scale(rank, alpha, stabilized, scale):
 @pytest.mark.parametrize("bias", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_network_starts_as_without_lora(bias):
     plain, adapted = (ViT(**TINY, qkv_bias=bias, lora_rank=rank, lora_alpha=3.0) for rank in (0, 3))
-    variables, expected = initial(adapted), initial(plain)
+
+    @quick_jit
+    def start(key):
+        models = adapted, plain
+        variables = [model.init(key, IMAGES, train=False) for model in models]
+        outputs = [m.apply(v, IMAGES, False) for m, v in zip(models, variables, strict=True)]
+        return variables, outputs
+
+    (variables, expected), outputs = start(jax.random.key(0))
     assert_bitwise(without_factors(variables["params"]), expected["params"])
-    both = quick_jit(lambda v, w: (adapted.apply(v, IMAGES, False), plain.apply(w, IMAGES, False)))
-    assert_bitwise(*both(variables, expected))
+    assert_bitwise(*outputs)
     attention = variables["params"]["block1"]["attention"]
     for name, width in (("qkv", 48), ("proj", 16)):
         down, up = attention[name]["lora_a"], attention[name]["lora_b"]

@@ -139,8 +139,10 @@ def strong_loss(forward, given, images):
     return jnp.square(outputs["unlabeled"][1].logits).sum()
 
 
+# That the others differentiate no target is tested below, of what is traced.
 @pytest.mark.parametrize(
-    "forward", ["joint", "split", pytest.param("separate", marks=pytest.mark.slow)]
+    "forward",
+    ["joint", *(pytest.param(each, marks=pytest.mark.slow) for each in ("split", "separate"))],
 )
 def test_targets_outside_the_joint_pass_carry_no_gradient(forward):
     given, images = variables(), views()
@@ -177,7 +179,9 @@ def test_targets_are_not_differentiated_at_all(forward, count):
     assert convolutions(jaxpr.jaxpr) == count  # forward passes, and one more for each gradient
 
 
-@pytest.mark.parametrize("forward", ["joint", "split", "separate"])
+@pytest.mark.parametrize(
+    "forward", ["joint", pytest.param("split", marks=pytest.mark.slow), "separate"]
+)
 def test_eval_mode_is_one_pass_that_leaves_the_statistics(forward):
     given, images = variables(), views()
     given["batch_stats"] = randomized(given["batch_stats"], 4, 0.1)

@@ -118,7 +118,16 @@ def test_a_map_over_keys_gives_what_each_key_gives(given):
     assert np.abs(together[0] - together[1]).max() > 1e-3
 
 
-def test_each_call_of_a_step_has_its_own_key(given):
+def test_each_call_of_a_step_is_given_its_own_key():
+    network = with_keys(lambda variables, views, train, key: (key, {}), KEY)
+    keys = [network({}, IMAGES, train)[0] for train in (True, False, True)]
+    assert keys[1] is None
+    for number, key in enumerate(keys[::2]):
+        assert key == jax.random.fold_in(KEY, number)
+
+
+@pytest.mark.slow
+def test_each_call_of_a_step_has_its_own_draws(given):
     def run(key):
         network = with_keys(make_network(MODEL), key)
         first, evaluated, second = (

@@ -37,7 +37,8 @@ def size(tree):
 @pytest.mark.parametrize(
     ("name", "options", "count"),
     [
-        ("resnet50", {"classes": 1000}, 25_557_032),
+        # Among the heads of the methods too (test_parameter_counts.py).
+        pytest.param("resnet50", {"classes": 1000}, 25_557_032, marks=pytest.mark.slow),
         pytest.param("resnet18", {"classes": 1000}, 11_689_512, marks=pytest.mark.slow),
         ("resnet18", {"classes": 10, "stem": "cifar"}, 11_173_962),
     ],

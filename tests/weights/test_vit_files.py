@@ -435,10 +435,10 @@ def test_another_network_is_refused_with_its_first_tensor_and_the_remedy(
     ("name", "side"),
     [
         ("vit_tiny_patch2_32", 32),
-        ("vit_base_patch14_reg4_dinov2", 518),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
             for each in [
+                ("vit_base_patch14_reg4_dinov2", 518),
                 ("vit_small_patch16_224", 224),
                 ("vit_base_patch16_224", 224),
                 ("vit_base_patch16_96", 96),
