@@ -240,7 +240,8 @@ def check_files(names) -> None:
         assert (ROOT / name).is_file(), f"there is no file {name}"
 
 
-# They sweep over so many runs that reading their settings takes seconds.
+# They sweep over so many runs that reading their settings takes seconds. The recipes' commands are
+# read by tests/config/test_configs.py, too.
 LONG = {
     ROOT / "experiments" / name / "README.md"
     for name in ("mnist5k", "mnist5k_pretraining", "strangers", "unequal")
@@ -250,7 +251,7 @@ LONG = {
 @pytest.mark.parametrize(
     "file",
     [
-        pytest.param(file, marks=pytest.mark.slow if file in LONG else ())
+        pytest.param(file, marks=pytest.mark.slow if file in {*LONG, *RECIPES} else ())
         for file in (*READMES, *RECIPES)
     ],
     ids=name_of,

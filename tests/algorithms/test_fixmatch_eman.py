@@ -74,7 +74,7 @@ def oracle(params, on_weak, batch):
     return supervised + 1.5 * np.mean(mask * errors), mask
 
 
-@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("trains", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_value_and_gradient_are_those_of_the_equations(trains):
     with jax.enable_x64(True):
         state, batch, network = toy()

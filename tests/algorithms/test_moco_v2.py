@@ -145,6 +145,7 @@ def test_a_shuffle_changes_the_groups_of_the_teacher_alone():
         assert np.abs(apart[1][1] - other[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_keys_of_a_shuffled_batch_are_those_of_the_drawn_groups():
     with jax.enable_x64(True):
         state, batch, _ = toy(jnp.float64)

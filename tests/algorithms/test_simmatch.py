@@ -224,6 +224,7 @@ def test_before_the_start_step_neither_instance_loss_nor_aggregation():
     assert not np.any(gradient[:, CLASSES:])
 
 
+@pytest.mark.slow
 def test_an_empty_bank_has_no_say():
     memory = SLIDES.init(jax.random.key(0), EIGHT)
     target, metrics = pseudo_label(SLIDES, memory)

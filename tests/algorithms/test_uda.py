@@ -99,6 +99,7 @@ def loss_of(algorithm, weak, strong, kernel=KERNEL):
     return linear_loss(algorithm, kernel, labeled, unlabeled)
 
 
+@pytest.mark.slow
 def test_the_threshold_reads_the_prediction_before_sharpening():
     weak = np.zeros((1, CLASSES))
     weak[0, 0] = 1.0  # largest probability 0.475, sharpened 0.90

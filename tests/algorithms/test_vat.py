@@ -121,6 +121,7 @@ def terms_of(algorithm, step=99, dtype=jnp.float64):
     return float(loss), jax.device_get(update.metrics)
 
 
+@pytest.mark.slow
 def test_differences_find_almost_the_same_direction():
     exact, differences = (terms_of(VAT(epsilon=2.0, vat_xi=xi))[1] for xi in (0.0, 1e-6))
     found, expected = differences["loss/unsupervised"], exact["loss/unsupervised"]

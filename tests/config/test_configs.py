@@ -54,8 +54,8 @@ PRESETS_OF = {
 
 # One of each kind of views, memory and stages; with -m slow all.
 KINDS = {
-    *("supervised", "mixmatch", "fixmatch", "flexmatch", "simmatch", "comatch"),
-    *("distillation", "moco_v2", "pcl", "selfmatch", "fixmatch_eman"),
+    *("supervised", "mixmatch", "fixmatch", "flexmatch", "simmatch"),
+    *("distillation", "moco_v2", "pcl", "selfmatch"),
 }
 
 
@@ -168,7 +168,7 @@ def test_the_step_of_every_preset_can_be_traced(preset):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("fixmatch", "simmatch") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "simmatch" else pytest.mark.slow)
         for name in sorted(usb_cv.METHODS)
     ],
 )

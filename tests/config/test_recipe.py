@@ -260,9 +260,14 @@ NULLABLE = (
     "recipe",
     [
         "fixmatch:mnist5k",
-        "fixmatch:tfds:imagenet2012",
-        "fixmatch:tfds:cifar100,preset=usb_cv",
-        "fixmatch:tfds:cifar10,preset=torchssl,views=medical",
+        *(
+            pytest.param(f"fixmatch:tfds:{rest}", marks=pytest.mark.slow)
+            for rest in (
+                "imagenet2012",
+                "cifar100,preset=usb_cv",
+                "cifar10,preset=torchssl,views=medical",
+            )
+        ),
     ],
 )
 def test_keys_that_take_none_take_it_after_another_value_too(recipe, key):

@@ -1,9 +1,12 @@
 """The sweep of pre-trainings names runs that exist by then, and its table says what was not run."""
 
+import pytest
+
 from experiments.mnist5k_pretraining import results, sweep
 from jaxmatch.config.flags import from_flags
 
 
+@pytest.mark.slow
 def test_every_run_starts_from_one_that_comes_before():
     done = set()
     for point in sweep.sweep():

@@ -89,6 +89,7 @@ def test_more_restarts_are_never_worse():
     assert inertia[-1] < inertia[0]
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing():
     points = groups()
     padded = np.concatenate([points, np.full((8, WIDTH), 1e3, np.float32)])

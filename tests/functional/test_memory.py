@@ -157,7 +157,7 @@ def test_no_gradient_passes_into_memories():
     assert not quick_jit(jax.grad(remembered))(jnp.ones((2, WIDTH))).any()
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.7])
+@pytest.mark.parametrize("momentum", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
 def test_device_count_of_banks(momentum):
     random = np.random.default_rng(0)
     bank = jit_write(

@@ -361,7 +361,7 @@ def test_layers_of_a_vision_transformer(pool):
             np.testing.assert_allclose(leaf, 0.5**power, rtol=1e-6)
 
 
-@pytest.mark.parametrize("decay", ["kernels", "not_vectors"])
+@pytest.mark.parametrize("decay", [pytest.param("kernels", marks=pytest.mark.slow), "not_vectors"])
 def test_decayed_parameters_of_a_vision_transformer(decay):
     _, params = vision_transformer(layer_scale=0.1)
     optim = Optim(name="adamw", learning_rate=1.0, weight_decay=0.5, decay=decay)

@@ -35,6 +35,7 @@ SOURCES = {
         "grad/z (many positives)": "reference only",
     },
 }
+SLOW = ("fn_dist_align",)  # the others compile sooner
 
 
 def rows(name):
@@ -48,10 +49,7 @@ def failed(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name == "fn_dist_align" else ())
-        for name in SOURCES
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in SOURCES],
 )
 def test_the_library_equals_the_reference(name):
     found = rows(name)
