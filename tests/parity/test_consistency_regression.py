@@ -29,7 +29,6 @@ def changed(folder, **values):
     return folder / "changed.npz"
 
 
-@pytest.mark.slow
 def test_the_library_equals_the_reference(capsys):
     assert main([str(CASE)]) == 0, capsys.readouterr().out
     lines = capsys.readouterr().out.splitlines()

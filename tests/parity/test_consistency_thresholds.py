@@ -32,13 +32,7 @@ def failed(name):
     return {row.quantity for row in rows(name) if not row.passed}
 
 
-SLOW = ("fn_freematch_threshold", "fn_softmatch_weight")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in SOURCES],
-)
+@pytest.mark.parametrize("name", SOURCES)
 def test_the_functions_equal_the_reference(name):
     found = rows(name)
     assert not any(isinstance(row, Unknown) for row in found)
@@ -46,7 +40,6 @@ def test_the_functions_equal_the_reference(name):
     assert [row for row in found if not row.passed] == []
 
 
-@pytest.mark.slow
 def test_adamatch_equals_the_reference(capsys):
     assert main([str(GOLDEN / "adamatch.npz")]) == 0, capsys.readouterr().out
     *lines, last = capsys.readouterr().out.splitlines()
@@ -69,7 +62,6 @@ def test_a_wrong_adamatch_fails(monkeypatch, capsys):
     assert not found & {"grad/0", "out/sup_loss", "out/lr"}
 
 
-@pytest.mark.slow
 def test_a_wrong_memory_of_labels_fails(monkeypatch):
     def late(memory, index, label, confident):
         return flexmatch.remember(memory, index, jnp.roll(label, 1), confident)
@@ -82,19 +74,9 @@ def test_a_wrong_memory_of_labels_fails(monkeypatch):
     ("function", "name", "expected"),
     [
         ("learning_effect", "fn_flexmatch_threshold", {"out/classwise_acc"}),
-        pytest.param(
-            "self_adaptive_thresholds",
-            "fn_freematch_threshold",
-            {"out/mask"},
-            marks=pytest.mark.slow,
-        ),
+        ("self_adaptive_thresholds", "fn_freematch_threshold", {"out/mask"}),
         ("self_adaptive_fairness", "fn_freematch_entropy_loss", {"out/loss", "grad/logits_s"}),
-        pytest.param(
-            "truncated_gaussian_weight",
-            "fn_softmatch_weight",
-            {"out/mask"},
-            marks=pytest.mark.slow,
-        ),
+        ("truncated_gaussian_weight", "fn_softmatch_weight", {"out/mask"}),
     ],
 )
 def test_wrong_functions_fail(monkeypatch, function, name, expected):

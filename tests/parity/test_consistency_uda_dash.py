@@ -22,7 +22,6 @@ def rows(name):
         return functions.replay(Case(GOLDEN / f"{name}.npz"), TOLERANCE).rows()
 
 
-@pytest.mark.slow
 def test_dash_equals_the_reference(capsys):
     assert main([str(GOLDEN / f"{NAME}.npz")]) == 0, capsys.readouterr().out
     lines = capsys.readouterr().out.splitlines()

@@ -20,7 +20,6 @@ def failures(capsys):
     return {line.split()[1] for line in capsys.readouterr().out.splitlines() if "FAIL" in line}
 
 
-@pytest.mark.slow
 def test_the_library_equals_the_reference(capsys):
     assert main([str(CASE)]) == 0, capsys.readouterr().out
     lines = capsys.readouterr().out.splitlines()

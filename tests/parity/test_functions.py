@@ -35,7 +35,6 @@ SOURCES = {
         "grad/z (many positives)": "reference only",
     },
 }
-SLOW = ("fn_dist_align",)  # the others compile sooner
 
 
 def rows(name):
@@ -47,10 +46,7 @@ def failed(name):
     return {row.quantity for row in rows(name) if not row.passed}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in SOURCES],
-)
+@pytest.mark.parametrize("name", SOURCES)
 def test_the_library_equals_the_reference(name):
     found = rows(name)
     assert not any(isinstance(row, Unknown) for row in found)
@@ -58,7 +54,6 @@ def test_the_library_equals_the_reference(name):
     assert [row for row in found if not row.passed] == []
 
 
-@pytest.mark.slow
 def test_a_wrong_loss_fails(monkeypatch):
     wrong = lambda *pair: 1.0001 * losses.nt_xent(*pair)  # noqa: E731
     monkeypatch.setattr(functions_contrastive, "nt_xent", wrong)
@@ -70,7 +65,6 @@ def test_a_wrong_rate_fails(monkeypatch):
     assert failed("fn_simmatch_official_schedule") == {"out/lr"}
 
 
-@pytest.mark.slow
 def test_wrong_averages_fail(monkeypatch):
     push = alignment.push
 
@@ -81,7 +75,6 @@ def test_wrong_averages_fail(monkeypatch):
     assert failed("fn_dist_align") == {"out/queue/aligned", "out/queue/p_model_final"}
 
 
-@pytest.mark.slow
 def test_a_wrong_alignment_fails_under_its_override(monkeypatch):
     align = alignment.align
 

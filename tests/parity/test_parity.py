@@ -14,15 +14,14 @@ from jaxmatch.algorithms import _consistency, pseudo_label
 from jaxmatch.functional import losses
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-# A trajectory, and functions; networks and other trajectories compile for seconds.
 QUICK = (
+    "fullysupervised_adamw_layerdecay",
     "pseudolabel",
+    "net_wrn_28_2",
     "fn_cosine_7_16",
     "fn_ema_hook",
 )
 SLOW = (
-    "fullysupervised_adamw_layerdecay",
-    "net_wrn_28_2",
     "fullysupervised",
     "fullysupervised_wrnvar",
     "fullysupervised_clip",

@@ -38,10 +38,7 @@ def failed(name):
     return {row.quantity for row in rows(name) if not row.passed}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name == "solo_swav" else ()) for name in SOURCES],
-)
+@pytest.mark.parametrize("name", SOURCES)
 def test_the_library_equals_the_reference(name):
     found = rows(name)
     assert not any(isinstance(row, Unknown) for row in found)
@@ -57,7 +54,6 @@ def test_a_wrong_contrast_fails(monkeypatch):
     assert failed("solo_mocov2plus") == {"out/loss", "grad/q1", "grad/q2"}
 
 
-@pytest.mark.slow
 def test_wrong_assignments_fail(monkeypatch):
     def warmer(scores, *, epsilon, iterations):
         return sinkhorn(scores, epsilon=1.0001 * epsilon, iterations=iterations)
@@ -66,7 +62,6 @@ def test_wrong_assignments_fail(monkeypatch):
     assert failed("solo_swav") == {"out/sinkhorn"}
 
 
-@pytest.mark.slow
 def test_a_wrong_swapped_prediction_fails(monkeypatch):
     original = swav.swapped_prediction
 

@@ -21,6 +21,7 @@ SOURCES = {
     "simmatch": "override: alignment.align, memory.normalize",
     "comatch": "override: alignment.align",
 }
+SLOW = ("simmatch", "comatch")
 
 
 def failures(name, capsys):
@@ -28,9 +29,13 @@ def failures(name, capsys):
     return {line.split()[1] for line in capsys.readouterr().out.splitlines() if "FAIL" in line}
 
 
-# Each compiles for seconds; the trajectory that is replayed by default is in test_parity.py.
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "source"), SOURCES.items())
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        pytest.param(name, source, marks=pytest.mark.slow if name in SLOW else ())
+        for name, source in SOURCES.items()
+    ],
+)
 def test_the_library_equals_the_reference(name, source, capsys):
     assert main([str(GOLDEN / f"{name}.npz")]) == 0, capsys.readouterr().out
     lines = capsys.readouterr().out.splitlines()

@@ -32,8 +32,13 @@ TRAJECTORIES = {
 }
 
 
-# The cheapest network is enough by default; each case compiles for seconds.
-FAST = "net_vit_usb_layerscale_noqkvbias"
+# Others of their kind stay.
+SLOW = (
+    "net_vit_timm_clip_gelu",
+    "net_vit_timm_avg_nofcnorm",
+    "net_vit_usb_layerscale_noqkvbias",
+    "vit_fullysupervised_adamw_layerdecay_avg",
+)
 
 
 def replay(name, capsys):
@@ -46,7 +51,7 @@ def replay(name, capsys):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        pytest.param(*each, marks=() if each[0] == FAST else pytest.mark.slow)
+        pytest.param(*each, marks=pytest.mark.slow if each[0] in SLOW else ())
         for each in (*((name, "library") for name in NETWORKS), *TRAJECTORIES.items())
     ],
 )
@@ -63,13 +68,8 @@ def test_the_library_equals_the_reference(name, source, capsys):
 SIZES = json.loads((GOLDEN / "net_vit_usb_param_counts.json").read_text())["nets"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name == "vit_tiny_patch2_32" else pytest.mark.slow)
-        for name in SIZES
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
 def test_usbs_networks_have_its_sizes_and_rates(name):
     theirs = SIZES[name]
     side = theirs["img_size"]
@@ -97,10 +97,11 @@ def test_usbs_networks_have_its_sizes_and_rates(name):
     assert facts.items() <= theirs.items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "setting", "value"),
     [
-        pytest.param("net_vit_timm_clip_gelu", "norm_eps", 1e-6, marks=pytest.mark.slow),
+        ("net_vit_timm_clip_gelu", "norm_eps", 1e-6),
         ("net_vit_timm_clip_gelu", "activation", "relu"),
         ("net_vit_timm_dinov2_reg4_avg", "no_embed_class", False),
         ("net_vit_timm_dinov2_reg4_avg", "drop_path_rate", 0.1),
