@@ -127,7 +127,7 @@ def test_values_of_another_type_are_refused(key):
         ("optim.warmup_steps=-1", "optim.warmup_steps=-1 must be at least 0."),
         ("optim.drops=(0.5,1.5)", "optim.drops=(0.5, 1.5) must be above 0 and below 1 in each"),
         ("optim.period_steps=0", "optim.period_steps=0 must be at least 1."),
-        ("ema.decay=2", "ema.decay=2.0 must lie between 0 and 1."),
+        ("ema.decay=2", "ema.decay=2.0 must be at least 0 and below 1."),
         ("workers=-2", "workers=-2 must be at least 0."),
         ("devices=-1", "devices=-1 must be at least 0."),
         ("keep=0", "keep=0 must be at least 1."),
@@ -174,7 +174,7 @@ def test_a_sweep_refuses_a_point_by_the_same_checks(data, tmp_path, capsys):
         main(["sweep", f"--config={path}", *overrides])
     assert end.value.code == 2
     assert "point 1 of the sweep" in (said := capsys.readouterr().err)
-    assert "ema.decay=2.0 must lie between 0 and 1." in said
+    assert "ema.decay=2.0 must be at least 0 and below 1." in said
 
 
 def test_training_from_python_checks_before_anything_is_written(data, tmp_path):

@@ -101,6 +101,9 @@ def test_the_summary_tells_accuracies_and_costs(reference):
         values = [line[f"test/{network}/accuracy"] for line in lines]
         found = summary.pop(network)
         metrics = found.pop("metrics")
+        if network == "teacher":  # which FixMatch reports
+            low, high = found.pop("intervals")["accuracy"]
+            assert 0 <= low <= metrics["accuracy"] <= high <= 1
         assert metrics["accuracy"] == values[-1]
         assert metrics["balanced_accuracy"] == lines[-1][f"test/{network}/balanced_accuracy"]
         assert found == {
