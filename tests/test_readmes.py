@@ -347,6 +347,7 @@ def test_python_examples_name_real_settings(file):
                 check_settings(whole(found))
 
 
+@pytest.mark.slow
 def test_the_method_of_contributing_trains(tmp_path, monkeypatch):
     (example,) = fenced((ROOT / ".github" / "CONTRIBUTING.md").read_text(), "python")
     (tmp_path / "agree.py").write_text(example)

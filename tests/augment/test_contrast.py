@@ -300,6 +300,7 @@ def test_bad_settings_are_refused(kind, settings, message):
         kind(**settings)
 
 
+@pytest.mark.slow
 def test_a_whole_view_is_its_parts_in_order():
     view = Contrast(
         area=(0.3, 0.9), method="bicubic", brightness=0.1, hue=0.2, blur=0.4, sigma=(0.5, 1.0)

@@ -257,6 +257,7 @@ def test_images_do_not_influence_each_other(table):
     np.testing.assert_array_equal(permuted, apply(images(), draws)[order])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "table",
     [pytest.param(each, marks=() if each == "torchssl" else pytest.mark.slow) for each in TABLES],

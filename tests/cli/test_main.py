@@ -381,6 +381,7 @@ NAMES = [b"caf\xc3\xa9.png", b"latin\xe9.png", b'a "quoted", name\n.png', b"\xff
                        ("p.jsonl", "C"), ("p.jsonl", "POSIX"))),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_predict_keeps_the_bytes_of_names_in_any_locale(run, tmp_path, locale, name):
     folder = os.fsencode(tmp_path / "f")
     os.mkdir(folder)
@@ -460,6 +461,7 @@ def full_disk(monkeypatch):
     monkeypatch.setattr(Path, "open", to_write)
 
 
+@pytest.mark.slow
 def test_output_files_are_whole_or_as_they_were(run, call, data, pictures, tmp_path, full_disk):
     commands = {
         "p.csv": ("predict", "--workdir", run[0], pictures / "a.png"),
@@ -620,6 +622,7 @@ def test_another_configuration_in_the_folder_exits_with_2(run, data, call):
     assert snapshot(run[0]) == before
 
 
+@pytest.mark.slow
 def test_a_diverging_run_exits_with_3(data, call, tmp_path):
     options = {"method": "supervised", "devices": 1, "optim__learning_rate": 1e30}
     words = ["train", "--workdir", tmp_path / "run", *arguments(data, **options)]

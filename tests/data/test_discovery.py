@@ -161,6 +161,7 @@ def test_links_are_followed_once(tmp_path):
     assert found.left_out[discovery.SAME_FILE] == (str(data / "dog" / "3.png"),)
 
 
+@pytest.mark.slow
 def test_folders_that_link_to_each_other_are_searched_in_a_moment(tmp_path):
     names = [str(number) for number in range(12)]
     for name in names:

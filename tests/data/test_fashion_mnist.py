@@ -36,6 +36,7 @@ def write(folder, compress=True, **replaced):
     return arrays
 
 
+@pytest.mark.slow
 def test_a_run_is_used_where_its_files_are_and_where_they_have_moved(tmp_path, capsys):
     write(tmp_path / "files")
     options = {"data__directory": str(tmp_path / "files"), "data__validation": 10, "steps": 5}

@@ -68,6 +68,7 @@ def taken(parts):
     return found, flags.FLAGS.is_parsed()
 
 
+@pytest.mark.slow
 def test_the_flags_of_the_process_stay_as_they_are(taken):
     assert not taken[1]
 

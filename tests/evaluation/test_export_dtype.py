@@ -28,6 +28,7 @@ def refusal(capsys, *words):
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_program_computes_in_the_asked_dtype(run, tmp_path):
     for name, words in (("usual", []), ("wide", ["--dtype=float32"])):
         main(["export", f"--workdir={run}", "-o", str(tmp_path / f"{name}.stablehlo"), *words])

@@ -113,6 +113,7 @@ def test_the_facts_survive_the_file(vit):
     )
 
 
+@pytest.mark.slow
 def test_ten_lines_run_it_in_a_process_without_this_library(vit, file, tmp_path):
     assert CODE["stablehlo"].install == "pip install jax flatbuffers"
     lines = code_for("stablehlo", file.name)

@@ -397,6 +397,7 @@ def test_only_missing_probes_are_made_after_a_restart(again, monkeypatch):
     assert results(workdir) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_in_its_probes_has_its_summary(again, monkeypatch):
     workdir, train, summary = again
     (workdir / "summary.json").unlink()

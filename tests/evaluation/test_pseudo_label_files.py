@@ -123,6 +123,7 @@ def test_the_table_has_every_unlabeled_training_image_and_no_other(average, runs
             np.testing.assert_array_equal(getattr(again, field.name), getattr(table, field.name))
 
 
+@pytest.mark.slow
 def test_hidden_labels_of_the_data_change_nothing(runs, data, tmp_path):
     """Neither the labels that the run does not see nor those of the test set are read."""
     arrays = np.load(data)

@@ -234,6 +234,7 @@ def test_known_images_are_looked_at_when_the_file_is_of_another_step(run, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_without_a_validation_set_the_labeled_images_stand_in(tmp_path, pictures, caplog):
     data = write_data(tmp_path / "data.npz")
     train_tiny(data, tmp_path / "run", steps=5, method="supervised", devices=1)

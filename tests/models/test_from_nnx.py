@@ -80,6 +80,7 @@ def test_train_mode_updates_statistics_and_eval_mode_does_not(variables):
     assert not np.any(kept["norm"]["mean"])  # the training pass changed nothing in place
 
 
+@pytest.mark.slow
 def test_fixmatch_trains_it_unchanged():
     algorithm = FixMatch(threshold=0.5)
 

@@ -128,6 +128,7 @@ def test_the_record_has_names_sizes_hashes_and_classes(original):
     assert len(listed["test"]) == 12
 
 
+@pytest.mark.slow
 def test_images_added_change_neither_evaluation_nor_probe(original, copy, capsys):
     expected = evaluated(capsys, original)
     probed = probe(copy / "run")
@@ -289,6 +290,7 @@ def test_a_damaged_record_is_one_sentence(content, copy, capsys):
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_labels_of_a_table_that_changed_are_refused(copy, capsys):
     photos = copy / "photos"
     names = [path.relative_to(photos).as_posix() for path in sorted(photos.glob("[abcd]*/*.png"))]

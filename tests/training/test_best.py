@@ -181,6 +181,7 @@ def scripted(monkeypatch):
     return scripted
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_survives_newer_ones_and_a_crash(data, tmp_path, scripted, caplog):
     options = {"method": "supervised", "keep": 1, "save_every": STEPS, **VALIDATION}
     options |= {"keep_best": "validation/teacher/accuracy", "devices": 1}

@@ -121,6 +121,7 @@ def test_a_run_that_starts_from_lora_has_it_in_its_kernels(adapted, data, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_features_are_of_the_merged_network(adapted, source, data):
     run, before = load(adapted), load(source)
     found = encoder.of_run(run)

@@ -125,6 +125,7 @@ def test_a_run_at_a_constant_rate_goes_on_for_more_steps(tmp_path):
     assert one == other
 
 
+@pytest.mark.slow
 def test_a_run_along_a_cosine_cannot_go_on_and_keeps_its_files(tmp_path):
     data = write_data(tmp_path / "colours.npz")
     quick = {"method": "supervised", "devices": 1}

@@ -313,6 +313,7 @@ def test_a_changed_split_file_is_refused(reference, data, tmp_path):
         train_tiny(data, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_one_device_agrees_with_four_and_continues_their_run(reference, data, tmp_path):
     train_tiny(data, tmp_path / "one", devices=1)
     one, four = (state_of(folder, PERIOD) for folder in (tmp_path / "one", reference))
