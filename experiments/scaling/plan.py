@@ -246,8 +246,12 @@ def work_of(compiled: Sequence[dict[str, Any]], recipe: str, factor: int, chips:
 
 
 def recorded() -> list[dict[str, Any]]:
-    """All lines that :mod:`experiments.tpu` recorded, the oldest first."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] + recipes.lines()
+    """The lines that :mod:`experiments.tpu` recorded, the oldest first.
+
+    Those compiled with less effort are left out: their times are several times too long.
+    """
+    found = [json.loads(line) for line in RESULTS.read_text().splitlines()] + recipes.lines()
+    return [line for line in found if not line.get("effort")]
 
 
 def cell(work: Work, name: str, count: int, each: Figure) -> str:

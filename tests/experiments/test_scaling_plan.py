@@ -26,6 +26,7 @@ from experiments.scaling.plan import (
     transfer,
     work_of,
 )
+from experiments.tpu import recipes
 
 COMPILED = json.loads(MEASURED.read_text())["compiled"]
 LINES = recorded()
@@ -48,6 +49,12 @@ def whole_step(recipe, factor, chip, count):
     known = figures(LINES, recipe, work.groups, work.shared)
     each = figure(known, (work.labeled + work.unlabeled) // count)
     return predict(work, chip, count, each.seconds * slower(chip))
+
+
+def test_times_are_of_full_compilations():
+    assert any(line.get("effort") for line in recipes.lines())
+    assert not any(line.get("effort") for line in LINES)
+    assert figures(LINES, "fixmatch:tfds:cifar10")[64].seconds < 0.005  # 0.015 with less effort
 
 
 @EACH_CHIP

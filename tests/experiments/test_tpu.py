@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,22 @@ def test_what_a_loop_runs_is_counted_as_often_as_it_runs():
     assert collectives(program, steps=6) == [
         {"kind": "all-reduce", "part": "other", "dtype": "f32", "times": 1, "bytes": 60}
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("jit(call)/while/body/jvp(ViT)/block1/attention/qkv/dot_general", "attention"),
+        ("jit(call)/transpose(jvp(ViT))/block1/attention/proj/reduce_sum", "attention backward"),
+        ("jit(call)/while/body/ViT/block12/mlp/fc2/dot_general", "network"),
+        ("jit(call)/transpose(jvp(WideResNet))/conv1/add", "network backward"),
+        ("jit(call)/while/body/closed_call/reduce_sum", "other"),
+    ],
+)
+def test_modules_of_the_path_tell_the_network_where_no_file_does(path, expected):
+    program = hlo.read(TEXT)
+    one = replace(program.by_name["t"], rest=f'), metadata={{op_name="{path}"}}')
+    assert part(program, one) == expected
 
 
 RESULTS = Path(hlo.__file__).with_name("results.jsonl")
