@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,10 +14,11 @@ os.environ["NPROC"] = (
 )
 # Programs of tests run a few times, so that what optimises them does not pay. With it, the compiler
 # takes three times as long.
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-    " --xla_cpu_use_fusion_emitters=false"
-).strip()
+FLAGS = ["--xla_backend_optimization_level=0"]
+# Newer versions do not know it, and XLA ends a process that gives it an unknown flag.
+if version("jaxlib").startswith("0.10."):
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 # Tests leave nothing in the user's folders; what is compiled once (jaxmatch/onednn) stays here.
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "user")
 
