@@ -14,11 +14,11 @@ os.environ["NPROC"] = (
 )
 # Programs of tests run a few times, so that what optimises them does not pay. With it, the compiler
 # takes three times as long.
-FLAGS = ["--xla_backend_optimization_level=0"]
-# Newer versions do not know it, and XLA ends a process that gives it an unknown flag.
-if version("jaxlib").startswith("0.10."):
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
+# Newer versions do not know the second flag, and XLA ends a process that gives it such a one.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10.")
+).strip()
 # Tests leave nothing in the user's folders; what is compiled once (jaxmatch/onednn) stays here.
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "user")
 
