@@ -240,8 +240,9 @@ def _metrics(
     yield f"{told}."
     if found is not None:
         limits = found.get("intervals", {})
-        own = {"confidence": Resampling().confidence}  # of a run and of its examples
-        share = (evaluation or {"bootstrap": own}).get("bootstrap", {}).get("confidence")
+        share: Any = Resampling().confidence  # that of a run and of its examples
+        if evaluation is not None:
+            share = evaluation.get("bootstrap", {}).get("confidence")
         if limits:
             named = f"{share:.0%} " if isinstance(share, float) else ""
             yield f"Intervals are {named}bootstrap intervals over the images."

@@ -70,15 +70,6 @@ def configuration(config, *overrides):
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
-    """Pages whose text alone matters: their curves, which take a second, are one pixel."""
-    picture = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(picture, "PNG")
-    for name in ("comparison", "losses"):
-        monkeypatch.setattr(curves, name, lambda *_, **__: picture.getvalue())
-
-
-@pytest.fixture
 def seeds(tmp_path):
     """Writes runs of ``config``, one for each accuracy, and reads them."""
 

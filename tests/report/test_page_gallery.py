@@ -1,6 +1,5 @@
 """The gallery of a real run: which images it shows, what it keeps, its size, and lost data."""
 
-import io
 import json
 import shutil
 from html.parser import HTMLParser
@@ -17,7 +16,6 @@ from jaxmatch.cli.main import main
 from jaxmatch.data.thumbnails import thumbnail
 from jaxmatch.evaluation import examples as module
 from jaxmatch.evaluation.examples import CLASSES, OF_CLASS, SHOWN, SIDE, examples
-from jaxmatch.record import curves
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.report import gallery as galleries
 from jaxmatch.report.gallery import MOST_GALLERIES, gallery
@@ -98,15 +96,6 @@ def test_wrong_pseudo_labels_are_of_unlabeled_images_with_a_known_class(run):
         assert {one["prediction"] for one in each["examples"]} == {name}
         shares = [one["confidence"] for one in each["examples"]]
         assert shares == sorted(shares, reverse=True)
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Pages whose text alone matters: their curves, which take a second, are one pixel."""
-    picture = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(picture, "PNG")
-    for name in ("comparison", "losses"):
-        monkeypatch.setattr(curves, name, lambda *_, **__: picture.getvalue())
 
 
 class Parts(HTMLParser):
