@@ -194,6 +194,8 @@ def test_calibrate_does_it_for_a_run_that_exists(run, finished, call):
     assert jaxmatch.load(run, "newest").temperature() == 1.0
     for network in NETWORKS:
         summary[network]["metrics"]["negative_log_likelihood"] = 123.0
+        summary["validation"][network]["metrics"]["negative_log_likelihood"] = 123.0
+    summary["teacher"]["intervals"]["negative_log_likelihood"] = [122.0, 124.0]
     (run / "summary.json").write_text(json.dumps(summary))
     best = finished[1]["best"]["step"]
     code, output, _ = call("calibrate", "--workdir", run)
@@ -210,10 +212,18 @@ def test_calibrate_does_it_for_a_run_that_exists(run, finished, call):
             assert after[step][network]["temperature"] == expected
     repeated = json.loads((run / "summary.json").read_text())
     for network in NETWORKS:
-        for part, old in ((repeated, finished[1]), (repeated["validation"],) * 2):
+        for part, old in (
+            (repeated, finished[1]),
+            (repeated["validation"], finished[1]["validation"]),
+        ):
             value = part[network]["metrics"]["negative_log_likelihood"]
             expected = old[network]["metrics"]["negative_log_likelihood"]
             assert value == pytest.approx(expected, rel=1e-3)
+    value, expected = (
+        part["teacher"]["intervals"]["negative_log_likelihood"] for part in (repeated, finished[1])
+    )
+    assert value == pytest.approx(expected, rel=1e-3)
+    assert "intervals" not in repeated["student"]
 
 
 def test_a_run_that_goes_on_forgets_later_temperatures(run, data, call):
