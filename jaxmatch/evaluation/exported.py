@@ -88,7 +88,11 @@ class Exported(Predictor):
 
 
 def load(
-    run_or_export: str | Path, step: int | str | None = None, *, calibrated: bool = True
+    run_or_export: str | Path,
+    step: int | str | None = None,
+    *,
+    calibrated: bool = True,
+    dtype: str = "",
 ) -> Classifier | Exported:
     """Load a checkpoint of a run, or a classifier that ``jaxmatch export`` has written.
 
@@ -96,15 +100,19 @@ def load(
         run_or_export: a run folder, or a ``.stablehlo`` or ``.onnx`` file.
         step: of the checkpoint, as :func:`jaxmatch.evaluation.classifier.load` takes it.
         calibrated: of a run, apply its temperatures; a file has the one that it was written with.
+        dtype: of a run, that its network computes in: "float32" or "bfloat16".
 
     Raises:
-        InputError: if it is neither, or the run has no such checkpoint.
+        InputError: if it is neither, or the run has no such checkpoint, or on an unknown dtype, or
+            if a step or a dtype is given for a file.
     """
     place = paths.path(run_or_export)
     if not place.is_file():
-        return classifier.load(run_or_export, step, calibrated=calibrated)
+        return classifier.load(run_or_export, step, calibrated=calibrated, dtype=dtype)
     if step is not None:
         raise InputError(f"{place} is an exported file, which holds one step; leave out --step.")
+    if dtype:
+        raise InputError(f"{place} computes in what it was exported with; give --dtype to export.")
     facts, answer = read_exported(place)
     return Exported(
         path=place,

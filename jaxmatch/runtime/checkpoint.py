@@ -23,11 +23,10 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.runtime import checkpoint_files as files
-from jaxmatch.runtime import hosts, paths
+from jaxmatch.runtime import hosts, orbax, paths
 from jaxmatch.runtime.json_files import disk_error, read_object
 from jaxmatch.runtime.paths import in_bucket, write_whole
 from jaxmatch.types import PyTree
@@ -140,7 +139,7 @@ class Checkpoints:
                 staged = tempfile.TemporaryDirectory(prefix="jaxmatch-")
                 arrays = Path(staged.name) / files.ARRAYS
             with paths.as_os_errors(saving), jax.transfer_guard("allow"):
-                response = ocp.save_async(str(arrays), filled)
+                response = orbax.save_async(str(arrays), filled)
         except OSError as error:
             raise self._disk_error(step, error) from error
         self._saving = self._background.submit(self._commit, step, saving, response, staged, best)
@@ -242,7 +241,7 @@ class Checkpoints:
         self,
         step: int,
         saving: Path,
-        response: ocp.AsyncResponse[None],
+        response: orbax.AsyncResponse[None],
         staged: tempfile.TemporaryDirectory | None,
         best: Best | None,
     ) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from orbax.checkpoint import v1 as ocp
 
 from jaxmatch.errors import InputError
-from jaxmatch.runtime import hosts, paths
+from jaxmatch.runtime import hosts, orbax, paths
 from jaxmatch.types import Array, PyTree
 
 ARRAYS = "arrays"  # the folder that Orbax writes
@@ -194,7 +193,7 @@ def _load(path: Path, abstract_state: PyTree) -> PyTree:
     }
     filled = {name: leaf for name, leaf in abstract.items() if leaf.size}
     with jax.transfer_guard("allow"):
-        arrays = ocp.load(str(path / ARRAYS), filled)
+        arrays = orbax.load(str(path / ARRAYS), filled)
         for name, leaf in abstract.items():
             if not leaf.size:
                 arrays[name] = jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding)

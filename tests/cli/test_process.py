@@ -15,7 +15,7 @@ LIBRARY = """
 import ctypes, json, logging, os, signal, sys, warnings
 import grain.python, jax, matplotlib.figure, orbax.checkpoint, rich, tensorboardX
 import ml_collections.config_flags, optax, safetensors.numpy, tensorflow_datasets
-import scipy.optimize, scipy.sparse, scipy.special
+import scipy.optimize, scipy.sparse, scipy.special, sklearn
 from absl import flags
 
 class CDLL(ctypes.CDLL):
@@ -25,6 +25,7 @@ class CDLL(ctypes.CDLL):
 
 ctypes.CDLL = CDLL
 flags.FLAGS["grain_py_debug_mode"]
+logging.root.handlers.clear()  # Orbax has added one where it was imported
 
 def process():
     return {

@@ -8,7 +8,6 @@ from tiny_runs import train_tiny, write_data
 
 import jaxmatch
 from jaxmatch.cli.main import main
-from jaxmatch.evaluation.classifier import load
 from jaxmatch.report.card import card_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
@@ -36,8 +35,10 @@ def test_a_program_computes_in_the_asked_dtype(run, tmp_path):
         jaxmatch.load(tmp_path / f"{name}.stablehlo").predict(IMAGES).probabilities
         for name in ("usual", "wide")
     )
-    np.testing.assert_allclose(usual, load(run).predict(IMAGES).probabilities, rtol=0, atol=2e-3)
-    expected = load(run, dtype="float32").predict(IMAGES).probabilities
+    np.testing.assert_allclose(
+        usual, jaxmatch.load(run).predict(IMAGES).probabilities, rtol=0, atol=2e-3
+    )
+    expected = jaxmatch.load(run, dtype="float32").predict(IMAGES).probabilities
     np.testing.assert_allclose(wide, expected, rtol=0, atol=1e-6)
     assert np.abs(wide - usual).max() > 1e-5  # bfloat16 has 8 bits of a number
     np.testing.assert_allclose(wide, usual, rtol=0, atol=0.02)
@@ -67,6 +68,6 @@ def test_onnx_takes_it_in_float32(run, tmp_path, capsys):
     assert "--dtype float32" in refusal(capsys, f"--workdir={run}", "-o", path)
     assert list(tmp_path.iterdir()) == []
     main(["export", f"--workdir={run}", "-o", str(path), "--dtype=float32"])
-    expected = load(run, dtype="float32").predict(IMAGES).probabilities
+    expected = jaxmatch.load(run, dtype="float32").predict(IMAGES).probabilities
     found = jaxmatch.load(path).predict(IMAGES).probabilities
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)

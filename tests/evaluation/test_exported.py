@@ -180,6 +180,8 @@ def test_files_of_weights_alone_are_told_apart(vit, tmp_path):
 def test_what_a_file_does_not_hold_is_refused(file):
     with pytest.raises(InputError, match="which holds one step; leave out --step"):
         jaxmatch.load(file, 3)
+    with pytest.raises(InputError, match="give --dtype to export"):
+        jaxmatch.load(file, dtype="float32")
     exported = jaxmatch.load(file)
     with pytest.raises(InputError, match="holds the teacher alone, not 'student'"):
         exported.predict(exports.images(1), "student")
