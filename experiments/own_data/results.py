@@ -1,0 +1,73 @@
+"""Reads the finished runs of the sweep and their baselines into a table.
+
+python -m experiments.own_data.results runs/own_data
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from experiments.own_data.sweep import DATA, METHODS
+
+CONTRAST = "`fixmatch`, `views=industrial` and `--config.augment=contrast`"
+TITLES = {method: f"`{method}`" for method in METHODS} | {"contrast": CONTRAST}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("runs", type=Path)
+    folder = parser.parse_args(words).runs
+    found = [entry(path.parent) for path in sorted(folder.glob("*-s*/summary.json"))]
+    (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    for data in DATA:
+        if entries := [each for each in found if each["data"] == data]:
+            print(f"{data}\n\n{table(entries)}\n")
+
+
+def entry(folder: Path) -> dict[str, Any]:
+    """Accuracies in [0, 1] of the network that a run reports, and of its baselines."""
+    data, run, seed = folder.name.rsplit("-", 2)  # as the sweep names them
+    summary = json.loads((folder / "summary.json").read_text())
+    baselines = json.loads((folder / "baselines.json").read_text())["baselines"]
+    return {
+        "data": data,
+        "run": run,
+        "seed": int(seed.removeprefix("s")),
+        "steps": summary["steps"],
+        **_accuracies(summary[summary["evaluated"]]["metrics"]),
+        "baselines": {each["title"]: _accuracies(each["test"]) for each in baselines.values()},
+    }
+
+
+def _accuracies(metrics: dict[str, Any]) -> dict[str, float]:
+    return {key: metrics[key] for key in ("accuracy", "balanced_accuracy")}
+
+
+def table(entries: Sequence[dict[str, Any]]) -> str:
+    """Accuracy and balanced accuracy in percent as Markdown; the baselines have the same labels."""
+    lines = ["| | seeds | accuracy | balanced accuracy |", "|---|---|---|---|"]
+    for run, title in TITLES.items():
+        if runs := {each["seed"]: each for each in entries if each["run"] == run}:
+            lines.append(_row(title, runs))
+    baselines: dict[str, dict[int, Any]] = {}
+    for each in entries:
+        for title, values in each["baselines"].items():
+            baselines.setdefault(title, {})[each["seed"]] = values
+    return "\n".join([*lines, *(_row(title, runs) for title, runs in baselines.items())])
+
+
+def _row(title: str, runs: dict[int, Any]) -> str:
+    cells = [title, ", ".join(map(str, sorted(runs)))]
+    for key in ("accuracy", "balanced_accuracy"):
+        values = [100 * runs[seed][key] for seed in sorted(runs)]
+        each = " / ".join(f"{value:.1f}" for value in values)
+        spread = f"{mean(values):.1f} ± {stdev(values):.1f} " if len(values) > 1 else ""
+        cells.append(f"{spread}({each})" if spread else each)
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

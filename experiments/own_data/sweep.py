@@ -1,0 +1,32 @@
+"""What a new user gets with the defaults of own images, supervised and by three methods.
+
+jaxmatch sweep --config=experiments/own_data/sweep.py --workdir=runs/own_data --run
+jaxmatch sweep --config=experiments/own_data/sweep.py:fashion_mnist --workdir=runs/own_data --run
+"""
+
+from collections.abc import Iterator
+
+from jaxmatch.errors import InputError, suggest
+
+# Where `make` was told to write them; each seed of ELPV has its own folder.
+DATA = {
+    "elpv": "folder:elpv{seed},labels=all",
+    "fashion_mnist": "npz:fashion.npz,labels=100,seed={seed}",
+}
+METHODS = ("supervised", "fixmatch", "flexmatch", "simmatch")
+
+
+def sweep(data: str = "elpv") -> Iterator[dict[str, object]]:
+    """Three seeds of each method; on ELPV also FixMatch with views that suit the photographs."""
+    if data not in DATA:
+        raise InputError(f"no data {data!r} here; {suggest(data, DATA)}")
+    for seed in range(3):
+        place = DATA[data].format(seed=seed)
+        for method in METHODS:
+            yield {"config": f"{method}:{place}", "workdir": f"{data}-{method}-s{seed}"}
+        if data == "elpv":
+            yield {
+                "config": f"fixmatch:{place},views=industrial",
+                "workdir": f"{data}-contrast-s{seed}",
+                "augment": "contrast",
+            }
