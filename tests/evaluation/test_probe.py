@@ -10,7 +10,15 @@ import pytest
 from helpers import assert_close
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from tiny_runs import LABELS, STEPS, arguments, train_tiny, without_extras, write_data
+from tiny_runs import (
+    LABELS,
+    STEPS,
+    arguments,
+    train_tiny,
+    without_extras,
+    without_learning,
+    write_data,
+)
 
 import jaxmatch
 from jaxmatch.config.flags import from_flags
@@ -271,10 +279,13 @@ def runs(tmp_path_factory):
     """A run with labels, one of SimCLR and their data."""
     folder = tmp_path_factory.mktemp("probe")
     data = write_data(folder / "x.npz")
-    train_tiny(data, folder / "supervised", method="supervised")
+    with without_learning():
+        train_tiny(data, folder / "supervised", method="supervised")
     config, *overrides = arguments(data, method="simclr", chosen="", devices=1)
     overrides += ["--config.optim.warmup_steps=2", "--config.optim.learning_rate=0.1"]
-    jaxmatch.train(from_flags(config.removeprefix("--config="), overrides)[0], folder / "simclr")
+    with without_learning():
+        config, _ = from_flags(config.removeprefix("--config="), overrides)
+        jaxmatch.train(config, folder / "simclr")
     return folder, np.load(data)
 
 

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from helpers import assert_bitwise, toy_images
 from PIL import Image
-from tiny_runs import OVERRIDES, configuration, state_of, without_extras, write_data
+from tiny_runs import (
+    OVERRIDES,
+    configuration,
+    state_of,
+    without_extras,
+    without_learning,
+    write_data,
+)
 
 from jaxmatch import train
 from jaxmatch.cli import main as cli
@@ -358,7 +365,8 @@ def test_copies_across_sets_are_warned_of_with_a_count(tmp_path, caplog):
         shutil.copy(path, root / "unlabeled" / f"{number}.png")
     shutil.copy(tests[3], root / "train" / tests[3].parent.name / "again.png")
     options = {**SHORT, "method": "supervised", "steps": 5}
-    train(configuration(f"folder:{root}", chosen=",labels=all", **options), tmp_path / "run")
+    with without_learning():
+        train(configuration(f"folder:{root}", chosen=",labels=all", **options), tmp_path / "run")
     assert "3 test images have exact copies among the unlabeled images" in caplog.text
     assert "1 test image has an exact copy among the labeled images" in caplog.text
 
@@ -466,7 +474,8 @@ def arrays_run(tmp_path_factory):
     """A finished run on an npz file."""
     base = tmp_path_factory.mktemp("arrays")
     file = write_data(base / "x.npz", x_unlabeled=toy_images(8, 3)[0])
-    train(configuration(file, **ARRAYS), base / "run")
+    with without_learning():
+        train(configuration(file, **ARRAYS), base / "run")
     return base
 
 

@@ -4,7 +4,15 @@ import json
 import shutil
 
 import pytest
-from tiny_runs import STEPS, arguments, configuration, snapshot, train_tiny, without_extras
+from tiny_runs import (
+    STEPS,
+    arguments,
+    configuration,
+    snapshot,
+    train_tiny,
+    without_extras,
+    without_learning,
+)
 
 from jaxmatch import load
 from jaxmatch.cli import main as cli
@@ -44,7 +52,8 @@ def only_steps():
 @pytest.fixture(scope="module")
 def reference(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("reference") / "run"
-    train_tiny(data, workdir, **QUICK)
+    with without_learning():
+        train_tiny(data, workdir, **QUICK)
     return workdir
 
 

@@ -18,6 +18,7 @@ from tiny_runs import (
     state_of,
     train_tiny,
     without_extras,
+    without_learning,
     without_seconds,
 )
 
@@ -49,7 +50,8 @@ def teacher(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "teacher"
     changes = {"model__conv_bias": "stem", "data__mean": (0.3,), "data__std": (0.2,)}
     changes["devices"] = 1
-    train_tiny(data, workdir, method="supervised", data__ratio=0, **changes)
+    with without_learning():
+        train_tiny(data, workdir, method="supervised", data__ratio=0, **changes)
     return workdir
 
 

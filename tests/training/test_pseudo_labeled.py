@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_bitwise
-from tiny_runs import LABELS, PERIOD, configuration, state_of, train_tiny, without_extras
+from tiny_runs import (
+    LABELS,
+    PERIOD,
+    configuration,
+    state_of,
+    train_tiny,
+    without_extras,
+    without_learning,
+)
 
 from jaxmatch.config.checks import check_settings
 from jaxmatch.config.own import with_usual_input
@@ -37,7 +45,8 @@ def only_steps():
 def table(data, tmp_path_factory):
     """Random pseudo-labels of the unlabeled images, one of which was not readable."""
     folder = tmp_path_factory.mktemp("teacher") / "run"
-    train_tiny(data, folder, method="supervised", **SHORT)
+    with without_learning():
+        train_tiny(data, folder, method="supervised", **SHORT)
     found, _ = make([folder])
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(4), len(found.names)).astype(np.float32)
