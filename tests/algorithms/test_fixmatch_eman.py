@@ -111,6 +111,7 @@ def step_of(network, state, batch, spec):
     return loss(state)
 
 
+@pytest.mark.slow  # part of the equations
 def test_the_student_never_sees_the_weak_views():
     with jax.enable_x64(True):
         state, batch, network = toy()

@@ -338,6 +338,7 @@ def test_a_small_view_is_as_large_as_told():
     )
 
 
+@pytest.mark.slow
 def test_a_whole_view_leaves_out_what_never_happens():
     images = jnp.asarray(random_images(2, 8))
     unchanged = Contrast(area=(1.0, 1.0), **NEVER)

@@ -151,6 +151,7 @@ def test_equals_pillow(name):
         assert difference.max() == 0
 
 
+@pytest.mark.slow  # test_sheet.py and test_weak.py have oblong images
 def test_equals_pillow_on_an_oblong_image():
     values = {"rotate": 17.3, "shear_y": 0.21, "translate_x": 5.4, "equalize": 1, "sharpness": 0.3}
     image = natural(2, seed=2, height=24, width=40)[1]
@@ -257,6 +258,7 @@ def test_any_dtype_and_range_of_levels():
     np.testing.assert_array_equal(tone.planes(np.uint8([[[[9, 8, 7]]]])).ravel(), [9, 8, 7])
 
 
+@pytest.mark.slow  # a type of numbers that only tests use
 def test_float64_changes_nothing():
     images, value = natural(60), np.full(60, 0.3, np.float32)
     op = np.arange(60) % len(NAMES)

@@ -292,6 +292,7 @@ def test_a_chain_draws_apart_and_applies_in_order():
     np.testing.assert_array_equal(ours, expected)
 
 
+@pytest.mark.slow
 def test_the_same_key_draws_the_same():
     for table in TABLES:
         first, again, other = (drawn(table, seed=seed) for seed in (3, 3, 4))

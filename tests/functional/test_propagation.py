@@ -61,6 +61,7 @@ def test_it_is_the_first_row_of_the_inverse(neighbors, share):
     np.testing.assert_allclose(np.asarray(found).sum(1), 1, rtol=1e-12)
 
 
+@pytest.mark.slow  # a case of the inverse
 def test_one_neighbor_by_hand():
     """The walk goes to and fro: 1 / (1 + share) stays, share / (1 + share) is the neighbor's."""
     bank = Bank(jnp.eye(2), jnp.array([1, 0]), jnp.array([True, True]))
@@ -70,6 +71,7 @@ def test_one_neighbor_by_hand():
     np.testing.assert_allclose(found[0], [0.4, 0.3 * 0.8 + 0.2, 0.16], rtol=1e-6)
 
 
+@pytest.mark.slow  # a case of the inverse
 def test_share_zero_gives_the_prediction_back():
     embeddings, prediction, bank = toy()
     found = jit_propagate(embeddings, prediction, bank, neighbors=3, temperature=0.1, share=0.0)

@@ -109,6 +109,7 @@ def test_scaling_has_the_derivatives_of_its_formula(slope):
             np.testing.assert_allclose(found, expected, atol=1e-11)
 
 
+@pytest.mark.slow  # the next test has both modes
 def test_moments_have_the_derivatives_of_their_formula():
     def ours(x):
         first, second = moments(x, origin)

@@ -246,6 +246,7 @@ def test_images_of_another_size_have_positions_by_timms_rule(size, class_positio
     assert_close(ours, theirs, 1e-5)
 
 
+@pytest.mark.slow  # parity/test_vit_goldens.py has both
 def test_average_and_token_read_what_they_say():
     """Registers and the class token are no part of the average, and patches none of the token."""
     model = ViT(classes=3, **SHALLOW, registers=2)
@@ -287,7 +288,7 @@ def test_average_and_token_read_what_they_say():
 
 
 def test_a_network_without_classes_has_features_only():
-    model = ViT(classes=0, **TINY)
+    model = ViT(classes=0, **SHALLOW)
     assert "classifier" not in shapes(model)
     found = jax.eval_shape(
         lambda: model.init_with_output(jax.random.key(0), IMAGES, train=False)[0]

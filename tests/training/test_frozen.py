@@ -164,6 +164,7 @@ def test_an_equal_scale_costs_nothing(data, reference):
     np.testing.assert_allclose(outputs.logits, logits_of(student, images), atol=1e-4)
 
 
+@pytest.mark.slow  # as in test_resume.py
 def test_an_interrupted_run_continues_bitwise(data, teacher, reference, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(reference, run)
