@@ -115,6 +115,7 @@ def test_regression_is_two_minus_twice_the_cosine():
     np.testing.assert_allclose(regression(prediction, -prediction), np.full(6, 4), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_vanished_and_huge_predictions_stay_finite():
     target = np.ones((3, 4), np.float32)
     compiled = quick_jit(jax.value_and_grad(lambda x: regression(x, target).sum()))

@@ -141,6 +141,7 @@ def test_proto_nce_by_hand():
     assert nearest.tolist() == [True]
 
 
+@pytest.mark.slow  # part of the equations
 def test_concentration_by_hand():
     total = np.array([4.0, 0.0, 9.0, 1.0, 0.0])
     size = np.array([4, 1, 3, 2, 0])

@@ -173,6 +173,7 @@ def test_neutral_value_is_the_identity(name, value):
     np.testing.assert_array_equal(out, images)
 
 
+@pytest.mark.slow  # Pillow has the same
 def test_tone_by_hand():
     row = [0, 1, 100, 127, 128, 255]
     expected = {
@@ -190,6 +191,7 @@ def test_tone_by_hand():
     np.testing.assert_array_equal(by_hand([row], *expected)[:, 0], list(expected.values()))
 
 
+@pytest.mark.slow  # Pillow does so, too
 def test_autocontrast_stretches_each_channel_alone():
     images = np.zeros((1, 1, 3, 3), np.uint8)
     images[0, 0, :, 0] = [10, 20, 30]
@@ -201,6 +203,7 @@ def test_autocontrast_stretches_each_channel_alone():
     np.testing.assert_array_equal(out[:, 2], [0, 125, 255])
 
 
+@pytest.mark.slow  # Pillow has the same
 def test_equalize_by_hand():
     # 512 pixels: 256 zeros, then one each of 0..255: step (512 - 1) // 255 = 2.
     image = np.concatenate([np.zeros(256), np.arange(256)]).reshape(16, 32)

@@ -100,7 +100,12 @@ def test_products_give_the_same_views(table, side, use_form):
 
 @pytest.mark.parametrize(
     ("table", "ops", "layers", "applied"),
-    [("torchssl", 14, 3, 1), ("google", 14, 2, 0.5), ("simmatch", 14, 2, 0.5), ("eman", 16, 2, 1)],
+    [
+        ("torchssl", 14, 3, 1),
+        ("google", 14, 2, 0.5),
+        pytest.param("simmatch", 14, 2, 0.5, marks=pytest.mark.slow),
+        pytest.param("eman", 16, 2, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_ops_are_drawn_equally_and_independently(table, ops, layers, applied):
     op, names = drawn(table).op, np.array(TABLES[table].names)

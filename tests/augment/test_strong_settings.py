@@ -183,7 +183,7 @@ def test_cutout_off_and_on(table):
 @pytest.mark.parametrize(
     ("table", "share", "most"),
     [
-        ("google", 0.25, 8),
+        pytest.param("google", 0.25, 8, marks=pytest.mark.slow),
         pytest.param("eman", 1.0, 32, marks=pytest.mark.slow),
         ("torchssl", 0.25, 9),
     ],

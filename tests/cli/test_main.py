@@ -732,7 +732,7 @@ def test_a_run_in_another_process_is_the_same_run(data, call, tmp_path):
 
 
 def test_describe_prints_json(data, call):
-    code, output, _ = call("describe", "--json", *arguments(data))
+    code, output, _ = call("describe", "--json", *arguments(data, **QUICK))
     assert code == 0
     found = json.loads(output)
     assert found["batch"] == {"labeled": 8, "unlabeled": 16}
@@ -741,7 +741,9 @@ def test_describe_prints_json(data, call):
     assert sum(found["shapes"]["classifier/kernel"]) > 0
 
 
-@pytest.mark.parametrize("width", [None, pytest.param(80, marks=pytest.mark.slow), 132])
+@pytest.mark.parametrize(
+    "width", [None, *(pytest.param(width, marks=pytest.mark.slow) for width in (80, 132))]
+)
 def test_describe_prints_a_page(data, call, monkeypatch, width):
     monkeypatch.setenv("NO_COLOR", "1")
     if width:

@@ -220,6 +220,7 @@ def peak(action):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_the_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch):
     monkeypatch.setattr(predictions, "BATCH", 50)
     few, many = grays(tmp_path / "few", 150), grays(tmp_path / "many", 700)

@@ -279,9 +279,10 @@ def runs(tmp_path_factory):
     """A run with labels, one of SimCLR and their data."""
     folder = tmp_path_factory.mktemp("probe")
     data = write_data(folder / "x.npz")
+    periods = {"devices": 1, "eval_every": STEPS, "log_every": STEPS}
     with without_learning():
-        train_tiny(data, folder / "supervised", method="supervised")
-    config, *overrides = arguments(data, method="simclr", chosen="", devices=1)
+        train_tiny(data, folder / "supervised", method="supervised", **periods)
+    config, *overrides = arguments(data, method="simclr", chosen="", **periods)
     overrides += ["--config.optim.warmup_steps=2", "--config.optim.learning_rate=0.1"]
     with without_learning():
         config, _ = from_flags(config.removeprefix("--config="), overrides)

@@ -45,9 +45,9 @@ def by_inverse(embedding, prediction, bank, neighbors, temperature, share):
 
 @pytest.mark.parametrize(
     ("share", "neighbors"),
-    [(0.1, 100), (0.9, 3)]
+    [(0.9, 3)]
     + [pytest.param(*each, marks=pytest.mark.slow)
-       for each in ((0.1, 1), (0.1, 3), (0.9, 1), (0.9, 100))],
+       for each in ((0.1, 100), (0.1, 1), (0.1, 3), (0.9, 1), (0.9, 100))],
 )  # fmt: skip
 def test_it_is_the_first_row_of_the_inverse(neighbors, share):
     with jax.enable_x64(True):
@@ -84,6 +84,7 @@ def test_an_empty_bank_gives_the_prediction_back():
     np.testing.assert_allclose(found, prediction, rtol=1e-6)
 
 
+@pytest.mark.slow  # the inverse above has some
 def test_unfilled_rows_are_no_nodes():
     embeddings, prediction, bank = toy(filled=(True, True) + (False,) * 5)
     options = {"neighbors": 4, "temperature": 0.1, "share": 0.5}

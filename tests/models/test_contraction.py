@@ -351,6 +351,7 @@ def test_a_tpu_sums_a_wider_kernels_gradient_in_its_dtype_and_asked_precision():
     assert all(line.count("HIGHEST") == 2 for line in lines)
 
 
+@pytest.mark.slow
 def test_gpus_add_a_wider_kernels_gradients_in_its_dtype(monkeypatch):
     images, kernel = arrays(8, 7, 6, 4, 5, 3)
     given = images.astype(jnp.bfloat16), kernel, jnp.ones(5)

@@ -110,6 +110,7 @@ def test_the_frozen_run_is_not_touched(data, teacher, tmp_path):
     assert snapshot(teacher) == before
 
 
+@pytest.mark.slow  # the reference has another one
 def test_the_student_may_be_of_any_architecture(data, teacher, tmp_path):
     config = settled_configuration(data, **options(teacher, model__depth=10, model__width=0.5))
     program = Program.build(config, run_data.load_new(config).facts())
@@ -151,6 +152,7 @@ def test_a_step_sees_the_frozen_networks_own_predictions(data, teacher, tmp_path
     np.testing.assert_allclose(logits, logits_of(load(teacher), images), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_equal_scale_costs_nothing(data, reference):
     student = load(reference)
     assert rescaled(student, student.program) is student.program.network

@@ -13,6 +13,7 @@ from tiny_runs import (
     configuration,
     train_tiny,
     without_extras,
+    without_learning,
     write_data,
 )
 
@@ -229,7 +230,7 @@ def tiny_disk(tmp_path):
 
 
 def test_a_disk_that_fills_up_is_a_disk_error(data, tiny_disk):
-    with pytest.raises(DiskError, match="make room"):
+    with without_learning(), pytest.raises(DiskError, match="make room"):
         train_tiny(data, tiny_disk / "run", method="supervised", devices=1)
 
 
@@ -265,7 +266,8 @@ def test_a_memory_of_the_wrong_size_is_refused(batches, expected, data, tmp_path
 def test_the_default_folder_is_named_after_the_configuration(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = {"method": "supervised", "devices": 1, "steps": 5}
-    train_tiny(data, None, **quick)
+    with without_learning():
+        train_tiny(data, None, **quick)
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("supervised-npz-colours-16-s0-")
     assert loop.finished(configuration(data, **quick), folder) is not None
