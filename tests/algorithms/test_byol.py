@@ -82,7 +82,7 @@ def test_value_and_gradient_are_those_of_the_equations():
     assert not np.any(gradient["classifier"]["kernel"])
 
 
-@pytest.mark.parametrize("spec", [SPEC, TRAINING])
+@pytest.mark.parametrize("spec", [SPEC, pytest.param(TRAINING, marks=pytest.mark.slow)])
 def test_both_networks_see_both_views(spec):
     with jax.enable_x64(True):
         state, batch = toy_state(ALGORITHM, jnp.float64), toy_views(ALGORITHM)

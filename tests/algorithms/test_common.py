@@ -163,7 +163,7 @@ of_each_part = only("supervised", "fixmatch", "remixmatch", "simmatch", "swav")
 # Those whose loss looks at the teacher, and one that does not.
 of_each_teacher = only("fixmatch", "mean_teacher", "moco_v2")
 # Those that compare images of a batch or have a memory, and the plain ones.
-of_each_batch = only("fixmatch", "simmatch", "comatch", "simclr")
+of_each_batch = only("fixmatch", "comatch", "simclr")
 
 
 @pytest.fixture(scope="module", params=PARAMETERS)

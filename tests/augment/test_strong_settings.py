@@ -24,8 +24,7 @@ GREY = np.full((1, 16, 16, 3), 200, np.uint8)
 
 # Tables that differ in kind: one of ranges, one of levels and ops that are not applied.
 KINDS = [
-    pytest.param(table, marks=() if table in ("torchssl", "google") else pytest.mark.slow)
-    for table in TABLES
+    pytest.param(table, marks=() if table == "google" else pytest.mark.slow) for table in TABLES
 ]
 
 
@@ -117,7 +116,7 @@ RANGES = [
     ("google", "solarize_add", 1.0, 11, 99),
 ]
 # One program draws all ops of a table at one strength.
-DRAWN_TOGETHER = [("google", 0.5), ("eman", 0.5)]
+DRAWN_TOGETHER = [("google", 0.5)]
 
 
 @pytest.mark.parametrize(

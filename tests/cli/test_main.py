@@ -257,6 +257,7 @@ def test_evaluate_prints_a_table(validated, call, monkeypatch):
     assert value == summary["best"]["value"]
 
 
+@pytest.mark.slow  # evaluation/test_bootstrap.py
 def test_evaluate_adds_intervals(validated, call, monkeypatch):
     words = ["evaluate", "--workdir", validated[0], "--step", "newest"]
     _, output, _ = call(*words, "--json")

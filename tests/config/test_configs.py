@@ -54,7 +54,7 @@ PRESETS_OF = {
 
 # One of each kind of views, memory and stages; with -m slow all.
 KINDS = {
-    *("supervised", "mixmatch", "fixmatch", "flexmatch", "simmatch"),
+    *("supervised", "fixmatch", "simmatch"),
     *("distillation", "moco_v2", "pcl", "selfmatch"),
 }
 

@@ -226,6 +226,7 @@ def test_calibrate_does_it_for_a_run_that_exists(run, finished, call):
     assert "intervals" not in repeated["student"]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_forgets_later_temperatures(run, data, call):
     words = ["train", "--workdir", run, *arguments(data, **OPTIONS)]
     for name in ("calibration.json", "summary.json"):

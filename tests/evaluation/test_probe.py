@@ -82,7 +82,9 @@ def knn_in_numpy(train, labels, test, neighbours):
     return np.array(found)
 
 
-@pytest.mark.parametrize("neighbours", [1, 2, 6, 20, 1000])
+@pytest.mark.parametrize(
+    "neighbours", [1, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 20, 1000))]
+)
 def test_knn_is_that_of_a_plain_loop(neighbours):
     train, labels, test, _ = clusters(0)
     expected = knn_in_numpy(train, labels, test, neighbours)
@@ -310,7 +312,7 @@ def test_features_are_those_of_the_network_that_is_reported(runs):
     [
         ("supervised", False, "teacher", False),
         pytest.param("supervised", True, "teacher", True, marks=pytest.mark.slow),
-        ("simclr", False, "student", True),  # it saw none
+        pytest.param("simclr", False, "student", True, marks=pytest.mark.slow),  # it saw none
     ],
 )
 def test_a_run_is_probed_with_the_labels_that_it_saw(runs, name, all_labels, evaluated, every):

@@ -342,7 +342,7 @@ def test_what_an_exported_file_does_not_know_is_refused(run, program, pictures, 
 
 
 @pytest.mark.parametrize(
-    "score", ["energy", pytest.param("max_logit", marks=pytest.mark.slow), "heads"]
+    "score", ["heads", *(pytest.param(n, marks=pytest.mark.slow) for n in ("energy", "max_logit"))]
 )
 def test_each_score_is_the_same_in_a_program(run, score):
     classifier = jaxmatch.load(run)

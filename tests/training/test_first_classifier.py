@@ -24,6 +24,7 @@ from jaxmatch.report.page import report
 from jaxmatch.report.scores import ending
 from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.training import together
+from jaxmatch.training.run import Run
 from jaxmatch.training.train import chosen, prepare
 
 INPUT = {
@@ -43,9 +44,11 @@ def only_steps():
 
 @pytest.fixture(scope="module")
 def pretrained(data, tmp_path_factory):
-    """A run without labels whose head has two layers."""
+    """A run without labels whose head has two layers; nobody reads its probes."""
     folder = tmp_path_factory.mktemp("pretrained") / "simclr_v2"
-    with without_learning():
+    with without_learning(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "evaluate", lambda *_: {})
+        patch.setattr(Run, "with_probes", lambda *_: {})
         train_tiny(data, folder, method="simclr_v2", chosen="", steps=5, **INPUT)
     return folder
 

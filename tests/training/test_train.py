@@ -62,7 +62,7 @@ def only_steps():
 def reference(data, tmp_path_factory):
     """A FixMatch run that nothing interrupted; to be read, not changed."""
     workdir = tmp_path_factory.mktemp("reference") / "run"
-    train_tiny(data, workdir)
+    train_tiny(data, workdir, devices=1)
     return workdir
 
 
@@ -135,9 +135,8 @@ def test_the_split_file_names_the_labeled_images(reference, data):
 
 
 @pytest.mark.usefixtures("only_steps")
-@pytest.mark.parametrize(
-    "method", ["supervised", pytest.param("pseudo_label", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # those of FixMatch, and of pseudo-labels without known labels, are tested below
+@pytest.mark.parametrize("method", ["supervised", "pseudo_label"])
 def test_metrics_of_other_methods(method, data, tmp_path):
     summary = train_tiny(data, tmp_path / "run", method=method, steps=10, devices=1)
     for line in read(tmp_path / "run"):

@@ -13,6 +13,7 @@ from tiny_runs import (
     configuration,
     state_of,
     train_tiny,
+    without_extras,
     without_learning,
 )
 
@@ -22,8 +23,14 @@ from jaxmatch.cli.main import main
 from jaxmatch.errors import InputError
 from jaxmatch.weights.transfer import check_encoder, encoder
 
-SHORT = {"steps": PERIOD, "model__conv_bias": "none"}
+SHORT = {"steps": PERIOD, "devices": 1, "model__conv_bias": "none"}
 FROZEN = {**SHORT, "optim__learning_rate": 0.0, "model__bn_decay": 1.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +186,7 @@ def test_another_source_is_another_run(data, source, follower):
 
 
 def test_the_command_line_says_which_tensors_differ(data, source, tmp_path, capsys):
-    words = arguments(data, init_from=source, model__depth=10)
+    words = arguments(data, method="supervised", devices=1, init_from=source, model__depth=10)
     with pytest.raises(SystemExit) as caught:
         main(["train", *words, f"--workdir={tmp_path / 'run'}"])
     assert caught.value.code == 2
