@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import on_host, toy_images
@@ -14,7 +15,9 @@ from helpers import on_host, toy_images
 from jaxmatch import load, train
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.own import Circumstances, settle, with_usual_input
+from jaxmatch.runtime.dispatch import Meter
 from jaxmatch.training import ending, run
+from jaxmatch.types import Ratio
 
 LABELS = 16
 WITHOUT_THRESHOLD = (
@@ -93,6 +96,37 @@ def without_extras():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "plot", lambda *_: None)
         patch.setattr(ending, "write_baselines", lambda *_: None)
+        yield
+
+
+@jax.jit
+def _moved(state, by):
+    """A state whose networks differ a little from those of ``state``, and from each other."""
+
+    def move(tree, by):
+        return jax.tree.map(
+            lambda leaf: leaf + by * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), tree
+        )
+
+    params, teacher = move(state.params, by), move(state.teacher, by / 2)
+    return state.replace(step=state.step + 1, params=params, teacher=teacher)
+
+
+@contextlib.contextmanager
+def without_learning():
+    """Steps move the parameters by about the learning rate, whatever the images are.
+
+    For tests that need the folder of a run and no learning: the step of a method takes most of the
+    time to compile.
+    """
+
+    def compile_nothing(self):
+        names = ("loss/total", "loss/supervised", "optim/gradient_norm", "optim/learning_rate")
+        meter = Meter({name: Ratio(1.0, 1.0) for name in names}, -1, 0)
+        return lambda state, feed: (_moved(state, self.config.optim.learning_rate), meter)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.Run, "compile", compile_nothing)
         yield
 
 

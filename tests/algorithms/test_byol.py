@@ -82,7 +82,7 @@ def test_value_and_gradient_are_those_of_the_equations():
     assert not np.any(gradient["classifier"]["kernel"])
 
 
-@pytest.mark.parametrize("spec", [SPEC, TRAINING])
+@pytest.mark.parametrize("spec", [SPEC, pytest.param(TRAINING, marks=pytest.mark.slow)])
 def test_both_networks_see_both_views(spec):
     with jax.enable_x64(True):
         state, batch = toy_state(ALGORITHM, jnp.float64), toy_views(ALGORITHM)
@@ -115,6 +115,7 @@ def test_regression_is_two_minus_twice_the_cosine():
     np.testing.assert_allclose(regression(prediction, -prediction), np.full(6, 4), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_vanished_and_huge_predictions_stay_finite():
     target = np.ones((3, 4), np.float32)
     compiled = quick_jit(jax.value_and_grad(lambda x: regression(x, target).sum()))

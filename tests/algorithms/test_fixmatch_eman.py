@@ -111,6 +111,7 @@ def step_of(network, state, batch, spec):
     return loss(state)
 
 
+@pytest.mark.slow  # part of the equations
 def test_the_student_never_sees_the_weak_views():
     with jax.enable_x64(True):
         state, batch, network = toy()
@@ -134,6 +135,7 @@ def test_the_teachers_statistics_come_back_where_it_trains():
     np.testing.assert_allclose(own["norm"]["mean"], mean, rtol=1e-12)
 
 
+@pytest.mark.slow  # the equations above have a teacher in eval mode
 def test_a_label_does_not_depend_on_the_rest_of_the_batch():
     state, batch, network = toy(jnp.float32)
 

@@ -85,6 +85,7 @@ def test_the_memory_is_that_of_a_loop_over_examples(seed):
         np.testing.assert_array_equal(memory.counts, counts)
 
 
+@pytest.mark.slow  # functional/test_per_example.py
 def test_the_memory_may_be_spread_over_devices():
     random = np.random.default_rng(0)
     memory = memory_of(random.integers(-1, CLASSES, 4096))

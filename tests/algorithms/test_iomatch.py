@@ -148,6 +148,7 @@ def test_the_open_set_loss_begins_after_its_share_of_the_run():
     np.testing.assert_allclose(begun[50][1] - begun[49][1], 0.4 * begun[50][0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_extreme_logits_have_finite_losses_and_gradients():
     logits = jnp.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]])
     loss, gradient = quick_jit(jax.value_and_grad(hard_negative_loss))(logits, jnp.array([1, 0]))

@@ -158,6 +158,7 @@ def test_weights_are_drawn_for_each_example():
     assert sorted(np.concatenate(draws.partner)) == list(range(56))
 
 
+@pytest.mark.slow
 def test_one_hot_guesses_stay_finite():
     algorithm = MixMatch(temperature=0.01)
     state, batch = toy_state(algorithm, step=90), toy_views(algorithm)

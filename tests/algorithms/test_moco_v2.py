@@ -82,6 +82,7 @@ def test_value_gradient_and_queue_are_those_of_the_equation():
     assert update.teacher_stats is not None
 
 
+@pytest.mark.slow  # part of the equations
 def test_each_network_sees_one_view():
     with jax.enable_x64(True):
         state, batch, network = toy(jnp.float64)

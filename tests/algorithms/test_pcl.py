@@ -124,6 +124,7 @@ def test_before_the_first_clusters_it_is_moco():
     assert not ALGORITHM.init(jax.random.key(0), SPEC).clustered
 
 
+@pytest.mark.slow  # the equations above in NumPy
 def test_proto_nce_by_hand():
     clustering = Prototypes(np.eye(3), np.array([0.5, 1.0, 1.0]), np.array([0, 0, 1, 2], np.int32))
     query = np.array([[1.0, 0, 0], [0, 1.0, 0]])
@@ -140,6 +141,7 @@ def test_proto_nce_by_hand():
     assert nearest.tolist() == [True]
 
 
+@pytest.mark.slow  # part of the equations
 def test_concentration_by_hand():
     total = np.array([4.0, 0.0, 9.0, 1.0, 0.0])
     size = np.array([4, 1, 3, 2, 0])

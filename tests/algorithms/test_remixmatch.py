@@ -111,6 +111,7 @@ def test_value_and_gradient_are_those_of_the_equations(options, step, ramp):
     np.testing.assert_allclose(slope, (ahead - behind) / 2, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_first_batch_starts_the_average_and_running_statistics_are_of_mixed_images():
     algorithm = ReMixMatch()
     network = make_network(TinyNetwork(heads=algorithm.heads))

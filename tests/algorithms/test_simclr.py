@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import (
     SPEC,
     UNLABELED_BATCH,
@@ -122,6 +123,7 @@ def test_accuracy_counts_views_nearer_to_their_own_than_to_all_others():
     assert quick_jit(found)(first, second).mean() == 0.25
 
 
+@pytest.mark.slow  # functional/test_losses.py has the loss
 def test_extreme_projections_stay_finite():
     compiled = quick_jit(jax.value_and_grad(lambda z: loss_of(z, z, temperature=0.01)[0]))
     for scale in (0.0, 1e-30, 1e18):

@@ -98,8 +98,11 @@ def oracle(algorithm, memory, on_x, on_weak, on_strong, label):
 @pytest.mark.parametrize(
     "form",
     [
-        *("student", "teacher"),
-        *(pytest.param(form, marks=pytest.mark.slow) for form in ("unfolded", "unaligned")),
+        "student",
+        *(
+            pytest.param(form, marks=pytest.mark.slow)
+            for form in ("teacher", "unfolded", "unaligned")
+        ),
     ],
 )
 def test_value_gradient_and_memory_are_those_of_the_equations(form):

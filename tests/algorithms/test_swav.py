@@ -216,6 +216,7 @@ def test_swapped_prediction_averages_the_pairs_of_different_views(seed, assigned
     np.testing.assert_allclose(ours, np.mean(expected, 0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_extreme_scores_stay_finite_and_half_precision_is_widened():
     scores = jnp.array([[1.0, -1.0], [1.0, 1.0]], jnp.bfloat16)
     codes = [jnp.array([[0.0, 1.0], [1.0, 0.0]])] * 2

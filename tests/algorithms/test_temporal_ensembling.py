@@ -101,6 +101,7 @@ def test_several_steps_are_those_of_the_equations():
     assert visits[[0, 1, 2, 3, 9, 63]].tolist() == [2, 1, 4, 3, 1, 1]
 
 
+@pytest.mark.slow  # as in test_mean_teacher.py
 def test_running_statistics_come_from_the_labeled_pass_alone():
     network = make_network(TinyNetwork())
     stats = []

@@ -259,6 +259,7 @@ def test_methods_that_an_option_is_not_defined_for(name, values, message):
         with_options(ALGORITHMS[name](), Unequal(**values), 4, name)
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_that_hides_its_views():
     algorithm = LogitAdjusted(method=MixMatch())
     state, batch = toy_state(METHOD), toy_views(algorithm)

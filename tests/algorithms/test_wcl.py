@@ -114,6 +114,7 @@ def graph_loss(left, right):
     return loss(left, right)
 
 
+@pytest.mark.slow  # part of the equations
 def test_a_view_is_labeled_by_the_other():
     pairs, others = np.eye(4)[[0, 0, 1, 1]], np.eye(4)[[0, 1, 0, 1]]
     everyone = np.log(np.e ** (1 / 0.3) + 2)  # one of the three others is equal

@@ -338,6 +338,7 @@ def test_a_small_view_is_as_large_as_told():
     )
 
 
+@pytest.mark.slow
 def test_a_whole_view_leaves_out_what_never_happens():
     images = jnp.asarray(random_images(2, 8))
     unchanged = Contrast(area=(1.0, 1.0), **NEVER)
@@ -368,6 +369,7 @@ def test_four_devices_equal_one():
     np.testing.assert_array_equal(four, one)
 
 
+@pytest.mark.slow  # test_weak.py has those of the same functions
 @pytest.mark.parametrize("side", [(12, 12), pytest.param((8, 12), marks=pytest.mark.slow)])
 def test_vertical_flips_and_turns_are_those_of_numpy(side):
     images = np.random.default_rng(0).integers(0, 256, (64, *side, 3)).astype(np.uint8)

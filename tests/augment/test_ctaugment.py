@@ -167,6 +167,7 @@ def pillow_rescale(image, crop, method):
     return np.asarray(Image.fromarray(image).crop(box).resize((width, height), resample))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(32, 16), pytest.param((20, 28), marks=pytest.mark.slow)])
 def test_zoom_equals_pillow_with_a_method_of_each_image(size):
     random = np.random.default_rng(2)

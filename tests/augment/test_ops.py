@@ -151,6 +151,7 @@ def test_equals_pillow(name):
         assert difference.max() == 0
 
 
+@pytest.mark.slow  # test_sheet.py and test_weak.py have oblong images
 def test_equals_pillow_on_an_oblong_image():
     values = {"rotate": 17.3, "shear_y": 0.21, "translate_x": 5.4, "equalize": 1, "sharpness": 0.3}
     image = natural(2, seed=2, height=24, width=40)[1]
@@ -172,6 +173,7 @@ def test_neutral_value_is_the_identity(name, value):
     np.testing.assert_array_equal(out, images)
 
 
+@pytest.mark.slow  # Pillow has the same
 def test_tone_by_hand():
     row = [0, 1, 100, 127, 128, 255]
     expected = {
@@ -189,6 +191,7 @@ def test_tone_by_hand():
     np.testing.assert_array_equal(by_hand([row], *expected)[:, 0], list(expected.values()))
 
 
+@pytest.mark.slow  # Pillow does so, too
 def test_autocontrast_stretches_each_channel_alone():
     images = np.zeros((1, 1, 3, 3), np.uint8)
     images[0, 0, :, 0] = [10, 20, 30]
@@ -200,6 +203,7 @@ def test_autocontrast_stretches_each_channel_alone():
     np.testing.assert_array_equal(out[:, 2], [0, 125, 255])
 
 
+@pytest.mark.slow  # Pillow has the same
 def test_equalize_by_hand():
     # 512 pixels: 256 zeros, then one each of 0..255: step (512 - 1) // 255 = 2.
     image = np.concatenate([np.zeros(256), np.arange(256)]).reshape(16, 32)
@@ -257,6 +261,7 @@ def test_any_dtype_and_range_of_levels():
     np.testing.assert_array_equal(tone.planes(np.uint8([[[[9, 8, 7]]]])).ravel(), [9, 8, 7])
 
 
+@pytest.mark.slow  # a type of numbers that only tests use
 def test_float64_changes_nothing():
     images, value = natural(60), np.full(60, 0.3, np.float32)
     op = np.arange(60) % len(NAMES)

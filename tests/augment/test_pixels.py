@@ -206,6 +206,7 @@ def test_eight_tpus_move_no_pixel_alone_and_none_between_them(name, side, monkey
     assert "convolution" in text or "dot(" in text  # products, as a TPU's program has them
 
 
+@pytest.mark.slow  # test_strong_settings.py compares whole views
 @pytest.mark.parametrize("op", ["shear_x", pytest.param("rotate", marks=pytest.mark.slow)])
 def test_a_warp_of_any_size_is_the_same_in_both_forms(op, use_form):
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)

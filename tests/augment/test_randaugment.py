@@ -100,7 +100,12 @@ def test_products_give_the_same_views(table, side, use_form):
 
 @pytest.mark.parametrize(
     ("table", "ops", "layers", "applied"),
-    [("torchssl", 14, 3, 1), ("google", 14, 2, 0.5), ("simmatch", 14, 2, 0.5), ("eman", 16, 2, 1)],
+    [
+        ("torchssl", 14, 3, 1),
+        ("google", 14, 2, 0.5),
+        pytest.param("simmatch", 14, 2, 0.5, marks=pytest.mark.slow),
+        pytest.param("eman", 16, 2, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_ops_are_drawn_equally_and_independently(table, ops, layers, applied):
     op, names = drawn(table).op, np.array(TABLES[table].names)
@@ -292,6 +297,7 @@ def test_a_chain_draws_apart_and_applies_in_order():
     np.testing.assert_array_equal(ours, expected)
 
 
+@pytest.mark.slow
 def test_the_same_key_draws_the_same():
     for table in TABLES:
         first, again, other = (drawn(table, seed=seed) for seed in (3, 3, 4))

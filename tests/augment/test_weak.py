@@ -156,6 +156,7 @@ def test_turns_by_products(products):
     test_turns_are_those_of_numpy(1)
 
 
+@pytest.mark.slow
 def test_further_draws_leave_the_others_as_they_are():
     shape = (4000, 16, 16, 3)
     plain, more = (

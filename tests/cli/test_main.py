@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import os
 import re
 import shlex
@@ -28,6 +29,7 @@ from tiny_runs import (
     snapshot,
     start_program,
     state_of,
+    without_learning,
 )
 
 from jaxmatch.cli import main as cli
@@ -70,12 +72,18 @@ def call(capsys):
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """A finished run in a process of its own: (workdir, stdout, stderr)."""
+    """A finished run: (workdir, stdout, stderr)."""
     workdir = tmp_path_factory.mktemp("run") / "run"
-    process = start_program(["train", f"--workdir={workdir}", *arguments(data, **QUICK)])
-    output, error = process.communicate()
-    assert process.returncode == 0, error
-    return workdir, output, error
+    output, error = io.StringIO(), io.StringIO()
+    with (
+        without_learning(),
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(error),
+    ):
+        patch.setattr(logging.root, "handlers", [])  # of pytest, so that the log goes to stderr
+        cli.main(["train", f"--workdir={workdir}", *arguments(data, **QUICK)])
+    return workdir, output.getvalue(), error.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +96,7 @@ def validated(data, tmp_path_factory):
     """A short run with a validation set: (workdir, stdout)."""
     folder = tmp_path_factory.mktemp("validated") / "a run"
     output = io.StringIO()
-    with contextlib.redirect_stdout(output):
+    with without_learning(), contextlib.redirect_stdout(output):
         cli.main(["train", f"--workdir={folder}", "--json", *arguments(data, **VALIDATED)])
     return folder, output.getvalue()
 
@@ -249,6 +257,7 @@ def test_evaluate_prints_a_table(validated, call, monkeypatch):
     assert value == summary["best"]["value"]
 
 
+@pytest.mark.slow  # evaluation/test_bootstrap.py
 def test_evaluate_adds_intervals(validated, call, monkeypatch):
     words = ["evaluate", "--workdir", validated[0], "--step", "newest"]
     _, output, _ = call(*words, "--json")
@@ -712,14 +721,19 @@ def test_a_second_interrupt_leaves_at_once(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_in_another_process_is_the_same_run(run, data, call, tmp_path):
-    code, _, _ = call("train", "--workdir", tmp_path / "run", *arguments(data, **QUICK))
+def test_a_run_in_another_process_is_the_same_run(data, call, tmp_path):
+    words = arguments(data, **QUICK)
+    process = start_program(["train", f"--workdir={tmp_path / 'other'}", *words])
+    output, error = process.communicate()
+    assert process.returncode == 0, error
+    assert output.startswith("pseudo_label, 20 steps in ")
+    code, _, _ = call("train", "--workdir", tmp_path / "run", *words)
     assert code == 0
-    assert_bitwise(state_of(tmp_path / "run"), state_of(run[0]))
+    assert_bitwise(state_of(tmp_path / "run"), state_of(tmp_path / "other"))
 
 
 def test_describe_prints_json(data, call):
-    code, output, _ = call("describe", "--json", *arguments(data))
+    code, output, _ = call("describe", "--json", *arguments(data, **QUICK))
     assert code == 0
     found = json.loads(output)
     assert found["batch"] == {"labeled": 8, "unlabeled": 16}
@@ -728,7 +742,9 @@ def test_describe_prints_json(data, call):
     assert sum(found["shapes"]["classifier/kernel"]) > 0
 
 
-@pytest.mark.parametrize("width", [None, pytest.param(80, marks=pytest.mark.slow), 132])
+@pytest.mark.parametrize(
+    "width", [None, *(pytest.param(width, marks=pytest.mark.slow) for width in (80, 132))]
+)
 def test_describe_prints_a_page(data, call, monkeypatch, width):
     monkeypatch.setenv("NO_COLOR", "1")
     if width:

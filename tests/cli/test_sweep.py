@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny_runs import OVERRIDES, SUMMARY, snapshot, start_program
+from tiny_runs import OVERRIDES, SUMMARY, snapshot, start_program, write_data
 
 from jaxmatch.cli import main as cli
 from jaxmatch.cli import sweep
@@ -70,10 +70,11 @@ def test_one_command_a_point_in_order(file, call, tmp_path):
 
 
 def test_a_sweep_begins_with_what_each_data_set_holds(tmp_path):
+    colours = write_data(tmp_path / "x.npz")
     path = tmp_path / "points.py"
     path.write_text(
         "def sweep():\n"
-        "    for data in ('mnist5k', 'digits'):\n"
+        f"    for data in ('npz:{colours}', 'digits'):\n"
         "        for name in ('fixmatch', 'supervised'):\n"
         "            yield {'config': f'{name}:{data},labels=20'}\n"
     )
@@ -81,7 +82,7 @@ def test_a_sweep_begins_with_what_each_data_set_holds(tmp_path):
     assert len(points) == 8
     found = sweep.opening(points)
     assert [line for line in found if line.startswith("data: ")] == [
-        "data: mnist5k: 20 labeled, 3,950 unlabeled, 30 validation, 1,000 test images, 10 classes",
+        f"data: npz:{colours}: 20 labeled, 14 unlabeled, 30 validation, 24 test images, 4 classes",
         "data: digits: 20 labeled, 1,392 unlabeled, 30 validation, 355 test images, 10 classes",
     ]
     *_, last = points

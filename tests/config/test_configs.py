@@ -54,7 +54,7 @@ PRESETS_OF = {
 
 # One of each kind of views, memory and stages; with -m slow all.
 KINDS = {
-    *("supervised", "mixmatch", "fixmatch", "flexmatch", "simmatch"),
+    *("supervised", "fixmatch", "simmatch"),
     *("distillation", "moco_v2", "pcl", "selfmatch"),
 }
 
@@ -117,8 +117,8 @@ def test_a_preset_exists_only_where_its_code_base_has_the_method(name):
 @pytest.mark.parametrize(
     "data",
     [
-        # Small images, and large ones; the others have other numbers.
-        pytest.param(data, marks=() if data in ("mnist5k", "tfds:stl10") else pytest.mark.slow)
+        # The others have other sizes and numbers of images.
+        pytest.param(data, marks=() if data == "tfds:stl10" else pytest.mark.slow)
         for data in DATASETS
         if data != LARGE
     ],

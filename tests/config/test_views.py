@@ -38,8 +38,19 @@ def transforms(argument, *overrides):
     return build_transforms(config.augment, config.views)
 
 
-@pytest.mark.parametrize("name", VIEWS)
-@pytest.mark.parametrize("recipe", RECIPES)
+# Each recipe with one of them, and each of them with one recipe.
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [
+        pytest.param(
+            recipe,
+            name,
+            marks=() if recipe == RECIPES[0] or name == "medical" else pytest.mark.slow,
+        )
+        for recipe in RECIPES
+        for name in VIEWS
+    ],
+)
 def test_every_recipe_takes_them(recipe, name):
     config, notes = from_flags(f"{recipe},views={name}", [])
     assert sum(note.startswith(f"views={name}: ") for note in notes) == 1

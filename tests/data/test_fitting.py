@@ -39,7 +39,8 @@ def digits_of_scikit():
 @pytest.mark.parametrize(
     ("name", "pictures", "native"),
     [
-        ("mnist5k", digits_of_mnist, builtin.MNIST5K),
+        # It takes seconds to read; the next test pads a digit.
+        pytest.param("mnist5k", digits_of_mnist, builtin.MNIST5K, marks=pytest.mark.slow),
         ("digits", digits_of_scikit, builtin.DIGITS),
     ],
 )

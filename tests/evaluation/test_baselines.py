@@ -80,6 +80,7 @@ def test_the_result_says_what_was_used(digits):
     json.dumps(found)
 
 
+@pytest.mark.slow
 def test_the_result_is_the_same_at_each_call(digits):
     config = recipe("fixmatch:digits,labels=40,seed=1", "data.validation=50")
     assert of_config(config) == digits[1]
@@ -91,9 +92,11 @@ def test_the_result_is_the_same_at_each_call(digits):
 @pytest.mark.parametrize(
     "method",
     [
-        "supervised",
         "selfmatch",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("simmatch", "mixmatch")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("supervised", "simmatch", "mixmatch")
+        ),
     ],
 )
 def test_any_recipe_gives_data_and_labels(method, digits):

@@ -10,7 +10,7 @@ from helpers import toy_images
 from PIL import Image
 from scipy.special import softmax
 from sklearn import metrics as theirs
-from tiny_runs import STEPS, arguments, train_tiny, without_extras, write_data
+from tiny_runs import STEPS, arguments, train_tiny, without_extras, without_learning, write_data
 
 import jaxmatch
 from jaxmatch.cli.main import main
@@ -226,6 +226,7 @@ def test_calibrate_does_it_for_a_run_that_exists(run, finished, call):
     assert "intervals" not in repeated["student"]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_forgets_later_temperatures(run, data, call):
     words = ["train", "--workdir", run, *arguments(data, **OPTIONS)]
     for name in ("calibration.json", "summary.json"):
@@ -240,7 +241,8 @@ def test_a_run_that_goes_on_forgets_later_temperatures(run, data, call):
 
 def test_without_a_validation_set_there_is_no_temperature(data, call, tmp_path):
     run = tmp_path / "plain"
-    train_tiny(data, run, method="supervised", steps=5, devices=1)
+    with without_learning():
+        train_tiny(data, run, method="supervised", steps=5, devices=1)
     assert not (run / "calibration.json").exists()
     code, output, error = call("calibrate", "--workdir", run)
     assert (code, output) == (2, "")

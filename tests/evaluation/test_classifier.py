@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers import assert_bitwise, on_host
-from tiny_runs import STEPS, arguments, state_of, without_extras, write_data
+from tiny_runs import STEPS, arguments, state_of, without_extras, without_learning, write_data
 
 import jaxmatch
 from jaxmatch.config import flags
@@ -36,7 +36,8 @@ def run(tmp_path_factory):
     (folder / "mine.py").write_text(CONFIG)
     words = arguments(data, method=folder / "mine.py")
     config, _ = flags.from_flags(words[0].removeprefix("--config="), words[1:])
-    jaxmatch.train(config, folder / "run")
+    with without_learning():
+        jaxmatch.train(config, folder / "run")
     (folder / "mine.py").unlink()
     arrays = np.load(data)
     return folder / "run", arrays["x_test"], arrays["y_test"]

@@ -45,7 +45,7 @@ def file(vit, tmp_path_factory):
 @pytest.mark.parametrize(
     "network",
     [
-        pytest.param(name, marks=() if name in ("wide_resnet", "vit") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "wide_resnet" else pytest.mark.slow)
         for name in exports.NETWORKS
     ],
 )

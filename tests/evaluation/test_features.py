@@ -10,7 +10,7 @@ import pytest
 from helpers import assert_close
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
-from tiny_runs import LABELS, configuration, train_tiny, write_data
+from tiny_runs import LABELS, configuration, train_tiny, without_learning, write_data
 
 import jaxmatch
 from jaxmatch.data import splits
@@ -30,7 +30,8 @@ ON_FEATURES = [name for name in TITLES if name.startswith("features_")]
 def pretrained(data, tmp_path_factory):
     """The folder of a short run."""
     folder = tmp_path_factory.mktemp("pretrained") / "encoder"
-    train_tiny(data, folder, method="supervised", steps=5, devices=1, **INPUT)
+    with without_learning():
+        train_tiny(data, folder, method="supervised", steps=5, devices=1, **INPUT)
     return folder
 
 

@@ -13,7 +13,7 @@ import pytest
 from helpers import toy_images
 from ml_collections import ConfigDict
 from PIL import Image
-from tiny_runs import configuration, without_extras
+from tiny_runs import configuration, without_extras, without_learning
 
 import jaxmatch
 from jaxmatch.errors import DiskError, InputError
@@ -58,7 +58,8 @@ def photographs(tmp_path_factory):
 def run(photographs, tmp_path_factory):
     """A run on pictures that are cropped, and whose background is not the default one."""
     workdir = tmp_path_factory.mktemp("run") / "run"
-    jaxmatch.train(settings(photographs, data__background=(10, 200, 90)), workdir)
+    with without_learning():
+        jaxmatch.train(settings(photographs, data__background=(10, 200, 90)), workdir)
     return workdir
 
 
@@ -219,6 +220,7 @@ def peak(action):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_the_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch):
     monkeypatch.setattr(predictions, "BATCH", 50)
     few, many = grays(tmp_path / "few", 150), grays(tmp_path / "many", 700)

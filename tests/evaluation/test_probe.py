@@ -10,7 +10,15 @@ import pytest
 from helpers import assert_close
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from tiny_runs import LABELS, STEPS, arguments, train_tiny, without_extras, write_data
+from tiny_runs import (
+    LABELS,
+    STEPS,
+    arguments,
+    train_tiny,
+    without_extras,
+    without_learning,
+    write_data,
+)
 
 import jaxmatch
 from jaxmatch.config.flags import from_flags
@@ -74,7 +82,9 @@ def knn_in_numpy(train, labels, test, neighbours):
     return np.array(found)
 
 
-@pytest.mark.parametrize("neighbours", [1, 2, 6, 20, 1000])
+@pytest.mark.parametrize(
+    "neighbours", [1, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 20, 1000))]
+)
 def test_knn_is_that_of_a_plain_loop(neighbours):
     train, labels, test, _ = clusters(0)
     expected = knn_in_numpy(train, labels, test, neighbours)
@@ -271,10 +281,14 @@ def runs(tmp_path_factory):
     """A run with labels, one of SimCLR and their data."""
     folder = tmp_path_factory.mktemp("probe")
     data = write_data(folder / "x.npz")
-    train_tiny(data, folder / "supervised", method="supervised")
-    config, *overrides = arguments(data, method="simclr", chosen="", devices=1)
+    periods = {"devices": 1, "eval_every": STEPS, "log_every": STEPS}
+    with without_learning():
+        train_tiny(data, folder / "supervised", method="supervised", **periods)
+    config, *overrides = arguments(data, method="simclr", chosen="", **periods)
     overrides += ["--config.optim.warmup_steps=2", "--config.optim.learning_rate=0.1"]
-    jaxmatch.train(from_flags(config.removeprefix("--config="), overrides)[0], folder / "simclr")
+    with without_learning():
+        config, _ = from_flags(config.removeprefix("--config="), overrides)
+        jaxmatch.train(config, folder / "simclr")
     return folder, np.load(data)
 
 
@@ -298,7 +312,7 @@ def test_features_are_those_of_the_network_that_is_reported(runs):
     [
         ("supervised", False, "teacher", False),
         pytest.param("supervised", True, "teacher", True, marks=pytest.mark.slow),
-        ("simclr", False, "student", True),  # it saw none
+        pytest.param("simclr", False, "student", True, marks=pytest.mark.slow),  # it saw none
     ],
 )
 def test_a_run_is_probed_with_the_labels_that_it_saw(runs, name, all_labels, evaluated, every):

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from scipy.special import softmax
-from tiny_runs import LABELS, PERIOD, train_tiny, without_extras, write_data
+from tiny_runs import LABELS, PERIOD, train_tiny, without_extras, without_learning, write_data
 
 from jaxmatch import load
 from jaxmatch.cli.main import main
@@ -32,7 +32,8 @@ def runs(data, tmp_path_factory):
     """Two runs with the same labels, of other learning rates."""
     folder = tmp_path_factory.mktemp("runs")
     for name, rate in (("a", 0.03), ("b", 0.1)):
-        train_tiny(data, folder / name, optim__learning_rate=rate, **SHORT)
+        with without_learning():
+            train_tiny(data, folder / name, optim__learning_rate=rate, **SHORT)
     return folder / "a", folder / "b"
 
 

@@ -104,7 +104,10 @@ def test_labeled_held_out_copied_and_unreadable_images_are_never_chosen(own, pho
     assert found.left_out == {"exact copies of others": 3}
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule",
+    [pytest.param(rule, marks=() if rule == "margin" else pytest.mark.slow) for rule in RULES],
+)
 def test_predictions_are_those_of_the_classifier(own, photos, rule):
     classifier, _ = own
     found = suggest.choose(classifier, 6, rule=rule, seed=2)

@@ -12,7 +12,7 @@ from helpers import toy_images
 from PIL import Image
 from scipy import special, stats
 from sklearn.metrics import roc_auc_score
-from tiny_runs import train_tiny, without_extras, write_data
+from tiny_runs import train_tiny, without_extras, without_learning, write_data
 
 import jaxmatch
 from jaxmatch.algorithms.simclr import SimCLR
@@ -133,13 +133,22 @@ def arrays(**more):
     return {"x_validation": images, "y_validation": labels, **more}
 
 
+IOMATCH = {
+    "method": "iomatch",
+    "chosen": ",labels=8",
+    "data__known_classes": "('1','3')",
+    "algorithm__projection": 8,
+    "devices": 1,
+}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of two known classes whose network is compared with a validation set."""
     folder = tmp_path_factory.mktemp("strangers")
     data = write_data(folder / "data.npz", **arrays())
-    options = {"data__known_classes": "('1','3')", "algorithm__projection": 8, "devices": 1}
-    train_tiny(data, folder / "run", method="iomatch", chosen=",labels=8", **options)
+    with without_learning():
+        train_tiny(data, folder / "run", **IOMATCH)
     return folder / "run"
 
 
@@ -163,7 +172,13 @@ def test_a_run_with_a_validation_set_ends_with_the_scores_of_it(run):
             np.testing.assert_allclose(
                 found.scores[network][name], np.sort(values), rtol=1e-4, atol=1e-5
             )
-    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow  # algorithms/test_iomatch.py has the metrics of a step
+def test_a_run_tells_how_many_strangers_pass(tmp_path):
+    data = write_data(tmp_path / "data.npz", **arrays())
+    train_tiny(data, tmp_path / "run", **IOMATCH)
+    log = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert 0 <= log[-1]["pseudo/strangers_passed"] <= 1
     assert 0 <= log[-1]["pseudo/judged_strangers"] <= 1
 
@@ -237,7 +252,8 @@ def test_known_images_are_looked_at_when_the_file_is_of_another_step(run, tmp_pa
 @pytest.mark.slow
 def test_without_a_validation_set_the_labeled_images_stand_in(tmp_path, pictures, caplog):
     data = write_data(tmp_path / "data.npz")
-    train_tiny(data, tmp_path / "run", steps=5, method="supervised", devices=1)
+    with without_learning():
+        train_tiny(data, tmp_path / "run", steps=5, method="supervised", devices=1)
     assert not (tmp_path / "run" / "unknown.json").exists()
     found = table(["--workdir", tmp_path / "run", pictures, "--unknown"], tmp_path / "p.csv")
     assert len(found) == 24
@@ -326,7 +342,7 @@ def test_what_an_exported_file_does_not_know_is_refused(run, program, pictures, 
 
 
 @pytest.mark.parametrize(
-    "score", ["energy", pytest.param("max_logit", marks=pytest.mark.slow), "heads"]
+    "score", ["heads", *(pytest.param(n, marks=pytest.mark.slow) for n in ("energy", "max_logit"))]
 )
 def test_each_score_is_the_same_in_a_program(run, score):
     classifier = jaxmatch.load(run)

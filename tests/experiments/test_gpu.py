@@ -176,6 +176,7 @@ def test_wheels_and_the_machine_have_all_that_a_run_imports():
     assert {"jax", "jaxlib", "numpy"} <= set(wheels.PRESENT)
 
 
+@pytest.mark.slow
 def test_views_are_forced_into_each_form():
     platform, found = pixels.by_platform, {}
     for form in augmentation.FORMS:

@@ -75,6 +75,7 @@ def test_command_writes_table_picture_and_figures(tmp_path, monkeypatch, capsys)
         assert image.width > 2 * image.height
 
 
+@pytest.mark.slow
 def test_several_seeds_have_a_deviation():
     entry = {"coverage": 0.5, "error": 0.1}
     found = {"0.95": {"0": {"accuracy": 0.9, **entry}, "1": {"accuracy": 0.94, **entry}}}

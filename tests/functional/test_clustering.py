@@ -111,6 +111,7 @@ def test_as_many_clusters_as_points_and_fewer_distinct_ones():
     assert sorted(found.size) == [0, 4, 4]
 
 
+@pytest.mark.slow
 def test_centroids_are_compared_in_blocks(monkeypatch):
     random = np.random.default_rng(0)
     points, centroids = (

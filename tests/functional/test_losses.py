@@ -80,6 +80,7 @@ def test_divergence_is_cross_entropy_less_entropy():
     assert np.all(divergences > 0)
 
 
+@pytest.mark.slow
 def test_bounds_of_entropy_and_divergence():
     uniform, certain = jnp.zeros((1, 4)), jnp.array([[1e4, 0.0, -1e4, 0.0]])
     np.testing.assert_allclose(entropy(uniform), [np.log(4)], rtol=1e-6)
@@ -126,6 +127,7 @@ def test_squared_difference_equals_its_sum(scale):
     np.testing.assert_allclose(of_logits, expected, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_bounds_of_the_squared_difference():
     certain = jnp.array([[1e4, 0.0, -1e4, 0.0]] * 2)
     target = jnp.eye(4)[:2]
@@ -324,6 +326,7 @@ def test_supervised_contrastive_is_its_double_loop(temperature):
     np.testing.assert_allclose(np.vdot(slope, step), difference, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_pairs_that_are_alone_with_their_label_cost_nothing():
     value, slope = quick_jit(
         jax.value_and_grad(lambda rows: supervised_contrastive(rows, np.zeros(2, int), 0.01).sum())

@@ -44,6 +44,7 @@ def test_sums_agree_in_both_forms():
         np.testing.assert_allclose(jax.jit(form)(values, NUMBER), expected, rtol=1e-6, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_numbers_that_do_not_occur_have_a_sum_of_zero():
     values, number = numbers(ROWS, NUMBERS), np.minimum(NUMBER, COUNT - 2)
     for form in SUMS:

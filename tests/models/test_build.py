@@ -86,6 +86,12 @@ class Plain(Model):
         return self.read_out(features, train, nn.initializers.lecun_normal())
 
 
+def test_a_network_without_layers_has_no_rate_for_each():
+    with pytest.raises(InputError, match="needs a network that lists its layers"):
+        Optim(layer_decay=0.5, schedule="constant").build(4)
+
+
+@pytest.mark.slow  # parity/ trains such networks
 def test_a_network_without_batch_norm_takes_a_step():
     model, algorithm = Plain(classes=3), FixMatch()
     spec = Spec(classes=3, steps=4, labels=(0, 1, 2), unlabeled=6)

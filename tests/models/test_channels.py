@@ -71,7 +71,9 @@ def batch(dtype=np.float64, shape=(4, 8, 4, 3)):
     return x, *(jnp.asarray(random.normal(size=shape[-1]), np.float64) for _ in range(3))
 
 
-@pytest.mark.parametrize("slope", [1.0, 0.1, pytest.param(0.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "slope", [0.1, *(pytest.param(each, marks=pytest.mark.slow) for each in (1.0, 0.0))]
+)
 def test_scaling_has_the_derivatives_of_its_formula(slope):
     def curve(function):
         return lambda x, factor, shift: jnp.sum(jnp.sin(function(x, factor, shift)))
@@ -109,6 +111,7 @@ def test_scaling_has_the_derivatives_of_its_formula(slope):
             np.testing.assert_allclose(found, expected, atol=1e-11)
 
 
+@pytest.mark.slow  # the next test has both modes
 def test_moments_have_the_derivatives_of_their_formula():
     def ours(x):
         first, second = moments(x, origin)

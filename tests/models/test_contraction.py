@@ -54,7 +54,7 @@ shapes = st.tuples(
 )
 
 
-@settings(max_examples=3)
+@settings(max_examples=1)
 @given(shapes, st.sampled_from([1, 2, 3, 5, 7]), st.integers(1, 3), st.sampled_from(PADDINGS))
 @example((2, 33, 32, 3, 64), 7, 2, ((3, 3), (3, 3)))  # a stem
 @example((1, 2, 2, 3, 4), 5, 1, "VALID")  # no result at all
@@ -233,6 +233,7 @@ def test_nothing_gives_nothing_or_zeros(batch, before, after):
         assert not np.any(slopes[1])
 
 
+@pytest.mark.slow
 def test_ten_threads_at_once():
     works = [arrays(2, 8, 8, 4 + n, 8, 3, seed=n) for n in range(3)]
     alone = [np.asarray(by_xla(*work, 1, "SAME")) for work in works]
@@ -350,6 +351,7 @@ def test_a_tpu_sums_a_wider_kernels_gradient_in_its_dtype_and_asked_precision():
     assert all(line.count("HIGHEST") == 2 for line in lines)
 
 
+@pytest.mark.slow
 def test_gpus_add_a_wider_kernels_gradients_in_its_dtype(monkeypatch):
     images, kernel = arrays(8, 7, 6, 4, 5, 3)
     given = images.astype(jnp.bfloat16), kernel, jnp.ones(5)

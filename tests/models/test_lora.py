@@ -57,6 +57,7 @@ def test_a_network_starts_as_without_lora(bias):
     assert "lora_a" not in variables["params"]["block1"]["mlp"]["fc1"]
 
 
+@pytest.mark.slow  # training/test_light_runs.py exports them
 @pytest.mark.parametrize(
     ("rank", "alpha", "stabilized"),
     [

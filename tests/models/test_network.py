@@ -241,6 +241,7 @@ def test_a_group_is_the_same_part_of_every_view_normalised_alone(groups, shards)
     assert abs(ours[0][0] - total(together)) > 1e-3
 
 
+@pytest.mark.slow
 def test_each_pass_has_groups_of_its_own():
     given, (x, weak, strong) = variables(model=GROUPED[2]), views()
     network = quick_jit(make_network(GROUPED[2], forward="separate"))

@@ -33,8 +33,8 @@ COUNTS = {
 }
 
 
-# One of each kind of head.
-DIFFERENT = ("supervised", "simmatch", "simclr_v2", "byol", "swav")
+# None, and those of the most common and of the oddest head.
+DIFFERENT = ("supervised", "simmatch", "swav")
 
 
 @pytest.mark.parametrize(

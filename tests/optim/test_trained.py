@@ -97,11 +97,11 @@ def trained(init, step, algorithm, steps=3):
     return on_host(first), on_host(state)
 
 
+# training/test_light_runs.py has a run of the first kind.
 @pytest.mark.parametrize(
     ("train", "name"),
     [
-        *(pytest.param("lora", name, marks=slow) for name in ("sgd", "lars_separate")),
-        ("lora", "adamw"),
+        *(pytest.param("lora", name, marks=slow) for name in ("adamw", "sgd", "lars_separate")),
         pytest.param("norms", "lars", marks=slow),
         pytest.param("head", "sgd", marks=slow),
     ],

@@ -85,6 +85,7 @@ def test_panels_without_values_are_left_out(tmp_path, drawn):
     assert len(drawn[1].axes) == 3
 
 
+@pytest.mark.slow
 def test_few_values_are_marked(tmp_path, drawn):
     for steps, marker in ((2, "o"), (12, "o"), (13, "None")):
         curves.plot({"run": lines(EVERYTHING, steps=steps)}, tmp_path / "curves.png")
@@ -151,6 +152,7 @@ def test_a_group_is_thin_lines_and_their_bold_mean(drawn):
     np.testing.assert_allclose(mean.get_ydata(), expected)
 
 
+@pytest.mark.slow
 def test_baselines_are_dashed_lines_in_the_panel_of_test_accuracy(drawn):
     every = lines([*EVERYTHING, curves.REPORTED])
     runs = {"fixmatch": [[{**line, curves.REPORTED: 0.1} for line in every]]}

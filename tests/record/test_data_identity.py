@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from helpers import assert_bitwise, toy_images
 from PIL import Image
-from tiny_runs import OVERRIDES, configuration, state_of, without_extras, write_data
+from tiny_runs import (
+    OVERRIDES,
+    configuration,
+    state_of,
+    without_extras,
+    without_learning,
+    write_data,
+)
 
 from jaxmatch import train
 from jaxmatch.cli import main as cli
@@ -189,7 +196,9 @@ DAMAGE = {
         pytest.param(
             part,
             damage,
-            marks=() if part == "labeled" or damage == "changed" else pytest.mark.slow,
+            marks=()
+            if (part == "labeled") == (damage != "changed") and damage != "of the same size"
+            else pytest.mark.slow,
         )
         for part in ("labeled", "test")
         for damage in DAMAGE
@@ -358,7 +367,8 @@ def test_copies_across_sets_are_warned_of_with_a_count(tmp_path, caplog):
         shutil.copy(path, root / "unlabeled" / f"{number}.png")
     shutil.copy(tests[3], root / "train" / tests[3].parent.name / "again.png")
     options = {**SHORT, "method": "supervised", "steps": 5}
-    train(configuration(f"folder:{root}", chosen=",labels=all", **options), tmp_path / "run")
+    with without_learning():
+        train(configuration(f"folder:{root}", chosen=",labels=all", **options), tmp_path / "run")
     assert "3 test images have exact copies among the unlabeled images" in caplog.text
     assert "1 test image has an exact copy among the labeled images" in caplog.text
 
@@ -458,6 +468,7 @@ def test_lists_that_do_not_fit_are_one_sentence(lines, expected, tmp_path):
         load_new(config)
 
 
+ALIKE = [pytest.param(array, marks=pytest.mark.slow) for array in ("x_train", "y_test")]
 ARRAYS = {"method": "pseudo_label", "steps": 5, "devices": 1}
 
 
@@ -466,11 +477,12 @@ def arrays_run(tmp_path_factory):
     """A finished run on an npz file."""
     base = tmp_path_factory.mktemp("arrays")
     file = write_data(base / "x.npz", x_unlabeled=toy_images(8, 3)[0])
-    train(configuration(file, **ARRAYS), base / "run")
+    with without_learning():
+        train(configuration(file, **ARRAYS), base / "run")
     return base
 
 
-@pytest.mark.parametrize("array", ["x_train", "y_train", "x_test", "y_test", "x_unlabeled"])
+@pytest.mark.parametrize("array", ["y_train", "x_test", "x_unlabeled", *ALIKE])
 def test_arrays_that_changed_are_refused_by_name(array, arrays_run, tmp_path, capsys):
     shutil.copytree(arrays_run / "run", tmp_path / "run")
     arrays = dict(np.load(arrays_run / "x.npz"))

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from tiny_runs import train_tiny, without_extras, write_data
+from tiny_runs import train_tiny, without_extras, without_learning, write_data
 
 from jaxmatch.cli import main as cli
 from jaxmatch.errors import InputError
@@ -29,7 +29,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     periods = dict.fromkeys(("steps", "steps_per_call", "log_every", "eval_every", "save_every"), 2)
     quick = {"method": "supervised", "devices": 1, **periods}
-    train_tiny(write_data(folder / "data.npz"), folder / "run", **quick)
+    with without_learning():
+        train_tiny(write_data(folder / "data.npz"), folder / "run", **quick)
     return folder / "run"
 
 

@@ -67,7 +67,9 @@ def text_of(content, width=80):
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("classes", "rows"), [(2, 2), (20, 20), (1000, 13)])
+@pytest.mark.parametrize(
+    ("classes", "rows"), [pytest.param(2, 2, marks=pytest.mark.slow), (20, 20), (1000, 13)]
+)
 def test_a_page_of_many_classes_is_short(found, classes, rows):
     counts = dict.fromkeys(("labeled", "unlabeled", "validation", "test"), 3)
     names = [f"class [{number}]" for number in range(classes)]

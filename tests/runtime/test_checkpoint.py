@@ -98,7 +98,10 @@ def newest(directory):
         return checkpoints.restore(abstract(make_state()))
 
 
-@pytest.mark.parametrize(("written", "read"), [(4, 4), (4, 1), (1, 4), (1, 1)])
+SAME_DEVICES = [pytest.param(each, each, marks=pytest.mark.slow) for each in (1, 4)]
+
+
+@pytest.mark.parametrize(("written", "read"), [(4, 1), (1, 4), *SAME_DEVICES])
 def test_round_trip_is_bitwise_on_any_number_of_devices(tmp_path, written, read):
     state = make_state(devices=written)
     with Checkpoints(tmp_path / "deep" / "checkpoints") as checkpoints:
@@ -137,7 +140,12 @@ def test_the_best_checkpoint_is_kept_beside_the_newest_ones(tmp_path):
     assert newest(tmp_path)[1] == 9
 
 
-@pytest.mark.parametrize("mark", [None, "", "[]", '{"step": 7, "key": "a", "value": 1.0}'])
+MARKS = ("", "[]", '{"step": 7, "key": "a", "value": 1.0}')
+
+
+@pytest.mark.parametrize(
+    "mark", [None, *(pytest.param(each, marks=pytest.mark.slow) for each in MARKS)]
+)
 def test_a_missing_or_damaged_mark_marks_nothing(saved, mark):
     if mark is not None:
         (saved / MARK).write_text(mark)
@@ -259,7 +267,7 @@ def damages():
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param(act, marks=() if name in ("delete", "flip") else pytest.mark.slow)
+        pytest.param(act, marks=() if name == "flip" else pytest.mark.slow)
         for name, act in damages().items()
     ],
     ids=damages().keys(),
@@ -286,7 +294,13 @@ def test_any_damaged_file_of_the_newest_is_noticed(saved, damage, caplog):
         assert f"{saved / '2'} is used instead" in record.getMessage()
 
 
-@pytest.mark.parametrize("kept", ["", "format.json", "tensors.json", "arrays/"])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "format.json",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("", "tensors.json", "arrays/")),
+    ],
+)
 def test_a_list_that_leaves_files_out_is_damage(saved, kept, caplog):
     """Nobody would notice that what is not listed has changed."""
     manifest = saved / "3" / "manifest.json"

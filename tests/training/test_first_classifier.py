@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import assert_close, on_host
 from scipy.special import softmax
-from tiny_runs import configuration, state_of, train_tiny, without_extras
+from tiny_runs import configuration, state_of, train_tiny, without_extras, without_learning
 
 import jaxmatch
 from jaxmatch import load
@@ -24,6 +24,7 @@ from jaxmatch.report.page import report
 from jaxmatch.report.scores import ending
 from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.training import together
+from jaxmatch.training.run import Run
 from jaxmatch.training.train import chosen, prepare
 
 INPUT = {
@@ -43,9 +44,12 @@ def only_steps():
 
 @pytest.fixture(scope="module")
 def pretrained(data, tmp_path_factory):
-    """A run without labels whose head has two layers."""
+    """A run without labels whose head has two layers; nobody reads its probes."""
     folder = tmp_path_factory.mktemp("pretrained") / "simclr_v2"
-    train_tiny(data, folder, method="simclr_v2", chosen="", steps=20, **INPUT)
+    with without_learning(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "evaluate", lambda *_: {})
+        patch.setattr(Run, "with_probes", lambda *_: {})
+        train_tiny(data, folder, method="simclr_v2", chosen="", steps=5, **INPUT)
     return folder
 
 
@@ -155,7 +159,8 @@ def test_each_seed_of_one_program_has_a_classifier_of_its_own_labels(data, pretr
 def test_a_resumed_run_keeps_its_classifier(data, pretrained, tmp_path):
     folder = tmp_path / "run"
     options = {"init_from": pretrained, "classifier_init": "means", "method": "supervised", **INPUT}
-    train_tiny(data, folder, steps=10, **options)
+    with without_learning():
+        train_tiny(data, folder, steps=10, **options)
     text = (folder / "log.txt").read_text()
     assert text.count("the classifier starts from") == 1
     state = state_of(folder, 5)

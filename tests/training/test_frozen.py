@@ -18,6 +18,7 @@ from tiny_runs import (
     state_of,
     train_tiny,
     without_extras,
+    without_learning,
     without_seconds,
 )
 
@@ -49,7 +50,8 @@ def teacher(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "teacher"
     changes = {"model__conv_bias": "stem", "data__mean": (0.3,), "data__std": (0.2,)}
     changes["devices"] = 1
-    train_tiny(data, workdir, method="supervised", data__ratio=0, **changes)
+    with without_learning():
+        train_tiny(data, workdir, method="supervised", data__ratio=0, **changes)
     return workdir
 
 
@@ -108,6 +110,7 @@ def test_the_frozen_run_is_not_touched(data, teacher, tmp_path):
     assert snapshot(teacher) == before
 
 
+@pytest.mark.slow  # the reference has another one
 def test_the_student_may_be_of_any_architecture(data, teacher, tmp_path):
     config = settled_configuration(data, **options(teacher, model__depth=10, model__width=0.5))
     program = Program.build(config, run_data.load_new(config).facts())
@@ -149,6 +152,7 @@ def test_a_step_sees_the_frozen_networks_own_predictions(data, teacher, tmp_path
     np.testing.assert_allclose(logits, logits_of(load(teacher), images), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_equal_scale_costs_nothing(data, reference):
     student = load(reference)
     assert rescaled(student, student.program) is student.program.network
@@ -162,6 +166,7 @@ def test_an_equal_scale_costs_nothing(data, reference):
     np.testing.assert_allclose(outputs.logits, logits_of(student, images), atol=1e-4)
 
 
+@pytest.mark.slow  # as in test_resume.py
 def test_an_interrupted_run_continues_bitwise(data, teacher, reference, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(reference, run)

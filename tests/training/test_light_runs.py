@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import assert_bitwise, assert_close
-from tiny_runs import OVERRIDES, PERIOD, without_extras
+from tiny_runs import OVERRIDES, PERIOD, without_extras, without_learning
 
 from jaxmatch import load, train
 from jaxmatch.cli.main import main
@@ -26,11 +26,11 @@ from jaxmatch.report.describe import describe
 
 SETTINGS = {
     **{key: OVERRIDES[key] for key in OVERRIDES if not key.startswith(("model.", "algorithm."))},
-    **{"model.name": "vit", "model.width": 16, "model.depth": 2, "model.heads": 2},
+    **{"model.name": "vit", "model.width": 16, "model.depth": 1, "model.heads": 2},
     **{"model.patch": 4, "steps": PERIOD, "devices": 1, "optim.learning_rate": 0.3},
 }
 LORA = {"optim.train": "lora", "model.lora_rank": 2, "model.lora_alpha": 4.0}
-FACTORS, CLASSIFIER = 2 * (2 * (16 + 48) + 2 * (16 + 16)), 16 * 4 + 4
+FACTORS, CLASSIFIER = 2 * (16 + 48) + 2 * (16 + 16), 16 * 4 + 4
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +52,8 @@ def light(data, source, **changed):
 @pytest.fixture(scope="module")
 def source(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "source"
-    train(tiny(data), folder)
+    with without_learning():
+        train(tiny(data), folder)
     return folder
 
 
@@ -82,9 +83,8 @@ def test_the_encoder_stays_that_of_the_source(source, adapted):
     state, before = load(adapted).state, trunk_of(load(source).variables()["params"])
     for params in (state.params, state.teacher["params"]):
         assert_bitwise(without_factors(trunk_of(params)), before)
-        for block in ("block1", "block2"):
-            assert np.any(params[block]["attention"]["qkv"]["lora_b"])
-            assert np.any(params[block]["attention"]["proj"]["lora_b"])
+        assert np.any(params["block1"]["attention"]["qkv"]["lora_b"])
+        assert np.any(params["block1"]["attention"]["proj"]["lora_b"])
     held = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim)
     assert held == FACTORS + CLASSIFIER  # one momentum
 
@@ -162,7 +162,7 @@ def test_a_run_of_before_is_one_that_trains_all(source):
     [
         ("lora", FACTORS + CLASSIFIER),
         pytest.param("head", CLASSIFIER, marks=pytest.mark.slow),
-        pytest.param("norms", 5 * 2 * 16 + CLASSIFIER, marks=pytest.mark.slow),
+        pytest.param("norms", 3 * 2 * 16 + CLASSIFIER, marks=pytest.mark.slow),
     ],
 )
 def test_describe_counts_what_trains(data, train, count):

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import train_tiny, without_extras, write_data
+from tiny_runs import train_tiny, without_extras, without_learning, write_data
 
 from jaxmatch import load, train
 from jaxmatch.cli.main import main
@@ -54,7 +54,8 @@ def config(photos, *overrides, recipe="pseudo_label", chosen="labels=8"):
 
 
 def test_a_folder_trains_with_settings_chosen_from_its_images(photos, tmp_path, caplog):
-    summary = train(config(photos, "steps=3"), tmp_path / "run")
+    asked = config(photos, "steps=3", recipe="supervised")
+    summary = train(asked, tmp_path / "run")
     assert summary["steps"] == 3
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (saved["size"], saved["data"]["image_size"]) == ("small", 16)  # a multiple of 8, to 20
@@ -65,7 +66,7 @@ def test_a_folder_trains_with_settings_chosen_from_its_images(photos, tmp_path, 
     assert "size=small, chosen for a CPU" in text
     assert re.search(r"compiled the step in \d+ s; it needs [\d.]+ GB of memory", text)
     # the same command again: nothing is chosen anew
-    assert train(config(photos, "steps=3"), tmp_path / "run") == summary
+    assert train(asked, tmp_path / "run") == summary
 
 
 @pytest.mark.slow
@@ -95,6 +96,7 @@ def test_minutes_choose_the_steps_and_a_second_call_keeps_them(photos, tmp_path,
 def test_too_few_minutes_are_refused_with_the_times(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(pace.Run, "measure", lambda run, call, times: 9.0)
     with (
+        without_learning(),
         pytest.raises(InputError, match=r"a step takes 9 s, .*give more minutes"),
     ):
         train(config(photos, "minutes=1"), tmp_path / "run")

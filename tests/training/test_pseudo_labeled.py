@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_bitwise
-from tiny_runs import LABELS, PERIOD, configuration, state_of, train_tiny, without_extras
+from tiny_runs import (
+    LABELS,
+    PERIOD,
+    configuration,
+    state_of,
+    train_tiny,
+    without_extras,
+    without_learning,
+)
 
 from jaxmatch.config.checks import check_settings
 from jaxmatch.config.own import with_usual_input
@@ -37,7 +45,8 @@ def only_steps():
 def table(data, tmp_path_factory):
     """Random pseudo-labels of the unlabeled images, one of which was not readable."""
     folder = tmp_path_factory.mktemp("teacher") / "run"
-    train_tiny(data, folder, method="supervised", **SHORT)
+    with without_learning():
+        train_tiny(data, folder, method="supervised", **SHORT)
     found, _ = make([folder])
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(4), len(found.names)).astype(np.float32)
@@ -124,9 +133,25 @@ def test_a_step_of_distillation_compares_with_the_row_of_its_image(
         assert program.forward_images(run.data) == 8 + 16  # none of the frozen network
 
 
-@pytest.mark.parametrize(
-    "method", ["supervised", pytest.param("distillation", marks=pytest.mark.slow)]
-)
+def test_a_run_goes_on_with_no_other_file(data, one_file, table, tmp_path):
+    options = {"method": "supervised", "data__pseudo_labels": one_file, **SHORT}
+    with without_learning():
+        train_tiny(data, tmp_path / "run", **options)
+    assert list(RunFolder(tmp_path / "run").read_facts().frozen) == ["pseudo_labels"]
+    (tmp_path / "run" / "summary.json").unlink()
+    changed = replace(table, labels=np.where(table.labels < 0, -1, 0))
+    pseudo_labels.write(tmp_path / "q.csv", changed, False)
+    for other in (tmp_path / "q.csv", ""):
+        with pytest.raises(InputError, match=r"data\.pseudo_labels is not the file that .*run"):
+            train_tiny(data, tmp_path / "run", **(options | {"data__pseudo_labels": other}))
+    moved = shutil.copy(one_file, tmp_path / "moved.csv")
+    train_tiny(data, tmp_path / "run", **(options | {"data__pseudo_labels": moved}))
+    findings = RunFolder(tmp_path / "run").read_findings()
+    assert any("pseudo-labels of 47 unlabeled images" in note for note in findings["notes"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["supervised", "distillation"])
 def test_a_run_resumes_with_its_file_and_with_no_other(method, data, one_file, table, tmp_path):
     options = {"method": method, "data__pseudo_labels": one_file, "steps": 2 * PERIOD}
     options["devices"] = 1

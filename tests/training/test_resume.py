@@ -31,8 +31,9 @@ from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
 from jaxmatch.training import run
 
-# With weak views alone a program compiles in half the time.
-train_tiny = partial(tiny_runs.train_tiny, method="pseudo_label")
+# With weak views alone a program compiles in half the time; this method has a memory, too.
+METHOD = {"method": "temporal_ensembling", "algorithm__ramp": 0.4}
+train_tiny = partial(tiny_runs.train_tiny, **METHOD)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,9 +95,9 @@ def test_split_file_validation_set_and_batch_larger_than_the_labeled_set(data, t
         "devices": 1,
     }
     with interrupted(2, crash), pytest.raises(Crash):
-        train_tiny(data, tmp_path / "run", **options)
+        tiny_runs.train_tiny(data, tmp_path / "run", **options)
     split.unlink()  # the run folder has its own
-    train_tiny(data, tmp_path / "run", **options)
+    tiny_runs.train_tiny(data, tmp_path / "run", **options)
     assert splits.read(tmp_path / "run" / "split.json").indices.tolist() == [4, 1, 2, 3]
     for line in read(tmp_path / "run"):
         validation = {key for key in line if key.startswith("validation/")}
@@ -154,20 +155,21 @@ def test_a_call_cannot_begin_inside_another(data, tmp_path, monkeypatch):
     """On a CPU it can, because the host dispatches each step there."""
     periods = {"eval_every": STEPS, "log_every": STEPS, "method": "supervised", "devices": 1}
     with interrupted(1, crash), pytest.raises(Crash):
-        train_tiny(data, tmp_path / "run", **periods)
+        tiny_runs.train_tiny(data, tmp_path / "run", **periods)
+    changed = {"save_every": STEPS, "steps_per_call": 4}
     with monkeypatch.context() as patched:
         patched.setattr(Program, "unit", property(lambda program: program.config.steps_per_call))
         with pytest.raises(
             InputError, match=r"checkpoint of step 15 .* a call of steps_per_call=4;"
         ):
-            train_tiny(data, tmp_path / "run", **periods, save_every=STEPS, steps_per_call=4)
-    train_tiny(data, tmp_path / "run", **periods, save_every=STEPS, steps_per_call=4)
+            tiny_runs.train_tiny(data, tmp_path / "run", **periods, **changed)
+    tiny_runs.train_tiny(data, tmp_path / "run", **periods, **changed)
 
 
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ({"algorithm__threshold": 0.5}, "algorithm.threshold: 0.4 -> 0.5"),
+        ({"algorithm__ramp": 0.5}, "algorithm.ramp: 0.4 -> 0.5"),
         ({"seed": 3}, "seed: 0 -> 3"),
         ({"eval_every": 10}, "eval_every: 5 -> 10"),
         ({"data__batch_size": 4}, "data.batch_size: 8 -> 4"),
@@ -193,8 +195,8 @@ def test_a_run_has_its_length(reference, data, steps, expected):
 HISTORY = {"algorithm__alignment_length": 8}
 
 
-NIGHTLY = [
-    ("temporal_ensembling", {}),
+METHODS = [
+    ("simmatch", {"algorithm__instance_start_step": PERIOD, **HISTORY}),
     (
         "comatch",
         {"algorithm__queue_batches": 3, **HISTORY},  # so the ring wraps on either side
@@ -218,21 +220,17 @@ NIGHTLY = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("method", "options"),
-    [
-        ("simmatch", {"algorithm__instance_start_step": PERIOD, **HISTORY}),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in NIGHTLY),
-    ],
-)
+# The killed run below has a memory, too.
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "options"), METHODS)
 def test_memories_and_policies_continue_bitwise(method, options, data, tmp_path):
     options = {"method": method, **options}
-    train_tiny(data, tmp_path / "whole", **options)
+    tiny_runs.train_tiny(data, tmp_path / "whole", **options)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     (tmp_path / "cut" / "summary.json").unlink()
     for step in (STEPS, STEPS - PERIOD):
         shutil.rmtree(tmp_path / "cut" / "checkpoints" / str(step))
-    train_tiny(data, tmp_path / "cut", **options)
+    tiny_runs.train_tiny(data, tmp_path / "cut", **options)
     assert_same_end(tmp_path / "cut", tmp_path / "whole")
 
 
@@ -287,8 +285,8 @@ def test_another_configuration_is_refused(complete, reference, data, tmp_path):
         (workdir / "summary.json").unlink()
     before = snapshot(workdir)
     with pytest.raises(InputError) as caught:
-        train_tiny(data, workdir, algorithm__threshold=0.5, seed=3)
-    assert "(algorithm.threshold: 0.4 -> 0.5; seed: 0 -> 3)" in str(caught.value)
+        train_tiny(data, workdir, algorithm__ramp=0.5, seed=3)
+    assert "(algorithm.ramp: 0.4 -> 0.5; seed: 0 -> 3)" in str(caught.value)
     assert snapshot(workdir) == before
 
 
@@ -314,8 +312,10 @@ def test_a_changed_split_file_is_refused(reference, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_device_agrees_with_four_and_continues_their_run(reference, data, tmp_path):
-    train_tiny(data, tmp_path / "one", devices=1)
+def test_one_device_agrees_with_four_and_continues_their_run(data, tmp_path):
+    reference, train = tmp_path / "reference", partial(tiny_runs.train_tiny, method="pseudo_label")
+    train(data, reference)
+    train(data, tmp_path / "one", devices=1)
     one, four = (state_of(folder, PERIOD) for folder in (tmp_path / "one", reference))
     assert_close(one, four, 1e-4)
     for key in ("optim/learning_rate", "unlabeled/weak_accuracy"):
@@ -323,7 +323,7 @@ def test_one_device_agrees_with_four_and_continues_their_run(reference, data, tm
     shutil.copytree(reference, tmp_path / "four")
     (tmp_path / "four" / "summary.json").unlink()
     shutil.rmtree(tmp_path / "four" / "checkpoints" / str(STEPS))
-    train_tiny(data, tmp_path / "four", devices=1)
+    train(data, tmp_path / "four", devices=1)
     assert "from the checkpoint of step 15" in (tmp_path / "four" / "log.txt").read_text()
     assert_close(state_of(tmp_path / "four"), state_of(reference), 1e-4)
 
@@ -348,20 +348,12 @@ KILLED = {
     "save_every": 10,
     "keep": 2,
 }
-SHORTER = {**KILLED, "method": "pseudo_label", "steps": 50, "devices": 1}
-
-
-@pytest.fixture(scope="module")
-def short_reference(data, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("short") / "run"
-    train_tiny(data, workdir, **SHORTER)
-    return workdir
 
 
 @pytest.fixture(scope="module")
 def long_reference(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("long") / "run"
-    train_tiny(data, workdir, **KILLED)
+    tiny_runs.train_tiny(data, workdir, **KILLED)
     return workdir
 
 
@@ -372,12 +364,12 @@ def kill_and_compare(data, reference, workdir, kills, options):
     print("killed after", moments)  # shown by pytest where the test fails
     for moment in moments:
         killed_at(words, workdir, moment)
-    train_tiny(data, workdir, **options)
+    tiny_runs.train_tiny(data, workdir, **options)
     assert_same_end(workdir, reference)
 
 
-def test_a_killed_run_continues_bitwise(data, short_reference, tmp_path):
-    kill_and_compare(data, short_reference, tmp_path / "run", 1, SHORTER)
+def test_a_killed_run_continues_bitwise(data, reference, tmp_path):
+    kill_and_compare(data, reference, tmp_path / "run", 1, METHOD)
 
 
 @pytest.mark.slow

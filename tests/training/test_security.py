@@ -9,7 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from tiny_runs import configuration, snapshot, train_tiny, without_extras
+from tiny_runs import configuration, snapshot, train_tiny, without_extras, without_learning
 
 from jaxmatch import load
 from jaxmatch.config.saved import run_name
@@ -31,7 +31,8 @@ def only_steps():
 @pytest.fixture(scope="module")
 def made(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    train_tiny(data, workdir, steps=10, method="supervised", devices=1)
+    with without_learning():
+        train_tiny(data, workdir, steps=10, method="supervised", devices=1)
     return workdir
 
 

@@ -251,6 +251,7 @@ def test_which_error_tells_those_of_all_runs(tmp_path):
             assert str(tmp_path / str(number)) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_all(data, tmp_path, monkeypatch):
     evaluate = run.Run.evaluate
 

@@ -13,6 +13,7 @@ from tiny_runs import (
     configuration,
     train_tiny,
     without_extras,
+    without_learning,
     write_data,
 )
 
@@ -61,7 +62,7 @@ def only_steps():
 def reference(data, tmp_path_factory):
     """A FixMatch run that nothing interrupted; to be read, not changed."""
     workdir = tmp_path_factory.mktemp("reference") / "run"
-    train_tiny(data, workdir)
+    train_tiny(data, workdir, devices=1)
     return workdir
 
 
@@ -134,9 +135,8 @@ def test_the_split_file_names_the_labeled_images(reference, data):
 
 
 @pytest.mark.usefixtures("only_steps")
-@pytest.mark.parametrize(
-    "method", ["supervised", pytest.param("pseudo_label", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # those of FixMatch, and of pseudo-labels without known labels, are tested below
+@pytest.mark.parametrize("method", ["supervised", "pseudo_label"])
 def test_metrics_of_other_methods(method, data, tmp_path):
     summary = train_tiny(data, tmp_path / "run", method=method, steps=10, devices=1)
     for line in read(tmp_path / "run"):
@@ -229,7 +229,7 @@ def tiny_disk(tmp_path):
 
 
 def test_a_disk_that_fills_up_is_a_disk_error(data, tiny_disk):
-    with pytest.raises(DiskError, match="make room"):
+    with without_learning(), pytest.raises(DiskError, match="make room"):
         train_tiny(data, tiny_disk / "run", method="supervised", devices=1)
 
 
@@ -265,7 +265,8 @@ def test_a_memory_of_the_wrong_size_is_refused(batches, expected, data, tmp_path
 def test_the_default_folder_is_named_after_the_configuration(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = {"method": "supervised", "devices": 1, "steps": 5}
-    train_tiny(data, None, **quick)
+    with without_learning():
+        train_tiny(data, None, **quick)
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("supervised-npz-colours-16-s0-")
     assert loop.finished(configuration(data, **quick), folder) is not None

@@ -13,6 +13,8 @@ from tiny_runs import (
     configuration,
     state_of,
     train_tiny,
+    without_extras,
+    without_learning,
 )
 
 from jaxmatch import load
@@ -21,15 +23,22 @@ from jaxmatch.cli.main import main
 from jaxmatch.errors import InputError
 from jaxmatch.weights.transfer import check_encoder, encoder
 
-SHORT = {"steps": PERIOD, "model__conv_bias": "none"}
+SHORT = {"steps": PERIOD, "devices": 1, "model__conv_bias": "none"}
 FROZEN = {**SHORT, "optim__learning_rate": 0.0, "model__bn_decay": 1.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_steps():
+    with without_extras():
+        yield
 
 
 @pytest.fixture(scope="module")
 def source(data, tmp_path_factory):
     """A FixMatch run of another seed, whose teacher is what it reports."""
     workdir = tmp_path_factory.mktemp("runs") / "source"
-    train_tiny(data, workdir, chosen=",labels=16,seed=7", **SHORT)
+    with without_learning():
+        train_tiny(data, workdir, chosen=",labels=16,seed=7", **SHORT)
     return workdir
 
 
@@ -56,14 +65,15 @@ def test_encoders_of_other_shapes_are_refused_by_their_first_tensors():
 def follower(data, source, tmp_path_factory):
     """A run that started from the source and learned nothing."""
     workdir = tmp_path_factory.mktemp("runs") / "follower"
-    train_tiny(data, workdir, init_from=str(source), **FROZEN)
+    with without_learning():
+        train_tiny(data, workdir, init_from=str(source), **FROZEN)
     return workdir
 
 
 def test_the_run_starts_from_the_reported_network_of_the_source(source, follower):
     run, before = load(follower), load(source)
     trunk = encoder(jax.device_get(before.variables()), before.program.algorithm)
-    # Neither the rate of zero nor the decay of one lets the step change anything.
+    # At a rate of zero no step changes anything.
     for variables in (run.state.student(), run.state.teacher):
         found = encoder(jax.device_get(variables), run.program.algorithm)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, trunk)
@@ -99,7 +109,8 @@ def test_a_resumed_run_does_not_need_the_source_again(data, source, tmp_path):
 def contrastive(data, tmp_path_factory):
     """A SimCLR v2 run, whose head has layers to keep."""
     workdir = tmp_path_factory.mktemp("runs") / "contrastive"
-    train_tiny(data, workdir, method="simclr_v2", chosen="", data__ratio=1, **SHORT)
+    with without_learning():
+        train_tiny(data, workdir, method="simclr_v2", chosen="", data__ratio=1, **SHORT)
     return workdir
 
 
@@ -175,7 +186,7 @@ def test_another_source_is_another_run(data, source, follower):
 
 
 def test_the_command_line_says_which_tensors_differ(data, source, tmp_path, capsys):
-    words = arguments(data, init_from=source, model__depth=10)
+    words = arguments(data, method="supervised", devices=1, init_from=source, model__depth=10)
     with pytest.raises(SystemExit) as caught:
         main(["train", *words, f"--workdir={tmp_path / 'run'}"])
     assert caught.value.code == 2
