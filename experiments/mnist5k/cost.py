@@ -2,9 +2,10 @@
 
     python -m experiments.mnist5k.cost [METHOD ...]
 
-Each method of the sweep trains for 60 steps with its settings for ``mnist5k`` and 40 labels; the
-fastest ten steps count, so that other programs of the machine count little and neither does
-compiling. They are kept in ``cost.json`` beside this file.
+Each method of one stage, of this folder's sweep and of pre-training, trains for 60 steps with its
+settings for ``mnist5k``, and 40 labels if it takes any. The fastest ten steps count, so that other
+programs of the machine count little and neither does compiling. ``cost.json`` beside this file
+keeps them.
 """
 
 import argparse
@@ -19,16 +20,18 @@ import jax
 
 import jaxmatch
 from experiments.mnist5k.sweep import METHODS, VARIANTS
+from experiments.mnist5k_pretraining.sweep import METHODS as PRETRAINING
 from jaxmatch.record.metrics import read
 from jaxmatch.runtime.json_files import write_json
 
 RECORDED = Path(__file__).with_name("cost.json")
 STEPS, EVERY = 60, 10
+ONE_STAGE = tuple(method for method in METHODS if method != "selfmatch")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("methods", nargs="*", default=METHODS)
+    parser.add_argument("methods", nargs="*", default=(*ONE_STAGE, *PRETRAINING))
     parser.add_argument("-o", "--output", type=Path, default=RECORDED)
     arguments = parser.parse_args()
     found = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
@@ -50,7 +53,8 @@ def measured(method: str) -> dict[str, Any]:
         "save_every": STEPS,
     }
     with tempfile.TemporaryDirectory() as folder:
-        config = jaxmatch.config(f"{recipe}:mnist5k", labels=40, **settings)
+        labels = None if method in PRETRAINING else 40
+        config = jaxmatch.config(f"{recipe}:mnist5k", labels=labels, **settings)
         summary = jaxmatch.train(config, folder)
         seconds = [line["time/seconds"] for line in read(folder)]
     return {

@@ -166,6 +166,8 @@ def _accuracies(summary: Mapping[str, Any]) -> Iterable[str]:
             yield f"test accuracy of probes of the {network}'s features: {', '.join(known)}"
         return
     yield f"test accuracy of the {network}: {_with_balanced(test)}"
+    if common := _as_good_an_answer(test):
+        yield common
     validation = (summary.get("validation") or {}).get(network)
     if validation:
         yield f"validation accuracy of the {network}: {_with_balanced(validation)}"
@@ -176,6 +178,22 @@ def _accuracies(summary: Mapping[str, Any]) -> Iterable[str]:
             f"best {best['key']}: {best['value']:.4g} at step {best['step']:,}, with test accuracy "
             f"{percent(there)} ({used})"
         )
+
+
+def _as_good_an_answer(test: Mapping[str, Any]) -> str | None:
+    """A line if the name of the most frequent class is right as often as the network; else None."""
+    rows = test.get("metrics", {}).get("per_class", {})
+    counts = {name: row["support"] for name, row in rows.items()}
+    if not sum(counts.values()):
+        return None
+    name = max(counts, key=lambda each: counts[each])
+    share = counts[name] / sum(counts.values())
+    if test["last"] > share or test["last"] == 1:
+        return None
+    return (
+        f"{percent(share)} of the test images are {printable(name)!r}, so that this answer alone "
+        "has as good an accuracy; read the balanced one"
+    )
 
 
 def _with_balanced(accuracies: Mapping[str, Any]) -> str:

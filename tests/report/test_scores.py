@@ -105,3 +105,21 @@ def test_a_run_without_labels_ends_with_its_probes():
 def test_a_run_of_an_older_version_ends_without_balanced_accuracy():
     summary = SUMMARY | {"teacher": None, "student": {"last": 0.5}}
     assert ending(Path("run"), summary)[1] == "test accuracy of the student: 50.0%"
+
+
+@pytest.mark.parametrize(("accuracy", "told"), [(0.634, True), (0.688, True), (0.7, False)])
+def test_an_accuracy_that_the_most_frequent_class_has_is_told(accuracy, told):
+    per_class = {"defective": {"support": 312}, "intact": {"support": 688}}
+    metrics = {"balanced_accuracy": 0.6, "per_class": per_class}
+    summary = {
+        "algorithm": "fixmatch",
+        "evaluated": "teacher",
+        "steps": 4,
+        "seconds": 60.0,
+        "teacher": {"last": accuracy, "metrics": metrics},
+    }
+    line = (
+        "68.8% of the test images are 'intact', so that this answer alone has as good an accuracy; "
+        "read the balanced one"
+    )
+    assert (line in ending(Path("run"), summary)) == told

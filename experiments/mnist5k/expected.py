@@ -1,0 +1,80 @@
+"""What the docstrings of the configs say to expect, from the results that are recorded here.
+
+    python -m experiments.mnist5k.expected
+
+A test holds the docstrings against these sentences, so new results change both.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+# The row whose settings are those of the config, if it has another name.
+ROWS = {"vat": "vat_entmin"}
+FIXMATCH = ", six to nine minutes on two x86-64 cores,"
+STAGES = ", half of them SimCLR's,"
+
+
+def sentences() -> dict[str, str]:
+    """By config: accuracy with spread and cost, of training and of pre-training."""
+    results, costs = _read("results.json"), _read("cost.json")
+    pretraining = _read("../mnist5k_pretraining/results.json")
+    configs = {path.stem for path in (HERE.parents[1] / "configs").glob("*.py")}
+    found = {}
+    for config in sorted(configs):
+        row = ROWS.get(config, config)
+        if row in results["40"]:
+            found[config] = _trained(results, row, _cost(costs, row))
+        elif config in pretraining:
+            found[config] = _pretrained(pretraining[config], _cost(costs, config))
+    return found
+
+
+def _trained(results: dict[str, Any], row: str, cost: str) -> str:
+    shares = [
+        f"{_spread(run['teacher'] for run in results[labels][row].values())} with {labels}"
+        for labels in ("40", "10")
+    ]
+    return (
+        f"On MNIST-5k 1,500 steps{cost} end at a test accuracy of {' and '.join(shares)} labels, "
+        "over seeds 0 to 2 (experiments/mnist5k)."
+    )
+
+
+def _pretrained(runs: dict[str, Any], cost: str) -> str:
+    knn, linear, tuned = (
+        _spread(run[key] for run in runs.values()) for key in ("knn", "linear", "finetune40")
+    )
+    seeds = "seed 0" if len(runs) == 1 else f"seeds 0 to {len(runs) - 1}"
+    return (
+        f"On MNIST-5k 1,560 steps{cost} end at {knn} by k-NN and {linear} by a linear probe, both "
+        f"with all labels, and fine-tuning on 40 labels at {tuned}, {seeds} "
+        "(experiments/mnist5k_pretraining)."
+    )
+
+
+def _cost(costs: dict[str, Any], row: str) -> str:
+    if row == "fixmatch":
+        return FIXMATCH
+    if row == "selfmatch":
+        return STAGES
+    share = costs[row]["seconds"] / costs["fixmatch"]["seconds"]
+    return f", each {share:.1f} times as long as FixMatch's,"
+
+
+def _spread(values: Iterable[float]) -> str:
+    numbers = [100 * value for value in values]
+    mean = f"{statistics.fmean(numbers):.1f}"
+    return f"{mean} ± {statistics.stdev(numbers):.1f} %" if len(numbers) > 1 else f"{mean} %"
+
+
+def _read(name: str) -> Any:
+    return json.loads((HERE / name).read_text())
+
+
+if __name__ == "__main__":
+    for config, sentence in sentences().items():
+        print(f"{config}: {sentence}")
