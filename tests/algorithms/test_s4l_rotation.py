@@ -84,6 +84,7 @@ def run(batch):
     return float(value), update.metrics
 
 
+@pytest.mark.slow
 def test_the_supervised_term_sees_all_copies_alike():
     """All four copies of x carry its label, so it does not matter which of them x is."""
     batch = toy_views(S4LRotation())

@@ -153,6 +153,7 @@ def test_prototypes_rest_before_they_learn():
         assert np.any(gradient["projection"]["projector"]["output"]["kernel"])
 
 
+@pytest.mark.slow
 def test_each_size_is_one_pass_that_continues_the_statistics():
     state, batch, network = toy(PLAIN, jnp.float32, 0)
     calls = []

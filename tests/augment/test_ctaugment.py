@@ -89,6 +89,7 @@ def test_the_first_policy_is_uniform():
     assert abs(np.corrcoef(draws.level[:, 0].T)[0, 1]) < 0.06
 
 
+@pytest.mark.slow
 def test_learned_bins_are_drawn_by_their_rates():
     policy = DEFAULT.init()
     weights = np.linspace(0.9, 0.5, 17)

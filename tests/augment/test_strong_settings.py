@@ -249,6 +249,7 @@ def test_turns_continue_the_image_as_pillow_turns_a_padded_one(padding):
     assert equal.mean() > 0.999  # a tie may be rounded otherwise, since the margin differs
 
 
+@pytest.mark.slow
 def test_zero_is_black_and_leaves_the_cutout_its_level():
     strong = RandAugment(table="google", padding="zero", fill=90)
     found = view(strong, GREY, ("translate_x", 3.0), box=(6, 1, 9, 5))[0]

@@ -96,6 +96,7 @@ def test_scipys_percentile_bootstrap_has_the_same_interval():
     assert mine == pytest.approx([expected.low, expected.high])
 
 
+@pytest.mark.slow
 def test_an_interval_covers_the_probability_of_a_known_binomial_case():
     random = np.random.default_rng(0)
     truth, images, times = 0.7, 100, 120

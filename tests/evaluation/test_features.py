@@ -157,6 +157,7 @@ def folder_of_images(root, images, labels):
     return root
 
 
+@pytest.mark.slow
 def test_a_streamed_folder_has_the_same_features_and_names_what_is_unreadable(
     data, pretrained, tmp_path, caplog
 ):

@@ -211,6 +211,7 @@ def test_neither_probe_gathers_the_features():
     assert sorted(moved) == ["20", "20,6", "20,80", "20,80"]
 
 
+@pytest.mark.slow  # the sets below hold none
 def test_images_without_a_label_do_not_count():
     train, labels, test, test_labels = clusters(10)
     hidden, unseen = np.arange(len(labels)) % 3 == 0, np.arange(len(test)) % 4 == 0

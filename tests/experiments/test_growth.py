@@ -21,6 +21,7 @@ def test_the_table_tells_the_power_of_the_growth():
     assert "| 1.50 | 2 |" in rows[3]
 
 
+@pytest.mark.slow
 def test_every_quantity_has_an_expected_power_and_a_panel():
     assert POWERS.keys() == QUANTITIES.keys()
     assert plot({name: made(1) for name in QUANTITIES}).startswith(b"\x89PNG")

@@ -65,6 +65,7 @@ def test_every_move_lowers_the_inertia(seed, iterations):
     assert more.inertia <= fewer.inertia * (1 + 1e-5)
 
 
+@pytest.mark.slow
 def test_plain_groups_are_found_and_the_rest_is_fixed():
     found = kmeans(jax.random.key(1), groups(), CLUSTERS, restarts=5)
     means = np.stack([groups()[k == LABELS].mean(0) for k in range(CLUSTERS)])

@@ -75,6 +75,7 @@ def test_a_projection_is_two_dense_layers(activation, function):
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow  # a deep one has norms, too
 def test_a_projection_with_norms_standardises_each_layer():
     head = Projection(3, norm=True)
     variables = init(head)

@@ -92,6 +92,7 @@ def test_few_values_are_marked(tmp_path, drawn):
         assert {line.get_marker() for line in drawn[-1].axes[-1].lines} == {marker}
 
 
+@pytest.mark.slow
 def test_panels_stand_below_each_other_on_a_narrow_screen():
     runs = {"fixmatch": [lines([*EVERYTHING, "pseudo/coverage", curves.REPORTED])]}
     sizes = []

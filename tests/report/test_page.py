@@ -336,6 +336,7 @@ def test_several_data_sets_show_the_best_baseline_of_each(seeds):
     assert [row["labels"] for row in table(groups)] == ["10", "40", "10", "10", "40", "40"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_without_baselines_the_page_says_how_to_get_them(seeds, tmp_path):
     (run,) = seeds("run", "fixmatch:mnist5k", (0.9,))
@@ -358,6 +359,7 @@ def test_an_unfinished_run_is_not_yet_compared(seeds, tmp_path):
     assert "SVC on pixels" in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_notes_of_what_does_not_compare(seeds, tmp_path):
     runs = [

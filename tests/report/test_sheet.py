@@ -86,6 +86,7 @@ def test_the_summary_names_what_is_used(shown, used, words):
     assert "\n\n" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shown",
     [

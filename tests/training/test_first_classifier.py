@@ -125,6 +125,7 @@ def test_a_kept_head_lies_before_the_classifier(data, pretrained, tmp_path):
         assert np.mean(found == labels) > 0.6  # chance is 0.25
 
 
+@pytest.mark.slow
 def test_a_given_temperature_divides_the_logits(data, pretrained, tmp_path):
     kernels = {}
     for number in (1.0, 4.0):

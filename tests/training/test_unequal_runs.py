@@ -51,6 +51,13 @@ def test_a_run_with_every_option_goes_on_and_predicts(tmp_path):
     assert found.probabilities.shape == (4, 4)
 
 
+def test_balanced_labels_are_a_setting(tmp_path):
+    data = write_data(tmp_path / "data.npz")
+    config = settled_configuration(data, chosen=TAIL, unequal__sampling="balanced")
+    assert Program.build(config, run_data.load_new(config).facts()).balanced
+
+
+@pytest.mark.slow  # data/test_order.py has the order that they follow
 def test_batches_of_balanced_labels(tmp_path):
     data = write_data(tmp_path / "data.npz")
     config = settled_configuration(data, chosen=TAIL, unequal__sampling="balanced")
