@@ -54,7 +54,7 @@ shapes = st.tuples(
 )
 
 
-@settings(max_examples=1)
+@settings(max_examples=3)
 @given(shapes, st.sampled_from([1, 2, 3, 5, 7]), st.integers(1, 3), st.sampled_from(PADDINGS))
 @example((2, 33, 32, 3, 64), 7, 2, ((3, 3), (3, 3)))  # a stem
 @example((1, 2, 2, 3, 4), 5, 1, "VALID")  # no result at all
