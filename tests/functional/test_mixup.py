@@ -56,7 +56,6 @@ def test_labels_stay_distributions():
     np.testing.assert_allclose(mixed.sum(1), 1, rtol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [pytest.param(0.1, marks=pytest.mark.slow), 0.75])
 def test_weights_have_the_larger_share_of_a_beta(alpha):
     sizes = (10_000, 10_000)

@@ -144,7 +144,6 @@ def test_images_added_change_neither_evaluation_nor_probe(original, copy, capsys
     assert probe(copy / "run") == probed
 
 
-@pytest.mark.slow  # nor where the folder has moved
 def test_images_added_are_not_used_by_a_resumed_run(original, copy):
     add_images(copy)
     interrupted(copy)

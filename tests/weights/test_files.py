@@ -471,7 +471,6 @@ def test_an_exported_network_starts_another_run(suffix, network, run, data, tmp_
     assert "exists; remove it" in capsys.readouterr().err
 
 
-@pytest.mark.slow  # the same file is read above
 def test_a_run_from_a_pickle_does_not_begin(data, tmp_path):
     evidence = tmp_path / "executed"
     (tmp_path / "w.pth").write_bytes(pickle.dumps({"a": Payload(evidence)}))
