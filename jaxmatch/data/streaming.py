@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-import grain
 import jax
 import numpy as np
 from absl import flags
@@ -30,7 +29,11 @@ from jaxmatch.data.resident import Resident
 from jaxmatch.errors import InputError, JaxmatchError
 from jaxmatch.runtime.hosts import gather, leader
 from jaxmatch.runtime.mesh import from_processes, over_batch, process_share
+from jaxmatch.runtime.root_logger import same_handlers
 from jaxmatch.types import Array, Batch, Examples, PyTree, Spec
+
+with same_handlers():  # it imports Orbax, too
+    import grain
 
 log = logging.getLogger(__name__)
 

@@ -1,27 +1,10 @@
-"""Orbax, which writes and reads arrays, without a change to the program's logging.
+"""Orbax, which writes and reads arrays, without its change of the root logger."""
 
-Orbax logs by absl, also while it is imported, and absl gives a root logger without a handler one
-that begins every message with its level and logger.
-"""
+from jaxmatch.runtime.root_logger import same_handlers
 
-import contextlib
-import logging
-from collections.abc import Iterator
-
-
-@contextlib.contextmanager
-def _same_handlers() -> Iterator[None]:
-    before = list(logging.root.handlers)
-    try:
-        yield
-    finally:
-        if not before:
-            logging.root.handlers.clear()
-
-
-with _same_handlers():
+with same_handlers():
     from orbax.checkpoint import v1
 
 AsyncResponse = v1.AsyncResponse
-load = _same_handlers()(v1.load)
-save_async = _same_handlers()(v1.save_async)
+load = same_handlers()(v1.load)
+save_async = same_handlers()(v1.save_async)

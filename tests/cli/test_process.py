@@ -86,6 +86,21 @@ def test_the_library_changes_nothing_of_the_process(data, tmp_path, calls):
     assert found.stdout.splitlines()[-1] == "{}"
 
 
+IMPORTS = """
+import logging
+import jaxmatch.data.streaming, jaxmatch.runtime.checkpoint, jaxmatch.training.train
+print(logging.root.handlers)
+"""
+
+
+def test_messages_have_no_prefix():
+    # With a handler of absl's they would begin with WARNING:jaxmatch.
+    found = subprocess.run(
+        [sys.executable, "-c", IMPORTS], cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.stdout == "[]\n", found.stderr
+
+
 COMMAND = """
 import logging, os, sys
 from jaxmatch.cli import main as cli
