@@ -3,6 +3,9 @@
 jaxmatch train --config=configs/adamatch.py:mnist5k,labels=40,seed=0
 jaxmatch train --config=configs/adamatch.py:tfds:cifar10,labels=40,seed=1
 
+On MNIST-5k 1,500 steps of 240 images through networks end at a test accuracy of 95.9 ± 0.9 % with
+40 and 71.9 ± 18.2 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
+
 The settings are USB's. The preset google has those of the authors' code (google-research/adamatch)
 that are settings here: threshold 0.9, ratio 3, 2**17 steps, weight decay 0.001, no Nesterov. Not
 reproduced of it: strong views of labeled images, random interpolation of labeled logits, the last

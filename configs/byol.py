@@ -3,6 +3,10 @@
 jaxmatch train --config=configs/byol.py:mnist5k,seed=0
 jaxmatch train --config=configs/byol.py:tfds:cifar10,seed=0
 
+On MNIST-5k 1,560 steps of 512 images through networks end at 90.3 % by k-NN and 95.2 % by a linear
+probe, both with all labels, and fine-tuning on 40 labels at 82.8 %, seed 0
+(experiments/mnist5k_pretraining).
+
 The result is an encoder: `jaxmatch probe --workdir=RUN` tells what it is worth, and
 `--config.init_from=RUN` starts another method from it.
 

@@ -3,6 +3,9 @@
 jaxmatch train --config=configs/comatch.py:mnist5k,labels=40,seed=0
 jaxmatch train --config=configs/comatch.py:tfds:cifar10,labels=40,seed=1
 
+On MNIST-5k 1,500 steps of 352 images through networks end at a test accuracy of 96.7 ± 0.2 % with
+40 and 66.5 ± 15.2 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
+
 At CIFAR scale as in the official code: half of the usual steps, unlabeled images without the
 labeled ones, dense biases that decay, and a contrast view of crop and colour without blur. STL-10
 has the authors' ResNet-18, whose stem they do not tell: ImageNet's.

@@ -3,6 +3,9 @@
 jaxmatch train --config=configs/dash.py:mnist5k,labels=40,seed=0
 jaxmatch train --config=configs/dash.py:tfds:cifar10,labels=40,seed=1
 
+On MNIST-5k 1,500 steps of 240 images through networks end at a test accuracy of 96.2 ± 0.3 % with
+40 and 57.8 ± 24.4 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
+
 Constants and clock of the authors' script, but FixMatch's normaliser (--config.algorithm.dash_norm)
 and learning rate. USB's threshold starts near log C, without a warm-up here: its supervised one
 measures the test loss of the initial weights. MNIST-5k scales warm-up and period to 1,500 steps.

@@ -3,6 +3,9 @@
 jaxmatch train --config=configs/fixmatch.py:mnist5k,labels=40,seed=0
 jaxmatch train --config=configs/fixmatch.py:tfds:cifar10,labels=250,seed=1
 
+On MNIST-5k 1,500 steps of 240 images through networks end at a test accuracy of 95.9 ± 0.3 % with
+40 and 56.2 ± 17.1 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
+
 With --config.augment=ctaugment, as preset=google has it, strong views follow CTAugment's policy.
 
 On ImageNet (`fixmatch:tfds:imagenet2012,labels=128116,split=10percent.txt`) the settings of the

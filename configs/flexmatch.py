@@ -3,6 +3,9 @@
 jaxmatch train --config=configs/flexmatch.py:mnist5k,labels=40,seed=0
 jaxmatch train --config=configs/flexmatch.py:tfds:cifar10,labels=40,seed=1
 
+On MNIST-5k 1,500 steps of 240 images through networks end at a test accuracy of 96.9 ± 0.2 % with
+40 and 89.5 ± 12.2 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
+
 The settings are those of the authors' code (TorchSSL), which USB shares: threshold 0.95 with
 threshold warm-up for every data set.
 """

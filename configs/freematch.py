@@ -3,6 +3,9 @@
 jaxmatch train --config=configs/freematch.py:mnist5k,labels=40,seed=0
 jaxmatch train --config=configs/freematch.py:tfds:cifar10,labels=40,seed=1
 
+On MNIST-5k 1,500 steps of 240 images through networks end at a test accuracy of 96.5 ± 0.0 % with
+40 and 84.8 ± 20.2 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
+
 The settings are TorchSSL's, with its bounds on the thresholds for SVHN. Not reproduced: its 2,049
 supervised steps before those runs; and of USB, that there the average confidence, not the threshold
 of a class, is at most 0.95. The averages of a run of 1,500 steps are shorter.

@@ -3,6 +3,10 @@
 jaxmatch train --config=configs/pcl.py:mnist5k,seed=0
 jaxmatch train --config=configs/pcl.py:tfds:cifar10,seed=0
 
+On MNIST-5k 1,560 steps of 256 images through networks end at 82.9 % by k-NN and 94.4 % by a linear
+probe, both with all labels, and fine-tuning on 40 labels at 76.4 %, seed 0
+(experiments/mnist5k_pretraining).
+
 The result is an encoder: `jaxmatch probe --workdir=RUN` tells what it is worth, and
 `--config.init_from=RUN` starts another method from it.
 

@@ -3,6 +3,9 @@
 jaxmatch train --config=configs/remixmatch.py:mnist5k,labels=40,seed=0
 jaxmatch train --config=configs/remixmatch.py:tfds:cifar10,labels=250,seed=1
 
+On MNIST-5k 1,500 steps of 112 images through networks end at a test accuracy of 95.6 ± 0.3 % with
+40 and 36.6 ± 5.1 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
+
 Weak labeled views, two strong views, weights 1.5, 0.5 and 0.5 and a ramp over 1/64 of the run are
 TorchSSL's and USB's on all data sets. preset=google has strong labeled views, and by data set and
 number of labels the strong views, rotation weight and ramp of the authors' scripts

@@ -3,6 +3,10 @@
 jaxmatch train --config=configs/simclr.py:mnist5k,seed=0
 jaxmatch train --config=configs/simclr.py:tfds:cifar10,seed=0
 
+On MNIST-5k 1,560 steps of 256 images through networks end at 93.1 ± 0.5 % by k-NN and 96.4 ± 0.5 %
+by a linear probe, both with all labels, and fine-tuning on 40 labels at 82.7 ± 5.2 %, seeds 0 to 2
+(experiments/mnist5k_pretraining).
+
 The result is an encoder: `jaxmatch probe --workdir=RUN` tells what it is worth, and
 `--config.init_from=RUN` starts another method from it.
 

@@ -3,6 +3,9 @@
 jaxmatch train --config=configs/simmatch.py:mnist5k,labels=40,seed=0
 jaxmatch train --config=configs/simmatch.py:tfds:cifar10,labels=40,seed=1
 
+On MNIST-5k 1,500 steps of 240 images through networks end at a test accuracy of 96.9 ± 0.4 % with
+40 and 55.3 ± 11.8 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
+
 On ImageNet (`simmatch:tfds:imagenet2012,labels=12811,split=1percent.txt`) the settings of the
 authors' commands, the same for 1% and 10%: 400 epochs over the unlabeled images, MoCo v2's views as
 the strong ones, a teacher whose embeddings fill the bank and which normalises each eighth of a

@@ -3,6 +3,10 @@
 jaxmatch train --config=configs/swav.py:mnist5k,seed=0
 jaxmatch train --config=configs/swav.py:tfds:cifar10,seed=0
 
+On MNIST-5k 1,560 steps of 768 images through networks end at 96.5 ± 0.4 % by k-NN and 97.9 ± 0.5 %
+by a linear probe, both with all labels, and fine-tuning on 40 labels at 83.2 ± 4.9 %, seeds 0 to 2
+(experiments/mnist5k_pretraining).
+
 The result is an encoder: `jaxmatch probe --workdir=RUN` tells what it is worth, and
 `--config.init_from=RUN` starts another method from it.
 

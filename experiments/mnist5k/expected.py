@@ -14,7 +14,6 @@ from typing import Any
 HERE = Path(__file__).parent
 # The row whose settings are those of the config, if it has another name.
 ROWS = {"vat": "vat_entmin"}
-FIXMATCH = ", six to nine minutes on two x86-64 cores,"
 STAGES = ", half of them SimCLR's,"
 
 
@@ -27,7 +26,7 @@ def sentences() -> dict[str, str]:
     for config in sorted(configs):
         row = ROWS.get(config, config)
         if row in results["40"]:
-            found[config] = _trained(results, row, _cost(costs, row))
+            found[config] = _trained(results, row, _cost(costs, config))
         elif config in pretraining:
             found[config] = _pretrained(pretraining[config], _cost(costs, config))
     return found
@@ -56,13 +55,8 @@ def _pretrained(runs: dict[str, Any], cost: str) -> str:
     )
 
 
-def _cost(costs: dict[str, Any], row: str) -> str:
-    if row == "fixmatch":
-        return FIXMATCH
-    if row == "selfmatch":
-        return STAGES
-    share = costs[row]["seconds"] / costs["fixmatch"]["seconds"]
-    return f", each {share:.1f} times as long as FixMatch's,"
+def _cost(costs: dict[str, int], config: str) -> str:
+    return f" of {costs[config]} images through networks" if config in costs else STAGES
 
 
 def _spread(values: Iterable[float]) -> str:
