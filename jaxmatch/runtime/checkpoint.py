@@ -241,7 +241,7 @@ class Checkpoints:
         self,
         step: int,
         saving: Path,
-        response: orbax.AsyncResponse[None],
+        response: orbax.v1.AsyncResponse[None],
         staged: tempfile.TemporaryDirectory | None,
         best: Best | None,
     ) -> None:

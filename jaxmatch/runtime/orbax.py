@@ -5,6 +5,7 @@ from jaxmatch.runtime.root_logger import same_handlers
 with same_handlers():
     from orbax.checkpoint import v1
 
-AsyncResponse = v1.AsyncResponse
+__all__ = ["load", "save_async", "v1"]
+
 load = same_handlers()(v1.load)
 save_async = same_handlers()(v1.save_async)
