@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.own_data import results
+from experiments.own_data import curves, results
 from experiments.own_data.sweep import METHODS, sweep
 from jaxmatch.config.flags import from_flags
 from jaxmatch.errors import InputError
@@ -48,3 +48,35 @@ def test_the_table_has_runs_and_the_baselines_of_their_labels(tmp_path, capsys):
     cells = "55.0 ± 7.1 (50.0 / 60.0)"
     assert lines[6] == f"| k-NN on pixels | 0, 1 | {cells} | {cells} |"
     assert len(json.loads((tmp_path / "results.json").read_text())) == 3
+
+
+def test_the_recorded_curves_end_at_the_figures_of_the_page():
+    recorded = json.loads(curves.RECORDED.read_text())
+    page = (curves.HERE / "README.md").read_text()
+    for method, runs in recorded.items():
+        last = [f"{100 * runs[seed]['test/teacher/accuracy'][-1]:.1f}" for seed in "012"]
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{method}` | 7")]
+        assert f"({' / '.join(last)})" in row
+
+
+def test_curves_of_runs_without_pseudo_labels_at_first(tmp_path):
+    for method in curves.METHODS:
+        folder = tmp_path / f"fashion_mnist-{method}-s0"
+        folder.mkdir()
+        (folder / "summary.json").write_text("{}")
+        accuracies = {"unlabeled/weak_accuracy": 0.4, "test/teacher/accuracy": 0.5}
+        lines = [{"step": 1}, {"step": 2} | accuracies]
+        lines.append({"step": 4, "pseudo/accuracy": 0.9} | accuracies)
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    output = tmp_path / "pictures"
+    output.mkdir()
+    curves.main([str(tmp_path), "-o", str(output)])
+    found = json.loads((output / "curves.json").read_text())
+    assert found["simmatch"]["0"]["step"] == [2, 4]
+    assert found["fixmatch"]["0"]["pseudo/accuracy"] == [None, 0.9]
+    assert {"curves.svg", "curves.png"} <= {path.name for path in output.iterdir()}
+
+
+def test_curves_need_runs_of_both_methods(tmp_path):
+    with pytest.raises(InputError, match="no finished run of fixmatch"):
+        curves.collect(tmp_path)
