@@ -77,10 +77,14 @@ def unknown(arguments: argparse.Namespace) -> bool | str:
     """Whether strangeness is measured; the name of its score if that is given.
 
     Raises:
-        InputError: if a score is given alone.
+        InputError: if a score or the place of the data is given alone.
     """
     if arguments.unknown_score and not arguments.unknown:
         raise InputError("--unknown-score chooses how --unknown is measured; add --unknown.")
+    if arguments.data and not arguments.unknown:
+        raise InputError(
+            "--data says where the data of --unknown is now; add --unknown, or leave out --data."
+        )
     return arguments.unknown and (arguments.unknown_score or True)
 
 

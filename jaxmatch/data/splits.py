@@ -219,7 +219,12 @@ def _by_name(path: Path, split: Split, names: Names) -> Split:
     listed = record.listed
 
     def here(rows: np.ndarray) -> np.ndarray:
-        wanted = [listed.names[row] for row in rows if row < len(listed.names)]
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(listed.names):
+            raise InputError(
+                f"{path} names images that {records.FILE} beside it does not have; restore both "
+                "files of that run, or name another split."
+            )
+        wanted = [listed.names[row] for row in rows]
         for name in wanted:
             if name not in names.rows:
                 raise InputError(

@@ -23,7 +23,7 @@ from jaxmatch.evaluation.encoder import Encoder, of_init
 from jaxmatch.evaluation.features import Cache
 from jaxmatch.record import run_data
 from jaxmatch.record.data import Data
-from jaxmatch.record.folder import RunFolder
+from jaxmatch.record.folder import RunFolder, keep
 from jaxmatch.record.settled import settled, standardized
 from jaxmatch.weights.transfer import STAGE, source_folder
 
@@ -88,7 +88,6 @@ def of_run(workdir: str | Path, place: str = "", cache: Path | None = None) -> d
     Raises:
         InputError: if ``workdir`` is no run folder, its data is gone or changed, ``cache`` is of
             other weights or images, or :func:`measure` cannot use it.
-        DiskError: if ``baselines.json`` cannot be written.
     """
     run = RunFolder.at(workdir)
     config = _config_of(run)
@@ -100,7 +99,7 @@ def of_run(workdir: str | Path, place: str = "", cache: Path | None = None) -> d
     _check_network(config, cache)
     data = run_data.load_recorded(config, run.path, place=place)
     found = of_data(config, data, run.path, cache)
-    run.write_baselines(found)
+    keep(run.write_baselines, found)
     return found
 
 
@@ -165,14 +164,17 @@ def _check_network(config: ConfigDict, cache: Path | None) -> None:
         )
 
 
-def add_missing(workdirs: Iterable[str | Path]) -> None:
+def add_missing(workdirs: Iterable[str | Path], place: str = "") -> None:
     """Measure and keep the baselines of the runs that have none, if they have labels.
 
     Runs on the same images and labels are measured once.
 
+    Args:
+        workdirs: the run folders.
+        place: where their data is now, if it has moved.
+
     Raises:
         InputError: as :func:`of_run`.
-        DiskError: as :func:`of_run`.
     """
     known: dict[str, Mapping[str, Any]] = {}
     for workdir in workdirs:
@@ -186,8 +188,8 @@ def add_missing(workdirs: Iterable[str | Path]) -> None:
             found = None  # an older version measured them on pixels alone
         if found is None and key in known:
             found = known[key]
-            run.write_baselines(found)
-        known[key] = of_run(workdir) if found is None else found
+            keep(run.write_baselines, found)
+        known[key] = of_run(workdir, place) if found is None else found
 
 
 def _config_of(run: RunFolder) -> ConfigDict:
@@ -284,8 +286,11 @@ def gather_features(data: Data, network: Network, seed: int) -> on_features.Sets
         InputError: as :func:`measure`.
     """
     known = features.parts(data)
-    points = {}
-    for name, (images, labels, rows, most) in on_pixels.used(data).items():
+    points, used = {}, on_pixels.used(data)
+    on_pixels.check_labels(
+        data, {name: labels[rows] for name, (_, labels, rows, _) in used.items()}
+    )
+    for name, (images, labels, rows, most) in used.items():
         rows = on_pixels.thinned(rows, most, seed)
         ids = known["training" if name in ("labeled", "unlabeled") else name].ids[rows]
         found = features.gathered(network.encoder, images[rows], network.cache, ids)

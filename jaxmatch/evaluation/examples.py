@@ -23,7 +23,7 @@ from jaxmatch.evaluation.classifier import Classifier, load
 from jaxmatch.evaluation.forward import Answers
 from jaxmatch.evaluation.metrics import evaluation
 from jaxmatch.evaluation.predictions import Predictions
-from jaxmatch.record.folder import RunFolder
+from jaxmatch.record.folder import RunFolder, keep
 from jaxmatch.record.metrics import for_summary
 from jaxmatch.record.run_data import load_recorded
 from jaxmatch.runtime.checkpoint import Checkpoints
@@ -67,7 +67,6 @@ def examples(folder: str | Path, place: str = "") -> dict[str, Any]:
 
     Raises:
         InputError: if the run has no classifier or checkpoint, or its data is gone or changed.
-        DiskError: if the examples cannot be written.
     """
     files = RunFolder.at(folder)
     made = _made(files)
@@ -82,7 +81,7 @@ def examples(folder: str | Path, place: str = "") -> dict[str, Any]:
         "temperature": classifier.temperature(),
         **_found(classifier, place),
     }
-    files.write_examples(found)
+    keep(files.write_examples, found)
     return found
 
 

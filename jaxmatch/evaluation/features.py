@@ -77,8 +77,14 @@ class Cache:
     readable: np.ndarray
 
     def of(self, ids: np.ndarray) -> Rows:
-        """The features of images by their :func:`parts` ids [k]."""
-        at = np.searchsorted(self.ids, ids)
+        """The features of images by their :func:`parts` ids [k].
+
+        Raises:
+            InputError: if some are not there.
+        """
+        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        if (self.ids[at] != ids).any():
+            raise InputError(f"{self.folder} lacks features of some images; {ADVICE}.")
         return Rows(np.asarray(self.features[at], np.float32), self.readable[at])
 
 
@@ -105,15 +111,24 @@ def identity(data: Data) -> str:
     """SHA-256 of what identifies the images, but not their labels, of a run's data.
 
     These are the names, sizes and contents of the files of a folder (of a long file its beginning
-    and end), or the hashes of the arrays or prepared files of another source.
+    and end); of another source the hashes of its arrays or prepared files, the rows that are used,
+    the names of the classes, and the content of held-out arrays.
     """
     source, record = data.source, data.record
     content: dict[str, Any] = {"size": list(source.images.shape[1:3])}
+    rows = sorted(row for part in parts(data).values() for row in part.ids.tolist())
     if source.listed is None:
         labels = ("labels", "y_")
         content["parts"] = {k: v for k, v in record.parts.items() if not k.startswith(labels)}
+        # Which of them are here: a pool may be thinned, and a test set drawn or without classes.
+        content["rows"] = [row for row in rows if row < TEST]
+        content["classes"] = list(source.classes)
+        content["held out"] = [
+            sha256(np.ascontiguousarray(part.images).data).hexdigest()
+            for part in parts(data).values()
+            if part.ids[0] >= TEST and isinstance(part.images, np.ndarray)
+        ]
     else:
-        rows = sorted(row for part in parts(data).values() for row in part.ids.tolist())
         names = [source.listed.names[row] for row in rows]
         hashes = file_hashes(paths.path(source.location), names, True)
         content["files"] = list(zip(rows, names, hashes, strict=True))
@@ -338,7 +353,8 @@ def of_run(
 
     Args:
         workdir: the run folder; of a run in stages the last stage counts.
-        step: the checkpoint's step, or "best"; by default the newest.
+        step: the checkpoint's step, "best" or "newest"; by default as in
+            :func:`jaxmatch.evaluation.classifier.load`.
         place: where the data is now, if it has moved.
         folder: of the cache; by default :func:`default_folder`.
 

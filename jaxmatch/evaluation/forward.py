@@ -101,7 +101,7 @@ def make_features(program: Program, batch: int = BATCH, spread: bool = False) ->
 def make_outputs(program: Program, batch: int = BATCH) -> Evaluate:
     """A function (variables, images [n h w c] uint8) -> {"features": [n d], "logits": [n C]}.
 
-    One pass computes both. Arguments and errors are those of :func:`make_predict`.
+    One pass computes both. Arguments and errors are those of :func:`make_logits`.
     """
     return _make(
         program, lambda outputs: {"features": outputs.features, "logits": outputs.logits}, batch

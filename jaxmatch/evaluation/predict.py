@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from jaxmatch.data.discovery import extensions
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.predictions import Predictions, Predictor
 from jaxmatch.runtime.paths import check_output, in_bucket, writing_output
@@ -35,6 +36,11 @@ def check_outputs(*outputs: Path | None) -> None:
         if output.suffix.lower() == ".json":
             raise InputError(
                 f"{output}: a table is written as .csv, or as .jsonl with a JSON object a line."
+            )
+        if output.suffix.lower() in extensions():  # -o *.png would replace the first photograph
+            raise InputError(
+                f"{output} has the name of an image; give the table a name that ends in .csv or "
+                ".jsonl."
             )
     if len({_place(output) for output in given}) < len(given):
         raise InputError(f"{given[0]} is named twice; give the files different names.")

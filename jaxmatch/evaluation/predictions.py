@@ -173,7 +173,15 @@ class Predictor:
     def _checked(self, images: Any) -> Images:
         """The images as arrays, or as they are if they stay on disk."""
         if not isinstance(images, LazyImages):
-            images = np.asarray(images)
+            try:
+                images = np.asarray(images)
+            except ValueError as error:  # NumPy calls this an inhomogeneous shape
+                raise InputError(
+                    "the images have different sizes; give arrays of one size, or the paths of "
+                    "image files."
+                ) from error
+        if images.shape[:1] == (0,):
+            raise InputError("there are no images to predict; give at least one.")
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
             raise InputError(
                 f"predict takes uint8 images of shape (n, {', '.join(map(str, self.image_shape))}),"
@@ -181,8 +189,6 @@ class Predictor:
                 "at any size."
             )
         self.check_classifies()
-        if not len(images):
-            raise InputError("there are no images to predict; give at least one.")
         return images
 
     def _score(self, unknown: bool | str, network: str) -> str:

@@ -81,7 +81,8 @@ def probe(
 
     Args:
         workdir: the run folder; the last stage of a run in stages is probed.
-        step: the checkpoint's step, or "best"; by default the newest.
+        step: the checkpoint's step, "best" or "newest"; by default as in
+            :func:`jaxmatch.evaluation.classifier.load`.
         knn: whether to measure k-NN.
         linear: whether to measure the linear probe.
         images: the most training images, and test images, to use; more are thinned at random, the

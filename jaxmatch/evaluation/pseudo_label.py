@@ -97,7 +97,8 @@ def make(
     Args:
         workdirs: the run folders; of a run in stages the last stage counts.
         average: a name in :data:`AVERAGES`.
-        step: the checkpoints' step, or "best"; by default the newest.
+        step: the checkpoints' step, "best" or "newest"; by default as in
+            :func:`jaxmatch.evaluation.classifier.load`.
         place: where the data is now, if it has moved.
 
     Returns:

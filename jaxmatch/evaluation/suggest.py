@@ -119,7 +119,9 @@ def choose(
     left_out = {"exact copies of others": copied} if copied else {}
     if len(pool) > MOST:
         left_out["not drawn"] = len(pool) - MOST
-        log.warning("%s of %s unlabeled images are drawn to choose from.", f"{MOST:,}", len(pool))
+        log.warning(
+            "%s of %s unlabeled images are drawn to choose from.", f"{MOST:,}", f"{len(pool):,}"
+        )
         pool = np.sort(np.random.default_rng([seed, 1]).permutation(pool)[:MOST])
     if not len(pool):
         raise InputError(f"{folder} has no unlabeled images left; add some to the data.")

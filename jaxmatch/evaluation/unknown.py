@@ -23,7 +23,7 @@ from jaxmatch.data.lazy import Images
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.evaluation.forward import Answers
 from jaxmatch.record.data import Data
-from jaxmatch.record.folder import RunFolder
+from jaxmatch.record.folder import RunFolder, keep
 from jaxmatch.record.run_data import load_recorded
 from jaxmatch.record.unknown import LABELED, NETWORKS, SHARE, VALIDATION, KnownImages, suffice
 from jaxmatch.types import Algorithm, Array, Outputs
@@ -132,7 +132,6 @@ def of_run(
 
     Raises:
         InputError: if the images must be measured, and the data is not what it was.
-        DiskError: if the run folder cannot be written.
     """
     known = files.read_known_images()
     if known is None or known.step != step:
@@ -144,7 +143,7 @@ def of_run(
                 f"must be looked at. {error}"
             ) from error
         known = measure(*known_images(data), step, network)
-        files.write_known_images(known)
+        keep(files.write_known_images, known)
     if known.part == LABELED:
         log.warning(
             "%s has no validation set, so images are compared with its %d labeled ones. It was "

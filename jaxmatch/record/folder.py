@@ -1,9 +1,10 @@
 """The run folder: the paths of its files, and their contents, checked when they are read."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.data import record as records
@@ -11,16 +12,27 @@ from jaxmatch.data import splits
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.record import Record
 from jaxmatch.data.splits import Split
-from jaxmatch.errors import InputError
+from jaxmatch.errors import DiskError, InputError
 from jaxmatch.record import calibration, contents
 from jaxmatch.record.calibration import Calibrations
 from jaxmatch.record.unknown import KnownImages
 from jaxmatch.runtime import paths
 from jaxmatch.runtime.json_files import RESTORE, damaged, read_object, write_json
 
+log = logging.getLogger(__name__)
+
 Check = Callable[[dict[str, Any]], Any]  # raises ValueError if something is missing
+Found = TypeVar("Found")
 
 FINDINGS_ADVICE = "remove it, which only loses the text about the images"
+
+
+def keep(write: Callable[[Found], None], found: Found) -> None:
+    """Write what was measured and can be measured again; warn if the folder cannot be written."""
+    try:
+        write(found)
+    except DiskError as error:
+        log.warning("%s The result is not kept.", error)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What classical classifiers reach with the same labels: a page, and how runs compare with them."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from rich import console
@@ -54,7 +55,9 @@ def verdicts(groups: Sequence[Group]) -> list[str]:
                 missing.append(group.label)
         elif runs[0].finished:
             lost = verdict(group.label, [run.stages[-1].summary for run in runs], measured)
-            text = f"{group.label} beats the best baseline, {best[0]} ({best[1]:.1%})."
+            own = fmean(run.accuracy("last", run.evaluated) or 0.0 for run in runs)
+            does = "beats" if own > best[1] else "is as good as"
+            text = f"{group.label} {does} the best baseline, {best[0]} ({best[1]:.1%})."
             texts.append(lost or text)
     if missing:
         texts.append(

@@ -268,7 +268,7 @@ def _of_run(run: RunFolder, trained: Trained) -> tuple[Mapping[str, Any] | None,
         found = {**scores["metrics"], "intervals": scores.get("intervals", {})}
         temperature = calibration.get(network, {}).get("temperature", 1.0)
         told = f"{told}, the last one"
-    elif best.get("step") == step and best["test"].get(network):
+    elif best.get("step") == step and best["test"].get(network) and "test_images" not in best:
         found, temperature = best["test"][network], 1.0  # metrics.jsonl is never calibrated
         told = f"{told}, the best one"
     else:

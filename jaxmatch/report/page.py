@@ -110,6 +110,11 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         "Images seen counts the images drawn, not their views. The steps, images and seconds of a "
         "run in stages are sums over its stages.",
     ]
+    if any("test_images" in (run.stages[-1].summary.get("best") or {}) for run in runs):
+        notes.append(
+            "Evaluations before the last step used data.eval_images of the test images: mean_20, "
+            "median_20, best and at best validation are of these, last is of all test images."
+        )
     if len({run.settings["data.name"] for run in runs}) > 1:
         notes.append("The runs use different data sets: do not compare their accuracies.")
     if shared := baselines(groups):

@@ -121,14 +121,25 @@ class Run:
         found = {}
         for stage in self.stages:
             prefix = "" if stage is self.stages[-1] else f"{stage.name} "
+            chosen = _chosen_by_run(stage.settings)
             for key, value in stage.settings.items():
-                if key == "seed" or not tells_apart(key):
+                if key == "seed" or key in chosen or not tells_apart(key):
                     continue
                 if key in FILES or key.startswith("frozen."):
                     # Each seed of a group may read the file or run of its own seed.
                     value = re.sub(own, r"\1s", str(value))
                 found[prefix + key] = value
         return found
+
+
+def _chosen_by_run(settings: Mapping[str, Any]) -> set[str]:
+    """The settings that a run on own images chooses from its training images or its speed."""
+    found = set()
+    if settings.get("size") not in (None, "", "paper"):
+        found |= {"data.mean", "data.std"}
+    if settings.get("minutes"):
+        found |= {"steps", "eval_every"}
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

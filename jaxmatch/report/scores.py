@@ -176,8 +176,14 @@ def _accuracies(summary: Mapping[str, Any]) -> Iterable[str]:
         used = "evaluate, predict and export use it" if best.get("selected") else "--step best"
         yield (
             f"best {best['key']}: {best['value']:.4g} at step {best['step']:,}, with test accuracy "
-            f"{percent(there)} ({used})"
+            f"{percent(there)}{_on_part(best)} ({used})"
         )
+
+
+def _on_part(best: Mapping[str, Any]) -> str:
+    """Which images the test accuracy of the best checkpoint is of, if it is not of all."""
+    count = best.get("test_images")
+    return "" if count is None else f" on {count:,} of the test images"
 
 
 def _as_good_an_answer(test: Mapping[str, Any]) -> str | None:

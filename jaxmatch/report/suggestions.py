@@ -7,6 +7,7 @@ in the browser, and is saved as the table of ``jaxmatch suggest`` with the label
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,9 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); p
 SCRIPT = """
 const about = JSON.parse(document.getElementById("rows").textContent);
 const selects = [...document.querySelectorAll("select")];
+// One list for all images: a copy in each would make the page large where classes are many.
+const options = document.getElementById("options").content;
+for (const select of selects) select.append(options.cloneNode(true));
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
 function show() {
@@ -149,6 +153,7 @@ run:</p>
 {cards}
 </ol>
 </main>
+<template id="options">{_options(found.classes)}</template>
 <script type="application/json" id="rows">{_json(about)}</script>
 <script>{SCRIPT}</script>"""
     return html.document(title, body, STYLE)
@@ -174,23 +179,26 @@ def _picture(found: Suggestions, place: int, levels: Levels) -> Image.Image:
     return Image.fromarray(pixels(source.images, position))
 
 
+def _options(classes: Sequence[str]) -> str:
+    named = "".join(
+        f'<option value="{number}">{html.text(each)}</option>'
+        for number, each in enumerate(classes)
+    )
+    return f'<option value="">not labeled</option>{named}'
+
+
 def _card(found: Suggestions, place: int, picture: bytes) -> str:
     name = found.names[place]
     shown = name if found.key == "path" else f"image {name}"
     title = html.text(shown)
     best = int(found.probabilities[place].argmax())
-    options = "".join(
-        f'<option value="{number}">{html.text(each)}</option>'
-        for number, each in enumerate(found.classes)
-    )
     return (
         f"<li>{html.thumbnail(picture, shown)}"
         f'<span class="name" title="{title}">{title}</span>'
         f'<span class="why">{html.text(why(found, place))}</span>'
         f'<button type="button" data-class="{best}">It is '
         f"{html.text(found.classes[best])}</button>"
-        f'<select aria-label="class of {title}"><option value="">not labeled</option>{options}'
-        "</select></li>"
+        f'<select aria-label="class of {title}"></select></li>'
     )
 
 

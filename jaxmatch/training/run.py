@@ -495,9 +495,15 @@ class Run:
             policy=state.policy,
             seconds=self._earlier + time.monotonic() - self.started,
             best=self.best.found,
+            best_test_images=self._best_test_images(),
             forward_images=images + refreshes * self.program.spec.unlabeled,
             probes=self.held_out.knn is not None,
         )
+
+    def _best_test_images(self) -> int | None:
+        """How many test images the best checkpoint was measured on; None for all of them."""
+        part, best = self.held_out.parts.get("test"), self.best.found
+        return None if part is None or best is None or best.step == self.step else len(part[1])
 
     def with_probes(self, state: TrainState) -> dict[str, Any]:
         """Measure the probes that ``summary.json`` lacks, and return its content."""

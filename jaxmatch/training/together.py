@@ -339,7 +339,7 @@ def _program_of_seeds(run: Run, differs: PyTree, at_once: int, scanned: int) -> 
 
 
 def check_shapes(runs: Sequence[Run]) -> None:
-    """Check that the states and data of all runs have the same shapes and dtypes.
+    """Check that the states and data of all runs have the same shapes, dtypes and input scale.
 
     Raises:
         InputError: if they do not.
@@ -354,6 +354,19 @@ def check_shapes(runs: Sequence[Run]) -> None:
                 f"{run.folder} and {runs[0].folder} have different numbers of images, so they "
                 "cannot be trained together; train each by itself."
             )
+        if _scale(run) != _scale(runs[0]):
+            mean, std = (",".join(f"{value:g}" for value in each) for each in _scale(runs[0]))
+            raise InputError(
+                f"{run.folder} and {runs[0].folder} have different training images, of which "
+                "data.mean and data.std are taken, so they cannot be trained together; give both "
+                f"runs one scale, such as --config.data.mean=({mean},) "
+                f"--config.data.std=({std},), or train each by itself."
+            )
+
+
+def _scale(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by which the program normalizes images."""
+    return run.program.mean, run.program.std
 
 
 def _stacked(trees: Sequence[PyTree]) -> PyTree:

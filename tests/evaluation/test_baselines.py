@@ -16,7 +16,7 @@ from tiny_runs import LABELS, configuration, write_data
 from jaxmatch.config.flags import from_flags
 from jaxmatch.data import splits
 from jaxmatch.data.lazy import LazyImages
-from jaxmatch.errors import InputError
+from jaxmatch.errors import DiskError, InputError
 from jaxmatch.evaluation import baselines, on_pixels
 from jaxmatch.evaluation.baselines import add_missing, measure, of_config, of_run
 from jaxmatch.evaluation.comparison import TITLES, best_of, compare, mean_of, verdict
@@ -253,6 +253,28 @@ def test_a_run_keeps_its_baselines(run):
     folder.write_baselines(found)
     with pytest.raises(InputError, match=r"baselines\.json is damaged .*jaxmatch baseline"):
         folder.read_baselines()
+
+
+def test_a_folder_that_cannot_be_written_loses_no_result(run, monkeypatch, caplog):
+    folder, data = run()
+
+    def full(*_):
+        raise DiskError("no space.")
+
+    monkeypatch.setattr(RunFolder, "write_baselines", full)
+    assert of_run(folder.path) == measure(data, 0)
+    assert "no space. The result is not kept." in caplog.text
+
+
+def test_missing_baselines_of_data_that_has_moved(run, tmp_path):
+    folder, _ = run()
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    (tmp_path / "x.npz").rename(place / "x.npz")
+    with pytest.raises(InputError, match="--data"):
+        add_missing([folder.path])
+    add_missing([folder.path], str(place / "x.npz"))
+    assert folder.read_baselines() is not None
 
 
 def test_only_missing_baselines_are_measured(run, monkeypatch):

@@ -88,6 +88,26 @@ def test_a_cache_is_used_again_by_other_labels_seeds_and_methods(data, pretraine
     assert (about["folder"], existed) == (first["folder"], True)
 
 
+def test_a_cache_of_some_images_is_not_that_of_all(data, pretrained, tmp_path):
+    few = config_of(data, pretrained, chosen=f",labels={LABELS},imbalance_unlabeled=4")
+    about, existed = features.of_config(few)
+    assert (existed, about["count"] < 64 + 24) == (False, True)
+    whole = config_of(data, pretrained)
+    other, existed = features.of_config(whole)
+    assert (existed, other["count"]) == (False, 64 + 24)
+    with pytest.raises(InputError, match="other images"):
+        features.of_config(whole, tmp_path / about["folder"])
+    known = features.Cache(
+        folder=tmp_path,
+        ids=np.array([1, 5]),
+        features=np.zeros((2, 3), np.float32),
+        readable=np.ones(2, bool),
+    )
+    for missing in (0, 3, 9):
+        with pytest.raises(InputError, match="lacks features"):
+            known.of(np.array([1, missing]))
+
+
 @pytest.mark.slow
 def test_other_weights_images_or_settings_are_other_features(data, pretrained, tmp_path):
     features.of_config(config_of(data, pretrained), tmp_path / "cache")

@@ -18,7 +18,7 @@ from jaxmatch.data.splits import write as write_split
 from jaxmatch.errors import DiskError, InputError
 from jaxmatch.record import curves
 from jaxmatch.record.metrics import summarise
-from jaxmatch.report.baselines import levels
+from jaxmatch.report.baselines import levels, verdicts
 from jaxmatch.report.page import report
 from jaxmatch.report.results import group, read
 from jaxmatch.report.tables import table, table_text
@@ -135,6 +135,22 @@ def test_the_seed_in_a_file_name_makes_no_group(tmp_path):
     other = configuration("fixmatch:mnist5k,seed=1,split=labels_seed0.json")
     runs.append(read(write(tmp_path / "other", other, metrics(0.9))))
     assert len(group(runs)) == 2
+
+
+def test_what_a_run_chooses_from_its_own_images_makes_no_group(tmp_path):
+    def runs(name, chosen, *overrides):
+        for seed, mean, steps in ((0, 0.4, 600), (1, 0.5, 800)):
+            scale = f"data.mean=({mean},)", f"data.std=({mean / 2},)"
+            config = configuration(
+                f"fixmatch:npz:x.npz,labels=40,seed={seed}{chosen}", *scale, *overrides
+            )
+            if config.minutes:
+                config.steps = config.eval_every = steps
+            yield read(write(tmp_path / f"{name}-{seed}", config, metrics(0.9)))
+
+    assert len(group(runs("small", ",size=small"))) == 1
+    assert len(group(runs("minutes", ",size=small", "minutes=5"))) == 1
+    assert len(group(runs("paper", ",size=paper"))) == 2
 
 
 def test_a_run_older_than_a_setting_has_its_default(seeds, tmp_path):
@@ -323,6 +339,12 @@ def test_baselines_are_rows_lines_and_a_plain_sentence(seeds, tmp_path, monkeypa
         "SVC on pixels, 72.0%": pytest.approx(0.72),
         "label spreading on pixels, 50.0%": 0.5,
     }
+
+
+def test_a_tie_with_a_baseline_is_no_win(seeds):
+    (run,) = seeds("fixmatch", "fixmatch:mnist5k,labels=40", (1.0,))
+    (text,) = verdicts(group([with_baselines(run, 1.0, 0.5, [0, 9], 0, [])]))
+    assert text == "fixmatch is as good as the best baseline, SVC on pixels (100.0%)."
 
 
 def test_several_data_sets_show_the_best_baseline_of_each(seeds):

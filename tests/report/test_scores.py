@@ -123,3 +123,13 @@ def test_an_accuracy_that_the_most_frequent_class_has_is_told(accuracy, told):
         "read the balanced one"
     )
     assert (line in ending(Path("run"), summary)) == told
+
+
+@pytest.mark.parametrize(("count", "told"), [(None, ""), (1000, " on 1,000 of the test images")])
+def test_which_images_the_best_checkpoint_was_tested_on(count, told):
+    best = {"key": "validation/accuracy", "value": 0.5, "step": 20, "selected": True}
+    best |= {"test": {"teacher": {"accuracy": 0.75}}}
+    best |= {} if count is None else {"test_images": count}
+    summary = SUMMARY | {"evaluated": "teacher", "teacher": {"last": 0.7}, "best": best}
+    (line,) = (each for each in ending(Path("run"), summary) if each.startswith("best "))
+    assert f"with test accuracy 75.0%{told} (evaluate, predict and export use it)" in line

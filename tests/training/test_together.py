@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -334,6 +335,16 @@ def test_what_cannot_be_trained_together_is_refused(data, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["1", "split.json"]
     with jax.default_prng_impl("rbg"), pytest.raises(InputError, match="threefry2x32"):
         together.check([plain])
+
+
+def test_runs_that_scale_their_images_differently_are_refused(tmp_path):
+    def of(mean):
+        program = SimpleNamespace(state={}, mean=mean, std=(0.25,))
+        return SimpleNamespace(folder=tmp_path, data={}, program=program)
+
+    together.check_shapes([of((0.5,)), of((0.5,))])
+    with pytest.raises(InputError, match=r"--config\.data\.mean=\(0\.5,\)"):
+        together.check_shapes([of((0.5,)), of((0.4,))])
 
 
 def test_the_command_line_joins_runs(data, tmp_path, capfd, monkeypatch):

@@ -3,8 +3,8 @@
 import argparse
 import json
 
-from jaxmatch.cli.arguments import CONFIG, DATA, check_one_place, config_of, show
-from jaxmatch.runtime.paths import check_output, path, write_output
+from jaxmatch.cli.arguments import CONFIG, DATA, check_one_place, config_of, path, show
+from jaxmatch.runtime.paths import check_output, write_output
 
 HELP = (
     "Print the accuracy of scikit-learn's classifiers on pixels and, with a pretrained network, on "

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.baselines:
         from jaxmatch.evaluation.baselines import add_missing
 
-        add_missing(arguments.runs)
+        add_missing(arguments.runs, arguments.data)
     for file in report(
         arguments.runs, arguments.output, gallery=arguments.gallery, place=arguments.data
     ):

@@ -36,6 +36,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from jaxmatch.cli.continuing import PLACEHOLDER, following, going_on
+    from jaxmatch.config.keys import KEYS
     from jaxmatch.data.levels import Levels
     from jaxmatch.errors import counted
     from jaxmatch.evaluation import suggest
@@ -43,9 +44,11 @@ def run(arguments: argparse.Namespace) -> None:
     from jaxmatch.record.folder import RunFolder
     from jaxmatch.report.suggestions import write_page
     from jaxmatch.runtime.paths import check_output
+    from jaxmatch.settings import check_value
 
     table: Path = arguments.output
     page = table.with_suffix(".html")
+    check_value("seed", arguments.seed, KEYS["seed"].kind)
     suggest.check_rule(arguments.by)
     suggest.check_table(table)
     check_output(page)
