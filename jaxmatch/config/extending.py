@@ -5,16 +5,16 @@ from typing import Any
 
 from jaxmatch.config.dotted import flatten
 
-# The settings on which the steps before the old end depend together with ``steps``, and the value
+# The settings on which the steps before the old end depend together with ``steps``, and the values
 # with which they do not.
 DEPENDENT = {
-    "optim.schedule": "constant",
-    "ema.schedule": "constant",
-    "algorithm.ramp": 0.0,
-    "algorithm.signal": "none",
-    "algorithm.freeze": 0.0,
-    "algorithm.queue_start": 0.0,
-    "algorithm.open_start": 0.0,
+    "optim.schedule": ("constant",),
+    "ema.schedule": ("constant", "warmup"),
+    "algorithm.ramp": (0.0,),
+    "algorithm.signal": ("none",),
+    "algorithm.freeze": (0.0,),
+    "algorithm.queue_start": (0.0,),
+    "algorithm.open_start": (0.0,),
 }
 
 
@@ -23,9 +23,9 @@ def dependent(values: Mapping[str, Any]) -> list[str]:
     flat = flatten(values)
     return [
         f"{key}={flat[key]}"
-        for key, value in DEPENDENT.items()
+        for key, independent in DEPENDENT.items()
         if key in flat
-        and flat[key] != value
+        and flat[key] not in independent
         # Without a queue it does not matter when the queue takes part.
         and not (key == "algorithm.queue_start" and not flat.get("algorithm.queue"))
     ]

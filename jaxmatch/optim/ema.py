@@ -22,21 +22,26 @@ class Ema:
             a moving average of the student's, like the parameters (EMAN; Cai et al., CVPR 2021).
             "own" are those of the teacher's forward passes in train mode (MoCo, SimMatch on
             ImageNet). ``jaxmatch/models/batch_norm.py`` lists the modes that these make.
-        schedule: the decay stays "constant" or rises to 1 along a "cosine".
+        schedule: the decay stays "constant", rises to 1 along a "cosine", or rises to its value in
+            a "warmup", so that a short run soon leaves the initial values behind.
     """
 
     decay: Momentum = 0.999
     statistics: Literal["copied", "averaged", "own"] = "copied"
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "warmup"] = "constant"
 
     def decay_at(self, step: Array | int, steps: int) -> Array | float:
         """The decay after ``step`` = k earlier steps in a run of ``steps`` = K.
 
         "cosine" is 1 - (1 - decay) (cos(pi k / K) + 1) / 2; Grill et al., "Bootstrap Your Own
-        Latent", NeurIPS 2020, appendix, https://arxiv.org/abs/2006.07733.
+        Latent", NeurIPS 2020, appendix, https://arxiv.org/abs/2006.07733. "warmup" is
+        min(decay, (1 + k) / (10 + k)), that of TensorFlow's ``ExponentialMovingAverage`` with
+        ``num_updates`` = k.
         """
         if self.schedule == "constant":
             return self.decay
+        if self.schedule == "warmup":
+            return jnp.minimum(self.decay, (1 + step) / (10 + step))
         return 1 - (1 - self.decay) * cosine(jnp.asarray(step), steps)
 
     def update(
