@@ -38,6 +38,14 @@ def test_a_folder_without_runs_is_one_sentence(tmp_path):
         results.collect(tmp_path)
 
 
+def test_the_page_has_the_recorded_table():
+    recorded = json.loads((results.HERE / "results.json").read_text())
+    assert {way: [*seeds] for way, seeds in recorded["fashion_mnist"].items()} == {
+        way: [str(seed) for seed in SEEDS] for way in WAYS
+    }
+    assert results.table(recorded) in (results.HERE / "README.md").read_text()
+
+
 @pytest.mark.slow
 def test_figures_are_those_of_the_test_images(tmp_path, monkeypatch):
     data = write_data(tmp_path / "data.npz")

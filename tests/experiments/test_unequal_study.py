@@ -1,6 +1,7 @@
 """The study of unequal classes: its runs, and what is read from finished ones."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,10 @@ def test_the_table_is_of_finished_runs(tmp_path, capsys):
     assert lines[2] == "| FixMatch | 0 1 | 49.0 ± 4.2 | 25.0 ± 7.1 |"
     assert lines[3] == "| + ABC | 0 | 68.0 | 60.0 |"
     assert len(json.loads((tmp_path / "results.json").read_text())) == 3
+
+
+def test_the_page_has_the_recorded_table():
+    folder = Path(results.__file__).parent
+    recorded = json.loads((folder / "results.json").read_text())
+    assert len(recorded) == 3 * len(CHANGES)
+    assert results.table(recorded) in (folder / "README.md").read_text()
