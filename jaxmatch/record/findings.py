@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxmatch.data import splits
-from jaxmatch.errors import printable
+from jaxmatch.errors import counted, printable
 from jaxmatch.record.data import Data
 from jaxmatch.record.folder import FINDINGS_ADVICE, RunFolder
 from jaxmatch.runtime.json_files import damaged
@@ -125,7 +125,7 @@ def total(found: Findings) -> str:
         "labeled": f"{found['labeled']:,} labeled",
         "unlabeled": unlabeled,
         "validation": f"{found['validation']:,} validation" if found["validation"] else "",
-        "test": f"{found['test']:,} test images",
+        "test": counted(found["test"], "test image"),
     }
     drawn = " (drawn from the training images)" if found["test_drawn"] else ""
     names = found["classes"]

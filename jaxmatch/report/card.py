@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmatch.data.sources import names_path
-from jaxmatch.errors import InputError, printable
+from jaxmatch.errors import InputError, counted, printable
 from jaxmatch.evaluation.bootstrap import Resampling
 from jaxmatch.evaluation.classifier import Classifier
 from jaxmatch.evaluation.examples import FORMAT
@@ -337,8 +337,10 @@ def _evaluation_data(run: RunFolder) -> Iterable[str]:
     drawn = "drawn at random from the training images" if found["test_drawn"] else "of the data set"
     validation = found["validation"]
     return [
-        f"- {found['test']:,} test images, {drawn}.",
-        f"- {validation:,} validation images." if validation else "- There is no validation set.",
+        f"- {counted(found['test'], 'test image')}, {drawn}.",
+        f"- {counted(validation, 'validation image')}."
+        if validation
+        else "- There is no validation set.",
     ]
 
 

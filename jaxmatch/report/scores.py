@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jaxmatch.errors import printable
+from jaxmatch.errors import counted, printable
 from jaxmatch.evaluation.comparison import best_of, compare
 from jaxmatch.evaluation.temperature import sentences
 
@@ -66,7 +66,7 @@ def _with_intervals(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     for part, metrics in parts.items():
         number = sum(row["support"] for row in metrics[NETWORKS[0]]["per_class"].values())
         table = plain_table(
-            f"{number:,} {part} images",
+            counted(number, f"{part} image"),
             *(
                 f"{network} (reported)" if network == found["evaluated"] else network
                 for network in NETWORKS

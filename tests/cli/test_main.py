@@ -372,6 +372,15 @@ def test_predict_refuses_outputs_that_contradict_each_other(run, call, pictures,
     code, _, error = call(*words, tmp_path / "p.json")
     assert code == 2
     assert "or as .jsonl with a JSON object a line" in error
+    photograph = tmp_path / "first.JPG"
+    photograph.write_bytes(b"a photograph")
+    code, _, error = call(*words, photograph)
+    assert code == 2
+    assert "has the name of an image" in error
+    assert photograph.read_bytes() == b"a photograph"
+    code, _, error = call(*words, tmp_path / "p.csv", "--data", tmp_path)
+    assert code == 2
+    assert "add --unknown, or leave out --data" in error
     code, _, error = call(*words, tmp_path / "p.csv", "--left-out", tmp_path / "." / "p.csv")
     assert code == 2
     assert "is named twice" in error

@@ -94,6 +94,14 @@ def test_other_images_are_refused(run, images):
 def test_no_images_are_refused(run):
     with pytest.raises(InputError, match="no images"):
         jaxmatch.load(run[0]).predict(np.zeros((0, 8, 8, 3), np.uint8))
+    with pytest.raises(InputError, match="no images"):
+        jaxmatch.load(run[0]).predict([])
+
+
+def test_arrays_of_several_sizes_are_refused(run):
+    images = [np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)]
+    with pytest.raises(InputError, match="the images have different sizes; give arrays of one"):
+        jaxmatch.load(run[0]).predict(images)
 
 
 def test_an_unknown_network_is_refused(run):

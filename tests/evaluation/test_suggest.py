@@ -153,6 +153,14 @@ def test_many_images_are_thinned_at_random(own, monkeypatch):
     assert {*found.names} != {*other.names}
 
 
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_a_seed_that_no_generator_takes_is_refused(own, seed, tmp_path, capsys):
+    words = ["suggest", f"--workdir={own[0].folder}", f"--seed={seed}", "-o", tmp_path / "n.csv"]
+    with pytest.raises(SystemExit, match="2"):
+        main(list(map(str, words)))
+    assert f"seed={seed}" in capsys.readouterr().err
+
+
 def test_what_cannot_be_suggested_is_refused(own, data, tmp_path):
     classifier, _ = own
     for count in (0, -3, suggest.MOST_CHOSEN + 1):

@@ -672,6 +672,10 @@ def test_the_split_of_another_run_names_its_images(copy):
     )
     found = load_new(config)
     assert [found.source.names[row] for row in found.split.indices] == chosen
+    for row in (-1, 10_000):  # of a damaged file, or beside the record of another run
+        (copy / "run" / "split.json").write_text(json.dumps({"indices": [0, row]}))
+        with pytest.raises(InputError, match=r"names images that data\.json beside it does not"):
+            load_new(config)
 
 
 def test_a_run_without_split_or_record_is_not_given_other_data(copy):
