@@ -355,12 +355,12 @@ def check_shapes(runs: Sequence[Run]) -> None:
                 "cannot be trained together; train each by itself."
             )
         if _scale(run) != _scale(runs[0]):
-            mean, std = (",".join(f"{value:g}" for value in each) for each in _scale(runs[0]))
+            mean, std = ("".join(f"{value:g}," for value in each) for each in _scale(runs[0]))
             raise InputError(
                 f"{run.folder} and {runs[0].folder} have different training images, of which "
                 "data.mean and data.std are taken, so they cannot be trained together; give both "
-                f"runs one scale, such as --config.data.mean=({mean},) "
-                f"--config.data.std=({std},), or train each by itself."
+                f"runs one scale, such as --config.data.mean='({mean})' "
+                f"--config.data.std='({std})', or train each by itself."
             )
 
 

@@ -343,7 +343,7 @@ def test_runs_that_scale_their_images_differently_are_refused(tmp_path):
         return SimpleNamespace(folder=tmp_path, data={}, program=program)
 
     together.check_shapes([of((0.5,)), of((0.5,))])
-    with pytest.raises(InputError, match=r"--config\.data\.mean=\(0\.5,\)"):
+    with pytest.raises(InputError, match=r"--config\.data\.mean='\(0\.5,\)'"):
         together.check_shapes([of((0.5,)), of((0.4,))])
 
 
