@@ -268,26 +268,32 @@ def _of_run(run: RunFolder, trained: Trained) -> tuple[Mapping[str, Any] | None,
         found = {**scores["metrics"], "intervals": scores.get("intervals", {})}
         temperature = calibration.get(network, {}).get("temperature", 1.0)
         told = f"{told}, the last one"
-    elif best.get("step") == step and best["test"].get(network) and "test_images" not in best:
+    elif best.get("step") == step and best["test"].get(network):
         found, temperature = best["test"][network], 1.0  # metrics.jsonl is never calibrated
         told = f"{told}, the best one"
     else:
-        return None, (
-            "The run has no metrics of this step; `jaxmatch evaluate` measures them "
-            f"(`--step {step}`), and `jaxmatch export --evaluation` takes them"
-        )
+        return None, _missing("no metrics", step)
     if "per_class" in found and temperature == trained.temperature:
         return found, told
     of = {"format": FORMAT, "step": step, "network": network, "temperature": trained.temperature}
     examples = run.read_examples(of)
     if examples is not None and len({*examples.get("test", ())}) == 1:  # all are classified
         return {**examples["metrics"], "intervals": examples["intervals"]}, told
+    if "per_class" not in found and "test_images" in best:
+        return None, _missing("metrics of a part of the test images alone", step)
     if temperature == trained.temperature:
         return found, told
     return {name: value for name, value in found.items() if name not in CALIBRATION}, (
         f"{told}. Negative log likelihood and calibration error are left out, because the run has "
         "them at another temperature: `jaxmatch evaluate --json --bootstrap 1000` and `jaxmatch "
         "export --evaluation FILE` put all figures into the card"
+    )
+
+
+def _missing(metrics: str, step: int) -> str:
+    return (
+        f"The run has {metrics} at this step; `jaxmatch evaluate` measures them (`--step {step}`), "
+        "and `jaxmatch export --evaluation` takes them"
     )
 
 

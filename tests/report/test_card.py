@@ -89,6 +89,17 @@ def test_a_card_of_the_best_checkpoint_has_no_figures_of_another_temperature(sel
     assert "--evaluation" not in plain
 
 
+def test_a_card_has_no_figures_of_a_part_of_the_test_images(selected):
+    file = selected.folder / "summary.json"
+    summary = json.loads(file.read_text())
+    summary["best"]["test_images"] = 8
+    file.write_text(json.dumps(summary))
+    text = metrics_of(selected)
+    assert "metrics of a part of the test images alone at this step" in text
+    assert "`jaxmatch evaluate` measures them (`--step 2`)" in text
+    assert "| accuracy |" not in text
+
+
 def test_a_card_of_the_best_checkpoint_has_the_figures_of_the_gallery(selected):
     row = {"precision": 0.5, "recall": 0.0, "f1": 0.0, "support": 0}
     found = {
