@@ -90,7 +90,8 @@ class ABC(Wrapped):
 
         target = jax.nn.softmax(jax.lax.stop_gradient(weak[0]))  # [b C]
         confident = target.max(-1) >= self.threshold
-        kept_now = 1 - given.step / spec.steps * (1 - kept)
+        # A quotient of int32 would be float32 under x64.
+        kept_now = 1 - jnp.asarray(given.step, float) / spec.steps * (1 - kept)
         mask = confident & (draws.unlabeled < kept_now[target.argmax(-1)])
         views = [jnp.where(mask, cross_entropy(on, target), 0.0).mean() for on in strong]
         consistency = jnp.sum(jnp.stack(views))

@@ -53,7 +53,8 @@ class PCL(MoCoV2):
         negatives: number of prototypes without an image in the batch that a query is compared with
             in each clustering.
         refresh_steps: steps from one clustering to the next.
-        start_step: the first step with clusters and ProtoNCE.
+        start_step: clusters and ProtoNCE begin at the first multiple of ``refresh_steps`` from
+            this step on.
     """
 
     queue: Count = 16384
@@ -189,7 +190,8 @@ def concentration(total: Array, size: Array, temperature: float) -> Array:
         [k], positive.
     """
     phi = total / jnp.maximum(size, 1) / jnp.log(size + 10.0)
-    phi = jnp.where((size > 1) & (total > 0), phi, phi.max())
+    spread = (size > 1) & (total > 0)
+    phi = jnp.where(spread, phi, jnp.where(spread, phi, 0.0).max())
     phi = jnp.clip(phi, *jnp.percentile(phi, jnp.array([10.0, 90.0])))
     mean = phi.mean()
     return jnp.where(mean > 0, temperature * phi / jnp.where(mean > 0, mean, 1.0), temperature)

@@ -4,7 +4,7 @@ Berthelot et al., "ReMixMatch: Semi-Supervised Learning with Distribution Alignm
 Anchoring", ICLR 2020, https://arxiv.org/abs/1911.09785.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ class ReMixMatch(Algorithm):
     """
 
     strong_views: Count = 2
-    labeled_view: str = "weak"
+    labeled_view: Literal["weak", "strong"] = "weak"
     alpha: Positive = 0.75
     temperature: Positive = 0.5
     momentum: Momentum = 0.999

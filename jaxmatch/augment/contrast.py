@@ -8,7 +8,7 @@ part's ``probability``.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class RandomResizedCrop:
     size: int | None = None
     area: tuple[float, float] = (0.2, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    method: str = "bilinear"
+    method: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
         """Check the method, the area and the aspect."""

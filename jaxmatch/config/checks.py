@@ -62,6 +62,12 @@ def _check_first_classifier(config: ConfigDict, algorithm: Algorithm) -> None:
             f"classifier_init={kind} is fitted to the features of a trained network: give "
             "init_from=RUN_OR_FILE, or leave it random."
         )
+    if config.unequal.abc and config.model.to_dict().get("head_layers"):
+        raise InputError(
+            f"classifier_init={kind} fits one classifier, but with unequal.abc and "
+            "model.head_layers two read different features; set model.head_layers=0, or leave it "
+            "random."
+        )
 
 
 def _check_pseudo_labels(config: ConfigDict, algorithm: Algorithm) -> None:

@@ -15,6 +15,7 @@ DEPENDENT = {
     "algorithm.freeze": (0.0,),
     "algorithm.queue_start": (0.0,),
     "algorithm.open_start": (0.0,),
+    "unequal.abc": (0.0,),
 }
 
 

@@ -48,13 +48,13 @@ def virtual_adversarial_direction(
     # A tangent has to have the type of its primal.
     images = images.astype(direction.dtype)
     if xi == 0:
-        _, change = jax.jvp(logits_of, (images,), (direction,))  # [b C]
-        _, pull_back = jax.vjp(logits_of, images)
-        cotangent = covariance_product(logits, change)
+        # J and its transpose are of one call: each call may drop other paths of the network.
+        _, push = jax.linearize(logits_of, images)
+        cotangent = covariance_product(logits, push(direction))
+        (gradient,) = jax.linear_transpose(push, images)(cotangent)
     else:
         moved, pull_back = jax.vjp(logits_of, images + xi * direction)
-        cotangent = jax.nn.softmax(moved) - jax.nn.softmax(logits)
-    (gradient,) = pull_back(cotangent)
+        (gradient,) = pull_back(jax.nn.softmax(moved) - jax.nn.softmax(logits))
     return jax.lax.stop_gradient(unit(gradient))
 
 

@@ -57,8 +57,8 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), self.param_dtype)
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), self.param_dtype)
         scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
-        # Sums around the running mean need one pass, so devices exchange one message. They do not
-        # cancel as in E[x^2] - E[x]^2.
+        # Sums around the running mean need one pass, so devices exchange one message. Once that is
+        # near the batch's mean, they do not cancel as in E[x^2] - E[x]^2.
         origin = jax.lax.stop_gradient(mean.value)
         if train:
             count = x.size // channels

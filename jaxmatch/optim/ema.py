@@ -41,7 +41,8 @@ class Ema:
         if self.schedule == "constant":
             return self.decay
         if self.schedule == "warmup":
-            return jnp.minimum(self.decay, (1 + step) / (10 + step))
+            taken = jnp.asarray(step, float)  # a quotient of int32 would be float32 under x64
+            return jnp.minimum(self.decay, (1 + taken) / (10 + taken))
         return 1 - (1 - self.decay) * cosine(jnp.asarray(step), steps)
 
     def update(

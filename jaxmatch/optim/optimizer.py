@@ -242,9 +242,10 @@ def scale_layers(decay: float, layers: Sequence[Sequence[str]]) -> optax.Gradien
 
 
 def scale_classifier(factor: float) -> optax.GradientTransformation:
-    """Multiply the updates of the module "classifier"."""
+    """Multiply the updates of the classifier; with ABC those of the method's own one, too."""
+    classifiers = ("classifier", "ordinary")
     return optax.masked(
-        optax.scale(factor), partial(_map_names, lambda names: names[0] == "classifier")
+        optax.scale(factor), partial(_map_names, lambda names: names[0] in classifiers)
     )
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxmatch.algorithms.balanced_classifier import ORDINARY
 from jaxmatch.data.lazy import Images
 from jaxmatch.evaluation.forward import make_logits
 from jaxmatch.models.network import make_network
@@ -54,13 +55,18 @@ def with_fitted(
     fitted, told = fit(program.config, inputs[readable], labels[readable], program.spec.classes)
     new = {"kernel": fitted.kernel, "bias": fitted.bias}
 
-    def replaced(params: PyTree) -> PyTree:
+    def fitted_like(own: PyTree) -> PyTree:
         # Student and teacher must not share buffers, since the step donates both.
-        own = {
+        return {
             name: put(jnp.array(new[name], old.dtype, copy=True), old.sharding)
-            for name, old in params[CLASSIFIER].items()
+            for name, old in own.items()
         }
-        return {**params, CLASSIFIER: own}
+
+    def replaced(params: PyTree) -> PyTree:
+        changed = {CLASSIFIER: fitted_like(params[CLASSIFIER])}
+        if ORDINARY in params:  # it labels the weak views
+            changed[ORDINARY] = {"dense": fitted_like(params[ORDINARY]["dense"])}
+        return {**params, **changed}
 
     teacher = {**state.teacher, "params": replaced(state.teacher["params"])}
     return state.replace(params=replaced(state.params), teacher=teacher), told

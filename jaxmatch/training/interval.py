@@ -44,15 +44,15 @@ class Interval:
         self._sums.clear()
 
     def trained(self) -> None:
-        """Count the time since the last call of these three as training."""
+        """Count the time since the last ``trained``, ``evaluated`` or ``paused`` as training."""
         self.training += self._lap()
 
     def evaluated(self) -> None:
-        """Count it as evaluation."""
+        """Count the time since the last of the three calls as evaluation."""
         self.evaluation += self._lap()
 
     def paused(self) -> None:
-        """Count it as neither."""
+        """Count the time since the last of the three calls as neither."""
         self._lap()
 
     def begin(self, step: int) -> None:

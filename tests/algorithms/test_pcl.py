@@ -154,6 +154,13 @@ def test_concentration_by_hand():
     np.testing.assert_allclose(compiled(np.zeros(3), np.array([2, 1, 0]), 0.2), 0.2)
 
 
+def test_a_lone_image_is_not_among_the_others_with_a_spread():
+    found = concentration(np.array([0.5, 1.0, 1.2]), np.array([1, 10, 10]), 0.2)
+    raw = np.array([0.12, 0.1, 0.12]) / np.log(20)  # the lone one takes the largest of the others
+    clipped = np.clip(raw, *np.percentile(raw, [10, 90]))
+    np.testing.assert_allclose(found, 0.2 * clipped / clipped.mean(), rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_separate_groups_become_clusters():
     labels = np.arange(40) % 4

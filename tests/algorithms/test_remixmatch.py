@@ -178,6 +178,7 @@ def test_turns_are_uniform():
         ({"temperature": 0.0}, "algorithm.temperature=0.0 must be above 0"),
         ({"strong_views": 0}, "algorithm.strong_views=0 must be at least 1"),
         ({"batch_norm": "join"}, "did you mean 'joint'"),
+        ({"labeled_view": "small"}, "labeled_view"),
     ],
 )
 def test_bad_settings(options, reason):

@@ -64,6 +64,8 @@ def reason(*overrides, to=600):
 
 def test_a_run_at_a_constant_rate_can_be_extended():
     assert reason("--config.optim.schedule=constant") is None
+    masked = reason("--config.optim.schedule=constant", "--config.unequal.abc=1.0")
+    assert "because unequal.abc=1.0" in masked
 
 
 def test_a_run_along_a_cosine_cannot_and_the_reason_is_named():

@@ -85,6 +85,17 @@ def test_a_prediction_that_nothing_changes_has_no_direction(xi):
     assert np.isfinite(certain).all()
 
 
+def test_both_products_are_with_the_jacobian_of_one_call():
+    generator = np.random.default_rng(0)
+    first, *others = generator.normal(size=(3, 4, 3)).astype(np.float32)
+    images, noise = generator.normal(size=(2, 5, 4)).astype(np.float32)
+    kernels = iter([first, *others])  # as if each call dropped other paths
+    found = virtual_adversarial_direction(
+        lambda x: x @ next(kernels), jnp.asarray(images), images @ first, noise
+    )
+    np.testing.assert_allclose(found, direction(first, images, noise), rtol=1e-4, atol=1e-5)
+
+
 def test_no_gradient_passes():
     images, noise = inputs(4, np.float32)
 

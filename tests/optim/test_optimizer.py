@@ -327,6 +327,8 @@ def test_ema_decay_warms_up_as_tensorflows():
     ema = Ema(decay=0.9, schedule="warmup")
     found = [float(ema.decay_at(jnp.int32(step), 8)) for step in (0, 1, 80, 81, 500)]
     np.testing.assert_allclose(found, [0.1, 2 / 11, 0.9, 0.9, 0.9], rtol=1e-6)
+    with jax.enable_x64(True):
+        assert float(ema.decay_at(jnp.int32(1), 8)) == 2 / 11
 
 
 def test_a_scheduled_ema_keeps_the_precision_of_the_parameters():

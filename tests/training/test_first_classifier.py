@@ -115,6 +115,16 @@ def test_only_the_classifier_differs_from_a_random_start(data, pretrained, tmp_p
     }
 
 
+def test_the_classifier_that_labels_is_fitted_beside_the_balanced_one(data, pretrained, tmp_path):
+    options = {"classifier_init": "means", "unequal__abc": 1.0}
+    with begun(data, pretrained, tmp_path / "abc", **options) as (_, state):
+        for params in (state.params, state.teacher["params"]):
+            for name in CLASSIFIER:
+                fitted = np.asarray(params["classifier"][name])
+                np.testing.assert_array_equal(params["ordinary"]["dense"][name], fitted)
+                assert fitted.any()
+
+
 def test_a_kept_head_lies_before_the_classifier(data, pretrained, tmp_path):
     options = {"model__head_layers": 1, "classifier_init": "means", "method": "supervised"}
     with begun(data, pretrained, tmp_path / "run", **options) as (run, state):
@@ -215,6 +225,16 @@ def test_unused_unlabeled_images_are_told_once(data, pretrained, tmp_path):
         ("simclr:digits", {"classifier_init": "means", "init_from": "x"}, "simclr reads none"),
         ("fixmatch:digits", {"classifier_init": "mean"}, "did you mean 'means'"),
         ("fixmatch:digits", {"classifier_temperature": -1.0}, "must be at least 0"),
+        (
+            "fixmatch:digits",
+            {
+                "classifier_init": "means",
+                "init_from": "x",
+                "unequal.abc": 1.0,
+                "model.head_layers": 1,
+            },
+            "two read different features; set model.head_layers=0",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(text, overrides, expected):
