@@ -116,7 +116,7 @@ def test_only_the_classifier_differs_from_a_random_start(data, pretrained, tmp_p
 
 
 def test_the_classifier_that_labels_is_fitted_beside_the_balanced_one(data, pretrained, tmp_path):
-    options = {"classifier_init": "means", "unequal__abc": 1.0}
+    options = {"method": "fixmatch", "classifier_init": "means", "unequal__abc": 1.0}
     with begun(data, pretrained, tmp_path / "abc", **options) as (_, state):
         for params in (state.params, state.teacher["params"]):
             for name in CLASSIFIER:
