@@ -37,7 +37,7 @@ class RandomResizedCrop:
     size: int | None = None
     area: tuple[float, float] = (0.2, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    method: Literal["bilinear", "bicubic"] = "bilinear"
+    method: str = "bilinear"
 
     def __post_init__(self) -> None:
         """Check the method, the area and the aspect."""
@@ -265,7 +265,7 @@ class Contrast:
 
     size: Count | None = None
     area: tuple[Share, Share] = (0.08, 1.0)
-    method: str = "bilinear"
+    method: Literal["bilinear", "bicubic"] = "bilinear"
     flip: Share = 0.5
     vertical_flip: Share = 0.0
     rotate90: bool = False

@@ -289,6 +289,7 @@ def test_jitter_draws():
         (GaussianBlur, {"sigma": (2.0, 0.1)}, "sigma"),
         (Contrast, {"hue": 0.6}, "hue"),
         (Contrast, {"method": "bilinaer"}, "did you mean 'bilinear'"),
+        (Contrast, {"method": "lanczos"}, "method"),  # host crops of a stream do not have it
         (Contrast, {"area": (1.0, 0.2)}, "area"),
         (Contrast, {"grayscale": 1.2}, "grayscale=1.2"),
         (Contrast, {"blur": -0.1}, "blur=-0.1"),

@@ -932,12 +932,12 @@ def test_baseline_refuses_what_it_cannot_do(call, words, text):
 
 def test_report_measures_missing_baselines_when_asked(call, monkeypatch):
     asked = []
-    monkeypatch.setattr(baselines, "add_missing", asked.extend)
+    monkeypatch.setattr(baselines, "add_missing", lambda *given: asked.append(given))
     monkeypatch.setattr(page, "report", lambda runs, output, **options: [])
     assert call("report", "a", "b")[0] == 0
     assert asked == []
-    assert call("report", "a", "b", "--baselines")[0] == 0
-    assert list(map(str, asked)) == ["a", "b"]
+    assert call("report", "a", "b", "--baselines", "--data", "moved")[0] == 0
+    assert asked == [([Path("a"), Path("b")], "moved")]
 
 
 def test_evaluate_of_a_label_free_run_names_probe(call, monkeypatch):
