@@ -16,6 +16,7 @@ import jax
 
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.config.dotted import flatten
+from jaxmatch.config.own import PAPER
 from jaxmatch.config.saved import complete, tells_apart, to_json
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.errors import InputError
@@ -135,7 +136,7 @@ class Run:
 def _chosen_by_run(settings: Mapping[str, Any]) -> set[str]:
     """The settings that a run on own images chooses from its training images or its speed."""
     found = set()
-    if settings.get("size") not in (None, "", "paper"):
+    if settings.get("size") not in (None, "", PAPER):
         found |= {"data.mean", "data.std"}
     if settings.get("minutes"):
         found |= {"steps", "eval_every"}
