@@ -3,7 +3,7 @@
 jaxmatch train --config=configs/vat.py:mnist5k,labels=40,seed=0
 jaxmatch train --config=configs/vat.py:tfds:cifar10,labels=250,seed=1
 
-On MNIST-5k 1,500 steps of 80 images through networks end at a test accuracy of 92.6 ± 1.9 % with 40
+On MNIST-5k 1,500 steps of 64 images through networks end at a test accuracy of 92.6 ± 1.9 % with 40
 and 37.8 ± 5.5 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
 
 Weights 0.3 and 0.06, norm 6 and a ramp over 0.4 of the run as in FixMatch's code and TorchSSL,

@@ -9,12 +9,14 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from helpers import build, toy_data
@@ -28,6 +30,9 @@ from jaxmatch.config.flags import from_flags
 from jaxmatch.config.keys import documented, with_prefix
 from jaxmatch.config.own import Circumstances, settle, with_usual_input
 from jaxmatch.config.stages import stages_of
+from jaxmatch.models.vit import ViT
+from jaxmatch.weights.files import write_weights
+from jaxmatch.weights.vit_names import to_timm
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (".github", "configs", "experiments", "jaxmatch", "tests")
@@ -69,6 +74,7 @@ NEEDS = {
     "added_labels": "labels that a person fills in",
     "experiments.throughput": "minutes of a quiet machine",
 }
+NETWORK = "vit_small_patch16_224.safetensors"  # a file that a README begins from
 RUN = ("", "configs", "experiments", "jaxmatch/data", "jaxmatch/runtime")  # folders
 SHORT = {
     "steps": 4,
@@ -360,7 +366,10 @@ def test_the_method_of_contributing_trains(tmp_path, monkeypatch):
 
 def shortened(words: list[str]) -> list[str]:
     """The words of a command that trains, with the fewest steps that show that it works."""
+    transformer = any(NETWORK in word or "model.name=vit" in word for word in words)
     if words[1] in ("baseline", "features") and any("init_from" in word for word in words):
+        if transformer:
+            return words
         return [*words, f"--config.model.width={SHORT['model.width']}"]  # as that was trained
     if words[1] not in ("train", "sweep"):
         return words
@@ -372,6 +381,7 @@ def shortened(words: list[str]) -> list[str]:
             f"--config.{f'stages.{name}.' if name else ''}{key}={value}"
             for name in stages_of(config)
             for key, value in SHORT.items()
+            if not (transformer and key == "model.width")
         ]
         runs += [AND, *run, *short]
     return runs[1:]
@@ -390,13 +400,26 @@ def runnable(file: Path) -> Iterator[str | list[str]]:
 
 
 def write_photos(folder: Path) -> None:
-    """Photographs of two kinds, and some without labels."""
+    """Photographs of two kinds, as many as the READMEs' numbers need, and some without labels."""
     random = np.random.default_rng(0)
-    for kind, count in (("cat", 12), ("dog", 12), ("unlabeled", 20)):
+    for kind, count in (("cat", 180), ("dog", 150), ("unlabeled", 20)):
         (folder / kind).mkdir(parents=True)
         for number in range(count):
             levels = random.integers(0, 255, (48, 64, 3), dtype=np.uint8)
             Image.fromarray(levels).save(folder / kind / f"{number}.png")
+    shutil.copy(folder / "cat" / "0.png", folder / "one.png")
+
+
+def write_network(file: Path) -> None:
+    """A Vision Transformer by timm's names, with random weights."""
+    model = ViT(classes=1000, patch=16, width=384, depth=12, heads=6)
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
+    params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), image)["params"]
+    random = np.random.default_rng(0)
+    weights = jax.tree.map(
+        lambda leaf: random.normal(0, 0.02, leaf.shape).astype(np.float32), params
+    )
+    write_weights(file, to_timm(weights))
 
 
 @pytest.mark.slow
@@ -409,6 +432,8 @@ def test_commands_run(file, tmp_path):
     for name in ("configs", "experiments", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     write_photos(tmp_path / "photos")
+    if NETWORK in file.read_text():
+        write_network(tmp_path / NETWORK)
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_NUM_CPU_DEVICES": "1",
@@ -419,6 +444,7 @@ def test_commands_run(file, tmp_path):
     for block in fenced(file.read_text(), "python"):
         images = "import numpy\nimages = numpy.zeros((2, 32, 32, 3), numpy.uint8)\n"
         programs.append(["-c", images + block.replace("steps=600", steps)])
+    wrong = []
     for words in programs:
         named = [glob.glob(word, root_dir=tmp_path) or [word] for word in words]
         ended = subprocess.run(
@@ -428,4 +454,6 @@ def test_commands_run(file, tmp_path):
             capture_output=True,
             text=True,
         )
-        assert ended.returncode == 0, f"{shlex.join(words)}\n{ended.stdout}{ended.stderr}"
+        if ended.returncode:
+            wrong.append(f"{shlex.join(words)}\n{ended.stdout}{ended.stderr}")
+    assert not wrong, "\n".join(wrong)

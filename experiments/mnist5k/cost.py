@@ -6,6 +6,7 @@ With the settings for ``mnist5k``, forward passes of targets and teachers includ
 beside this file keeps them.
 """
 
+import argparse
 from pathlib import Path
 
 from experiments.mnist5k.sweep import METHODS
@@ -20,6 +21,7 @@ RECORDED = Path(__file__).with_name("cost.json")
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     # SelfMatch has stages, and the variants of a method cost what it costs.
     variants = ("selfmatch", "vat_entmin", "fixmatch_ctaugment")
     methods = [each for each in (*METHODS, *PRETRAINING) if each not in variants]

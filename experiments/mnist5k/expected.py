@@ -5,6 +5,7 @@
 A test holds the docstrings against these sentences, so new results change both.
 """
 
+import argparse
 import json
 import statistics
 from collections.abc import Iterable
@@ -15,6 +16,12 @@ HERE = Path(__file__).parent
 # The row whose settings are those of the config, if it has another name.
 ROWS = {"vat": "vat_entmin"}
 STAGES = ", half of them SimCLR's,"
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    for config, sentence in sentences().items():
+        print(f"{config}: {sentence}")
 
 
 def sentences() -> dict[str, str]:
@@ -70,5 +77,4 @@ def _read(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    for config, sentence in sentences().items():
-        print(f"{config}: {sentence}")
+    main()

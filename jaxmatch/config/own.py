@@ -366,6 +366,8 @@ def _hasten(config: ConfigDict) -> list[str]:
         if value > latest:
             call = config.steps_per_call if key.endswith("refresh_steps") else 1
             new = max(1, latest // call) * call
+            if new == value:  # it cannot be less than a call
+                continue
             put(config, key, new)
             notes.append(f"{key} is {new}, a tenth of the run, instead of {value}.")
     return notes

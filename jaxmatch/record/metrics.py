@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 WINDOW = 20  # the published tables take mean and median over the last 20 evaluations
 PARTS, NETWORKS = ("test", "validation"), ("teacher", "student")
+TEST_IMAGES = "test/images"  # how many an evaluation had, in lines of those that had a part
 MOST_CONFUSED = 100  # with more classes summary.json has no confusion matrix
 
 
@@ -216,7 +217,8 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of ``summary.json``; accuracies are fractions.
 
-    ``validation`` exists if the run had a validation set, ``best`` if it kept a best checkpoint.
+    ``validation`` exists if the run had a validation set, ``best`` if it kept a best checkpoint,
+    with ``test_images`` if its test metrics are of that many images and not of all.
 
     Args:
         lines: of metrics.jsonl.
@@ -235,6 +237,9 @@ def summarise(
         more["validation"] = found["validation"]
     if best is not None:
         more["best"] = {**best, "test": at_step(lines, best["step"])}
+        there = (line for line in lines if line["step"] == best["step"])
+        if counts := [line[TEST_IMAGES] for line in there if TEST_IMAGES in line]:
+            more["best"]["test_images"] = int(counts[-1])
     return {
         "algorithm": algorithm,
         "evaluated": evaluated,
@@ -281,7 +286,7 @@ def at_step(lines: Sequence[Mapping[str, Any]], step: int) -> dict[str, dict[str
     for key, value in values.items():
         part, _, rest = key.partition("/")
         network, _, metric = rest.partition("/")
-        if part == "test":
+        if part == "test" and key != TEST_IMAGES:
             found.setdefault(network, {})[metric] = value
     return found
 

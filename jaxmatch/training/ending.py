@@ -33,7 +33,6 @@ def summary(
     policy: PyTree,
     seconds: float,
     best: Best | None,
-    best_test_images: int | None,
     forward_images: int,
     probes: bool,
 ) -> dict[str, Any]:
@@ -47,7 +46,6 @@ def summary(
         policy: of the augmentation, at the end.
         seconds: that the run took, over all its starts.
         best: the checkpoint that ``keep_best`` chose, if any.
-        best_test_images: how many test images its metrics are of; None for all.
         forward_images: that went through the network, over all steps.
         probes: whether probes can be measured.
     """
@@ -66,8 +64,6 @@ def summary(
         metrics=metrics,
         best=best._asdict() if best else None,
     )
-    if best and best_test_images is not None:
-        found["best"]["test_images"] = best_test_images
     if best and config.select:
         found["best"]["selected"] = True  # it is what is loaded by default
     if config.augment == "ctaugment":

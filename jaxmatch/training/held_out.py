@@ -23,6 +23,7 @@ from jaxmatch.evaluation.probe import Sets, measure, probe_sets
 from jaxmatch.evaluation.selection import Selection
 from jaxmatch.program import Program
 from jaxmatch.record.data import Data
+from jaxmatch.record.metrics import TEST_IMAGES
 from jaxmatch.record.unknown import KnownImages
 from jaxmatch.types import PyTree, TrainState
 
@@ -107,8 +108,9 @@ class HeldOut:
 
         Args:
             state: the state to evaluate.
-            whole: whether all images count, or only those of :attr:`parts`. Logits that a
-                :meth:`calibration` or :meth:`report` of the same state needs are kept.
+            whole: whether all images count, or only those of :attr:`parts`; of the latter's test
+                images ``test/images`` is the number. Logits that a :meth:`calibration` or
+                :meth:`report` of the same state needs are kept.
         """
         if self.knn is not None:
             found = self.probe(state, self.knn, ["knn"])
@@ -120,7 +122,8 @@ class HeldOut:
             for key, found in answers.items()
             if whole or (key[0] == VALIDATION and self.selection is not None)
         }
-        return {
+        some = self.parts.get("test") if not whole else None
+        return ({TEST_IMAGES: len(some[1])} if some else {}) | {
             f"{name}/{network}/{metric}": value
             for (name, network), found in answers.items()
             for metric, value in score(probabilities(found), sets[name][1]).items()

@@ -235,8 +235,9 @@ class Run:
         state, self.step = self.begin()
         if self.done and hosts.from_leader(self.files.summary_file.exists):
             return state  # at most probes are missing, so the record stays closed
-        if self.step == 0:
-            state = self.refreshed(state)
+        # A checkpoint of the end of a run that is now longer was saved without its refresh. A
+        # refresh depends on nothing that it changes, so one more gives the same memory.
+        state = self.refreshed(state)
         self._open()
         return state
 
@@ -495,15 +496,9 @@ class Run:
             policy=state.policy,
             seconds=self._earlier + time.monotonic() - self.started,
             best=self.best.found,
-            best_test_images=self._best_test_images(),
             forward_images=images + refreshes * self.program.spec.unlabeled,
             probes=self.held_out.knn is not None,
         )
-
-    def _best_test_images(self) -> int | None:
-        """How many test images the best checkpoint was measured on; None for all of them."""
-        part, best = self.held_out.parts.get("test"), self.best.found
-        return None if part is None or best is None or best.step == self.step else len(part[1])
 
     def with_probes(self, state: TrainState) -> dict[str, Any]:
         """Measure the probes that ``summary.json`` lacks, and return its content."""

@@ -195,6 +195,20 @@ def test_summary_of_a_run_with_a_validation_set_and_a_best_checkpoint():
     assert summary["best"] == {**best, "test": test | {"student": {"accuracy": 0.5}}}
 
 
+def test_the_best_checkpoint_tells_of_how_many_test_images_its_metrics_are():
+    lines = [
+        {"step": 2, "test/teacher/accuracy": 0.5, "test/images": 8.0},
+        {"step": 4, "test/teacher/accuracy": 0.4},  # the end of the run, which then became longer
+        {"step": 6, "test/teacher/accuracy": 0.3, "test/images": 8.0},
+    ]
+    found = {}
+    for step in (2, 4, 6):
+        best = {"step": step, "key": "validation/accuracy", "value": 1.0}
+        found[step] = summarise(lines, **facts(), best=best)["best"]
+    assert [best.get("test_images") for best in found.values()] == [8, None, 8]
+    assert found[6]["test"] == {"teacher": {"accuracy": 0.3}}
+
+
 def test_summary_of_a_label_free_run():
     summary = summarise([{"step": 1, "loss/total": 2.0}], **facts())
     assert summary["teacher"] is None

@@ -107,15 +107,29 @@ def test_too_few_minutes_are_refused_with_the_times(photos, tmp_path, monkeypatc
 def test_evaluations_take_a_part_and_the_last_one_all(photos, tmp_path):
     few = ("steps=2", "eval_every=1", "data.eval_images=3")
     train(config(photos, *few), tmp_path / "run")
-    part, whole = (line["test/student/accuracy"] for line in read(tmp_path / "run"))
+    first, last = read(tmp_path / "run")
+    assert (first["test/images"], "test/images" in last) == (3, False)
+    part, whole = (line["test/student/accuracy"] for line in (first, last))
     assert part * 3 == pytest.approx(round(part * 3))
     assert whole * 10 == pytest.approx(round(whole * 10))
 
 
+PCL = {
+    "method": "pcl",
+    "chosen": "",
+    "algorithm__queue": 40,
+    "algorithm__clusters": "(5,9)",
+    "algorithm__refresh_steps": 5,
+    "algorithm__start_step": 1,
+    "optim__warmup_steps": 1,
+}
+
+
 @pytest.mark.slow
-def test_a_run_at_a_constant_rate_goes_on_for_more_steps(tmp_path):
+@pytest.mark.parametrize("method", [{}, PCL], ids=["fixmatch", "pcl"])
+def test_a_run_at_a_constant_rate_goes_on_for_more_steps(method, tmp_path):
     data = write_data(tmp_path / "colours.npz")
-    constant = {"optim__schedule": "constant"}
+    constant = {"optim__schedule": "constant", **method}
     train_tiny(data, tmp_path / "long", steps=20, **constant)
     train_tiny(data, tmp_path / "short", steps=10, **constant)
     longer = train_tiny(data, tmp_path / "short", steps=20, **constant)
