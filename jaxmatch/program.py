@@ -98,9 +98,7 @@ class Program:
         """
         check_settings(config)
         data, unequal = config.data, build_section(Unequal, dict(config.unequal), "unequal")
-        algorithm = with_options(
-            build_algorithm(config.algorithm), unequal, len(facts.classes), config.algorithm.name
-        )
+        algorithm = with_options(build_algorithm(config.algorithm), unequal, config.algorithm.name)
         spec = Spec(
             classes=len(facts.classes),
             steps=config.steps,

@@ -20,6 +20,8 @@ Embed = Callable[[PyTree], Mapping[str, np.ndarray]]
 
 
 NOT_GIVEN: Any = None
+# Modules of a network: its classifier, and the head that ABC's method has in the place of it.
+CLASSIFIER, ORDINARY = "classifier", "ordinary"
 STRANGER = -2  # the label of an unlabeled image that is known to be of none of the classes
 
 

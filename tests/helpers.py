@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from jaxmatch.augment.views import Views
 from jaxmatch.models.batch_norm import BatchNorm
-from jaxmatch.models.heads import for_classes
+from jaxmatch.models.heads import filled_in
 from jaxmatch.models.network import make_network
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
@@ -55,7 +55,9 @@ class TinyNetwork(nn.Module):
         x = BatchNorm(decay=BN_DECAY, epsilon=BN_EPS, name="norm", **dtype)(x, train)
         features = nn.leaky_relu(x, SLOPE).mean((1, 2))
         heads = {
-            name: for_classes(head, CLASSES).clone(name=name, parent=self, **dtype)(features, train)
+            name: filled_in(head, classes=CLASSES).clone(name=name, parent=self, **dtype)(
+                features, train
+            )
             for name, head in self.heads.items()
         }
         return Outputs(nn.Dense(CLASSES, name="classifier", **dtype)(features), features, heads)

@@ -13,11 +13,9 @@ import jax.numpy as jnp
 from jaxmatch.algorithms._wrapping import Kind, Wrapped, watched
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.unequal import class_frequencies, kept_share
-from jaxmatch.models.heads import Linear
+from jaxmatch.models.heads import SecondClassifier
 from jaxmatch.random import stream
-from jaxmatch.types import Array, Batch, Heads, Inputs, Outputs, PyTree, Update
-
-ORDINARY = "ordinary"  # the head in the place of the method's classifier
+from jaxmatch.types import ORDINARY, Array, Batch, Heads, Inputs, Outputs, PyTree, Update
 
 
 class Draws(NamedTuple):
@@ -39,20 +37,18 @@ class ABC(Wrapped):
     strong views where the authors sum over both.
 
     Attributes:
-        classes: number of classes.
         weight: of the two balanced losses.
         threshold: tau; an unlabeled image counts if the balanced classifier's largest probability
             on its weak view is at least this.
     """
 
-    classes: int
     weight: float = 1.0
     threshold: float = 0.95
 
     @property
     def heads(self) -> Heads:
         """Those of the method, and its classifier."""
-        return {**self.method.heads, ORDINARY: Linear(features=self.classes)}
+        return {**self.method.heads, ORDINARY: SecondClassifier()}
 
     def draw(self, key: Array, batch: Batch) -> Draws:
         """Uniform numbers for the Bernoulli masks."""

@@ -80,7 +80,7 @@ class Unequal:
             )
 
 
-def with_options(algorithm: Algorithm, unequal: Unequal, classes: int, name: str) -> Algorithm:
+def with_options(algorithm: Algorithm, unequal: Unequal, name: str) -> Algorithm:
     """The method with the options that are on.
 
     Pseudo-labels are corrected first, then the method's losses; ABC is outermost.
@@ -88,7 +88,6 @@ def with_options(algorithm: Algorithm, unequal: Unequal, classes: int, name: str
     Args:
         algorithm: the method.
         unequal: the options.
-        classes: number of classes.
         name: of the method, for messages.
 
     Raises:
@@ -108,7 +107,6 @@ def with_options(algorithm: Algorithm, unequal: Unequal, classes: int, name: str
     if unequal.abc:
         algorithm = ABC(
             method=algorithm,
-            classes=classes,
             weight=unequal.abc,
             threshold=unequal.abc_threshold,
         )

@@ -31,7 +31,7 @@ def check_settings(config: ConfigDict) -> None:
     """
     check_numbers(config)
     unequal = build_section(Unequal, dict(config.unequal), "unequal")
-    algorithm = with_options(build_algorithm(config.algorithm), unequal, 1, config.algorithm.name)
+    algorithm = with_options(build_algorithm(config.algorithm), unequal, config.algorithm.name)
     model = build_model(
         config.model, classes=1, heads=algorithm.heads, dtype=config.dtype, remat=config.remat
     )

@@ -35,6 +35,26 @@ class Linear(nn.Module):
         )(x)
 
 
+class SecondClassifier(nn.Module):
+    """A classifier of the pooled features that starts as the network's own one would.
+
+    Attributes:
+        classes: C, which the network fills in (:func:`filled_in`).
+        kernel_init: initial values of the kernel, which the network fills in, too.
+    """
+
+    classes: int = 1
+    kernel_init: nn.initializers.Initializer = UNIFORM_FAN_IN
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Map pooled features ``x`` [b d] to logits [b C]."""
+        return nn.Dense(
+            self.classes, kernel_init=self.kernel_init, param_dtype=self.param_dtype, name="dense"
+        )(x)
+
+
 class Projection(nn.Module):
     """Two dense layers, the first as wide as its input: SimMatch's, CoMatch's and MoCo v2's head.
 
@@ -166,7 +186,7 @@ class OpenSet(nn.Module):
 
     Attributes:
         projection: width of z.
-        classes: K, which the network fills in (:func:`for_classes`).
+        classes: K, which the network fills in (:func:`filled_in`).
     """
 
     projection: int
@@ -188,9 +208,10 @@ class OpenSet(nn.Module):
         return jnp.concatenate([binary, opened], -1)
 
 
-def for_classes(head: nn.Module, classes: int) -> nn.Module:
-    """The head with the number of classes of the network, if it has a field for that."""
-    return head.clone(classes=classes) if "classes" in head.__dataclass_fields__ else head
+def filled_in(head: nn.Module, **network: Any) -> nn.Module:
+    """The head with those values of the network, such as ``classes``, that it has fields for."""
+    own = {name: value for name, value in network.items() if name in head.__dataclass_fields__}
+    return head.clone(**own)
 
 
 class PrototypeProjection(nn.Module):

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from jaxmatch.models.heads import KEPT, KeptHead, for_classes
+from jaxmatch.models.heads import KEPT, KeptHead, filled_in
 from jaxmatch.settings import Range
-from jaxmatch.types import Array, Heads, Outputs
+from jaxmatch.types import CLASSIFIER, Array, Heads, Outputs
 
 # Fields that do not come from ``config.model``: the program fills them in.
 NOT_SETTINGS = (
@@ -33,7 +33,7 @@ class Model(nn.Module):
         classes: number of classes C; 0 leaves out the classifier.
         head_layers: number of layers of a projection head that fine-tuning keeps between features
             and classifier.
-        zero_classifier: start the classifier's kernel at zero.
+        zero_classifier: start the classifier's kernel at zero, and that of a method's second one.
         extra_heads: the method's heads on the pooled features, by name.
         remat: keep only the inputs of the blocks for the gradient and compute the rest again.
         dtype: compute dtype of the layers; None follows inputs and parameters.
@@ -94,12 +94,14 @@ class Model(nn.Module):
                 features, train and not self.frozen_trunk
             )
         logits = jnp.zeros((features.shape[0], 0), features.dtype)
+        init = nn.initializers.zeros if self.zero_classifier else kernel_init
         if self.classes:
-            init = nn.initializers.zeros if self.zero_classifier else kernel_init
-            classifier = nn.Dense(self.classes, kernel_init=init, name="classifier", **options)
+            classifier = nn.Dense(self.classes, kernel_init=init, name=CLASSIFIER, **options)
             logits = classifier(kept)
         heads = {
-            name: for_classes(head, self.classes).clone(name=name, **options)(features, train)
+            name: filled_in(head, classes=self.classes, kernel_init=init).clone(
+                name=name, **options
+            )(features, train)
             for name, head in self.extra_heads.items()
         }
         return Outputs(logits, features, heads)

@@ -22,7 +22,7 @@ from jaxmatch.settings import (
     Whole,
     section,
 )
-from jaxmatch.types import Array, PyTree
+from jaxmatch.types import CLASSIFIER, ORDINARY, Array, PyTree
 
 # Kernels of convolutions and dense layers; all of two or more dimensions; all but the parameters of
 # norms; all.
@@ -243,9 +243,8 @@ def scale_layers(decay: float, layers: Sequence[Sequence[str]]) -> optax.Gradien
 
 def scale_classifier(factor: float) -> optax.GradientTransformation:
     """Multiply the updates of the classifier; with ABC those of the method's own one, too."""
-    classifiers = ("classifier", "ordinary")
     return optax.masked(
-        optax.scale(factor), partial(_map_names, lambda names: names[0] in classifiers)
+        optax.scale(factor), partial(_map_names, lambda names: names[0] in (CLASSIFIER, ORDINARY))
     )
 
 

@@ -11,10 +11,9 @@ from typing import Any, Literal
 import jax
 
 from jaxmatch.errors import InputError
-from jaxmatch.types import PyTree
+from jaxmatch.types import CLASSIFIER, PyTree
 
 Train = Literal["all", "head", "norms", "lora"]
-CLASSIFIER = "classifier"
 NORM = "scale"  # only norms have it
 FACTORS = ("lora_a", "lora_b")  # of LoRA
 MISSING = {

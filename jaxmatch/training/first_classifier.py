@@ -16,18 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmatch.algorithms.balanced_classifier import ORDINARY
 from jaxmatch.data.lazy import Images
 from jaxmatch.evaluation.forward import make_logits
 from jaxmatch.models.network import make_network
 from jaxmatch.program import Program
 from jaxmatch.runtime.mesh import put
-from jaxmatch.types import PyTree, TrainState
+from jaxmatch.types import CLASSIFIER, ORDINARY, PyTree, TrainState
 
 if TYPE_CHECKING:  # scikit-learn takes a second to import
     from jaxmatch.evaluation.linear import Linear
-
-CLASSIFIER = "classifier"
 
 
 def starts_fitted(config: ConfigDict) -> bool:

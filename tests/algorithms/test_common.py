@@ -117,10 +117,8 @@ CASES = {
     "logit_adjusted": LogitAdjusted(method=FixMatch(threshold=0.5), on_unlabeled=True),
     "aligned": Aligned(method=FixMatch(threshold=0.5), momentum=0.9),
     "debiaspl": DebiasPL(method=FixMatch(threshold=0.5), momentum=0.9),
-    "abc": ABC(method=FixMatch(threshold=0.5), classes=4, threshold=0.5),
-    "abc_flexmatch": ABC(
-        method=DebiasPL(method=FlexMatch(threshold=0.5)), classes=4, threshold=0.5
-    ),
+    "abc": ABC(method=FixMatch(threshold=0.5), threshold=0.5),
+    "abc_flexmatch": ABC(method=DebiasPL(method=FlexMatch(threshold=0.5)), threshold=0.5),
 }
 OPTIONS = {LogitAdjusted, Aligned, DebiasPL, ABC}
 # Of methods that are tested anyway.

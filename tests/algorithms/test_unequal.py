@@ -157,7 +157,7 @@ def test_debiased_pseudo_labels_and_adaptive_margins():
 
 def test_the_auxiliary_balanced_classifier():
     step, weight = 50, 0.8
-    found = evaluated(ABC(method=METHOD, classes=4, weight=weight, threshold=0.35), step=step)
+    found = evaluated(ABC(method=METHOD, weight=weight, threshold=0.35), step=step)
     _, update, _, state, batch, draws = found
     label = batch.labeled.label
 
@@ -186,7 +186,7 @@ def test_the_auxiliary_balanced_classifier():
 
 
 def test_masks_keep_classes_equally_often():
-    algorithm = ABC(method=METHOD, classes=4)
+    algorithm = ABC(method=METHOD)
     views = toy_views(algorithm)
     many = Examples((np.zeros((20_000, 1)),), np.zeros(20_000, np.int32))
     draws = algorithm.draw(jax.random.key(0), views._replace(labeled=many))
@@ -212,7 +212,7 @@ def test_a_teacher_that_gives_the_targets():
 
 def test_options_nest():
     options = Unequal(debias=0.4, logit_adjustment=1.0, abc=1.0)
-    algorithm = with_options(METHOD, options, 4, "fixmatch")
+    algorithm = with_options(METHOD, options, "fixmatch")
     assert innermost(algorithm) is METHOD
     assert [type(algorithm), type(algorithm.method), type(algorithm.method.method)] == [
         ABC,
@@ -223,7 +223,7 @@ def test_options_nest():
     assert (algorithm.labeled, algorithm.unlabeled) == (METHOD.labeled, METHOD.unlabeled)
     value = evaluated(algorithm)[0]
     assert np.isfinite(value)
-    assert with_options(METHOD, Unequal(), 4, "fixmatch") is METHOD
+    assert with_options(METHOD, Unequal(), "fixmatch") is METHOD
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_options_that_contradict_each_other(values, message):
 )
 def test_methods_that_an_option_is_not_defined_for(name, values, message):
     with pytest.raises(InputError, match=message):
-        with_options(ALGORITHMS[name](), Unequal(**values), 4, name)
+        with_options(ALGORITHMS[name](), Unequal(**values), name)
 
 
 @pytest.mark.slow
@@ -279,7 +279,7 @@ def test_every_method_with_what_it_takes(name):
     method = ALGORITHMS[name]()
     for values in ({"logit_adjustment": 1.0}, {"align": "labels"}, {"debias": 0.4}, {"abc": 1.0}):
         try:
-            algorithm = with_options(method, Unequal(**values), 4, name)
+            algorithm = with_options(method, Unequal(**values), name)
         except InputError:
             continue
         state, batch = toy_state(algorithm), toy_views(algorithm)
@@ -295,4 +295,4 @@ def test_every_method_with_what_it_takes(name):
 
 
 def test_mean_teacher_takes_logit_adjustment():
-    assert type(with_options(MeanTeacher(), Unequal(logit_adjustment=1.0), 4, "m")) is LogitAdjusted
+    assert type(with_options(MeanTeacher(), Unequal(logit_adjustment=1.0), "m")) is LogitAdjusted

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from helpers import quick_jit
 
 from jaxmatch.errors import InputError
@@ -13,7 +14,9 @@ from jaxmatch.models.heads import (
     PredictedProjection,
     Projection,
     PrototypeProjection,
+    SecondClassifier,
 )
+from jaxmatch.models.model import Model
 from jaxmatch.models.wide_resnet import WideResNet
 
 FEATURES = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
@@ -197,3 +200,26 @@ def test_a_prototype_projection_gives_unit_rows_beside_unit_prototypes():
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     ours = trained(head, variables)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+class ReadOut(Model):
+    """A network that is nothing but its classifier and heads."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return self.read_out(x, train, nn.initializers.normal(0.5))
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_second_classifier_starts_as_the_networks_own_one(zero):
+    features = np.ones((2, 400), np.float32)
+    model = ReadOut(classes=50, zero_classifier=zero, extra_heads={"second": SecondClassifier()})
+    params = init(model, features)["params"]
+    own, second = params["classifier"], params["second"]["dense"]
+    assert jax.tree.map(np.shape, own) == jax.tree.map(np.shape, second)
+    if zero:
+        assert not own["kernel"].any()
+        assert not second["kernel"].any()
+    else:
+        assert (own["kernel"] != second["kernel"]).all()
+        assert second["kernel"].std() == pytest.approx(own["kernel"].std(), rel=0.05)
