@@ -250,7 +250,7 @@ def check_files(names) -> None:
 # read by tests/config/test_configs.py, too.
 LONG = {
     ROOT / "experiments" / name / "README.md"
-    for name in ("mnist5k", "mnist5k_pretraining", "strangers", "unequal")
+    for name in ("mnist5k", "mnist5k_pretraining", "own_data", "strangers", "unequal")
 }
 
 

@@ -156,12 +156,12 @@ def only(*names):
 # One of each kind of loss and of exchange between devices: for tests of many steps, for those of
 # one program, and for those that trace. The methods' own files have the rest.
 of_each_kind = only("fixmatch")
-of_many = only("mixmatch", "fixmatch", "simmatch")
-of_each_part = only("supervised", "fixmatch", "remixmatch", "simmatch", "swav")
+of_many = only("mixmatch", "fixmatch")
+of_each_part = only("supervised", "fixmatch", "remixmatch")
 # Those whose loss looks at the teacher, and one that does not.
 of_each_teacher = only("fixmatch", "mean_teacher", "moco_v2")
 # Those that compare images of a batch or have a memory, and the plain ones.
-of_each_batch = only("fixmatch", "comatch", "simclr")
+of_each_batch = only("fixmatch", "comatch")
 
 
 @pytest.fixture(scope="module", params=PARAMETERS)
@@ -190,7 +190,7 @@ def test_device_count_in_float32(algorithm, built):
     assert_close(four, one, 1e-4)
 
 
-@only("simmatch")
+@of_each_kind
 def test_device_count_in_float64(algorithm):
     with jax.enable_x64(True):
         data = toy_data(algorithm)

@@ -70,7 +70,8 @@ together.train([(chosen, folder)])  # complete already
 """
 
 
-@pytest.mark.parametrize("calls", [DESCRIBE, pytest.param(TRAIN, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("calls", [DESCRIBE, TRAIN])
 def test_the_library_changes_nothing_of_the_process(data, tmp_path, calls):
     config, *overrides = arguments(data, steps=5, method="supervised", devices=2)
     words = [calls, str(tmp_path / "run"), config.removeprefix("--config="), *overrides]

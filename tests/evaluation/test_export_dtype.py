@@ -48,6 +48,7 @@ def test_a_program_computes_in_the_asked_dtype(run, tmp_path):
     assert json.loads((run / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_a_wrong_dtype_is_refused_by_name(run, tmp_path, capsys):
     path = tmp_path / "a.stablehlo"
     assert "unknown dtype 'float16'" in refusal(

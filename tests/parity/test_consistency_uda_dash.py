@@ -22,6 +22,7 @@ def rows(name):
         return functions.replay(Case(GOLDEN / f"{name}.npz"), TOLERANCE).rows()
 
 
+@pytest.mark.slow  # its threshold stays below
 def test_dash_equals_the_reference(capsys):
     assert main([str(GOLDEN / f"{NAME}.npz")]) == 0, capsys.readouterr().out
     lines = capsys.readouterr().out.splitlines()

@@ -20,6 +20,7 @@ def failures(capsys):
     return {line.split()[1] for line in capsys.readouterr().out.splitlines() if "FAIL" in line}
 
 
+@pytest.mark.slow  # algorithms/test_vat.py holds the equation
 def test_the_library_equals_the_reference(capsys):
     assert main([str(CASE)]) == 0, capsys.readouterr().out
     lines = capsys.readouterr().out.splitlines()

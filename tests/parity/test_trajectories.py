@@ -21,7 +21,7 @@ SOURCES = {
     "simmatch": "override: alignment.align, memory.normalize",
     "comatch": "override: alignment.align",
 }
-SLOW = ("simmatch", "comatch")
+SLOW = ("simmatch", "comatch", "off_simmatch_eman")
 
 
 def failures(name, capsys):

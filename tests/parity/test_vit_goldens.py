@@ -37,7 +37,7 @@ SLOW = (
     "net_vit_timm_clip_gelu",
     "net_vit_timm_avg_nofcnorm",
     "net_vit_usb_layerscale_noqkvbias",
-    "vit_fullysupervised_adamw_layerdecay_avg",
+    "vit_simmatch_ema_teacher",
 )
 
 
