@@ -399,10 +399,10 @@ def runnable(file: Path) -> Iterator[str | list[str]]:
                 yield words[1:]
 
 
-def write_photos(folder: Path) -> None:
-    """Photographs of two kinds, as many as the READMEs' numbers need, and some without labels."""
+def write_photos(folder: Path, cats: int, dogs: int) -> None:
+    """Photographs of two kinds, and some without labels."""
     random = np.random.default_rng(0)
-    for kind, count in (("cat", 180), ("dog", 150), ("unlabeled", 20)):
+    for kind, count in (("cat", cats), ("dog", dogs), ("unlabeled", 20)):
         (folder / kind).mkdir(parents=True)
         for number in range(count):
             levels = random.integers(0, 255, (48, 64, 3), dtype=np.uint8)
@@ -431,8 +431,9 @@ def write_network(file: Path) -> None:
 def test_commands_run(file, tmp_path):
     for name in ("configs", "experiments", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
-    write_photos(tmp_path / "photos")
-    if NETWORK in file.read_text():
+    large = NETWORK in file.read_text()  # and slow; the others have labels=200
+    write_photos(tmp_path / "photos", *((12, 12) if large else (180, 150)))
+    if large:
         write_network(tmp_path / NETWORK)
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
