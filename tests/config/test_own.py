@@ -198,6 +198,13 @@ def test_a_late_start_is_a_share_of_a_run_on_own_images():
     assert [note for note in notes if "a tenth of the run, instead of 1024" in note]
 
 
+def test_a_period_that_cannot_be_shorter_is_not_noted():
+    own = ("steps=20", "steps_per_call=5", "algorithm.refresh_steps=5", "algorithm.start_step=1")
+    found, notes = settled("pcl:folder:/x,size=small", *own)
+    assert (found.steps_per_call, found.algorithm.refresh_steps) == (5, 5)
+    assert not [note for note in notes if "refresh_steps" in note]
+
+
 def test_stages_share_the_time_and_the_keys_that_all_have():
     config, _ = from_flags("selfmatch:folder:/x", ["--config.data.image_size=48"])
     one, _ = settled(OWN, "data.image_size=48")
