@@ -57,6 +57,7 @@ OTHER_MODULES = ("pip", "pytest", "venv")
 # Commands that no test runs, and what they need.
 NEEDS = {
     "tfds:": "a prepared data set",
+    "tissuemnist.npz": "a published file",
     "jaxmatch.data.prepare": "TensorFlow and the network",
     "--multihost": "a cluster",
     "--coordinator": "a cluster",
@@ -72,6 +73,7 @@ NEEDS = {
     "experiments.parity": "what tests/parity does",
     "experiments.suggest": "an hour",
     "added_labels": "labels that a person fills in",
+    "photos-2": "labels that a person fills in",
     "experiments.throughput": "minutes of a quiet machine",
 }
 NETWORK = "vit_small_patch16_224.safetensors"  # a file that a README begins from
@@ -84,7 +86,6 @@ SHORT = {
     "save_every": 4,
     "data.batch_size": 8,
     "optim.warmup_steps": 0,
-    "model.width": 1,
 }
 
 
@@ -364,13 +365,18 @@ def test_the_method_of_contributing_trains(tmp_path, monkeypatch):
     assert {"loss/supervised", "loss/unsupervised"} <= set(meter.sums)
 
 
+def smallest(words: list[str]) -> dict[str, int]:
+    """The settings of the smallest network that a command may have; that of a file stays."""
+    if any(NETWORK in word for word in words):
+        return {}
+    return {"model.depth" if any("model.name=vit" in word for word in words) else "model.width": 1}
+
+
 def shortened(words: list[str]) -> list[str]:
     """The words of a command that trains, with the fewest steps that show that it works."""
-    transformer = any(NETWORK in word or "model.name=vit" in word for word in words)
     if words[1] in ("baseline", "features") and any("init_from" in word for word in words):
-        if transformer:
-            return words
-        return [*words, f"--config.model.width={SHORT['model.width']}"]  # as that was trained
+        small = smallest(words)  # as that was trained
+        return [*words, *(f"--config.{key}={value}" for key, value in small.items())]
     if words[1] not in ("train", "sweep"):
         return words
     runs = []
@@ -380,8 +386,7 @@ def shortened(words: list[str]) -> list[str]:
         short = [
             f"--config.{f'stages.{name}.' if name else ''}{key}={value}"
             for name in stages_of(config)
-            for key, value in SHORT.items()
-            if not (transformer and key == "model.width")
+            for key, value in {**SHORT, **smallest(run)}.items()
         ]
         runs += [AND, *run, *short]
     return runs[1:]
