@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Annotated, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
+from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.cli.main import main
 from jaxmatch.config.checks import check_settings
@@ -66,6 +67,32 @@ def test_every_number_has_a_range(kind, where):
             assert str(caught.value).count(".") <= 8
             with pytest.raises(InputError, match=rf"there\.{field.name}=.* must "):
                 build_section(kind, wrong, "there")
+
+
+@pytest.mark.parametrize(("kind", "where"), [*KINDS, (RandAugment, "views.strong")])
+def test_every_text_is_one_of_listed_choices(kind, where):
+    for field in dataclasses.fields(kind):
+        assert field.type is not str
+        if get_origin(field.type) is Literal:
+            with pytest.raises(InputError, match=rf"unknown {where}\.{field.name} '\?'; known: "):
+                kind(**{field.name: "?"})
+
+
+@pytest.mark.parametrize(
+    ("key", "known"),
+    [
+        ("augment", "contrast, ctaugment, randaugment"),
+        ("dtype", "bfloat16, float32"),
+        ("forward", "joint, separate, split"),
+        ("memory_placement", "auto, replicated, sharded"),
+        ("precision", "default, high, highest"),
+        ("views.strong.order", "ops_first, weak_first"),
+    ],
+)
+def test_choices_of_no_section_are_checked_before_a_program_is_built(key, known):
+    config, _ = from_flags("fixmatch:mnist5k", [f"--config.{key}=x"])
+    with pytest.raises(InputError, match=f"unknown {key} 'x'; known: {known}"):
+        check_settings(config)
 
 
 # The others have more numbers, and are seen every night.

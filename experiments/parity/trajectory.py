@@ -39,7 +39,7 @@ from experiments.parity.recording import (
 )
 from experiments.parity.rows import Case, Comparison
 from experiments.parity.tensors import find_naming, from_torch
-from jaxmatch.models.network import make_network
+from jaxmatch.models.network import Forward, make_network
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
 from jaxmatch.step import make_train_step
@@ -74,7 +74,7 @@ class Setup:
     decays: Sequence[float]
     spec: Spec
     steps: int
-    forward: str = "joint"
+    forward: Forward = "joint"
     start: int = 0
     student: str = "init/"
     teacher: str = "init/"

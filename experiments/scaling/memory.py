@@ -24,12 +24,12 @@ from experiments.scaling.program import collectives, compile_quickly, facts
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.presets import IMAGENET_IMAGES
 from jaxmatch.program import Program
-from jaxmatch.runtime.mesh import device_bytes, state_shardings, tree_bytes
+from jaxmatch.runtime.mesh import Placement, device_bytes, state_shardings, tree_bytes
 
 MOST_BYTES = 2 * 2**30
 CLASSES, LABELED = 1000, 128_000
 METHODS = ("simmatch", "flexmatch", "temporal_ensembling")
-PLACEMENTS = ("replicated", "sharded")
+PLACEMENTS: tuple[Placement, ...] = ("replicated", "sharded")
 DEVICES = (1, 2, 4, 8)
 SMALL = ("model.depth=4", "model.width=1", "data.batch_size=64", "data.ratio=5")
 
@@ -42,7 +42,7 @@ def program_of(method: str, placement: str, devices: int) -> Program:
     return Program.build(config, data)
 
 
-def allocated(program: Program, placement: str) -> int:
+def allocated(program: Program, placement: Placement) -> int:
     """Bytes that the memory takes on the fullest device, after it was made there."""
 
     def make() -> Any:

@@ -21,7 +21,7 @@ from jaxmatch.functional.similarity import (
     normalize,
     pseudo_label_graph,
 )
-from jaxmatch.models.heads import Projection
+from jaxmatch.models.heads import Activation, Projection
 from jaxmatch.settings import Count, NonNegative, Positive, Share, Whole, section
 from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, Spec, Target, Update
 
@@ -81,7 +81,7 @@ class CoMatch(Algorithm):
     alignment_length: Count = 32
     alignment_prior: Literal["uniform", "labels"] = "uniform"
     projection: Count = 64
-    activation: str = "leaky_relu"
+    activation: Activation = "leaky_relu"
     teacher: bool = False
 
     labeled = ("weak",)

@@ -5,11 +5,11 @@ https://arxiv.org/abs/1905.02249.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.errors import InputError, suggest
 from jaxmatch.functional.alignment import sharpen
 from jaxmatch.functional.diagnostics import unlabeled_accuracy
 from jaxmatch.functional.losses import cross_entropy, squared_difference
@@ -18,7 +18,7 @@ from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.settings import NonNegative, Positive, Share, section
 from jaxmatch.types import Algorithm, Array, Batch, Inputs, PyTree, Update
 
-BATCH_NORMS = ("joint", "interleave")
+BatchNorms = Literal["joint", "interleave"]
 
 
 @section("algorithm")
@@ -39,14 +39,10 @@ class MixMatch(Algorithm):
     temperature: Positive = 0.5
     unlabeled_weight: NonNegative = 75.0
     ramp: Share = 1 / 64
-    batch_norm: str = "joint"
+    batch_norm: BatchNorms = "joint"
 
     labeled = ("weak",)
     unlabeled = ("weak", "weak")
-
-    def __post_init__(self) -> None:
-        """Refuse unknown BatchNorm batches."""
-        check_mixing(self.batch_norm)
 
     def draw(self, key: Array, batch: Batch) -> Mixing:
         """Weights and partners in the pool of labeled images and both views of unlabeled ones."""
@@ -94,18 +90,8 @@ class MixMatch(Algorithm):
         return mixed_logits(given, mix(given.batch.views, given.draws), self.batch_norm)
 
 
-def check_mixing(batch_norm: str) -> None:
-    """Check a ``batch_norm`` of :func:`mixed_logits`.
-
-    Raises:
-        InputError: if it is unknown.
-    """
-    if batch_norm not in BATCH_NORMS:
-        raise InputError(f"unknown batch_norm {batch_norm!r}; {suggest(batch_norm, BATCH_NORMS)}")
-
-
 def mixed_logits(
-    given: Inputs, views: Sequence[Array], batch_norm: str
+    given: Inputs, views: Sequence[Array], batch_norm: BatchNorms
 ) -> tuple[list[Array], PyTree]:
     """The student's logits [b C] of each mixed view, and the new BatchNorm statistics.
 

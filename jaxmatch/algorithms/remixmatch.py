@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmatch.algorithms.mixmatch import check_mixing, mixed_logits
+from jaxmatch.algorithms.mixmatch import BatchNorms, mixed_logits
 from jaxmatch.functional.alignment import Marginal, align, make_marginal, sharpen, update_marginal
 from jaxmatch.functional.diagnostics import unlabeled_accuracy
 from jaxmatch.functional.losses import cross_entropy
@@ -80,11 +80,7 @@ class ReMixMatch(Algorithm):
     unmixed_weight: NonNegative = 0.5
     rotation_weight: NonNegative = 0.5
     ramp: Share = 1 / 64
-    batch_norm: str = "joint"
-
-    def __post_init__(self) -> None:
-        """Refuse unknown BatchNorm batches."""
-        check_mixing(self.batch_norm)
+    batch_norm: BatchNorms = "joint"
 
     @property
     def labeled(self) -> tuple[str, ...]:

@@ -4,13 +4,12 @@ Chen et al., "SoftMatch: Addressing the Quantity-Quality Trade-off in Semi-super
 ICLR 2023, https://arxiv.org/abs/2301.10921.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
-from jaxmatch.errors import InputError, suggest
 from jaxmatch.functional.alignment import Marginal, align, make_marginal, update_marginal
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.thresholds import (
@@ -22,8 +21,6 @@ from jaxmatch.functional.thresholds import (
 from jaxmatch.functional.unequal import class_frequencies
 from jaxmatch.settings import Momentum, NonNegative, Positive, section
 from jaxmatch.types import Algorithm, Array, Inputs, Spec, Update
-
-PRIORS = ("uniform", "labeled", "labels")
 
 
 class Memory(NamedTuple):
@@ -52,20 +49,13 @@ class SoftMatch(Algorithm):
 
     deviations: Positive = 2.0
     momentum: Momentum = 0.999
-    prior: str = "uniform"
+    prior: Literal["uniform", "labeled", "labels"] = "uniform"
     unlabeled_weight: NonNegative = 1.0
     hard_labels: bool = True
     temperature: Positive = 1.0
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown prior."""
-        if self.prior not in PRIORS:
-            raise InputError(
-                f"SoftMatch has no prior {self.prior!r}; {suggest(self.prior, PRIORS)}"
-            )
 
     def init(self, key: Array, spec: Spec) -> Memory:
         """The confidence 1 / C, a wide Gaussian, and uniform averages."""

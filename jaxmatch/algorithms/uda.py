@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.algorithms._consistency import weak_strong
-from jaxmatch.errors import InputError, suggest
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy, kl_divergence
-from jaxmatch.optim.schedules import SIGNALS, training_signal
+from jaxmatch.optim.schedules import Signal, training_signal
 from jaxmatch.settings import NonNegative, Positive, Share, section
 from jaxmatch.types import Algorithm, Array, Inputs, Update
 
@@ -33,17 +32,10 @@ class UDA(Algorithm):
     threshold: Share = 0.8
     temperature: Positive = 0.4
     unlabeled_weight: NonNegative = 1.0
-    signal: str = "none"
+    signal: Signal = "none"
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong")
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown signal."""
-        if self.signal not in SIGNALS:
-            raise InputError(
-                f"unknown training signal {self.signal!r}; {suggest(self.signal, SIGNALS)}"
-            )
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """L_x + lambda mean 1[max p(w(u)) >= tau] KL(q || p(s(u))), q = softmax(z(w(u)) / T).

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.contrast import Contrast
@@ -13,12 +13,12 @@ from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.views import Views
 from jaxmatch.augment.weak import Weak
 from jaxmatch.data.crops import HostCrop
-from jaxmatch.errors import InputError, suggest
-from jaxmatch.settings import build_section
+from jaxmatch.errors import InputError
+from jaxmatch.settings import build_section, check_value
 from jaxmatch.types import Algorithm, Augment, Transform
 
-STRONG = ("randaugment", "ctaugment", "contrast")
-ORDERS = ("weak_first", "ops_first")
+Strong = Literal["randaugment", "ctaugment", "contrast"]
+Order = Literal["weak_first", "ops_first"]
 # Roles of contrastive views: the usual one, BYOL's second one and SwAV's small crops.
 CONTRASTS = ("contrast", "second", "small")
 
@@ -74,8 +74,7 @@ def build_transforms(kind: str, views: Mapping[str, Any]) -> dict[str, Transform
 
     With CTAugment the strong transform draws from the first policy.
     """
-    if kind not in STRONG:
-        raise InputError(f"unknown augment {kind!r}; {suggest(kind, STRONG)}")
+    check_value("augment", kind, Strong)
     values = dict(views["weak"])
     area = values.pop("area")
     weak: Transform = build_section(Weak, values, "views.weak")
@@ -93,8 +92,7 @@ def build_transforms(kind: str, views: Mapping[str, Any]) -> dict[str, Transform
     }
     values = dict(views["strong"])
     order = values.pop("order")
-    if order not in ORDERS:
-        raise InputError(f"unknown views.strong.order {order!r}; {suggest(order, ORDERS)}")
+    check_value("views.strong.order", order, Order)
     ops = build_section(RandAugment, values, "views.strong")
     if kind == "ctaugment":
         _check_unused(ops)

@@ -7,7 +7,7 @@ constants and ops are FixMatch's, https://arxiv.org/abs/2001.07685.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,6 @@ from jax import lax
 from jaxmatch.augment.ops import OPS, apply_chosen, ops_of
 from jaxmatch.augment.pixels import geometry, resize, tone
 from jaxmatch.augment.pixels import source as pixels
-from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import Count, Momentum, Share, section
 from jaxmatch.types import Array
 
@@ -36,7 +35,6 @@ BINS = {
 }
 NAMES = tuple(BINS)
 METHODS = ("lanczos", "bicubic", "bilinear", "box", "hamming", "nearest")  # of rescale
-TRANSLATIONS = ("identity", "fraction")
 FILL = 127  # level of a cutout
 _CUTOUT, _RESCALE = NAMES.index("cutout"), NAMES.index("rescale")
 
@@ -81,15 +79,7 @@ class CTAugment:
     depth: Count = 2
     decay: Momentum = 0.99
     threshold: Share = 0.8
-    cta_translate: str = "identity"
-
-    def __post_init__(self) -> None:
-        """Check the name of the translation."""
-        if self.cta_translate not in TRANSLATIONS:
-            raise InputError(
-                f"unknown cta_translate {self.cta_translate!r}; "
-                f"{suggest(self.cta_translate, TRANSLATIONS)}"
-            )
+    cta_translate: Literal["identity", "fraction"] = "identity"
 
     def init(self) -> Policy:
         """All weights are 1, so ops and levels are drawn uniformly."""

@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.augment.pixels import source as pixels
-from jaxmatch.errors import InputError, suggest
+from jaxmatch.errors import InputError
 from jaxmatch.random import stream
 from jaxmatch.settings import Whole, section
 from jaxmatch.types import Array
-
-ORDERS = ("flip_crop", "crop_flip")
 
 
 class Draws(NamedTuple):
@@ -46,14 +44,7 @@ class Weak:
     flip: bool = True
     vertical_flip: bool = False
     rotate90: bool = False
-    order: str = "flip_crop"
-
-    def __post_init__(self) -> None:
-        """Check the order."""
-        if self.order not in ORDERS:
-            raise InputError(
-                f"unknown order {self.order!r} of the weak view; {suggest(self.order, ORDERS)}"
-            )
+    order: Literal["flip_crop", "crop_flip"] = "flip_crop"
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> Draws:
         """Choose offsets and flips for images of ``shape`` [b h w c]."""

@@ -12,16 +12,18 @@ from ml_collections.config_dict import placeholder
 
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.algorithms.unequal import Unequal
-from jaxmatch.augment.build import CONTRASTS
+from jaxmatch.augment.build import CONTRASTS, Order, Strong
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.config.dotted import flatten
 from jaxmatch.errors import InputError, suggest
-from jaxmatch.models.build import MODELS, model_class, model_settings
+from jaxmatch.models.build import MODELS, Dtype, model_class, model_settings
+from jaxmatch.models.network import Forward, Precision
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
+from jaxmatch.runtime.mesh import Placement
 from jaxmatch.settings import Count, NonNegative, Part, Positive, Range, Share, Whole
 from jaxmatch.types import Algorithm
 
@@ -77,7 +79,7 @@ KEYS: dict[str, Key] = {
     "devices": Key(0, Whole, "Number of devices; 0 takes all that divide the batches."),
     "memory_placement": Key(
         "auto",
-        str,
+        Placement,
         "Memories with a row for each example: replicated on all devices, sharded over them, or "
         "auto: sharded above 64 MiB.",
     ),
@@ -105,20 +107,20 @@ KEYS: dict[str, Key] = {
         "with antialiasing, and a file's classifier is kept if its number of classes is the "
         "run's. usb: bicubic without antialiasing, and classifier and fc_norm are always new.",
     ),
-    "dtype": Key("float32", str, "Dtype of activations: float32 or bfloat16."),
+    "dtype": Key("float32", Dtype, "Dtype of activations."),
     "precision": Key(
         "default",
-        str,
+        Precision,
         "Precision of float32 products on TPUs and GPUs: default (one pass), high or highest.",
     ),
     "forward": Key(
         "joint",
-        str,
+        Forward,
         "Which views are one BatchNorm batch: joint (all), split (targets apart) or separate.",
     ),
     "microbatches": Key(1, Count, "Parts that the network sees one after another, to save memory."),
     "remat": Key(False, bool, "Compute activations again in the backward pass, to save memory."),
-    "augment": Key("randaugment", str, "Strong views: randaugment, ctaugment or contrast."),
+    "augment": Key("randaugment", Strong, "How strong views are made."),
     "data.name": Key(
         "", str, "Data set: mnist5k, digits, fashion_mnist, tfds:NAME, folder:DIR or npz:FILE."
     ),
@@ -232,7 +234,7 @@ KEYS: dict[str, Key] = {
         "Range of the area of a random resized crop; empty pads and crops instead.",
     ),
     "views.strong.order": Key(
-        "weak_first", str, "Order of a strong view: weak_first or (TorchSSL's) ops_first."
+        "weak_first", Order, "Order of a strong view: weak_first or (TorchSSL's) ops_first."
     ),
 }
 # The sections whose settings are the fields of a dataclass, which documents them.

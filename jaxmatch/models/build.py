@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
@@ -11,7 +11,7 @@ from jaxmatch.models.model import NOT_SETTINGS, Model
 from jaxmatch.models.resnet import ResNet
 from jaxmatch.models.vit import PRESETS, ViT
 from jaxmatch.models.wide_resnet import WideResNet
-from jaxmatch.settings import check_values
+from jaxmatch.settings import check_value, check_values
 from jaxmatch.types import Heads
 
 
@@ -38,6 +38,7 @@ MODELS: dict[str, Entry] = {
     "vit": Entry(kind=ViT),
     **{name: Entry(kind=ViT, usual=settings) for name, settings in PRESETS.items()},
 }
+Dtype = Literal["float32", "bfloat16"]
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
@@ -87,8 +88,7 @@ def build_model(
     settings = dict(values)
     name = settings.pop("name")
     entry = _find(name)
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; {suggest(dtype, DTYPES)}")
+    check_value("dtype", dtype, Dtype)
     check_values(entry.kind, settings, "model")
     known = model_settings(name)
     for key in settings:

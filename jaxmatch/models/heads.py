@@ -1,21 +1,25 @@
 """Extra heads on the pooled features, declared by the algorithm that needs them."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from jaxmatch.errors import InputError, suggest
 from jaxmatch.functional.similarity import normalize
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.types import Array
 
 # PyTorch's default for dense layers: uniform within 1 / sqrt(inputs).
 UNIFORM_FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-ACTIVATIONS = {"relu": nn.relu, "leaky_relu": lambda x: nn.leaky_relu(x, 0.1)}
+Activation = Literal["relu", "leaky_relu"]
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    "leaky_relu": lambda x: nn.leaky_relu(x, 0.1),
+}
 
 
 class Linear(nn.Module):
@@ -68,21 +72,13 @@ class Projection(nn.Module):
     """
 
     features: int
-    activation: str = "relu"
+    activation: Activation = "relu"
     norm: bool = False
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        """Map pooled features ``x`` [b d] to [b features].
-
-        Raises:
-            InputError: on an unknown activation.
-        """
-        if self.activation not in ACTIVATIONS:
-            raise InputError(
-                f"unknown activation {self.activation!r}; {suggest(self.activation, ACTIVATIONS)}"
-            )
+        """Map pooled features ``x`` [b d] to [b features]."""
         dense = partial(
             nn.Dense,
             use_bias=not self.norm,

@@ -4,16 +4,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.errors import InputError, suggest
+from jaxmatch.errors import InputError
+from jaxmatch.settings import check_value
 from jaxmatch.types import Array, Network, PyTree, Target
 
-FORWARD_MODES = ("joint", "split", "separate")
-PRECISIONS = ("default", "high", "highest")
+Forward = Literal["joint", "split", "separate"]
+Precision = Literal["default", "high", "highest"]
 
 
 class ModelLike(Protocol):
@@ -41,10 +42,10 @@ class ModelLike(Protocol):
 def make_network(
     model: ModelLike,
     shards: int = 1,
-    forward: str = "joint",
+    forward: Forward = "joint",
     microbatches: int = 1,
     unroll: bool = False,
-    precision: str = "default",
+    precision: Precision = "default",
 ) -> Network:
     """Wrap a model as a network that algorithms call.
 
@@ -82,10 +83,8 @@ def make_network(
     Raises:
         InputError: on an unknown ``forward`` or ``precision``.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; {suggest(precision, PRECISIONS)}")
-    if forward not in FORWARD_MODES:
-        raise InputError(f"unknown forward mode {forward!r}; {suggest(forward, FORWARD_MODES)}")
+    check_value("precision", precision, Precision)
+    check_value("forward", forward, Forward)
     groups = model.bn_groups
     parts = math.lcm(shards, groups)
 

@@ -9,7 +9,7 @@ from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array
 
 Schedule = Literal["cosine_7_16", "cosine", "steps", "constant"]
-SIGNALS = ("none", "linear", "exp", "log")
+Signal = Literal["none", "linear", "exp", "log"]
 
 
 def cosine_7_16(step: Array, steps: int, warmup_steps: int = 0) -> Array:
@@ -129,7 +129,7 @@ def training_signal(name: str, step: Array, steps: int, classes: int) -> Array:
     https://arxiv.org/abs/1904.12848.
 
     Args:
-        name: one of :data:`SIGNALS`.
+        name: "none", "linear", "exp" or "log".
         step: k, of any shape.
         steps: K; afterwards the signal does not change.
         classes: C.
@@ -137,8 +137,8 @@ def training_signal(name: str, step: Array, steps: int, classes: int) -> Array:
     Raises:
         InputError: on an unknown name.
     """
-    if name not in SIGNALS:
-        raise InputError(f"unknown training signal {name!r}; {suggest(name, SIGNALS)}")
+    if name not in get_args(Signal):
+        raise InputError(f"unknown training signal {name!r}; {suggest(name, get_args(Signal))}")
     if name == "none":
         return jnp.ones(jnp.shape(step))
     progress = jnp.clip(jnp.asarray(step, float) / steps, 0, 1)

@@ -5,19 +5,20 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxmatch.errors import InputError, suggest
+from jaxmatch.errors import InputError
+from jaxmatch.settings import check_value
 from jaxmatch.types import PyTree, Rows
 
 log = logging.getLogger(__name__)
 
-PLACEMENTS = ("auto", "replicated", "sharded")
+Placement = Literal["auto", "replicated", "sharded"]
 # "auto" keeps smaller memories on every device, which costs less than exchanges.
 SPREAD_BYTES = 64 * 2**20
 # The bytes of a TPU's memory that a program may use, by kind of chip: the limits of the compiler
@@ -83,7 +84,7 @@ def make_mesh(devices: int, *batches: int, present: Sequence[Any] | None = None)
     return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=present[:count])
 
 
-def check_memory(mesh: Mesh, trees: Mapping[str, PyTree], placement: str = "auto") -> None:
+def check_memory(mesh: Mesh, trees: Mapping[str, PyTree], placement: Placement = "auto") -> None:
     """Refuse arrays that do not fit into a device's memory, before they are made.
 
     Nothing is refused if the device does not report its memory.
@@ -140,7 +141,7 @@ def tree_bytes(tree: PyTree) -> int:
     )
 
 
-def device_bytes(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> int:
+def device_bytes(shapes: PyTree, mesh: Mesh, placement: Placement = "auto") -> int:
     """Bytes of a state, or a part of one, on each device."""
     shardings = state_shardings(shapes, mesh, placement)
     local = jax.tree.map(
@@ -151,7 +152,7 @@ def device_bytes(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> int:
     return tree_bytes(local)
 
 
-def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTree:
+def state_shardings(shapes: PyTree, mesh: Mesh, placement: Placement = "auto") -> PyTree:
     """The sharding of each array of a state: on every device, or its rows split over them.
 
     Only the rows of memories marked as :class:`jaxmatch.types.Rows` are ever split. Steps then
@@ -166,9 +167,7 @@ def state_shardings(shapes: PyTree, mesh: Mesh, placement: str = "auto") -> PyTr
     Raises:
         InputError: on an unknown placement, or if "sharded" rows do not divide.
     """
-    if placement not in PLACEMENTS:
-        hint = suggest(placement, PLACEMENTS)
-        raise InputError(f"unknown memory_placement {placement!r}; {hint}")
+    check_value("memory_placement", placement, Placement)
 
     def spread(node: PyTree) -> bool:
         if placement == "replicated" or not isinstance(node, Rows):

@@ -390,9 +390,10 @@ def test_the_official_network_is_reported():
     [
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
         ({"graph_threshold": 1.1}, "graph_threshold=1.1 must lie between 0 and 1"),
+        ({"activation": "tanh"}, "unknown algorithm.activation 'tanh'; known: leaky_relu, relu"),
     ],
 )
-def test_settings_that_would_divide_by_zero_are_refused(changes, message):
+def test_bad_settings(changes, message):
     with pytest.raises(InputError, match=message):
         CoMatch(**changes)
 

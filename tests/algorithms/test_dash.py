@@ -185,7 +185,7 @@ def test_nothing_selected_costs_nothing(norm):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dash_norm": "all"}, "unknown dash_norm 'all'; known: batch, selected"),
+        ({"dash_norm": "all"}, "unknown algorithm.dash_norm 'all'; known: batch, selected"),
         ({"gamma": 0.9}, "gamma=0.9 must be at least 1"),
         ({"rho_period_steps": 0}, "rho_period_steps=0 must be at least 1"),
         ({"rho_initial": -1.0}, "rho_initial=-1.0 must be at least 0"),

@@ -177,7 +177,7 @@ def test_one_hot_guesses_stay_finite():
     [
         ({"alpha": 0.0}, "algorithm.alpha=0.0 must be above 0"),
         ({"temperature": 0.0}, "algorithm.temperature=0.0 must be above 0"),
-        ({"batch_norm": "interleaved"}, "did you mean 'interleave'"),
+        ({"batch_norm": "interleaved"}, "unknown algorithm.batch_norm 'interleaved'; did you mean"),
     ],
 )
 def test_bad_settings(options, reason):

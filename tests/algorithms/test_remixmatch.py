@@ -177,7 +177,7 @@ def test_turns_are_uniform():
         ({"alpha": -1.0}, "algorithm.alpha=-1.0 must be above 0"),
         ({"temperature": 0.0}, "algorithm.temperature=0.0 must be above 0"),
         ({"strong_views": 0}, "algorithm.strong_views=0 must be at least 1"),
-        ({"batch_norm": "join"}, "did you mean 'joint'"),
+        ({"batch_norm": "join"}, "unknown algorithm.batch_norm 'join'; did you mean 'joint'"),
         ({"labeled_view": "small"}, "labeled_view"),
     ],
 )

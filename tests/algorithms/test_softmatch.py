@@ -105,5 +105,5 @@ def test_every_example_counts_fully_at_first():
 
 
 def test_an_unknown_prior_is_refused():
-    with pytest.raises(InputError, match="did you mean 'labeled'"):
+    with pytest.raises(InputError, match=r"unknown algorithm\.prior 'labelled'.*'labeled'"):
         SoftMatch(prior="labelled")

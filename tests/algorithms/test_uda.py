@@ -169,7 +169,7 @@ def test_a_batch_without_released_examples_costs_nothing():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"signal": "lin"}, "unknown training signal 'lin'; did you mean 'linear'"),
+        ({"signal": "lin"}, "unknown algorithm.signal 'lin'; did you mean 'linear'"),
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
     ],
 )

@@ -315,5 +315,6 @@ def test_weights_as_json():
     ],
 )
 def test_settings_that_cannot_work(change):
-    with pytest.raises(InputError, match=r"views.ctaugment\.\w+=\S+ must|did you mean 'fraction'"):
+    pattern = r"views\.ctaugment\.(\w+=\S+ must|cta_translate 'fra.*'fraction')"
+    with pytest.raises(InputError, match=pattern):
         CTAugment(**change)

@@ -306,5 +306,5 @@ def test_the_same_key_draws_the_same():
 
 
 def test_unknown_table():
-    with pytest.raises(InputError, match=r"unknown RandAugment table 'googel'.*'google'"):
+    with pytest.raises(InputError, match=r"unknown views\.strong\.table 'googel'.*'google'"):
         RandAugment(table="googel")

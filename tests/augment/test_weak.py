@@ -101,7 +101,7 @@ def test_draws_do_not_depend_on_the_order():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"order": "crop_flop"}, "did you mean 'crop_flip'"),
+        ({"order": "crop_flop"}, "unknown views.weak.order 'crop_flop'; did you mean 'crop_flip'"),
         ({"pad": -1}, "pad=-1 must be at least 0"),
         ({"padding": "mirror"}, "unknown views.weak.padding 'mirror'; known: edge, reflect, zero"),
         ({"vertical_flip": 0.5}, "vertical_flip=0.5 must be True or False"),

@@ -7,7 +7,6 @@ import pytest
 from flax import linen as nn
 from helpers import quick_jit
 
-from jaxmatch.errors import InputError
 from jaxmatch.models.heads import (
     DeepProjection,
     Linear,
@@ -171,11 +170,6 @@ def test_initial_weights_are_uniform_within_the_inverse_root_of_the_inputs():
         assert np.abs(kernel).max() <= 1 / 20
         np.testing.assert_allclose(kernel.std(), 1 / 20 / np.sqrt(3), rtol=0.02)
         assert not np.any(layer["bias"])
-
-
-def test_an_unknown_activation_is_refused():
-    with pytest.raises(InputError, match=r"'leaky'.*leaky_relu"):
-        init(Projection(3, activation="leaky"))
 
 
 def test_a_linear_head_is_one_dense_layer():

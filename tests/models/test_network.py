@@ -383,5 +383,5 @@ def test_microbatches_in_a_loop_need_one_part_of_the_memory():
 
 
 def test_unknown_forward_mode():
-    with pytest.raises(InputError, match="did you mean 'joint'"):
+    with pytest.raises(InputError, match="unknown forward 'joined'; did you mean 'joint'"):
         make_network(MODEL, forward="joined")
