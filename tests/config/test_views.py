@@ -228,6 +228,43 @@ def test_an_override_of_views_that_are_not_drawn_is_noted(argument, flag, words)
 
 
 @pytest.mark.parametrize(
+    ("argument", "turns_off", "flag", "words"),
+    [
+        ("fixmatch", "weak.area=(0.2,1.0)", "weak.pad=2", "a crop is resized, not padded"),
+        ("fixmatch", "weak.area=(0.2,1.0)", "weak.padding=edge", "a crop is resized, not padded"),
+        ("fixmatch", "weak.area=(0.2,1.0)", "weak.order=crop_flip", "a crop is resized, not"),
+        ("fixmatch", "weak.pad=0", "weak.padding=edge", "views.weak.pad is 0"),
+        ("fixmatch", "strong.padding=edge", "strong.fill=0", None),
+        ("simmatch", "strong.cutout=False", "strong.fill=0", None),
+        ("simclr", "contrast.jitter=0", "contrast.hue=0.2", "views.contrast.jitter is 0"),
+        ("byol", "second.blur=0", "second.sigma=(1.0, 2.0)", "views.second.blur is 0"),
+        ("swav", "small.jitter=0", "small.contrast=1.0", "views.small.jitter is 0"),
+        ("swav", "contrast.jitter=0", "small.contrast=1.0", None),
+    ],
+)
+def test_an_override_that_another_setting_turns_off_is_noted(argument, turns_off, flag, words):
+    overrides = [f"--config.views.{each}" for each in (turns_off, flag)]
+    _, notes = from_flags(f"{argument}:mnist5k", overrides)
+    assert len(notes) == bool(words)
+    assert not words or notes[0].startswith(f"{overrides[1]} has no effect: ")
+    assert not words or words in notes[0]
+
+
+def test_a_fill_that_nothing_uncovers_is_noted():
+    flags = ["--config.views.strong.fill=0"]
+    _, notes = from_flags("fixmatch:mnist5k,views=medical", flags)
+    assert "views.strong.padding=edge fills, and nothing is cut out." in notes[-1]
+
+
+def test_the_order_of_ops_that_contrast_views_lack_is_noted():
+    flags = ["--config.augment=contrast", "--config.views.strong.order=ops_first"]
+    _, notes = from_flags("fixmatch:mnist5k", flags)
+    assert notes == [
+        f"{flags[1]} has no effect: augment=contrast reads views.contrast and views.weak."
+    ]
+
+
+@pytest.mark.parametrize(
     ("argument", "flag"),
     [
         ("fixmatch:mnist5k", "strong.number=1"),
