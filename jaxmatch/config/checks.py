@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from ml_collections import ConfigDict
 
-from jaxmatch.algorithms import build_algorithm
+from jaxmatch.algorithms import ALGORITHMS, build_algorithm
 from jaxmatch.algorithms.unequal import Unequal, with_options
 from jaxmatch.augment.build import CONTRASTS, build_ctaugment, build_transforms
 from jaxmatch.config.dotted import flatten
@@ -47,6 +47,24 @@ def check_settings(config: ConfigDict) -> None:
         _check_first_classifier(config, algorithm)
     if not config.data.mean or not config.data.std:
         raise InputError("data.mean and data.std need a number for all channels, or one for each.")
+
+
+def check_policy(config: ConfigDict) -> None:
+    """Refuse a new run whose policy of CTAugment no view would follow.
+
+    Runs from before this check go on, and are read.
+
+    Raises:
+        InputError: if so; it names the methods with strong views.
+    """
+    algorithm = build_algorithm(config.algorithm)
+    if config.augment != "ctaugment" or "strong" in (*algorithm.labeled, *algorithm.unlabeled):
+        return
+    methods = sorted(name for name, kind in ALGORITHMS.items() if "strong" in kind().unlabeled)
+    raise InputError(
+        f"augment=ctaugment learns a policy for strong views, and {config.algorithm.name} draws "
+        f"none; leave augment=randaugment, or choose one of {', '.join(methods)}."
+    )
 
 
 def _check_first_classifier(config: ConfigDict, algorithm: Algorithm) -> None:

@@ -54,6 +54,11 @@ def _without_effect(
     """A sentence for each override of a setting that no view of the method reads."""
     roles = {*algorithm.labeled, *algorithm.unlabeled}
     read = _sections(config.augment, roles)
+    if "strong" not in roles and overrides.get("augment", "ctaugment") != "ctaugment":
+        yield (
+            f"--config.{prefix}augment={config.augment} has no effect: {config.algorithm.name} "
+            "draws no strong views."
+        )
     for key, value in overrides.items():
         top, _, rest = key.partition(".")
         section = rest.partition(".")[0]

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxmatch.algorithms.unequal import innermost
+from jaxmatch.config.checks import check_policy
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.errors import printable
 from jaxmatch.evaluation.selection import Selection
@@ -62,6 +63,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
 def _describe(config: ConfigDict, stages: int = 1) -> dict[str, Any]:
     minutes = config.minutes if config.steps is None else 0.0
     config, chosen = settled(config, stages=stages)
+    check_policy(config)
     selection = Selection.of(config)
     data = run_data.with_pseudo_labels(config, run_data.load_new(config))
     config = standardized(config, data.source.images)

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config import extending, saved
-from jaxmatch.config.checks import check_settings
+from jaxmatch.config.checks import check_policy, check_settings
 from jaxmatch.config.own import with_usual_input
 from jaxmatch.config.stages import stage_folders, with_stages
 from jaxmatch.errors import InputError
@@ -93,6 +93,8 @@ def chosen(
     """
     found, notes = settled(config, folder, place=place, stages=stages)
     check_settings(with_usual_input(found))
+    if not hosts.from_leader(RunFolder(folder).config_file.exists):
+        check_policy(found)
     Selection.of(found)
     return found, notes
 

@@ -250,6 +250,16 @@ def test_an_override_that_another_setting_turns_off_is_noted(argument, turns_off
     assert not words or words in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("argument", "noted"), [("supervised", True), ("byol", True), ("uda", False)]
+)
+@pytest.mark.parametrize("augment", ["contrast", "randaugment"])
+def test_a_kind_of_strong_views_where_none_is_drawn_is_noted(argument, noted, augment):
+    _, notes = from_flags(f"{argument}:mnist5k", [f"--config.augment={augment}"])
+    sentence = f"--config.augment={augment} has no effect: {argument} draws no strong views."
+    assert notes == ([sentence] if noted else [])
+
+
 def test_a_fill_that_nothing_uncovers_is_noted():
     flags = ["--config.views.strong.fill=0"]
     _, notes = from_flags("fixmatch:mnist5k,views=medical", flags)

@@ -19,10 +19,13 @@ from tiny_runs import (
 
 from jaxmatch import load, train
 from jaxmatch.config.flags import from_flags
+from jaxmatch.config.saved import to_json
 from jaxmatch.data import splits
 from jaxmatch.errors import DiskError, InputError, NonFiniteError
 from jaxmatch.optim.optimizer import Optim
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import read
+from jaxmatch.report.describe import describe
 from jaxmatch.training import train as loop
 
 ALWAYS = {
@@ -154,6 +157,20 @@ def test_the_summary_tells_what_ctaugment_learned_and_counts_its_probes(data, tm
     bins = summary["ctaugment"]
     assert len(bins["rotate"]["degrees"]) == 17
     assert any(weight != 1 for op in bins.values() for bins in op.values() for weight in bins)
+
+
+@pytest.mark.parametrize("method", ["supervised", "mixmatch", "vat", "byol"])
+def test_a_policy_that_no_view_follows_is_refused_in_new_runs_alone(method, tmp_path):
+    flags = ["--config.augment=ctaugment", "--config.steps=150"]
+    config, _ = from_flags(f"{method}:mnist5k", flags)
+    message = f"augment=ctaugment .*, and {method} draws none; .* one of adamatch, .*, uda"
+    for begin in (lambda: train(config, tmp_path / "run"), lambda: describe(config)):
+        with pytest.raises(InputError, match=message):
+            begin()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    RunFolder(tmp_path / "run").write_config(to_json(config))
+    assert loop.chosen(config, tmp_path / "run")[0].augment == "ctaugment"
 
 
 def test_metrics_of_fixmatch(reference):
