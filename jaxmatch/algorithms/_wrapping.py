@@ -6,8 +6,10 @@ and strong views wherever the method asks for them, and the method's file does n
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxmatch.errors import InputError
 from jaxmatch.types import (
@@ -91,6 +93,34 @@ class Wrapped(Algorithm):
     def refresh(self, state: TrainState, embed: Embed) -> PyTree:
         """As the method."""
         return self.method.refresh(state, embed)
+
+
+class Memory(NamedTuple):
+    """The memory of an option that averages predictions, and that of the method."""
+
+    average: Array  # [C] moving average of the predictions on weak views
+    method: PyTree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaging(Wrapped):
+    """A method with an option that remembers the average prediction on weak views.
+
+    Attributes:
+        momentum: m, the share of the old average that stays at each step.
+    """
+
+    momentum: float = 0.999
+
+    def init(self, key: Array, spec: Spec) -> Memory:
+        """A uniform average."""
+        average = jnp.full(spec.classes, 1 / spec.classes, float)
+        return Memory(average, self.method.init(key, spec))
+
+    def refresh(self, state: TrainState, embed: Embed) -> Memory:
+        """As the method."""
+        memory = self.method.refresh(state.replace(memory=state.memory.method), embed)
+        return state.memory._replace(method=memory)
 
 
 @dataclass(frozen=True)

@@ -4,45 +4,25 @@ Berthelot et al., "ReMixMatch", ICLR 2020, section 3.1, https://arxiv.org/abs/19
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
-from jaxmatch.algorithms._wrapping import Wrapped, shifted, with_memory
+from jaxmatch.algorithms._wrapping import Averaging, Memory, shifted, with_memory
 from jaxmatch.functional.alignment import align_by_average
 from jaxmatch.functional.unequal import class_frequencies, prior_shift
-from jaxmatch.types import Array, Embed, Inputs, PyTree, Spec, TrainState, Update
-
-
-class Memory(NamedTuple):
-    """The memory of the alignment, and that of the method."""
-
-    average: Array  # [C] moving average of the predictions on weak views
-    method: PyTree
+from jaxmatch.types import Array, Inputs, Update
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aligned(Wrapped):
+class Aligned(Averaging):
     """A method whose predictions q on weak views become normalize(q prior / average).
 
     Attributes:
         prior: "uniform", or "labels": the class frequencies of the labeled images.
-        momentum: the share of the old average prediction that stays at each step.
     """
 
-    prior: str = "labels"
-    momentum: float = 0.999
-
-    def init(self, key: Array, spec: Spec) -> Memory:
-        """A uniform average."""
-        average = jnp.full(spec.classes, 1 / spec.classes, float)
-        return Memory(average, self.method.init(key, spec))
-
-    def refresh(self, state: TrainState, embed: Embed) -> Memory:
-        """As the method."""
-        memory = self.method.refresh(state.replace(memory=state.memory.method), embed)
-        return state.memory._replace(method=memory)
+    prior: Literal["uniform", "labels"] = "labels"
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """The method's loss with aligned predictions; this batch enters the average afterwards."""

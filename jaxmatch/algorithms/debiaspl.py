@@ -5,50 +5,29 @@ https://arxiv.org/abs/2201.01490.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from jaxmatch.algorithms._wrapping import Wrapped, shifted, with_memory
+from jaxmatch.algorithms._wrapping import Averaging, Memory, shifted, with_memory
 from jaxmatch.functional.unequal import prior_shift
-from jaxmatch.types import Array, Embed, Inputs, PyTree, Spec, TrainState, Update
-
-
-class Memory(NamedTuple):
-    """The memory of DebiasPL, and that of the method."""
-
-    average: Array  # [C] p-hat, the moving average of the predictions on weak views
-    method: PyTree
+from jaxmatch.types import Array, Inputs, Update
 
 
 @dataclass(frozen=True, kw_only=True)
-class DebiasPL(Wrapped):
+class DebiasPL(Averaging):
     """Pseudo-labels come from z - tau log p-hat, and strong views learn them by z + tau log p-hat.
 
     The second is the adaptive marginal loss: the margin of class j is tau log(1 / p-hat_j). Both
-    take p-hat from before the step; in the authors' code the margin takes the new one, which
-    differs by the share 1 - momentum. USB's code averages p over classes too, so that its p-hat
-    stays uniform and corrects nothing; here it is the average of each class, as in paper and
-    authors' code.
+    take p-hat, the average, from before the step; in the authors' code the margin takes the new
+    one, which differs by the share 1 - momentum. USB's code averages p over classes too, so that
+    its p-hat stays uniform and corrects nothing; here it is the average of each class, as in paper
+    and authors' code.
 
     Attributes:
         tau: strength of both, lambda in the paper.
-        momentum: m, the share of p-hat that stays at each step.
     """
 
     tau: float = 0.4
-    momentum: float = 0.999
-
-    def init(self, key: Array, spec: Spec) -> Memory:
-        """A uniform average."""
-        average = jnp.full(spec.classes, 1 / spec.classes, float)
-        return Memory(average, self.method.init(key, spec))
-
-    def refresh(self, state: TrainState, embed: Embed) -> Memory:
-        """As the method."""
-        memory = self.method.refresh(state.replace(memory=state.memory.method), embed)
-        return state.memory._replace(method=memory)
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """The method's loss; then p-hat becomes m p-hat + (1 - m) mean softmax(z(w(u)))."""
