@@ -25,6 +25,7 @@ from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Resident, Table, batch
 from jaxmatch.errors import InputError
 from jaxmatch.models.build import build_model
+from jaxmatch.models.model import Model
 from jaxmatch.models.network import make_network
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim
@@ -63,7 +64,7 @@ class Program:
     config: ConfigDict
     mesh: Mesh
     algorithm: Algorithm
-    model: Any
+    model: Model
     network: Network
     augment: Augment
     crops: Mapping[str, tuple[HostCrop, ...]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from jaxmatch.types import (
     Ratio,
     Spec,
     TrainState,
+    Update,
 )
 
 
@@ -43,13 +44,21 @@ class ByIndex:
         return Outputs(logits, jnp.zeros((len(index), 0), logits.dtype), {})
 
 
+class Initializable(Protocol):
+    """The part of :class:`jaxmatch.models.model.Model` that a first state takes."""
+
+    def init(self, key: Array, /, *arguments: Any, **options: Any) -> PyTree:
+        """Linen's ``init``: the first variables."""
+        ...
+
+
 FrozenNetwork = Network | ByIndex
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array | Ratio]]]
 
 
 def init_state(
     key: Array,
-    model: Any,
+    model: Initializable,
     images: Array,
     algorithm: Algorithm,
     augment: Augment,
@@ -118,7 +127,7 @@ def make_train_step(
         draws = algorithm.draw(stream(key, "loss"), batch)
         called = with_keys(network, stream(key, "network")) if random else network
 
-        def objective(part: PyTree) -> tuple[Array, Any]:
+        def objective(part: PyTree) -> tuple[Array, Update]:
             params = with_part(train, state.params, part)
             return algorithm.loss(called, params, state, batch, draws, spec)
 

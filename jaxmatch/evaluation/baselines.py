@@ -270,7 +270,7 @@ def measure(data: Data, seed: int, network: Network | None = None) -> dict[str, 
     }
 
 
-def _counts(sets: Any) -> dict[str, int]:
+def _counts(sets: on_pixels.Sets | on_features.Sets) -> dict[str, int]:
     """The numbers of images of each part."""
     held_out = {
         name: len(sets.held_out[name].labels) if name in sets.held_out else 0

@@ -17,6 +17,7 @@ from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad
+from jax.typing import DTypeLike
 
 from jaxmatch.models import onednn
 from jaxmatch.models.primitives import bind, define, lowering
@@ -37,7 +38,7 @@ def channel_sums(x: Array) -> Array:
     return sums_p.bind(x[None], lax.stop_gradient(x)[None], zero, zero, zero, **static)[0][0]
 
 
-def spread(values: Array, shape: tuple[int, ...], dtype: Any = None) -> Array:
+def spread(values: Array, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
     """``values`` [c] for every pixel of ``shape`` [b ... c]; the gradient is channel_sums.
 
     The result has ``dtype``, by default that of ``values``. The gradient has that of ``values``.
@@ -58,7 +59,12 @@ def moments(x: Array, origin: Array) -> tuple[Array, Array]:
 
 
 def scale_and_activate(
-    x: Array, origin: Array, factor: Array, shift: Array, slope: float = 1.0, dtype: Any = None
+    x: Array,
+    origin: Array,
+    factor: Array,
+    shift: Array,
+    slope: float = 1.0,
+    dtype: DTypeLike | None = None,
 ) -> Array:
     """Leaky ReLU of (``x`` - ``origin``) ``factor`` + ``shift``, computed in at least float32.
 
