@@ -16,7 +16,6 @@ import numpy as np
 
 from jaxmatch.augment.pixels import affine, geometry, tone
 from jaxmatch.augment.pixels import source as pixels
-from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import Array
 
 Kind = Literal["warp", "levels", "pixels"]
@@ -242,31 +241,6 @@ OPS: dict[str, Op] = {
 def ops_of(policy: str) -> tuple[str, ...]:
     """The names of the ops that a published policy draws, in the order of :data:`OPS`."""
     return tuple(name for name, op in OPS.items() if policy in op.policies)
-
-
-def apply_one(images: Array, name: str, value: Array | float = 1.0) -> Array:
-    """Apply one op to all images.
-
-    Args:
-        images: levels 0..255 of any dtype [b h w 3]; they are rounded and clipped to 0..255.
-        name: one of :data:`OPS`.
-        value: the op's value (:class:`Strength`), one for all images or one each [b].
-
-    Returns:
-        int32 levels [b h w 3].
-
-    Raises:
-        InputError: if no op has this name.
-    """
-    if name not in OPS:
-        raise InputError(f"unknown image operation {name!r}; {suggest(name, OPS)}")
-    value = jnp.asarray(value)
-    value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
-    batch = images.shape[:1]
-    op, value = jnp.zeros(batch, jnp.int32), jnp.broadcast_to(value, batch)
-    large = max(images.shape[1:3]) > pixels.SMALL  # for which `affine.warp` limits the value
-    warp = affine.warp_far if large else affine.warp
-    return jnp.moveaxis(apply_chosen(tone.planes(images), op, value, (name,), warp), 0, -1)
 
 
 def apply_chosen(

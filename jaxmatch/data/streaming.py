@@ -262,11 +262,6 @@ def shapes(spec: Spec, crops: Crops, mesh: Mesh) -> Batch:
     return Batch(one("labeled", spec.labeled_batch), one("unlabeled", spec.unlabeled_batch))
 
 
-def is_streamed(images: object) -> bool:
-    """Whether the images of a set are read step by step."""
-    return isinstance(images, LazyImages)
-
-
 def places(data: PyTree) -> PyTree:
     """The sharding of each leaf."""
     return jax.tree.map(lambda leaf: leaf.sharding, data)

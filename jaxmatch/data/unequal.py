@@ -16,7 +16,6 @@ from jaxmatch.data.source import Source
 from jaxmatch.data.splits import Split, balanced, stratified, take
 from jaxmatch.errors import InputError
 
-BALANCES = ("equal", "proportional", "as_given")
 REVERSED = "reversed"
 
 

@@ -22,7 +22,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(nn.gelu, approximate=False),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
 }
-BRANCHES = 2  # of a block: attention, then the perceptron
 
 
 def attention(query: Array, key: Array, value: Array) -> Array:

@@ -11,9 +11,8 @@ from helpers import quick_jit
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from experiments.parity import augment as parity
-from jaxmatch.augment.ops import OPS, apply_chosen, apply_one
+from jaxmatch.augment.ops import OPS, apply_chosen
 from jaxmatch.augment.pixels import geometry, tone
-from jaxmatch.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
 NAMES = tuple(OPS)
@@ -233,8 +232,7 @@ def test_jit_eager_and_vmap_agree():
     images, value = natural(len(NAMES)), np.full(len(NAMES), 0.3, np.float32)
     op = np.arange(len(NAMES))
     jitted = apply_all(images, op, value)
-    i = NAMES.index("rotate")
-    np.testing.assert_array_equal(apply_one(jnp.asarray(images), "rotate", 0.3)[i], jitted[i])
+    np.testing.assert_array_equal(apply_ops(images, op, value), jitted)
     alone = jax.vmap(lambda *one: apply_quickly(*(a[None] for a in one))[0])
     np.testing.assert_array_equal(alone(images, op, value), jitted)
 
@@ -253,7 +251,7 @@ def test_any_dtype_and_range_of_levels():
     levels = np.array([[-40.0, 0.4, 99.6, 127.5, 255.0, 300.0]]).T[None, ..., None].repeat(3, -1)
     rounded = [0, 0, 100, 128, 255, 255]
     for dtype in (np.float32, np.float16):
-        out = quick_jit(partial(apply_one, name="invert", value=0))(levels.astype(dtype))
+        out = apply_few(levels.astype(dtype), [("invert", 0)])
         np.testing.assert_array_equal(out[0, :, 0, 0], rounded)
     np.testing.assert_array_equal(
         tone.planes(levels.astype(np.int32))[0, 0, :, 0], [0, 0, 99, 127, 255, 255]
@@ -268,11 +266,6 @@ def test_float64_changes_nothing():
     expected = np.asarray(apply_all(images, op, value))
     with jax.enable_x64(True):
         np.testing.assert_array_equal(apply_all(images, op, value), expected)
-
-
-def test_unknown_op_names_the_nearest():
-    with pytest.raises(InputError, match="did you mean 'solarize'"):
-        apply_one(natural(1), "solarise")
 
 
 def test_shifted_box_by_hand():

@@ -16,7 +16,7 @@ from jaxmatch.augment import ops
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment_views import CTAugmentOps
-from jaxmatch.augment.pixels import resize, tone
+from jaxmatch.augment.pixels import affine, resize, tone
 from jaxmatch.augment.pixels import source as pixels
 from jaxmatch.augment.randaugment import TABLES, RandAugment
 from jaxmatch.augment.weak import Weak
@@ -214,8 +214,8 @@ def test_a_warp_of_any_size_is_the_same_in_both_forms(op, use_form):
     moved = {}
     for form in ("gathers", "products"):
         use_form(form)
-        move = quick_jit(lambda *given: ops.apply_one(given[0], op, given[1]))
-        moved[form] = np.asarray(move(images, values))
+        move = quick_jit(partial(ops.apply_chosen, names=(op,), warp=affine.warp_far))
+        moved[form] = np.asarray(move(tone.planes(images), np.zeros(2, int), values))
     np.testing.assert_array_equal(moved["products"], moved["gathers"])
 
 

@@ -1,13 +1,15 @@
 """The contact sheet shows what the ops and the views do, and which ops a configuration uses."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment_views import CTAugmentOps
-from jaxmatch.augment.ops import OPS, apply_one
+from jaxmatch.augment.ops import OPS, apply_chosen
+from jaxmatch.augment.pixels import tone
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.augment.weak import Weak
 from jaxmatch.report.sheet import _caption, _drawn_values, contact_sheet, summarize, used_ops
@@ -42,8 +44,10 @@ def test_used_ops_come_first_at_their_own_values_and_the_others_follow_faded():
     lines = 1 + len(summarize(shown))
     top = LEFT + 20 * lines + 36  # below the lines of text and the first heading
     np.testing.assert_array_equal(tile(sheet, top, 0), images[0])
-    darkest = np.asarray(apply_one(images[:1], "brightness", 0.525))[0]
-    np.testing.assert_array_equal(tile(sheet, top, 1), darkest)
+    darkest = apply_chosen(
+        tone.planes(images[:1]), jnp.zeros(1, int), jnp.full(1, 0.525), ("brightness",)
+    )
+    np.testing.assert_array_equal(tile(sheet, top, 1), np.moveaxis(darkest[:, 0], 0, -1))
     turned = tile(sheet, top + ROW, 1)
     assert (turned == 90).all(-1).any()  # a corner is filled
     # Then a heading, and the other ops, nearer to white.
