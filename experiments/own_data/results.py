@@ -13,7 +13,10 @@ from typing import Any
 from experiments.own_data.sweep import DATA, METHODS
 
 CONTRAST = "`fixmatch`, `views=industrial` and `--config.augment=contrast`"
-TITLES = {method: f"`{method}`" for method in METHODS} | {"contrast": CONTRAST}
+TITLES = {method: f"`{method}`" for method in METHODS} | {
+    "contrast": CONTRAST,
+    "wide": "`supervised`, `--config.data.image_size=128`",
+}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -53,7 +56,7 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
         if runs := {each["seed"]: each for each in entries if each["run"] == run}:
             lines.append(_row(title, runs))
     baselines: dict[str, dict[int, Any]] = {}
-    for each in entries:
+    for each in (some for some in entries if some["run"] != "wide"):  # of other pixels
         for title, values in each["baselines"].items():
             baselines.setdefault(title, {})[each["seed"]] = values
     return "\n".join([*lines, *(_row(title, runs) for title, runs in baselines.items())])

@@ -2,6 +2,7 @@
 
 jaxmatch sweep --config=experiments/own_data/sweep.py --workdir=runs/own_data --run
 jaxmatch sweep --config=experiments/own_data/sweep.py:fashion_mnist --workdir=runs/own_data --run
+jaxmatch sweep --config=experiments/own_data/sweep.py:elpv200 --workdir=runs/own_data --run
 """
 
 from collections.abc import Iterator
@@ -11,22 +12,32 @@ from jaxmatch.errors import InputError, suggest
 # Where `make` was told to write them; each seed of ELPV has its own folder.
 DATA = {
     "elpv": "folder:elpv{seed},labels=all",
+    "elpv200": "folder:elpv200-{seed},labels=all",
     "fashion_mnist": "npz:fashion.npz,labels=100,seed={seed}",
 }
 METHODS = ("supervised", "fixmatch", "flexmatch", "simmatch")
 
 
 def sweep(data: str = "elpv") -> Iterator[dict[str, object]]:
-    """Three seeds of each method; on ELPV also FixMatch with views that suit the photographs."""
+    """Three seeds of each method; on ELPV also FixMatch with views that suit the photographs.
+
+    With 200 labels these two and supervised on larger images stand for all.
+    """
     if data not in DATA:
         raise InputError(f"no data {data!r} here; {suggest(data, DATA)}")
     for seed in range(3):
         place = DATA[data].format(seed=seed)
-        for method in METHODS:
+        for method in METHODS if data != "elpv200" else ("supervised",):
             yield {"config": f"{method}:{place}", "workdir": f"{data}-{method}-s{seed}"}
-        if data == "elpv":
+        if data != "fashion_mnist":
             yield {
                 "config": f"fixmatch:{place},views=industrial",
                 "workdir": f"{data}-contrast-s{seed}",
                 "augment": "contrast",
+            }
+        if data == "elpv200":
+            yield {
+                "config": f"supervised:{place}",
+                "workdir": f"{data}-wide-s{seed}",
+                "data.image_size": 128,
             }

@@ -110,7 +110,7 @@ def classifier_inputs(
     network whose classifier is the identity has it as logits.
     """
     width = variables["params"][CLASSIFIER]["kernel"].shape[0]
-    model = program.model.clone(classes=width)
+    model = program.model.clone(classes=width, extra_heads={})  # some have an output a class
     network = make_network(model, program.mesh.size, precision=program.config.precision)
     own = variables["params"][CLASSIFIER]
     identity = {"kernel": jnp.eye(width, dtype=own["kernel"].dtype)}

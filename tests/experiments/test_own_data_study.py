@@ -21,7 +21,9 @@ def write(base, run, seed, accuracy, baseline):
     (folder / "baselines.json").write_text(json.dumps(found))
 
 
-@pytest.mark.parametrize(("data", "runs"), [("elpv", 3 * 5), ("fashion_mnist", 3 * 4)])
+@pytest.mark.parametrize(
+    ("data", "runs"), [("elpv", 3 * 5), ("elpv200", 3 * 3), ("fashion_mnist", 3 * 4)]
+)
 def test_every_run_is_a_configuration(data, runs):
     found = list(sweep(data))
     assert len({run["workdir"] for run in found}) == len(found) == runs

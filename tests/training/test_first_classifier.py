@@ -125,6 +125,16 @@ def test_the_classifier_that_labels_is_fitted_beside_the_balanced_one(data, pret
                 assert fitted.any()
 
 
+@pytest.mark.slow
+def test_a_method_whose_heads_have_outputs_for_each_class(data, pretrained, tmp_path):
+    options = {"method": "iomatch", "classifier_init": "means"}
+    with begun(data, pretrained, tmp_path / "run", **options) as (run, state):
+        images, labels = labeled(run)
+        views = ((images / 255.0 - 0.5) / 0.25).astype(np.float32)
+        outputs, _ = run.program.network(state.student(), views, train=False)
+        assert np.mean(np.asarray(outputs.logits).argmax(1) == labels) > 0.6  # chance is 0.25
+
+
 def test_a_kept_head_lies_before_the_classifier(data, pretrained, tmp_path):
     options = {"model__head_layers": 1, "classifier_init": "means", "method": "supervised"}
     with begun(data, pretrained, tmp_path / "run", **options) as (run, state):
