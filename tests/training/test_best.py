@@ -221,6 +221,7 @@ def test_the_best_checkpoint_survives_newer_ones_and_a_crash(data, tmp_path, scr
 def test_runs_trained_together_keep_their_own_best(data, tmp_path):
     options = {"method": "supervised", "keep": 1, "save_every": STEPS, **VALIDATION}
     options["keep_best"] = "validation/balanced_accuracy"
+    options |= {"data__mean": "(0.5,)", "data__std": "(0.25,)"}  # else of their training images
     runs = [
         (configuration(data, chosen=f",labels=16,seed={seed}", **options), tmp_path / str(seed))
         for seed in (0, 1)
