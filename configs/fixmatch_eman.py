@@ -10,9 +10,9 @@ On ImageNet (`fixmatch_eman:tfds:imagenet2012,labels=12811,split=1percent.txt`) 
 authors' README: 100 epochs over the unlabeled images, the rate divided by ten after 60 and 80. With
 1% of the labels they start from MoCo-EMAN: `--config.init_from=RUN` of moco_v2.
 
-Short runs have the authors' BatchNorm decay, in place of this library's for such runs, and an
-average that warms up: the teacher's statistics are an average of the student's, which are one
-themselves, and the two would keep the initial values for half of the run (experiments/mnist5k).
+Short runs have the authors' BatchNorm decay of 0.9, and an EMA that warms up. The teacher's
+statistics are an average of the student's, which are an average, too. With the values of other
+short runs the two keep their initial values for hundreds of steps (experiments/mnist5k).
 """
 
 from typing import Any
