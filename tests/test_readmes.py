@@ -405,7 +405,7 @@ def runnable(file: Path) -> Iterator[str | list[str]]:
 
 
 def write_photos(folder: Path, cats: int, dogs: int) -> None:
-    """Photographs of two kinds, and some without labels."""
+    """Photographs of two kinds, some without labels, and beside the folder one of digits."""
     random = np.random.default_rng(0)
     for kind, count in (("cat", cats), ("dog", dogs), ("unlabeled", 20)):
         (folder / kind).mkdir(parents=True)
@@ -413,6 +413,9 @@ def write_photos(folder: Path, cats: int, dogs: int) -> None:
             levels = random.integers(0, 255, (48, 64, 3), dtype=np.uint8)
             Image.fromarray(levels).save(folder / kind / f"{number}.png")
     shutil.copy(folder / "cat" / "0.png", folder / "one.png")
+    digits = folder.parent / "digits"
+    digits.mkdir()
+    Image.fromarray(random.integers(0, 255, (28, 28), dtype=np.uint8)).save(digits / "0.png")
 
 
 def write_network(file: Path) -> None:
