@@ -213,7 +213,11 @@ def sizes(files: Iterable[Path | bytes]) -> list[tuple[int, int]]:
     found = []
     for file in files:
         try:
-            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            # Pillow opens no path in a bucket by itself.
+            with (
+                io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as opened,
+                Image.open(opened) as image,
+            ):
                 found.append((image.height, image.width))
         except Exception:
             continue

@@ -12,6 +12,7 @@ from jaxmatch.data.images import Size
 from jaxmatch.runtime import paths
 
 MOST = 1_000  # files that are opened
+MOST_IN_BUCKET = 100  # each of them is a request or more
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 ORIENTATION = 0x0112
 KINDS = {
@@ -31,10 +32,11 @@ def headers(
 ) -> tuple[Mapping[Size, int], Mapping[str, int]]:
     """Count (height, width) as seen upright, and kinds of pixels such as "RGB" or "16-bit gray".
 
-    At most ``most`` files are opened, evenly spread; unreadable ones and buckets are left out.
+    At most ``most`` files are opened, evenly spread, fewer in a bucket; unreadable ones are left
+    out.
     """
     if paths.in_bucket(root):
-        return {}, {}
+        most = min(most, MOST_IN_BUCKET)
     places = np.linspace(0, len(names) - 1, min(most, len(names))).astype(int)
     with ThreadPoolExecutor() as pool:
         read = pool.map(_header, [root / names[int(place)] for place in places])
@@ -46,7 +48,7 @@ def headers(
 
 def _header(file: Path) -> tuple[Size, str] | None:
     try:
-        with Image.open(file) as opened:
+        with file.open("rb") as stream, Image.open(stream) as opened:
             width, height = opened.size
             kind = "16-bit gray" if opened.mode.startswith("I;16") else opened.mode
             try:

@@ -470,6 +470,11 @@ def test_a_bucket_has_the_same_layouts(tmp_path, table):
             )
         found = find("s3://bucket/data")
         source = sources.load("folder:s3://bucket/data", Reading(image_size=8))
+        looked_at = sources.sizes("folder:s3://bucket/data", Reading())
+        streamed = sources.load("folder:s3://bucket/data", Reading(image_size=8, stream=True))
+    assert looked_at == sources.sizes(f"folder:{tmp_path}", Reading())[:1] * 7
+    assert streamed.survey.sizes == source.survey.sizes == {looked_at[0]: 7}
+    assert streamed.survey.modes == source.survey.modes
     assert found.classes_of == {
         **{f"photos/{name}": name.split("/")[1] for name in names},
         "photos/Unlabelled/9.png": "",
