@@ -23,8 +23,9 @@ def write_pages(output: Path) -> None:
     jaxmatch.__all__ = [*names, *sorted(rooms - {*names})]
     try:
         with warnings.catch_warnings():
-            # A default that is a function of JAX, whose types only a type checker can name.
-            warnings.filterwarnings("ignore", r"Error parsing type annotation .*\.scale_init\.")
+            # Functions of JAX and of Orbax, whose types only a type checker can name.
+            foreign = r"Error parsing type annotation .*\.(scale_init|save_async)\."
+            warnings.filterwarnings("ignore", foreign)
             render.configure(docformat="google", show_source=False)
             pdoc.pdoc("jaxmatch", *hidden_modules(), output_directory=output)
     finally:

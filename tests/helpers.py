@@ -257,6 +257,7 @@ def build(
     dtype=jnp.float32,
     model=None,
     state=None,
+    learning_rate=0.1,
 ):
     """Build a run as the program does, for ``devices`` of the simulated ones."""
     mesh = make_mesh(devices, LABELED_BATCH, UNLABELED_BATCH)
@@ -264,7 +265,7 @@ def build(
     state = state or initial_state(algorithm, dtype)
     network = make_network(model, mesh.size)
     augment = views_of(algorithm)
-    optim = Optim(learning_rate=0.1)
+    optim = Optim(learning_rate=learning_rate)
     optimizer = optim.build(SPEC.steps)
     rate = optim.rate(SPEC.steps)
     frozen = dict.fromkeys(frozen_roles(algorithm), color_network)

@@ -21,9 +21,10 @@ from jaxmatch.config.argument import ARGUMENT_KEYS, parse_argument
 from jaxmatch.config.argument import FOR_LABELS as ARGUMENT_FOR_LABELS
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.keys import KEYS, LIST, field_defaults, kinds_of, without_stage
+from jaxmatch.config.layers import Recipe
 from jaxmatch.config.own import leave_periods_open
 from jaxmatch.config.presets import DATASETS, VIEWS
-from jaxmatch.config.recipe import Recipe, set_model
+from jaxmatch.config.recipe import set_model
 from jaxmatch.config.stages import SHARED, make_stages, stages_of
 from jaxmatch.errors import InputError, printable, suggest
 from jaxmatch.settings import check_value, demand, turned_off
@@ -158,6 +159,7 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         own = {key.removeprefix(prefix): chosen[key] for key in chosen if key.startswith(prefix)}
         leave_periods_open(part, own | {key: chosen[key] for key in SHARED if key in chosen})
         if isinstance(part, Recipe):
+            part.note_given(own)
             notes += [
                 f"--config.{prefix}{key}={own[key]} contradicts preset {part.preset!r}, "
                 f"which has {value}."

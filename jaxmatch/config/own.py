@@ -17,6 +17,7 @@ from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config import usb_cv
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import KEYS
+from jaxmatch.config.layers import may_move
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import check_value
@@ -254,9 +255,7 @@ def settle(config: ConfigDict, at: Circumstances | None) -> tuple[ConfigDict, li
         _choose_periods(config)
     if config.size and (config.size != PAPER or config.preset == usb_cv.NAME):
         notes += _hasten(config)
-    else:
-        notes += _never_reached(config)
-    return config, notes
+    return config, notes + _never_reached(config)
 
 
 def _open(flat: Mapping[str, Any]) -> list[str]:
@@ -347,7 +346,7 @@ def _largest(common: int) -> int:
     return next(some for some in range(min(CALL, common), 0, -1) if common % some == 0)
 
 
-def _in_steps(config: ConfigDict) -> dict[str, int]:
+def in_steps(config: ConfigDict) -> dict[str, int]:
     """The starts and ramps that are given in steps, by dotted key."""
     return {
         key: value
@@ -360,10 +359,10 @@ def _in_steps(config: ConfigDict) -> dict[str, int]:
 
 
 def _hasten(config: ConfigDict) -> list[str]:
-    """Start early enough what would start late, or never, in a short run."""
+    """Start early enough what would start late, or never, in a short run, unless it was given."""
     latest, notes = max(1, int(LATEST * config.steps)), []
-    for key, value in _in_steps(config).items():
-        if value > latest:
+    for key, value in in_steps(config).items():
+        if value > latest and may_move(config, key, value):
             call = config.steps_per_call if key.endswith("refresh_steps") else 1
             new = max(1, latest // call) * call
             if new == value:  # it cannot be less than a call
@@ -378,6 +377,6 @@ def _never_reached(config: ConfigDict) -> list[str]:
     return [
         f"{key}={value} lies at or after the end of this run of {config.steps} steps; give a "
         "smaller one."
-        for key, value in _in_steps(config).items()
+        for key, value in in_steps(config).items()
         if value >= config.steps
     ]

@@ -16,31 +16,14 @@ from jaxmatch.config import usb_cv
 from jaxmatch.config.argument import FOR_LABELS, parse_argument, shares
 from jaxmatch.config.dotted import put
 from jaxmatch.config.keys import defaults, field_defaults
-from jaxmatch.config.own import AUTO, OPEN, PAPER, leave_open, open_settings
+from jaxmatch.config.layers import Recipe
+from jaxmatch.config.own import AUTO, OPEN, PAPER, in_steps, leave_open, open_settings
 from jaxmatch.config.presets import DATASETS, PRESETS, VIEWS, preset_values
 from jaxmatch.data.splits import check_number
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models.build import model_settings
 
-__all__ = ["Recipe", "make", "parse_argument", "set_model"]
-
-
-class Recipe(ConfigDict):
-    """A configuration that remembers the layer of its preset, which is no part of its values."""
-
-    def remember_preset(self, layer: Mapping[str, Any]) -> None:
-        """Keep the values by dotted key that the preset set."""
-        object.__setattr__(self, "_preset", dict(layer))
-
-    def contradictions(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """The preset's values, by dotted key, of which ``overrides`` have others."""
-        # A copy does not remember its own preset's layer, so it has that of every method.
-        layer = vars(self).get("_preset") or preset_values(self.preset, self.data.name)
-        return {
-            key: layer[key]
-            for key, value in overrides.items()
-            if key in layer and layer[key] != value
-        }
+__all__ = ["make", "parse_argument", "set_model"]
 
 
 def make(
@@ -128,7 +111,7 @@ def make(
                 leave_open(config, key)
             else:
                 put(config, key, value)
-    config.remember_preset(preset_layer)
+    config.remember(preset_layer, in_steps(config))
     return config
 
 

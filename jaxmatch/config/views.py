@@ -9,7 +9,7 @@ from jaxmatch.algorithms import build_algorithm
 from jaxmatch.augment.build import CONTRASTS
 from jaxmatch.augment.randaugment import RandAugment
 from jaxmatch.config.presets import VIEWS
-from jaxmatch.config.recipe import Recipe
+from jaxmatch.config.layers import Recipe
 from jaxmatch.errors import InputError
 from jaxmatch.settings import build_section
 from jaxmatch.types import Algorithm

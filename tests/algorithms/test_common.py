@@ -184,9 +184,10 @@ def run(built, data, calls):
 
 
 @pytest.mark.slow
-def test_device_count_in_float32(algorithm, built):
+def test_device_count_in_float32(algorithm):
+    # With the usual rate of 0.1 roundings grow a thousandfold in five steps of some heads.
     data = toy_data(algorithm)
-    one, four = (run(each, data, 1) for each in (build(algorithm, devices=1), built))
+    one, four = (run(build(algorithm, count, learning_rate=1e-3), data, 1) for count in (1, 4))
     assert_close(four, one, 1e-4)
 
 
@@ -233,20 +234,24 @@ def test_metrics_are_finite_and_named(algorithm, built):
 
 
 @of_many
-@pytest.mark.parametrize("change", ["permuted", "unknown"])
+@pytest.mark.parametrize("change", ["other", "unknown"])
 def test_unlabeled_labels_only_reach_metrics(algorithm, built, change):
     data = toy_data(algorithm)
     if data.unlabeled is None:
         pytest.skip("reads no unlabeled images")
     label = data.unlabeled.label
-    wrong = (label + 1) % 4 if change == "permuted" else np.full_like(label, -1)
+    # A network that gives all images one class is right on a quarter of them, or on all or none.
+    wrong = np.full_like(label, 0 if change == "other" else -1)
     other = data._replace(unlabeled=data.unlabeled._replace(label=wrong))
-    state, (*_, metrics) = run(built, data, 2)
-    other_state, (*_, other_metrics) = run(built, other, 2)
+    (state, metrics), (other_state, other_metrics) = (run(built, each, 2) for each in (data, other))
     assert_bitwise(state, other_state)
-    assert metrics["loss/total"] == other_metrics["loss/total"]
+    losses, other_losses = (
+        [call["loss/total"] for call in each] for each in (metrics, other_metrics)
+    )
+    assert losses == other_losses
     if algorithm.labeled:
-        assert metrics["unlabeled/weak_accuracy"] != other_metrics.get("unlabeled/weak_accuracy")
+        key = "unlabeled/weak_accuracy"
+        assert [call[key] for call in metrics] != [call.get(key) for call in other_metrics]
 
 
 @of_many

@@ -121,8 +121,9 @@ def learned(devices, steps=3):
 def test_four_devices_learn_what_one_does():
     with jax.enable_x64(True):
         (one, _), (four, text) = learned(1), learned(4)
-    assert_close(four, one, 1e-10)
     batch, policy = one
+    assert_close(four[0], batch, 1e-6)  # images are of float32
+    assert_close(four[1], policy, 1e-10)
     assert sum(int(np.sum(leaf != 1)) for leaf in jax.tree.leaves(policy)) > 20
     assert not np.array_equal(batch.labeled.views[0], batch.unlabeled.views[0])
     assert "all-to-all" not in text

@@ -198,6 +198,26 @@ def test_a_late_start_is_a_share_of_a_run_on_own_images():
     assert [note for note in notes if "a tenth of the run, instead of 1024" in note]
 
 
+@pytest.mark.parametrize("start", [0, 51, 499, 500, 1024])
+def test_a_start_that_is_given_stays(start):
+    given = f"algorithm.instance_start_step={start}"
+    found, notes = settled("simmatch:folder:/x,size=base", "steps=500", given)
+    assert found.algorithm.instance_start_step == start
+    assert [note for note in notes if "instance_start_step" in note and "lies at" not in note] == []
+    assert any("instance_start_step" in note for note in notes) == (start >= 500)
+    config, _ = from_flags("simmatch:folder:/x,size=base", ["--config.steps=500"])
+    config.algorithm.instance_start_step = 51
+    assert settle(config, PHOTOS)[0].algorithm.instance_start_step == 51
+
+
+def test_a_start_of_one_stage_that_is_given_stays():
+    words = ["--config.steps=500", "--config.stages.simclr.optim.warmup_steps=60"]
+    config, _ = from_flags("simclr+simmatch:folder:/x,size=base", words)
+    first, second = (settle(stage, PHOTOS)[0] for stage in stages_of(config).values())
+    assert first.optim.warmup_steps == 60
+    assert second.algorithm.instance_start_step == 50
+
+
 def test_a_period_that_cannot_be_shorter_is_not_noted():
     own = ("steps=20", "steps_per_call=5", "algorithm.refresh_steps=5", "algorithm.start_step=1")
     found, notes = settled("pcl:folder:/x,size=small", *own)

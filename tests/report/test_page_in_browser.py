@@ -80,6 +80,7 @@ def page(request, tmp_path, monkeypatch):
     shares = ("recall", "precision", "f1")
     found = {
         **{kind: [one] * SHOWN for kind in kinds},
+        "step": 600,
         "test": [600, 9000],
         "by_class": {
             name: {"count": 70, "examples": [one] * OF_CLASS} for name in classes[:CLASSES]

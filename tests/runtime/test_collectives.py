@@ -16,8 +16,8 @@ from jaxmatch.program import Program
 from jaxmatch.runtime.mesh import tree_bytes
 
 SIDE, CLASSES, LABELED, RATIO, QUEUE = 16, 10, 8, 2, 64
-UNLABELED = LABELED * RATIO
 BINS = 340  # of all of CTAugment's ops
+UNLABELED = LABELED * RATIO
 TINY = (
     "model.depth=4",
     "model.width=1",
@@ -44,11 +44,7 @@ MIXMATCH = [  # the pool of MixUp: each view once, and the labels
 # Config, further overrides, and what may be gathered in floating point, whole batches each.
 METHODS = {
     "fixmatch": ("fixmatch", [f"data.ratio={RATIO}"], []),
-    "ctaugment": (
-        "fixmatch",
-        [f"data.ratio={RATIO}", "augment=ctaugment"],
-        [(LABELED, BINS)],  # which bins each probe tried
-    ),
+    "ctaugment": ("fixmatch", [f"data.ratio={RATIO}", "augment=ctaugment"], []),
     "simmatch": ("simmatch", [f"data.ratio={RATIO}"], [(LABELED, 128)]),  # rows of the bank
     "comatch": ("comatch", [f"data.ratio={RATIO}"], COMATCH),
     "mixmatch": ("mixmatch", [], MIXMATCH),
@@ -91,6 +87,8 @@ def check(program, allowed, layers=1):
     # gradients of scale and bias, are parameters.
     passes = 3 if allowed is MIXMATCH else 1  # the guesses' views have each their own
     most = parameters + statistics * (1 + passes) + METRICS_BYTES
+    if program.config.augment == "ctaugment":
+        most += 4 * LABELED * BINS  # how many later probes take each bin
     assert parameters + statistics * passes <= sum(one.bytes for one in sums) <= most
     # Forward and backward for each BatchNorm, the gradient in at most two, the metrics in two.
     assert len(sums) <= 2 * layers + 4

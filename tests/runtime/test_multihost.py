@@ -41,7 +41,8 @@ def test_same_run_on_one_two_and_four_processes(method, data, tmp_path):
     options = {"method": method, "steps": 8, "steps_per_call": 4, "log_every": 4, "eval_every": 4}
     options |= {"save_every": 8, "devices": 4}
     for count, folder in folders.items():
-        said = finish(start(count, 4 // count, words(data, folder, **options)))
+        command = [*words(data, folder, **options), "--json"]
+        said = finish(start(count, 4 // count, command))
         assert [bool(out) for out, _ in said] == [True] + [False] * (count - 1)
     states = {count: on_host(state_of(folder)) for count, folder in folders.items()}
     lines = {count: read(folder) for count, folder in folders.items()}
@@ -111,9 +112,7 @@ def test_one_signal_stops_all_at_one_step_and_the_run_goes_on_bitwise(
             if "at step" in errors
         }
         saved = [int(path.name) for path in (folder / "checkpoints").iterdir()]
-        assert max(saved) == step
-        assert step % stride == 0
-        assert step < 640
+        assert max(saved) == step < 640  # on a CPU after any step, whatever the calls
     finish(start(2, 1, command))
     assert_bitwise(state_of(folder), state_of(long_run(stride)))
     assert without_seconds(read(folder)) == without_seconds(read(long_run(stride)))
