@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from jaxmatch.algorithms import build_algorithm
 from jaxmatch.augment.build import CONTRASTS
 from jaxmatch.augment.randaugment import RandAugment
-from jaxmatch.config.presets import VIEWS
 from jaxmatch.config.layers import Recipe
+from jaxmatch.config.presets import VIEWS
 from jaxmatch.errors import InputError
 from jaxmatch.settings import build_section
 from jaxmatch.types import Algorithm

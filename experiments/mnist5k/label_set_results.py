@@ -1,0 +1,45 @@
+"""Collects the finished runs of ``label_set.py`` into ``label_set.json``, as ``torch_runs.json`` is.
+
+python -m experiments.mnist5k.label_set_results runs/label_set_1
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from jaxmatch.record.folder import RunFolder
+from jaxmatch.record.metrics import read
+from jaxmatch.runtime.json_files import write_json
+
+RECORDED = Path(__file__).with_name("label_set.json")
+EVERY = 300  # steps between two accuracies, as in torch_runs.py
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, help="the sweep's --workdir")
+    folder = parser.parse_args().runs
+    recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+    for file in sorted(folder.glob("*/summary.json")):
+        method, seed = file.parent.name.rsplit("-", 1)
+        recorded.setdefault(f"{method},labels=10,seed=1", {})[seed] = entry(file.parent)
+    ordered = {
+        name: {seed: runs[seed] for seed in sorted(runs, key=int)}
+        for name, runs in sorted(recorded.items())
+    }
+    write_json(RECORDED, ordered)
+    print({name: len(runs) for name, runs in ordered.items()})
+
+
+def entry(folder: Path) -> dict[str, object]:
+    """The last accuracy of the network that the run reports, and its curve."""
+    summary = RunFolder(folder).read_summary()
+    assert summary is not None
+    network = summary["evaluated"]
+    lines = {line["step"]: line.get(f"test/{network}/accuracy") for line in read(folder)}
+    curve = {str(step): value for step, value in lines.items() if step % EVERY == 0}
+    return {"accuracy": summary[network]["last"], "curve": curve}
+
+
+if __name__ == "__main__":
+    main()
