@@ -109,7 +109,8 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
             recipe, passes = recipes[count > TENTH // 2]  # tells 1% and 10% apart
             steps = max(1, round(count * passes / recipe["data.batch_size"]))
             presets[name] = {**recipe, "steps": steps, "log_every": 1, "eval_every": steps}
-        settings = {**LARGE, **presets["moco_v2"]}
+        usual = {} if chosen.get("preset") in presets else presets["moco_v2"]
+        settings = {**LARGE, **usual}
     else:
         settings = SMALL
         if data not in ("mnist5k", "digits") and published(data, chosen.get("size", "")):

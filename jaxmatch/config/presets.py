@@ -108,7 +108,9 @@ def preset_values(preset: str, data: str) -> dict[str, Any]:
             values |= {"data.extra": True, "views.weak.flip": True}
     if preset == "torchssl":
         values |= {"model.conv_bias": "all", "model.bn_eps": 1e-3}
-        values |= {"views.strong.order": "ops_first", "views.weak.pad": 4}
+        values |= {"views.weak.pad": 4}
+        if data != "tfds:imagenet2012":  # streamed images are cropped before all other operations
+            values["views.strong.order"] = "ops_first"
     if preset == "usb":
         values["views.weak.order"] = "crop_flip"
         if data == "tfds:cifar100":
