@@ -1,4 +1,4 @@
-"""Collects the finished runs of ``label_set.py`` into ``label_set.json``, as ``torch_runs.json`` is.
+"""Collects the finished runs of ``label_set.py`` into ``label_set.json``, like ``torch_runs.json``.
 
 python -m experiments.mnist5k.label_set_results runs/label_set_1
 """
