@@ -46,6 +46,8 @@ class Recipe(ConfigDict):
 
 
 def may_move(config: ConfigDict, key: str, value: int) -> bool:
-    """Whether a short run may move a start or a ramp: if it is still the one of the recipe."""
-    starts = vars(config).get("_starts")
-    return starts is None or starts.get(key) == value
+    """Whether a short run may move a start or a ramp: if it is still the one of the recipe.
+
+    A configuration that is no recipe, such as that of a run folder, keeps its values.
+    """
+    return vars(config).get("_starts", {}).get(key) == value
