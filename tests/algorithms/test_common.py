@@ -185,9 +185,10 @@ def run(built, data, calls):
 
 @pytest.mark.slow
 def test_device_count_in_float32(algorithm):
-    # With the usual rate of 0.1 roundings grow a thousandfold in five steps of some heads.
+    # At the rate of 0.1 roundings of these two grow beyond the bound in five steps.
+    rate = 1e-3 if isinstance(algorithm, (SimCLRv2, WCL)) else 0.1
     data = toy_data(algorithm)
-    one, four = (run(build(algorithm, count, learning_rate=1e-3), data, 1) for count in (1, 4))
+    one, four = (run(build(algorithm, count, learning_rate=rate), data, 1) for count in (1, 4))
     assert_close(four, one, 1e-4)
 
 
