@@ -1,6 +1,7 @@
 """Configurations from the command line, and from Python in the same words."""
 
 import importlib.util
+import inspect
 import logging
 import re
 import tomllib
@@ -22,7 +23,7 @@ from jaxmatch.config.argument import FOR_LABELS as ARGUMENT_FOR_LABELS
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.keys import KEYS, LIST, field_defaults, kinds_of, without_stage
 from jaxmatch.config.layers import Recipe
-from jaxmatch.config.own import leave_periods_open
+from jaxmatch.config.own import AUTO, LARGER, leave_periods_open
 from jaxmatch.config.presets import DATASETS, VIEWS
 from jaxmatch.config.recipe import set_model
 from jaxmatch.config.stages import SHARED, make_stages, stages_of
@@ -130,6 +131,7 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     module = load_module(path)
     result = module.get_config(argument) if argument else module.get_config()
     scaled = scaling.scale(result, factor, rule)
+    _remember_larger(result, module, argument, (factor, rule))
     # Stages have the keys of a network's own settings once it is chosen.
     _choose_models(result, _for_all_stages(result, overrides))
     overrides = _for_all_stages(result, overrides)
@@ -169,6 +171,24 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
             notes += turned_off(kind, part.algorithm, f"{prefix}algorithm")
             notes += views.notes(part, _not_refused(part, own), prefix)
     return result, notes
+
+
+def _remember_larger(
+    config: ConfigDict, module: SimpleNamespace, argument: str, scale: tuple[float, str]
+) -> None:
+    """Where the devices choose the size, keep what the recipe sets for a larger one, too."""
+    parts = [part for part in stages_of(config).values() if isinstance(part, Recipe)]
+    if not any(part.size == AUTO for part in parts):
+        return
+    first = next(iter(inspect.signature(module.get_config).parameters.values()), None)
+    if first is None:  # the file takes no argument
+        return
+    data, *pairs = (argument or str(first.default)).split(",")
+    pairs = [pair for pair in pairs if pair != f"size={AUTO}"]
+    larger = module.get_config(",".join([data, *pairs, f"size={LARGER}"]))
+    scaling.scale(larger, *scale)
+    for part, other in zip(stages_of(config).values(), stages_of(larger).values(), strict=True):
+        part.remember_larger(other)
 
 
 def _check_keys(config: ConfigDict, overrides: Sequence[str]) -> None:

@@ -5,7 +5,10 @@ from typing import Any, Self
 
 from ml_collections import ConfigDict
 
+from jaxmatch.config.dotted import flatten
 from jaxmatch.config.presets import preset_values
+
+REMEMBERED = ("_preset", "_starts", "_larger")
 
 
 class Recipe(ConfigDict):
@@ -19,18 +22,33 @@ class Recipe(ConfigDict):
             starts: the starts and ramps in steps by dotted key, which a short run may move.
         """
         object.__setattr__(self, "_preset", dict(preset))
-        object.__setattr__(self, "_starts", dict(starts))
+        object.__setattr__(self, "_starts", {key: {value} for key, value in starts.items()})
+
+    def remember_larger(self, larger: ConfigDict) -> None:
+        """Keep what the recipe sets for a larger size, which the devices may choose."""
+        flat, starts = flatten(self), vars(larger).get("_starts", {})
+        others = {
+            key: (flat.get(key), value)
+            for key, value in flatten(larger).items()
+            if key != "size" and flat.get(key) != value
+        }
+        both = {key: values | starts.get(key, set()) for key, values in self._layer("_starts")}
+        object.__setattr__(self, "_starts", both)
+        object.__setattr__(self, "_larger", others)
 
     def note_given(self, given: Collection[str]) -> None:
         """Note the dotted keys that overrides gave; no run moves their values."""
-        starts = vars(self).get("_starts", {})
-        kept = {key: value for key, value in starts.items() if key not in given}
-        object.__setattr__(self, "_starts", kept)
+        for name in ("_starts", "_larger"):
+            kept = {key: value for key, value in self._layer(name) if key not in given}
+            object.__setattr__(self, name, kept)
+
+    def _layer(self, name: str) -> Collection[tuple[str, Any]]:
+        return vars(self).get(name, {}).items()
 
     def copy_and_resolve_references(self, visit_map: dict[int, Any] | None = None) -> Self:
         """A copy without references, which remembers the same layers."""
         copy = super().copy_and_resolve_references(visit_map)
-        for name in ("_preset", "_starts"):
+        for name in REMEMBERED:
             if name in vars(self):
                 object.__setattr__(copy, name, vars(self)[name])
         return copy
@@ -50,4 +68,13 @@ def may_move(config: ConfigDict, key: str, value: int) -> bool:
 
     A configuration that is no recipe, such as that of a run folder, keeps its values.
     """
-    return vars(config).get("_starts", {}).get(key) == value
+    return value in vars(config).get("_starts", {}).get(key, ())
+
+
+def larger(config: ConfigDict) -> dict[str, Any]:
+    """The values by dotted key that a configuration takes if the devices choose a larger size.
+
+    As with starts, only what is still the recipe's changes.
+    """
+    both, flat = vars(config).get("_larger", {}), flatten(config)
+    return {key: new for key, (old, new) in both.items() if flat.get(key) == old}

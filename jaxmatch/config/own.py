@@ -17,12 +17,13 @@ from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config import usb_cv
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import KEYS
-from jaxmatch.config.layers import may_move
+from jaxmatch.config.layers import larger, may_move
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.settings import check_value
 
 AUTO, PAPER = "auto", "paper"
+LARGER = "base"  # the size that accelerators choose
 EVALUATIONS = 20  # of a run whose periods are open; mean_20 and median_20 run over 20
 PROVISIONAL = 1000  # steps of a program whose speed is measured
 MOST_CALLS = 1000  # of a run, if fewer but longer calls are possible
@@ -179,6 +180,15 @@ def leave_open(config: ConfigDict, key: str) -> None:
     put(config, key, placeholder(OPEN[key]))
 
 
+def put_layer(config: ConfigDict, layer: Mapping[str, Any]) -> None:
+    """Set settings by dotted key; None leaves one open that may be."""
+    for key, value in layer.items():
+        if value is None and key in OPEN:
+            leave_open(config, key)
+        else:
+            put(config, key, value)
+
+
 def leave_periods_open(config: ConfigDict, given: Mapping[str, Any]) -> None:
     """Leave steps open if minutes are given, and periods if they do not fit steps that are given.
 
@@ -266,8 +276,9 @@ def _fit(config: ConfigDict, at: Circumstances) -> str:
     """Choose the size and what follows from it; the sentence that says so."""
     why = ""
     if config.size == AUTO:
-        config.size = "small" if at.platform == "cpu" else "base"
+        config.size = "small" if at.platform == "cpu" else LARGER
         why = f", chosen for {'a CPU' if at.platform == 'cpu' else 'an accelerator'}"
+        put_layer(config, larger(config) if config.size == LARGER else {})
     size = SIZES[config.size]
     if config.data.image_size is None:
         config.data.image_size = _side(size, at, config.model.get("patch"))

@@ -14,10 +14,9 @@ from ml_collections import ConfigDict
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.config import usb_cv
 from jaxmatch.config.argument import FOR_LABELS, parse_argument, shares
-from jaxmatch.config.dotted import put
 from jaxmatch.config.keys import defaults, field_defaults
 from jaxmatch.config.layers import Recipe
-from jaxmatch.config.own import AUTO, OPEN, PAPER, in_steps, leave_open, open_settings
+from jaxmatch.config.own import AUTO, PAPER, in_steps, open_settings, put_layer
 from jaxmatch.config.presets import DATASETS, PRESETS, VIEWS, preset_values
 from jaxmatch.data.splits import check_number
 from jaxmatch.errors import InputError, suggest
@@ -106,11 +105,7 @@ def make(
         shares(chosen),
     ]
     for layer in layers:
-        for key, value in layer.items():
-            if value is None and key in OPEN:
-                leave_open(config, key)
-            else:
-                put(config, key, value)
+        put_layer(config, layer)
     config.remember(preset_layer, in_steps(config))
     return config
 

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 
+import jaxmatch
 from jaxmatch import config as configured
 from jaxmatch.config.checks import check_settings
-from jaxmatch.config.flags import from_flags
+from jaxmatch.config.flags import from_flags, named_configs
 from jaxmatch.config.own import (
     OPEN,
     PERIODS,
@@ -55,6 +57,39 @@ def test_methods_that_set_batches_and_starts_fit_own_images(recipe):
     check_settings(with_usual_input(found))
     starts = {key: value for key, value in found.algorithm.items() if key.endswith("start_step")}
     assert all(value <= found.steps // 10 for value in starts.values()), starts
+
+
+@pytest.mark.parametrize("recipe", sorted(named_configs(Path(jaxmatch.__file__).parent)))
+def test_an_accelerator_has_the_method_settings_of_its_size(recipe):
+    at = Circumstances(side=300, platform="gpu")
+    auto, base = (
+        [settle(part, at)[0].to_dict() for part in stages_of(configured(words)).values()]
+        for words in (f"{recipe}:folder:/x", f"{recipe}:folder:/x,size=base")
+    )
+    assert auto == base
+
+
+def test_a_setting_that_is_given_stays_on_an_accelerator():
+    at = Circumstances(side=300, platform="gpu")
+    config = configured("moco_v2:folder:/x,size=auto", **{"algorithm.queue": 1024})
+    config.optim.learning_rate = 0.2
+    found, _ = settle(config, at)
+    assert (found.algorithm.queue, found.optim.learning_rate) == (1024, 0.2)
+    assert found.data.batch_size == 256
+
+
+@pytest.mark.parametrize("default", ["", '="folder:/x"', '="folder:/x,size=auto"'])
+def test_a_config_file_of_ones_own_has_the_settings_of_the_size(tmp_path, default):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from jaxmatch.config.flags import load_module\n"
+        f"def get_config(argument{default}):\n"
+        "    return load_module('simclr').get_config(argument)\n"
+    )
+    config, _ = from_flags(f"{file}" if default else f"{file}:folder:/x", [])
+    for platform, batch in (("cpu", 128), ("gpu", 512)):
+        found, _ = settle(config, Circumstances(side=300, platform=platform))
+        assert found.data.batch_size == batch
 
 
 @pytest.mark.parametrize("data", ["mnist5k", "digits", "tfds:cifar10", "tfds:imagenet2012"])
