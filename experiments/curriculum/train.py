@@ -64,11 +64,15 @@ def train(config: ConfigDict, folder: Path, ratios: Sequence[int]) -> dict[str, 
         run.record()
         write_json(folder / "phases.json", {"ratios": list(ratios)})
         with run:
-            state = run.start()
+            state = run.start(uninterrupted)
             for call in range(calls):
                 take = programs[phase_of(call, calls, len(ratios))]
-                state = run.after(*take(state, run.feed), lambda: None)
+                state = run.after(*take(state, run.feed), uninterrupted)
             return run.finish(state)
+
+
+def uninterrupted() -> None:
+    """Signals are not noted: they end the process."""
 
 
 def phase_of(call: int, calls: int, phases: int) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,28 @@ class Answers(NamedTuple):
     readable: np.ndarray  # [n] bool; the values of unreadable images are arbitrary
 
 
-Evaluate = Callable[[PyTree, Array | Images | Table], Answers]
+def never() -> None:
+    """Does nothing between two batches."""
+
+
+class Evaluate(Protocol):
+    """Applies a network to images."""
+
+    def __call__(
+        self,
+        variables: PyTree,
+        images: Array | Images | Table,
+        between: Callable[[], None] = never,
+    ) -> Answers:
+        """The outputs for ``images``, in order.
+
+        Args:
+            variables: of the network.
+            images: [n h w c] uint8.
+            between: called before each batch, equally often in all processes; what it raises ends
+                the evaluation.
+        """
+        ...
 
 
 def make_logits(program: Program, batch: int = BATCH) -> Evaluate:
@@ -160,7 +181,11 @@ def _make(
         state = jax.lax.with_sharding_constraint(state, replicated(mesh))
         return answers(variables, images), state
 
-    def run(variables: PyTree, images: Array | Images | Table) -> Answers:
+    def run(
+        variables: PyTree,
+        images: Array | Images | Table,
+        between: Callable[[], None] = never,
+    ) -> Answers:
         count = len(images)
         each, width = _block(count, batch, mesh.size)
         held: Table | None = None
@@ -180,6 +205,7 @@ def _make(
                 parts[position] = jax.device_get(parts[position])
 
         for start in range(0, each, width):
+            between()
             if isinstance(images, LazyImages):
                 index = (blocks + start + np.arange(width)).reshape(-1) % count
                 pixels, state = (

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxmatch.evaluation.forward import (
     make_features,
     make_logits,
     make_scored,
+    never,
     probabilities,
 )
 from jaxmatch.evaluation.metrics import evaluation, score
@@ -100,7 +102,9 @@ class HeldOut:
                 assert isinstance(images, np.ndarray)
                 sets[name] = put(Table.of(images), sharding), labels
 
-    def evaluate(self, state: TrainState, whole: bool = True) -> dict[str, float]:
+    def evaluate(
+        self, state: TrainState, whole: bool = True, between: Callable[[], None] = never
+    ) -> dict[str, float]:
         """The metrics of teacher and student, as ``metrics.jsonl`` names them; or k-NN's accuracy.
 
         k-NN measures label-free methods, whose classifier is not trained. It learns from all known
@@ -111,12 +115,13 @@ class HeldOut:
             whole: whether all images count, or only those of :attr:`parts`; of the latter's test
                 images ``test/images`` is the number. Logits that a :meth:`calibration` or
                 :meth:`report` of the same state needs are kept.
+            between: as :class:`jaxmatch.evaluation.forward.Evaluate` calls it.
         """
         if self.knn is not None:
-            found = self.probe(state, self.knn, ["knn"])
+            found = self.probe(state, self.knn, ["knn"], between)
             return {f"probe/{name}": value for name, value in found}
         sets = self.sets if whole else self.usual
-        answers = self._logits_of(state, sets)
+        answers = self._logits_of(state, sets, between)
         self._last = {
             key: found
             for key, found in answers.items()
@@ -188,21 +193,29 @@ class HeldOut:
         return [(key, logits) for key, logits in self._last.items() if key[0] in names]
 
     def _logits_of(
-        self, state: TrainState, sets: Mapping[str, Held]
+        self,
+        state: TrainState,
+        sets: Mapping[str, Held],
+        between: Callable[[], None] = never,
     ) -> dict[tuple[str, str], Answers]:
         """The logits by set and network."""
         return {
-            (name, network): self.logits(variables, images)
+            (name, network): self.logits(variables, images, between)
             for name, (images, _) in sets.items()
             for network, variables in networks(state).items()
         }
 
     def probe(
-        self, state: TrainState, sets: Sets, names: Sequence[str]
+        self,
+        state: TrainState,
+        sets: Sets,
+        names: Sequence[str],
+        between: Callable[[], None] = never,
     ) -> Iterator[tuple[str, float]]:
         """Measure the features of the network that the method reports; yields (probe, accuracy)."""
         variables = networks(state)[self.program.algorithm.evaluated]
-        return measure(self.features, variables, sets, self.program.mesh, names)
+        compute = partial(self.features, between=between)
+        return measure(compute, variables, sets, self.program.mesh, names)
 
 
 def networks(state: TrainState) -> dict[str, PyTree]:

@@ -4,7 +4,7 @@ The caller runs the steps, of one run (:mod:`jaxmatch.training.train`) or of sev
 (:mod:`jaxmatch.training.together`)::
 
     with run:
-        state = run.start()
+        state = run.start(terminated)
         while not run.done:
             state, meter = call(state, run.feed)
             state = run.after(state, meter, terminated)
@@ -15,6 +15,7 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +29,7 @@ from jaxmatch.data import splits, streaming
 from jaxmatch.data.facts import Facts
 from jaxmatch.data.loading import Plan
 from jaxmatch.data.resident import Resident, resident
-from jaxmatch.errors import InputError, NonFiniteError
+from jaxmatch.errors import InputError, NonFiniteError, Stopped
 from jaxmatch.evaluation import temperature
 from jaxmatch.evaluation.forward import make_embed
 from jaxmatch.evaluation.trunk import read_trunk
@@ -56,8 +57,6 @@ from jaxmatch.types import Batch, PyTree, TrainState
 from jaxmatch.weights import transfer
 
 log = logging.getLogger(__name__)
-
-DUE = ("log", "eval", "save")  # each has its own period in the configuration
 
 
 class Run:
@@ -222,8 +221,13 @@ class Run:
         """Whether all steps are taken."""
         return self.step == self.config.steps
 
-    def start(self) -> TrainState:
+    def start(self, terminated: Stop) -> TrainState:
         """Open the record and the display; restore the newest checkpoint, if there is one.
+
+        A line of metrics that a signal kept from being written is written now.
+
+        Args:
+            terminated: tells whether to stop.
 
         Returns:
             The state before the next step.
@@ -231,6 +235,7 @@ class Run:
         Raises:
             InputError: if the checkpoint belongs to another run.
             DiskError: if the run folder cannot be written.
+            Stopped: after a signal.
         """
         state, self.step = self.begin()
         if self.done and hosts.from_leader(self.files.summary_file.exists):
@@ -238,7 +243,8 @@ class Run:
         # A checkpoint of the end of a run that is now longer was saved without its refresh. A
         # refresh depends on nothing that it changes, so one more gives the same memory.
         state = self.refreshed(state)
-        self._open()
+        if self._open() and (best := self._line_and_best(state, terminated)):
+            self.save(state, best)
         return state
 
     def begin(self) -> tuple[TrainState, int]:
@@ -261,17 +267,20 @@ class Run:
                 self._began.append(told)
         return state, 0
 
-    def _open(self) -> None:
-        config, first = self.config, self.step
+    def _open(self) -> bool:
+        """Open the record and the display; whether the line of this step is still to be written."""
+        config, first, sums = self.config, self.step, {}
         self._metrics = SILENT
         if hosts.leader():
             wandb = None
             if config.wandb:
                 wandb = open_wandb(config.wandb, self.folder, saved.to_json(config))
+            sums = saved_sums(self.files.interval_file, first)
+            written = first - 1 if sums else first
             metrics = MetricsLog(
                 self.folder,
                 resume_step=first,
-                expected=first - first % config.log_every,
+                expected=written - written % config.log_every,
                 wandb=wandb,
             )
             self._metrics = self._opened.enter_context(metrics)
@@ -293,12 +302,13 @@ class Run:
         self.best.begin(lines)
         self._coverage = coverage.Watch(config, lines)
         self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
-        sums = saved_sums(self.files.interval_file, first) if hosts.leader() else {}
+        owed = bool(sums) and self._line_due() and (not lines or lines[-1]["step"] < first)
         self._interval = Interval(first, sums)
         self._pending: Meter | None = None
         self._first = first
         if self.plan is not None:
             self.feed = self._opened.enter_context(self._streamed(self.plan))
+        return hosts.from_leader(lambda: owed)
 
     def _streamed(self, plan: Plan) -> streaming.Feed:
         """Gives the examples of one step after another, from the next one on."""
@@ -325,7 +335,6 @@ class Run:
             DiskError: if the run folder cannot be written.
             Stopped: after a signal, once the state is saved.
         """
-        config = self.config
         self.step += self.unit
         state = self.refreshed(state)
         if self._pending is not None:
@@ -338,27 +347,53 @@ class Run:
             self._interval.trained()
             self._show(self._interval.means())
         self._progress.tick(self.step)
-        due = {kind: self.done or self.step % config[f"{kind}_every"] == 0 for kind in DUE}
-        if not (any(due.values()) or stop):
+        if not (self._line_due() or self._due("save") or stop):
             return state
         if self._pending is not None:
             self.collect(self._pending)
             self._pending = None
-        values = self.write_line(state, log=due["log"], evaluate=due["eval"])
+        try:
+            if stop:
+                raise self._stopped(stop)
+            best = self._line_and_best(state, terminated)
+        except Stopped:  # the line of this step is written when the run continues
+            self.save(state)
+            self.checkpoints.wait()
+            raise
+        if best or self._due("save"):
+            self.save(state, best)
+        return state
+
+    def _due(self, kind: str) -> bool:
+        """Whether one of "log", "eval" and "save" is due after the present step."""
+        return self.done or self.step % self.config[f"{kind}_every"] == 0
+
+    def _line_due(self) -> bool:
+        return self._due("log") or self._due("eval")
+
+    def _stopped(self, stop: type[Stopped]) -> Stopped:
+        return stop(
+            f"stopped by {stop.cause} at step {self.step} after saving; the same command continues."
+        )
+
+    def _line_and_best(self, state: TrainState, terminated: Stop) -> Best | None:
+        """Write the line that is due, and what belongs to the checkpoint if it is the best so far.
+
+        Raises:
+            Stopped: after a signal during the evaluation, of which nothing is written.
+        """
+
+        def between() -> None:
+            if stop := terminated():
+                raise self._stopped(stop)
+
+        values = self.write_line(state, between) if self._line_due() else {}
         best = self.best.improved(self.step, values)
         if best is not None and not self.done:
             ending.write_calibration(self.step, state, self.held_out, self.files)
-            if config.select:  # the checkpoint that predict uses
+            if self.config.select:  # the checkpoint that predict uses
                 ending.write_known_images(self.step, state, self.held_out, self.files)
-        if due["save"] or stop or best:
-            self.save(state, best)
-        if stop and not self.done:
-            self.checkpoints.wait()
-            raise stop(
-                f"stopped by {stop.cause} at step {self.step} after saving; the same command "
-                "continues."
-            )
-        return state
+        return best
 
     def due_refresh(self, step: int) -> bool:
         """Whether the method refreshes its memory after ``step`` steps."""
@@ -402,15 +437,22 @@ class Run:
             "Lower optim.learning_rate or set optim.clip_norm."
         )
 
-    def write_line(self, state: TrainState, *, log: bool, evaluate: bool) -> dict[str, float]:
+    def write_line(self, state: TrainState, between: Callable[[], None]) -> dict[str, float]:
         """Write the training metrics' means since the last line, held-out metrics, or both.
+
+        Args:
+            state: after the present step.
+            between: called before each batch of an evaluation; if it raises, nothing is written.
 
         Returns:
             What was written.
         """
         assert self._metrics is not None
+        self._interval.trained()
+        found = self.evaluate(state, between) if self._due("eval") else {}
+        self._interval.evaluated()
         values: dict[str, float] = {}
-        if log:
+        if self._due("log"):
             values |= self._interval.means()
             self._interval.forget()
             if collapsed(values):
@@ -420,15 +462,11 @@ class Run:
                 )
             if advice := self._coverage.advice(self.step, values):
                 self._progress.message(advice)
-        self._interval.trained()
-        if evaluate:
-            values |= self.evaluate(state)
-            self._interval.evaluated()
-        if values:
-            values["time/seconds"] = self._earlier + time.monotonic() - self.started
-            self._metrics.write(self.step, values)
-            self._show(values, self._interval.evaluation_share)
-            self._interval.begin(self.step)
+        values |= found
+        values["time/seconds"] = self._earlier + time.monotonic() - self.started
+        self._metrics.write(self.step, values)
+        self._show(values, self._interval.evaluation_share)
+        self._interval.begin(self.step)
         return values
 
     def _show(self, values: dict[str, float], evaluation_share: float = 0.0) -> None:
@@ -437,9 +475,9 @@ class Run:
         speed = self._interval.speed(self.step, spec.labeled_batch + spec.unlabeled_batch)
         self._progress.update(self.step, values, speed, evaluation_share)
 
-    def evaluate(self, state: TrainState) -> dict[str, float]:
+    def evaluate(self, state: TrainState, between: Callable[[], None]) -> dict[str, float]:
         """The held-out metrics, as ``metrics.jsonl`` names them; the last are of all images."""
-        return self.held_out.evaluate(state, whole=self.done)
+        return self.held_out.evaluate(state, whole=self.done, between=between)
 
     def save(self, state: TrainState, best: Best | None = None) -> None:
         """Save the lines so far, then a checkpoint, which ``best`` marks as the best one.

@@ -192,7 +192,7 @@ class Group:
             for run in self._runs:
                 opened.enter_context(run)
                 with self._isolated(run):
-                    self._keep(run, run.start(), states)
+                    self._keep(run, run.start(terminated), states)
             while states:
                 runs = tuple(states)
                 replies = self._calls(runs)([states.pop(run) for run in runs])

@@ -226,7 +226,7 @@ def announce(runs: Sequence[Run]) -> None:
 def _drive(run: Run, call: Call, terminated: Stop) -> dict[str, Any]:
     """Train a run to its end."""
     with run:
-        state = run.start()
+        state = run.start(terminated)
         while not run.done:
             state, meter = call(state, run.feed)
             state = run.after(state, meter, terminated)

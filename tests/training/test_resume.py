@@ -59,11 +59,11 @@ def interrupted(evaluation, action):
     """Do ``action`` at the start of evaluation number ``evaluation``."""
     evaluate, seen = run.Run.evaluate, []
 
-    def evaluate_and_act(self, state):
+    def evaluate_and_act(self, *given):
         seen.append(None)
         if len(seen) == evaluation:
             action()
-        return evaluate(self, state)
+        return evaluate(self, *given)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run.Run, "evaluate", evaluate_and_act)
@@ -234,16 +234,23 @@ def test_memories_and_policies_continue_bitwise(method, options, data, tmp_path)
     assert_same_end(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_sigterm_saves_and_the_same_command_continues(reference, data, tmp_path):
+@pytest.mark.parametrize("step", [10, STEPS])
+def test_a_signal_ends_an_evaluation_which_the_same_command_repeats(
+    step, reference, data, tmp_path
+):
     before = signal.getsignal(signal.SIGTERM)
     terminate = partial(os.kill, os.getpid(), signal.SIGTERM)
-    # The signal comes while step 10 is evaluated; the next step is the last.
-    with interrupted(2, terminate), pytest.raises(Terminated, match="step 11") as caught:
-        train_tiny(data, tmp_path / "run", save_every=10)
+    with (
+        interrupted(step // PERIOD, terminate),
+        pytest.raises(Terminated, match=f"step {step} after") as caught,
+    ):
+        train_tiny(data, tmp_path / "run", save_every=STEPS)
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
-    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"10", "11"}
-    train_tiny(data, tmp_path / "run", save_every=10)
+    assert [line["step"] for line in read(tmp_path / "run")] == list(range(PERIOD, step, PERIOD))
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {str(step)}
+    train_tiny(data, tmp_path / "run", save_every=STEPS)
+    assert "lacks lines" not in (tmp_path / "run" / "log.txt").read_text()
     assert_same_end(tmp_path / "run", reference)
 
 

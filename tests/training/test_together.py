@@ -256,10 +256,10 @@ def test_which_error_tells_those_of_all_runs(tmp_path):
 def test_sigterm_saves_all(data, tmp_path, monkeypatch):
     evaluate = run.Run.evaluate
 
-    def signal_and_evaluate(self, state):
+    def signal_and_evaluate(self, *given):
         if self.folder.name == "0":
             os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(self, state)
+        return evaluate(self, *given)
 
     monkeypatch.setattr(run.Run, "evaluate", signal_and_evaluate)
     with pytest.raises(Terminated) as caught:
