@@ -16,7 +16,7 @@ RUNS = "runs/fashion"
 PRETRAINING = ("simclr", "byol", "swav")
 ENCODER = "simclr"  # the comparison begins from it, whatever the others reach
 LABELS = (40, 100, 400)
-STEPS = {"pretraining": 3000, "supervised": 300, "semi": 600}
+STEPS = {"pretraining": 1500, "supervised": 300, "semi": 600}
 ADAMW = {"optim.name": "adamw", "optim.weight_decay": 0.05, "optim.decay": "not_vectors"}
 NETWORKS: dict[str, dict[str, Any]] = {
     "wrn": {},  # the one that a run on a CPU chooses
