@@ -21,7 +21,7 @@ ADAMW = {"optim.name": "adamw", "optim.weight_decay": 0.05, "optim.decay": "not_
 NETWORKS: dict[str, dict[str, Any]] = {
     "wrn": {},  # the one that a run on a CPU chooses
     "vit": {
-        **{"model.name": "vit", "model.patch": 4, "model.width": 96, "model.depth": 6},
+        **{"model.name": "vit", "model.patch": 7, "model.width": 96, "model.depth": 4},
         **{"model.heads": 4, "model.pool": "average", **ADAMW},
     },
 }
