@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from experiments.own_data.sweep import DATA, METHODS
+from experiments.own_data.sweep import DATA, METHODS, WEAK
 
 CONTRAST = "`fixmatch`, `views=industrial` and `--config.augment=contrast`"
-TITLES = {method: f"`{method}`" for method in METHODS} | {
+TITLES = {method: f"`{method}`" for method in (*METHODS, *WEAK)} | {
     "contrast": CONTRAST,
     "wide": "`supervised`, `--config.data.image_size=128`",
 }

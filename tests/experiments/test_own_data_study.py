@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.own_data import curves, results
-from experiments.own_data.sweep import METHODS, sweep
+from experiments.own_data.sweep import METHODS, WEAK, sweep
 from jaxmatch.config.flags import from_flags
 from jaxmatch.errors import InputError
 
@@ -22,7 +22,14 @@ def write(base, run, seed, accuracy, baseline):
 
 
 @pytest.mark.parametrize(
-    ("data", "runs"), [("elpv", 3 * 5), ("elpv200", 3 * 3), ("fashion_mnist", 3 * 4)]
+    ("data", "runs"),
+    [
+        ("elpv", 3 * 5),
+        ("elpv200", 3 * 3),
+        ("elpv_weak", 9 * 3),
+        ("elpv200_weak", 3 * 3),
+        ("fashion_mnist", 3 * 4),
+    ],
 )
 def test_every_run_is_a_configuration(data, runs):
     found = list(sweep(data))
@@ -30,7 +37,7 @@ def test_every_run_is_a_configuration(data, runs):
     for run in found:
         words = [f"--config.{key}={run[key]}" for key in run.keys() - {"config", "workdir"}]
         config, _ = from_flags(str(run["config"]), words)
-        assert config.algorithm.name in METHODS
+        assert config.algorithm.name in {*METHODS, *WEAK}
         assert config.data.name.startswith(("folder:elpv", "npz:fashion.npz"))
 
 
