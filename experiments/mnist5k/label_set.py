@@ -6,7 +6,7 @@ jaxmatch sweep --config=experiments/mnist5k/label_set.py --workdir=runs/label_se
 from collections.abc import Iterator
 
 LABELS = "tests/golden/splits/mnist5k_labels10_seed1.json"
-RUNS = {"supervised": 30, "fixmatch": 12}
+RUNS = {"supervised": 30, "fixmatch": 12, "simmatch": 12}
 
 
 def sweep() -> Iterator[dict[str, object]]:

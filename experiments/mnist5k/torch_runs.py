@@ -5,16 +5,18 @@
         experiments/mnist5k/torch_runs.json:supervised,labels=10,seed=1
 
 Network, step, views and loss are those of :mod:`experiments.throughput.torch_fixmatch`, which are
-written for the throughput and know nothing of this library's; the initial values are PyTorch's
-own draws by the rule of USB's network. Supervised and FixMatch. The library gives the
-configuration and the images, in the order of the files. Each run is added to ``torch_runs.json``
-beside this file as it ends; those that are there are passed over.
+written for the throughput and know nothing of this library's, and SimMatch's loss that of
+:mod:`experiments.mnist5k.torch_simmatch`; the initial values are PyTorch's own draws by the rule of
+USB's network. Supervised, FixMatch and SimMatch. The library gives the configuration and the
+images, in the order of the files. Each run is added to ``torch_runs.json`` beside this file as it
+ends; those that are there are passed over.
 """
 
 import argparse
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
+from experiments.mnist5k.torch_simmatch import Objective, WithEmbeddings
 from experiments.throughput.torch_fixmatch import Augmented, Normalize, Trainer, WideResNet
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.saved import to_json
@@ -33,18 +36,20 @@ from jaxmatch.record.data import Data
 from jaxmatch.record.settled import settled
 
 RECORDED = Path(__file__).with_name("torch_runs.json")
-METHODS = ("supervised", "fixmatch")
+METHODS = ("supervised", "fixmatch", "simmatch")
 EVERY = 300  # steps between two accuracies
 EVALUATED = 250  # images at once
 
 
-def drawn(model: Mapping[str, Any], classes: int) -> dict[str, np.ndarray]:
+def drawn(
+    model: Mapping[str, Any], classes: int, build: Callable[..., Any] = WideResNet
+) -> dict[str, np.ndarray]:
     """Initial tensors by name, as USB's WideResNet draws them.
 
     Kernels are normal with the variance of He et al. 2015 for outputs and leaky ReLU, the
     classifier's those of Glorot and Bengio 2010; its bias is 0, others are PyTorch's default.
     """
-    network = WideResNet(model, classes, in_place=False)
+    network = build(model, classes, in_place=False)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
@@ -85,13 +90,20 @@ def run(settings: Mapping[str, Any], data: Data, seed: int) -> dict[str, Any]:
     images: Any = resident(source, data.split, settings["data"]["include_labeled"])
     random.seed(seed)
     torch.manual_seed(seed)
-    weights = drawn(settings["model"], classes)
+    algorithm, labels = settings["algorithm"], images.labeled_labels
+    network = WideResNet
+    if algorithm["name"] == "simmatch":
+        network = partial(WithEmbeddings, projection=algorithm["projection"])
+    weights = drawn(settings["model"], classes, network)
     options = {"device": "cpu", "bfloat16": False, "split": False, "tuned": False}
-    trainer: Any = Trainer(settings, weights, classes, **options)
+    trainer: Any = Trainer(settings, weights, classes, **options, network=network)
     size, ratio = settings["data"]["batch_size"], settings["data"]["ratio"]
-    known = Augmented(images.labeled_images.images, images.labeled_labels, settings, raw=False)
+    if algorithm["name"] == "simmatch":
+        trainer.objective = Objective(torch.tensor(np.asarray(labels)).long(), classes, algorithm)
+        labels = np.arange(len(labels))
+    known = Augmented(images.labeled_images.images, labels, settings, raw=False)
     labeled = permuted(known, size)
-    if settings["algorithm"]["name"] == "supervised":
+    if algorithm["name"] == "supervised":
         trainer.objective = supervised
         unlabeled: Iterator[tuple[Any, ...]] = iter([])
     else:

@@ -111,13 +111,16 @@ class WideResNet(nn.Module):
         self.bn1 = batch_norm(channels, model["bn_eps_final"], model)
         self.classifier = nn.Linear(channels, classes)
 
-    def forward(self, x: Any) -> Any:
-        """Logits [b C] of images [b 3 h w]."""
+    def features(self, x: Any) -> Any:
+        """Pooled features [b d] of images [b 3 h w]."""
         x = self.conv1(x)
         for group in self.groups:
             x = getattr(self, group)(x)
-        x = F.leaky_relu(self.bn1(x), 0.1, self.in_place)
-        return self.classifier(x.mean((2, 3)))
+        return F.leaky_relu(self.bn1(x), 0.1, self.in_place).mean((2, 3))
+
+    def forward(self, x: Any) -> Any:
+        """Logits [b C] of images [b 3 h w]."""
+        return self.classifier(self.features(x))
 
 
 def batch_norm(channels: int, epsilon: float, model: Mapping[str, Any]) -> Any:
@@ -171,12 +174,13 @@ class Trainer:
         split: bool,
         tuned: bool,
         mode: str = "",
+        network: Callable[..., Any] = WideResNet,
     ):
         """Start from ``weights``; ``split`` and ``tuned`` as in :func:`objective` and above."""
         self.device, self.bfloat16, self.split, self.tuned = device, bfloat16, split, tuned
         self.algorithm = settings["algorithm"]
         self.decay = settings["ema"]["decay"]
-        self.model = WideResNet(settings["model"], classes, in_place=tuned)
+        self.model = network(settings["model"], classes, in_place=tuned)
         given = {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
         missing, unexpected = self.model.load_state_dict(given, strict=False)
         strangers = [name for name in missing if not name.endswith("num_batches_tracked")]
