@@ -18,6 +18,12 @@ TITLES = {method: f"`{method}`" for method in (*METHODS, *WEAK)} | {
     "wide": "`supervised`, `--config.data.image_size=128`",
 }
 
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "roc_auc": "area under ROC",
+}
+
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
@@ -31,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def entry(folder: Path) -> dict[str, Any]:
-    """Accuracies in [0, 1] of the network that a run reports, and of its baselines."""
+    """Metrics in [0, 1] of the network that a run reports, and of its baselines."""
     data, run, seed = folder.name.rsplit("-", 2)  # as the sweep names them
     summary = json.loads((folder / "summary.json").read_text())
     baselines = json.loads((folder / "baselines.json").read_text())["baselines"]
@@ -40,18 +46,18 @@ def entry(folder: Path) -> dict[str, Any]:
         "run": run,
         "seed": int(seed.removeprefix("s")),
         "steps": summary["steps"],
-        **_accuracies(summary[summary["evaluated"]]["metrics"]),
-        "baselines": {each["title"]: _accuracies(each["test"]) for each in baselines.values()},
+        **_measured(summary[summary["evaluated"]]["metrics"]),
+        "baselines": {each["title"]: _measured(each["test"]) for each in baselines.values()},
     }
 
 
-def _accuracies(metrics: dict[str, Any]) -> dict[str, float]:
-    return {key: metrics[key] for key in ("accuracy", "balanced_accuracy")}
+def _measured(metrics: dict[str, Any]) -> dict[str, float]:
+    return {key: metrics[key] for key in METRICS if metrics.get(key) is not None}
 
 
 def table(entries: Sequence[dict[str, Any]]) -> str:
-    """Accuracy and balanced accuracy in percent as Markdown; the baselines have the same labels."""
-    lines = ["| | seeds | accuracy | balanced accuracy |", "|---|---|---|---|"]
+    """:data:`METRICS` in percent as Markdown; the baselines have the same labels."""
+    lines = [f"| | seeds | {' | '.join(METRICS.values())} |", "|---" * (2 + len(METRICS)) + "|"]
     for run, title in TITLES.items():
         if runs := {each["seed"]: each for each in entries if each["run"] == run}:
             lines.append(_row(title, runs))
@@ -64,8 +70,8 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
 
 def _row(title: str, runs: dict[int, Any]) -> str:
     cells = [title, ", ".join(map(str, sorted(runs)))]
-    for key in ("accuracy", "balanced_accuracy"):
-        values = [100 * runs[seed][key] for seed in sorted(runs)]
+    for key in METRICS:
+        values = [100 * runs[seed][key] for seed in sorted(runs) if key in runs[seed]]
         each = " / ".join(f"{value:.1f}" for value in values)
         spread = f"{mean(values):.1f} ± {stdev(values):.1f} " if len(values) > 1 else ""
         cells.append(f"{spread}({each})" if spread else each)

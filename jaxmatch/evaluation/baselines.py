@@ -231,8 +231,8 @@ def measure(data: Data, seed: int, network: Network | None = None) -> dict[str, 
         width, channels), ``network`` (null, or ``name``, ``weights`` and ``width``), ``notes``,
         ``best`` (the name of the baseline with the best test accuracy) and ``baselines``: for each
         name ``title``, ``settings``, ``test`` and ``validation``, which hold ``accuracy`` and
-        ``balanced_accuracy`` as fractions, and on features all other metrics. ``validation`` is
-        null without a validation set.
+        ``balanced_accuracy`` as fractions, ``roc_auc`` of two classes, and on features all other
+        metrics. ``validation`` is null without a validation set.
 
     Raises:
         InputError: if the labeled images are of one class, there are more than 200 classes and no

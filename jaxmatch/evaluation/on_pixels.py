@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading
@@ -40,7 +40,15 @@ CHUNK = 500  # images that are converted at a time
 
 METRICS = {"accuracy": accuracy_score, "balanced_accuracy": balanced_accuracy_score}
 
-Classify = Callable[[np.ndarray], np.ndarray]  # pixels [n d] uint8 to classes [n]
+Prepare = Callable[[np.ndarray], np.ndarray]  # pixels [n d] uint8 to what a classifier takes
+
+
+class Fitted(NamedTuple):
+    """A classifier that has learned."""
+
+    model: Any  # of scikit-learn
+    prepare: Prepare
+    settings: str
 
 
 class Part(NamedTuple):
@@ -74,55 +82,72 @@ def each(sets: Sets, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
             # Of fits that stop at their limit, and of classes that no test image has.
             warnings.simplefilter("ignore")
             reduce = reduce or _components(sets, seed)
-            classify, settings = fit(sets, reduce)
-            scores = {part: _score(classify, some) for part, some in sets.held_out.items()}
+            fitted = fit(sets, reduce)
+            scores = {part: _score(fitted, some) for part, some in sets.held_out.items()}
         held_out = {part: scores.get(part) for part in ("test", "validation")}
-        yield name, {"title": TITLES[name], "settings": settings, **held_out}
+        yield name, {"title": TITLES[name], "settings": fitted.settings, **held_out}
 
 
-def _score(classify: Classify, part: Part) -> dict[str, float]:
-    """Each metric of scikit-learn on labeled images."""
-    found = np.concatenate([classify(some) for some in _chunks(part.pixels)])
-    return {name: float(metric(part.labels, found)) for name, metric in METRICS.items()}
+def _score(fitted: Fitted, part: Part) -> dict[str, float]:
+    """Each metric of scikit-learn on labeled images; the area under ROC if there are two classes.
+
+    As in :func:`jaxmatch.evaluation.metrics.roc_auc`, the second class is the positive one.
+    """
+    model = fitted.model
+    inputs = [fitted.prepare(some) for some in _chunks(part.pixels)]
+    found = np.concatenate([model.predict(some) for some in inputs])
+    measured = {name: float(metric(part.labels, found)) for name, metric in METRICS.items()}
+    if len(model.classes_) == 2 and np.array_equal(np.unique(part.labels), model.classes_):
+        scores = np.concatenate([_score_of_second(model, some) for some in inputs])
+        measured["roc_auc"] = float(roc_auc_score(part.labels, scores))
+    return measured
 
 
-def _logistic_regression(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
+def _score_of_second(model: Any, inputs: np.ndarray) -> np.ndarray:
+    """A number [n] that is larger the more the second of two classes is expected."""
+    if hasattr(model, "decision_function"):
+        return model.decision_function(inputs)
+    # Label spreading gives no probabilities to images that no label has reached.
+    return np.nan_to_num(model.predict_proba(inputs)[:, 1], nan=0.5)
+
+
+def _logistic_regression(sets: Sets, reduce: Prepare) -> Fitted:
     model = LogisticRegression(C=1.0, max_iter=300)
     model.fit(_levels(sets.labeled.pixels), sets.labeled.labels)
-    return lambda pixels: model.predict(_levels(pixels)), "pixels in [0, 1], C=1"
+    return Fitted(model, _levels, "pixels in [0, 1], C=1")
 
 
-def _svc(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
+def _svc(sets: Sets, reduce: Prepare) -> Fitted:
     train = _levels(sets.labeled.pixels)
     # gamma="scale" of scikit-learn, whose own kernel takes many times as long.
     gamma = 1 / max(train.shape[1] * float(train.var(dtype=np.float64)), 1e-12)
     model = SVC(C=10.0, kernel=partial(rbf_kernel, gamma=gamma))
     model.fit(train, sets.labeled.labels)
     settings = 'pixels in [0, 1], RBF kernel, C=10, gamma="scale"'
-    return lambda pixels: model.predict(_levels(pixels)), settings
+    return Fitted(model, _levels, settings)
 
 
-def _knn(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
+def _knn(sets: Sets, reduce: Prepare) -> Fitted:
     neighbours = min(NEIGHBOURS, smallest_class(sets.labeled.labels))
     train = reduce(sets.labeled.pixels)
     model = KNeighborsClassifier(neighbours, weights="distance").fit(train, sets.labeled.labels)
     settings = (
         f"{train.shape[1]} principal components, k={neighbours}, votes weighted by 1/distance"
     )
-    return lambda pixels: model.predict(reduce(pixels)), settings
+    return Fitted(model, reduce, settings)
 
 
-def _label_spreading(sets: Sets, reduce: Classify) -> tuple[Classify, str]:
+def _label_spreading(sets: Sets, reduce: Prepare) -> Fitted:
     train = reduce(np.concatenate([sets.labeled.pixels, sets.unlabeled.pixels]))
     labels = np.concatenate([sets.labeled.labels, sets.unlabeled.labels])
     neighbours = min(SPREADING_NEIGHBOURS, len(train) - 1)
     model = LabelSpreading(kernel="knn", n_neighbors=neighbours, alpha=0.8, max_iter=200)
     model.fit(train, labels)
     settings = f"{train.shape[1]} principal components, graph of {neighbours} neighbors, alpha=0.8"
-    return lambda pixels: model.predict(reduce(pixels)), settings
+    return Fitted(model, reduce, settings)
 
 
-def _components(sets: Sets, seed: int) -> Classify:
+def _components(sets: Sets, seed: int) -> Prepare:
     """A function from pixels [n d] uint8 to principal components [n k] of the training images."""
     every = np.concatenate([sets.labeled.pixels, sets.unlabeled.pixels])
     some = thinned(np.arange(len(every)), MOST_FOR_COMPONENTS, seed)

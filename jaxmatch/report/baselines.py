@@ -20,14 +20,13 @@ def page(found: Mapping[str, Any]) -> console.RenderableType:
         found: the result of :func:`jaxmatch.evaluation.baselines.measure`.
     """
     parts = ["test", *(["validation"] if found["validation"] else [])]
-    table = plain_table(
-        "classifier",
-        *(name for part in parts for name in (f"{part} accuracy", "balanced")),
-    )
+    names = {"accuracy": "accuracy", "balanced_accuracy": "balanced"}
+    if any("roc_auc" in one["test"] for one in found["baselines"].values()):
+        names["roc_auc"] = "ROC area"
+    titles = [title for part in parts for title in (f"{part} accuracy", *[*names.values()][1:])]
+    table = plain_table("classifier", *titles)
     for one in found["baselines"].values():
-        scores = [
-            one[part][metric] for part in parts for metric in ("accuracy", "balanced_accuracy")
-        ]
+        scores = [one[part].get(metric) for part in parts for metric in names]
         table.add_row(one["title"], *map(percent, scores))
     title = f"{found['data']}, {found['labels']:,} labels, seed {found['seed']}"
     height, width, channels = found["pixels"]

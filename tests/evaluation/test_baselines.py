@@ -8,8 +8,10 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from sklearn.svm import SVC
 from tiny_runs import LABELS, configuration, write_data
 
@@ -24,6 +26,7 @@ from jaxmatch.evaluation.on_pixels import gather
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.run_data import load_new
 from jaxmatch.record.settled import settled
+from jaxmatch.report.baselines import page
 
 NAMES = ["logistic_regression", "svc", "knn", "label_spreading"]
 
@@ -352,3 +355,27 @@ def test_several_runs_are_compared_by_their_means():
     assert verdict("x", [result(0.74), result(0.78)], pair) is None
     text = verdict("x", [result(0.72), result(0.76)], pair)
     assert text == "x does not beat SVC on pixels: test accuracy 74.0% against 75.0%."
+
+
+def test_two_classes_have_an_area_under_roc(tmp_path):
+    images, labels = load_digits(return_X_y=True)
+    some = np.isin(labels, (3, 8))
+    x = (16 * images[some] - 1).clip(0).astype(np.uint8).reshape(-1, 8, 8)
+    y = (labels[some] == 8).astype(np.int64)
+    np.savez(tmp_path / "x.npz", x_train=x[:200], y_train=y[:200], x_test=x[200:], y_test=y[200:])
+    config = recipe(f"supervised:npz:{tmp_path / 'x.npz'},labels=6")
+    found = of_config(config)
+    data = load_new(settled(config)[0])
+    at = splits.locate(data.source, data.split)
+    pixels = x.reshape(len(x), -1) / 255
+    model = SVC(C=10, gamma="scale").fit(pixels[at], y[at])
+    expected = roc_auc_score(y[200:], model.decision_function(pixels[200:]))
+    areas = {name: one["test"]["roc_auc"] for name, one in found["baselines"].items()}
+    assert list(areas) == NAMES
+    assert abs(areas["svc"] - expected) < 1e-3  # float32 may exchange neighbors
+    assert all(0.5 < area < 1 for area in areas.values()), areas
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(page(found))
+    text = console.export_text()
+    assert "ROC area" in text
+    assert f"{areas['svc']:.1%}" in text

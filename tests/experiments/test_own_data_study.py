@@ -14,6 +14,7 @@ def write(base, run, seed, accuracy, baseline):
     folder = base / f"fashion_mnist-{run}-s{seed}"
     folder.mkdir()
     metrics = {"accuracy": accuracy, "balanced_accuracy": accuracy - 0.1, "macro_f1": 0.0}
+    metrics["roc_auc"] = accuracy + 0.1
     summary = {"evaluated": "student", "student": {"metrics": metrics}, "steps": 3}
     (folder / "summary.json").write_text(json.dumps(summary))
     test = {"accuracy": baseline, "balanced_accuracy": baseline}
@@ -52,10 +53,11 @@ def test_the_table_has_runs_and_the_baselines_of_their_labels(tmp_path, capsys):
     write(tmp_path, "supervised", 1, 0.7, 0.6)
     results.main([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[4] == "| `supervised` | 1 | 70.0 | 60.0 |"
-    assert lines[5] == "| `fixmatch` | 0, 1 | 85.0 ± 7.1 (80.0 / 90.0) | 75.0 ± 7.1 (70.0 / 80.0) |"
+    assert lines[4] == "| `supervised` | 1 | 70.0 | 60.0 | 80.0 |"
+    row = "85.0 ± 7.1 (80.0 / 90.0) | 75.0 ± 7.1 (70.0 / 80.0) | 95.0 ± 7.1 (90.0 / 100.0)"
+    assert lines[5] == f"| `fixmatch` | 0, 1 | {row} |"
     cells = "55.0 ± 7.1 (50.0 / 60.0)"
-    assert lines[6] == f"| k-NN on pixels | 0, 1 | {cells} | {cells} |"
+    assert lines[6] == f"| k-NN on pixels | 0, 1 | {cells} | {cells} |  |"
     assert len(json.loads((tmp_path / "results.json").read_text())) == 3
 
 
