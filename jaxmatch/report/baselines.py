@@ -1,6 +1,6 @@
 """What classical classifiers reach with the same labels: a page, and how runs compare with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -10,7 +10,8 @@ from rich.text import Text
 from jaxmatch.evaluation.comparison import TITLES, best_of, mean_of, verdict
 from jaxmatch.report.labels import short_name
 from jaxmatch.report.results import Group, baselines
-from jaxmatch.report.scores import percent, plain_table
+from jaxmatch.report.scores import TITLES as TITLES_OF_METRICS
+from jaxmatch.report.scores import number_text, percent, plain_table
 
 
 def page(found: Mapping[str, Any]) -> console.RenderableType:
@@ -20,14 +21,20 @@ def page(found: Mapping[str, Any]) -> console.RenderableType:
         found: the result of :func:`jaxmatch.evaluation.baselines.measure`.
     """
     parts = ["test", *(["validation"] if found["validation"] else [])]
-    names = {"accuracy": "accuracy", "balanced_accuracy": "balanced"}
+    shown: dict[str, Callable[[float | None], str]]
+    shown = {"accuracy": percent, "balanced_accuracy": percent}
     if any("roc_auc" in one["test"] for one in found["baselines"].values()):
-        names["roc_auc"] = "ROC area"
-    titles = [title for part in parts for title in (f"{part} accuracy", *[*names.values()][1:])]
-    table = plain_table("classifier", *titles)
+        shown["roc_auc"] = number_text
+    names = ["accuracy", "balanced", TITLES_OF_METRICS["roc_auc"]][: len(shown)]
+    table = plain_table(
+        "classifier",
+        *(f"{part} {name}" if name == "accuracy" else name for part in parts for name in names),
+    )
     for one in found["baselines"].values():
-        scores = [one[part].get(metric) for part in parts for metric in names]
-        table.add_row(one["title"], *map(percent, scores))
+        table.add_row(
+            one["title"],
+            *(write(one[part].get(metric)) for part in parts for metric, write in shown.items()),
+        )
     title = f"{found['data']}, {found['labels']:,} labels, seed {found['seed']}"
     height, width, channels = found["pixels"]
     network = found.get("network")

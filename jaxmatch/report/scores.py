@@ -203,9 +203,12 @@ def _as_good_an_answer(test: Mapping[str, Any]) -> str | None:
 
 
 def _with_balanced(accuracies: Mapping[str, Any]) -> str:
-    balanced = accuracies.get("metrics", {}).get("balanced_accuracy")
-    more = "" if balanced is None else f" (balanced {percent(balanced)})"
-    return percent(accuracies["last"]) + more
+    metrics = accuracies.get("metrics", {})
+    balanced, area = metrics.get("balanced_accuracy"), metrics.get("roc_auc")
+    more = [f"balanced {percent(balanced)}"] if balanced is not None else []
+    if area is not None:  # there are two classes
+        more.append(f"{TITLES['roc_auc']} {number_text(area)}")
+    return percent(accuracies["last"]) + (f" ({', '.join(more)})" if more else "")
 
 
 def number_text(value: float | None) -> str:

@@ -377,5 +377,5 @@ def test_two_classes_have_an_area_under_roc(tmp_path):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(page(found))
     text = console.export_text()
-    assert "ROC area" in text
-    assert f"{areas['svc']:.1%}" in text
+    assert "area under ROC" in text
+    assert f"{areas['svc']:.3f}" in text

@@ -107,6 +107,13 @@ def test_a_run_of_an_older_version_ends_without_balanced_accuracy():
     assert ending(Path("run"), summary)[1] == "test accuracy of the student: 50.0%"
 
 
+def test_two_classes_end_with_their_area_under_roc():
+    metrics = {"balanced_accuracy": 0.6, "roc_auc": 0.7536}
+    summary = SUMMARY | {"student": {"last": 0.5, "metrics": metrics}}
+    expected = "test accuracy of the student: 50.0% (balanced 60.0%, area under ROC 0.754)"
+    assert ending(Path("run"), summary)[1] == expected
+
+
 @pytest.mark.parametrize(("accuracy", "told"), [(0.634, True), (0.688, True), (0.7, False)])
 def test_an_accuracy_that_the_most_frequent_class_has_is_told(accuracy, told):
     per_class = {"defective": {"support": 312}, "intact": {"support": 688}}
