@@ -18,8 +18,8 @@ MOST_ROWS = 20  # of the table of classes
 TITLES = {"macro_f1": "macro F1", "weighted_f1": "weighted F1", "roc_auc": "area under ROC"}
 NO_SHARES = ("negative_log_likelihood", "expected_calibration_error", "roc_auc")
 HELP = (
-    "what may help: views= that suit the images (documents, medical, industrial), with "
-    "--config.augment=contrast, or more labels"
+    "what may help: views= that suit the images (documents, medical, industrial), with them "
+    "--config.augment=contrast or a method without strong views (mean_teacher, vat); more labels"
 )
 
 
