@@ -5,7 +5,7 @@ import inspect
 import logging
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,10 +29,11 @@ from jaxmatch.config.recipe import set_model
 from jaxmatch.config.stages import SHARED, make_stages, stages_of
 from jaxmatch.errors import InputError, printable, suggest
 from jaxmatch.settings import check_value, demand, turned_off
+from jaxmatch.types import Algorithm
 
 log = logging.getLogger(__name__)
 
-# Keys that a stage without labels does not take.
+# Keys that only stages that read labels take.
 FOR_LABELS = (
     *(f"data.{key}" for key in ARGUMENT_FOR_LABELS),
     "data.added_labels",
@@ -41,6 +42,11 @@ FOR_LABELS = (
     "keep_best",
     "select",
 )
+# Whether the stage of a method takes a key that an override gives to all stages.
+TAKES: dict[str, Callable[[type[Algorithm]], bool]] = {
+    **dict.fromkeys(FOR_LABELS, lambda method: bool(method.labeled)),
+    "augment": lambda method: "strong" in method().unlabeled,
+}
 
 
 def config(
@@ -254,7 +260,7 @@ def _not_refused(config: ConfigDict, own: Mapping[str, Any]) -> dict[str, Any]:
 def _for_all_stages(config: ConfigDict, overrides: Sequence[str]) -> list[str]:
     """The overrides, of which those of a key that only stages have are one for each such stage.
 
-    An override of one stage wins. Keys of :data:`FOR_LABELS` go to the stages that read labels.
+    An override of one stage wins. Keys of :data:`TAKES` go to the stages whose methods take them.
     """
     if "order" not in config:
         return list(overrides)
@@ -262,10 +268,10 @@ def _for_all_stages(config: ConfigDict, overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         key, equals, value = override.removeprefix("--config.").partition("=")
         stages = [name for name in config.order if f"stages.{name}.{key}" in top]
-        if key in FOR_LABELS:
-            stages = [
-                name for name in stages if ALGORITHMS[config.stages[name].algorithm.name].labeled
-            ] or stages
+        takes = TAKES.get(key)
+        if takes is not None:
+            methods = {name: ALGORITHMS[config.stages[name].algorithm.name] for name in stages}
+            stages = [name for name in stages if takes(methods[name])] or stages
         if key in top or not stages:
             own.append(override)
         else:

@@ -282,6 +282,12 @@ def test_all_stages_have_the_settings_of_the_network_that_they_share():
         )
 
 
+def test_an_augmentation_goes_to_the_stages_with_strong_views():
+    config, _ = from_flags("selfmatch:mnist5k,labels=40", ["--config.augment=ctaugment"])
+    first, second = stages_of(config).values()
+    assert (first.augment, second.augment) == ("randaugment", "ctaugment")
+
+
 def test_an_override_of_one_stage_wins_over_that_of_all():
     flags = ["--config.steps=60", "--config.stages.simclr.steps=40"]
     config, _ = from_flags("selfmatch:folder:/x", flags)
