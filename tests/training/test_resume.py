@@ -254,6 +254,18 @@ def test_a_signal_ends_an_evaluation_which_the_same_command_repeats(
     assert_same_end(tmp_path / "run", reference)
 
 
+@pytest.mark.slow
+def test_a_repeated_evaluation_finds_the_best_checkpoint(data, tmp_path):
+    options = {"data__validation": 12, "keep_best": "validation/balanced_accuracy"}
+    train_tiny(data, tmp_path / "whole", **options)
+    best = json.loads((tmp_path / "whole" / "summary.json").read_text())["best"]["step"]
+    terminate = partial(os.kill, os.getpid(), signal.SIGTERM)
+    with interrupted(best // PERIOD, terminate), pytest.raises(Terminated):
+        train_tiny(data, tmp_path / "run", **options)
+    train_tiny(data, tmp_path / "run", **options)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
 @pytest.mark.slow  # runtime/test_checkpoint.py damages each file of a checkpoint
 def test_a_damaged_newest_checkpoint_is_passed_over(reference, data, tmp_path, caplog):
     workdir = tmp_path / "run"
