@@ -117,13 +117,19 @@ def plot(results: Results, file: Path) -> None:
     """Accuracy over the number of labels: a panel for each network, a line for each way."""
     figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
+    # A network may lack some ways, and a line has the same color in each panel.
+    styles = {
+        title: {"linestyle": line, "color": f"C{number}"}
+        for line, titles in ((":", TITLES.values()), ("-", WAYS))
+        for number, title in enumerate(titles)
+    }
     panels = figure.subplots(1, len(NETWORKS), sharey=True, squeeze=False)[0]
     for axes, network in zip(panels, NETWORKS, strict=True):
         for title, known in rows(results, network).items():
             points = [(n, values) for n, values in zip(LABELS, known, strict=True) if values]
             means = [statistics.fmean(values) for _, values in points]
             errors = [statistics.stdev(values) if len(values) > 1 else 0 for _, values in points]
-            style = {"linestyle": ":" if title in TITLES.values() else "-", "marker": "o"}
+            style = {**styles[title], "marker": "o"}
             axes.errorbar([n for n, _ in points], means, errors, label=title, capsize=3, **style)
         axes.set_xscale("log")
         axes.set_xticks(LABELS, map(str, LABELS))
