@@ -191,10 +191,15 @@ def _remember_larger(
         return
     data, *pairs = (argument or str(first.default)).split(",")
     pairs = [pair for pair in pairs if pair != f"size={AUTO}"]
-    larger = module.get_config(",".join([data, *pairs, f"size={LARGER}"]))
-    scaling.scale(larger, *scale)
-    for part, other in zip(stages_of(config).values(), stages_of(larger).values(), strict=True):
-        part.remember_larger(other)
+    try:
+        larger = module.get_config(",".join([data, *pairs, f"size={LARGER}"]))
+        scaling.scale(larger, *scale)
+        others = stages_of(larger)
+    except Exception:  # a file of one's own may read its argument in any way
+        return
+    for name, part in stages_of(config).items():
+        if name in others and isinstance(part, Recipe):
+            part.remember_larger(others[name])
 
 
 def _check_keys(config: ConfigDict, overrides: Sequence[str]) -> None:

@@ -92,6 +92,18 @@ def test_a_config_file_of_ones_own_has_the_settings_of_the_size(tmp_path, defaul
         assert found.data.batch_size == batch
 
 
+def test_a_config_file_may_read_its_argument_in_another_way(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from jaxmatch.config.flags import load_module\n"
+        "def get_config(argument):\n"
+        "    return load_module('simclr').get_config('folder:/x,seed=%d' % int(argument))\n"
+    )
+    config, _ = from_flags(f"{file}:3", [])
+    found, _ = settle(config, Circumstances(side=300, platform="gpu"))
+    assert (found.seed, found.size) == (3, "base")
+
+
 @pytest.mark.parametrize("data", ["mnist5k", "digits", "tfds:cifar10", "tfds:imagenet2012"])
 def test_published_data_keeps_its_papers_settings(data):
     found, _ = from_flags(f"fixmatch:{data}", [])
