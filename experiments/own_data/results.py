@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from experiments.own_data.sweep import DATA, METHODS, WEAK
+from experiments.statistics.__main__ import difference
 
 CONTRAST = "`fixmatch`, `views=industrial` and `--config.augment=contrast`"
 TITLES = {method: f"`{method}`" for method in (*METHODS, *WEAK)} | {
@@ -34,6 +35,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for data in DATA:
         if entries := [each for each in found if each["data"] == data]:
             print(f"{data}\n\n{table(entries)}\n")
+            print("\n".join(differences(entries, "mean_teacher")))
 
 
 def entry(folder: Path) -> dict[str, Any]:
@@ -66,6 +68,35 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
         for title, values in each["baselines"].items():
             baselines.setdefault(title, {})[each["seed"]] = values
     return "\n".join([*lines, *(_row(title, runs) for title, runs in baselines.items())])
+
+
+def differences(entries: Sequence[dict[str, Any]], run: str) -> list[str]:
+    """How far a run is above others on the same labels: lines with means and 95% intervals.
+
+    They are paired over the seeds that both have (:mod:`experiments.statistics`).
+    """
+    own = {each["seed"]: each for each in entries if each["run"] == run}
+    others = {
+        other: {each["seed"]: each for each in entries if each["run"] == other}
+        for other in TITLES
+        if other != run
+    }
+    for title in next(iter(own.values()), {"baselines": ()})["baselines"]:
+        others[title] = {seed: each["baselines"][title] for seed, each in own.items()}
+    lines = []
+    for other, found in others.items():
+        for key, name in METRICS.items():
+            ours, theirs = (
+                {str(seed): 100 * each[key] for seed, each in runs.items() if key in each}
+                for runs in (own, found)
+            )
+            if len(shared := ours.keys() & theirs.keys()) > 1:
+                gain = difference(ours, theirs, paired=True)
+                lines.append(
+                    f"{run} above {other}, {name}: {gain.mean:.1f} ({gain.low:.1f} to "
+                    f"{gain.high:.1f}), {len(shared)} seeds"
+                )
+    return lines
 
 
 def _row(title: str, runs: dict[int, Any]) -> str:

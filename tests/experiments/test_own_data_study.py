@@ -91,3 +91,19 @@ def test_curves_of_runs_without_pseudo_labels_at_first(tmp_path):
 def test_curves_need_runs_of_both_methods(tmp_path):
     with pytest.raises(InputError, match="no finished run of fixmatch"):
         curves.collect(tmp_path)
+
+
+def test_differences_are_of_the_same_labels():
+    def entry(run, seed, accuracy):
+        baselines = {"SVC on pixels": {"accuracy": 0.5}}
+        return {"run": run, "seed": seed, "accuracy": accuracy, "baselines": baselines}
+
+    values = ((0.6, 0.5), (0.8, 0.6), (0.7, 0.4))
+    entries = [entry("mean_teacher", seed, own) for seed, (own, _) in enumerate(values)]
+    entries += [entry("supervised", seed, other) for seed, (_, other) in enumerate(values)]
+    entries.append(entry("supervised", 9, 0.1))
+    # The half width is 4.303 sqrt(100 / 3), from tables of Student's distribution.
+    assert results.differences(entries, "mean_teacher") == [
+        "mean_teacher above supervised, accuracy: 20.0 (-4.8 to 44.8), 3 seeds",
+        "mean_teacher above SVC on pixels, accuracy: 20.0 (-4.8 to 44.8), 3 seeds",
+    ]
