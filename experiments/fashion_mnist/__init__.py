@@ -1,0 +1,1 @@
+"""A study: see the README beside this file."""
