@@ -70,7 +70,7 @@ def shares(chosen: Mapping[str, str]) -> dict[str, Any]:
                 found[f"data.{key}"] = kinds.get(key, str)(chosen[key])
             except ValueError:
                 raise InputError(f"{key}={chosen[key]} is not a number.") from None
-    if "largest" in chosen and "labels" not in chosen:
+    if found.get("data.largest") and "labels" not in chosen:
         found["data.labels"] = "all"  # in place of the number that a data set has by default
     return found
 
@@ -92,4 +92,4 @@ def _split_path(data: str) -> list[str]:
 def _exists(name: str) -> bool:
     """Whether a source's path is on this machine."""
     path = name.partition(":")[2]
-    return "://" not in path and paths.path(path).expanduser().exists()
+    return "://" not in path and paths.path(path).exists()

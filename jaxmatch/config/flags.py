@@ -213,6 +213,10 @@ def _check_keys(config: ConfigDict, overrides: Sequence[str]) -> None:
         key, _, value = override.removeprefix("--config.").partition("=")
         if key not in known:
             raise InputError(_unknown(key, known, config.recipe))
+        if key == "order":
+            raise InputError(
+                "order: the stages are those of the recipe; give others by --config=A+B:DATA."
+            )
         # Of a run, or as "stages.NAME.preset" of a stage; "views.contrast.size" is another.
         last = without_stage(key)
         # An override would not set their values.

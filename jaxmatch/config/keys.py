@@ -225,7 +225,11 @@ KEYS: dict[str, Key] = {
         Count | None,
         "Level of gray images of more than 8 bits that becomes white; None is the type's largest.",
     ),
-    "data.center_crop": Key(1.0, Part, "Share of an image's side in evaluations."),
+    "data.center_crop": Key(
+        1.0,
+        Part,
+        "Share of an image's sides that evaluations use; of images in memory training, too.",
+    ),
     "model.name": Key("wide_resnet", str, f"Network: {', '.join(MODELS)}."),
     "algorithm.name": Key("", str, "Method; the recipe sets it."),
     "views.weak.area": Key(

@@ -36,6 +36,12 @@ class Recipe(ConfigDict):
         object.__setattr__(self, "_starts", both)
         object.__setattr__(self, "_larger", others)
 
+    def scale_start(self, key: str, old: Any, new: Any) -> None:
+        """Keep the ``new`` value of a key beside ``old`` if that is a start of the recipe."""
+        starts = vars(self).get("_starts", {})
+        if old in starts.get(key, ()):
+            object.__setattr__(self, "_starts", starts | {key: starts[key] | {new}})
+
     def note_given(self, given: Collection[str]) -> None:
         """Note the dotted keys that overrides gave; no run moves their values."""
         for name in ("_starts", "_larger"):

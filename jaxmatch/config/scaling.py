@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config.dotted import flatten, put
+from jaxmatch.config.layers import Recipe
 from jaxmatch.errors import InputError, suggest
 
 KEYS = ("scale", "rule")
@@ -90,6 +91,8 @@ def scale(config: ConfigDict, factor: float, rule: str = "linear") -> list[str]:
         new = _scaled(key, old, flat, factor, rule)
         if new != old:
             put(config, key, new)
+            if isinstance(config, Recipe):
+                config.scale_start(key, old, new)
             by = f" ({rule})" if key == "optim.learning_rate" else ""
             notes.append(f"{key}: {old} -> {new}{by}")
     return notes

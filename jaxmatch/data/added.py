@@ -30,7 +30,7 @@ def files(text: str) -> tuple[str, ...]:
 
     A name that exists as a whole may contain commas itself.
     """
-    if not text or ("," in text and paths.path(text).expanduser().exists()):
+    if not text or ("," in text and paths.path(text).exists()):
         return (text,) if text else ()
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -63,7 +63,7 @@ def read(text: str, source: Source, split: Split, before: Sequence[Path] = ()) -
     known = dict(zip(source.rows.tolist(), source.labels.tolist(), strict=True))
     classes = {name: number for number, name in enumerate(source.classes)}
     for name in files(text):
-        file = paths.path(name).expanduser()
+        file = paths.path(name)
         content = table.read(file, key_of(source), source.classes)
         for note in content.notes:
             log.warning("%s", note)
@@ -133,7 +133,7 @@ def check(
         InputError: if they add others.
     """
     names = files(text)
-    if not all(paths.path(name).expanduser().exists() for name in names):
+    if not all(paths.path(name).exists() for name in names):
         return
     labels = source.labels.copy()
     labels[np.isin(source.rows, np.array(list(added), np.int64))] = -1

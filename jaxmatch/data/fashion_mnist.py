@@ -7,6 +7,7 @@ installs them.
 
 import gzip
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def read_idx(file: Path) -> np.ndarray:
         start = 4 + 4 * axes
         if content[:3] != bytes((0, 0, UNSIGNED_BYTES)) or len(content) - start != math.prod(shape):
             raise ValueError("its header does not fit its length")
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise InputError(f"{file} cannot be read as an IDX file ({error}); get it again.") from None
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 

@@ -45,7 +45,8 @@ def load(place: str, reading: Reading) -> Source:
     kept = splits.read(reading.split, found.naming).indices.tolist() if reading.split else []
     inherited = _drawn_before(reading.test_of, found) if reading.test_of else None
     if inherited and not found.test:
-        _check_apart(inherited, [names[row] for row in kept])
+        there = [row for row in kept if 0 <= row < len(names)]  # others are told with the split
+        _check_apart(inherited, [names[row] for row in there])
     test = found.test or inherited
     images, used, sizes, hashes, pixels = _read(found.root, names, range(len(names)), reading)
     readable = np.isin(np.arange(len(names)), used)
@@ -170,7 +171,7 @@ def load_recorded(
     Raises:
         InputError: naming the first needed image that is missing, changed or relabelled.
     """
-    root, listed = paths.path(place).expanduser(), record.listed
+    root, listed = paths.path(place), record.listed
     assert listed is not None
     used = sorted({*listed.training.tolist(), *listed.test, *listed.validation})
     rows = used if needed is None else needed

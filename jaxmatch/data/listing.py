@@ -77,7 +77,7 @@ def find(directory: str) -> Listing:
         InputError: if there are no images, the layout can be read in two ways, or an image has two
             classes.
     """
-    root = paths.path(directory).expanduser()
+    root = paths.path(directory)
     if not root.is_dir():
         if root.exists():
             raise InputError(f"{directory} is a file; unpack it, or read arrays by npz:FILE.")

@@ -3,6 +3,7 @@
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -19,6 +20,11 @@ from jaxmatch.runtime import paths
 SETS = ("train", "test", "validation")
 IMAGES, LABELS = ("x", "image", "images"), ("y", "label", "labels")
 KEYS = (*(f"{kind}_{part}" for part in SETS for kind in "xy"), UNLABELED_PART)
+# What NumPy raises on damaged or other files, beside OSError.
+DAMAGED = (
+    *(ValueError, TypeError, AttributeError, EOFError, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 FORMS = "[n h w], [n h w 1] or [n h w 3]"
 
 
@@ -65,7 +71,7 @@ def load(place: str, reading: Reading) -> Source:
         test_labels=test[1],
         validation_images=validation[0],
         validation_labels=validation[1],
-        location=str(paths.absolute(paths.path(place).expanduser())),
+        location=str(paths.absolute(paths.path(place))),
         parts={key: array_hash(value) for key, value in arrays.items()},
         survey=Survey(
             notes=tuple(notes),
@@ -103,11 +109,13 @@ def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
 def _read_all(place: str) -> tuple[dict[str, str], dict[str, np.ndarray], list[str]]:
     """The array's name for each key such as "x_train", the arrays by name, and other names."""
     try:
-        path = paths.path(place).expanduser()
+        path = paths.path(place)
         if path.is_dir():
             raise InputError(f"{place} is a folder; read its images by folder:{place}.")
-        file = io.BytesIO(paths.read_whole(path)) if paths.in_bucket(path) else path
-        with np.load(file, allow_pickle=False) as archive:
+        in_bucket = paths.in_bucket(path)
+        # NumPy would leave the handle of a damaged file open if it opened the file itself.
+        file = io.BytesIO(paths.read_whole(path)) if in_bucket else path.open("rb")
+        with file, np.load(file, allow_pickle=False) as archive:
             names: dict[str, str] = {}
             for name in archive.files:
                 key = _key(name)
@@ -120,9 +128,9 @@ def _read_all(place: str) -> tuple[dict[str, str], dict[str, np.ndarray], list[s
             return names, content, [name for name in archive.files if name not in content]
     except OSError as error:
         raise InputError(f"Cannot read {place}: {paths.reason(error)}.") from error
-    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise InputError(
-            f"{place} is not an .npz file of plain arrays (images of one size, no Python objects)."
+            f"{place} is damaged, or no .npz file of plain arrays (images of one size, no Python objects)."
         ) from error
 
 

@@ -126,7 +126,7 @@ def _is_of(name: str, source: Source) -> bool:
     kind, _, place = name.partition(":")
     if name == source.name or not place or kind != source.name.partition(":")[0]:
         return name == source.name
-    return str(paths.absolute(paths.path(place).expanduser())) == source.location
+    return str(paths.absolute(paths.path(place))) == source.location
 
 
 def read(path: str | os.PathLike, names: Names | None = None) -> Split:
@@ -192,7 +192,7 @@ def check_number(path: str | os.PathLike, images: int | None, labels: int | Lite
     if labels == "all":
         return
     if images is None:
-        images = _number_of_images(paths.path(path).expanduser())
+        images = _number_of_images(paths.path(path))
     if images not in (None, labels):
         raise InputError(
             f"labels={labels} contradicts {path}, which names {images} images: leave out labels, "

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -49,21 +49,16 @@ def load(place: str, reading: Reading) -> Source:
     """
     image_size = reading.image_size
     builder = _builder(place, reading.directory)
-    splits, features = set(builder.info.splits), dict(builder.info.features)
-    image, label = features.get("image"), features.get("label")
-    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
-        raise InputError(
-            f"tfds:{place} has no features `image` and `label`, only {list(features)}."
-        )
+    splits, features = set(builder.info.splits), _features(builder, place)
     test = TEST_SPLITS.get(builder.info.name, "test")
     training = ["train", *(["extra"] if reading.extra else [])]
     held_out = [test] if splits - {"train"} else []
     if missing := [split for split in (*training, *held_out) if split not in splits]:
         raise InputError(f"tfds:{place} has no split {missing[0]!r}, only {sorted(splits)}.")
-    if None in builder.info.features["image"].shape[:2]:
+    if None in features["image"].shape[:2]:
         image_size = image_size or image_files.DEFAULT_SIZE
     training += sorted(splits & {"unlabelled", "unlabeled"})
-    size = (image_size, image_size) if image_size else builder.info.features["image"].shape[:2]
+    size = (image_size, image_size) if image_size else features["image"].shape[:2]
     read = partial(_lazy if reading.stream else _read, builder, size=size, reading=reading)
     images, labels, names = read(training)
     rows, notes = np.arange(len(labels)), ()
@@ -73,7 +68,6 @@ def load(place: str, reading: Reading) -> Source:
         tests = _last_of_each_class(labels, names)
         test_images, test_labels, rows = images[tests], labels[tests], np.setdiff1d(rows, tests)
         images, labels = images[rows], labels[rows]
-        names = tuple(names[row] for row in rows) if names else ()
         notes = (f"tfds:{place} has no test split; the last fifth of each class is the test set.",)
     return Source(
         name=f"tfds:{place}",
@@ -111,12 +105,7 @@ def sizes(place: str, reading: Reading) -> list[tuple[int, int]]:
         InputError: as :func:`load`.
     """
     builder = _builder(place, reading.directory)
-    image = builder.info.features.get("image")
-    if image is None:
-        raise InputError(
-            f"tfds:{place} has no feature `image`, only {list(builder.info.features)}."
-        )
-    height, width = image.shape[:2]
+    height, width = _features(builder, place)["image"].shape[:2]
     if height and width:
         return [(height, width)]
     images, _, _ = _lazy(builder, ["train"], (1, 1), reading)
@@ -147,7 +136,7 @@ def _parts(builder: tfds.core.DatasetBuilder, splits: Iterable[str], ends: bool)
 
 def _split_hash(builder: tfds.core.DatasetBuilder, split: str, ends: bool) -> str:
     """SHA-256 of the names and hashes (:func:`file_hash`) of a split's record files."""
-    shards = [Path(path) for path in builder.info.splits[split].filepaths]
+    shards = _shards(builder, split)
     with ThreadPoolExecutor() as pool:
         hashes = pool.map(partial(file_hash, ends=ends), shards)
         listed = [f"{path.name} {found}\n" for path, found in zip(shards, hashes, strict=True)]
@@ -173,6 +162,21 @@ def _builder(name: str, directory: str | None) -> tfds.core.DatasetBuilder:
     return builder
 
 
+def _features(builder: tfds.core.DatasetBuilder, place: str) -> dict[str, Any]:
+    """The features of a set by name, among them an image and its label.
+
+    Raises:
+        InputError: if one of the two is missing or of another kind.
+    """
+    features = dict(builder.info.features)
+    image, label = features.get("image"), features.get("label")
+    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
+        raise InputError(
+            f"tfds:{place} has no features `image` and `label`, only {list(features)}."
+        )
+    return features
+
+
 def _how_to_prepare(name: str, directory: str | None) -> str:
     place = directory or constants.DATA_DIR
     option = f" --directory={directory}" if directory else ""
@@ -182,8 +186,25 @@ def _how_to_prepare(name: str, directory: str | None) -> str:
     )
 
 
+def _shards(builder: tfds.core.DatasetBuilder, split: str) -> list[Path]:
+    """The record files of a split.
+
+    Raises:
+        InputError: if one is not there.
+    """
+    shards = [Path(path) for path in builder.info.splits[split].filepaths]
+    if missing := [path for path in shards if not path.is_file()]:
+        raise InputError(f"tfds:{builder.info.name} lacks {missing[0]}; prepare it anew.")
+    return shards
+
+
 def _examples(builder: tfds.core.DatasetBuilder, split: str) -> Any:
-    """The examples of a split, with encoded images."""
+    """The examples of a split, with encoded images.
+
+    Raises:
+        InputError: if one of its files is not there.
+    """
+    _shards(builder, split)
     skip = {"image": tfds.decode.SkipDecoding()}
     return builder.as_data_source(split=split, decoders=skip)
 
@@ -194,11 +215,15 @@ def _read(
     size: image_files.Size,
     reading: Reading,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """All images [n h w 3] uint8 of some splits, labels [n] int32 and file names, if known."""
+    """All images [n h w 3] uint8 of some splits, labels [n] int32 and file names, if known.
+
+    Raises:
+        InputError: if a record is damaged.
+    """
 
     def decode(examples: Any, chunk: int) -> tuple[np.ndarray, list[int], list[str]]:
         numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(examples)))
-        records = examples.__getitems__(list(numbers))
+        records = [_whole(record) for record in examples.__getitems__(list(numbers))]
         contents = (record["image"] for record in records)
         decoded = [image_files.read(file, size, reading.share, reading.levels) for file in contents]
         return (
@@ -207,16 +232,37 @@ def _read(
             [name for record in records if (name := _file_name(record))],
         )
 
-    with ThreadPoolExecutor() as pool:
+    sources = [_examples(builder, split) for split in splits]
+    with _damage_told(f"tfds:{builder.info.name}"), ThreadPoolExecutor() as pool:
         parts = [
             pool.submit(decode, examples, chunk)
-            for examples in (_examples(builder, split) for split in splits)
+            for examples in sources
             for chunk in range(math.ceil(len(examples) / CHUNK))
         ]
-    images, labels, names = zip(*(part.result() for part in parts), strict=True)
+        images, labels, names = zip(*(part.result() for part in parts), strict=True)
     labels = np.concatenate(labels).astype(np.int32)
     known = tuple(name for part in names for name in part)
     return np.concatenate(images), labels, known if len(known) == len(labels) else ()
+
+
+def _whole(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record; one of a file that was cut off has no image.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if record["image"] is None:
+        raise ValueError("a file is cut off")
+    return record
+
+
+@contextlib.contextmanager
+def _damage_told(what: str) -> Iterator[None]:
+    """Name what cannot be read; array_record and TFDS raise several kinds of errors on damage."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{what} cannot be read ({error}); prepare it anew.") from error
 
 
 def _file_name(record: Mapping[str, Any]) -> str:
@@ -256,7 +302,7 @@ def _index(builder: tfds.core.DatasetBuilder, split: str) -> tuple[np.ndarray, n
     Raises:
         InputError: if a process has other prepared files than process 0.
     """
-    shards = [Path(path) for path in builder.info.splits[split].filepaths]
+    shards = _shards(builder, split)
     written = [(path.name, path.stat().st_size) for path in shards]
     hosts.check_same(f"prepared {builder.info.name}", repr(written))
     labels, names = hosts.leaders_arrays(lambda: _read_index(builder, split, written))
@@ -281,18 +327,12 @@ def _read_index(
         numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(examples)))
         return [
             (int(record["label"]), _file_name(record))
-            for record in map(examples.__getitem__, numbers)
+            for record in map(_whole, map(examples.__getitem__, numbers))
         ]
 
-    try:
-        with ThreadPoolExecutor() as pool:
-            parts = pool.map(read, range(math.ceil(len(examples) / CHUNK)))
-            found = [pair for part in parts for pair in part]
-    # On a damaged record array_record and TFDS raise several kinds of errors.
-    except Exception as error:
-        raise InputError(
-            f"The labels of tfds:{builder.info.name} cannot be read ({error}); prepare it anew."
-        ) from error
+    with _damage_told(f"The labels of tfds:{builder.info.name}"), ThreadPoolExecutor() as pool:
+        parts = pool.map(read, range(math.ceil(len(examples) / CHUNK)))
+        found = [pair for part in parts for pair in part]
     labels = np.array([label for label, _ in found], np.int32)
     names = np.array([name for _, name in found if name], str)
     for file in files:

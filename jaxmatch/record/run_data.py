@@ -73,7 +73,7 @@ def with_pseudo_labels(config: ConfigDict, data: Data) -> Data:
     """
     if not config.data.pseudo_labels:
         return data
-    path = paths.path(config.data.pseudo_labels).expanduser()
+    path = paths.path(config.data.pseudo_labels)
     found = pseudo_labels.matched(path, data.source, data.record, data.split)
     learns = not build_algorithm(config.algorithm).unlabeled
     return replace(data, pseudo=found, learns_pseudo=learns)
@@ -168,7 +168,7 @@ def _read_together(name: str, read: Callable[[], Source]) -> Source:
 def location(config: ConfigDict, place: str = "") -> str:
     """The resolved folder of images of a configuration, or ``place``; "" for other sources."""
     kind, _, folder = moved_to(place, config.data.name, "")[0].partition(":")
-    return str(paths.absolute(paths.path(folder).expanduser())) if kind == "folder" else ""
+    return str(paths.absolute(paths.path(folder))) if kind == "folder" else ""
 
 
 def load_recorded(
@@ -262,7 +262,7 @@ def _find(config: ConfigDict, record: Record, place: str) -> tuple[str, str]:
         there = record.location and paths.path(record.location).exists()
         place = record.location if there else ""
     name, directory = moved_to(place, record.name if place else name, directory)
-    path = paths.path(name.partition(":")[2]).expanduser()
+    path = paths.path(name.partition(":")[2])
     if sources.names_path(record.name) and not path.exists():
         if given:
             raise InputError(f"There is no {given}; give --data the path where the data is now.")
@@ -291,7 +291,7 @@ def reading(config: ConfigDict, directory: str) -> Reading:
     data = config.data
     return Reading(
         image_size=data.image_size,
-        directory=directory or None,
+        directory=str(paths.path(directory)) if directory else None,
         extra=data.extra,
         stream=data.stream,
         share=data.center_crop,
@@ -316,7 +316,7 @@ def _check_same_split(
         InputError: if it names others.
     """
     file = config.data.split
-    if not file or not paths.path(file).expanduser().exists():
+    if not file or not paths.path(file).exists():
         return  # the run folder has a copy
     names = replace(source.naming, roots=(*source.naming.roots, *old_roots))
     if not np.array_equal(splits.read(file, names).indices, split.indices):

@@ -33,6 +33,7 @@ PERIOD = 60.0  # the least seconds between two copies of a growing file to a buc
 def path(text: str | os.PathLike) -> Path:
     """The path that ``text`` names, on this machine or in a bucket.
 
+    A ``~`` at its beginning is the user's home, which shells do not expand inside a flag.
     ``text`` may also be a ``pathlib.Path`` of a bucket's address, which has lost a slash.
 
     Raises:
@@ -43,7 +44,7 @@ def path(text: str | os.PathLike) -> Path:
         return cast(Path, text)
     found = _URL.match(os.fspath(text))
     if found is None or (found[2] == "/" and found[1] not in EXTRAS):
-        return Path(text)
+        return Path(os.path.expanduser(text))
     scheme, slashes, place = found.groups()
     if scheme not in EXTRAS:
         known = " and ".join(f"{name}://" for name in EXTRAS)

@@ -52,6 +52,12 @@ def test_what_cannot_be_joined(text, expected):
         from_flags(text, [])
 
 
+@pytest.mark.parametrize("order", ["()", "('fixmatch',)", "('a','b')", "(1,)"])
+def test_the_order_of_stages_is_no_setting(order):
+    with pytest.raises(InputError, match=r"order: the stages are those of the recipe; .*A\+B"):
+        from_flags("selfmatch:mnist5k", [f"--config.order={order}"])
+
+
 def test_fine_tuning_follows_the_number_of_labels_and_the_preset():
     imagenet = "finetune:tfds:imagenet2012,labels="
     swav, _ = from_flags(imagenet + "12811,preset=swav", [])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.flags import from_flags
+from jaxmatch.config.own import Circumstances, settle
 from jaxmatch.config.saved import differences, run_name, to_json
 from jaxmatch.config.scaling import PERIODS, scale
 from jaxmatch.config.stages import stages_of
@@ -78,6 +79,18 @@ def test_every_change_is_noted_and_overrides_win():
     _, notes = from_flags("fixmatch:tfds:cifar10,scale=4,rule=sqrt", [])
     assert "optim.learning_rate: 0.03 -> 0.06 (sqrt)" in notes
     assert scale(config("fixmatch"), 1) == from_flags("fixmatch:mnist5k,scale=1", [])[1] == []
+
+
+@pytest.mark.parametrize("recipe", ["fixmatch", "simmatch", "flexmatch"])
+def test_a_short_run_moves_scaled_starts_too(recipe):
+    text = f"{recipe}:folder:photos,preset=usb_cv"
+    found = []
+    for scaled in ("", ",scale=2"):
+        chosen, _ = settle(config(text + scaled, "steps=500"), Circumstances(side=64))
+        found.append(chosen.optim.warmup_steps)
+    assert found[0] == found[1] <= 50
+    usual = config(f"{text},scale=2", "optim.warmup_steps=2560", "steps=5000")
+    assert settle(usual, Circumstances(side=64))[0].optim.warmup_steps == 2560  # a user's stays
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,11 @@ def test_damaged_files_are_told(tmp_path, content, compress):
         read_idx(file)
 
 
-def test_a_damaged_archive_is_told(tmp_path):
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_archive_is_told(tmp_path, damage):
     file = tmp_path / "a.gz"
-    file.write_bytes(gzip.compress(idx(np.zeros((3, 2), np.uint8)))[:-4])
+    content = gzip.compress(idx(np.arange(6, dtype=np.uint8).reshape(3, 2)))
+    changed = content[:10] + b"\xff" + content[11:]  # the first byte of the stream itself
+    file.write_bytes(content[:-4] if damage == "cut" else changed)
     with pytest.raises(InputError, match=r"cannot be read as an IDX file"):
         read_idx(file)

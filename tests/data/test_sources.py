@@ -2,16 +2,19 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jaxmatch.config.flags import from_flags
 from jaxmatch.data import images as image_files
 from jaxmatch.data import prepare, sources
 from jaxmatch.data.source import Reading
 from jaxmatch.errors import InputError
+from jaxmatch.record.settled import settled
 
 
 def load(name, **options):
@@ -122,6 +125,24 @@ def test_tfds_details(tfds_directory):
     np.testing.assert_array_equal(stl10.labels[10:], [-1] * 5)
 
 
+def test_sizes_of_prepared_sets(tfds_directory, imagenet_directory):
+    reading = Reading(directory=tfds_directory)
+    assert sources.sizes("tfds:eurosat", reading) == [(64, 64)]
+    assert sources.sizes("tfds:cifar10:3.0.2", reading) == [(32, 32)]
+    found = sources.sizes("tfds:imagenet2012", Reading(directory=imagenet_directory))
+    assert len(found) == 40
+    assert all(48 <= side < 97 for size in found for side in size)  # as they were generated
+
+
+@pytest.mark.parametrize("data", ["eurosat", "cifar10:3.0.2"])
+def test_a_set_without_published_settings_has_those_of_own_images(tfds_directory, data):
+    words = [f"--config.data.directory={tfds_directory}"]
+    config, _ = from_flags(f"fixmatch:tfds:{data},labels=10", words)
+    found, notes = settled(config)
+    assert "size=small" in notes[0]
+    assert found.steps > 0
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_set_without_a_test_split_gives_the_last_fifth_of_each_class(tfds_directory, stream):
     source = load("tfds:eurosat", directory=tfds_directory, stream=stream)
@@ -141,6 +162,9 @@ def test_a_set_without_a_test_split_gives_the_last_fifth_of_each_class(tfds_dire
         record = records[int(row)]
         np.testing.assert_array_equal(image, record["image"])
         assert label == record["label"]
+        if stream:  # a list of names labels the images that have these names
+            assert source.names[row] == record["filename"].decode()
+            assert source.naming.rows[source.names[row]] == row
 
 
 @pytest.mark.parametrize(
@@ -154,6 +178,31 @@ def test_a_set_without_a_test_split_gives_the_last_fifth_of_each_class(tfds_dire
 def test_tfds_sets_that_are_not_there(tfds_directory, name, options, message):
     with pytest.raises(InputError, match=message):
         load(name, directory=tfds_directory, **options)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("cut", r"cannot be read \(a file is cut off\); prepare it anew"),
+        ("changed", r"cannot be read \(.*\); prepare it anew"),
+        ("missing", r"lacks .*cifar10-train\S*; prepare it anew"),
+    ],
+)
+def test_damaged_tfds_sets_are_told(tfds_directory, tmp_path, damage, message, stream):
+    shutil.copytree(f"{tfds_directory}/cifar10", tmp_path / "cifar10")
+    (shard,) = (tmp_path / "cifar10" / "3.0.2").glob("cifar10-train.array_record*")
+    content = bytearray(shard.read_bytes())
+    if damage == "missing":
+        shard.unlink()
+    elif damage == "cut":
+        shard.write_bytes(content[: len(content) // 2])
+    else:
+        start = content.index(b"PNG")  # of the first image; its chunk has a checksum
+        content[start : start + 3] = b"???"
+        shard.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load("tfds:cifar10", directory=str(tmp_path), stream=stream)
 
 
 def test_tfds_sets_in_another_format_are_refused(tfds_directory, tmp_path):
@@ -240,6 +289,20 @@ def test_files_that_are_no_npz(tmp_path, content):
     np.save(tmp_path / "data.npy", GREY)
     with pytest.raises(InputError, match="plain arrays"):
         load(f"npz:{tmp_path}/data.npy")
+
+
+def test_a_damaged_npz_is_told(tmp_path):
+    file = tmp_path / "data.npz"
+    np.savez_compressed(file, **arrays())
+    content = file.read_bytes()
+    found = set()
+    for place in range(30, len(content), 7):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 0x40]) + content[place + 1 :])
+        try:
+            load(f"npz:{file}")
+        except InputError as error:
+            found.add(type(error.__cause__))
+    assert zlib.error in found  # any other error would have ended the test
 
 
 def test_images_keep_their_aspect_and_orientation(tmp_path):

@@ -231,6 +231,7 @@ def test_the_argument_and_its_keys():
     assert (config.data.imbalance, config.data.imbalance_unlabeled) == (4.0, "reversed")
     config = jaxmatch.config("fixmatch:mnist5k", largest=50, imbalance=10, balance="equal")
     assert (config.data.labels, config.data.largest) == ("all", 50)
+    assert jaxmatch.config("fixmatch:mnist5k,largest=0").data.labels == "40"  # none is given
     with pytest.raises(InputError, match="imbalance=much is not a number"):
         jaxmatch.config("fixmatch:mnist5k,imbalance=much")
     with pytest.raises(InputError, match="largest=-3 is not a whole number"):

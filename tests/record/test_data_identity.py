@@ -629,6 +629,15 @@ def test_an_image_to_be_labeled_is_no_test_image_of_an_earlier_run(copy, tmp_pat
         train(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize("row", [500, -1])
+def test_a_split_of_images_that_are_not_there_is_refused(copy, tmp_path, row):
+    (tmp_path / "split.json").write_text(json.dumps({"indices": [0, row]}))
+    options = {**SHORT, "chosen": f",split={tmp_path / 'split.json'}"}
+    config = configuration(f"folder:{copy / 'photos'}", **options, init_from=str(copy / "run"))
+    with pytest.raises(InputError, match=f"names image {row}, which is not a training image"):
+        train(config, tmp_path / "run")
+
+
 def stages(photos, split):
     """SelfMatch, in which only the second stage reads labels."""
     flags = []

@@ -26,6 +26,15 @@ def test_what_is_on_this_machine_is_pathlibs(text):
     assert paths.scheme(paths.path(text)) == ""
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_tilde_is_the_home(kind, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert paths.path(kind("~/photos")) == Path("/home/someone/photos")
+    assert paths.path(kind("~")) == Path("/home/someone")
+    assert paths.path(kind("photos/~")) == Path("photos/~")
+    assert paths.path(kind("~of no user/a")) == Path("~of no user/a")
+
+
 def test_an_unknown_scheme_is_refused():
     for text in ("ftp://host/run", "hdfs://a/b", "GS://bucket/run", "file:///tmp/x"):
         with pytest.raises(InputError, match=r"unknown scheme .*; give a folder.*gs:// and s3://"):
