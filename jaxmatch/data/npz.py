@@ -130,7 +130,8 @@ def _read_all(place: str) -> tuple[dict[str, str], dict[str, np.ndarray], list[s
         raise InputError(f"Cannot read {place}: {paths.reason(error)}.") from error
     except DAMAGED as error:
         raise InputError(
-            f"{place} is damaged, or no .npz file of plain arrays (images of one size, no Python objects)."
+            f"{place} is damaged, or no .npz file of plain arrays (images of one size, no Python "
+            "objects)."
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from jaxmatch.errors import InputError, suggest
@@ -33,8 +32,8 @@ class Format:
 FORMATS: dict[str, Format] = {
     "stablehlo": Format(export_stablehlo),
     "onnx": Format(export_onnx, package="jax2onnx", extra="onnx"),
-    "safetensors": Format(partial(export_torch, kind="safetensors")),
-    "npz": Format(partial(export_torch, kind="npz")),
+    "safetensors": Format(export_torch),
+    "npz": Format(export_torch),
 }
 
 
@@ -68,7 +67,9 @@ def check_export(path: str | Path, kind: str = "") -> str:
     path = paths.path(path)
     if kind and kind not in FORMATS:
         raise InputError(f"unknown format {kind!r}; {suggest(kind, FORMATS)}")
-    check_new(path, None if kind else [f".{name}" for name in FORMATS])
+    # A run takes weights from a file by its suffix; a program is known by its content.
+    named = [kind] if kind else list(FORMATS)
+    check_new(path, None if kind in PROGRAMS else [f".{name}" for name in named])
     chosen = kind or path.suffix[1:]
     missing = FORMATS[chosen].package
     if missing and not paths.installed(missing):

@@ -16,10 +16,8 @@ from jaxmatch.weights.vit_names import NAMING, is_vit, to_timm
 NAMINGS_OF_VITS = (NAMING, "usb")  # USB's networks have timm's names
 
 
-def export_torch(path: Path, trained: Trained, kind: str = "") -> str:
+def export_torch(path: Path, trained: Trained) -> str:
     """Write the tensors that the code base has names for, in PyTorch's layout.
-
-    ``kind`` is as in :func:`~jaxmatch.weights.files.write_weights`.
 
     The classifier of a method without labels is left out, since nothing trained it.
     """
@@ -33,7 +31,7 @@ def export_torch(path: Path, trained: Trained, kind: str = "") -> str:
         kept, naming = nameable(variables, heads, trained.naming)
         tensors = to_torch(jax.device_get(kept), naming=naming)
         left_out = [head for head in heads if head not in kept["params"]]
-    write_weights(path, tensors, kind)
+    write_weights(path, tensors)
     without = f", without the head {' and '.join(left_out)}" if left_out else ""
     return f"{naming} names{without}"
 

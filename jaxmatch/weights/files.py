@@ -135,23 +135,22 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_weights(path: str | Path, weights: Mapping[str, np.ndarray], kind: str = "") -> None:
+def write_weights(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
     """Write tensors by name to a new file, completely or not at all.
 
     Args:
-        path: of the file.
+        path: of the file; its suffix names the format.
         weights: the tensors.
-        kind: "safetensors" or "npz"; by default the suffix of the file names it.
 
     Raises:
         InputError: if the file exists, its folder does not, or it has another suffix.
         DiskError: if it cannot be written.
     """
     path = paths.path(path)
-    check_new(path, None if kind else SUFFIXES)
+    check_new(path)
     # safetensors writes an array's memory in its own order, which is wrong for a transposed view.
     ordered = {name: np.asarray(value, order="C") for name, value in weights.items()}
-    if (kind or path.suffix[1:].lower()) == "npz":
+    if path.suffix.lower() == ".npz":
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **ordered)  # pyright: ignore[reportArgumentType]
         content = buffer.getvalue()

@@ -28,7 +28,7 @@ from jaxmatch.weights.vit_names import is_vit, timm_shapes
 
 STAGE = "stage:"  # prefix of an init_from that names a stage of the same run
 _SUFFIX = "|".join(re.escape(suffix) for suffix in (*SUFFIXES, *PICKLES, INDEX))
-_FILE = re.compile(rf"(?P<path>.+({_SUFFIX}))(#(?P<prefix>[^/#]*))?", re.IGNORECASE)
+_FILE = re.compile(rf"(?P<path>.+({_SUFFIX}))(#(?P<prefix>[^#]*))?", re.IGNORECASE)
 
 
 def encoder(
@@ -124,7 +124,10 @@ def source_folder(init_from: str, folder: Path) -> Path:
 def names_weights(init_from: str) -> bool:
     """Whether ``init_from`` names a file of weights rather than a run."""
     found = _FILE.fullmatch(init_from)
-    return found is not None and not paths.path(found["path"]).is_dir()
+    if found is None or paths.path(found["path"]).is_dir():
+        return False
+    # A folder's name may end in the same way, as in "a.npz#/run".
+    return "/" not in (found["prefix"] or "") or not paths.path(init_from).is_dir()
 
 
 def read_encoder(init_from: str, ours: Mapping[str, PyTree]) -> dict[str, PyTree]:
@@ -146,8 +149,8 @@ def read_encoder(init_from: str, ours: Mapping[str, PyTree]) -> dict[str, PyTree
             f"init_from={init_from} is a Vision Transformer, which this network is not; set "
             "--config.model.name=vit or the name of a Vision Transformer."
         )
-    if prefix and any(name.removeprefix("module.").startswith(f"{prefix}.") for name in weights):
-        prefix += "."
+    if prefix is not None:
+        prefix = _as_in_file(prefix, weights, init_from)
     try:
         naming = None
         if prefix is None:
@@ -158,6 +161,22 @@ def read_encoder(init_from: str, ours: Mapping[str, PyTree]) -> dict[str, PyTree
             f"init_from={init_from}: {error}; give the config.model that the weights were trained "
             f"with, and init_from={path}#PREFIX for one of several networks."
         ) from error
+
+
+def _as_in_file(prefix: str, weights: Iterable[str], init_from: str) -> str:
+    """The prefix that a user gave, with its dot and without ``module.``, as names are read.
+
+    Raises:
+        InputError: if no name begins with it.
+    """
+    names = [name.removeprefix("module.") for name in weights]
+    prefix = "" if prefix == "module" else prefix.removeprefix("module.")
+    for whole in (f"{prefix}.", prefix):
+        if any(name.startswith(whole) for name in names):
+            return whole
+    raise InputError(
+        f"init_from={init_from}: it holds no tensor whose name begins with {prefix!r}."
+    )
 
 
 def read_vit_file(

@@ -302,6 +302,10 @@ def find_vit(weights: Mapping[str, np.ndarray], prefix: str | None = None) -> Vi
         tensors = used.translate(theirs)
     except KeyError as error:
         raise InputError(f"it has no tensor {start + error.args[0]!r}") from error
+    except (ValueError, IndexError, TypeError) as error:  # of reshapes and transpositions
+        raise InputError(
+            f"its tensors have not the shapes of a Vision Transformer of {used.name} ({error})"
+        ) from error
     aside = [name for name in tensors if name not in _CLASSIFIER and name.startswith(_ASIDE)]
     others = [name for name in weights if name not in within]
     return VitFile(

@@ -178,7 +178,7 @@ def test_an_export_knows_the_temperature(run, call, tmp_path, monkeypatch):
 
     def spy(path, trained):
         seen.append(trained.temperature)
-        return export_torch(path, trained, kind="npz")
+        return export_torch(path, trained)
 
     monkeypatch.setitem(export.FORMATS, "npz", export.Format(spy))
     for name, *words in (("a", "--network=student"), ("b", "--network=student", "--uncalibrated")):

@@ -41,12 +41,16 @@ def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path):
         check_export(tmp_path / "a.any", "onnxx")
 
 
-def test_a_named_format_takes_any_suffix(tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        FORMATS, "names", Format(lambda path, trained: path.write_text("cat") and "names")
-    )
-    assert export(tmp_path / "a.pth", TRAINED, "names") == "names"
-    assert check_export(tmp_path / "b", "npz") == "npz"
+@pytest.mark.parametrize("name", ["a", "a.pth"])
+def test_a_program_takes_any_suffix_and_weights_their_own(tmp_path, name):
+    """A run takes weights from a file by its suffix; a program is known by its content."""
+    assert check_export(tmp_path / name, "stablehlo") == "stablehlo"
+    for kind in ("npz", "safetensors"):
+        with pytest.raises(InputError, match=r"must end in \.|can run code"):
+            check_export(tmp_path / name, kind)
+        assert check_export(tmp_path / f"b.{kind}", kind) == kind
+    with pytest.raises(InputError, match=r"must end in \.npz"):
+        check_export(tmp_path / "b.safetensors", "npz")
 
 
 def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):

@@ -346,7 +346,8 @@ def test_one_of_several_networks_must_be_chosen(eman):
     del with_head["params"]["classifier"]
     found = read_encoder(f"{path}#ema.", with_head)
     assert_bitwise(found["params"]["projection"], teacher["params"]["projection"])
-    with pytest.raises(InputError, match="no tensor"):
+    assert_bitwise(read_encoder(f"{path}#module.ema", ours), trunk(teacher))  # as in the file
+    with pytest.raises(InputError, match=r"it holds no tensor whose name begins with 'student\.'"):
         read_encoder(f"{path}#student.", ours)
 
 
@@ -354,7 +355,18 @@ def test_one_of_several_networks_must_be_chosen(eman):
 def test_a_single_network_needs_no_prefix(prefix, tmp_path):
     weights = to_torch(filled(TINY), prefix=prefix, naming="torchvision")
     write_weights(tmp_path / "w.npz", {**weights, "queue": np.zeros((3, 2))})
-    assert_bitwise(read_encoder(str(tmp_path / "w.npz"), trunk(shapes(TINY))), trunk(filled(TINY)))
+    for chosen in ("", f"#{prefix}", f"#{prefix.removesuffix('.')}"):
+        found = read_encoder(f"{tmp_path / 'w.npz'}{chosen}", trunk(shapes(TINY)))
+        assert_bitwise(found, trunk(filled(TINY)))
+
+
+def test_what_names_a_file_of_weights(tmp_path):
+    for name in ("w.npz", "w.npz#opt/target/", "w.npz#params/", "w.npz#", "w.safetensors#a.b."):
+        assert names_weights(str(tmp_path / name))
+    (tmp_path / "a.npz#" / "run").mkdir(parents=True)
+    (tmp_path / "b.npz").mkdir()
+    for name in ("a.npz#/run", "b.npz", "run", "w.npz#a#b"):
+        assert not names_weights(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(

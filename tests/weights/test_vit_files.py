@@ -329,6 +329,30 @@ def test_one_of_several_networks_is_chosen(read):
         read(both, TINY, beginning="ema.")
 
 
+def test_one_of_several_networks_of_google_is_chosen(read):
+    student, teacher = filled(TINY), {name: value + 1 for name, value in filled(TINY).items()}
+    both = google(student, prefix="params/") | google(teacher, prefix="opt/target/")
+    with pytest.raises(InputError, match="begin with 'opt/target/', 'params/'"):
+        read(both, TINY)
+    for beginning, expected in (("params/", student), ("params", student)):
+        assert_bitwise(read(both, TINY, beginning=beginning)[0], expected)
+    for beginning in ("opt/target/", "opt/target"):
+        assert_bitwise(read(both, TINY, beginning=beginning)[0], teacher)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"embedding/kernel": np.zeros(3), "embedding/bias": np.zeros(3)},
+        {"embedding/kernel": np.zeros((3, 4)), "embedding/bias": np.zeros(3)},
+        {"conv1.weight": np.zeros((8, 3, 4, 4)), "class_embedding": np.zeros(())},
+    ],
+)
+def test_tensors_of_other_ranks_are_refused(tensors, read):
+    with pytest.raises(InputError, match=r"have not the shapes of a Vision Transformer of"):
+        read(tensors, TINY)
+
+
 @pytest.mark.parametrize(
     ("model", "written"),
     [(TINY, lambda tensors: tensors), (TINY, google), (CLIP, lambda tensors: clip(tensors, ""))],

@@ -22,7 +22,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--format",
         default="",
         help="stablehlo or onnx, from uint8 images to probabilities; safetensors or npz, the "
-        "weights (default: the suffix of the file)",
+        "weights, whose files have these suffixes (default: the suffix of the file)",
     )
     command.add_argument(
         "--naming",
