@@ -63,6 +63,8 @@ def encoders() -> Iterator[dict[str, Any]]:
                 "steps": STEPS["pretraining"],
                 **settings,
                 **RATES[network],
+                # The patch divides these small crops.
+                **({"views.small.size": 14} if (method, network) == ("swav", "vit") else {}),
             }
 
 
