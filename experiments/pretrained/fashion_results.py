@@ -22,6 +22,18 @@ from jaxmatch.runtime.json_files import write_json
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
 Results = Mapping[str, Any]
+BEST = "the best baseline"  # by its mean, for each number of labels
+# What is worth how many points more than what.
+GAINS = (
+    ("all weights", "supervised from scratch"),
+    ("FixMatch", "FixMatch from scratch"),
+    ("SoftMatch", "SoftMatch from scratch"),
+    ("all weights", "classifier alone"),
+    ("LoRA", "all weights"),
+    ("SoftMatch", "FixMatch"),
+    ("SoftMatch from scratch", BEST),
+    ("SoftMatch", BEST),
+)
 
 
 def main() -> None:
@@ -99,6 +111,25 @@ def rows(results: Results, network: str) -> dict[str, list[list[float]]]:
     return {title: known for title, known in found.items() if any(known)}
 
 
+def gains(results: Results, network: str) -> dict[str, list[list[float]]]:
+    """How far one row is above another on equal labels, in points, as :func:`rows`."""
+    known = rows(results, network)
+    baselines = [known[title] for title in TITLES.values() if title in known]
+    known[BEST] = [
+        max((row[place] for row in baselines if row[place]), key=statistics.fmean, default=[])
+        for place in range(len(LABELS))
+    ]
+    return {
+        f"{one} over {other}": [
+            # While runs are missing, a cell has fewer values than another one.
+            [a - b for a, b in zip(*pair, strict=True)] if len({*map(len, pair)}) == 1 else []
+            for pair in zip(known[one], known[other], strict=True)
+        ]
+        for one, other in GAINS
+        if one in known and other in known
+    }
+
+
 def table(results: Results) -> str:
     """The results as Markdown, in percent."""
     lines = ["| encoder | k-NN | linear probe |", "|---|---|---|"]
@@ -106,10 +137,12 @@ def table(results: Results) -> str:
         cells = [f"{100 * probe[key]:.1f}" if probe else "" for key in ("knn", "linear")]
         lines.append(f"| {encoder} | {' | '.join(cells)} |")
     for network in NETWORKS:
-        lines += ["", f"| {network} | " + " | ".join(f"{n} labels" for n in LABELS) + " |"]
-        lines.append("|---" * (1 + len(LABELS)) + "|")
-        for title, known in rows(results, network).items():
-            lines.append(f"| {title} | {' | '.join(map(_mean, known))} |")
+        for kind, found in (("", rows(results, network)), (", points", gains(results, network))):
+            if found:
+                heads = [f"{network}{kind}", *(f"{n} labels" for n in LABELS)]
+                lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+            for title, known in found.items():
+                lines.append(f"| {title} | {' | '.join(map(_mean, known))} |")
     return "\n".join(lines)
 
 

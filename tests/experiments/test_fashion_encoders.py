@@ -21,8 +21,8 @@ def test_every_run_is_a_configuration(chosen, runs):
         assert config.model.name == ("vit" if "vit" in run["workdir"] else "wide_resnet")
 
 
-def write(base, way, labels, accuracy, baseline=None):
-    folder = base / fashion.name("wrn", way, labels, 0)
+def write(base, way, labels, accuracy, baseline=None, seed=0):
+    folder = base / fashion.name("wrn", way, labels, seed)
     folder.mkdir()
     own = {"last": accuracy, "metrics": {"balanced_accuracy": accuracy}}
     summary = {"evaluated": "teacher", "teacher": own, "seconds": 1.0}
@@ -42,3 +42,20 @@ def test_the_table_has_the_runs_beside_the_baselines_of_their_features(tmp_path)
     assert "| SVC on pixels | 60.0 | not run | not run |" in lines
     assert "| FixMatch | 70.0 | not run | 80.0 |" in lines
     assert "| FixMatch from scratch | 50.0 | not run | not run |" in lines
+    assert "| FixMatch over FixMatch from scratch | 20.0 | not run | not run |" in lines
+    assert not any(line.startswith("| SoftMatch over") for line in lines)
+
+
+def test_gains_are_on_equal_seeds_and_over_the_baseline_that_is_best_in_the_mean(tmp_path):
+    for seed, accuracies in enumerate(((0.5, 0.7, 0.6), (0.6, 0.7, 0.5), (0.5, 0.6, 0.4))):
+        for way, accuracy in zip(
+            ("SoftMatch from scratch", "SoftMatch", "FixMatch"), accuracies, strict=True
+        ):
+            write(tmp_path, way, 40, accuracy, baseline=0.5 + seed / 10, seed=seed)
+    results = fashion_results.collect(tmp_path)
+    (gained, *_), (over, *_) = (
+        fashion_results.gains(results, "wrn")[f"SoftMatch over {other}"]
+        for other in ("SoftMatch from scratch", fashion_results.BEST)
+    )
+    assert gained == pytest.approx([20, 10, 10])
+    assert over == pytest.approx([20, 10, -10])
