@@ -116,7 +116,6 @@ class Program:
             _check_each_class_labeled(spec, facts.classes)
         check_crops(config, algorithm, image_shape)
         batches = (spec.labeled_batch, spec.unlabeled_batch)
-        mesh = make_mesh(config.devices, *batches, present=devices)
         model = build_model(
             config.model,
             classes=spec.classes,
@@ -125,6 +124,8 @@ class Program:
             remat=config.remat,
             frozen_trunk=config.optim.train == "head",
         )
+        parts = config.microbatches if model.bn_groups == 1 else 1
+        mesh = make_mesh(config.devices, *batches, parts=parts, present=devices)
         check_batches(config, model.bn_groups, mesh.size, batches)
         views, crops = build_augment(
             config.augment,
@@ -312,9 +313,14 @@ class Program:
         """
         return self.jit(self.unit).lower(self.abstract, data).compile()
 
-    def repeat(self, executable: Compiled) -> Call:
-        """The function (state, feed) -> (state, meter) that takes the steps of a :attr:`unit`."""
-        return repeated(executable, self.unit // self.scanned(self.unit), self.mesh)
+    def repeat(self, executable: Compiled, steps: int) -> Call:
+        """The function (state, feed) -> (state, meter) that takes ``steps`` steps.
+
+        Args:
+            executable: as :meth:`executable` returns it.
+            steps: a multiple of :attr:`unit`; a run that was one of several takes more than one.
+        """
+        return repeated(executable, steps // self.scanned(self.unit), self.mesh)
 
     def scanned(self, steps_per_call: int | None = None) -> int:
         """The number of steps that one program takes; a call of more repeats the program."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Key, Shaped
 
+from jaxmatch.errors import InputError
 from jaxmatch.random import stream
 from jaxmatch.types import Array
 
@@ -59,6 +60,21 @@ def in_parts(weight: Float[Array, "n"], partner: Int[Array, "n"], sizes: Sequenc
     return Mixing(cut(weight), cut(partner))
 
 
+def check_same_size(views: Sequence[Array]) -> None:
+    """Check that views [b h w c], which are to be joined or added, have one size.
+
+    Raises:
+        InputError: if not.
+    """
+    sizes = dict.fromkeys(view.shape[1:3] for view in views if view.ndim == 4)
+    if len(sizes) > 1:
+        listed = " and ".join(f"{height} x {width}" for height, width in sizes)
+        raise InputError(
+            f"this method joins its views, but they have {listed} pixels; leave the size of views "
+            "(such as views.contrast.size) None, and set that of all by data.image_size."
+        )
+
+
 def mix(parts: Sequence[Array], mixing: Mixing) -> list[Array]:
     """weight * row + (1 - weight) * partner, for images and for label distributions alike.
 
@@ -72,8 +88,12 @@ def mix(parts: Sequence[Array], mixing: Mixing) -> list[Array]:
 
     Returns:
         Arrays like ``parts``.
+
+    Raises:
+        InputError: if images have different sizes.
     """
     parts = [jnp.asarray(part) for part in parts]
+    check_same_size(parts)
     starts = [sum(map(len, parts[:position])) for position in range(len(parts))]
 
     # A gather from the joined parts would exchange all images between devices three times.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmatch.errors import InputError
+from jaxmatch.functional.mixup import check_same_size
 from jaxmatch.settings import check_value
 from jaxmatch.types import Array, Network, PyTree, Target
 
@@ -111,6 +112,7 @@ def make_network(
                 leaf.view if isinstance(leaf, Target) else leaf
                 for leaf in (leaves[member] for member in members)
             ]
+            check_same_size(images)
             used = jax.lax.stop_gradient(params) if constant else params
             apply = partial(
                 _apply,

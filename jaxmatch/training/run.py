@@ -165,7 +165,7 @@ class Run:
             time.monotonic() - begun,
             needed / 1e9,
         )
-        return self.program.repeat(executable)
+        return self.program.repeat(executable, self.unit)
 
     def measure(self, call: Call, times: int) -> float:
         """The seconds of a step, from ``times`` calls after a first one; their results are dropped.

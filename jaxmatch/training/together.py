@@ -252,7 +252,6 @@ def compile_calls(runs: Sequence[Run], at_once: int | None = None) -> Calls:
     check_shapes(runs)
     check_memory(mesh, {f"the states of {count} runs": [run.program.state for run in runs]})
     if count == 1:
-        run.unit = run.program.unit  # it may be the last of several, which took more steps a call
         call = run.compile()
         return lambda states: [call(states[0], lambda: run.data)]
     at_once = at_once or (1 if on_cpu(mesh) else -(-count // mesh.size))

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,6 +239,7 @@ def _train_stages(asked: ConfigDict, folder: Path, place: str, terminated: Stop)
         for name, stage in stage_folders(asked).items()
     }
     config = with_stages(asked, parts.values())
+    hosts.from_leader(lambda: _check_not_extended(folder, parts))
     kept = next((stage.data.split for stage in parts.values() if stage.data.split), "")
     facts = []
     for name, stage in parts.items():
@@ -267,6 +268,23 @@ def _train_stages(asked: ConfigDict, folder: Path, place: str, terminated: Stop)
     if hosts.leader():
         RunFolder(folder).write_summary(summary)
     return summary
+
+
+def _check_not_extended(folder: Path, parts: Mapping[str, ConfigDict]) -> None:
+    """Refuse more steps of a stage after a later one has begun from what it had learned.
+
+    Raises:
+        InputError: naming both stages.
+    """
+    begun = [name for name in parts if RunFolder(folder / name).config_file.exists()]
+    for name in begun[:-1]:
+        old = RunFolder(folder / name).read_config()
+        if old is not None and old["steps"] < parts[name].steps:
+            raise InputError(
+                f"{folder / name} cannot be extended from {old['steps']} to {parts[name].steps} "
+                f"steps, because {begun[-1]} has begun from what it had learned; choose another "
+                "--workdir."
+            )
 
 
 def finished(config: ConfigDict, folder: Path) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """SwAV against its equations in plain NumPy: sizes of views, the queue, and resting prototypes."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import jax
@@ -261,6 +262,31 @@ def test_views_larger_than_the_image_are_refused(config, overrides, role):
         Program.build(from_flags(config, flags)[0], FACTS)
     views = Program.build(from_flags("fixmatch:mnist5k", flags[:1])[0], FACTS).augment
     assert views.transforms[role].size == 29  # of a role that the method does not ask for
+
+
+@pytest.mark.parametrize(
+    ("recipe", "refused"),
+    [
+        ("fixmatch,augment=contrast", True),
+        ("simmatch_v2,augment=contrast", True),
+        ("remixmatch,augment=contrast", True),
+        ("comatch", True),
+        ("simclr", False),
+        ("moco_v2", False),
+        ("swav", False),
+    ],
+)
+def test_views_of_one_pass_have_one_size(recipe, refused):
+    name, *words = recipe.split(",")
+    flags = ["--config.views.contrast.size=16"]
+    if name == "simclr":  # both of its views are of this kind
+        flags.append("--config.views.second.size=16")
+    flags += [f"--config.{word}" for word in words]
+    facts = replace(FACTS, labels=tuple(range(10)), unlabeled=200)
+    program = Program.build(from_flags(f"{name}:mnist5k", flags)[0], facts)
+    expected = pytest.raises(InputError, match=r"have (28 x 28|32 x 28) and 16 x 16 pixels; leave")
+    with expected if refused else nullcontext():
+        program.trace(1)
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,23 @@ def test_what_a_later_stage_forbids_stops_the_first(options, expected, data, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_a_stage_from_which_a_later_one_has_begun_is_not_extended(data, tmp_path):
+    """The later one would stay on the encoder of the shorter stage."""
+    constant = {"simclr__optim__schedule": "constant", "simclr__optim__warmup_steps": 0}
+    constant |= {"pseudo_label__optim__schedule": "constant", "pseudo_label__algorithm__ramp": 0}
+    with without_learning():
+        train(configuration(data, **constant), tmp_path)
+        before = snapshot(tmp_path)
+        longer = configuration(data, simclr__steps=2 * STEPS, **constant)
+        with pytest.raises(
+            InputError, match=rf"1_simclr cannot be extended from {STEPS} .* 2_pseudo_label has"
+        ):
+            train(longer, tmp_path)
+        assert snapshot(tmp_path) == before
+        last = configuration(data, pseudo_label__steps=2 * STEPS, **constant)
+        assert train(last, tmp_path)["steps"] == 2 * STEPS
+
+
 def test_a_folder_of_another_configuration_is_refused(data, reference):
     with pytest.raises(InputError, match=r"2_pseudo_label.*threshold: 0.4 -> 0.5"):
         train(configuration(data, pseudo_label__algorithm__threshold=0.5), reference)

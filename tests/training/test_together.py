@@ -377,3 +377,26 @@ def test_sigterm_reaches_a_program_of_several_runs(data, tmp_path):
     assert (process.returncode, output) == (143, ""), error
     assert error.count("after saving") == 2
     assert all(load(tmp_path / seed).step > 0 for seed in ("0", "1"))
+
+
+def test_the_last_run_stops_where_the_same_command_continues(data, tmp_path, monkeypatch):
+    """Also on a CPU, where a run by itself may stop at any step."""
+    collect, after = run.Run.collect, run.Run.after
+
+    def diverging(self, meter):
+        if self.folder.name == "0" and self.step > PERIOD:
+            raise self.diverged("loss/total", self.step)
+        return collect(self, meter)
+
+    def signalling(self, *given):
+        if self.folder.name == "1" and self.step == PERIOD:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return after(self, *given)
+
+    monkeypatch.setattr(run.Run, "collect", diverging)
+    monkeypatch.setattr(run.Run, "after", signalling)
+    for step in (3 * PERIOD, 4 * PERIOD):  # the failed run is not complete, so two run again
+        with pytest.raises(JaxmatchError) as caught:
+            train_seeds(data, tmp_path, (0, 1), steps=4 * PERIOD)
+        assert "loss/total became NaN" in str(caught.value)
+        assert load(tmp_path / "1").step == step
