@@ -12,7 +12,7 @@ from typing import Any
 ENCODER = "runs/pretrained/encoder"
 KINDS = ("random", "means", "logistic")
 RATES = (0.03, 0.003)  # of the recipe, and one at which pretrained networks are fine-tuned
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 STEPS = 300
 
 
