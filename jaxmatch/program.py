@@ -116,6 +116,7 @@ class Program:
             _check_each_class_labeled(spec, facts.classes)
         check_crops(config, algorithm, image_shape)
         batches = (spec.labeled_batch, spec.unlabeled_batch)
+        mesh = make_mesh(config.devices, *batches, present=devices)
         model = build_model(
             config.model,
             classes=spec.classes,
@@ -124,8 +125,6 @@ class Program:
             remat=config.remat,
             frozen_trunk=config.optim.train == "head",
         )
-        parts = config.microbatches if model.bn_groups == 1 else 1
-        mesh = make_mesh(config.devices, *batches, parts=parts, present=devices)
         check_batches(config, model.bn_groups, mesh.size, batches)
         views, crops = build_augment(
             config.augment,

@@ -196,5 +196,5 @@ def check_batches(config: ConfigDict, groups: int, devices: int, batches: Sequen
     if groups == 1 and any(batch % (devices * parts) for batch in batches):
         raise InputError(
             f"batch sizes {listed} do not divide into {devices} devices x microbatches={parts}; "
-            "change data.batch_size or microbatches."
+            "change data.batch_size, microbatches or devices."
         )

@@ -63,6 +63,8 @@ def in_parts(weight: Float[Array, "n"], partner: Int[Array, "n"], sizes: Sequenc
 def check_same_size(views: Sequence[Array]) -> None:
     """Check that views [b h w c], which are to be joined or added, have one size.
 
+    >>> check_same_size([jnp.zeros((2, 8, 8, 3)), jnp.zeros((7, 8, 8, 3))])
+
     Raises:
         InputError: if not.
     """

@@ -32,17 +32,13 @@ MEMORY = {
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # the memory of a container under Linux
 
 
-def make_mesh(
-    devices: int, *batches: int, parts: int = 1, present: Sequence[Any] | None = None
-) -> Mesh:
+def make_mesh(devices: int, *batches: int, present: Sequence[Any] | None = None) -> Mesh:
     """A 1-D mesh over which every batch size of ``batches`` divides.
 
     Args:
         devices: the number of devices; 0 takes all, or on a CPU (whose devices are only threads)
             the largest number that divides the batches.
         batches: global batch sizes; 0 stands for no batch.
-        parts: the number of microbatches into which each device's share divides. Batches that it
-            does not divide are not refused here.
         present: the devices to choose from; by default all that JAX sees.
 
     Raises:
@@ -54,14 +50,12 @@ def make_mesh(
         raise InputError(f"devices={count}, but JAX sees only {len(present)}; lower it.")
     if count % processes:
         raise InputError(f"devices={count} is not a multiple of the {processes} processes.")
-    divisor = int(np.gcd.reduce([batch for batch in batches if batch] or [count * parts]))
-    divisor //= parts if divisor % parts == 0 else 1
+    divisor = int(np.gcd.reduce([batch for batch in batches if batch] or [count]))
     if divisor % count:
         if devices or present[0].platform != "cpu":
             raise InputError(
-                f"batch sizes {', '.join(map(str, batches))} do not divide over {count} devices"
-                f"{f' x microbatches={parts}' if parts > 1 else ''}; change data.batch_size or set "
-                f"devices to a divisor of {divisor}."
+                f"batch sizes {', '.join(map(str, batches))} do not divide over {count} devices; "
+                f"change data.batch_size or set devices to a divisor of {divisor}."
             )
         count = max(
             (n for n in range(processes, count + 1, processes) if divisor % n == 0), default=0

@@ -143,7 +143,7 @@ def test_data_splits_and_weights_in_a_bucket(bucket, data):
     with pytest.raises(InputError, match=r"Cannot read s3://bucket/data/no\.npz"):
         sources.load("npz:s3://bucket/data/no.npz", Reading())
     paths.write_whole(folder / "bad.npz", b"PK")
-    with pytest.raises(InputError, match=r"bad\.npz is not an \.npz file"):
+    with pytest.raises(InputError, match=r"bad\.npz is damaged, or no \.npz file"):
         sources.load("npz:s3://bucket/data/bad.npz", Reading())
     split = splits.balanced(here, 8, seed=0)
     splits.write("s3://bucket/data/split.json", split)

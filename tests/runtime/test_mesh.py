@@ -33,16 +33,6 @@ def test_default_on_a_cpu_falls_back_and_says_so(batches, count, caplog):
     assert f"{count} of 4" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("batches", "parts", "count"),
-    [((4, 28), 2, 2), ((6, 42), 3, 2), ((16, 112), 4, 4), ((2,), 4, 2)],
-)
-def test_a_share_divides_into_microbatches(batches, parts, count):
-    assert make_mesh(0, *batches, parts=parts).size == count
-    with pytest.raises(InputError, match=r"4 devices x microbatches=2; .* divisor of 2"):
-        make_mesh(4, 4, 28, parts=2)
-
-
 def test_a_batch_of_zero_does_not_count():
     assert make_mesh(4, 8, 0).size == 4
     assert make_mesh(3).size == 3
