@@ -3,41 +3,29 @@
 python -m experiments.fashion_mnist.results runs/fashion_mnist
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments import study
 from experiments.fashion_mnist.sweep import LABELS, METHODS, SEEDS
-from jaxmatch.errors import InputError, JaxmatchError
 from jaxmatch.evaluation.comparison import TITLES
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import read
-from jaxmatch.runtime.json_files import write_json
 
 HERE = Path(__file__).parent
 Results = Mapping[str, Any]
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("runs", type=Path, help="the sweep's --workdir")
-    parser.add_argument("-o", "--output", type=Path, default=HERE, help="where the files go")
-    chosen = parser.parse_args(words)
-    try:
-        results = collect(chosen.runs)
-        write_json(chosen.output / "results.json", results)
-    except JaxmatchError as error:
-        print(f"experiments.fashion_mnist: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    plot(results, chosen.output / "curves.png")
+    results, folder = study.collected(collect, HERE / "results.json", __doc__, words)
+    plot(results, folder / "curves.png")
     print(table(results))
 
 
@@ -63,7 +51,7 @@ def collect(runs: Path) -> dict[str, Any]:
                         key: one["test"]["accuracy"] for key, one in measured.items()
                     }
     if not found["runs"]:
-        raise InputError(f"{runs} holds no finished run; run the sweep with this --workdir first.")
+        raise study.no_run(runs)
     return found
 
 
@@ -114,7 +102,7 @@ def table(results: Results) -> str:
     for title, cells in rows(results).items():
         runs = [one for n in LABELS for one in seeds(results, title.strip("`"), n)]
         minutes = f"{fmean(one['seconds'] for one in runs) / 60:.1f}" if runs else ""
-        lines.append(f"| {title} | {' | '.join(map(_cell, cells))} | {minutes} |")
+        lines.append(f"| {title} | {' | '.join(map(study.spread, cells))} | {minutes} |")
     return "\n".join(lines)
 
 
@@ -143,13 +131,6 @@ def plot(results: Results, file: Path) -> None:
     panels[0].set_ylabel("test accuracy, %")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(file)
-
-
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return "not run"
-    deviation = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{fmean(values):.1f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
+from experiments import study
 from experiments.statistics.__main__ import difference
 from jaxmatch.config.presets import VIEWS
 from jaxmatch.record.folder import RunFolder
@@ -80,10 +80,8 @@ def table(runs: Path) -> str:
         found = {name: accuracies(runs, method, name) for name in names}
         for name in names:
             if values := list(found[name].values()):
-                each = " / ".join(f"{value:.1f}" for value in values)
-                spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-                cells = [f"`{method}`", CANDIDATES[name].meaning, each]
-                cells += [f"{fmean(values):.1f}{spread}", gain(found[name], found[PUBLISHED])]
+                cells = [f"`{method}`", CANDIDATES[name].meaning, study.each(values)]
+                cells += [study.spread(values), gain(found[name], found[PUBLISHED])]
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

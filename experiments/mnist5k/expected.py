@@ -7,10 +7,11 @@ A test holds the docstrings against these sentences, so new results change both.
 
 import argparse
 import json
-import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from experiments import study
 
 HERE = Path(__file__).parent
 # The row whose settings are those of the config, if it has another name.
@@ -67,9 +68,7 @@ def _cost(costs: dict[str, int], config: str) -> str:
 
 
 def _spread(values: Iterable[float]) -> str:
-    numbers = [100 * value for value in values]
-    mean = f"{statistics.fmean(numbers):.1f}"
-    return f"{mean} ± {statistics.stdev(numbers):.1f} %" if len(numbers) > 1 else f"{mean} %"
+    return f"{study.spread([100 * value for value in values])} %"
 
 
 def _read(name: str) -> Any:

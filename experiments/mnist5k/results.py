@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from experiments import study
 from experiments.mnist5k.sweep import METHODS
 from jaxmatch.evaluation.classifier import load
 from jaxmatch.record.folder import RunFolder
@@ -101,7 +102,7 @@ def table(results: dict) -> str:
         for method, seeds in sorted(methods.items(), key=lambda item: _place(item[0])):
             runs = dict(sorted(seeds.items()))
             ours = {seed: 100 * entry["teacher"] for seed, entry in runs.items()}
-            named = " / ".join(f"{100 * entry['renamed']:.1f}" for entry in runs.values())
+            named = study.each([100 * entry["renamed"] for entry in runs.values()])
             theirs = usb["accuracy"].get(labels, {}).get(method, {})
             cells = [labels, method, *_cells(ours), named, *_cells(theirs)]
             rows.append(f"| {' | '.join(cells)} |")
@@ -117,9 +118,7 @@ def _cells(values: dict[str, float]) -> tuple[str, str]:
     if not values:
         return "not run", ""
     numbers = list(values.values())
-    deviation = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
-    seeds = " / ".join(f"{number:.1f}" for number in numbers)
-    return f"{seeds} ({', '.join(values)})", f"{statistics.fmean(numbers):.1f}{deviation}"
+    return f"{study.each(numbers)} ({', '.join(values)})", study.spread(numbers)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from experiments import study
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import read
@@ -72,8 +73,8 @@ def table(runs: Path) -> str:
             for step in STEPS:
                 values = [each[step] for each in curves if step in each]
                 if values:
-                    each = " / ".join(f"{value:.1f}" for value in values)
-                    lines.append(f"| `{method}` | {name} | {step} | {each} | {mean(values):.1f} |")
+                    cells = [f"`{method}`", name, str(step), study.each(values)]
+                    lines.append(f"| {' | '.join(cells)} | {mean(values):.1f} |")
     return "\n".join(lines)
 
 

@@ -6,12 +6,12 @@ python -m experiments.mnist5k_pretraining.results runs/mnist5k_pretraining
 import argparse
 import json
 import platform
-import statistics
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from experiments import study
 from experiments.mnist5k_pretraining.sweep import METHODS
 from jaxmatch.evaluation.classifier import load
 from jaxmatch.evaluation.forward import make_features
@@ -103,13 +103,9 @@ def table(results: dict) -> str:
 
 
 def _cell(values: list[float]) -> str:
-    if not values:
-        return "not run"
     numbers = [100 * value for value in values]
-    if len(numbers) == 1:
-        return f"{numbers[0]:.1f}"
-    seeds = " / ".join(f"{number:.1f}" for number in numbers)
-    return f"{statistics.fmean(numbers):.1f} ± {statistics.stdev(numbers):.1f} ({seeds})"
+    seeds = f" ({study.each(numbers)})" if len(numbers) > 1 else ""
+    return f"{study.spread(numbers)}{seeds}"
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
 python -m experiments.own_data.results runs/own_data
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
+from experiments import study
 from experiments.own_data.sweep import DATA, METHODS, WEAK
 from experiments.statistics.__main__ import difference
 
+HERE = Path(__file__).parent
 CONTRAST = "`fixmatch`, `views=industrial` and `--config.augment=contrast`"
 TITLES = {method: f"`{method}`" for method in (*METHODS, *WEAK)} | {
     "contrast": CONTRAST,
@@ -27,15 +27,16 @@ METRICS = {
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("runs", type=Path)
-    folder = parser.parse_args(words).runs
-    found = [entry(path.parent) for path in sorted(folder.glob("*-s*/summary.json"))]
-    (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    found, _ = study.collected(collect, HERE / "results.json", __doc__, words)
     for data in DATA:
         if entries := [each for each in found if each["data"] == data]:
             print(f"{data}\n\n{table(entries)}\n")
             print("\n".join(differences(entries, "mean_teacher")))
+
+
+def collect(runs: Path) -> list[dict[str, Any]]:
+    """The entries of the finished runs."""
+    return [entry(path.parent) for path in sorted(runs.glob("*-s*/summary.json"))]
 
 
 def entry(folder: Path) -> dict[str, Any]:
@@ -103,9 +104,8 @@ def _row(title: str, runs: dict[int, Any]) -> str:
     cells = [title, ", ".join(map(str, sorted(runs)))]
     for key in METRICS:
         values = [100 * runs[seed][key] for seed in sorted(runs) if key in runs[seed]]
-        each = " / ".join(f"{value:.1f}" for value in values)
-        spread = f"{mean(values):.1f} ± {stdev(values):.1f} " if len(values) > 1 else ""
-        cells.append(f"{spread}({each})" if spread else each)
+        each = study.each(values)
+        cells.append(f"{study.spread(values)} ({each})" if len(values) > 1 else each)
     return f"| {' | '.join(cells)} |"
 
 

@@ -3,10 +3,8 @@
 python -m experiments.pretrained.fashion_results runs/fashion
 """
 
-import argparse
 import json
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,9 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments import study
 from experiments.pretrained.fashion import LABELS, NETWORKS, PRETRAINING, WAYS, name
-from jaxmatch.errors import InputError, JaxmatchError
 from jaxmatch.evaluation.comparison import TITLES
-from jaxmatch.runtime.json_files import write_json
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
@@ -36,18 +33,9 @@ GAINS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, help="the sweep's --workdir")
-    parser.add_argument("-o", "--output", type=Path, default=HERE, help="where the files go")
-    arguments = parser.parse_args()
-    try:
-        results = collect(arguments.runs)
-        write_json(arguments.output / "fashion.json", results)
-    except JaxmatchError as error:
-        print(f"experiments.pretrained: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    plot(results, arguments.output / "fashion.png")
+def main(words: Sequence[str] | None = None) -> None:
+    results, folder = study.collected(collect, HERE / "fashion.json", __doc__, words)
+    plot(results, folder / "fashion.png")
     print(table(results))
 
 
@@ -82,7 +70,7 @@ def collect(runs: Path) -> dict[str, Any]:
                             for key, one in measured["baselines"].items()
                         }
     if not found["runs"]:
-        raise InputError(f"{runs} holds no finished run; run the sweep with this --workdir first.")
+        raise study.no_run(runs)
     return found
 
 
@@ -142,7 +130,7 @@ def table(results: Results) -> str:
                 heads = [f"{network}{kind}", *(f"{n} labels" for n in LABELS)]
                 lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
             for title, known in found.items():
-                lines.append(f"| {title} | {' | '.join(map(_mean, known))} |")
+                lines.append(f"| {title} | {' | '.join(map(study.spread, known))} |")
     return "\n".join(lines)
 
 
@@ -177,13 +165,6 @@ def plot(results: Results, file: Path) -> None:
 
 def _read(file: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.exists() else None
-
-
-def _mean(values: Sequence[float]) -> str:
-    if not values:
-        return "not run"
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -3,19 +3,16 @@
 python -m experiments.pretrained.first_classifier_results runs/pretrained
 """
 
-import argparse
 import json
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import study
 from experiments.pretrained.first_classifier import KINDS, RATES, SEEDS
-from jaxmatch.errors import InputError, JaxmatchError
 from jaxmatch.evaluation.comparison import TITLES
 from jaxmatch.record.metrics import read
-from jaxmatch.runtime.json_files import write_json
 
 HERE = Path(__file__).parent
 EARLY = 75  # steps that "coverage at first" is the mean of
@@ -25,17 +22,8 @@ COLUMNS = ("coverage at first", "coverage", *(f"accuracy at {step}" for step in 
 Results = Mapping[str, Any]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, help="the sweep's --workdir")
-    parser.add_argument("-o", "--output", type=Path, default=HERE, help="where the file goes")
-    arguments = parser.parse_args()
-    try:
-        results = collect(arguments.runs)
-        write_json(arguments.output / "first_classifier.json", results)
-    except JaxmatchError as error:
-        print(f"experiments.pretrained: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+def main(words: Sequence[str] | None = None) -> None:
+    results, _ = study.collected(collect, HERE / "first_classifier.json", __doc__, words)
     print(table(results))
 
 
@@ -60,7 +48,7 @@ def collect(runs: Path) -> dict[str, Any]:
                         name: one["test"]["accuracy"] for name, one in measured.items()
                     }
     if not found:
-        raise InputError(f"{runs} holds no finished run; run the sweep with this --workdir first.")
+        raise study.no_run(runs)
     return {"runs": found, "baselines": baselines}
 
 
@@ -101,11 +89,7 @@ def table(results: Results) -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
-    shares = [100 * value for value in values]
-    if not shares:
-        return ""
-    deviation = f" ± {statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
-    return f"{statistics.fmean(shares):.1f}{deviation}"
+    return study.spread([100 * value for value in values], empty="")
 
 
 if __name__ == "__main__":

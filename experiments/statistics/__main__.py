@@ -21,6 +21,7 @@ from typing import Any
 
 from scipy import stats
 
+from experiments import study
 from jaxmatch.errors import InputError
 
 CONFIDENCE = 0.95
@@ -205,9 +206,7 @@ def needed_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def told(name: str, runs: Runs) -> str:
     """A line on one program's runs."""
-    values = list(runs.values())
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{name}: {statistics.fmean(values):.1f}{deviation} ({len(values)} runs)"
+    return f"{name}: {study.spread(list(runs.values()))} ({len(runs)} runs)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,27 +3,24 @@
 python -m experiments.strangers.results runs/strangers
 """
 
-import argparse
 import json
 import statistics
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from experiments import study
 from experiments.strangers.sweep import KNOWN, SEEDS, WAYS
 from jaxmatch.data import sources
 from jaxmatch.data.lazy import Images
-from jaxmatch.errors import InputError, JaxmatchError
 from jaxmatch.evaluation.classifier import Classifier, load
 from jaxmatch.evaluation.unknown import scores
 from jaxmatch.record.metrics import read
 from jaxmatch.record.run_data import reading
 from jaxmatch.record.unknown import SHARE
-from jaxmatch.runtime.json_files import write_json
 
 HERE = Path(__file__).parent
 LAST = 0.2  # share of the steps that pseudo-labels are averaged over
@@ -43,26 +40,13 @@ Entry = Mapping[str, float | None]
 Results = Mapping[str, Mapping[str, Mapping[str, Entry]]]  # {data: {way: {seed: entry}}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, help="the sweep's --workdir")
-    parser.add_argument("-o", "--output", type=Path, default=HERE, help="where the file goes")
-    arguments = parser.parse_args()
-    try:
-        results = collect(arguments.runs)
-        write_json(arguments.output / "results.json", results)
-    except JaxmatchError as error:
-        print(f"experiments.strangers: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+def main(words: Sequence[str] | None = None) -> None:
+    results, _ = study.collected(collect, HERE / "results.json", __doc__, words)
     print(table(results))
 
 
 def collect(runs: Path) -> Results:
-    """The entries of the finished runs.
-
-    Raises:
-        InputError: if there are none.
-    """
+    """The entries of the finished runs."""
     results: dict[str, dict[str, dict[str, Entry]]] = {}
     for data in KNOWN:
         for way in WAYS:
@@ -71,8 +55,6 @@ def collect(runs: Path) -> Results:
                 if (folder / "summary.json").exists():
                     found = results.setdefault(data, {}).setdefault(way, {})
                     found[str(seed)] = entry(folder)
-    if not results:
-        raise InputError(f"{runs} holds no finished run; run the sweep with this --workdir first.")
     return results
 
 
@@ -139,11 +121,7 @@ def table(results: Results) -> str:
 
 
 def _cell(values: list[float | None]) -> str:
-    found = [100 * value for value in values if value is not None]
-    if not found:
-        return ""
-    deviation = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
-    return f"{statistics.fmean(found):.1f}{deviation}"
+    return study.spread([100 * value for value in values if value is not None], empty="")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,9 @@
 python -m experiments.threshold.results runs/threshold
 """
 
-import argparse
 import io
 import json
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments import study
 from experiments.threshold.sweep import SEEDS, THRESHOLDS
-from jaxmatch.errors import InputError, JaxmatchError
+from jaxmatch.errors import InputError
 from jaxmatch.record.metrics import read
-from jaxmatch.runtime.json_files import write_json
 
 HERE = Path(__file__).parent
 LAST = 0.2  # share of the steps that pseudo-labels are averaged over
@@ -32,18 +30,9 @@ COLUMNS = {
 Results = Mapping[str, Mapping[str, Mapping[str, float | None]]]  # {threshold: {seed: entry}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, help="the sweep's --workdir")
-    parser.add_argument("-o", "--output", type=Path, default=HERE, help="where the files go")
-    arguments = parser.parse_args()
-    try:
-        results = collect(arguments.runs)
-        write_json(arguments.output / "results.json", results)
-        (arguments.output / "threshold.png").write_bytes(plot(results))
-    except JaxmatchError as error:
-        print(f"experiments.threshold: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+def main(words: Sequence[str] | None = None) -> None:
+    results, folder = study.collected(collect, HERE / "results.json", __doc__, words)
+    (folder / "threshold.png").write_bytes(plot(results))
     print(table(results))
 
 
@@ -51,7 +40,7 @@ def collect(runs: Path) -> Results:
     """The entries of the finished runs.
 
     Raises:
-        InputError: if there are none, or a folder is of another threshold than its name says.
+        InputError: if a folder is of another threshold than its name says.
     """
     results: dict[str, dict[str, Any]] = {}
     for threshold in THRESHOLDS:
@@ -62,8 +51,6 @@ def collect(runs: Path) -> Results:
                 if config["algorithm"]["threshold"] != threshold or config["seed"] != seed:
                     raise InputError(f"{folder} holds another threshold or seed; move it away.")
                 results.setdefault(str(threshold), {})[str(seed)] = entry(folder)
-    if not results:
-        raise InputError(f"{runs} holds no finished run; run the sweep with this --workdir first.")
     return results
 
 
@@ -95,7 +82,7 @@ def table(results: Results) -> str:
     rows = [f"| tau | seeds | {' | '.join(COLUMNS)} |", "|---|---|---|---|---|"]
     for threshold in THRESHOLDS:
         seeds = results.get(str(threshold), {})
-        cells = [_mean(_values(seeds, key)) for key, _ in COLUMNS.values()]
+        cells = [study.spread(_values(seeds, key), empty="") for key, _ in COLUMNS.values()]
         rows.append(f"| {threshold:g} | {', '.join(seeds) or 'not run'} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -129,13 +116,6 @@ def plot(results: Results) -> bytes:
 def _values(seeds: Mapping[str, Mapping[str, float | None]], key: str) -> list[float]:
     found: list[float | None] = [values[key] for values in seeds.values()]
     return [100 * value for value in found if value is not None]
-
-
-def _mean(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{deviation}"
 
 
 if __name__ == "__main__":

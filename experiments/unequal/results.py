@@ -3,15 +3,16 @@
 python -m experiments.unequal.results runs/unequal
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
+from experiments import study
 from experiments.unequal.sweep import CHANGES
 
+HERE = Path(__file__).parent
 RAREST = 3
 TITLES = {
     "plain": "FixMatch",
@@ -23,12 +24,13 @@ TITLES = {
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("runs", type=Path)
-    folder = parser.parse_args(words).runs
-    entries = [entry(path.parent) for path in sorted(folder.glob("*-s*/summary.json"))]
-    (folder / "results.json").write_text(json.dumps(entries, indent=1) + "\n")
+    entries, _ = study.collected(collect, HERE / "results.json", __doc__, words)
     print(table(entries))
+
+
+def collect(runs: Path) -> list[dict[str, Any]]:
+    """The entries of the finished runs."""
+    return [entry(path.parent) for path in sorted(runs.glob("*-s*/summary.json"))]
 
 
 def entry(folder: Path) -> dict[str, Any]:
@@ -64,9 +66,7 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
             continue
         cells = [TITLES[name], " ".join(str(each["seed"]) for each in found)]
         for key in ("balanced_accuracy", "rarest"):
-            values = [100 * each[key] for each in found]
-            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.1f}{spread}")
+            cells.append(study.spread([100 * each[key] for each in found]))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

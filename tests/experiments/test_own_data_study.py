@@ -51,7 +51,7 @@ def test_the_table_has_runs_and_the_baselines_of_their_labels(tmp_path, capsys):
     write(tmp_path, "fixmatch", 0, 0.8, 0.5)
     write(tmp_path, "fixmatch", 1, 0.9, 0.6)
     write(tmp_path, "supervised", 1, 0.7, 0.6)
-    results.main([str(tmp_path)])
+    results.main([str(tmp_path), "-o", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[4] == "| `supervised` | 1 | 70.0 | 60.0 | 80.0 |"
     row = "85.0 ± 7.1 (80.0 / 90.0) | 75.0 ± 7.1 (70.0 / 80.0) | 95.0 ± 7.1 (90.0 / 100.0)"

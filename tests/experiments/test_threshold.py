@@ -55,13 +55,11 @@ def test_without_confident_labels_there_is_no_error(tmp_path):
     assert (entry["coverage"], entry["error"]) == (0, None)
 
 
-def test_command_writes_table_picture_and_figures(tmp_path, monkeypatch, capsys):
+def test_command_writes_table_picture_and_figures(tmp_path, capsys):
     for threshold, accuracy in ((0.0, 0.6), (0.95, 0.9), (1.01, 0.8)):
         write(tmp_path / "runs", threshold, accuracy)
     (tmp_path / "runs" / "tau0.5-s0").mkdir()  # it has not finished
-    words = ["results", str(tmp_path / "runs"), "-o", str(tmp_path / "out")]
-    monkeypatch.setattr("sys.argv", words)
-    results.main()
+    results.main([str(tmp_path / "runs"), "-o", str(tmp_path / "out")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| tau | seeds | test accuracy | coverage | pseudo-label error |"
     assert lines[2] == "| 0 | 0 | 60.0 | 60.0 | 20.0 |"
@@ -83,12 +81,7 @@ def test_several_seeds_have_a_deviation():
     assert results.plot(found)
 
 
-def test_other_folders_are_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["results", str(tmp_path)])
-    with pytest.raises(SystemExit) as raised:
-        results.main()
-    assert raised.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+def test_a_run_of_another_threshold_is_refused(tmp_path):
     write(tmp_path, 0.9, changed=0.95)
     with pytest.raises(InputError, match="another threshold"):
         results.collect(tmp_path)

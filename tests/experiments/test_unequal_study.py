@@ -50,7 +50,7 @@ def test_the_table_is_of_finished_runs(tmp_path, capsys):
     write(tmp_path, "plain", 0, [0.1, 0.9, 0.8, 0.4, 0.1])
     write(tmp_path, "plain", 1, [0.3, 0.9, 0.8, 0.4, 0.2])
     write(tmp_path, "abc", 0, [0.6, 0.8, 0.8, 0.6, 0.6])
-    results.main([str(tmp_path)])
+    results.main([str(tmp_path), "-o", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "| FixMatch | 0 1 | 49.0 ± 4.2 | 25.0 ± 7.1 |"
     assert lines[3] == "| + ABC | 0 | 68.0 | 60.0 |"
