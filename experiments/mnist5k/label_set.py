@@ -1,21 +1,35 @@
 """Runs on the ten labels of seed 1 with many random numbers, beside those of ``torch_runs.py``.
 
 jaxmatch sweep --config=experiments/mnist5k/label_set.py --workdir=runs/label_set_1 --run
+jaxmatch sweep --config=experiments/mnist5k/label_set.py:early --workdir=runs/label_set_early --run
+
+The second command has runs of 300 steps: how the two programs begin.
 """
 
 from collections.abc import Iterator
+from typing import Any
+
+from jaxmatch.errors import InputError
 
 LABELS = "tests/golden/splits/mnist5k_labels10_seed1.json"
-RUNS = {"supervised": 30, "fixmatch": 12, "simmatch": 12}
+RUNS = {
+    "": {"supervised": 30, "fixmatch": 12, "simmatch": 12},
+    "early": {"supervised": 40},
+}
+CHANGES: dict[str, dict[str, Any]] = {"": {}, "early": {"steps": 300}}
+USUAL_STEPS = 1500  # of the recipes
 
 
-def sweep() -> Iterator[dict[str, object]]:
+def sweep(kind: str = "") -> Iterator[dict[str, Any]]:
     """All of a method, then of the next one."""
-    for method, runs in RUNS.items():
+    if kind not in RUNS:
+        raise InputError(f"{kind!r} is no kind of runs here; give 'early', or nothing.")
+    for method, runs in RUNS[kind].items():
         for seed in range(runs):
             yield {
                 "config": f"{method}:mnist5k,labels=10,seed=1",
                 "workdir": f"{method}-{seed}",
                 "data.split": LABELS,
                 "seed": seed,
+                **CHANGES[kind],
             }
