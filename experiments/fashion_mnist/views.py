@@ -7,7 +7,6 @@ The seeds of the results, 0 to 2, and the test images have no part in the choice
 gray on a black ground, upright, and the shoes point to the left.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from jaxmatch.config.presets import VIEWS
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.metrics import read
 
+HERE = Path(__file__).parent
 SEEDS = (3, 4, 5)
 LABELS = 100
 VALIDATION = 5000
@@ -38,13 +38,13 @@ CANDIDATES = {
     PUBLISHED: Candidate(meaning="the published views"),
     "no_flips": Candidate(meaning="no flips", overrides={"views.weak.flip": False}),
     "black": Candidate(
-        meaning="black beyond the edges and in cutouts",
+        meaning="black beyond the edges (and in cutouts)",
         overrides={"views.weak.padding": "zero", "views.strong.fill": 0},
     ),
     "no_cutout": Candidate(meaning="no cutout", overrides={"views.strong.cutout": False}),
     "half": Candidate(meaning="ops at half strength", overrides={"views.strong.strength": 0.5}),
     "ordered": Candidate(
-        meaning="ops that keep the order of the gray levels",
+        meaning="no autocontrast, color, equalize, posterize, solarize",
         overrides={"views.strong.ops": VIEWS["medical"].values["views.strong.ops"]},
     ),
     "medical": Candidate(meaning="`views=medical`", views="medical"),
@@ -72,18 +72,14 @@ def sweep() -> Iterator[dict[str, Any]]:
                 }
 
 
-def table(runs: Path) -> str:
-    """Validation accuracy in percent of the finished runs as Markdown, and the gain in points."""
-    lines = ["| run | views | seeds 3 / 4 / 5 | mean ± sd | above the published ones |"]
-    lines.append("|---|---|---|---|---|")
+def collect(runs: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Validation accuracies in percent by method, candidate and seed, of the finished runs."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for method, names in METHODS.items():
-        found = {name: accuracies(runs, method, name) for name in names}
         for name in names:
-            if values := list(found[name].values()):
-                cells = [f"`{method}`", CANDIDATES[name].meaning, study.each(values)]
-                cells += [study.spread(values), gain(found[name], found[PUBLISHED])]
-                lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            if known := accuracies(runs, method, name):
+                found.setdefault(method, {})[name] = known
+    return found
 
 
 def accuracies(runs: Path, method: str, name: str) -> dict[str, float]:
@@ -98,18 +94,30 @@ def accuracies(runs: Path, method: str, name: str) -> dict[str, float]:
     return found
 
 
+def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The accuracies as Markdown, and the gain in points over the published views."""
+    lines = ["| run | views | seeds 3 / 4 / 5 | mean ± sd | above the published ones |"]
+    lines.append("|---|---|---|---|---|")
+    for method, found in results.items():
+        for name, known in found.items():
+            values = list(known.values())
+            cells = [f"`{method}`", CANDIDATES[name].meaning, study.each(values)]
+            cells += [study.spread(values), gain(known, found.get(PUBLISHED, {}))]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def gain(ours: Mapping[str, float], published: Mapping[str, float]) -> str:
     """The mean difference on equal seeds and its 95% interval; none for fewer than two seeds."""
     if ours == published or len(ours.keys() & published.keys()) < 2:
         return ""
     found = difference(ours, published, paired=True)
-    return f"{found.mean:+.1f} ({found.low:.1f} to {found.high:.1f})"
+    return f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("runs", type=Path, help="the sweep's --workdir")
-    print(table(parser.parse_args(words).runs))
+    results, _ = study.collected(collect, HERE / "views.json", __doc__, words)
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -80,6 +80,15 @@ def test_gains_are_those_on_equal_seeds(tmp_path):
         for seed, accuracy in zip(views.SEEDS, accuracies, strict=True):
             folder = tmp_path / f"fixmatch-{name}-s{seed}"
             write(folder, 1200, "validation/teacher/accuracy", accuracy)
-    *_, published, no_flips = views.table(tmp_path).splitlines()
+    *_, published, no_flips = views.table(views.collect(tmp_path)).splitlines()
     assert published.endswith("| 70.0 / 60.0 / 50.0 | 60.0 ± 10.0 |  |")
     assert no_flips.startswith("| `fixmatch` | no flips | 72.0 / 63.0 / 54.0 | 63.0 ± 9.0 | +3.0 (")
+
+
+def test_the_page_has_the_recorded_table_of_views():
+    recorded = json.loads((views.HERE / "views.json").read_text())
+    page = (views.HERE / "README.md").read_text()
+    assert {method: [*found] for method, found in recorded.items()} == {
+        method: [*names] for method, names in views.METHODS.items()
+    }
+    assert views.table(recorded) in page

@@ -9,6 +9,7 @@ from experiments import study
 
 SCRIPTS = (
     "fashion_mnist.results",
+    "fashion_mnist.views",
     "own_data.results",
     "pretrained.fashion_results",
     "pretrained.first_classifier_results",
