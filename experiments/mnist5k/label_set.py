@@ -3,7 +3,8 @@
 jaxmatch sweep --config=experiments/mnist5k/label_set.py --workdir=runs/label_set_1 --run
 jaxmatch sweep --config=experiments/mnist5k/label_set.py:early --workdir=runs/label_set_early --run
 
-The second command has runs of 300 steps: how the two programs begin.
+The second command has runs of 300 steps: how the two programs begin. Their random numbers are not
+those of the first command's runs, of which they are the beginning otherwise.
 """
 
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ from jaxmatch.errors import InputError
 
 LABELS = "tests/golden/splits/mnist5k_labels10_seed1.json"
 RUNS = {
-    "": {"supervised": 30, "fixmatch": 12, "simmatch": 12},
-    "early": {"supervised": 40},
+    "": {"supervised": range(30), "fixmatch": range(12), "simmatch": range(12)},
+    "early": {"supervised": range(30, 110)},
 }
 CHANGES: dict[str, dict[str, Any]] = {"": {}, "early": {"steps": 300}}
 USUAL_STEPS = 1500  # of the recipes
@@ -24,8 +25,8 @@ def sweep(kind: str = "") -> Iterator[dict[str, Any]]:
     """All of a method, then of the next one."""
     if kind not in RUNS:
         raise InputError(f"{kind!r} is no kind of runs here; give 'early', or nothing.")
-    for method, runs in RUNS[kind].items():
-        for seed in range(runs):
+    for method, seeds in RUNS[kind].items():
+        for seed in seeds:
             yield {
                 "config": f"{method}:mnist5k,labels=10,seed=1",
                 "workdir": f"{method}-{seed}",

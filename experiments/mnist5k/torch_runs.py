@@ -122,7 +122,8 @@ def run(settings: Mapping[str, Any], data: Data, seed: int) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="how many runs, from seed 0 on")
+    parser.add_argument("--seeds", type=int, default=3, help="how many runs")
+    parser.add_argument("--first", type=int, default=0, help="the seed of the first of them")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, default=RECORDED)
     chosen, overrides = parser.parse_known_args(arguments)
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = run_data.load_new(config)
     changes = [override.removeprefix("--config.") for override in overrides]
     key = ",".join([name, *chosen.config.split(",")[1:], *changes])
-    for seed in range(chosen.seeds):
+    for seed in range(chosen.first, chosen.first + chosen.seeds):
         recorded = json.loads(chosen.output.read_text()) if chosen.output.exists() else {}
         runs = recorded.setdefault(key, {})
         if str(seed) in runs:

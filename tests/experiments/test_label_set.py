@@ -13,7 +13,7 @@ from jaxmatch.errors import InputError
 @pytest.mark.parametrize("kind", RUNS)
 def test_runs_differ_in_the_random_numbers_alone(kind):
     runs = list(sweep(kind))
-    assert len({run["workdir"] for run in runs}) == len(runs) == sum(RUNS[kind].values())
+    assert len({run["workdir"] for run in runs}) == len(runs) == sum(map(len, RUNS[kind].values()))
     for run in runs[:: len(runs) // 4]:
         words = [f"--config.{key}={run[key]}" for key in run.keys() - {"config", "workdir"}]
         config, _ = from_flags(run["config"], words)
