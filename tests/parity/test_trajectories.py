@@ -1,4 +1,4 @@
-"""Recorded steps of methods with a memory or a teacher pass, and fail when the library is wrong."""
+"""Recorded steps, most of them with a memory or a teacher pass; they fail if the library is wrong."""
 
 import json
 from pathlib import Path
@@ -20,6 +20,11 @@ SOURCES = {
     "off_fixmatch_eman": "library",
     "simmatch": "override: alignment.align, memory.normalize",
     "comatch": "override: alignment.align",
+    "flexmatch": "library",
+    "freematch": "library",
+    "pimodel_ramp": "library",
+    "softmatch": "override: softmatch.align",
+    "uda": "override: uda.kl_divergence",
 }
 SLOW = ("simmatch", "comatch", "off_simmatch_eman")
 
