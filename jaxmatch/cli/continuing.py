@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxmatch.config import usb_cv
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.flags import from_flags
 from jaxmatch.config.saved import tells_apart, to_json
@@ -41,7 +42,8 @@ def words(values: Mapping[str, Any]) -> list[str] | None:
     flat = {key: value for key, value in flatten(values).items() if not key.startswith("facts.")}
     chosen = {"labels": flat["data.labels"], "seed": flat["seed"]}
     chosen |= {"preset": flat.get("preset"), "views": flat.get("views_preset")}
-    chosen |= {"size": flat.get("size")}
+    if flat.get("preset") != usb_cv.NAME:  # it has a size
+        chosen |= {"size": flat.get("size")}
     usual = {"labels": "none", "preset": "jaxmatch"}
     pairs = [f"{k}={v}" for k, v in chosen.items() if v not in (None, "", usual.get(k))]
     config = ",".join([f"{flat['recipe']}:{flat['data.name']}", *pairs])
@@ -52,22 +54,24 @@ def words(values: Mapping[str, Any]) -> list[str] | None:
     def lacking(overrides: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of the run that the words with ``overrides`` do not give."""
         now = flatten(to_json(settled(from_flags(config, _flags(overrides))[0])[0]))
-        return {
-            key: value
-            for key, value in kept.items()
-            if key in now and now[key] is not None and now[key] != value
-        }
+        return {key: value for key, value in kept.items() if key in now and now[key] != value}
+
+    def lacks(overrides: Mapping[str, Any]) -> bool:
+        try:
+            return bool(lacking(overrides))
+        except InputError:  # another setting needs the one that is left out
+            return True
 
     overrides: dict[str, Any] = {"minutes": minutes} if minutes else {}
     try:
         for _ in range(2):  # the network's own settings follow from its name
             overrides |= lacking(overrides)
-        for key in list(overrides):  # some follow from others
-            fewer = {each: value for each, value in overrides.items() if each != key}
-            if key != "minutes" and not lacking(fewer):
-                overrides = fewer
     except InputError:
         return None
+    for key in list(overrides):  # some follow from others
+        fewer = {each: value for each, value in overrides.items() if each != key}
+        if key != "minutes" and not lacks(fewer):
+            overrides = fewer
     return [f"--config={config}", *_flags(overrides)]
 
 

@@ -118,14 +118,17 @@ def find_images(given: Iterable[str | os.PathLike]) -> Found:
     explicit: list[Path] = []
     ranked: list[tuple[bool, str, Path]] = []
     left_out: dict[str, list[str]] = {}
-    for place in map(paths.path, given):
+    for name in given:
+        if not os.fspath(name):
+            raise InputError("a path is empty; give files or folders of images.")
+        place = paths.path(name)
         if not place.is_dir():
             if not place.exists():
                 raise InputError(f"There is no file or folder {place}.")
             explicit.append(place)
             continue
         tree = search(place)
-        ranked += [(name in tree.linked, str(place / name), place / name) for name in tree.images]
+        ranked += [(each in tree.linked, str(place / each), place / each) for each in tree.images]
         for reason, names in tree.left_out.items():
             shown = (f"{place / name}{'/' * name.endswith('/')}" for name in names)
             left_out.setdefault(reason, []).extend(shown)

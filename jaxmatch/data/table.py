@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from jaxmatch.data import splits
 from jaxmatch.errors import InputError, counted, printable
@@ -130,6 +131,29 @@ def read(file: Path, key: str = "path", classes: Collection[str] = ()) -> Table:
     notes = [*_header_notes(file, header, columns), *lost]
     check_numbers(file, {row.label for row in rows})
     return Table(file=file, rows=tuple(rows), notes=tuple(notes))
+
+
+def line(cells: Iterable[Any]) -> str:
+    """A line of a table with commas; cells with line breaks of any kind are in quotes."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def takes(name: str) -> bool:
+    """Whether :func:`read` gives the name of a file as it is."""
+    return name == name.strip() and not {"\n", "\r"} & set(name)
+
+
+def filled(file: Path) -> int:
+    """How many rows of a table have something in the column of the label.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    (header, *body), _ = _cells(file)
+    place = _columns(header).get("label", len(header))
+    return sum(bool("".join(cells[place : place + 1]).strip()) for cells in body)
 
 
 def resolve(

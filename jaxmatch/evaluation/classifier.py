@@ -97,7 +97,21 @@ class Classifier(Predictor):
         Unreadable images do not count. Images and errors are those of :meth:`predict`. With
         ``resampling`` the key ``intervals`` has their confidence intervals
         (:func:`jaxmatch.evaluation.bootstrap.intervals`).
+
+        Raises:
+            InputError: also if ``labels`` are not one position of a class for each image.
         """
+        labels = np.asarray(labels)
+        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+            raise InputError(
+                f"labels must be whole numbers, one for each of {len(images):,} images; they are "
+                f"{labels.dtype} of the shape {labels.shape}."
+            )
+        if labels.size and not 0 <= labels.min() <= labels.max() < len(self.classes):
+            raise InputError(
+                f"labels must be from 0 to {len(self.classes) - 1}, positions in `classes`; they "
+                f"are from {labels.min()} to {labels.max()}."
+            )
         answers = probabilities(self.logits(images, network), self.temperature(network))
         found = evaluation(answers, labels, self.classes)
         if resampling is not None:
@@ -217,6 +231,7 @@ def load(
             dtype.
     """
     run = RunFolder.at(workdir)
+    step = int(step) if isinstance(step, str) and step.isdecimal() else step
     values = run.read_config()
     if values is None:
         raise InputError(f"{run.path} is no run folder: it has no config.json.")

@@ -1,5 +1,6 @@
 """An exported file as a classifier of images, which needs nothing of the run that it is from."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,13 +105,20 @@ def load(
 
     Raises:
         InputError: if it is neither, or the run has no such checkpoint, or on an unknown dtype, or
-            if a step or a dtype is given for a file.
+            if a step, a dtype or ``calibrated=False`` is given for a file.
     """
+    if not os.fspath(run_or_export):
+        raise InputError("the path is empty; give a run folder or an exported file.")
     place = paths.path(run_or_export)
     if not place.is_file():
         return classifier.load(run_or_export, step, calibrated=calibrated, dtype=dtype)
     if step is not None:
         raise InputError(f"{place} is an exported file, which holds one step; leave out --step.")
+    if not calibrated:
+        raise InputError(
+            f"{place} is an exported file, which has its temperature in it; --uncalibrated needs a "
+            "run folder."
+        )
     if dtype:
         raise InputError(f"{place} computes in what it was exported with; give --dtype to export.")
     facts, answer = read_exported(place)

@@ -1,19 +1,21 @@
 """Writes the predictions for files and folders as a table, row by row as they are computed."""
 
 import contextlib
-import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from jaxmatch.data.discovery import extensions
+from jaxmatch.data.table import NAMES as LABEL_TABLES
+from jaxmatch.data.table import line
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.predictions import Predictions, Predictor
-from jaxmatch.runtime.paths import check_output, in_bucket, writing_output
+from jaxmatch.runtime.paths import check_output, check_replaces, in_bucket, writing_output
 
 LeftOut = dict[str, list[str]]  # paths by reason
 WriteRow = Callable[[Sequence[Any]], None]
@@ -22,6 +24,8 @@ LINES_OF_JSON = (".jsonl", ".ndjson")
 COLUMNS = ("path", "class", "confidence")
 UNKNOWN = "unknown"
 LEFT_OUT_COLUMNS = ("path", "reason")
+# How the tables begin.
+OWN = tuple(text.encode() for text in (",".join(COLUMNS), ",".join(LEFT_OUT_COLUMNS), '{"path": '))
 
 
 def check_outputs(*outputs: Path | None) -> None:
@@ -42,6 +46,12 @@ def check_outputs(*outputs: Path | None) -> None:
                 f"{output} has the name of an image; give the table a name that ends in .csv or "
                 ".jsonl."
             )
+        if output.name.lower() in LABEL_TABLES:
+            raise InputError(
+                f"{output} has the name of a folder's table of labels, and predictions there would "
+                "be taken for labels; give another --output."
+            )
+        check_replaces(output, OWN, "predictions")
     if len({_place(output) for output in given}) < len(given):
         raise InputError(f"{given[0]} is named twice; give the files different names.")
 
@@ -83,9 +93,11 @@ def predict(
     names += [f"p:{name}" for name in classifier.classes] if probabilities else []
     missing: LeftOut = {}
     done = 0
+    blocks = classifier.predict_files(paths, unknown=unknown)
+    first = list(islice(blocks, 1))  # before a file is opened in one of the folders
     with contextlib.ExitStack() as files:
         write = _table(files.enter_context(writing_output(output)), output, [*COLUMNS, *names])
-        for block in classifier.predict_files(paths, unknown=unknown):
+        for block in chain(first, blocks):
             for row in _rows(block, probabilities):
                 write(row)
             for reason, found in block.left_out.items():
@@ -117,9 +129,12 @@ def _table(file: BinaryIO, path: Path, columns: Sequence[str]) -> WriteRow:
             text.write(json.dumps(values) + "\n")
 
         return write
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    return writer.writerow
+
+    def write_cells(row: Sequence[Any]) -> None:
+        text.write(line(row))
+
+    write_cells(columns)
+    return write_cells
 
 
 class _Text(NamedTuple):

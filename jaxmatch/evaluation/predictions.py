@@ -139,7 +139,7 @@ class Predictor:
         )
 
     def predict_files(
-        self, paths: Iterable[AnyPath], network: str = "", unknown: bool | str = False
+        self, paths: AnyPath | Iterable[AnyPath], network: str = "", unknown: bool | str = False
     ) -> Iterator[Predictions]:
         """As :meth:`predict` for paths, in blocks, of which one at a time is in memory.
 
@@ -151,7 +151,7 @@ class Predictor:
         """
         self.check_classifies()
         score = self._score(unknown, network)
-        found = find_images(paths)
+        found = find_images([paths] if isinstance(paths, str | os.PathLike) else paths)
         elsewhere, padding = found.left_out, 0
         for block in read_blocks(found.files, self.fitting, self.levels, BATCH):
             left_out = {**elsewhere, **block.left_out}

@@ -6,6 +6,7 @@ errors, so that their average labels the unlabeled images better than each of th
 learns from all of these labels (``data.pseudo_labels``).
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from jaxmatch.data import splits
 from jaxmatch.errors import InputError, some
 from jaxmatch.evaluation.classifier import load
 from jaxmatch.record import pseudo_labels, run_data
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.record.pseudo_labels import Table
 
 
@@ -105,11 +107,15 @@ def make(
         The pseudo-labels, and whether their names are paths.
 
     Raises:
-        InputError: if a folder is no run with a classifier, or the runs have different classes or
-            unlabeled images.
+        InputError: if a folder is no run with a classifier or is named twice, or the runs have
+            different classes or unlabeled images.
     """
     if average not in AVERAGES:
         raise InputError(f"unknown average {average!r}; known: {', '.join(AVERAGES)}.")
+    folders = [os.path.realpath(RunFolder.at(workdir).path) for workdir in workdirs]
+    for number, folder in enumerate(folders):
+        if folder in folders[:number]:  # it would have two votes
+            raise InputError(f"{workdirs[number]} is named twice; name each run once.")
     runs = [predicted(workdir, step, place) for workdir in workdirs]
     for other in runs[1:]:
         check_same(runs[0], other)

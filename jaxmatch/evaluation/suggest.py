@@ -1,7 +1,5 @@
 """Suggests which unlabeled images of a run to label next, by a rule of :mod:`.acquisition`."""
 
-import csv
-import io
 import logging
 import os
 from collections.abc import Mapping
@@ -16,7 +14,6 @@ from jaxmatch.data.added import key_of
 from jaxmatch.data.copies import array_hashes
 from jaxmatch.data.record import file_hashes
 from jaxmatch.data.source import Source
-from jaxmatch.data.table import UNLABELED
 from jaxmatch.errors import InputError, counted, suggest
 from jaxmatch.evaluation.acquisition import RULES, Pool, usual_rule
 from jaxmatch.evaluation.classifier import Classifier
@@ -115,8 +112,15 @@ def choose(
             "fine-tune it on a few labels first (--config=finetune, --config.init_from)."
         )
     data = run_data.load_recorded(classifier.config, folder, place=place)
+    source = data.source
     pool, copied = candidates(data)
     left_out = {"exact copies of others": copied} if copied else {}
+    if source.listed is not None:
+        names = pseudo_labels.names(source, source.rows[pool])
+        writable = np.array([table.takes(name) for name in names], bool)
+        if lost := int((~writable).sum()):
+            left_out["with a line break in their names, or a blank at an end"] = lost
+        pool = pool[writable]
     if len(pool) > MOST:
         left_out["not drawn"] = len(pool) - MOST
         log.warning(
@@ -125,7 +129,6 @@ def choose(
         pool = np.sort(np.random.default_rng([seed, 1]).permutation(pool)[:MOST])
     if not len(pool):
         raise InputError(f"{folder} has no unlabeled images left; add some to the data.")
-    source = data.source
     labeled = splits.locate(source, data.split)
     shown = np.concatenate([pool, labeled])
     found = make_outputs(classifier.program)(classifier.variables(), source.images[shown])
@@ -221,7 +224,7 @@ def check_table(file: Path) -> None:
         return
     for key in ("path", "index"):
         try:
-            rows = table.read(file, key).rows
+            table.read(file, key)
             break
         except InputError:
             continue
@@ -230,7 +233,7 @@ def check_table(file: Path) -> None:
             f"{file} is no table that suggest has written, and would be lost; give another "
             "--output."
         )
-    if filled := sum(row.label != UNLABELED for row in rows):
+    if filled := table.filled(file):  # a class may have a name that means "no label" elsewhere
         raise InputError(
             f"{file} has {counted(filled, 'label')} that would be lost; give another --output."
         )
@@ -256,9 +259,7 @@ def cells(found: Suggestions) -> list[tuple[bytes, bytes]]:
 
 def quoted(text: str) -> bytes:
     """A cell of the table, in quotes where it needs some."""
-    cell = io.StringIO(newline="")
-    csv.writer(cell, lineterminator="").writerow([text])
-    return os.fsencode(cell.getvalue())
+    return os.fsencode(table.line([text]).removesuffix("\n"))
 
 
 def write_table(file: Path, found: Suggestions) -> None:

@@ -133,8 +133,8 @@ def of_run(
     Raises:
         InputError: if the images must be measured, and the data is not what it was.
     """
-    known = files.read_known_images()
-    if known is None or known.step != step:
+    known = files.read_known_images().get(step)
+    if known is None:
         try:
             data = load_recorded(config, files.path, place=place, needed="held")
         except InputError as error:

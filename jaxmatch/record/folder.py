@@ -13,7 +13,7 @@ from jaxmatch.data.facts import Facts
 from jaxmatch.data.record import Record
 from jaxmatch.data.splits import Split
 from jaxmatch.errors import DiskError, InputError
-from jaxmatch.record import calibration, contents
+from jaxmatch.record import calibration, contents, unknown
 from jaxmatch.record.calibration import Calibrations
 from jaxmatch.record.unknown import KnownImages
 from jaxmatch.runtime import paths
@@ -240,22 +240,26 @@ class RunFolder:
         elif self.calibration_file.exists():
             self.calibration_file.unlink()
 
-    def read_known_images(self) -> KnownImages | None:
-        """What :mod:`jaxmatch.record.unknown` describes; None without a file.
+    def read_known_images(self) -> dict[int, KnownImages]:
+        """What :mod:`jaxmatch.record.unknown` describes, by step; nothing without a file.
 
         Raises:
             InputError: if the file cannot be read or is damaged.
         """
         advice = "remove it, and jaxmatch predict --unknown writes it again"
-        return self._read(self.unknown_file, KnownImages.from_json, advice)
+        return self._read(self.unknown_file, unknown.from_json, advice) or {}
 
     def write_known_images(self, known: KnownImages) -> None:
-        """Write how strange known images look.
+        """Write how strange known images look at a step, beside other steps in the file.
 
         Raises:
             DiskError: if the file cannot be written.
         """
-        write_json(self.unknown_file, known.to_json(), indent=None)
+        try:
+            others = self.read_known_images()
+        except InputError:  # a damaged file is written again
+            others = {}
+        write_json(self.unknown_file, unknown.to_json({**others, known.step: known}), indent=None)
 
     def read_examples(self, made: Mapping[str, Any]) -> dict[str, Any] | None:
         """What :mod:`jaxmatch.evaluation.examples` describes; None if there is none.

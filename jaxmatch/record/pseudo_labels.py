@@ -20,6 +20,8 @@ import numpy as np
 from jaxmatch.data import splits
 from jaxmatch.data.record import Record, file_hashes
 from jaxmatch.data.source import Source
+from jaxmatch.data.table import NAMES as LABEL_TABLES
+from jaxmatch.data.table import line
 from jaxmatch.errors import InputError, some
 from jaxmatch.runtime import paths
 
@@ -99,6 +101,21 @@ def check_file(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: pseudo-labels are written as {' or '.join(SUFFIXES)}.")
     paths.check_output(path)
+    if path.name.lower() in LABEL_TABLES:
+        raise InputError(
+            f"{path} has the name of a folder's table of labels; give another --output."
+        )
+    if path.suffix == ".npz" and path.is_file():
+        try:
+            read(path)
+        except InputError as error:
+            raise InputError(
+                f"{path} exists, is no file of pseudo-labels, and would be lost; give another "
+                "--output."
+            ) from error
+        return
+    columns = (f"{first},content,class,confidence" for first in ("path", "index"))
+    paths.check_replaces(path, tuple(map(str.encode, columns)), "pseudo-labels")
 
 
 def write(path: Path, table: Table, of_files: bool) -> None:
@@ -116,7 +133,6 @@ def write(path: Path, table: Table, of_files: bool) -> None:
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
-            allow_pickle=False,
             **{"path" if of_files else "index": np.array(table.names, str)},  # pyright: ignore
             content=np.array(table.contents, str),
             classes=np.array(table.classes, str),
@@ -126,10 +142,8 @@ def write(path: Path, table: Table, of_files: bool) -> None:
         )
         paths.write_output(path, buffer.getvalue())
         return
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
     columns = ["path" if of_files else "index", "content", "class", "confidence"]
-    writer.writerow([*columns, *(PREFIX + name for name in table.classes)])
+    lines = [line([*columns, *(PREFIX + name for name in table.classes)])]
     for name, content, label, confidence, row in zip(
         table.names,
         table.contents,
@@ -140,8 +154,8 @@ def write(path: Path, table: Table, of_files: bool) -> None:
     ):
         known = label >= 0
         values = [table.classes[label], confidence, *row] if known else [""] * (2 + len(row))
-        writer.writerow([name, content, *values])
-    paths.write_output(path, text.getvalue().encode("utf-8", "surrogateescape"))
+        lines.append(line([name, content, *values]))
+    paths.write_output(path, "".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def read(path: Path) -> tuple[Table, str]:

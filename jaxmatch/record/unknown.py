@@ -1,8 +1,9 @@
-"""The content of ``unknown.json``: how strange known images look to the networks of one step.
+"""The content of ``unknown.json``: how strange known images look to the networks of some steps.
 
-The object has ``step``, ``images`` (their number), ``part`` (which these are: "validation", or
-"labeled" for images that the run has trained on), ``score`` (the one that counts unless another is
-asked for), ``share`` and, for ``teacher`` and ``student``, each score by name: ``scores`` of the
+The object is that of the newest of these steps; ``other_steps`` has the same of earlier ones by
+their number. It has ``step``, ``images`` (their number), ``part`` (which these are: "validation",
+or "labeled" for images that the run has trained on), ``score`` (the one that counts unless another
+is asked for), ``share`` and, for ``teacher`` and ``student``, each score by name: ``scores`` of the
 images, sorted, larger for stranger ones, and ``threshold``, above which an image is stranger than
 that share of known images; null where there are too few.
 """
@@ -17,6 +18,7 @@ import numpy as np
 NETWORKS = ("teacher", "student")
 VALIDATION, LABELED = "validation", "labeled"
 SHARE = 0.95
+OTHERS = "other_steps"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +70,7 @@ class KnownImages:
         return _number(known[needed - 1]) if suffice(len(known)) else None
 
     def to_json(self) -> dict[str, Any]:
-        """The content of the file."""
+        """What the file has of a step."""
         return {
             "step": self.step,
             "images": self.images,
@@ -116,6 +118,26 @@ class KnownImages:
         if not whole:
             raise ValueError("its scores are incomplete")
         return cls(step=step, part=part, score=str(score), scores=scores)
+
+
+def to_json(found: Mapping[int, KnownImages]) -> dict[str, Any]:
+    """The content of the file for the known images ``found`` of at least one step."""
+    *earlier, newest = sorted(found)
+    others = {str(step): found[step].to_json() for step in earlier}
+    return {**found[newest].to_json(), **({OTHERS: others} if others else {})}
+
+
+def from_json(content: Mapping[str, Any]) -> dict[int, KnownImages]:
+    """The known images by their step.
+
+    Raises:
+        ValueError: if something is missing; it says what.
+    """
+    others = content.get(OTHERS, {})
+    if not isinstance(others, dict) or not all(isinstance(each, dict) for each in others.values()):
+        raise ValueError(f"{OTHERS} is no object of objects")
+    found = [KnownImages.from_json(each) for each in (*others.values(), content)]
+    return {each.step: each for each in found}
 
 
 def suffice(images: int) -> bool:

@@ -1,6 +1,7 @@
 """Names of groups of runs: the method, and what tells it apart from the other groups."""
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 # The column "differs in" omits these settings: another column or the group's label shows them.
@@ -43,7 +44,8 @@ def labels_of(methods: Sequence[str], identities: Sequence[Mapping[str, Any]]) -
             key.rpartition(".")[2]: short_name(value) for key, value in list(differs.items())[:3]
         }
         name = f"{label}, {settings_text(short)}" if short else label
-        named.append(name if name not in named else f"{name} ({named.count(name) + 1})")
+        numbers = (f"{name} ({number})" for number in count(2))
+        named.append(name if name not in named else next(n for n in numbers if n not in named))
     return named
 
 

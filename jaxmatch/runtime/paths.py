@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,8 @@ from jaxmatch.errors import DiskError, InputError
 EXTRAS = {"gs": "gcs", "s3": "s3"}
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//?)(.*)", re.DOTALL)
+_STREAMS = {"stdout": 1, "stderr": 2}
+_STREAM = re.compile(r"/dev/(?P<name>stdout|stderr)|/(?:dev|proc/self)/fd/(?P<number>\d+)")
 PERIOD = 60.0  # the least seconds between two copies of a growing file to a bucket
 
 
@@ -110,6 +112,10 @@ def write_whole(path: Path, content: bytes) -> None:
         with as_os_errors(path):
             path.write_bytes(content)
         return
+    if (stream := _stream(path)) is not None:
+        with os.fdopen(os.dup(stream), "wb") as file:
+            file.write(content)
+        return
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
@@ -152,15 +158,16 @@ def writing_output(path: Path) -> Iterator[BinaryIO]:
     Raises:
         DiskError: if it cannot be written.
     """
-    local = path
+    local, stream = path, _stream(path)
     if in_bucket(path):
         folder = tempfile.TemporaryDirectory(prefix="jaxmatch-")
         local = Path(folder.name) / path.name
-    direct = local.exists() and not local.is_file()
+    direct = stream is not None or (local.exists() and not local.is_file())
     local = local if direct else Path(os.path.realpath(local))
     temporary = local if direct else local.with_name(f".{local.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        opened = temporary.open("wb") if stream is None else os.fdopen(os.dup(stream), "wb")
+        with opened as file:
             yield file
         if in_bucket(path):
             write_whole(path, temporary.read_bytes())
@@ -176,13 +183,24 @@ def writing_output(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def _stream(path: Path) -> int | None:
+    """The number of the open file that a name such as ``/dev/stdout`` means; None for others.
+
+    What is behind it is written on, and neither emptied nor replaced: ``>> file`` adds to a file.
+    """
+    found = _STREAM.fullmatch(str(path))
+    if found is None:
+        return None
+    return _STREAMS[found["name"]] if found["name"] else int(found["number"])
+
+
 def check_output(path: Path) -> None:
     """Check, before long work starts, that a file can be written to ``path``.
 
     Raises:
         InputError: if it cannot.
     """
-    if in_bucket(path):
+    if in_bucket(path) or _stream(path) is not None:
         return
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file in it.")
@@ -193,6 +211,30 @@ def check_output(path: Path) -> None:
         raise InputError(f"there is no folder {folder} for {path.name}; create it first.")
     if not os.access(folder, os.W_OK):
         raise InputError(f"{folder} is not writable; choose another --output.")
+
+
+def check_replaces(path: Path, beginnings: Sequence[bytes], content: str) -> None:
+    """Check that a file which is there is one of the command's own, so that none is lost.
+
+    Args:
+        path: to be written to.
+        beginnings: how files of the command begin; an empty file may be replaced, too.
+        content: what they are, for the message.
+
+    Raises:
+        InputError: if the file at ``path`` begins otherwise, or cannot be read.
+    """
+    if _stream(path) is not None or not path.is_file():
+        return
+    try:
+        with as_os_errors(path), path.open("rb") as file:
+            begins = file.read(max(map(len, beginnings)))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({reason(error)}).") from error
+    if begins and not begins.startswith(tuple(beginnings)):
+        raise InputError(
+            f"{path} exists, is no file of {content}, and would be lost; give another --output."
+        )
 
 
 def files_in(folder: Path) -> list[str]:

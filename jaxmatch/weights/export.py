@@ -70,7 +70,7 @@ def check_export(path: str | Path, kind: str = "") -> str:
     # A run takes weights from a file by its suffix; a program is known by its content.
     named = [kind] if kind else list(FORMATS)
     check_new(path, None if kind in PROGRAMS else [f".{name}" for name in named])
-    chosen = kind or path.suffix[1:]
+    chosen = kind or path.suffix[1:].lower()
     missing = FORMATS[chosen].package
     if missing and not paths.installed(missing):
         raise InputError(

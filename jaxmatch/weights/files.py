@@ -152,7 +152,7 @@ def write_weights(path: str | Path, weights: Mapping[str, np.ndarray]) -> None:
     ordered = {name: np.asarray(value, order="C") for name, value in weights.items()}
     if path.suffix.lower() == ".npz":
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **ordered)  # pyright: ignore[reportArgumentType]
+        np.savez(buffer, **ordered)  # pyright: ignore[reportArgumentType]
         content = buffer.getvalue()
     else:
         content = save(ordered)

@@ -23,6 +23,7 @@ def names(config):
     return {key: value for key, value in found.items() if key not in (*APART[5:], "recipe")}
 
 
+LORA = ["--config.optim.train=lora", "--config.model.lora_rank=4"]
 CASES = [
     ["fixmatch:mnist5k,labels=40,seed=3"],
     ["fixmatch:mnist5k", "--config.algorithm.threshold=0.9", "--config.steps=600"],
@@ -33,6 +34,17 @@ CASES = [
     ["supervised:NPZ,labels=all", "--config.model.name=resnet18", "--config.model.bn_decay=0.9"],
     ["fixmatch:NPZ,labels=16", "--config.minutes=5"],
     ["fixmatch:mnist5k,labels=40,preset=usb", "--config.data.mean=(0.1, 0.2, 0.3)"],
+    ["fixmatch:NPZ,labels=16", "--config.data.mean=(0.1,)", "--config.data.std=(0.2,)"],
+    ["fixmatch:NPZ,labels=16", "--config.data.white_level=4095", "--config.data.center_crop=0.9"],
+    ["fixmatch:NPZ,labels=16", "--config.views.strong.number=3", "--config.views.weak.pad=2"],
+    [
+        "fixmatch:NPZ,labels=16",
+        "--config.views.strong.cutout=False",
+        "--config.views.strong.fill=9",
+    ],
+    ["simclr:NPZ", "--config.views.contrast.size=24"],
+    ["fixmatch:NPZ,labels=16,preset=usb_cv"],
+    ["supervised:NPZ,labels=16", "--config.model.name=vit", *LORA],
 ]
 CHOSEN = "--config.select=validation/balanced_accuracy"
 

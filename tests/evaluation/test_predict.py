@@ -295,3 +295,50 @@ def test_a_method_without_a_classifier_is_refused_before_a_file_is_read(tmp_path
     classifier.program.algorithm.labeled = ()
     with pytest.raises(InputError, match="has no classifier"):
         classifier.predict(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "Labels.tsv"])
+def test_predictions_do_not_become_a_table_of_labels(tmp_path, name):
+    with pytest.raises(InputError, match="would be taken for labels; give another --output"):
+        writer.check_outputs(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"path,label,prediction,confidence\na.png,ant,bee,0.9\n", b"\x00model", b"path,class\n"],
+)
+def test_a_file_that_is_no_table_of_predictions_is_kept(tmp_path, content):
+    (tmp_path / "p.csv").write_bytes(content)
+    with pytest.raises(InputError, match="is no file of predictions, and would be lost"):
+        writer.check_outputs(tmp_path / "p.csv")
+
+
+def test_own_tables_are_replaced_and_odd_names_can_be_read_back(tmp_path):
+    folder = tmp_path / "f"
+    folder.mkdir()
+    names = {"a\rb.png", "c\nd.png", 'e"f.png', "g,h.png"}
+    for name in names:
+        Image.new("L", (1, 1)).save(folder / name)
+    outputs = (folder / "p.csv", folder / "l.csv")
+    for _ in range(2):
+        writer.check_outputs(*outputs)
+        left_out = writer.predict(stand_in(), [folder], outputs[0], left_out=outputs[1])
+        assert not any("hidden" in reason for reason in left_out)  # no temporary file
+    assert {Path(row["path"]).name for row in rows_of(outputs[0])} == names
+
+
+def test_a_single_path_and_an_empty_one(tmp_path):
+    folder = grays(tmp_path / "f", 2)
+    (block,) = stand_in().predict_files(str(folder / "00001.png"))
+    assert block.paths == (str(folder / "00001.png"),)
+    for given in ("", [""]):
+        with pytest.raises(InputError, match="a path is empty"):
+            stand_in().predict(given)
+
+
+@pytest.mark.parametrize("labels", [[0], [0, 2], [0.0, 1.0], [0, -1]])
+def test_labels_are_positions_of_classes(labels):
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    with pytest.raises(InputError, match=r"^labels must be"):
+        stand_in().score(images, labels)
+    assert stand_in().score(images, [0, 1])["accuracy"] == 0.5

@@ -199,3 +199,27 @@ def test_names_and_contents_tell_images_of_a_folder_apart(tmp_path, data):
         found[stream] = names, pseudo_labels.contents(some.source, some.record, rows)
     assert found[True] == found[False]
     assert len(set(found[True][1])) == len(found[True][1])
+
+
+def test_a_run_has_one_vote(runs):
+    for other in (runs[0], f"{runs[0]}/"):
+        with pytest.raises(InputError, match="is named twice"):
+            make([*runs, other])
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.npz"])
+def test_files_of_others_are_kept_and_own_ones_replaced(runs, tmp_path, name):
+    table, of_files = make(runs[:1])
+    file = tmp_path / name
+    for _ in range(2):
+        pseudo_labels.check_file(file)
+        pseudo_labels.write(file, table, of_files)
+    assert pseudo_labels.read(file)[0].classes == table.classes
+    file.write_text("path,label,prediction,confidence\na.png,ant,bee,0.9\n")
+    with pytest.raises(InputError, match="is no file of pseudo-labels, and would be lost"):
+        pseudo_labels.check_file(file)
+    np.savez(tmp_path / "p.npz", images=np.zeros(3))
+    with pytest.raises(InputError, match="is no file of pseudo-labels, and would be lost"):
+        pseudo_labels.check_file(tmp_path / "p.npz")
+    with pytest.raises(InputError, match="name of a folder's table of labels"):
+        pseudo_labels.check_file(tmp_path / "labels.csv")

@@ -19,6 +19,7 @@ from jaxmatch import load
 from jaxmatch.cli.main import main
 from jaxmatch.config.saved import to_json
 from jaxmatch.data.levels import DEFAULT
+from jaxmatch.data.table import takes
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation import classifier as classifiers
 from jaxmatch.evaluation import suggest
@@ -331,3 +332,23 @@ def test_two_rounds_of_labels(photos, tmp_path, monkeypatch, capsys):
     assert np.diff(numbers).tolist() == [5, 5]
     assert len(set(chosen)) == 10
     assert len(load(workdir).predict(str(photos / "unlabeled" / "42.png"))) == 1
+
+
+@pytest.mark.parametrize("label", ["-1", "nan", "?", "n/a", "unlabeled"])
+def test_labels_that_look_like_none_are_kept_too(tmp_path, label):
+    file = tmp_path / "next.csv"
+    file.write_text(f"path,label,prediction,confidence\na.png,{label},{label},0.9\n")
+    with pytest.raises(InputError, match="has 1 label that would be lost"):
+        suggest.check_table(file)
+
+
+def test_files_whose_names_no_table_gives_back_are_left_out(photos, tmp_path):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    image = toy_images(80, 0)[0]
+    for number, name in enumerate(("two\nlines.png", "return\r.png")):
+        put(folder / "unlabeled" / name, image[70 + number])
+    options = {"chosen": ",labels=16", "data__validation": 4, "method": "supervised"}
+    found = suggest.choose(untrained(f"folder:{folder}", tmp_path / "run", **options)[0], 1000)
+    assert not [name for name in found.names if "lines" in name or "return" in name]
+    assert found.left_out["with a line break in their names, or a blank at an end"] == 2
+    assert not takes(" lead.png")

@@ -97,15 +97,24 @@ def test_too_few_known_images_have_no_threshold():
 def test_the_file_holds_all_digits(tmp_path):
     values = np.random.default_rng(0).normal(size=30).astype(np.float32)
     folder = RunFolder(tmp_path)
-    assert folder.read_known_images() is None
+    assert folder.read_known_images() == {}
     folder.write_known_images(known(values, step=7))
     content = json.loads((tmp_path / "unknown.json").read_text())
     assert {key: content[key] for key in ("step", "images", "part", "score", "share")} == {
         "step": 7, "images": 30, "part": "validation", "score": "energy", "share": 0.95,
     }  # fmt: skip
-    again = folder.read_known_images()
+    again = folder.read_known_images()[7]
     np.testing.assert_array_equal(again.scores["student"]["energy"], np.sort(values))
     assert again.to_json() == content
+
+
+def test_a_look_at_another_step_keeps_the_others(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (7, 9, 3):
+        folder.write_known_images(known(range(30), step=step))
+    assert folder.read_known_images().keys() == {3, 7, 9}
+    content = json.loads((tmp_path / "unknown.json").read_text())
+    assert (content["step"], [*content["other_steps"]]) == (9, ["3", "7"])
 
 
 @pytest.mark.parametrize(
@@ -119,6 +128,8 @@ def test_the_file_holds_all_digits(tmp_path):
         {"student": {"energy": {"scores": [1]}}},
         {"teacher": {"energy": {"scores": []}}, "student": {"energy": {"scores": []}}},
         {"student": {"energy": {}}},
+        {"other_steps": [3]},
+        {"other_steps": {"3": {}}},
     ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, change):
@@ -162,7 +173,7 @@ def pictures(tmp_path_factory):
 
 def test_a_run_with_a_validation_set_ends_with_the_scores_of_it(run):
     classifier = jaxmatch.load(run)
-    found = RunFolder(run).read_known_images()
+    found = RunFolder(run).read_known_images()[20]
     assert (found.step, found.images, found.part, found.score) == (20, 20, "validation", "heads")
     images, labels = toy_images(40, 7)
     images = images[np.isin(labels, [1, 3])]
@@ -196,7 +207,7 @@ def test_predictions_are_the_same_with_it(run):
         named = classifier.predict(images, "student", unknown=score)
         logits, heads = classifier.scored(images, "student").values
         values = scores(logits, heads)[score]
-        there = RunFolder(run).read_known_images().scores["student"][score]
+        there = RunFolder(run).read_known_images()[20].scores["student"][score]
         expected = [np.mean(np.append(there, np.inf) < value) for value in values]
         np.testing.assert_allclose(named.unknown, expected, rtol=1e-6)
     calibrated = replace(classifier, calibration={"teacher": {"temperature": 3.0}})
@@ -237,7 +248,7 @@ def test_known_images_are_looked_at_when_the_file_is_of_another_step(run, tmp_pa
     early = jaxmatch.load(tmp_path / "run", 10)
     early.predict(toy_images(4, 1)[0], unknown=True)
     found = RunFolder(tmp_path / "run").read_known_images()
-    assert (found.step, found.images) == (10, 20)
+    assert (found.keys(), found[10].images) == ({10, 20}, 20)
     (tmp_path / "run" / "unknown.json").unlink()
     jaxmatch.load(tmp_path / "run").predict(toy_images(4, 1)[0], unknown=True)
     again = json.loads((tmp_path / "run" / "unknown.json").read_text())
@@ -259,7 +270,7 @@ def test_without_a_validation_set_the_labeled_images_stand_in(tmp_path, pictures
     assert len(found) == 24
     assert "compared with its 16 labeled ones" in caplog.text
     assert "so few never give an `unknown` of 0.95" in caplog.text
-    kept = RunFolder(tmp_path / "run").read_known_images()
+    (kept,) = RunFolder(tmp_path / "run").read_known_images().values()
     assert (kept.part, kept.images, kept.score) == ("labeled", 16, "energy")
     classifier = jaxmatch.load(tmp_path / "run")
     with pytest.raises(InputError, match="the method has no heads for it"):
@@ -301,7 +312,7 @@ def test_an_exported_file_tells_it_alone(run, program, pictures, tmp_path):
     """Ranks may differ by one: the program sums in another order."""
     expected = jaxmatch.load(run).predict(pictures, unknown=True)
     found = jaxmatch.load(program).predict(pictures, unknown=True)
-    step = 1 / (RunFolder(run).read_known_images().images + 1)
+    step = 1 / (RunFolder(run).read_known_images()[20].images + 1)
     assert expected.unknown.std() > 2 * step
     np.testing.assert_allclose(found.unknown, expected.unknown, rtol=0, atol=1.001 * step)
     assert np.mean(found.unknown == expected.unknown) > 0.8

@@ -1,4 +1,4 @@
-"""Recorded steps, most of them with a memory or a teacher pass; they fail if the library is wrong."""
+"""Recorded steps, most with a memory or a teacher pass; they fail if the library is wrong."""
 
 import json
 from pathlib import Path

@@ -184,3 +184,22 @@ def test_a_growing_file_of_a_bucket_is_copied_seldom_and_when_told(bucket, monke
         growing.write(b"resumed\n")
     assert paths.read_whole(file).startswith(b"0\n1\n")
     assert paths.read_whole(file).endswith(b"last\nresumed\n")
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "paths.write_whole(path, b'new')",
+        "with paths.writing_output(path) as file: file.write(b'new')",
+    ],
+)
+def test_what_the_output_of_the_program_goes_to_is_added_to(tmp_path, name, lines):
+    file = tmp_path / "all.csv"
+    file.write_text("old ")
+    code = f"from pathlib import Path; from jaxmatch.runtime import paths; path = Path({name!r})"
+    checks = "paths.check_output(path); paths.check_replaces(path, (b'path',), 'x')"
+    with file.open("a") as opened:
+        program = f"{code}\n{checks}\n{lines}"
+        subprocess.run([sys.executable, "-c", program], stdout=opened, check=True)
+    assert file.read_text() == "old new"

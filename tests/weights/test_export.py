@@ -58,3 +58,8 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r'absent_a: pip install "jaxmatch\[onnx\]"'):
         check_export(tmp_path / "a.names")
     assert FORMATS["onnx"].package == "jax2onnx"
+
+
+@pytest.mark.parametrize("suffix", ["NPZ", "SafeTensors", "StableHLO"])
+def test_a_suffix_may_have_capitals(tmp_path, suffix):
+    assert check_export(tmp_path / f"a.{suffix}") == suffix.lower()

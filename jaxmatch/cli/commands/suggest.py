@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     from jaxmatch.cli.continuing import PLACEHOLDER, following, going_on
     from jaxmatch.config.keys import KEYS
     from jaxmatch.data.levels import Levels
-    from jaxmatch.errors import counted
+    from jaxmatch.errors import InputError, counted
     from jaxmatch.evaluation import suggest
     from jaxmatch.evaluation.classifier import load
     from jaxmatch.record.folder import RunFolder
@@ -52,6 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     suggest.check_rule(arguments.by)
     suggest.check_table(table)
     check_output(page)
+    if page.is_file() and not table.is_file():
+        raise InputError(f"{page} exists and would be lost; give another --output.")
     classifier = load(arguments.workdir, arguments.step)
     found = suggest.choose(
         classifier, arguments.count, rule=arguments.by, seed=arguments.seed, place=arguments.data
