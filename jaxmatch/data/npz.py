@@ -111,7 +111,10 @@ def _read_all(place: str) -> tuple[dict[str, str], dict[str, np.ndarray], list[s
     try:
         path = paths.path(place)
         if path.is_dir():
-            raise InputError(f"{place} is a folder; read its images by folder:{place}.")
+            raise InputError(
+                f"{place} is a folder; give the .npz file, or read a folder of images by "
+                f"folder:{place}."
+            )
         in_bucket = paths.in_bucket(path)
         # NumPy would leave the handle of a damaged file open if it opened the file itself.
         file = io.BytesIO(paths.read_whole(path)) if in_bucket else path.open("rb")

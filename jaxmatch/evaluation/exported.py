@@ -111,6 +111,8 @@ def load(
         raise InputError("the path is empty; give a run folder or an exported file.")
     place = paths.path(run_or_export)
     if not place.is_file():
+        if place.suffix.lower() in (".stablehlo", ".onnx") and not place.exists():
+            raise InputError(f"There is no file {place}.")
         return classifier.load(run_or_export, step, calibrated=calibrated, dtype=dtype)
     if step is not None:
         raise InputError(f"{place} is an exported file, which holds one step; leave out --step.")

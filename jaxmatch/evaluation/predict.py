@@ -21,6 +21,7 @@ LeftOut = dict[str, list[str]]  # paths by reason
 WriteRow = Callable[[Sequence[Any]], None]
 
 LINES_OF_JSON = (".jsonl", ".ndjson")
+CELLS = (".csv", ".txt", "")  # commas between them
 COLUMNS = ("path", "class", "confidence")
 UNKNOWN = "unknown"
 LEFT_OUT_COLUMNS = ("path", "reason")
@@ -37,14 +38,14 @@ def check_outputs(*outputs: Path | None) -> None:
     given = [output for output in outputs if output is not None]
     for output in given:
         check_output(output)
-        if output.suffix.lower() == ".json":
-            raise InputError(
-                f"{output}: a table is written as .csv, or as .jsonl with a JSON object a line."
-            )
         if output.suffix.lower() in extensions():  # -o *.png would replace the first photograph
             raise InputError(
                 f"{output} has the name of an image; give the table a name that ends in .csv or "
                 ".jsonl."
+            )
+        if output.suffix.lower() not in (*LINES_OF_JSON, *CELLS):
+            raise InputError(
+                f"{output}: a table is written as .csv, or as .jsonl with a JSON object a line."
             )
         if output.name.lower() in LABEL_TABLES:
             raise InputError(

@@ -204,3 +204,13 @@ def test_a_run_without_labels_has_no_classifier_to_export(vit, tmp_path):
     finally:
         object.__delattr__(trained.algorithm, "labeled")
     assert not (tmp_path / "a.stablehlo").exists()
+
+
+def test_what_is_no_file_or_takes_no_option_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"There is no file .*gone\.onnx"):
+        jaxmatch.load(tmp_path / "gone.onnx")
+    with pytest.raises(InputError, match="the path is empty"):
+        jaxmatch.load("")
+    (tmp_path / "some.stablehlo").write_bytes(b"x")
+    with pytest.raises(InputError, match="has its temperature in it"):
+        jaxmatch.load(tmp_path / "some.stablehlo", calibrated=False)

@@ -297,7 +297,13 @@ def test_a_method_without_a_classifier_is_refused_before_a_file_is_read(tmp_path
         classifier.predict(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["labels.csv", "Labels.tsv"])
+@pytest.mark.parametrize("name", ["p.tsv", "p.xlsx", "p.parquet", "p.json"])
+def test_a_table_of_another_format_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=r"a table is written as \.csv, or as \.jsonl"):
+        writer.check_outputs(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["labels.csv"])
 def test_predictions_do_not_become_a_table_of_labels(tmp_path, name):
     with pytest.raises(InputError, match="would be taken for labels; give another --output"):
         writer.check_outputs(tmp_path / name)
