@@ -451,7 +451,7 @@ def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file(tmp_path):
     file.write_bytes(b"PK")
     with pytest.raises(InputError, match=r"photos\.zip is a file; unpack it"):
         sources.load(f"folder:{file}", Reading())
-    with pytest.raises(InputError, match="is a folder; give the .npz file"):
+    with pytest.raises(InputError, match=r"is a folder; give the \.npz file"):
         sources.load(f"npz:{tmp_path}", Reading())
 
 
