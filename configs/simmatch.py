@@ -45,6 +45,7 @@ def large(labels: str) -> dict[str, Any]:
         "algorithm.instance_start_step": epoch,
         "algorithm.alignment_length": 256,
         "algorithm.teacher": True,
+        "algorithm.bank_momentum": 0.0,  # the teacher's embeddings replace the old ones
         "optim.schedule": "cosine",
         "optim.period_steps": epoch,
         "optim.warmup_steps": 5 * epoch,

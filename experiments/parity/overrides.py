@@ -34,9 +34,9 @@ def no_alignment() -> Override:
     """SimMatchV2 without alignment."""
 
     def align_by_average(
-        average: Array, log_probabilities: Array, momentum: float
+        average: Array, log_probabilities: Array, momentum: float, prior: Array | None = None
     ) -> tuple[Array, Array]:
-        del momentum
+        del momentum, prior
         return log_probabilities, average
 
     return Override(simmatch_v2, "align_by_average", align_by_average)

@@ -111,7 +111,13 @@ TASKS = {
             "views.weak.pad": None,
             "views.weak.area": (0.875**2, 0.875**2),
         },
-        methods={"simmatch": {"algorithm.temperature": 0.2, "algorithm.teacher": True}},
+        methods={
+            "simmatch": {
+                "algorithm.temperature": 0.2,
+                "algorithm.teacher": True,
+                "algorithm.bank_momentum": 0.0,  # the teacher's embeddings replace the old ones
+            }
+        },
     ),
 }
 TEACHER = {"ema.decay": 0.999}

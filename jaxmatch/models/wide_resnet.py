@@ -40,7 +40,9 @@ class Block(nn.Module):
         changes = x.shape[-1] != self.features or self.stride != 1
         activated = self.norm(name="norm1")(x, train)
         transition = changes and not self.activate_before_residual
-        residual = activated if changes and self.activate_before_residual else x
+        # The legacy networks take the activated input where channels or size change alone.
+        activates = self.activate_before_residual and (changes or not self.legacy_transition)
+        residual = activated if activates else x
         inner = x if transition and self.legacy_transition else activated
         inner = self.conv(self.features, 3, self.stride, name="conv1")(inner, centered=train)
         inner = self.norm(name="norm2")(inner, train)
@@ -69,7 +71,7 @@ class Group(nn.Module):
             x = self.block(
                 self.features,
                 stride=self.stride if index == 0 else 1,
-                activate_before_residual=self.activate_before_residual,
+                activate_before_residual=self.activate_before_residual and index == 0,
                 name=f"block{index + 1}",
             )(x, train)
         return x

@@ -132,3 +132,12 @@ def test_what_the_benchmark_does_not_have(argument, message):
 def test_only_semi_aves_has_a_pool_without_the_labeled_images(name, data):
     found = from_flags(f"fixmatch:{data},preset=usb_cv", [])[0]
     assert found.data.include_labeled == (name != "semi")
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["simmatch:folder:/x,preset=usb_cv", "simmatch:tfds:imagenet2012,labels=1281,split=a"],
+)
+def test_a_teacher_replaces_what_simmatchs_bank_had(argument):
+    config, _ = from_flags(argument, [])
+    assert (config.algorithm.teacher, config.algorithm.bank_momentum) == (True, 0.0)

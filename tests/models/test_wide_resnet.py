@@ -300,3 +300,19 @@ def test_every_bias_has_a_gradient_outside_of_training():
     computed, centered = bias_gradients(WideResNet(classes=3, depth=10, width=1), IMAGES, False)
     assert not centered
     assert all(value > 1e-4 for value in computed.values())
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_first_shortcut_is_activated_where_no_channel_changes(legacy):
+    """The source of a shortcut is one question, its convolution another (width 1, stride 1)."""
+    network = WideResNet(classes=3, depth=10, width=1.0, groups=1, legacy_transition=legacy)
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    variables = network.init(jax.random.key(1), x, train=False)
+    _, found = network.apply(variables, x, train=False, capture_intermediates=True)
+    inside = found["intermediates"]
+    block = inside["group1"]["block1"]
+    stem, activated = inside["stem"]["__call__"][0], block["norm1"]["__call__"][0]
+    (output,), (inner,) = block["__call__"], block["conv2"]["__call__"]
+    expected = (stem if legacy else activated) + inner
+    np.testing.assert_allclose(output, expected, atol=1e-6)
+    assert not np.allclose(stem, activated)
