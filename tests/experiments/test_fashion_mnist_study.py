@@ -92,3 +92,8 @@ def test_the_page_has_the_recorded_table_of_views():
         method: [*names] for method, names in views.METHODS.items()
     }
     assert views.table(recorded) in page
+
+
+def test_the_page_has_the_recorded_results():
+    recorded = json.loads((results.HERE / "results.json").read_text())
+    assert results.table(recorded) in (results.HERE / "README.md").read_text()
