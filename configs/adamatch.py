@@ -7,10 +7,10 @@ On MNIST-5k 1,500 steps of 240 images through networks end at a test accuracy of
 40 and 71.9 ± 18.2 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
 
 The settings are USB's. The preset google has those of the authors' code (google-research/adamatch)
-that are settings here: threshold 0.9, ratio 3, 2**17 steps, weight decay 0.001, no Nesterov. Not
-reproduced of it: strong views of labeled images, random interpolation of labeled logits, the last
-128 batches in place of the unlabeled moving average, the ramp of the unsupervised loss and the
-learning rate's end at a fourth. The averages of a run of 1,500 steps are shorter.
+that are settings here: CTAugment, threshold 0.9, ratio 3, 2**17 steps, weight decay 0.001, no
+Nesterov. Not reproduced of it: strong views of labeled images, random interpolation of labeled
+logits, the last 128 batches in place of the unlabeled moving average, the ramp of the unsupervised
+loss and the learning rate's end at a fourth. The averages of a run of 1,500 steps are shorter.
 """
 
 from typing import Any
@@ -24,6 +24,7 @@ from jaxmatch.config.recipe import make
 SHORT = {"algorithm.momentum": 0.99}
 DATASETS: dict[str, dict[str, Any]] = {"mnist5k": SHORT, "digits": SHORT}
 GOOGLE = {
+    "augment": "ctaugment",
     "algorithm.threshold": 0.9,
     "data.ratio": 3,
     "optim.nesterov": False,

@@ -7,8 +7,11 @@ On MNIST-5k 1,500 steps of 352 images through networks end at a test accuracy of
 40 and 66.5 ± 15.2 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
 
 At CIFAR scale as in the official code: half of the usual steps, unlabeled images without the
-labeled ones, dense biases that decay, and a contrast view of crop and colour without blur. STL-10
-has the authors' ResNet-18, whose stem they do not tell: ImageNet's.
+labeled ones, dense biases that decay, and a contrast view of crop and colour without blur. The
+strong view has the RandAugment table simmatch, the nearest to the official one, whose ops all have
+their greatest strength. STL-10 has the authors' ResNet-18, whose stem they do not tell: ImageNet's.
+preset=usb has USB's steps, pool, table, network, decay, activation and start of smoothing; not its
+second RandAugment view in place of the contrast view, nor its average of three projections.
 
 On ImageNet (`comatch:tfds:imagenet2012,labels=12811,split=1percent.txt`) the settings of the
 authors' code for 1% and, with labels=128116, for 10%: 400 epochs over the unlabeled images, two
@@ -21,11 +24,24 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
-from jaxmatch.config.own import method_settings
+from jaxmatch.config.own import method_settings, published
 from jaxmatch.config.presets import TENTH, imagenet
 from jaxmatch.config.recipe import make
 
 CIFAR = {"steps": 512 * 1024, "data.include_labeled": False, "optim.decay": "not_batch_norm"}
+# RandAugment of published sets of small images: two ops at half the chance, a cutout of 16 pixels.
+TABLE = {"views.strong.table": "simmatch"}
+# USB smooths from its second epoch on: 1024 steps, 15 on MNIST-5k.
+USB_SHORT = {"algorithm.activation": "relu", "algorithm.smoothing_start_step": 15}
+USB_CIFAR = {
+    "steps": 2**20,
+    "data.include_labeled": True,
+    "views.strong.table": "torchssl",
+    "model.name": "wide_resnet",
+    "optim.decay": "kernels",
+    "algorithm.activation": "relu",
+    "algorithm.smoothing_start_step": 1024,
+}
 DATASETS: dict[str, dict[str, Any]] = {
     "mnist5k": {},
     "digits": {},
@@ -69,16 +85,19 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
     data, chosen = parse_argument(argument)
     settings = {"data.ratio": 7, "views.contrast.area": (0.2, 1.0)}
-    on_imagenet = data == "tfds:imagenet2012"
-    settings |= (
-        large(chosen.get("labels", ""))
-        if on_imagenet
-        else method_settings(DATASETS, (data, chosen), CIFAR)
-    )
+    usb: dict[str, Any] = USB_SHORT
+    if data == "tfds:imagenet2012":
+        settings |= large(chosen.get("labels", ""))
+        usb = {}
+    else:
+        settings |= method_settings(DATASETS, (data, chosen), CIFAR)
+        if published(data, chosen.get("size", "")) and data not in ("mnist5k", "digits"):
+            settings |= TABLE
+            usb = USB_CIFAR
     return make(
         "comatch",
         argument,
         algorithm={"name": "comatch"},
         settings=settings,
-        presets={"usb": {}},
+        presets={"usb": usb},
     )

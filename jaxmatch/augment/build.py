@@ -110,7 +110,8 @@ def _check_unused(strong: RandAugment) -> None:
     for field in fields(RandAugment):
         value = getattr(strong, field.name)
         if field.name != "table" and value != field.default:
+            own = "set views.ctaugment.cutout, or " if field.name == "cutout" else ""
             raise InputError(
                 f"views.strong.{field.name}={value} has no effect on augment=ctaugment, which "
-                "draws all of its ops; set augment=randaugment, or leave out what sets it."
+                f"draws all of its ops; {own}set augment=randaugment, or leave out what sets it."
             )

@@ -74,12 +74,15 @@ class CTAugment:
         cta_translate: "identity" translates by up to 0.3 pixels, which rounds to none, as the
             published code does; "fraction" translates by up to 0.3 of the image's side, as the
             paper says.
+        cutout: a strong view ends with a cutout of half the side, as in FixMatch's code; the
+            views of ReMixMatch's code do not.
     """
 
     depth: Count = 2
     decay: Momentum = 0.99
     threshold: Share = 0.8
     cta_translate: Literal["identity", "fraction"] = "identity"
+    cutout: bool = True
 
     def init(self) -> Policy:
         """All weights are 1, so ops and levels are drawn uniformly."""
@@ -106,10 +109,11 @@ class CTAugment:
         within = jax.random.uniform(to_level, row.shape, jnp.float32)
         level = (chosen + within) / pixels.select_rows(jnp.asarray(_COUNTS), row)
 
-        # The last centre is that of the last cutout.
+        # The last centre is that of the last cutout, at level 1.
         sides = jnp.array([height, width], jnp.int32)
         centre = jax.random.randint(to_centre, (b, self.depth + 1, 2), 0, sides, jnp.int32)
         box = _cutout_box(centre[:, -1], jnp.ones(b, jnp.float32), (height, width))
+        box = box if self.cutout else jnp.zeros_like(box)
         return Draws(op, level, centre[:, :-1], box)
 
     def apply(self, images: Array, draws: Draws) -> Array:

@@ -22,12 +22,10 @@ class CTAugmentOps:
     Attributes:
         ctaugment: the settings.
         policy: the weights of the bins; None is the first policy, which draws uniformly.
-        cutout: end with a cutout of half the side.
     """
 
     ctaugment: CTAugment = field(default_factory=CTAugment)
     policy: Policy | None = None
-    cutout: bool = True
 
     def draw(self, key: Array, shape: tuple[int, ...]) -> Draws:
         """Choose ops, levels and places for images of ``shape`` [b h w 3].
@@ -38,8 +36,7 @@ class CTAugmentOps:
         if shape[-1] != 3:
             raise InputError(f"CTAugment needs images of 3 channels, not {shape[-1]}.")
         policy = self.ctaugment.init() if self.policy is None else self.policy
-        draws = self.ctaugment.draw(policy, key, shape)
-        return draws if self.cutout else draws._replace(box=jnp.zeros_like(draws.box))
+        return self.ctaugment.draw(policy, key, shape)
 
     def apply(self, images: Array, draws: Draws) -> Array:
         """Levels 0..255 [b h w 3] of any dtype in (rounded), float32 levels out."""
@@ -93,7 +90,8 @@ class CTAugmentViews:
         labeled = examples.labeled
         assert labeled is not None  # a method without labels is refused
         images = labeled.views[0]
-        weak, uniform = self.views.transforms["weak"], replace(ops, policy=None, cutout=False)
+        weak = self.views.transforms["weak"]
+        uniform = CTAugmentOps(ctaugment=replace(self.ctaugment, cutout=False))
         drawn = weak.draw(stream(key, "probe weak"), images.shape)
         draws = uniform.draw(stream(key, "probe"), images.shape)
         levels = uniform.apply(weak.apply(images, drawn), draws)

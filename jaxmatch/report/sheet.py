@@ -144,7 +144,7 @@ def _in_words(part: Transform) -> str:
     assert isinstance(part, CTAugmentOps)
     return (
         f"changed by {part.ctaugment.depth} ops at learned strengths (those below, rescale and "
-        "cutout), then by a cutout"
+        f"cutout){', then by a cutout' * part.ctaugment.cutout}"
     )
 
 

@@ -67,6 +67,24 @@ def test_equals_pil_by_products(method, products):
     test_equals_pil(method)
 
 
+@pytest.mark.parametrize("side", [20, 28, 33])
+@pytest.mark.parametrize("method", ["nearest", "box"])
+def test_ties_between_pixels_fall_as_in_pil(method, side):
+    # Every width up to 64: at these sides the errors of float64 decide ties.
+    images, widths = random_images(64, 64), np.arange(1, 65)
+    expected = [
+        np.asarray(
+            Image.fromarray(image)
+            .crop((0, 0, width, 64))
+            .resize((side, 64), Image.Resampling[method.upper()])
+        )
+        for image, width in zip(images, widths, strict=True)
+    ]
+    boxes = np.stack([0 * widths, 0 * widths, 0 * widths + 64, widths], axis=1)
+    crop = jax.jit(partial(resize, size=(64, side), method=method))
+    np.testing.assert_array_equal(crop(jnp.asarray(images), jnp.asarray(boxes)), expected)
+
+
 @pytest.mark.slow
 def test_much_taller_boxes_are_resized_rows_first():
     images, boxes = random_images(60, 48), random_boxes(60, 48)

@@ -246,6 +246,38 @@ def test_a_recipe_of_finetuning_has_nothing_of_another(preset):
     assert Optim(**optim).build(1000)
 
 
+@pytest.mark.parametrize(
+    ("name", "cutout"), [("fixmatch", True), ("adamatch", True), ("remixmatch", False)]
+)
+def test_google_has_ctaugment_which_ends_with_a_cutout_but_in_remixmatch(name, cutout):
+    config = configuration(name, "tfds:cifar10", "google")
+    assert config.augment == "ctaugment"
+    assert config.views.ctaugment.cutout == cutout
+    assert configuration(name, "tfds:cifar10", "jaxmatch").views.ctaugment.cutout
+
+
+@pytest.mark.parametrize(
+    "data", ["tfds:cifar10", "tfds:cifar100", "tfds:svhn_cropped", "tfds:stl10"]
+)
+def test_comatch_of_usb_differs_from_the_authors(data):
+    def found(preset):
+        config = configuration("comatch", data, preset)
+        return (
+            *(config.steps, config.data.include_labeled, config.views.strong.table),
+            *(config.optim.decay, config.algorithm.activation, config.model.name),
+            config.algorithm.smoothing_start_step,
+        )
+
+    network = "resnet18" if data == "tfds:stl10" else "wide_resnet"
+    authors = (2**19, False, "simmatch", "not_batch_norm", "leaky_relu", network, 6)
+    assert found("jaxmatch") == authors
+    assert found("usb") == (2**20, True, "torchssl", "kernels", "relu", "wide_resnet", 1024)
+
+
+def test_comatch_of_usb_smooths_from_the_second_epoch_on_mnist5k():
+    assert configuration("comatch", "mnist5k", "usb").algorithm.smoothing_start_step == 15
+
+
 @pytest.mark.parametrize("name", ["fixmatch", "uda", "distillation"])
 def test_torchssl_crops_before_the_ops_where_images_are_streamed(name):
     config = configuration(name, "tfds:imagenet2012", "torchssl")

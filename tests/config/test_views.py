@@ -148,8 +148,11 @@ def test_settings_that_ctaugment_does_not_read_are_refused(setting):
     override = f"--config.views.strong.{setting}"
     config, notes = from_flags("fixmatch:mnist5k,preset=google", [override])
     assert notes == []  # the error says it
-    with pytest.raises(InputError, match=r"has no effect on augment=ctaugment.*randaugment"):
+    with pytest.raises(
+        InputError, match=r"has no effect on augment=ctaugment.*randaugment"
+    ) as caught:
         check_settings(config)
+    assert ("set views.ctaugment.cutout, or" in str(caught.value)) == ("cutout" in setting)
 
 
 @pytest.mark.parametrize(

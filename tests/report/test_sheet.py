@@ -7,6 +7,7 @@ import pytest
 
 from jaxmatch.augment.chain import Chain
 from jaxmatch.augment.contrast import Contrast
+from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.ctaugment_views import CTAugmentOps
 from jaxmatch.augment.ops import OPS, apply_chosen
 from jaxmatch.augment.pixels import tone
@@ -72,7 +73,12 @@ def test_used_ops_come_first_at_their_own_values_and_the_others_follow_faded():
             ["1 of 1 ops, at 50% of the published strength (padding: edge)", "used: rotate."],
         ),
         (views(RandAugment(cutout=False)), 14, ["3 of 14 ops", "without a cutout"]),
-        (views(CTAugmentOps()), 17, ["2 ops at learned strengths", "not used: solarize_add."]),
+        (
+            views(CTAugmentOps()),
+            17,
+            ["2 ops at learned strengths", "then by a cutout", "not used: solarize_add."],
+        ),
+        (views(CTAugmentOps(ctaugment=CTAugment(cutout=False))), 17, ["rescale and cutout)."]),
         ({"weak": Weak(flip=False, padding="zero")}, 0, ["zero), not flipped", "used: none."]),
         (
             {"contrast": Contrast(vertical_flip=0.5, rotate90=True, grayscale=0.0, blur=0.5)},
@@ -80,7 +86,7 @@ def test_used_ops_come_first_at_their_own_values_and_the_others_follow_faded():
             ["8% to 100%", "left and right and top and bottom, turned", "blur in 50%"],
         ),
     ],
-    ids=["google", "one op", "no cutout", "ctaugment", "weak", "contrast"],
+    ids=["google", "one op", "no cutout", "ctaugment", "its views alone", "weak", "contrast"],
 )
 def test_the_summary_names_what_is_used(shown, used, words):
     text = "\n".join(summarize(shown))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmatch.augment.pixels import source as pixels
 from jaxmatch.errors import InputError, suggest
@@ -40,23 +41,40 @@ def _lanczos(distance: Array, width: Array) -> Array:
     return jnp.where(jnp.abs(x) < 3, jnp.sinc(x) * jnp.sinc(x / 3), 0)
 
 
-def _box(distance: Array, width: Array) -> Array:
-    return jnp.where((-width < 2 * distance) & (2 * distance <= width), 1.0, 0.0)
-
-
 def _hamming(distance: Array, width: Array) -> Array:
     x = distance / width
     return jnp.where(jnp.abs(x) < 1, jnp.sinc(x) * (0.54 + 0.46 * jnp.cos(jnp.pi * x)), 0)
 
 
+def _nearest(extent: np.ndarray, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pillow adds up the steps, and so their errors."""
+    steps = np.repeat(extent / outputs, outputs, axis=1)
+    steps[:, 0] /= 2
+    place = np.cumsum(steps, axis=1).astype(np.int32)
+    return place, place
+
+
+def _box(extent: np.ndarray, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels whose centres are less than half a step away, or half a step to the right."""
+    step = extent / outputs
+    centre, scale = (np.arange(outputs) + 0.5) * step, np.maximum(step, 1)
+    first = np.maximum(centre - scale / 2 + 0.5, 0).astype(np.int32)
+    last = np.minimum(centre + scale / 2 + 0.5, extent).astype(np.int32) - 1
+    first += (first - centre + 0.5) * (1 / scale) <= -0.5
+    last -= (last - centre + 0.5) * (1 / scale) > 0.5
+    return first, last
+
+
+# Methods whose pixels have equal weights. Ties between pixels fall as the errors of float64 in
+# Pillow's own order of operations.
+_PICKS = {"box": _box, "nearest": _nearest}
 _FILTERS: dict[str, Callable[[Array, Array], Array]] = {
     "bilinear": _bilinear,
     "bicubic": _bicubic,
     "lanczos": _lanczos,
-    "box": _box,
     "hamming": _hamming,
 }
-METHODS = (*_FILTERS, "nearest")
+METHODS = (*_FILTERS, *_PICKS)
 
 
 def _filtered(start: Array, extent: Array, inputs: int, outputs: int, method: str) -> Array:
@@ -71,13 +89,26 @@ def _filtered(start: Array, extent: Array, inputs: int, outputs: int, method: st
     return jnp.where((position >= 0) & (position < extent), weights, 0)
 
 
+def _picked(start: Array, extent: Array, inputs: int, outputs: int, method: str) -> Array:
+    """Weights [b outputs inputs] 0 and 1 of an interval of pixels."""
+    extents = np.arange(inputs + 1)[:, None]
+    table = jnp.asarray(np.stack(_PICKS[method](extents, outputs), axis=-1))
+    bounds = start[:, None, None] + pixels.select_rows(table, extent)  # [b outputs 2]
+    position = jnp.arange(inputs, dtype=jnp.int32)
+    inside = (position >= bounds[..., :1]) & (position <= bounds[..., 1:])
+    return inside.astype(jnp.float32)
+
+
+def _pillow(start: Array, extent: Array, inputs: int, outputs: int, method: str) -> Array:
+    """Pillow's weights [b outputs inputs], not yet normalized."""
+    weights = _picked if method in _PICKS else _filtered
+    return weights(start, extent, inputs, outputs, method)
+
+
 def _taps(start: Array, extent: Array, inputs: int, outputs: int, method: str) -> Array:
     """Weights [b outputs inputs] of the nearest pixels only, at any scale."""
     start, extent = start[:, None], extent[:, None]
     output = jnp.arange(outputs, dtype=jnp.int32)
-    if method == "nearest":
-        nearest = (2 * output + 1) * extent // (2 * outputs)
-        return jax.nn.one_hot(start + nearest, inputs, dtype=jnp.float32)
     place = (2 * output + 1) * extent - outputs  # [b outputs] in 1/(2 outputs) pixel
     whole = place // (2 * outputs)
     part = (place - whole * 2 * outputs).astype(jnp.float32) / (2 * outputs)
@@ -178,17 +209,13 @@ def resize(images: Array, box: Array, size: tuple[int, int], method: str = "bili
 def resize_columns_first(
     images: Array, box: Array, size: tuple[int, int], method: str = "bilinear"
 ) -> Array:
-    """Do what :func:`resize` does, but always the columns first, as Pillow before version 13.
-
-    If a size is no power of two, "box" and "nearest" may pick the other pixel of an exact tie.
-    """
+    """Do what :func:`resize` does, but always the columns first, as Pillow before version 13."""
     check_method(method)
-    matrix = _taps if method == "nearest" else _filtered
     top, left, height, width = box.astype(jnp.int32).T
     images = images.astype(jnp.float32)
-    columns = matrix(left, width, images.shape[2], size[1], method)
+    columns = _pillow(left, width, images.shape[2], size[1], method)
     images = _levels(columns, images, "bow,bhwc->bhoc")
-    rows = matrix(top, height, images.shape[1], size[0], method)
+    rows = _pillow(top, height, images.shape[1], size[0], method)
     return _levels(rows, images, "boh,bhwc->bowc")
 
 
@@ -211,9 +238,8 @@ def zoom(levels: Array, margin: Array, method: Array, names: tuple[str, ...]) ->
     def chosen(start: Array, side: int) -> Array:
         weights = jnp.zeros((len(start), side, side), jnp.float32)
         for position, name in enumerate(names):
-            matrix = _taps if name == "nearest" else _filtered
             own = (method == position)[:, None, None]
-            weights = jnp.where(own, matrix(start, side - 2 * start, side, side, name), weights)
+            weights = jnp.where(own, _pillow(start, side - 2 * start, side, side, name), weights)
         return weights
 
     means = levels.astype(jnp.float32)
