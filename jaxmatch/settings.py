@@ -42,15 +42,15 @@ class Range:
         above: lower bound, excluded.
         most: upper bound, included.
         below: upper bound, excluded.
-        off: numbers above ``most`` and up to this one turn the setting off, as its documentation
-            says; :func:`turned_off` tells the user.
+        beyond: numbers above ``most`` are accepted up to this one, with what they do, such as
+            "turns it off"; :func:`unusual` tells the user.
     """
 
     least: float | None = None
     above: float | None = None
     most: float | None = None
     below: float | None = None
-    off: float | None = None
+    beyond: tuple[float, str] | None = None
 
     def text(self) -> str:
         """The range in words; empty where every number of the type is in it."""
@@ -66,15 +66,17 @@ class Range:
         low = (self.least is None or value >= self.least) and (
             self.above is None or value > self.above
         )
-        most = self.most if self.off is None else self.off
+        most = self.most if self.beyond is None else self.beyond[0]
         high = (most is None or value <= most) and (self.below is None or value < self.below)
         if low and high:
             return ""
         if self.most == LARGEST:
             return f"must be at most {LARGEST}" if low else f"must be at least {self.least:g}"
         if self.least is not None and self.most is not None:
-            off = f", or above that and at most {self.off:g} to turn it off" if self.off else ""
-            return f"must lie between {self.least:.10g} and {self.most:.10g}{off}"
+            text = f"must lie between {self.least:.10g} and {self.most:.10g}"
+            if self.beyond is None:
+                return text
+            return f"{text}, or above that and at most {self.beyond[0]:g}, which {self.beyond[1]}"
         named = {
             "at least": self.least,
             "above": self.above,
@@ -91,6 +93,12 @@ Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]
 Share = Annotated[float, Range(least=0, most=1)]
 Part = Annotated[float, Range(above=0, most=1)]  # a share of something, but not of nothing
+# The least confidence of an unlabeled image that counts.
+Threshold = Annotated[float, Range(least=0, most=1, beyond=(2, "turns it off"))]
+# The share of all steps in which a weight rises.
+Ramp = Annotated[
+    float, Range(least=0, most=1, beyond=(10, "keeps the weight below its value to the end"))
+]
 # The share of an old average that stays; at 1 nothing would be learned.
 Momentum = Annotated[float, Range(least=0, below=1)]
 
@@ -176,13 +184,15 @@ def check_value(key: str, value: Any, kind: Any) -> None:
         raise InputError(f"{key}={shown} {failed}.")
 
 
-def turned_off(kind: type, values: Mapping[str, Any], where: str) -> Iterator[str]:
-    """A sentence for each value that turns its setting off; arguments of :func:`check_values`."""
+def unusual(kind: type, values: Mapping[str, Any], where: str) -> Iterator[str]:
+    """A sentence for each value beyond the usual ones; arguments of :func:`check_values`."""
     fields: Mapping[str, Any] = getattr(kind, "__dataclass_fields__", {})
     for key, value in values.items():
         for bound in getattr(fields[key].type, "__metadata__", ()) if key in fields else ():
-            if isinstance(bound, Range) and bound.off and bound.most < value <= bound.off:
-                yield f"{where}.{key}={value} is above {bound.most:g}, which turns it off."
+            if isinstance(bound, Range) and bound.beyond:
+                limit, effect = bound.beyond
+                if bound.most < value <= limit:
+                    yield f"{where}.{key}={value} is above {bound.most:g}, which {effect}."
 
 
 def demand(value: Any, kind: Any) -> str:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from tiny_runs import arguments, configuration, settled_configuration
 
 from jaxmatch import train
-from jaxmatch.algorithms import ALGORITHMS
+from jaxmatch.algorithms import ALGORITHMS, build_algorithm
 from jaxmatch.algorithms.fixmatch import FixMatch
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
@@ -97,6 +97,25 @@ def test_choices_of_no_section_are_checked_before_a_program_is_built(key, known)
 
 # The others have more numbers, and are seen every night.
 FAMILIES = ("wide_resnet",)
+THRESHOLDS = (
+    "comatch",
+    "fixmatch",
+    "fixmatch_eman",
+    "iomatch",
+    "pseudo_label",
+    "simmatch",
+    "simmatch_v2",
+    "uda",
+)
+RAMPS = (
+    "mean_teacher",
+    "mixmatch",
+    "pi_model",
+    "pseudo_label",
+    "remixmatch",
+    "temporal_ensembling",
+    "vat",
+)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +229,25 @@ def test_training_from_python_checks_before_anything_is_written(data, tmp_path):
     with pytest.raises(InputError, match=r"algorithm\.temperature=-1.0 must be above 0"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "effect"),
+    [
+        *((name, "threshold", "turns it off") for name in THRESHOLDS),
+        ("iomatch", "open_threshold", "turns it off"),
+        ("flexmatch", "threshold", "lets every image count"),
+        *((name, "ramp", "keeps the weight below its value to the end") for name in RAMPS),
+    ],
+)
+def test_thresholds_and_ramps_above_1_are_possible_and_noted(recipe, key, effect):
+    _, notes = from_flags(f"{recipe}:mnist5k", [f"--config.algorithm.{key}=1.5"])
+    assert notes == [f"algorithm.{key}=1.5 is above 1, which {effect}."]
+    config, notes = from_flags(f"{recipe}:mnist5k", [f"--config.algorithm.{key}=40"])
+    assert notes == []
+    limit = r"must lie between 0 and 1, or above that and at most \d+, which "
+    with pytest.raises(InputError, match=limit + effect):
+        build_algorithm(config.algorithm)
 
 
 def test_a_threshold_that_turns_the_unlabeled_loss_off_is_possible_and_noted():

@@ -49,6 +49,21 @@ def align_with_epsilon(module: Any) -> Override:
     return Override(module, "align", lambda *arrays: padded(library, *arrays))
 
 
+def keep_effects_of_a_filled_memory(examples: int) -> Override:
+    """USB does not update the learning effects while all examples count for one class."""
+    library = flexmatch.remember
+
+    def remember(memory: flexmatch.Memory, *confident: Array) -> flexmatch.Memory:
+        labels = memory.selected.rows["label"]
+        classes = jnp.arange(len(memory.counts))
+        counts = (labels[:, None] == classes).sum(0, dtype=memory.counts.dtype)
+        new = library(memory._replace(counts=counts), *confident)
+        filled = new.counts.max() == examples
+        return new._replace(counts=jnp.where(filled, memory.counts, new.counts))
+
+    return Override(flexmatch, "remember", remember)
+
+
 def usb_confidence(quantile: bool, ceiling: bool) -> Override:
     """USB's switches for FreeMatch's average confidence.
 
@@ -114,6 +129,12 @@ def _flexmatch_states(case: Case, memory: flexmatch.Memory) -> Mapping[str, Arra
         "selected_label": memory.selected.rows["label"][:count],
         "classwise_acc": learning_effect(memory.counts, unselected),
     }
+
+
+def _flexmatch_overrides(case: Case) -> list[Override]:
+    keys = [f"state/{name}" for name in case.names("state/") if name.endswith("/selected_label")]
+    filled = [key for key in keys if case[key][0] >= 0 and np.ptp(case[key]) == 0]
+    return [keep_effects_of_a_filled_memory(len(case[filled[0]]))] if filled else []
 
 
 def _freematch(case: Case) -> freematch.FreeMatch:
@@ -219,6 +240,7 @@ FLEXMATCH = Replay(
     quantities=_unsharpened_quantities,
     memory=_flexmatch_memory,
     states=_flexmatch_states,
+    overrides=_flexmatch_overrides,
 )
 FREEMATCH = Replay(
     build=_freematch,

@@ -159,30 +159,39 @@ def read_optim(meta: Meta) -> tuple[Optim, int]:
         if meta["schedule"] != COSINE_7_16:
             raise UnknownCaseError(f"the schedule {meta['schedule']!r} is not known")
         return Optim(schedule="cosine_7_16", **options), given["n_iters_all"]
-    if not given["cos"]:
-        raise UnknownCaseError("of these repositories only the cosine schedule is replayed")
+    if not given["cos"] and "schedule" not in given:
+        raise UnknownCaseError("neither a cosine nor the epochs of a schedule by steps is recorded")
     epochs, warmup = meta["epoch_of_step"], given["warmup_epoch"]
     lengths = {epoch: epochs.count(epoch) for epoch in epochs}
     if list(lengths.values()) != meta["steps_per_epoch"]:
         raise UnknownCaseError("a case that does not record whole epochs is not replayed")
     before = {length for epoch, length in lengths.items() if epoch < warmup}
     after = {length for epoch, length in lengths.items() if epoch >= warmup}
-    if epochs[0] or len(before) > 1 or len(after) > 1:
-        table = tuple(given["lr"] * cosine_of_epoch(meta, step) for step in range(meta["steps"]))
+    drops = [] if given["cos"] else [each for each in given["schedule"] if each < given["epochs"]]
+    constant = not given["cos"] and not drops
+    if epochs[0] or len(before) > 1 or len(after) > 1 or constant:
+        table = tuple(given["lr"] * rate_of_epoch(meta, step) for step in range(meta["steps"]))
         return TabledOptim(table=table, **options), meta["steps"]
     warmup_steps, period = warmup * min(before, default=0), min(after, default=1)
     steps = warmup_steps + period * (given["epochs"] - warmup)
     schedule = {"schedule": "cosine", "warmup_steps": warmup_steps, "period_steps": period}
+    if drops:
+        at = [warmup_steps + period * max(0, epoch - warmup) for epoch in drops]
+        schedule = {"schedule": "steps", "warmup_steps": warmup_steps}
+        schedule["drops"] = tuple(step / steps for step in at)
     return Optim(**schedule, **options), steps
 
 
-def cosine_of_epoch(meta: Meta, step: int) -> float:
-    """Linear warm-up by steps, then half a cosine by epochs.
+def rate_of_epoch(meta: Meta, step: int) -> float:
+    """Linear warm-up by steps, then half a cosine by epochs, or a tenth from each drop on.
 
     The references count the steps of a warm-up as if all its epochs were as long as this one.
     """
-    epochs, warmup = (meta["hyperparameters"][key] for key in ("epochs", "warmup_epoch"))
+    given = meta["hyperparameters"]
+    epochs, warmup = given["epochs"], given["warmup_epoch"]
     epoch, inside, length = position(meta, step)
     if epoch < warmup:
         return (epoch * length + inside + 1) / (warmup * length)
+    if not given["cos"]:
+        return 0.1 ** sum(epoch >= drop for drop in given["schedule"])
     return (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup))) / 2

@@ -22,7 +22,7 @@ from jaxmatch.functional.similarity import (
     pseudo_label_graph,
 )
 from jaxmatch.models.heads import Activation, Projection
-from jaxmatch.settings import Count, NonNegative, Positive, Share, Whole, section
+from jaxmatch.settings import Count, NonNegative, Positive, Share, Threshold, Whole, section
 from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, Spec, Target, Update
 
 # Bounds the loss of an edge between images whose embeddings are far apart (official code).
@@ -68,7 +68,7 @@ class CoMatch(Algorithm):
         teacher: the EMA teacher takes part in training.
     """
 
-    threshold: Share = 0.95
+    threshold: Threshold = 0.95
     graph_threshold: Share = 0.8
     unlabeled_weight: NonNegative = 1.0
     contrastive_weight: NonNegative = 1.0

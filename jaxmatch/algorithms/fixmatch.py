@@ -4,13 +4,11 @@ Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency an
 NeurIPS 2020, https://arxiv.org/abs/2001.07685.
 """
 
-from typing import Annotated
-
 import jax
 
 from jaxmatch.algorithms._consistency import pseudo_label, weak_strong, weighted_cross_entropy
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
-from jaxmatch.settings import NonNegative, Positive, Range, section
+from jaxmatch.settings import NonNegative, Positive, Threshold, section
 from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
@@ -27,7 +25,7 @@ class FixMatch(Algorithm):
         temperature: T of soft targets; 1 does not sharpen them.
     """
 
-    threshold: Annotated[float, Range(least=0, most=1, off=2)] = 0.95
+    threshold: Threshold = 0.95
     unlabeled_weight: NonNegative = 1.0
     hard_labels: bool = True
     temperature: Positive = 1.0

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy
-from jaxmatch.settings import NonNegative, Share, section
+from jaxmatch.settings import NonNegative, Threshold, section
 from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
@@ -26,7 +26,7 @@ class FixMatchEMAN(Algorithm):
         unlabeled_weight: weight of the unsupervised loss, lambda_u; 10 on ImageNet.
     """
 
-    threshold: Share = 0.95
+    threshold: Threshold = 0.95
     unlabeled_weight: NonNegative = 1.0
 
     labeled = ("weak",)

@@ -4,7 +4,7 @@ Zhang et al., "FlexMatch: Boosting Semi-Supervised Learning with Curriculum Pseu
 NeurIPS 2021, https://arxiv.org/abs/2110.08263.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.memory import last_of_each
 from jaxmatch.functional.per_example import PerExample, make_rows, read, write
 from jaxmatch.functional.thresholds import flexible_thresholds, learning_effect
-from jaxmatch.settings import NonNegative, Positive, Share, section
+from jaxmatch.settings import NonNegative, Positive, Range, section
 from jaxmatch.types import Algorithm, Array, Inputs, Spec, Update
 
 # An index that no example has.
@@ -34,7 +34,8 @@ class FlexMatch(Algorithm):
 
     Attributes:
         threshold: tau, the largest threshold of a class. An example counts for the predicted class
-            of its weak view once that has at least this probability.
+            of its weak view once that has at least this probability. Above 1 none ever counts, so
+            all thresholds stay 0.
         threshold_warmup: divide the counts by the number of examples that count for no class yet,
             while it exceeds the largest count; so all thresholds start low (paper, section 3.2).
         unlabeled_weight: weight of the unsupervised loss, lambda.
@@ -43,7 +44,7 @@ class FlexMatch(Algorithm):
         temperature: T of soft targets; 1 does not sharpen them.
     """
 
-    threshold: Share = 0.95
+    threshold: Annotated[float, Range(least=0, most=1, beyond=(2, "lets every image count"))] = 0.95
     threshold_warmup: bool = True
     unlabeled_weight: NonNegative = 1.0
     hard_labels: bool = True

@@ -15,7 +15,7 @@ from jaxmatch.functional.diagnostics import pseudo_label_metrics, stranger_metri
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.memory import Queue
 from jaxmatch.models.heads import OpenSet
-from jaxmatch.settings import Count, NonNegative, Share, Whole, section
+from jaxmatch.settings import Count, NonNegative, Share, Threshold, Whole, section
 from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, Spec, Target, Update
 
 JUDGED_STRANGE = 0.5  # S from which an image counts as a stranger, eq. 7
@@ -41,8 +41,8 @@ class IOMatch(Algorithm):
         projection: width of the embedding z of both open-set heads.
     """
 
-    threshold: Share = 0.95
-    open_threshold: Share = 0.5
+    threshold: Threshold = 0.95
+    open_threshold: Threshold = 0.5
     unlabeled_weight: NonNegative = 1.0
     binary_weight: NonNegative = 1.0
     open_weight: NonNegative = 1.0

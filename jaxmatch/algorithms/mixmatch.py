@@ -15,7 +15,7 @@ from jaxmatch.functional.diagnostics import unlabeled_accuracy
 from jaxmatch.functional.losses import cross_entropy, squared_difference
 from jaxmatch.functional.mixup import Mixing, draw_mixing, interleave, mix
 from jaxmatch.optim.schedules import linear_ramp
-from jaxmatch.settings import NonNegative, Positive, Share, section
+from jaxmatch.settings import NonNegative, Positive, Ramp, section
 from jaxmatch.types import Algorithm, Array, Batch, Inputs, PyTree, Update
 
 BatchNorms = Literal["joint", "interleave"]
@@ -38,7 +38,7 @@ class MixMatch(Algorithm):
     alpha: Positive = 0.75
     temperature: Positive = 0.5
     unlabeled_weight: NonNegative = 75.0
-    ramp: Share = 1 / 64
+    ramp: Ramp = 1 / 64
     batch_norm: BatchNorms = "joint"
 
     labeled = ("weak",)

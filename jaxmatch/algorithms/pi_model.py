@@ -9,7 +9,7 @@ import jax
 from jaxmatch.functional.diagnostics import unlabeled_accuracy
 from jaxmatch.functional.losses import cross_entropy, squared_difference
 from jaxmatch.optim.schedules import linear_ramp
-from jaxmatch.settings import NonNegative, Share, section
+from jaxmatch.settings import NonNegative, Ramp, section
 from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
@@ -23,7 +23,7 @@ class PiModel(Algorithm):
     """
 
     unlabeled_weight: NonNegative = 10.0
-    ramp: Share = 0.4
+    ramp: Ramp = 0.4
 
     labeled = ("weak",)
     unlabeled = ("weak", "weak")

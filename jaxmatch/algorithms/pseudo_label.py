@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.optim.schedules import linear_ramp
-from jaxmatch.settings import NonNegative, Share, section
+from jaxmatch.settings import NonNegative, Ramp, Threshold, section
 from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
@@ -24,9 +24,9 @@ class PseudoLabel(Algorithm):
         ramp: share of all steps in which that weight rises linearly from 0.
     """
 
-    threshold: Share = 0.95
+    threshold: Threshold = 0.95
     unlabeled_weight: NonNegative = 1.0
-    ramp: Share = 0.4
+    ramp: Ramp = 0.4
 
     labeled = ("weak",)
     unlabeled = ("weak",)

@@ -19,7 +19,7 @@ from jaxmatch.functional.rotation import QUARTER_TURNS, rotate
 from jaxmatch.models.heads import Linear
 from jaxmatch.optim.schedules import linear_ramp
 from jaxmatch.random import stream
-from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, section
+from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Ramp, section
 from jaxmatch.types import Algorithm, Array, Batch, Heads, Inputs, PyTree, Spec, Update
 
 # Added to both averages of the alignment, as in the authors' code.
@@ -79,7 +79,7 @@ class ReMixMatch(Algorithm):
     unlabeled_weight: NonNegative = 1.5
     unmixed_weight: NonNegative = 0.5
     rotation_weight: NonNegative = 0.5
-    ramp: Share = 1 / 64
+    ramp: Ramp = 1 / 64
     batch_norm: BatchNorms = "joint"
 
     @property

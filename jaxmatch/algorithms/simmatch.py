@@ -15,7 +15,16 @@ from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.similarity import aggregate, log_similarity, normalize, unfold
 from jaxmatch.models.heads import Projection
-from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Share, Whole, section
+from jaxmatch.settings import (
+    Count,
+    Momentum,
+    NonNegative,
+    Positive,
+    Share,
+    Threshold,
+    Whole,
+    section,
+)
 from jaxmatch.types import (
     Algorithm,
     Array,
@@ -75,7 +84,7 @@ class SimMatch(Algorithm):
         aggregate_unfolded: aggregate the unfolded similarity in place of the plain one.
     """
 
-    threshold: Share = 0.95
+    threshold: Threshold = 0.95
     unlabeled_weight: NonNegative = 1.0
     instance_weight: NonNegative = 1.0
     temperature: Positive = 0.1

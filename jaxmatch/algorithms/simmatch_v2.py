@@ -17,7 +17,7 @@ from jaxmatch.functional.losses import cross_entropy
 from jaxmatch.functional.propagation import propagate
 from jaxmatch.functional.similarity import log_similarity, normalize
 from jaxmatch.models.heads import Projection
-from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Share, section
+from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Threshold, section
 from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, PyTree, Spec, Update
 
 
@@ -53,7 +53,7 @@ class SimMatchV2(Algorithm):
         strong_views: strong views of each unlabeled image; the losses are means over them.
     """
 
-    threshold: Share = 0.7
+    threshold: Threshold = 0.7
     unlabeled_weight: NonNegative = 10.0
     edge_edge_weight: NonNegative = 10.0
     node_edge_weight: NonNegative = 10.0

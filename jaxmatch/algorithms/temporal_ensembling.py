@@ -11,7 +11,7 @@ from jaxmatch.functional import per_example
 from jaxmatch.functional.diagnostics import unlabeled_accuracy
 from jaxmatch.functional.losses import cross_entropy, squared_difference
 from jaxmatch.optim.schedules import linear_ramp
-from jaxmatch.settings import Momentum, NonNegative, Share, section
+from jaxmatch.settings import Momentum, NonNegative, Ramp, section
 from jaxmatch.types import Algorithm, Array, Inputs, PyTree, Spec, Update
 
 
@@ -29,7 +29,7 @@ class TemporalEnsembling(Algorithm):
     """
 
     unlabeled_weight: NonNegative = 10.0
-    ramp: Share = 0.4
+    ramp: Ramp = 0.4
     momentum: Momentum = 0.6
 
     labeled = ("weak",)

@@ -11,7 +11,7 @@ from jaxmatch.algorithms._consistency import weak_strong
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy, kl_divergence
 from jaxmatch.optim.schedules import Signal, training_signal
-from jaxmatch.settings import NonNegative, Positive, Share, section
+from jaxmatch.settings import NonNegative, Positive, Threshold, section
 from jaxmatch.types import Algorithm, Array, Inputs, Update
 
 
@@ -29,7 +29,7 @@ class UDA(Algorithm):
             labeled examples whose true class is more probable than the signal.
     """
 
-    threshold: Share = 0.8
+    threshold: Threshold = 0.8
     temperature: Positive = 0.4
     unlabeled_weight: NonNegative = 1.0
     signal: Signal = "none"

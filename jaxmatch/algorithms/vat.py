@@ -12,7 +12,7 @@ from jaxmatch.functional.adversarial import virtual_adversarial_direction
 from jaxmatch.functional.diagnostics import unlabeled_accuracy
 from jaxmatch.functional.losses import cross_entropy, entropy, kl_divergence
 from jaxmatch.optim.schedules import linear_ramp
-from jaxmatch.settings import NonNegative, Share, section
+from jaxmatch.settings import NonNegative, Ramp, section
 from jaxmatch.types import Algorithm, Array, Batch, Inputs, Update
 
 
@@ -34,7 +34,7 @@ class VAT(Algorithm):
     epsilon: NonNegative = 6.0
     unlabeled_weight: NonNegative = 0.3
     entropy_weight: NonNegative = 0.06
-    ramp: Share = 0.4
+    ramp: Ramp = 0.4
     vat_xi: NonNegative = 0.0
 
     labeled = ("weak",)

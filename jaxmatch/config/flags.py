@@ -28,7 +28,7 @@ from jaxmatch.config.presets import DATASETS, VIEWS
 from jaxmatch.config.recipe import set_model
 from jaxmatch.config.stages import SHARED, make_stages, stages_of
 from jaxmatch.errors import InputError, printable, suggest
-from jaxmatch.settings import check_value, demand, turned_off
+from jaxmatch.settings import check_value, demand, unusual
 from jaxmatch.types import Algorithm
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
                 for key, value in part.contradictions(own).items()
             ]
         if kind := ALGORITHMS.get(part.algorithm.name):
-            notes += turned_off(kind, part.algorithm, f"{prefix}algorithm")
+            notes += unusual(kind, part.algorithm, f"{prefix}algorithm")
             notes += views.notes(part, _not_refused(part, own), prefix)
     return result, notes
 

@@ -110,13 +110,13 @@ def learning_rate(
 def linear_ramp(step: Array, steps: int, share: float) -> Array:
     """The weight of an unsupervised term: from 0 to 1 over the first ``share`` of ``steps``.
 
-    A share of 0 gives 1 from the start.
+    A share of 0 gives 1 from the start; at the end of a share of 2 the run has 1/2.
 
     Raises:
-        InputError: if the share is outside [0, 1].
+        InputError: if the share is negative.
     """
-    if not 0 <= share <= 1:
-        raise InputError(f"a ramp of {share} is no share of the run; give one between 0 and 1.")
+    if share < 0:
+        raise InputError(f"a ramp of {share} is no share of the run; give 0 or more.")
     return jnp.clip(jnp.asarray(step, float) / (share * steps), 0, 1) if share > 0 else jnp.ones(())
 
 

@@ -236,6 +236,12 @@ def test_cutouts():
     assert (large[:, 2] - large[:, 0]).max() == 48
 
 
+def test_without_a_last_cutout_all_else_is_drawn_as_with_it():
+    uncut = CTAugment(cutout=False).draw(DEFAULT.init(), jax.random.key(0), MANY)
+    assert not uncut.box.any()
+    jax.tree.map(np.testing.assert_array_equal, uncut._replace(box=drawn().box), drawn())
+
+
 def sequential(policy, draws, truth, decay=0.99):
     """The bins after one hit at a time, in the order of the batch."""
     policy = {

@@ -1,12 +1,14 @@
 """Recorded steps of methods whose thresholds follow the training; a wrong library fails them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import SPEC
 
 from experiments.parity import consistency_thresholds, functions, functions_thresholds
 from experiments.parity.__main__ import main
@@ -45,6 +47,21 @@ def test_adamatch_equals_the_reference(capsys):
     *lines, last = capsys.readouterr().out.splitlines()
     assert all(" ok   override: adamatch.align (" in line for line in lines)
     assert last.endswith("failed 0, unknown 0 quantities")
+
+
+def test_flexmatch_keeps_the_effects_while_one_class_holds_all_examples():
+    remember = consistency_thresholds.keep_effects_of_a_filled_memory(3).function
+    memory = flexmatch.FlexMatch().init(jax.random.key(0), replace(SPEC, unlabeled=3))
+
+    def after(memory, *labels):
+        return remember(memory, jnp.arange(3), jnp.array(labels), jnp.ones(3, bool))
+
+    spread = after(memory, 0, 1, 2)
+    filled = after(after(spread, 0, 0, 0), 0, 0, 0)
+    np.testing.assert_array_equal(filled.selected.rows["label"][:3], 0)
+    np.testing.assert_array_equal(spread.counts[:3], 1)
+    np.testing.assert_array_equal(filled.counts, spread.counts)
+    np.testing.assert_array_equal(after(filled, 0, 0, 2).counts[:3], [2, 0, 1])
 
 
 @pytest.mark.slow

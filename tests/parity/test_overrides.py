@@ -74,14 +74,20 @@ def epochs(lengths, **given):
     }
 
 
-@pytest.mark.parametrize("lengths", [[2, 2, 3, 3], [3, 3], [2]])
-def test_the_librarys_schedule_is_that_of_whole_epochs(lengths):
-    meta = epochs(lengths)
+DROPS = {"cos": False, "epochs": 6}
+
+
+@pytest.mark.parametrize("lengths", [[2, 2, 3, 3], [3, 3], [2], [2, 2, 3, 3, 3, 3]])
+@pytest.mark.parametrize(
+    "given", [{"epochs": 6}, {**DROPS, "schedule": [3, 5]}, {**DROPS, "schedule": [1, 4, 9]}]
+)
+def test_the_librarys_schedule_is_that_of_whole_epochs(lengths, given):
+    meta = epochs(lengths, **given)
     optim, steps = official.read_optim(meta)
     assert not isinstance(optim, official.TabledOptim)
     rate = optim.rate(steps)
     for step in range(meta["steps"]):
-        expected = 0.4 * official.cosine_of_epoch(meta, step)
+        expected = 0.4 * official.rate_of_epoch(meta, step)
         assert float(rate(jnp.asarray(step))) == pytest.approx(expected, rel=1e-6)
 
 
@@ -91,6 +97,18 @@ def test_epochs_of_different_lengths_need_a_table():
     rates = [float(optim.rate(steps)(jnp.asarray(step))) for step in range(meta["steps"])]
     warmup = [1 / 4, 2 / 4, 4 / 6, 5 / 6, 6 / 6]
     np.testing.assert_allclose(rates, 0.4 * np.array([*warmup, 1, 0.5, 0.5]), rtol=1e-6)
+
+
+def test_a_rate_without_drops_needs_a_table():
+    optim, steps = official.read_optim(epochs([2, 2, 3], **DROPS, schedule=[6]))
+    rates = [float(optim.rate(steps)(jnp.asarray(step))) for step in range(7)]
+    np.testing.assert_allclose(rates, 0.4 * np.array([1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1]), rtol=1e-6)
+
+
+def test_drops_are_those_of_the_authors():
+    meta = epochs([2, 2, 3, 3, 3, 3], **DROPS, schedule=[3, 5])
+    rates = [official.rate_of_epoch(meta, step) for step in range(4, 16)]
+    np.testing.assert_allclose(rates, [*[1] * 3, *[0.1] * 6, *[0.01] * 3], rtol=1e-6)
 
 
 def test_a_small_ema_decay_of_simmatch_v2_grows():

@@ -119,7 +119,7 @@ def test_a_wrong_teacher_fails(monkeypatch, capsys):
         (
             "off_fixmatch_eman",
             lambda meta: meta["hyperparameters"].update(cos=False),
-            "only the cosine schedule is replayed",
+            "neither a cosine nor the epochs of a schedule by steps is recorded",
         ),
         (
             "off_fixmatch_eman",
