@@ -1,5 +1,7 @@
 """The overrides of the parity replay do what the references' quirks are described to do."""
 
+from inspect import signature
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,19 @@ def test_a_push_without_wrap_drops_what_overruns():
 def test_normalizing_across_the_batch_gives_unit_features():
     rows = overrides.normalize_across_batch().function(jnp.asarray([[3.0, 1.0], [4.0, 0.0]]))
     np.testing.assert_allclose(rows, [[0.6, 1.0], [0.8, 0.0]], rtol=1e-6)
+
+
+def test_no_alignment_takes_what_the_library_gives_and_changes_nothing():
+    override = overrides.no_alignment()
+    library = getattr(override.owner, override.name)
+    assert signature(override.function).parameters.keys() == signature(library).parameters.keys()
+    average, predicted = jnp.asarray([0.9, 0.1]), jnp.log(jnp.asarray([[0.3, 0.7]]))
+    aligned, after = library(average, predicted, 0.9)
+    assert (aligned != predicted).any()
+    assert (after != average).any()
+    found, kept = override.function(average, predicted, 0.9, prior=jnp.asarray([0.5, 0.5]))
+    np.testing.assert_array_equal(found, predicted)
+    np.testing.assert_array_equal(kept, average)
 
 
 def test_two_temperatures_alternate():
