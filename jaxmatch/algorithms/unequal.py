@@ -17,7 +17,7 @@ from jaxmatch.algorithms.simmatch import SimMatch
 from jaxmatch.algorithms.simmatch_v2 import SimMatchV2
 from jaxmatch.algorithms.softmatch import SoftMatch
 from jaxmatch.errors import InputError
-from jaxmatch.settings import Momentum, NonNegative, Threshold, section
+from jaxmatch.settings import Momentum, NonNegative, Share, section
 from jaxmatch.types import Algorithm
 
 __all__ = ["Unequal", "innermost", "with_options"]
@@ -55,7 +55,7 @@ class Unequal:
     align: Literal["none", "uniform", "labels"] = "none"
     align_momentum: Momentum = 0.999
     abc: NonNegative = 0.0
-    abc_threshold: Threshold = 0.95
+    abc_threshold: Share = 0.95
     debias: NonNegative = 0.0
     debias_momentum: Momentum = 0.999
 
