@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.fashion_mnist import results, sweep, views
+from experiments.fashion_mnist import mixmatch, results, sweep, views
 from jaxmatch.config.flags import from_flags
 from jaxmatch.errors import InputError
 
@@ -83,6 +83,21 @@ def test_gains_are_those_on_equal_seeds(tmp_path):
     *_, published, no_flips = views.table(views.collect(tmp_path)).splitlines()
     assert published.endswith("| 70.0 / 60.0 / 50.0 | 60.0 ± 10.0 |  |")
     assert no_flips.startswith("| `fixmatch` | no flips | 72.0 / 63.0 / 54.0 | 63.0 ± 9.0 | +3.0 (")
+
+
+def test_mixmatch_has_its_weights_beside_supervised(tmp_path):
+    runs = list(mixmatch.sweep())
+    assert len({run["workdir"] for run in runs}) == len(runs) == 3 * 2 * 6
+    configs = [configuration(run)[0] for run in runs[:6]]
+    assert [config.algorithm.name for config in configs] == ["supervised", *["mixmatch"] * 5]
+    weights = [config.algorithm.unlabeled_weight for config in configs[1:]]
+    assert weights == [75, 25, 7.5, 2.5, 0]
+    for name, accuracy in (("supervised", 0.7), ("75", 0.6)):
+        write(tmp_path / f"{name}-400-s3", 1200, "validation/teacher/accuracy", accuracy)
+    assert mixmatch.table(mixmatch.collect(tmp_path)).splitlines()[2:] == [
+        "| supervised, without MixUp | not run | 70.0: 70.0 |",
+        "| 75 | not run | 60.0: 60.0 |",
+    ]
 
 
 def test_the_page_has_the_recorded_table_of_views():
