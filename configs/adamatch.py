@@ -29,18 +29,22 @@ GOOGLE = {
     "data.ratio": 3,
     "optim.nesterov": False,
     "optim.weight_decay": 1e-3,
+    "ema.statistics": "averaged",
 }
+# Of published sets of small images.
+NETWORK = {"model.width": 2.0, "model.bn_eps": 1e-6, "model.bn_eps_final": 1e-6}
 
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
     data, chosen = parse_argument(argument)
-    long = published(data, chosen.get("size", "")) and data not in DATASETS
-    steps = {"steps": 2**17} if long else {}
+    others = (*DATASETS, "tfds:imagenet2012")
+    long = published(data, chosen.get("size", "")) and data not in others
+    google = {**GOOGLE, **({"steps": 2**17, **NETWORK} if long else {})}
     return make(
         "adamatch",
         argument,
         algorithm={"name": "adamatch"},
         settings={"data.ratio": 7, **method_settings(DATASETS, (data, chosen), {})},
-        presets={"google": {**GOOGLE, **steps}, "usb": {}},
+        presets={"google": google, "usb": {}},
     )

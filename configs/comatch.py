@@ -15,8 +15,10 @@ second RandAugment view in place of the contrast view, nor its average of three 
 
 On ImageNet (`comatch:tfds:imagenet2012,labels=12811,split=1percent.txt`) the settings of the
 authors' code for 1% and, with labels=128116, for 10%: 400 epochs over the unlabeled images, two
-strong views of crop and colour without blur, and a teacher that normalises each eighth of a
-shuffled batch by itself. The decay is 0.996 from the start, theirs 0.99 in the first epoch.
+strong views of crop and colour without blur, and a teacher that normalises each eighth of a batch
+by itself (theirs shuffles the batch first). The decay is 0.996 from the start, theirs 0.99 in the
+first epoch; the graph spans the whole batch, theirs that of each of eight devices; rows of the
+queue that are not written take no part, theirs are random.
 """
 
 from typing import Any
@@ -33,6 +35,7 @@ CIFAR = {"steps": 512 * 1024, "data.include_labeled": False, "optim.decay": "not
 TABLE = {"views.strong.table": "simmatch"}
 # USB smooths from its second epoch on: 1024 steps, 15 on MNIST-5k.
 USB_SHORT = {"algorithm.activation": "relu", "algorithm.smoothing_start_step": 15}
+USB: dict[str, dict[str, Any]] = {"mnist5k": USB_SHORT, "digits": USB_SHORT}
 USB_CIFAR = {
     "steps": 2**20,
     "data.include_labeled": True,
@@ -52,7 +55,7 @@ DATASETS: dict[str, dict[str, Any]] = {
 def large(labels: str) -> dict[str, Any]:
     """The settings on ImageNet."""
     epochs = 400
-    values = imagenet(epochs, 640, labels)
+    values = imagenet(epochs, 640, labels, partial=True)
     epoch = values["steps"] // epochs
     tenth = not labels.isdecimal() or int(labels) > TENTH // 2
     return {
@@ -85,15 +88,14 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
     data, chosen = parse_argument(argument)
     settings = {"data.ratio": 7, "views.contrast.area": (0.2, 1.0)}
-    usb: dict[str, Any] = USB_SHORT
+    usb: dict[str, Any] = {}
     if data == "tfds:imagenet2012":
         settings |= large(chosen.get("labels", ""))
-        usb = {}
     else:
         settings |= method_settings(DATASETS, (data, chosen), CIFAR)
-        if published(data, chosen.get("size", "")) and data not in ("mnist5k", "digits"):
+        usb = method_settings(USB, (data, chosen), USB_CIFAR)
+        if published(data, chosen.get("size", "")) and data not in USB:
             settings |= TABLE
-            usb = USB_CIFAR
     return make(
         "comatch",
         argument,

@@ -10,6 +10,7 @@ network may be another than the student's, which `--config.model` chooses. In it
 On ImageNet: the published settings, half as many epochs as SimCLR v2 trains for with its LARS,
 batches of 4,096 unlabeled images, crops and flips alone, and temperature 0.1 with 1 % of the labels
 and 1 with 10 %. Labels have no weight; the few labeled images of a step only tell the loss on them.
+The notebook's factor, the square of its temperature of 1, is left out.
 
 The paper has no other data set. At CIFAR scale: 500 passes over the data, again half of SimCLR's,
 by FixMatch's views, batches and SGD along a full cosine at the published weight decay; data sets
@@ -35,6 +36,7 @@ SETTINGS = {
 }
 IMAGENET = {
     "steps": 124_928,  # 400 epochs of 312 steps
+    "data.labels": str(TENTH),
     "data.batch_size": 64,
     "data.ratio": 64,
     "views.weak.area": (0.08, 1.0),

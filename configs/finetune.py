@@ -14,7 +14,8 @@ On ImageNet the recipe of the method that made the encoder is a preset, such as
 `--config=finetune:tfds:imagenet2012,labels=12811,split=FILE,preset=swav`; the number of labels sets
 its steps. moco_v2 (the default): github.com/amazon-science/
 exponential-moving-average-normalization; simclr: Chen et al., ICML 2020, appendix B.5; simclr_v2:
-github.com/google-research/simclr, from the first layer of the head, as the authors of wcl do; byol:
+github.com/google-research/simclr, from the first layer of the head, as the authors of wcl do, with
+LARS on all layers but the classifier; byol:
 Grill et al., NeurIPS 2020, appendix D, with a rate between those they tried; swav:
 github.com/facebookresearch/swav, also for pcl, whose authors publish none.
 """
@@ -26,11 +27,12 @@ from ml_collections import ConfigDict
 from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.input_scales import IMAGENET
 from jaxmatch.config.own import published
-from jaxmatch.config.presets import TENTH
+from jaxmatch.config.presets import IMAGENET_IMAGES, TENTH
 from jaxmatch.config.recipe import make
 
 Settings = dict[str, Any]
 
+SWAV_STD = (0.228, 0.224, 0.225)  # as its encoder was trained
 PLAIN = {"data.mean": (0.0,), "data.std": (1.0,)}  # SimCLR's input is not standardised
 DROPS = {"optim.schedule": "steps", "optim.drops": (0.6, 0.8), "optim.nesterov": False}
 COSINE = {"optim.schedule": "cosine"}
@@ -47,6 +49,7 @@ LARGE = {
     "steps_per_call": 1,
     "model.name": "resnet50",
     "data.image_size": 224,
+    "data.labels": str(TENTH),
     "data.mean": IMAGENET[0],
     "data.std": IMAGENET[1],
     "views.weak.area": (0.08, 1.0),
@@ -67,6 +70,7 @@ WCL = {
     "optim.nesterov": False,
     "optim.rate_inside_momentum": True,
     "optim.learning_rate": 0.16,
+    "optim.adapted": "hidden_kernels",
     "model.head_layers": 1,
     "model.zero_classifier": True,
 }
@@ -86,7 +90,8 @@ def swav(rate: float, classifier_rate: float) -> Settings:
 
 
 # Settings and passes over the labeled images: with 1% of the labels, and with 10%.
-SWAV = ((swav(0.02, 250.0), 20), (swav(0.01, 20.0), 20))
+PCL = ((swav(0.02, 250.0), 20), (swav(0.01, 20.0), 20))
+SWAV = tuple(({**values, "data.std": SWAV_STD}, passes) for values, passes in PCL)
 RECIPES = {
     "moco_v2": ((MOCO_V2, 50), (MOCO_V2, 50)),
     "simclr": ((SIMCLR, 60), (SIMCLR, 30)),
@@ -94,7 +99,15 @@ RECIPES = {
     "wcl": ((WCL, 60), (WCL, 30)),
     "byol": ((BYOL, 50), (BYOL, 30)),
     "swav": SWAV,
-    "pcl": SWAV,
+    "pcl": PCL,
+}
+# Labeled images of "labels=all".
+SIZES = {
+    "tfds:cifar10": 50_000,
+    "tfds:cifar100": 50_000,
+    "tfds:svhn_cropped": 73_257,
+    "tfds:stl10": 5_000,
+    "tfds:imagenet2012": IMAGENET_IMAGES,
 }
 
 
@@ -102,9 +115,10 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,labels=N][,seed=S][,preset=P][,split=FILE]``."""
     data, chosen = parse_argument(argument)
     labels = chosen.get("labels", "")
+    count = int(labels) if labels.isdecimal() else SIZES.get(data, 0) if labels == "all" else 0
     presets: dict[str, Settings] = {}
     if data == "tfds:imagenet2012":
-        count = int(labels) if labels.isdecimal() else TENTH
+        count = count or TENTH
         for name, recipes in RECIPES.items():
             recipe, passes = recipes[count > TENTH // 2]  # tells 1% and 10% apart
             steps = max(1, round(count * passes / recipe["data.batch_size"]))
@@ -114,7 +128,6 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
     else:
         settings = SMALL
         if data not in ("mnist5k", "digits") and published(data, chosen.get("size", "")):
-            count = int(labels) if labels.isdecimal() else 0
             passes = -(-200 * count // 64)  # batches of 64
             settings = {**SMALL, "steps": max(5_120, -(-passes // 1_024) * 1_024)}
         presets = {"google": {}, "torchssl": {}, "usb": {}}

@@ -8,11 +8,14 @@ On MNIST-5k 1,500 steps of 240 images through networks end at a test accuracy of
 
 With --config.augment=ctaugment, as preset=google has it, strong views follow CTAugment's policy.
 
-On ImageNet (`fixmatch:tfds:imagenet2012,labels=128116,split=10percent.txt`) the settings of the
-authors' code: 3,000 passes over the labeled images with a warm-up over 50, the rate divided by ten
-after each 500, a teacher that averages BatchNorm's statistics too. Its L2 penalty has no 1/2, hence
-the weight decay. Its crops are bicubic and shared by weak and strong views; here they are bilinear
-and independent, and RandAugment's table is EMAN's, which has the same ops.
+On ImageNet (`fixmatch:tfds:imagenet2012,labels=128116,split=10percent.txt`) the settings of the run
+in the authors' README: 3,000 passes over the labeled images with a warm-up over 50, the rate
+divided by ten after each 500, a teacher that averages BatchNorm's statistics too. Its L2 penalty
+has no 1/2, hence the weight decay, which the classifier's bias has, too. Its crops are bicubic and
+shared by weak and strong views; here they are bilinear and independent. RandAugment's table is
+EMAN's, which has the same ops: theirs are applied with probability 1/2 and move by up to 100
+pixels. preset=torchssl has TorchSSL's batches of 32, threshold, weights, optimizer and two million
+steps there; its crop has the same area, but a random aspect.
 """
 
 from typing import Any
@@ -20,7 +23,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
-from jaxmatch.config.presets import TENTH, imagenet
+from jaxmatch.config.presets import TENTH, TORCHSSL_IMAGENET, imagenet
 from jaxmatch.config.recipe import make
 
 BATCH = 1024
@@ -47,7 +50,7 @@ def large(labels: str) -> dict[str, Any]:
         "optim.drops": tuple(part / 6 for part in range(1, 6)),
         "optim.warmup_steps": steps // 60,
         "optim.weight_decay": 6e-4,
-        "optim.decay": "kernels",
+        "optim.decay": "not_batch_norm",
         "ema.statistics": "averaged",
     }
 
@@ -61,5 +64,9 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
         argument,
         algorithm={"name": "fixmatch"},
         settings=large(chosen.get("labels", "")) if on_imagenet else {"data.ratio": 7},
-        presets={"google": {"augment": "ctaugment"}, "torchssl": {}, "usb": {}},
+        presets={
+            "google": {} if on_imagenet else {"augment": "ctaugment"},
+            "torchssl": TORCHSSL_IMAGENET if on_imagenet else {},
+            "usb": {},
+        },
     )

@@ -7,8 +7,10 @@ On MNIST-5k 1,500 steps of 240 images through networks end at a test accuracy of
 40 and 45.2 ± 5.9 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
 
 On ImageNet (`fixmatch_eman:tfds:imagenet2012,labels=12811,split=1percent.txt`) the settings of the
-authors' README: 100 epochs over the unlabeled images, the rate divided by ten after 60 and 80. With
-1% of the labels they start from MoCo-EMAN: `--config.init_from=RUN` of moco_v2.
+authors' README: 100 epochs over the unlabeled images, the rate divided by ten after 60 and 80, and
+BatchNorm over each eighth of a batch. With 1% of the labels they start from MoCo-EMAN:
+`--config.init_from=RUN`, a run of moco_v2 with `--config.algorithm.shuffle=False
+--config.ema.statistics=averaged` and a warm-up of ten epochs.
 
 Short runs have the authors' BatchNorm decay of 0.9, and an EMA that warms up. The teacher's
 statistics are an average of the student's, which are an average, too. With the values of other
@@ -37,6 +39,7 @@ def large(labels: str) -> dict[str, Any]:
         "data.batch_size": 64,
         "data.ratio": 5,
         "views.weak.area": (0.08, 1.0),
+        "model.bn_groups": 8,
         "views.strong.table": "eman",
         "algorithm.threshold": 0.7,
         "algorithm.unlabeled_weight": 10.0,

@@ -10,8 +10,9 @@ The weight of the unlabeled loss by data set, alpha 0.75 and a ramp of 2^14 of 2
 of the authors' scripts (google-research/mixmatch), with FixMatch's optimizer in place of Adam.
 MNIST-5k has CIFAR-10's weight and, like all short runs, USB's ramp of 0.4 of the run, chosen on
 seeds 3 to 5 (experiments/mnist5k). With USB's alpha 0.5 and weight 100 in addition it is
-preset=usb. Of TorchSSL and USB the presets do not reproduce the one weight of MixUp for a whole
-batch, of USB nor the separate passes over labeled and unlabeled images.
+preset=usb; google and torchssl have them, too, and BatchNorm by interleaved chunks. Of TorchSSL and
+USB the presets do not reproduce the one weight of MixUp for a whole batch, of USB nor the separate
+passes over labeled and unlabeled images.
 """
 
 from ml_collections import ConfigDict

@@ -14,8 +14,9 @@ At CIFAR scale: solo-learn's settings for CIFAR (github.com/vturrisi/solo-learn,
 scripts/pretrain/cifar/mocov2plus.yaml) with a blur in half of the views, 1,000 passes over the data
 in batches of 256 at 0.3, a warm-up of ten passes and a queue of 32,768; its loss goes both ways
 with two queues, ours one way as published. Teacher decay 0.999 and embeddings of 128 are the
-paper's. Temperature and plain momentum are those of both. A step count is a multiple of the
-evaluation period. Data sets that are not listed take CIFAR's steps.
+paper's; the head's hidden layer is as wide as the features (solo-learn: 2048). Temperature and
+plain momentum are those of both. A step count is a multiple of the evaluation period. Data sets
+that are not listed take CIFAR's steps.
 
 The paper's keys come from BatchNorm batches shuffled among eight devices, lest the statistics of
 the batch give the positive away. At CIFAR scale and below the teacher runs in eval mode with

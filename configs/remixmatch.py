@@ -11,7 +11,9 @@ TorchSSL's and USB's on all data sets. preset=google has CTAugment's views witho
 labeled images too, and by data set and number of labels the number of strong views, the rotation
 weight and the ramp of the authors' scripts (google-research/remixmatch); their queue of 128
 averages for the alignment, and STL-10's weak views without any augmentation, are not reproduced.
-Digits are turned as well, though half a turn makes a 6 of a 9.
+The scripts have CIFAR-10, SVHN and STL-10 with 1,000 labels; others follow them here. The number of
+labels is that of the argument (`labels=`). google and torchssl have BatchNorm by interleaved
+chunks. Digits are turned as well, though half a turn makes a 6 of a 9.
 """
 
 from typing import Any

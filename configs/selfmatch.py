@@ -9,7 +9,7 @@ On MNIST-5k 1,500 steps, half of them SimCLR's, end at a test accuracy of 94.9 Â
 The first stage is configs/simclr.py, the second configs/fixmatch.py, each in a folder of its own;
 `--config.stages.simclr.steps=N` and the like change a value of one stage. The paper tells the two
 stages and no more. FixMatch gets the encoder with its BatchNorm statistics; classifier, optimizer
-and teacher start anew.
+and teacher start anew. On ImageNet it has SimCLR's scale of the input, too.
 
 On MNIST-5k and the digits both stages together draw as many images as FixMatch alone does there:
 750 + 750 steps of 128.
@@ -21,7 +21,7 @@ from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.flags import load_module
 from jaxmatch.config.stages import make_stages
 
-SMALL = ("mnist5k", "digits")
+SMALL, IMAGENET = ("mnist5k", "digits"), "tfds:imagenet2012"
 
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
@@ -31,6 +31,8 @@ def get_config(argument: str = "mnist5k") -> ConfigDict:
     label_free = [f"{key}={chosen[key]}" for key in words if key in chosen]
     simclr = load_module("simclr").get_config(",".join([data, *label_free]))
     fixmatch = load_module("fixmatch").get_config(argument)
+    if data == IMAGENET:  # the encoder's
+        fixmatch.data.mean, fixmatch.data.std = simclr.data.mean, simclr.data.std
     if data in SMALL:
         simclr.steps = fixmatch.steps = 750
         simclr.optim.warmup_steps = 75

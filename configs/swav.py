@@ -12,9 +12,10 @@ The result is an encoder: `jaxmatch probe --workdir=RUN` tells what it is worth,
 
 At CIFAR scale: solo-learn's settings for CIFAR (github.com/vturrisi/solo-learn,
 scripts/pretrain/cifar/swav.yaml), 1,000 passes over the data in batches of 256 with clipped LARS at
-0.6 and a warm-up of ten passes, a queue of 3,840 from the fiftieth pass, prototypes that rest for
-two, and its crops: two of 32 pixels and six of 18, on STL-10 three times as large. A step count is
-a multiple of the evaluation period. Data sets that are not listed take CIFAR's steps.
+0.6 and a warm-up of ten passes, a queue of 3,840 from the fiftieth pass, and prototypes that rest
+for two. The crops, two of 32 pixels and six of 18, on STL-10 three times as large, are those of its
+scripts/pretrain/cifar-multicrop/swav.yaml, which has other colours. A step count is a multiple of
+the evaluation period. Data sets that are not listed take CIFAR's steps.
 
 On ImageNet: the authors' 800 passes in batches of 4,096 (github.com/facebookresearch/swav) with
 their LARC, whose rate here starts and ends at 0 instead of 0.3 and 0.0048.

@@ -7,8 +7,10 @@ On MNIST-5k 1,500 steps of 240 images through networks end at a test accuracy of
 40 and 55.3 ± 16.8 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
 
 Threshold 0.8 and temperature 0.4 as in the authors' image scripts, TorchSSL and USB. FixMatch's
-code has them at 0.95 and 1. USB means to sharpen but does not: its runs, among them the anchor on
-MNIST-5k, are reproduced with --config.algorithm.temperature=1.
+code (preset=google) has them at 0.95 and 1, and CTAugment like its FixMatch;
+--config.augment=randaugment has the RandAugment of its UDA script. USB means to sharpen but does
+not: its runs, among them the anchor on MNIST-5k, are reproduced with
+--config.algorithm.temperature=1.
 """
 
 from ml_collections import ConfigDict

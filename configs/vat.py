@@ -9,7 +9,8 @@ and 37.8 ± 5.5 % with 10 labels, over seeds 0 to 2 (experiments/mnist5k).
 Weights 0.3 and 0.06, norm 6 and a ramp over 0.4 of the run as in FixMatch's code and TorchSSL,
 whose numbers for VAT have the entropy term too: --config.algorithm.entropy_weight=0 takes it away.
 The direction is exact; the presets find it by differences of 1e-6, as the code they stand for.
-That code's Adam comes with the preset google, but not its divergence in the other direction.
+The preset google has AdamW for that code's Adam, but not its divergence in the other direction; usb
+has the weight 1, which its runs leave at the default.
 """
 
 from ml_collections import ConfigDict

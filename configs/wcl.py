@@ -12,7 +12,8 @@ The result is an encoder: `jaxmatch probe --workdir=RUN` tells what it is worth,
 
 On ImageNet: the published settings for 200 epochs and the paper's heads of 2048-2048-128, where the
 code has 4096-4096-256. During its warm-up of ten epochs the authors' code has the milder views of
-MoCo v2; here all epochs have SimCLR's. The multi-crops of the paper are not in the code, nor here.
+MoCo v2; here all epochs have SimCLR's. Its LARS also adapts and decays the scales of BatchNorm in
+shortcuts; here none. The multi-crops of the paper are not in the code, nor here.
 
 The paper trains on no other data set. There all but the head is as in configs/simclr.py; the
 temperature is WCL's. On MNIST-5k the head is narrower, as the network is.

@@ -100,8 +100,8 @@ def mixed_logits(
         views: mixed labeled images [b h w c], then unlabeled ones, each a multiple of b.
         batch_norm: "joint" is one pass over all images. "interleave" is passes of b images, each
             with a share of the labeled ones; only the first updates the running statistics, as in
-            the authors' code. Mixed and interleaved images are alike in all passes, so both choices
-            have the same statistics up to noise.
+            MixMatch's code (in ReMixMatch's only the last). Mixed and interleaved images are alike
+            in all passes, so both choices have the same statistics up to noise.
     """
     if batch_norm == "joint":
         outputs, stats = given.student(tuple(views))

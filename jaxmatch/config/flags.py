@@ -26,7 +26,7 @@ from jaxmatch.config.layers import Recipe
 from jaxmatch.config.own import AUTO, LARGER, leave_periods_open
 from jaxmatch.config.presets import DATASETS, VIEWS
 from jaxmatch.config.recipe import set_model
-from jaxmatch.config.stages import SHARED, make_stages, stages_of
+from jaxmatch.config.stages import SHARED, make_stages, scale_notes, stages_of
 from jaxmatch.errors import InputError, printable, suggest
 from jaxmatch.settings import check_value, demand, unusual
 from jaxmatch.types import Algorithm
@@ -124,8 +124,8 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     Returns:
         The configuration and notes. There is a note for each value that ``scale=`` in the argument
         changed (:mod:`jaxmatch.config.scaling`), for the views that it names, for each override
-        that contradicts the preset, for each value that turns its setting off, and for settings of
-        views without effect (:mod:`jaxmatch.config.views`).
+        that contradicts the preset, for each value beyond the usual ones, for settings of views
+        without effect (:mod:`jaxmatch.config.views`), and for stages whose input differs.
 
     Raises:
         InputError: if the file, a key or a value is wrong.
@@ -176,6 +176,7 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         if kind := ALGORITHMS.get(part.algorithm.name):
             notes += unusual(kind, part.algorithm, f"{prefix}algorithm")
             notes += views.notes(part, _not_refused(part, own), prefix)
+    notes += scale_notes(result)
     return result, notes
 
 

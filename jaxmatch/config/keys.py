@@ -212,7 +212,7 @@ KEYS: dict[str, Key] = {
     "data.directory": Key(
         "", str, "Directory of TFDS data sets or of Fashion-MNIST; empty: the usual."
     ),
-    "data.extra": Key(False, bool, "Add SVHN's extra images to the unlabeled ones."),
+    "data.extra": Key(False, bool, "Add SVHN's extra images to the training images."),
     "data.strict": Key(False, bool, "Stop at an image that cannot be read."),
     "data.stream": Key(False, bool, "Read images from the host in each step; for large data sets."),
     "data.background": Key(

@@ -54,6 +54,11 @@ DATASETS: dict[str, dict[str, Any]] = {
         "data.stream": True,
         "data.image_size": 224,
         "data.center_crop": 0.875,  # of 256 pixels the central 224
+        "data.mean": IMAGENET[0],
+        "data.std": IMAGENET[1],
+        "model.name": "resnet50",
+        "views.weak.area": (0.08, 1.0),
+        "optim.weight_decay": 3e-4,
     },
 }
 TORCHSSL_SCALE = {
@@ -63,18 +68,48 @@ TORCHSSL_SCALE = {
     "tfds:stl10": STL10,
 }
 USB_SCALE = {**TORCHSSL_SCALE, "tfds:cifar10": IMAGENET}
+# TorchSSL's runs of FixMatch and FlexMatch on ImageNet. Its images are squeezed to 256 pixels, of
+# which a crop has 224: here a crop of the same area.
+TORCHSSL_IMAGENET: dict[str, Any] = {
+    "steps": 2_000_000,
+    "steps_per_call": IMAGENET_CALL,
+    "log_every": 2 * IMAGENET_CALL,
+    "eval_every": 10_000,
+    "save_every": 10_000,
+    "data.labels": "100000",
+    "data.batch_size": 32,
+    "data.ratio": 7,
+    "data.include_labeled": True,
+    "data.center_crop": 1.0,
+    "data.mean": IMAGENET[0],
+    "data.std": IMAGENET[1],
+    "views.weak.area": (0.875**2, 0.875**2),
+    "views.strong.table": "torchssl",
+    "algorithm.threshold": 0.95,
+    "algorithm.unlabeled_weight": 1.0,
+    "optim.learning_rate": 0.03,
+    "optim.schedule": "cosine_7_16",
+    "optim.drops": (),
+    "optim.warmup_steps": 0,
+    "optim.weight_decay": 3e-4,
+    "optim.decay": "kernels",
+    "ema.statistics": "copied",
+}
 
 
-def imagenet(epochs: float, unlabeled_batch: int, labels: str = "") -> dict[str, Any]:
+def imagenet(
+    epochs: float, unlabeled_batch: int, labels: str = "", *, partial: bool = False
+) -> dict[str, Any]:
     """A run of ``epochs`` over ImageNet's unlabeled images on a ResNet-50, evaluated at each.
 
     Args:
-        epochs: passes over the training images without the labeled ones, whole batches only.
+        epochs: passes over the training images without the labeled ones.
         unlabeled_batch: images of a step.
         labels: their number in the ``--config`` argument; by default 10% of the images.
+        partial: the steps of a pass count its last batch, which is not full.
     """
     labeled = int(labels) if labels.isdecimal() else TENTH
-    epoch = (IMAGENET_IMAGES - labeled) // unlabeled_batch
+    epoch = (IMAGENET_IMAGES - labeled + partial * (unlabeled_batch - 1)) // unlabeled_batch
     period = max(1, epoch // IMAGENET_CALL) * IMAGENET_CALL
     return {
         "steps": max(1, round(epochs * epoch / IMAGENET_CALL)) * IMAGENET_CALL,
@@ -96,7 +131,10 @@ def preset_values(preset: str, data: str) -> dict[str, Any]:
     """The settings of a preset for a data set, for every method (configs/README.md)."""
     values: dict[str, Any] = {}
     if preset == "google":
-        values["views.strong.table"] = "google"
+        if data != "tfds:imagenet2012":
+            values["views.strong.table"] = "google"
+        if data == "tfds:cifar100":
+            values["optim.weight_decay"] = 5e-4
         if data == "tfds:stl10":
             values["model.first_stride"] = 1
     if preset in ("torchssl", "usb"):
@@ -105,7 +143,7 @@ def preset_values(preset: str, data: str) -> dict[str, Any]:
         if data in scale:
             values["data.mean"], values["data.std"] = scale[data]
         if data == "tfds:svhn_cropped":
-            values |= {"data.extra": True, "views.weak.flip": True}
+            values |= {"data.extra": True, "views.weak.flip": True, **_contrasts(flip=0.5)}
     if preset == "torchssl":
         values |= {"model.conv_bias": "all", "model.bn_eps": 1e-3}
         values |= {"views.weak.pad": 4}

@@ -81,7 +81,8 @@ def make(
     if chosen.keys() >= {"labels", "split"} and chosen["labels"] != "all":
         check_number(chosen["split"], None, int(chosen["labels"]))
     settings = settings or {}
-    if network := presets[preset].get("model.name") or settings.get("model.name"):
+    layers = (presets[preset], settings, DATASETS.get(data, {}))
+    if network := next((layer["model.name"] for layer in layers if "model.name" in layer), ""):
         set_model(config, network)
     wide = config.model.name == "wide_resnet"
 
@@ -91,7 +92,12 @@ def make(
         return {key: layer[key] for key in layer if wide or not key.startswith("model.")}
 
     size = PAPER if preset == usb_cv.NAME else chosen.get("size", AUTO)
-    preset_layer = {**fitting(preset_values(preset, data)), **presets[preset]}
+    shared = preset_values(preset, data)
+    if "optim.weight_decay" in settings:  # of another optimizer
+        shared.pop("optim.weight_decay", None)
+    preset_layer = {**fitting(shared), **presets[preset]}
+    if label_free:  # their steps are passes over the usual images
+        preset_layer.pop("data.extra", None)
     layers = [
         {f"algorithm.{key}": value for key, value in algorithm.items()},
         fitting(DATASETS[data] if data in DATASETS else open_settings(size)),

@@ -1,7 +1,8 @@
 """Configurations of runs that follow one another, each from the encoder of the one before."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
@@ -47,6 +48,20 @@ def stages_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
         if "order" in config
         else {"": config}
     )
+
+
+def scale_notes(config: ConfigDict) -> Iterator[str]:
+    """A sentence for each stage whose input is scaled otherwise than its encoder's was."""
+    for (before, first), (name, second) in pairwise(stages_of(config).items()):
+        if not second.init_from.startswith(STAGE):
+            continue
+        for key in ("mean", "std"):
+            ours, theirs = tuple(second.data[key] or ()), tuple(first.data[key] or ())
+            if ours != theirs:
+                yield (
+                    f"stages.{name}.data.{key} is {ours}, but its encoder comes from stage "
+                    f"{before!r} with {theirs}; give both the same."
+                )
 
 
 def stage_folders(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from jaxmatch.settings import (
 )
 from jaxmatch.types import CLASSIFIER, ORDINARY, Array, PyTree
 
-# Kernels of convolutions and dense layers; all of two or more dimensions; all but the parameters of
-# norms; all.
-Parameters = Literal["kernels", "not_vectors", "not_batch_norm", "all"]
+# Kernels of convolutions and dense layers; these without the classifier's; all of two or more
+# dimensions; all but the parameters of norms; all.
+Parameters = Literal["kernels", "hidden_kernels", "not_vectors", "not_batch_norm", "all"]
+CLASSIFIERS = (CLASSIFIER, ORDINARY)
 
 
 @section("optim")
@@ -55,7 +56,8 @@ class Optim:
             optimizer. Under "head" the rest of the network computes as in evaluations, also in
             training: BatchNorm keeps its running statistics, and no drop path drops.
         decay: which parameters decay: "kernels" of convolutions and dense layers, with LoRA's
-            factors; "not_vectors", these and the tokens and the position embedding of a Vision
+            factors; "hidden_kernels", these without the classifier's (SimCLR's fine-tuning);
+            "not_vectors", kernels and the tokens and the position embedding of a Vision
             Transformer (USB under SimMatch, CoMatch and ReMixMatch); "not_batch_norm", all but
             those of norms; or "all".
         classifier_rate: the learning rate of the classifier is multiplied by this (fine-tuning).
@@ -244,14 +246,17 @@ def scale_layers(decay: float, layers: Sequence[Sequence[str]]) -> optax.Gradien
 def scale_classifier(factor: float) -> optax.GradientTransformation:
     """Multiply the updates of the classifier; with ABC those of the method's own one, too."""
     return optax.masked(
-        optax.scale(factor), partial(_map_names, lambda names: names[0] in (CLASSIFIER, ORDINARY))
+        optax.scale(factor), partial(_map_names, lambda names: names[0] in CLASSIFIERS)
     )
 
 
 def _mask(which: Parameters, params: PyTree) -> PyTree:
     """The mask of optax that chooses ``which`` parameters."""
-    if which == "kernels":
-        return _map_names(lambda names: names[-1] in ("kernel", *FACTORS), params)
+    if which in ("kernels", "hidden_kernels"):
+        left_out = CLASSIFIERS if which == "hidden_kernels" else ()
+        return _map_names(
+            lambda names: names[-1] in ("kernel", *FACTORS) and names[0] not in left_out, params
+        )
     if which == "not_vectors":
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     return _all_but_norms(params) if which == "not_batch_norm" else True

@@ -34,7 +34,9 @@ ON_IMAGENET = LABEL_FREE | {
     "finetune",
     "fixmatch",
     "fixmatch_eman",
+    "s4l_rotation",
     "simmatch",
+    "simmatch_v2",
 }
 # Of methods that not every code base has.
 PRESETS_OF = {
@@ -276,6 +278,106 @@ def test_comatch_of_usb_differs_from_the_authors(data):
 
 def test_comatch_of_usb_smooths_from_the_second_epoch_on_mnist5k():
     assert configuration("comatch", "mnist5k", "usb").algorithm.smoothing_start_step == 15
+
+
+def on_imagenet(name, labels=12_811, preset="jaxmatch"):
+    return from_flags(f"{name}:{LARGE},labels={labels},preset={preset}", [])[0]
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"selfmatch"}))
+def test_imagenet_has_a_resnet50_on_its_own_scale(name):
+    config = configuration(name, LARGE, "jaxmatch")
+    assert config.model.name == "resnet50"
+    assert config.data.image_size == 224
+    assert config.augment == "contrast" or config.views.weak.area
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("simmatch_v2", 12_811, (300 * 3963, 3963, 5 * 3963, 1e-4, "all")),
+        ("simmatch_v2", 128_116, (300 * 3603, 3603, 5 * 3603, 1e-4, "all")),
+        ("comatch", 12_811, (400 * 1982, 1982, 0, 1e-4, "all")),
+        ("comatch", 128_116, (400 * 1802, 1802, 0, 1e-4, "all")),
+        ("s4l_rotation", 12_811, (1000 * 50, 1, 5 * 50, 1e-2, "kernels")),
+        ("s4l_rotation", 128_116, (200 * 500, 1, 5 * 500, 1e-3, "kernels")),
+        ("fixmatch", 128_116, (375_350, 1, 6255, 6e-4, "not_batch_norm")),
+    ],
+)
+def test_the_optimizers_of_imagenet(name, labels, expected):
+    config = on_imagenet(name, labels)
+    optim = config.optim
+    found = (optim.period_steps, optim.warmup_steps, optim.weight_decay, optim.decay)
+    assert (config.steps, *found) == expected
+
+
+def test_simmatch_v2_on_imagenet_has_the_authors_weights():
+    for labels, edges in ((12_811, 10), (128_116, 5)):
+        config = on_imagenet("simmatch_v2", labels)
+        found = config.algorithm
+        assert (found.threshold, found.unlabeled_weight, found.queue_batches) == (0.7, 10, 256)
+        assert (found.edge_edge_weight, found.node_edge_weight) == (edges, edges)
+        assert (config.model.feature_norm, config.model.bn_groups) == ("layer", 8)
+        assert (config.ema.statistics, config.data.include_labeled) == ("own", False)
+
+
+@pytest.mark.parametrize("name", ["simclr_v2", "wcl"])
+def test_the_zero_classifier_of_fine_tuning_takes_no_part_in_lars(name):
+    optim = Optim(**on_imagenet("finetune", preset=name).optim).build(10)
+    params = {part: {"kernel": jnp.full((2, 2), 0.01)} for part in ("block", "classifier")}
+    slope = jax.tree.map(jnp.ones_like, params)
+    change, _ = optim.update(slope, optim.init(params), params)
+    np.testing.assert_allclose(change["classifier"]["kernel"], -0.16, rtol=1e-6)
+    np.testing.assert_allclose(change["block"]["kernel"], -0.16 * 1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "flexmatch"])
+def test_torchssl_on_imagenet(name):
+    config = from_flags(f"{name}:{LARGE},preset=torchssl", [])[0]
+    assert (config.steps, config.data.batch_size, config.data.ratio) == (2_000_000, 32, 7)
+    assert (config.data.labels, config.algorithm.threshold) == ("100000", 0.95)
+    assert (config.optim.learning_rate, config.optim.weight_decay) == (0.03, 3e-4)
+    assert (config.optim.schedule, config.views.strong.table) == ("cosine_7_16", "torchssl")
+
+
+def test_google_on_imagenet_and_cifar100():
+    config = configuration("fixmatch", LARGE, "google")
+    assert (config.augment, config.views.strong.table) == ("randaugment", "eman")
+    for name, decay in (("fixmatch", 5e-4), ("simclr", 1e-4), ("adamatch", 1e-3)):
+        assert configuration(name, "tfds:cifar100", "google").optim.weight_decay == decay
+    adamatch = configuration("adamatch", "tfds:cifar100", "google")
+    assert (adamatch.model.width, adamatch.model.bn_eps_final) == (2, 1e-6)
+    assert adamatch.ema.statistics == "averaged"
+
+
+@pytest.mark.parametrize("preset", ["torchssl", "usb"])
+def test_the_extra_images_of_svhn_and_its_flips(preset):
+    for name, extra in (("fixmatch", True), ("simclr", False)):
+        config = configuration(name, "tfds:svhn_cropped", preset)
+        assert config.data.extra == extra
+        assert (config.views.weak.flip, config.views.contrast.flip) == (True, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("data", "labels", "steps"),
+    [("tfds:cifar10", "all", 156_672), ("tfds:cifar10", "4000", 13_312), (LARGE, "all", 250_228)],
+)
+def test_the_steps_of_fine_tuning_follow_the_labels(data, labels, steps):
+    assert from_flags(f"finetune:{data},labels={labels}", [])[0].steps == steps
+
+
+def test_stages_of_different_input_are_noted():
+    assert from_flags(f"selfmatch:{LARGE},labels=12811", [])[1] == []
+    _, (mean, std) = from_flags(f"simclr+simmatch:{LARGE},labels=12811", [])
+    assert mean.startswith("stages.simmatch.data.mean is (0.485, 0.456, 0.406), but its encoder")
+    assert std.endswith("comes from stage 'simclr' with (1.0,); give both the same.")
+    same = ["--config.stages.simmatch.data.mean=(0.0,)", "--config.stages.simmatch.data.std=(1.0,)"]
+    assert from_flags(f"simclr+simmatch:{LARGE},labels=12811", same)[1] == []
+
+
+def test_usbs_vision_transformers_have_usbs_comatch():
+    config = configuration("comatch", "tfds:cifar100", usb_cv.NAME)
+    assert (config.views.strong.table, config.algorithm.activation) == ("torchssl", "relu")
 
 
 @pytest.mark.parametrize("name", ["fixmatch", "uda", "distillation"])
