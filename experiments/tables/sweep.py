@@ -111,7 +111,9 @@ TABLES = {
         data="tfds:imagenet2012",
         labels=("12811", "128116"),
         percent=("1%", "10%"),
-        recipes=("fixmatch", "fixmatch_eman", "comatch", "simmatch"),
+        recipes=(
+            *("s4l_rotation", "fixmatch", "fixmatch_eman", "comatch", "simmatch", "simmatch_v2"),
+        ),
         splits=("1percent.txt", "10percent.txt"),
         protocol="SimCLR's lists of labeled images, in the folder where a run starts.",
         methods=(

@@ -318,12 +318,12 @@ def test_sources_without_a_table_have_no_column(tmp_path):
 
 def test_imagenet_runs_read_the_published_lists():
     found = points("imagenet,seeds=0")
-    assert len(found) == 8
+    assert len(found) == 12
     assert all(point.config.data.name == "tfds:imagenet2012" for point in found)
     first, last = found[0].config, found[-1].config
-    assert (first.recipe, first.data.split, first.steps) == ("fixmatch", "1percent.txt", 37_550)
+    assert (first.recipe, first.data.split, first.steps) == ("s4l_rotation", "1percent.txt", 50_000)
     assert (last.recipe, last.data.split, last.data.labels) == (
-        "simmatch",
+        "simmatch_v2",
         "10percent.txt",
         "128116",
     )
