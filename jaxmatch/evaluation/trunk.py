@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmatch.evaluation.classifier import load
@@ -11,12 +12,15 @@ from jaxmatch.weights import transfer
 from jaxmatch.weights.vit_init import Loaded
 from jaxmatch.weights.vit_names import is_vit
 
+CLOSE = 0.01  # in units of the whole range of levels
+
 
 def read_trunk(config: ConfigDict, folder: Path, program: Program) -> Loaded:
     """The encoder of the run or file ``config.init_from``, and what there is to say about it.
 
     Of a file of a Vision Transformer it also has the classifier if the number of classes is that
-    of the run. The sentences say what a Vision Transformer took over.
+    of the run. The sentences say what a Vision Transformer took over, and whether the input of a
+    run had another scale.
 
     Args:
         config: of the run that starts from it.
@@ -38,6 +42,13 @@ def read_trunk(config: ConfigDict, folder: Path, program: Program) -> Loaded:
             trunk, expected, images=images, rule=config.init_rules
         )
         transfer.check_encoder(trunk, expected, name)
+        if not _same_scale(source.program, program):
+            report = (
+                *report,
+                f"its images had {_scale(source.program)}, those of this run have "
+                f"{_scale(program)}: unless the images themselves differ so, give this run its "
+                "data.mean and data.std",
+            )
     elif is_vit(expected["params"]):
         classifier = {"classifier": student["params"]["classifier"]}
         trunk, report = transfer.read_vit_file(
@@ -47,8 +58,18 @@ def read_trunk(config: ConfigDict, folder: Path, program: Program) -> Loaded:
             classifier=bool(algorithm.labeled) and not config.model.zero_classifier,
             rules=config.init_rules,
         )
-        mean, deviation = (", ".join(f"{x:.4g}" for x in s) for s in (program.mean, program.std))
-        report = (*report, f"the input has the mean {mean} and the deviation {deviation}")
+        report = (*report, f"the input has {_scale(program)}")
     else:
         trunk, report = transfer.read_encoder(name, expected), ()
     return Loaded(trunk, tuple(f"init_from={name}: {sentence}." for sentence in report))
+
+
+def _same_scale(one: Program, other: Program) -> bool:
+    """Whether mean and deviation of the inputs agree; a single number stands for all channels."""
+    pairs = ((one.mean, other.mean), (one.std, other.std))
+    return all(np.allclose(ours, theirs, rtol=0, atol=CLOSE) for ours, theirs in pairs)
+
+
+def _scale(program: Program) -> str:
+    mean, deviation = (", ".join(f"{x:.4g}" for x in s) for s in (program.mean, program.std))
+    return f"the mean {mean} and the deviation {deviation}"

@@ -67,12 +67,17 @@ def adapted(data, source, tmp_path_factory):
 
 def read(config, folder):
     """The program of a new run, and what it takes over."""
+    program, loaded = told(config, folder)
+    return program, loaded.variables["params"]
+
+
+def told(config, folder):
+    """The program of a new run, and what is said about its first weights."""
     config = settled(config)[0]
     data = run_data.load_new(config)
     config = standardized(config, data.source.images)
     program = Program.build(config, data.facts())
-    trunk, _ = read_trunk(config, folder, program)
-    return program, trunk["params"]
+    return program, read_trunk(config, folder, program)
 
 
 def trunk_of(params):
@@ -87,6 +92,15 @@ def test_the_encoder_stays_that_of_the_source(source, adapted):
         assert np.any(params["block1"]["attention"]["proj"]["lora_b"])
     held = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim)
     assert held == FACTORS + CLASSIFIER  # one momentum
+
+
+def test_another_scale_of_the_input_is_told(source, data, tmp_path):
+    assert told(tiny(data, init_from=str(source)), tmp_path)[1].report == ()
+    plain = {"data__mean": "(0.0,)", "data__std": "(1.0,)"}
+    _, found = told(tiny(data, init_from=str(source), **plain), tmp_path)
+    (sentence,) = found.report
+    assert sentence.startswith(f"init_from={source}: its images had the mean 0.")
+    assert "those of this run have the mean 0 and the deviation 1: unless" in sentence
 
 
 def test_an_export_is_a_network_without_lora(adapted, data, tmp_path, capsys):
