@@ -113,7 +113,8 @@ def compare_rates(comparison: Comparison, case: Case, setup: Setup) -> None:
     comparison.add_each("lr_scale_of_param", scalars(names, scales), theirs)
 
     # What the optimizer does to parameters of 1 at a gradient of 0 is their decay alone.
-    plain = replace(optim, learning_rate=1.0, warmup_steps=0).build(1, layers)
+    changes = {"learning_rate": 1.0, "warmup_steps": 0, "momentum": 0.0, "nesterov": False}
+    plain = replace(optim, **changes).build(1, layers)
     zeros = jax.tree.map(jnp.zeros_like, params)
     change, _ = jax.jit(plain.update)(zeros, plain.init(params), params)
     decays = {name: theirs[name] * decay for name, decay in case.meta["decay_of_param"].items()}

@@ -1,6 +1,7 @@
 """Recorded Vision Transformers pass, and fail when the library is wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ from flax import linen as nn
 
 from experiments.parity import functions_vit, usb
 from experiments.parity.__main__ import main
+from experiments.parity.rows import TOLERANCE, Case, Comparison
 from experiments.parity.tensors import VIT, to_torch
 from jaxmatch.models import transformer
 from jaxmatch.models.build import build_model, model_settings
@@ -152,6 +154,22 @@ def test_a_norm_in_the_wrong_layer_fails(monkeypatch, capsys):
     code, failed, _ = replay("vit_fullysupervised_adamw_layerdecay_avg", capsys)
     assert code == 1
     assert {"lr_scale_of_param", "final/parameters"} <= failed
+
+
+@pytest.mark.parametrize("optim", [{"name": "sgd", "momentum": 0.9, "nesterov": True}, {}])
+def test_rates_and_decays_of_a_case_are_those_of_any_optimizer(optim):
+    case = Case(GOLDEN / "vit_fullysupervised_adamw_layerdecay_avg.npz")
+    setup = usb.read(case)
+    comparison = Comparison(case, TOLERANCE)
+    changed = replace(setup, optim=replace(setup.optim, **optim))
+    with jax.enable_x64(True):
+        usb.compare_rates(comparison, case, changed)
+    rows = comparison.rows()
+    assert {row.quantity.partition("/")[0] for row in rows} == {
+        "lr_scale_of_param",
+        "lr_scale_of_param * decay_of_param",
+    }
+    assert all(row.passed for row in rows)
 
 
 @pytest.mark.slow
