@@ -164,12 +164,8 @@ def test_rates_and_decays_of_a_case_are_those_of_any_optimizer(optim):
     changed = replace(setup, optim=replace(setup.optim, **optim))
     with jax.enable_x64(True):
         usb.compare_rates(comparison, case, changed)
-    rows = comparison.rows()
-    assert {row.quantity.partition("/")[0] for row in rows} == {
-        "lr_scale_of_param",
-        "lr_scale_of_param * decay_of_param",
-    }
-    assert all(row.passed for row in rows)
+    rows = [row for row in comparison.rows() if row.quantity.startswith("lr_scale_of_param")]
+    assert [row.passed for row in rows] == [True, True]
 
 
 @pytest.mark.slow
