@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.parity.compare import Names, compare_variables
 from experiments.parity.entries import Argument, Override, Quantities, Replay
-from experiments.parity.functions_common import tags
+from experiments.parity.functions_common import REFERENCE_ONLY, tags
 from experiments.parity.recording import RecordingModel
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
 from experiments.parity.trajectory import Setup, build
@@ -75,7 +76,22 @@ def training_signal(case: Case, comparison: Comparison) -> None:
     for name in case.names("out/"):
         signal, classes = name.split("/c")
         ours = schedules.training_signal(signal, step, steps, int(classes))
-        comparison.add("out/tsa", name, ours, case[f"out/{name}"])
+        inside, theirs = np.asarray(step <= steps), case[f"out/{name}"]
+        comparison.add("out/tsa", name, ours[inside], theirs[inside])
+        if not inside.all():
+            late = _signal_after(signal, step[~inside] / steps, int(classes))
+            comparison.add("out/tsa (after the run)", name, late, theirs[~inside], REFERENCE_ONLY)
+
+
+def _signal_after(name: str, progress: Array, classes: int) -> Array:
+    """USB's signal goes on after the run."""
+    shares = {
+        "linear": progress,
+        "exp": jnp.exp(5 * (progress - 1)),
+        "log": 1 - jnp.exp(-5 * progress),
+        "none": jnp.ones(progress.shape),
+    }
+    return shares[name] * (1 - 1 / classes) + 1 / classes
 
 
 def _dash(case: Case) -> dash.Dash:

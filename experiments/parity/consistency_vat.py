@@ -4,15 +4,18 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from experiments.parity.entries import Argument, Call, Quantities, Replay
+from experiments.parity.entries import Argument, Call, Override, Quantities, Replay
 from experiments.parity.rows import Case, UnknownCaseError
 from jaxmatch.algorithms.vat import VAT
+from jaxmatch.functional import adversarial
 from jaxmatch.functional.adversarial import unit
 from jaxmatch.functional.losses import entropy, kl_divergence
 from jaxmatch.types import Array
 
 # A constant of USB's function, which its description of a run does not hold.
 XI = 1e-6
+# USB adds it to the norm of an example's gradient of the batch's mean; ours is that of the sum.
+NORM_EPSILON = 1e-16
 
 
 class Probe(Argument):
@@ -60,6 +63,21 @@ def mean_entropy(logits: Array) -> Array:
     return entropy(logits).mean()
 
 
+def unit_with_epsilon() -> Override:
+    """USB's norms are never 0, which shows where a gradient is small."""
+
+    def of(x: Array) -> Array:
+        flat = x.reshape(len(x), -1)
+        norm = jnp.sqrt(jnp.square(flat).sum(-1, keepdims=True))
+        return (flat / (norm + len(x) * NORM_EPSILON)).reshape(x.shape)
+
+    return Override(adversarial, "unit", of)
+
+
 VAT_REPLAY = Replay(
-    build=_vat, views=lambda case: ("x_ulb_w",), quantities=_quantities, draws=_draws
+    build=_vat,
+    views=lambda case: ("x_ulb_w",),
+    quantities=_quantities,
+    draws=_draws,
+    overrides=lambda case: [unit_with_epsilon()],
 )

@@ -55,7 +55,7 @@ def byol(case: Case, comparison: Comparison) -> None:
     """Loss and gradient with respect to the predictions, in either of the reference's two forms."""
     for tag in tags(case):
         ours, kind, source = _regression, "", "library"
-        if tag == "simsiam":
+        if tag.startswith("simsiam"):
             ours, kind, source = _negative_cosine, " (SimSiam)", REFERENCE_ONLY
         prediction, target = (jnp.asarray(case[f"in/{tag}/{name}"]) for name in ("p", "z"))
         loss, gradient = jax.jit(jax.value_and_grad(ours))(prediction, target)

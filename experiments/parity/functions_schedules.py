@@ -44,8 +44,15 @@ def comatch(case: Case, comparison: Comparison) -> None:
         )
         theirs = case[f"out/{tag}/lr"]
         rate = jax.jit(schedules.learning_rate("cosine_7_16", base, steps, warmup))
-        ours = rate(jnp.arange(warmup, len(theirs)))
-        comparison.add("out/lr", tag, ours, theirs[warmup:])
+        step = np.arange(warmup, len(theirs))
+        # Theirs goes on below 0, long after the run.
+        progress = (step - warmup) / max(1, steps - warmup)
+        after = 7 / 16 * progress > 1 / 2
+        ours = np.asarray(rate(jnp.asarray(step)))
+        comparison.add("out/lr", tag, ours[~after], theirs[warmup:][~after])
+        if after.any():
+            late = base * np.cos(np.pi * 7 / 16 * progress[after])
+            comparison.add("out/lr (below 0)", tag, late, theirs[warmup:][after], REFERENCE_ONLY)
         if warmup:
             share = np.arange(warmup) / warmup
             factor = start ** (1 - share) if exponential else start + (1 - start) * share

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.parity.consistency_thresholds import usb_confidence
 from experiments.parity.functions_common import REFERENCE_ONLY, tags
@@ -15,39 +16,45 @@ from jaxmatch.types import Array
 
 # What USB's FlexMatch has where the file names no threshold.
 USB_THRESHOLD = 0.95
+KEEPS = "override: learning_effect"
 
 
 def flexible(case: Case, comparison: Comparison) -> None:
     """FlexMatch: masks, remembered labels and learning effects of successive batches."""
     for tag in tags(case):
         probabilities = jnp.asarray(case[f"in/{tag}/probs"])
+        cutoff = f"in/{tag}/p_cutoff"
+        threshold = float(case[cutoff]) if cutoff in case else USB_THRESHOLD
         if f"in/{tag}/idx_ulb" in case:
+            labels = case[f"out/{tag}/selected_label"]  # [calls n]
+            filled = np.any((labels[:, :1] >= 0) & (labels == labels[:, :1]).all(1, keepdims=True))
             ours = flexible_calls(
                 probabilities,  # [calls b C]
                 jnp.asarray(case[f"in/{tag}/idx_ulb"], jnp.int32),
                 count=int(case[f"in/{tag}/ulb_dest_len"]),
-                threshold=float(case[f"in/{tag}/p_cutoff"]),
-                warmup=tag == "warmup",
+                threshold=threshold,
+                warmup=not tag.startswith("nowarmup"),
+                effect_of=effect_unless_filled if filled else None,
             )
-            _add(comparison, case, tag, ours, "library")
+            _add(comparison, case, tag, ours, KEEPS if filled else "library")
             continue
         count = len(probabilities)  # of [b C], one call on the whole pool
         ours = flexible_calls(
             probabilities[None],
             jnp.arange(count, dtype=jnp.int32)[None],
             count=count,
-            threshold=USB_THRESHOLD,
+            threshold=threshold,
             warmup=True,
             effect_of=effect_unless_filled,
         )
         ours = {name: value[0] for name, value in ours.items()}
-        _add(comparison, case, tag, ours, "override: learning_effect")
+        _add(comparison, case, tag, ours, KEEPS)
 
 
-def effect_unless_filled(old: Array, counts: Array, unselected: Array) -> Array:
+def effect_unless_filled(old: Array, new: Array, counts: Array, pool: int) -> Array:
     """USB leaves the effects as they were while one class, or none at all, fills the pool."""
-    filled = jnp.maximum(counts.max(), unselected) == counts.sum() + unselected
-    return jnp.where(filled, old, thresholds.learning_effect(counts, unselected))
+    filled = jnp.maximum(counts.max(), pool - counts.sum()) == pool
+    return jnp.where(filled, old, new)
 
 
 def flexible_calls(
@@ -57,11 +64,12 @@ def flexible_calls(
     count: int,
     threshold: float,
     warmup: bool,
-    effect_of: Callable[[Array, Array, Array], Array] | None = None,
+    effect_of: Callable[[Array, Array, Array, int], Array] | None = None,
 ) -> dict[str, Array]:
     """Successive batches from an empty memory of ``count`` examples, by the names of the file.
 
-    ``effect_of`` the old effects, the counts and the unselected stands for the library's effects.
+    ``effect_of`` the old effects, the library's new ones, the counts and ``count`` stands for the
+    new ones.
     """
     classes = probabilities.shape[-1]
     rows = make_rows(count, label=jnp.int32(-1))
@@ -75,11 +83,8 @@ def flexible_calls(
         mask = confidence >= thresholds.flexible_thresholds(threshold, effect)[label]
         memory = flexmatch.remember(memory, at, label, confidence >= threshold)
         unselected = (count - memory.counts.sum()) * warmup
-        effect = (
-            effect_of(effect, memory.counts, unselected)
-            if effect_of
-            else thresholds.learning_effect(memory.counts, unselected)
-        )
+        new = thresholds.learning_effect(memory.counts, unselected)
+        effect = effect_of(effect, new, memory.counts, count) if effect_of else new
         labels = memory.selected.rows["label"][:count]
         return memory, {"mask": mask, "selected_label": labels, "classwise_acc": effect}
 
@@ -137,7 +142,7 @@ def truncated_gaussian(case: Case, comparison: Comparison) -> None:
     for tag in tags(case):
         calls_of, source = (
             (class_gaussian_calls, REFERENCE_ONLY)
-            if tag == "per_class"
+            if case[f"out/{tag}/mu"].ndim > 1
             else (gaussian_calls, "library")
         )
         ours = calls_of(

@@ -24,10 +24,11 @@ from jaxmatch.types import PyTree, Spec
 OPTIMIZERS: Mapping[str, Literal["sgd", "adamw"]] = {"SGD": "sgd", "AdamW": "adamw"}
 # Which parameters decay, by how the cases say which do not.
 DECAYS: Mapping[str, Parameters] = {
-    "every parameter with ndim<=1": "kernels",
-    "every 1-dimensional parameter, pos_embed, cls_token": "kernels",
-    r"every 1-dimensional parameter; the \w+ wrapper does not forward": "not_vectors",
+    r"the \w+ wrapper does not forward": "not_vectors",
+    "^every parameter with ndim<=1": "kernels",
+    "^every 1-dimensional parameter, pos_embed, cls_token": "kernels",
 }
+TOKENS = ("pos_embed", "cls_token", "reg_token")
 
 
 def replay(case: Case, tolerance: float) -> Comparison:
@@ -72,13 +73,9 @@ def read(case: Case) -> Setup:
 def read_optim(meta: Mapping[str, Any]) -> Optim:
     """The optimizer and schedule of a case."""
     given, optimiser, schedule = meta["hyperparameters"], meta["optimiser"], meta["schedule"]
-    excluded = optimiser["weight_decay_excluded"]
     name = OPTIMIZERS.get(optimiser["name"])
     if name is None or schedule["kind"] != "cosine 7/16" or optimiser.get("dampening", 0) != 0:
         raise UnknownCaseError(f"optimiser {optimiser} with schedule {schedule} is not known")
-    decays: list[Parameters] = [decay for text, decay in DECAYS.items() if re.match(text, excluded)]
-    if not decays:
-        raise UnknownCaseError(f"weight decay that excludes {excluded!r} is not known")
     return Optim(
         name=name,
         learning_rate=optimiser["lr"],
@@ -86,10 +83,22 @@ def read_optim(meta: Mapping[str, Any]) -> Optim:
         momentum=optimiser.get("momentum", Optim.momentum),
         nesterov=optimiser.get("nesterov", Optim.nesterov),
         weight_decay=optimiser["weight_decay"],
-        decay=decays[0],
+        decay=read_decay(meta),
         layer_decay=given["layer_decay"],
         clip_norm=given["clip_grad"] or 0.0,
     )
+
+
+def read_decay(meta: Mapping[str, Any]) -> Parameters:
+    """Which parameters of a case decay, by the recorded decays, or else by its words."""
+    if known := meta.get("decay_of_param"):
+        tokens = [value for name, value in known.items() if name.endswith(TOKENS)]
+        return "not_vectors" if any(tokens) else "kernels"
+    excluded = meta["optimiser"]["weight_decay_excluded"]
+    decays: list[Parameters] = [kind for text, kind in DECAYS.items() if re.search(text, excluded)]
+    if not decays:
+        raise UnknownCaseError(f"weight decay that excludes {excluded!r} is not known")
+    return decays[0]
 
 
 def read_ema(meta: Mapping[str, Any]) -> Ema:

@@ -42,6 +42,29 @@ def test_the_functions_equal_the_reference(name):
     assert [row for row in found if not row.passed] == []
 
 
+def test_variants_of_functions_are_told_by_what_they_record(tmp_path, capsys):
+    with np.load(GOLDEN / "fn_softmatch_weight.npz") as file:
+        arrays = {key.replace("per_class", "each_class"): file[key] for key in file.files}
+    np.savez(tmp_path / "fn_softmatch_weight.npz", **arrays)
+    with np.load(GOLDEN / "fn_flexmatch_threshold.npz") as file:
+        arrays = {key.replace("/warmup/", "/warmup_0/"): file[key] for key in file.files}
+    np.savez(tmp_path / "fn_flexmatch_threshold.npz", **arrays)
+    with np.load(GOLDEN / "fn_uda_tsa.npz") as file:
+        arrays = dict(file)
+    total = int(arrays["in/total"])
+    arrays["in/step"] = np.append(arrays["in/step"], 2 * total)
+    late = {"linear": 2.0, "exp": np.exp(5.0), "log": 1 - np.exp(-10.0), "none": 1.0}
+    for key in [key for key in arrays if key.startswith("out/")]:
+        name, classes = key.removeprefix("out/").split("/c")
+        value = late[name] * (1 - 1 / int(classes)) + 1 / int(classes)
+        arrays[key] = np.append(arrays[key], value)
+    np.savez(tmp_path / "fn_uda_tsa.npz", **arrays)
+    assert main([str(tmp_path)]) == 0, capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "out/tsa (after the run)" in text
+    assert "(each_class)" in text
+
+
 def test_adamatch_equals_the_reference(capsys):
     assert main([str(GOLDEN / "adamatch.npz")]) == 0, capsys.readouterr().out
     *lines, last = capsys.readouterr().out.splitlines()

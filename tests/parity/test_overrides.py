@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.parity import memories, official, overrides
+from experiments.parity import consistency_vat, memories, official, overrides, usb
 from experiments.parity.official_algorithms import SIMMATCH_V2, ema_decay
 from experiments.parity.recording import skip_unreached
 
@@ -46,6 +46,27 @@ def test_no_alignment_takes_what_the_library_gives_and_changes_nothing():
     found, kept = override.function(average, predicted, 0.9, prior=jnp.asarray([0.5, 0.5]))
     np.testing.assert_array_equal(found, predicted)
     np.testing.assert_array_equal(kept, average)
+
+
+def test_a_small_gradient_of_vat_loses_a_little_of_its_length():
+    small = jnp.asarray([[3e-15, 4e-15], [3.0, 4.0]])
+    with jax.enable_x64(True):
+        found = consistency_vat.unit_with_epsilon().function(small.astype(float))
+    np.testing.assert_allclose(found, [np.array([0.6, 0.8]) / 1.04, [0.6, 0.8]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "decays", "expected"),
+    [
+        ("every parameter with ndim<=1 (biases)", {}, "kernels"),
+        ("every parameter with ndim<=1; the X wrapper does not forward it", {}, "not_vectors"),
+        ("something else", {"cls_token": 0.0, "head.weight": 0.1}, "kernels"),
+        ("something else", {"backbone.pos_embed": 0.1, "head.weight": 0.1}, "not_vectors"),
+    ],
+)
+def test_which_parameters_decay(words, decays, expected):
+    meta = {"optimiser": {"weight_decay_excluded": words}, "decay_of_param": decays}
+    assert usb.read_decay(meta) == expected
 
 
 def test_two_temperatures_alternate():
