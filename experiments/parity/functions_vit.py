@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.parity.entries import QUICK_COMPILATION
-from experiments.parity.networks_vit import build_vit, compare_outputs, formula_variables
+from experiments.parity.networks_vit import (
+    build_vit,
+    compare_outputs,
+    formula_variables,
+    whole_patches,
+)
 from experiments.parity.rows import Case, Comparison
 from experiments.parity.tensors import VIT, to_torch
 from jaxmatch.models.lora import LoRADense, lora_scale, merge
@@ -52,7 +57,7 @@ def _compare_network(case: Case, comparison: Comparison) -> None:
     """USB's network, where the branches that each example keeps are the recorded ones."""
     meta = case.meta
     model = build_vit(meta["network"], meta["num_classes"], meta["dtype"], drops=True)
-    images = jnp.asarray(case["in/net/x"].transpose(0, 2, 3, 1))
+    images = whole_patches(jnp.asarray(case["in/net/x"].transpose(0, 2, 3, 1)), meta)
     cotangent = jnp.asarray(case["in/net/cotangent"])
     kept = np.ones((len(images), model.depth, 2), bool)
     for name, mask in case.under("in/net/mask/").items():

@@ -20,7 +20,8 @@ from jaxmatch.models.vit import ViT
 from jaxmatch.optim.optimizer import Optim
 from jaxmatch.types import Array, Outputs, PyTree
 
-TYPES = ("VisionTransformer (USB)", "VisionTransformer (timm)")
+USB = "VisionTransformer (USB)"
+TYPES = (USB, "VisionTransformer (timm)")
 POOLS: Mapping[str, Literal["token", "average"]] = {"token": "token", "avg": "average"}
 ACTIVATIONS: Mapping[str, Literal["gelu", "quick_gelu"]] = {
     "gelu (exact, erf)": "gelu",
@@ -57,6 +58,8 @@ def build_vit(
     """
     unknown = options.keys() - {*SETTINGS, *DEMANDS, *SAID_ELSEWHERE}
     wrong = [key for key, value in DEMANDS.items() if options.get(key, value) != value]
+    prefix = "pool_include_prefix"  # told among the arguments of the constructor alone
+    wrong += [prefix] if (options.get("kwargs") or {}).get(prefix) else []
     pool, activation = options["global_pool"], options["activation"]
     pre_norm = options.get("pre_norm", False)
     average = pool == "avg"
@@ -93,11 +96,20 @@ def build_vit(
     )
 
 
+def whole_patches(images: Array, meta: Mapping[str, Any]) -> Array:
+    """Images [b h w c] as USB's transformers see them: without rows and columns beyond a patch."""
+    if not is_vit(meta) or meta["network"]["type"] != USB:
+        return images
+    patch, (height, width) = meta["network"]["patch_size"], images.shape[1:3]
+    return images[:, : height // patch * patch, : width // patch * patch]
+
+
 def replay(case: Case, tolerance: float) -> Comparison:
     """Replay a case of kind "network"."""
     meta = case.meta
     model = build_vit(meta["network"], meta["num_classes"], meta["dtype"])
     images = jnp.asarray(case["in/x"].transpose(0, 2, 3, 1), meta["dtype"])
+    size, images = images.shape, whole_patches(images, meta)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images[:1], train=False))
     variables = formula_variables(meta, shapes)
     comparison = Comparison(case, tolerance)
@@ -128,7 +140,9 @@ def replay(case: Case, tolerance: float) -> Comparison:
     comparison.add("out/loss", "", loss, case["out/loss"])
     ours = to_torch({"params": gradient}, naming=VIT)
     comparison.add_each("grad", ours, case.under("grad/"))
-    comparison.add("grad_in/x", "", slope.transpose(0, 3, 1, 2), case["grad_in/x"])
+    unseen = [(0, whole - seen) for whole, seen in zip(size, slope.shape, strict=True)]
+    slope = jnp.pad(slope, unseen).transpose(0, 3, 1, 2)
+    comparison.add("grad_in/x", "", slope, case["grad_in/x"])
     unused = {name: np.zeros_like(ours[name]) for name in meta["params_without_gradient"]}
     comparison.add_each("params_without_gradient", ours, unused)
     return comparison

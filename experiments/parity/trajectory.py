@@ -29,6 +29,7 @@ from experiments.parity.entries import (
     Result,
 )
 from experiments.parity.networks import model_shapes
+from experiments.parity.networks_vit import whole_patches
 from experiments.parity.recording import (
     PASSES,
     RecordedViews,
@@ -180,7 +181,7 @@ def read_batch(case: Case, step: int, views: Sequence[str]) -> Batch:
 
     def images(name: str) -> Array:
         values = case[f"batch/{step}/{name}"].transpose(0, 2, 3, 1)
-        return jnp.asarray(values, case.meta["dtype"])
+        return whole_patches(jnp.asarray(values, case.meta["dtype"]), case.meta)
 
     def integers(name: str) -> Array:
         key = f"batch/{step}/{name}"

@@ -156,6 +156,17 @@ def test_a_norm_in_the_wrong_layer_fails(monkeypatch, capsys):
     assert {"lr_scale_of_param", "final/parameters"} <= failed
 
 
+def test_rows_and_columns_beyond_a_patch_of_usb_are_not_seen(tmp_path, capsys):
+    name = "net_vit_usb_layerscale_noqkvbias"
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        arrays = dict(file)
+    beyond = [(0, 0), (0, 0), (0, 1), (0, 1)]
+    arrays["in/x"] = np.pad(arrays["in/x"], beyond, constant_values=0.5)
+    arrays["grad_in/x"] = np.pad(arrays["grad_in/x"], beyond)
+    np.savez(tmp_path / f"{name}.npz", **arrays)
+    assert main([str(tmp_path)]) == 0, capsys.readouterr().out
+
+
 @pytest.mark.parametrize("optim", [{"name": "sgd", "momentum": 0.9, "nesterov": True}, {}])
 def test_rates_and_decays_of_a_case_are_those_of_any_optimizer(optim):
     case = Case(GOLDEN / "vit_fullysupervised_adamw_layerdecay_avg.npz")
