@@ -1,7 +1,7 @@
 """Replays the augmentation reference files, made with Pillow, through the library's transforms."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -19,6 +19,7 @@ from experiments.parity.augment_rows import (
     Row,
     compare,
 )
+from experiments.parity.rows import Unknown
 from jaxmatch.augment.ctaugment import NAMES as CTA_NAMES
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.ctaugment import Draws as CTADraws
@@ -62,15 +63,36 @@ _GOOGLE_VIEW = jax.jit(RandAugment(table="google").apply)
 _CTA_VIEW = jax.jit(CTAugment().apply)
 
 
-def replay(path: Path | str) -> list[Row]:
+class _Reading(dict[str, np.ndarray]):
+    """The arrays of a file; remembers which were read."""
+
+    def __init__(self, file: Mapping[str, np.ndarray]):
+        """Read the file whole."""
+        super().__init__(file)
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """The array of ``key``, which counts as read from now on."""
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def views(self) -> list[str]:
+        """The views: keys such as "y96", "jitter__y32"."""
+        return [key for key in self if key.rpartition("__")[2].startswith("y")]
+
+
+def replay(path: Path | str) -> list[Row | Unknown]:
     """Replay one augmentation file, told by its name; ``inputs.npz`` lies beside it.
 
     Raises:
         KeyError: no replay is known for a file of this name.
     """
     path = Path(path)
-    with np.load(path) as file, np.load(path.parent / "inputs.npz") as inputs:
-        return REPLAYS[path.name](dict(file), dict(inputs))
+    with np.load(path) as npz, np.load(path.parent / "inputs.npz") as inputs:
+        file = _Reading(npz)
+        rows = REPLAYS[path.name](file, dict(inputs))
+    unread = [key for key in file.views() if key not in file.read]
+    return [*rows, *(Unknown(path.stem, key, "the replay does not read it") for key in unread)]
 
 
 def _library_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """The parity command passes on the recorded cases, and fails when the library is wrong."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -129,6 +130,16 @@ def test_a_case_of_an_unknown_kind_is_said_whatever_its_source_looks_like(tmp_pa
 
     assert command(tampered(tmp_path, "fn_ema_hook", change)) == 2
     assert "unknown" in capsys.readouterr().out
+
+
+def test_views_that_no_replay_reads_are_named(tmp_path, capsys):
+    with np.load(GOLDEN / "augment" / "weak.npz") as file:
+        arrays = {**file, "y48": file["y32"], "note48": np.zeros(1)}
+    np.savez(tmp_path / "weak.npz", **arrays)
+    shutil.copy(GOLDEN / "augment" / "inputs.npz", tmp_path)
+    assert main([str(tmp_path)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if "unknown:" in line] == ["y48"]
 
 
 def test_unknown_wins_over_failed(tmp_path):
