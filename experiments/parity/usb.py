@@ -12,10 +12,10 @@ import numpy as np
 from experiments.parity.algorithms import REPLAYS
 from experiments.parity.compare import Names
 from experiments.parity.networks import build_model, model_shapes
-from experiments.parity.networks_vit import build_vit, is_vit
+from experiments.parity.networks_vit import build_vit, is_vit, whole_patches
 from experiments.parity.rows import Case, Comparison, UnknownCaseError
 from experiments.parity.tensors import find_naming
-from experiments.parity.trajectory import Setup, read_batch, run
+from experiments.parity.trajectory import Setup, run
 from jaxmatch.optim.ema import Ema
 from jaxmatch.optim.optimizer import Optim, Parameters, scale_layers
 from jaxmatch.types import PyTree, Spec
@@ -113,7 +113,7 @@ def compare_rates(comparison: Comparison, case: Case, setup: Setup) -> None:
     if "lr_scale_of_param" not in case.meta:
         return
     theirs, layers, optim = case.meta["lr_scale_of_param"], setup.model.layers, setup.optim
-    images = read_batch(case, 0, ()).labeled.views[0]
+    images = whole_patches(jnp.asarray(case["batch/0/x_lb"].transpose(0, 2, 3, 1)), case.meta)
     shapes = model_shapes(setup.model, images)
     names = Names(find_naming(theirs, shapes), "")
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes["params"])
