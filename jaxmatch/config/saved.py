@@ -230,8 +230,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
         for key in sorted(mine.keys() | other.keys())
-        if mine.get(key) != other.get(key) and flat_old.get(key) != flat_new.get(key)
+        if _differ(mine.get(key), other.get(key)) and _differ(flat_old.get(key), flat_new.get(key))
     ]
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two settings differ; True, such as a cutout of half the side, is not 1.0."""
+    return one != other or isinstance(one, bool) != isinstance(other, bool)
 
 
 def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

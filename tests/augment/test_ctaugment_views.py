@@ -123,7 +123,7 @@ def test_four_devices_learn_what_one_does():
         (one, _), (four, text) = learned(1), learned(4)
     batch, policy = one
     assert_close(four[0], batch, 1e-6)  # images are of float32
-    assert_close(four[1], policy, 1e-10)
+    assert_close(four[1], policy, 1e-7)  # it learns from predictions on them
     assert sum(int(np.sum(leaf != 1)) for leaf in jax.tree.leaves(policy)) > 20
     assert not np.array_equal(batch.labeled.views[0], batch.unlabeled.views[0])
     assert "all-to-all" not in text

@@ -28,8 +28,12 @@ KINDS = [
 ]
 
 
-@lru_cache
 def drawn(strong, shape=MANY, seed=0):
+    return _drawn(strong, repr(strong), shape, seed)  # cutout=True and 1.0 are equal, but differ
+
+
+@lru_cache
+def _drawn(strong, text, shape, seed):
     # Not as one program: what one call compiled serves the next, of other settings too.
     return jax.device_get(strong.draw(jax.random.key(seed), shape))
 

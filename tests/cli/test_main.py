@@ -493,9 +493,9 @@ def test_output_files_are_whole_or_as_they_were(run, call, data, pictures, tmp_p
         assert code == 4, error
         assert "could not be written (No space left on device)" in error
     assert {path.name for path in tmp_path.iterdir()} == before
-    (tmp_path / "p.csv").write_text("mine")
+    (tmp_path / "p.csv").write_text("path,class,confidence\nmine")
     assert call(*commands["p.csv"], "-o", tmp_path / "p.csv")[0] == 4
-    assert (tmp_path / "p.csv").read_text() == "mine"
+    assert (tmp_path / "p.csv").read_text() == "path,class,confidence\nmine"
 
 
 def test_outputs_are_refused_before_the_work(run, call, data, pictures, tmp_path, monkeypatch):

@@ -425,6 +425,15 @@ def test_differences_name_key_and_both_values_but_not_the_devices():
     assert "algorithm.threshold: 0.95 -> None" in differences(old, supervised)
 
 
+def test_true_and_one_are_different_settings():
+    old, new = (
+        to_json(config("fixmatch:mnist5k", f"--config.views.strong.cutout={value}"))
+        for value in (True, 1.0)
+    )
+    assert differences(old, new) == ["views.strong.cutout: True -> 1.0"]
+    assert differences(old, old) == differences(new, new) == []
+
+
 def test_what_does_not_identify_a_run():
     others = {key for key in flatten(defaults()) if not identifies(key)}
     assert others == {

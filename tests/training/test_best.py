@@ -171,10 +171,10 @@ def scripted(monkeypatch):
     def scripted(*accuracies):
         left = list(accuracies)
 
-        def replaced(self, state):
+        def replaced(self, *position):
             if (accuracy := left.pop(0)) is None:
                 raise Crash
-            return evaluate(self, state) | {KEY: accuracy}
+            return evaluate(self, *position) | {KEY: accuracy}
 
         monkeypatch.setattr(run.Run, "evaluate", replaced)
 

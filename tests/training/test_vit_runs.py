@@ -62,11 +62,11 @@ def test_a_transformer_learns_digits(tmp_path):
 def test_a_crashed_run_continues_bitwise(data, one, tmp_path, monkeypatch):
     evaluate, seen = run.Run.evaluate, []
 
-    def crash(self, state):
+    def crash(self, *position):
         seen.append(None)
         if len(seen) == 2:
             raise ZeroDivisionError
-        return evaluate(self, state)
+        return evaluate(self, *position)
 
     with monkeypatch.context() as patch:
         patch.setattr(run.Run, "evaluate", crash)
