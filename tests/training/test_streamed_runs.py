@@ -102,7 +102,13 @@ def test_two_processes_load_their_shares_of_the_same_run(pictures, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fixmatch", "fixmatch_eman", "comatch", "simmatch"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("fixmatch", "fixmatch_eman", "comatch", "simmatch", "simmatch_v2", "s4l_rotation"),
+        "flexmatch",
+    ],
+)
 def test_an_imagenet_recipe_trains_through_the_real_pipeline(method, tmp_path):
     shutil.unpack_archive(GOLDEN / "imagenet.zip", tmp_path)
     # Four of the thousand classes have images here, and each class needs a labeled one.
@@ -133,7 +139,8 @@ def test_an_imagenet_recipe_trains_through_the_real_pipeline(method, tmp_path):
     if method == "comatch":
         overrides["algorithm.queue"] = 32
     flags = [f"--config.{key}={value}" for key, value in overrides.items()]
-    config = f"--config={method}:tfds:imagenet2012,labels=12811"
+    preset = ",preset=torchssl" if method == "flexmatch" else ""
+    config = f"--config={method}:tfds:imagenet2012,labels=12811{preset}"
     workdir = tmp_path / "run"
     finish(start(1, 2, ["train", config, *flags, f"--workdir={workdir}"]))
     lines = read(workdir)
