@@ -1,6 +1,7 @@
 """Replays the augmentation reference files, made with Pillow, through the library's transforms."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -251,7 +252,9 @@ def _chain(spec: list, images: np.ndarray, theirs: np.ndarray) -> Row:
 
 def _weak(file: Arrays, inputs: Arrays) -> list[Row]:
     rows = []
-    for size, suffix in (("32", ""), ("96", "96")):
+    sizes = [key[1:] for key in file if re.fullmatch(r"y\d+", key) and f"x{key[1:]}" in inputs]
+    for size in sizes:
+        suffix = "" if size == "32" else size
         pad, draws = int(file[f"pad{suffix}"]), file[f"top_left_flip{suffix}"]
         images = inputs[f"x{size}"]
         m, n = len(draws), len(images)

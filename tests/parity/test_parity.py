@@ -134,7 +134,7 @@ def test_a_case_of_an_unknown_kind_is_said_whatever_its_source_looks_like(tmp_pa
 
 def test_views_that_no_replay_reads_are_named(tmp_path, capsys):
     with np.load(GOLDEN / "augment" / "weak.npz") as file:
-        arrays = {**file, "y48": file["y32"], "note48": np.zeros(1)}
+        arrays = {**file, "y48": file["y32"], "note48": np.zeros(1)}  # no images of 48 pixels
     np.savez(tmp_path / "weak.npz", **arrays)
     shutil.copy(GOLDEN / "augment" / "inputs.npz", tmp_path)
     assert main([str(tmp_path)]) == 2
