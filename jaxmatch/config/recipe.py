@@ -81,8 +81,9 @@ def make(
     if chosen.keys() >= {"labels", "split"} and chosen["labels"] != "all":
         check_number(chosen["split"], None, int(chosen["labels"]))
     settings = settings or {}
-    layers = (presets[preset], settings, DATASETS.get(data, {}))
-    if network := next((layer["model.name"] for layer in layers if "model.name" in layer), ""):
+    strong_first = (presets[preset], settings, DATASETS.get(data, {}))
+    names = (layer["model.name"] for layer in strong_first if "model.name" in layer)
+    if network := next(names, ""):
         set_model(config, network)
     wide = config.model.name == "wide_resnet"
 
