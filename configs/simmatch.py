@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
 from jaxmatch.config.own import method_settings
-from jaxmatch.config.presets import imagenet
+from jaxmatch.config.presets import bank_on_imagenet
 from jaxmatch.config.recipe import make
 
 # The instance loss starts after what the reference calls an epoch: 1024 steps, 15 on MNIST-5k.
@@ -31,29 +31,16 @@ DATASETS = {"mnist5k": {"instance_start_step": 15}, "digits": {"instance_start_s
 
 def large(labels: str) -> dict[str, Any]:
     """The settings on ImageNet."""
-    epochs = 400
-    values = imagenet(epochs, 320, labels)
-    epoch = values["steps"] // epochs
+    values = bank_on_imagenet(400, labels)
     return {
         **values,
-        "augment": "contrast",
-        "data.batch_size": 64,
-        "data.ratio": 5,
-        "views.weak.area": (0.2, 1.0),
-        "views.contrast.area": (0.2, 1.0),
-        "views.contrast.blur": 0.5,
-        "model.bn_groups": 8,
         "algorithm.threshold": 0.7,
         "algorithm.unlabeled_weight": 10.0,
         "algorithm.instance_weight": 5.0,
-        "algorithm.instance_start_step": epoch,
+        "algorithm.instance_start_step": values["optim.period_steps"],  # an epoch
         "algorithm.alignment_length": 256,
         "algorithm.teacher": True,
         "algorithm.bank_momentum": 0.0,  # the teacher's embeddings replace the old ones
-        "optim.schedule": "cosine",
-        "optim.period_steps": epoch,
-        "optim.warmup_steps": 5 * epoch,
-        "ema.statistics": "own",
     }
 
 

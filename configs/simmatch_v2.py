@@ -22,7 +22,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmatch.config.argument import parse_argument
-from jaxmatch.config.presets import TENTH, imagenet
+from jaxmatch.config.presets import TENTH, bank_on_imagenet
 from jaxmatch.config.recipe import make
 
 QUEUE_BATCHES = {"mnist5k": 32, "digits": 8}
@@ -30,26 +30,12 @@ QUEUE_BATCHES = {"mnist5k": 32, "digits": 8}
 
 def large(labels: str) -> dict[str, Any]:
     """The settings on ImageNet; those that are not listed are the algorithm's defaults."""
-    epochs = 300
-    values = imagenet(epochs, 320, labels)
-    epoch = values["steps"] // epochs
     tenth = not labels.isdecimal() or int(labels) > TENTH // 2
     return {
-        **values,
-        "augment": "contrast",
-        "data.batch_size": 64,
-        "data.ratio": 5,
-        "views.weak.area": (0.2, 1.0),
-        "views.contrast.area": (0.2, 1.0),
-        "views.contrast.blur": 0.5,
-        "model.bn_groups": 8,
+        **bank_on_imagenet(300, labels),
         "model.feature_norm": "layer",
         "algorithm.edge_edge_weight": 5.0 if tenth else 10.0,
         "algorithm.node_edge_weight": 5.0 if tenth else 10.0,
-        "optim.schedule": "cosine",
-        "optim.period_steps": epoch,
-        "optim.warmup_steps": 5 * epoch,
-        "ema.statistics": "own",
     }
 
 

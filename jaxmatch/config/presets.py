@@ -127,6 +127,29 @@ def imagenet(
     }
 
 
+def bank_on_imagenet(epochs: int, labels: str) -> dict[str, Any]:
+    """What SimMatch and SimMatchV2 share on ImageNet: MoCo v2's views, a teacher of own statistics.
+
+    Arguments are those of :func:`imagenet`.
+    """
+    values = imagenet(epochs, 320, labels)
+    epoch = values["steps"] // epochs
+    return {
+        **values,
+        "augment": "contrast",
+        "data.batch_size": 64,
+        "data.ratio": 5,
+        "views.weak.area": (0.2, 1.0),
+        "views.contrast.area": (0.2, 1.0),
+        "views.contrast.blur": 0.5,
+        "model.bn_groups": 8,
+        "optim.schedule": "cosine",
+        "optim.period_steps": epoch,
+        "optim.warmup_steps": 5 * epoch,
+        "ema.statistics": "own",
+    }
+
+
 def preset_values(preset: str, data: str) -> dict[str, Any]:
     """The settings of a preset for a data set, for every method (configs/README.md)."""
     values: dict[str, Any] = {}
