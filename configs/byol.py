@@ -18,7 +18,10 @@ teacher runs in train mode. A step count is a multiple of the evaluation period.
 not listed take CIFAR's steps.
 
 On ImageNet: the authors' 1,000 passes in batches of 4,096 (github.com/google-deepmind/
-deepmind-research, byol), LARS at 0.2 * 4,096 / 256, and their two pipelines.
+deepmind-research, byol), LARS at 0.2 * 4,096 / 256, and their two pipelines. `preset=eman` is
+BYOL-EMAN (github.com/amazon-research/exponential-moving-average-normalization): 200 passes in
+batches of 512, BatchNorm over each eighth of a batch, a teacher in eval mode. Scale of the head's
+BatchNorm has neither decay nor trust ratio here.
 
 On MNIST-5k views, rate and momentum SGD are those of configs/simclr.py, and the head is narrower,
 as the network is; solarizing would swap ink and paper.
@@ -97,6 +100,23 @@ IMAGENET = {
     "optim.weight_decay": 1.5e-6,
     "ema.decay": 0.996,
 }
+EMAN = {
+    "steps": 500_416,  # 200 epochs of 2,502 steps, and a whole number of calls
+    "data.batch_size": 512,
+    "model.bn_groups": 8,
+    "views.contrast.area": (0.2, 1.0),
+    "views.contrast.method": "bilinear",
+    "views.second.area": (0.2, 1.0),
+    "views.second.method": "bilinear",
+    "optim.learning_rate": 1.8,
+    "optim.period_steps": 2_502,
+    "optim.rate_inside_momentum": True,
+    "optim.trust_ratio": "separate",
+    "optim.warmup_steps": 25_020,
+    "optim.weight_decay": 1e-6,
+    "ema.decay": 0.98,
+    "ema.statistics": "averaged",
+}
 SETTINGS = {
     "mnist5k": DIGITS,
     "digits": DIGITS,
@@ -116,12 +136,13 @@ SETTINGS = {
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,seed=S][,preset=P]``."""
-    settings = method_settings(SETTINGS, parse_argument(argument), CIFAR)
+    data, chosen = parse_argument(argument)
+    # The usual ones are for the network and scale of the method that starts from this encoder.
+    presets = {"google": {}, "torchssl": {}, "usb": {}}
     return make(
         "byol",
         argument,
         algorithm={"name": "byol"},
-        settings=settings,
-        # For the network and scale of the method that starts from this encoder.
-        presets={"google": {}, "torchssl": {}, "usb": {}},
+        settings=method_settings(SETTINGS, (data, chosen), CIFAR),
+        presets={**presets, "eman": EMAN} if data == "tfds:imagenet2012" else presets,
     )

@@ -9,8 +9,8 @@ On MNIST-5k 1,500 steps of 240 images through networks end at a test accuracy of
 On ImageNet (`fixmatch_eman:tfds:imagenet2012,labels=12811,split=1percent.txt`) the settings of the
 authors' README: 100 epochs over the unlabeled images, the rate divided by ten after 60 and 80, and
 BatchNorm over each eighth of a batch. With 1% of the labels they start from MoCo-EMAN:
-`--config.init_from=RUN`, a run of moco_v2 with `--config.algorithm.shuffle=False
---config.ema.statistics=averaged` and a warm-up of ten epochs.
+`--config=moco_v2+fixmatch_eman:tfds:imagenet2012,labels=12811,split=1percent.txt,preset=eman`, or
+`--config.init_from=RUN` for a run of `moco_v2:tfds:imagenet2012,preset=eman`.
 
 Short runs have the authors' BatchNorm decay of 0.9, and an EMA that warms up. The teacher's
 statistics are an average of the student's, which are an average, too. With the values of other

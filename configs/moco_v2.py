@@ -24,7 +24,9 @@ averaged statistics instead, which needs no shuffle (EMAN; Cai et al., CVPR 2021
 https://arxiv.org/abs/2101.08482).
 
 On ImageNet: the published settings, of 200 epochs; the shuffled BatchNorm batches of eight devices
-are groups of the batch, on any number of devices.
+are groups of the batch, on any number of devices. `preset=eman` is MoCo-EMAN, which FixMatch-EMAN
+starts from: a teacher in eval mode and a warm-up of ten epochs. Its authors average the statistics
+of the step that follows; here it is those of the step itself.
 
 On MNIST-5k views and rate are those of configs/simclr.py, the queue is a fourth of the images, so
 that few negatives are earlier views of the image itself, and the teacher's decay is MNIST-5k's.
@@ -84,6 +86,11 @@ IMAGENET = {
     "optim.decay": "all",
     "ema.statistics": "own",
 }
+EMAN = {
+    "algorithm.shuffle": False,
+    "optim.warmup_steps": 50_040,
+    "ema.statistics": "averaged",
+}
 SETTINGS = {
     "mnist5k": DIGITS,
     "digits": DIGITS,
@@ -103,12 +110,13 @@ SETTINGS = {
 
 def get_config(argument: str = "mnist5k") -> ConfigDict:
     """The configuration for ``DATA[,seed=S][,preset=P]``."""
-    settings = method_settings(SETTINGS, parse_argument(argument), CIFAR)
+    data, chosen = parse_argument(argument)
+    # The usual ones are for the network and scale of the method that starts from this encoder.
+    presets = {"google": {}, "torchssl": {}, "usb": {}}
     return make(
         "moco_v2",
         argument,
         algorithm={"name": "moco_v2"},
-        settings=settings,
-        # For the network and scale of the method that starts from this encoder.
-        presets={"google": {}, "torchssl": {}, "usb": {}},
+        settings=method_settings(SETTINGS, (data, chosen), CIFAR),
+        presets={**presets, "eman": EMAN} if data == "tfds:imagenet2012" else presets,
     )

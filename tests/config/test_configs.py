@@ -54,6 +54,12 @@ PRESETS_OF = {
     "temporal_ensembling": ("jaxmatch",),
 }
 
+ONLY_ON_IMAGENET = {
+    ("byol", LARGE): ("eman",),
+    ("moco_v2", LARGE): ("eman",),
+    # One for each method before it.
+    ("finetune", LARGE): ("moco_v2", "simclr", "simclr_v2", "wcl", "byol", "swav", "pcl"),
+}
 
 # One of each kind of views, memory and stages; with -m slow all.
 KINDS = {"fixmatch", "simmatch", "distillation", "moco_v2", "selfmatch"}
@@ -232,9 +238,7 @@ def run_one(config, data):
 @pytest.mark.parametrize("data", DATASETS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_full_network_of_every_config_can_be_traced(name, data):
-    presets = PRESETS_OF.get(name, PRESETS)
-    if (name, data) == ("finetune", "tfds:imagenet2012"):  # one for each method before it
-        presets = ("jaxmatch", "moco_v2", "simclr", "simclr_v2", "wcl", "byol", "swav", "pcl")
+    presets = (*PRESETS_OF.get(name, PRESETS), *ONLY_ON_IMAGENET.get((name, data), ()))
     for preset in presets:
         trace(name, data, preset)
 
@@ -329,6 +333,25 @@ def test_the_zero_classifier_of_fine_tuning_takes_no_part_in_lars(name):
     change, _ = optim.update(slope, optim.init(params), params)
     np.testing.assert_allclose(change["classifier"]["kernel"], -0.16, rtol=1e-6)
     np.testing.assert_allclose(change["block"]["kernel"], -0.16 * 1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch", "rate", "decay"), [("moco_v2", 5_004, 0.03, 1e-4), ("byol", 2_502, 1.8, 1e-6)]
+)
+def test_eman_before_fixmatch_eman(name, epoch, rate, decay):
+    """The authors' command lines: 200 epochs, ten of them warm-up, and a teacher in eval mode."""
+    chain = f"{name}+fixmatch_eman:{LARGE},labels=12811,split=1.txt,preset=eman"
+    before, after = stages_of(from_flags(chain, [])[0]).values()
+    assert (before.preset, after.recipe) == ("eman", "fixmatch_eman")
+    optim = before.optim
+    assert before.steps == pytest.approx(200 * epoch, abs=1_024)
+    assert (optim.period_steps, optim.warmup_steps) == (epoch, 10 * epoch)
+    assert (optim.learning_rate, optim.weight_decay) == (rate, decay)
+    assert (before.ema.statistics, before.model.bn_groups) == ("averaged", 8)
+    assert before.views.contrast.area == (0.2, 1.0)
+    assert not before.algorithm.get("shuffle", False)
+    with pytest.raises(InputError, match="unknown preset 'eman'"):
+        from_flags(f"{name}:tfds:cifar10,preset=eman", [])
 
 
 @pytest.mark.parametrize("name", ["fixmatch", "flexmatch"])
