@@ -13,8 +13,10 @@ ours.
 On ImageNet (`simmatch_v2:tfds:imagenet2012,labels=12811,split=1percent.txt`) the settings of the
 authors' scripts, with edge weights of 10 for 1% and, with labels=128116, of 5 for 10%: 300 epochs
 over the unlabeled images, features normalised by a layer norm, a teacher that normalises each
-eighth of a batch by itself. The strong view is the one crop of their code without multi-crop;
-their published figures have five crops of different sizes.
+eighth of a batch by itself, and five strong views of 224 to 96 pixels, each with a pass of its own.
+Their code without multi-crop has half of the pixels in a step:
+`--config.algorithm.strong_views=1 --config.views.crops="()" --config.views.contrast.solarize=0.0
+--config.views.contrast.area="(0.2, 1.0)" --config.views.contrast.saturation=0.4`.
 """
 
 from typing import Any
@@ -26,6 +28,8 @@ from jaxmatch.config.presets import TENTH, bank_on_imagenet
 from jaxmatch.config.recipe import make
 
 QUEUE_BATCHES = {"mnist5k": 32, "digits": 8}
+# Side, least and largest area of the strong views after the first one, of 224 pixels.
+CROPS = ((192, 0.117, 0.86), (160, 0.095, 0.715), (120, 0.073, 0.571), (96, 0.05, 0.429))
 
 
 def large(labels: str) -> dict[str, Any]:
@@ -34,6 +38,11 @@ def large(labels: str) -> dict[str, Any]:
     return {
         **bank_on_imagenet(300, labels),
         "model.feature_norm": "layer",
+        "views.contrast.area": (0.14, 1.0),
+        "views.contrast.saturation": 0.2,
+        "views.contrast.solarize": 0.1,
+        "views.crops": CROPS,
+        "algorithm.strong_views": 1 + len(CROPS),
         "algorithm.edge_edge_weight": 5.0 if tenth else 10.0,
         "algorithm.node_edge_weight": 5.0 if tenth else 10.0,
     }

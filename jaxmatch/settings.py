@@ -260,11 +260,30 @@ def _demand_float(value: Real) -> str:
 def _demand_tuple(value: Any, kinds: tuple[Any, ...]) -> str:
     """The demand of ``tuple[kinds]`` that ``value`` fails."""
     if not isinstance(value, tuple | list):  # a saved configuration has lists
-        example = ("a", "b") if str in kinds else (0.5,)
-        return f"must be a tuple, such as {example}"
+        return f"must be a tuple, such as {_example(kinds)}"
+    alike = len({*kinds} - {Ellipsis}) < 2
     if Ellipsis in kinds:
         kinds = kinds[:1] * len(value)
     if len(kinds) != len(value):
         return f"must have {len(kinds)} entries"
     demands = (demand(each, kind) for each, kind in zip(value, kinds, strict=True))
-    return next((f"{failed} in each entry" for failed in demands if failed), "")
+    return next(
+        (
+            f"{failed} in {'each entry' if alike else f'entry {number}'}"
+            for number, failed in enumerate(demands, start=1)
+            if failed
+        ),
+        "",
+    )
+
+
+def _example(kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A value of ``tuple[kinds]``."""
+    if str in kinds:
+        return ("a", "b")
+    if kinds and get_origin(kinds[0]) is tuple:
+        return (_example(get_args(kinds[0])),)
+    types = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
+    if int in types and float in types:
+        return tuple(96 if kind is int else 0.5 for kind in types)
+    return (0.5,)

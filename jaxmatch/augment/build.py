@@ -1,7 +1,7 @@
 """Builds the augmentation from ``config.augment`` and ``config.views``."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 from jaxmatch.augment.chain import Chain
@@ -14,13 +14,14 @@ from jaxmatch.augment.views import Views
 from jaxmatch.augment.weak import Weak
 from jaxmatch.data.crops import HostCrop
 from jaxmatch.errors import InputError
-from jaxmatch.settings import build_section, check_value
+from jaxmatch.settings import Count, Share, build_section, check_value
 from jaxmatch.types import Algorithm, Augment, Transform
 
 Strong = Literal["randaugment", "ctaugment", "contrast"]
 Order = Literal["weak_first", "ops_first"]
 # Roles of contrastive views: the usual one, BYOL's second one and SwAV's small crops.
 CONTRASTS = ("contrast", "second", "small")
+Crops = tuple[tuple[Count, Share, Share], ...]  # side, least and largest area
 
 
 def build_augment(
@@ -45,10 +46,11 @@ def build_augment(
     Raises:
         InputError: if a name or setting is unknown, or a setting does not accept its value.
     """
+    unlabeled, transforms = multi_crop(kind, views, algorithm)
     whole = Views(
-        transforms=build_transforms(kind, views),
+        transforms=transforms,
         labeled=algorithm.labeled,
-        unlabeled=algorithm.unlabeled,
+        unlabeled=unlabeled,
         mean=mean,
         std=std,
     )
@@ -100,6 +102,45 @@ def build_transforms(kind: str, views: Mapping[str, Any]) -> dict[str, Transform
     chain = Chain(transforms=(weak, ops) if order == "weak_first" else (ops, weak))
     strong = contrasts["contrast"] if kind == "contrast" else chain
     return {"weak": weak, "strong": strong, **contrasts}
+
+
+def multi_crop(
+    kind: str, views: Mapping[str, Any], algorithm: Algorithm
+) -> tuple[tuple[str, ...], dict[str, Transform]]:
+    """The roles of the unlabeled views, and :func:`build_transforms`, with ``views.crops``.
+
+    These are side, least and largest area of the strong views after the first one, which get roles
+    of their own, "strong_2" and so on. Further ones are like the first.
+
+    Raises:
+        InputError: if strong views are no contrastive ones, or fewer than there are crops, and
+            those of :func:`build_augment`.
+    """
+    transforms = build_transforms(kind, views)
+    crops = views["crops"]
+    check_value("views.crops", crops, Crops)
+    if not crops or "strong" not in algorithm.unlabeled:
+        return algorithm.unlabeled, transforms
+    strong, drawn = transforms["strong"], algorithm.unlabeled.count("strong")
+    if not isinstance(strong, Contrast):
+        raise InputError(
+            f"views.crops={crops} has no effect on augment={kind}; set augment=contrast, or "
+            "views.crops=()."
+        )
+    if len(crops) >= drawn:
+        raise InputError(
+            f"views.crops has {len(crops)} crops for the strong views after the first one, but the "
+            f"method draws {drawn} strong views in all; leave crops out, or set "
+            f"algorithm.strong_views={len(crops) + 1} if the method has it."
+        )
+    names = [f"strong_{number}" for number in range(2, len(crops) + 2)]
+    transforms |= {
+        name: replace(strong, size=side, area=tuple(area))
+        for name, (side, *area) in zip(names, crops, strict=True)
+    }
+    waiting = iter(["strong", *names])
+    roles = tuple(next(waiting, role) if role == "strong" else role for role in algorithm.unlabeled)
+    return roles, transforms
 
 
 def _check_unused(strong: RandAugment) -> None:

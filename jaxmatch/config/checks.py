@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from jaxmatch.algorithms import ALGORITHMS, build_algorithm
 from jaxmatch.algorithms.unequal import Unequal, with_options
-from jaxmatch.augment.build import CONTRASTS, build_ctaugment, build_transforms
+from jaxmatch.augment.build import CONTRASTS, build_ctaugment, multi_crop
 from jaxmatch.config.dotted import flatten
 from jaxmatch.config.keys import KEYS
 from jaxmatch.data.unequal import Shares
@@ -37,7 +37,7 @@ def check_settings(config: ConfigDict) -> None:
     )
     check_lora(config)
     make_network(model, 1, config.forward, precision=config.precision)
-    build_transforms(config.augment, config.views)
+    multi_crop(config.augment, config.views, algorithm)
     build_ctaugment(config.views)
     build_section(Optim, dict(config.optim), "optim").rate(config.steps)
     build_section(Ema, dict(config.ema), "ema")
@@ -168,12 +168,18 @@ def check_crops(config: ConfigDict, algorithm: Algorithm, image_shape: Sequence[
         for role in (*algorithm.labeled, *algorithm.unlabeled)
     }
     side = min(image_shape[:2])
-    for role in CONTRASTS:
-        size = config.views[role].size
-        if role in roles and size is not None and size > side:
+    sizes = [
+        (f"views.{role}.size={size}", size)
+        for role in CONTRASTS
+        if role in roles and (size := config.views[role].size) is not None
+    ]
+    if "strong" in algorithm.unlabeled:
+        sizes += [(f"the side {size} in views.crops", size) for size, *_ in config.views.crops]
+    for name, size in sizes:
+        if size > side:
             raise InputError(
-                f"views.{role}.size={size} is larger than the images, whose shorter side is "
-                f"{side}; give at most {side}, or larger images by data.image_size."
+                f"{name} is larger than the images, whose shorter side is {side}; give at "
+                f"most {side}, or larger images by data.image_size."
             )
 
 

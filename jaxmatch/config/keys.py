@@ -12,7 +12,7 @@ from ml_collections.config_dict import placeholder
 
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.algorithms.unequal import Unequal
-from jaxmatch.augment.build import CONTRASTS, Order, Strong
+from jaxmatch.augment.build import CONTRASTS, Crops, Order, Strong
 from jaxmatch.augment.contrast import Contrast
 from jaxmatch.augment.ctaugment import CTAugment
 from jaxmatch.augment.randaugment import RandAugment
@@ -236,6 +236,12 @@ KEYS: dict[str, Key] = {
         (),
         tuple[Share, Share] | tuple[()],
         "Range of the area of a random resized crop; empty pads and crops instead.",
+    ),
+    "views.crops": Key(
+        (),
+        Crops,
+        "Multi-crop: (side in pixels, least, largest area) of each strong view after the first; "
+        "empty is like the first. With augment=contrast.",
     ),
     "views.strong.order": Key(
         "weak_first", Order, "Order of a strong view: weak_first or (TorchSSL's) ops_first."

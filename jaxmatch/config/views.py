@@ -61,7 +61,9 @@ def _without_effect(
         )
     for key, value in overrides.items():
         top, _, rest = key.partition(".")
-        section = rest.partition(".")[0]
+        section = "strong" if rest == "crops" else rest.partition(".")[0]
+        if rest == "crops" and "strong" in roles:  # refused where nothing reads them
+            continue
         ordered = rest == "strong.order" and config.augment != "contrast" and "strong" in roles
         if top != "views" or ((section in read or ordered) and rest not in idle):
             continue

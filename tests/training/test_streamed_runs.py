@@ -17,6 +17,7 @@ from tiny_runs import arguments, start_program, state_of, train_tiny, without_ex
 
 from jaxmatch import load
 from jaxmatch.cli import main as cli
+from jaxmatch.config.flags import from_flags
 from jaxmatch.data.images import read_image
 from jaxmatch.errors import InputError
 from jaxmatch.record.metrics import read
@@ -138,6 +139,12 @@ def test_an_imagenet_recipe_trains_through_the_real_pipeline(method, tmp_path):
     }
     if method == "comatch":
         overrides["algorithm.queue"] = 32
+    if method == "simmatch_v2":
+        sides = (28, 24, 20, 16)  # of images of 32 pixels
+        crops = from_flags(f"{method}:tfds:imagenet2012", [])[0].views.crops
+        overrides["views.crops"] = tuple(
+            (side, *area) for side, (_, *area) in zip(sides, crops, strict=True)
+        )
     flags = [f"--config.{key}={value}" for key, value in overrides.items()]
     preset = ",preset=torchssl" if method == "flexmatch" else ""
     config = f"--config={method}:tfds:imagenet2012,labels=12811{preset}"

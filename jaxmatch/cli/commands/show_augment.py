@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from jaxmatch.algorithms import build_algorithm
-    from jaxmatch.augment.build import build_transforms
+    from jaxmatch.augment.build import multi_crop
     from jaxmatch.config.stages import stages_of
     from jaxmatch.record.run_data import load_new
     from jaxmatch.record.settled import settled
@@ -31,9 +31,9 @@ def run(arguments: argparse.Namespace) -> None:
     check_name(arguments.output)
     *_, asked = stages_of(config_of(arguments)).values()
     config, _ = settled(asked)
-    transforms = build_transforms(config.augment, config.views)
     algorithm = build_algorithm(config.algorithm)
-    views = {role: transforms[role] for role in (*algorithm.labeled, *algorithm.unlabeled)}
+    roles, transforms = multi_crop(config.augment, config.views, algorithm)
+    views = {role: transforms[role] for role in (*algorithm.labeled, *roles)}
     source = load_new(config).source
     images = np.asarray(source.images[:: max(1, len(source.images) // 8)][:8])
     chosen = textwrap.shorten(" ".join([arguments.config, *arguments.overrides]), 200)
