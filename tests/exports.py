@@ -21,6 +21,7 @@ NETWORKS = {
     "wide_resnet": {"name": "wide_resnet", "depth": 10, "width": 1, "padding": "torch"},
     "resnet18": {"name": "resnet18", "width": 4},  # its stem pools, with a border
     "resnet50": {"name": "resnet50", "width": 2, "feature_norm": "layer"},
+    "resnet50_v2": {"name": "resnet50_v2", "width": 2},  # its stem pools before any ReLU
     "vit": VIT,
     "vit_average": {**VIT, "pool": "average", "registers": 2, "layer_scale": 0.5},
     "vit_lora": {**VIT, "lora_rank": 2},

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.models.model import NOT_SETTINGS, Model
 from jaxmatch.models.resnet import ResNet
+from jaxmatch.models.resnet_v2 import ResNetV2
 from jaxmatch.models.vit import PRESETS, ViT
 from jaxmatch.models.wide_resnet import WideResNet
 from jaxmatch.settings import check_value, check_values
@@ -35,6 +36,7 @@ MODELS: dict[str, Entry] = {
     "wide_resnet": Entry(kind=WideResNet),
     "resnet18": Entry(kind=ResNet, fixed={"blocks": (2, 2, 2, 2), "block": "basic"}),
     "resnet50": Entry(kind=ResNet, fixed={"blocks": (3, 4, 6, 3), "block": "bottleneck"}),
+    "resnet50_v2": Entry(kind=ResNetV2, fixed={"blocks": (3, 4, 6, 3), "block": "bottleneck"}),
     "vit": Entry(kind=ViT),
     **{name: Entry(kind=ViT, usual=settings) for name, settings in PRESETS.items()},
 }

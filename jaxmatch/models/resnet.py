@@ -79,7 +79,7 @@ class ResidualGroup(nn.Module):
     blocks: int
     features: int
     stride: int
-    block: Callable[..., ResidualBlock]
+    block: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
