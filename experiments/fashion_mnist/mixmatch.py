@@ -16,7 +16,7 @@ from experiments.fashion_mnist.views import HERE, SEEDS, VALIDATION, accuracies
 LABELS = (100, 400)
 SUPERVISED = "supervised"
 WEIGHTS = (75.0, 25.0, 7.5, 2.5, 0.0)
-# By the name of a candidate: what it changes. The weight 75 is the recipe's.
+# By the name of a candidate: what it changes. 75 is CIFAR-10's weight.
 CANDIDATES: dict[str, dict[str, Any]] = {
     SUPERVISED: {},
     **{f"{weight:g}": {"algorithm.unlabeled_weight": weight} for weight in WEIGHTS},

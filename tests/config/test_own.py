@@ -69,6 +69,15 @@ def test_an_accelerator_has_the_method_settings_of_its_size(recipe):
     assert auto == base
 
 
+def test_short_runs_of_mixmatch_on_own_images_have_a_third_of_its_weight():
+    found = {
+        data: configured(f"mixmatch:{data}").algorithm.unlabeled_weight
+        for data in ("folder:/x", "folder:/x,size=base", "mnist5k", "tfds:svhn_cropped")
+    }
+    assert list(found.values()) == [25, 75, 75, 250]
+    assert configured("mixmatch:folder:/x,preset=usb").algorithm.unlabeled_weight == 100
+
+
 def test_a_setting_that_is_given_stays_on_an_accelerator():
     at = Circumstances(side=300, platform="gpu")
     config = configured("moco_v2:folder:/x,size=auto", **{"algorithm.queue": 1024})
