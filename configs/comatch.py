@@ -16,9 +16,9 @@ second RandAugment view in place of the contrast view, nor its average of three 
 On ImageNet (`comatch:tfds:imagenet2012,labels=12811,split=1percent.txt`) the settings of the
 authors' code for 1% and, with labels=128116, for 10%: 400 epochs over the unlabeled images, two
 strong views of crop and colour without blur, and a teacher that normalises each eighth of a batch
-by itself (theirs shuffles the batch first). The decay is 0.996 from the start, theirs 0.99 in the
-first epoch; the graph spans the whole batch, theirs that of each of eight devices; rows of the
-queue that are not written take no part, theirs are random.
+by itself; `--config.algorithm.shuffle=True` shuffles the batch first, as they do. The decay is
+0.996 from the start, theirs 0.99 in the first epoch; the graph spans the whole batch, theirs that
+of each of eight devices; rows of the queue that are not written take no part, theirs are random.
 """
 
 from typing import Any

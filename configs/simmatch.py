@@ -9,7 +9,7 @@ On MNIST-5k 1,500 steps of 240 images through networks end at a test accuracy of
 On ImageNet (`simmatch:tfds:imagenet2012,labels=12811,split=1percent.txt`) the settings of the
 authors' commands, the same for 1% and 10%: 400 epochs over the unlabeled images, MoCo v2's views as
 the strong ones, a teacher whose embeddings fill the bank and which normalises each eighth of a
-batch by itself (theirs shuffles the batch first).
+batch by itself; `--config.algorithm.shuffle=True` shuffles the batch first, as they do.
 
 At CIFAR scale RandAugment and the input's scale are those of the other methods here (the authors
 have the table simmatch), and the bank normalises each embedding, where their code normalises each

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmatch.algorithms._shuffled import draw_places, teacher_on
 from jaxmatch.functional.alignment import align_by_history, alignment_prior, make_history
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy
@@ -23,7 +24,18 @@ from jaxmatch.functional.similarity import (
 )
 from jaxmatch.models.heads import Activation, Projection
 from jaxmatch.settings import Count, NonNegative, Positive, Share, Threshold, Whole, section
-from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, Spec, Target, Update
+from jaxmatch.types import (
+    Algorithm,
+    Array,
+    Batch,
+    Heads,
+    Inputs,
+    Outputs,
+    PyTree,
+    Spec,
+    Target,
+    Update,
+)
 
 # Bounds the loss of an edge between images whose embeddings are far apart (official code).
 SMALLEST = 1e-7
@@ -66,6 +78,10 @@ class CoMatch(Algorithm):
         activation: activation of the projection head: "leaky_relu", or "relu" as in the official
             code on ImageNet.
         teacher: the EMA teacher takes part in training.
+        shuffle: permute the teacher's images over the global batch, and its outputs back
+            (MoCo's shuffled BatchNorm, as the authors have on ImageNet). Devices exchange these
+            images. It has an effect only with ``teacher``, ``ema.statistics="own"`` and
+            ``model.bn_groups`` above 1.
     """
 
     threshold: Threshold = 0.95
@@ -83,6 +99,7 @@ class CoMatch(Algorithm):
     projection: Count = 64
     activation: Activation = "leaky_relu"
     teacher: bool = False
+    shuffle: bool = False
 
     labeled = ("weak",)
     unlabeled = ("weak", "strong", "contrast")
@@ -105,6 +122,13 @@ class CoMatch(Algorithm):
         history = make_history(self.alignment_length, spec.classes)
         return Memory(history, queue(), queue() if self.teacher else None)
 
+    def draw(self, key: Array, batch: Batch) -> PyTree:
+        """With ``shuffle``, the image at each place of the teacher's batch."""
+        if not self.shuffle:
+            return ()
+        x, weak, _, contrast = batch.views
+        return draw_places(key, (x, weak, contrast))
+
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """L_x + lambda_u L_u + lambda_c L_c; the queues are read before they are written.
 
@@ -116,7 +140,7 @@ class CoMatch(Algorithm):
         teacher_stats = None
         if self.teacher:
             (on_x, on_strong), stats = given.student((x, strong))
-            targets, teacher_stats = given.teacher((x, weak, contrast))
+            targets, teacher_stats = teacher_on(given, (x, weak, contrast), given.draws)
             target_x, target_weak, on_contrast = targets
         else:
             views = (x, Target(weak), strong, contrast)

@@ -8,8 +8,8 @@ Learning", 2020, https://arxiv.org/abs/2003.04297.
 import jax
 import jax.numpy as jnp
 
+from jaxmatch.algorithms._shuffled import draw_places, teacher_on
 from jaxmatch.errors import InputError
-from jaxmatch.functional.alike import split_alike
 from jaxmatch.functional.diagnostics import feature_spread
 from jaxmatch.functional.losses import info_nce
 from jaxmatch.functional.memory import Queue, filled, make_queue, push
@@ -68,9 +68,7 @@ class MoCoV2(Algorithm):
 
     def draw(self, key: Array, batch: Batch) -> PyTree:
         """With ``shuffle``, the image [b] int32 at each place of the teacher's batch."""
-        if not self.shuffle:
-            return ()
-        return jax.random.permutation(key, len(batch.views[1]))
+        return draw_places(key, batch.views[1:2]) if self.shuffle else ()
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """See :meth:`contrast`."""
@@ -89,14 +87,9 @@ class MoCoV2(Algorithm):
         """
         first, second = given.unlabeled.views
         on_first, stats = given.student(first)
-        if self.shuffle:
-            # Without it every device would run the teacher on the whole batch.
-            second = split_alike(second, second[places])[1]
-        on_second, teacher_stats = given.teacher(second)
+        (on_second,), teacher_stats = teacher_on(given, (second,), places)
         query = normalize(on_first.heads["projection"])  # [b d]
         key = jax.lax.stop_gradient(normalize(on_second.heads["projection"]))  # [b d]
-        if self.shuffle:
-            key = key[jnp.argsort(places)]
         past, valid = queue.rows["embedding"], filled(queue)
         loss = info_nce(query, key, past, self.temperature, valid).mean()
         update = Update(

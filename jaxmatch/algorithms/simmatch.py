@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmatch.algorithms._shuffled import draw_places, teacher_on
 from jaxmatch.functional import memory
 from jaxmatch.functional.alignment import align_by_history, alignment_prior, make_history
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
@@ -28,6 +29,7 @@ from jaxmatch.settings import (
 from jaxmatch.types import (
     Algorithm,
     Array,
+    Batch,
     Examples,
     Heads,
     Inputs,
@@ -81,6 +83,10 @@ class SimMatch(Algorithm):
         bank_momentum: the share of the old embedding that stays in the bank.
         teacher: the EMA teacher gives the targets and the embeddings of the bank.
         projection: width of the embeddings.
+        shuffle: permute the teacher's images over the global batch, and its outputs back
+            (MoCo's shuffled BatchNorm, as the authors have on ImageNet). Devices exchange these
+            images. It has an effect only with ``teacher``, ``ema.statistics="own"`` and
+            ``model.bn_groups`` above 1.
         aggregate_unfolded: aggregate the unfolded similarity in place of the plain one.
     """
 
@@ -95,6 +101,7 @@ class SimMatch(Algorithm):
     bank_momentum: Momentum = 0.7
     teacher: bool = False
     projection: Count = 128
+    shuffle: bool = False
     aggregate_unfolded: bool = False
 
     labeled = ("weak",)
@@ -117,6 +124,10 @@ class SimMatch(Algorithm):
             memory.make_bank(spec.labels, self.projection),
             make_history(length, spec.classes) if length else (),
         )
+
+    def draw(self, key: Array, batch: Batch) -> PyTree:
+        """With ``shuffle``, the image at each place of the teacher's batch."""
+        return draw_places(key, batch.views[:2]) if self.shuffle else ()
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p_x) + lambda_u mean 1[max p' >= tau] H(p', p_s) + lambda_in mean H(q', q_s).
@@ -166,7 +177,7 @@ class SimMatch(Algorithm):
             (on_x, on_weak, on_strong), stats = given.student((x, Target(weak), strong))
             return Forward(on_x, on_weak, on_strong, on_x, stats)
         (on_x, on_strong), stats = given.student((x, strong))
-        (teacher_on_x, on_weak), teacher_stats = given.teacher((x, weak))
+        (teacher_on_x, on_weak), teacher_stats = teacher_on(given, (x, weak), given.draws)
         return Forward(on_x, on_weak, on_strong, teacher_on_x, stats, teacher_stats)
 
     def align(self, history: PyTree, log_probabilities: Array, spec: Spec) -> tuple[Array, PyTree]:

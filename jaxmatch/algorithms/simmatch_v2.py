@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmatch.algorithms._shuffled import draw_places, teacher_on
 from jaxmatch.functional import memory
 from jaxmatch.functional.alignment import align_by_average, alignment_prior
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
@@ -18,7 +19,7 @@ from jaxmatch.functional.propagation import propagate
 from jaxmatch.functional.similarity import log_similarity, normalize
 from jaxmatch.models.heads import Projection
 from jaxmatch.settings import Count, Momentum, NonNegative, Positive, Range, Threshold, section
-from jaxmatch.types import Algorithm, Array, Heads, Inputs, Outputs, PyTree, Spec, Update
+from jaxmatch.types import Algorithm, Array, Batch, Heads, Inputs, Outputs, PyTree, Spec, Update
 
 
 class Memory(NamedTuple):
@@ -50,6 +51,10 @@ class SimMatchV2(Algorithm):
         alignment_prior: what predictions are aligned to, "uniform" or the class frequencies of the
             "labels".
         projection: width of the embeddings.
+        shuffle: permute the teacher's images over the global batch, and its outputs back
+            (MoCo's shuffled BatchNorm, as the authors have on ImageNet). Devices exchange these
+            images. It has an effect only with ``ema.statistics="own"`` and
+            ``model.bn_groups`` above 1.
         strong_views: strong views of each unlabeled image; the losses are means over them.
     """
 
@@ -64,6 +69,7 @@ class SimMatchV2(Algorithm):
     alignment_momentum: Momentum = 0.9
     alignment_prior: Literal["uniform", "labels"] = "uniform"
     projection: Count = 128
+    shuffle: bool = False
     strong_views: Count = 1
 
     labeled = ("weak",)
@@ -88,6 +94,10 @@ class SimMatchV2(Algorithm):
             jnp.full(spec.classes, 1 / spec.classes, float),
         )
 
+    def draw(self, key: Array, batch: Batch) -> PyTree:
+        """With ``shuffle``, the image at each place of the teacher's batch."""
+        return draw_places(key, batch.views[:2]) if self.shuffle else ()
+
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """H(y, p_x) + l_nn 1[max p_w >= tau] H(p', p_s) + l_ee H(r_w, r_s) + l_ne H(p_w, r_s Y).
 
@@ -98,7 +108,7 @@ class SimMatchV2(Algorithm):
         bank, queue, average = given.memory
         prior = alignment_prior(given.spec, self.alignment_prior)
         (x,), (weak, *strong) = given.labeled.views, given.unlabeled.views
-        (teacher_on_x, on_weak), teacher_stats = given.teacher((x, weak))
+        (teacher_on_x, on_weak), teacher_stats = teacher_on(given, (x, weak), given.draws)
         log_aligned, average = align_by_average(
             average, jax.nn.log_softmax(on_weak.logits), self.alignment_momentum, prior
         )

@@ -5,8 +5,9 @@ several devices knows; the result is the same on any number of devices:
 
 - synchronized: ``model.bn_groups=1``.
 - local, one batch for each device: ``model.bn_groups=G`` stands for G devices.
-- shuffled (MoCo): local with ``ema.statistics="own"`` and ``algorithm.shuffle``. The method
-  permutes the teacher's images; the teacher runs in train mode and keeps its own statistics.
+- shuffled: local with ``ema.statistics="own"`` and ``algorithm.shuffle`` (MoCo v2, PCL, SimMatch,
+  SimMatchV2, CoMatch). The method permutes the teacher's images; the teacher runs in train mode
+  and keeps its own statistics.
 - EMAN: ``ema.statistics="averaged"``; the teacher runs in eval mode.
 - copied buffers: ``ema.statistics="copied"``; the teacher runs in eval mode with the student's
   running statistics.
