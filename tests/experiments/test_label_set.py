@@ -23,7 +23,7 @@ def test_runs_differ_in_the_random_numbers_alone(kind):
 
 
 def test_another_kind_is_refused():
-    with pytest.raises(InputError, match="give 'early'"):
+    with pytest.raises(InputError, match="give 'early', 'short'"):
         list(sweep("late"))
 
 
