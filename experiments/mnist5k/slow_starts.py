@@ -65,7 +65,7 @@ def sweep(chosen: str = "") -> Iterator[dict[str, Any]]:
 
 
 def table(runs: Path) -> str:
-    """The reported network's validation accuracy in percent as Markdown, of finished runs."""
+    """The teacher's validation accuracy in percent as Markdown, of finished runs."""
     lines = ["| run | candidate | step | seeds 3 / 4 / 5 | mean |", "|---|---|---|---|---|"]
     for method, candidates in CANDIDATES.items():
         for name in candidates:
@@ -86,7 +86,7 @@ def curve(run: Path) -> dict[int, float]:
         summary = RunFolder(folder).read_summary()
         if summary is None:
             return {}
-        key = f"validation/{summary['evaluated']}/accuracy"
+        key = "validation/teacher/accuracy"  # what the table of results has of every method
         found |= {begun + line["step"]: 100 * line[key] for line in read(folder) if key in line}
         begun += summary["steps"]
     return found
