@@ -20,8 +20,8 @@ not listed take CIFAR's steps.
 On ImageNet: the authors' 1,000 passes in batches of 4,096 (github.com/google-deepmind/
 deepmind-research, byol), LARS at 0.2 * 4,096 / 256, and their two pipelines. `preset=eman` is
 BYOL-EMAN (github.com/amazon-research/exponential-moving-average-normalization): 200 passes in
-batches of 512, BatchNorm over each eighth of a batch, a teacher in eval mode. Scale of the head's
-BatchNorm has neither decay nor trust ratio here.
+batches of 512, BatchNorm over each eighth of a batch, a teacher in eval mode. Its authors decay and
+adapt the scale of the head's BatchNorm, too; here it has neither decay nor trust ratio.
 
 On MNIST-5k views, rate and momentum SGD are those of configs/simclr.py, and the head is narrower,
 as the network is; solarizing would swap ink and paper.

@@ -10,10 +10,10 @@ The weight of the unlabeled loss by data set, alpha 0.75 and a ramp of 2^14 of 2
 of the authors' scripts (google-research/mixmatch), with FixMatch's optimizer in place of Adam.
 MNIST-5k has CIFAR-10's weight and, like all short runs, USB's ramp of 0.4 of the run, chosen on
 seeds 3 to 5 (experiments/mnist5k). Own images have a third of the weight in short runs, likewise
-chosen (experiments/fashion_mnist): with all of it more labels did not help. With USB's alpha 0.5
-and weight 100 in addition it is preset=usb; google and torchssl have them, too, and BatchNorm by
-interleaved chunks. Of TorchSSL and USB the presets do not reproduce the one weight of MixUp for a
-whole batch, of USB nor the separate passes over labeled and unlabeled images.
+chosen (experiments/fashion_mnist), since at 75 four times as many labels did not help. With USB's
+alpha 0.5 and weight 100 in addition it is preset=usb; google and torchssl have them, too, and
+BatchNorm by interleaved chunks. Of TorchSSL and USB the presets do not reproduce the one weight of
+MixUp for a whole batch, of USB nor the separate passes over labeled and unlabeled images.
 """
 
 from ml_collections import ConfigDict

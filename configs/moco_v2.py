@@ -25,8 +25,8 @@ https://arxiv.org/abs/2101.08482).
 
 On ImageNet: the published settings, of 200 epochs; the shuffled BatchNorm batches of eight devices
 are groups of the batch, on any number of devices. `preset=eman` is MoCo-EMAN, which FixMatch-EMAN
-starts from: a teacher in eval mode and a warm-up of ten epochs. Its authors average the statistics
-of the step that follows; here it is those of the step itself.
+starts from: a teacher in eval mode and a warm-up of ten epochs. Its authors average the student's
+statistics after its next forward pass; here it is those at the end of the step.
 
 On MNIST-5k views and rate are those of configs/simclr.py, the queue is a fourth of the images, so
 that few negatives are earlier views of the image itself, and the teacher's decay is MNIST-5k's.

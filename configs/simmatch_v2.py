@@ -15,8 +15,8 @@ On ImageNet (`simmatch_v2:tfds:imagenet2012,labels=12811,split=1percent.txt`) th
 authors' scripts, with edge weights of 10 for 1% and, with labels=128116, of 5 for 10%: 300 epochs
 over the unlabeled images, features normalised by a layer norm, a teacher that normalises each
 eighth of a batch by itself (`--config.algorithm.shuffle=True` shuffles it first, as they do), and
-five strong views of 224 to 96 pixels, each with a pass of its own.
-Their code without multi-crop has half of the pixels in a step:
+five strong views of 224 to 96 pixels, each but the first with a pass of its own. Their code without
+multi-crop has 58% of the pixels in a step:
 `--config.algorithm.strong_views=1 --config.views.crops="()" --config.views.contrast.solarize=0.0
 --config.views.contrast.area="(0.2, 1.0)" --config.views.contrast.saturation=0.4`.
 """

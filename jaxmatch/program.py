@@ -34,7 +34,7 @@ from jaxmatch.runtime.dispatch import Call, jit_call, on_cpu, repeated, scanned
 from jaxmatch.runtime.mesh import make_mesh, replicated, shard_batch, state_shardings
 from jaxmatch.settings import build_section
 from jaxmatch.step import ByIndex, FrozenNetwork, Step, init_state, make_train_step
-from jaxmatch.types import Algorithm, Array, Augment, Batch, Network, PyTree, Spec, TrainState
+from jaxmatch.types import Algorithm, Augment, Batch, Network, PyTree, Spec, TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,12 +347,10 @@ class Program:
         count = 0
 
         def counted(network: Network) -> Network:
-            def call(
-                variables: PyTree, views: PyTree, train: bool = True, key: Array | None = None
-            ) -> tuple[PyTree, PyTree]:
+            def call(variables: PyTree, views: PyTree, *rest: Any, **options: Any) -> Any:
                 nonlocal count
                 count += sum(len(images) for images in jax.tree.leaves(views))
-                return network(variables, views, train, key)
+                return network(variables, views, *rest, **options)
 
             return call
 

@@ -181,11 +181,16 @@ def with_keys(network: Network, root: Array) -> Network:
     numbers = count()
 
     def call(
-        variables: PyTree, views: PyTree, train: bool = True, key: Array | None = None
+        variables: PyTree,
+        views: PyTree,
+        train: bool = True,
+        key: Array | None = None,
+        places: Array | None = None,
     ) -> tuple[PyTree, PyTree]:
         if train and key is None:
             key = jax.random.fold_in(root, next(numbers))
-        return network(variables, views, train, key)
+        options = {} if places is None else {"places": places}
+        return network(variables, views, train, key, **options)
 
     return call
 

@@ -120,12 +120,20 @@ class Network(Protocol):
     """
 
     def __call__(
-        self, variables: PyTree, views: PyTree, train: bool = True, key: Array | None = None
+        self,
+        variables: PyTree,
+        views: PyTree,
+        train: bool = True,
+        key: Array | None = None,
+        places: Array | None = None,
     ) -> tuple[PyTree, PyTree]:
         """Return (outputs, new BatchNorm statistics); in eval mode the statistics pass through.
 
         ``key`` is for networks that draw random numbers in train mode. Methods leave it out: the
-        step gives each of their calls its own (:func:`jaxmatch.step.with_keys`).
+        step gives each of their calls its own (:func:`jaxmatch.step.with_keys`). ``places`` [n]
+        int32 is a permutation of the images of all views, in their order: that image i is at place
+        p, if ``places[p]`` is i, tells which BatchNorm group it is in. In train mode these views
+        are one BatchNorm batch. The outputs keep the order of the views.
         """
         ...
 
@@ -198,15 +206,20 @@ class Inputs(NamedTuple):
         """
         return self.network(jax.lax.stop_gradient(self.state.student(self.params)), views)[0]
 
-    def teacher(self, views: PyTree, train: bool | None = None) -> tuple[PyTree, PyTree]:
+    def teacher(
+        self, views: PyTree, train: bool | None = None, places: Array | None = None
+    ) -> tuple[PyTree, PyTree]:
         """Outputs of the teacher on ``views``, and its new statistics if it has its own, else None.
 
         No gradient passes through the outputs. In train mode they are normalised by the statistics
-        of ``views``; by default a teacher with statistics of its own is in train mode.
+        of ``views``; by default a teacher with statistics of its own is in train mode. ``places``
+        are those of :class:`Network`.
         """
         own = self.spec.teacher_trains
         train = own if train is None else train
-        outputs, stats = jax.lax.stop_gradient(self.network(self.state.teacher, views, train=train))
+        options = {} if places is None else {"places": places}
+        called = self.network(self.state.teacher, views, train=train, **options)
+        outputs, stats = jax.lax.stop_gradient(called)
         return outputs, stats if own else None
 
 

@@ -169,9 +169,15 @@ def watched(
     views, seen, network = _views(given.batch, roles), Seen(), given.network
 
     def call(
-        variables: PyTree, images: PyTree, train: bool = True, key: Array | None = None
+        variables: PyTree,
+        images: PyTree,
+        train: bool = True,
+        key: Array | None = None,
+        places: Array | None = None,
     ) -> tuple[PyTree, PyTree]:
-        options = {} if key is None else {"key": key}  # a network without draws may take none
+        # A network may take neither.
+        options = {} if key is None else {"key": key}
+        options |= {} if places is None else {"places": places}
         outputs, stats = network(variables, images, train=train, **options)
         student = variables["params"] is given.params
         leaves = jax.tree.leaves(images, is_leaf=lambda leaf: isinstance(leaf, Target))

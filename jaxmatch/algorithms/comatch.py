@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.algorithms._shuffled import draw_places, teacher_on
 from jaxmatch.functional.alignment import align_by_history, alignment_prior, make_history
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
 from jaxmatch.functional.losses import cross_entropy
@@ -123,11 +122,10 @@ class CoMatch(Algorithm):
         return Memory(history, queue(), queue() if self.teacher else None)
 
     def draw(self, key: Array, batch: Batch) -> PyTree:
-        """With ``shuffle``, the image at each place of the teacher's batch."""
-        if not self.shuffle:
-            return ()
+        """With ``shuffle``, the image [n] int32 at each place of the teacher's batch."""
         x, weak, _, contrast = batch.views
-        return draw_places(key, (x, weak, contrast))
+        count = len(x) + len(weak) + len(contrast)
+        return jax.random.permutation(key, count) if self.shuffle else ()
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """L_x + lambda_u L_u + lambda_c L_c; the queues are read before they are written.
@@ -140,7 +138,8 @@ class CoMatch(Algorithm):
         teacher_stats = None
         if self.teacher:
             (on_x, on_strong), stats = given.student((x, strong))
-            targets, teacher_stats = teacher_on(given, (x, weak, contrast), given.draws)
+            places = given.draws if self.shuffle else None
+            targets, teacher_stats = given.teacher((x, weak, contrast), places=places)
             target_x, target_weak, on_contrast = targets
         else:
             views = (x, Target(weak), strong, contrast)

@@ -8,7 +8,6 @@ Learning", 2020, https://arxiv.org/abs/2003.04297.
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.algorithms._shuffled import draw_places, teacher_on
 from jaxmatch.errors import InputError
 from jaxmatch.functional.diagnostics import feature_spread
 from jaxmatch.functional.losses import info_nce
@@ -68,7 +67,7 @@ class MoCoV2(Algorithm):
 
     def draw(self, key: Array, batch: Batch) -> PyTree:
         """With ``shuffle``, the image [b] int32 at each place of the teacher's batch."""
-        return draw_places(key, batch.views[1:2]) if self.shuffle else ()
+        return jax.random.permutation(key, len(batch.views[1])) if self.shuffle else ()
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """See :meth:`contrast`."""
@@ -87,7 +86,7 @@ class MoCoV2(Algorithm):
         """
         first, second = given.unlabeled.views
         on_first, stats = given.student(first)
-        (on_second,), teacher_stats = teacher_on(given, (second,), places)
+        on_second, teacher_stats = given.teacher(second, places=places if self.shuffle else None)
         query = normalize(on_first.heads["projection"])  # [b d]
         key = jax.lax.stop_gradient(normalize(on_second.heads["projection"]))  # [b d]
         past, valid = queue.rows["embedding"], filled(queue)

@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.algorithms._shuffled import draw_places, teacher_on
 from jaxmatch.functional import memory
 from jaxmatch.functional.alignment import align_by_history, alignment_prior, make_history
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
@@ -126,8 +125,9 @@ class SimMatch(Algorithm):
         )
 
     def draw(self, key: Array, batch: Batch) -> PyTree:
-        """With ``shuffle``, the image at each place of the teacher's batch."""
-        return draw_places(key, batch.views[:2]) if self.shuffle else ()
+        """With ``shuffle``, the image [n] int32 at each place of the teacher's batch."""
+        count = sum(map(len, batch.views[:2]))
+        return jax.random.permutation(key, count) if self.shuffle else ()
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """mean H(y, p_x) + lambda_u mean 1[max p' >= tau] H(p', p_s) + lambda_in mean H(q', q_s).
@@ -177,7 +177,8 @@ class SimMatch(Algorithm):
             (on_x, on_weak, on_strong), stats = given.student((x, Target(weak), strong))
             return Forward(on_x, on_weak, on_strong, on_x, stats)
         (on_x, on_strong), stats = given.student((x, strong))
-        (teacher_on_x, on_weak), teacher_stats = teacher_on(given, (x, weak), given.draws)
+        places = given.draws if self.shuffle else None
+        (teacher_on_x, on_weak), teacher_stats = given.teacher((x, weak), places=places)
         return Forward(on_x, on_weak, on_strong, teacher_on_x, stats, teacher_stats)
 
     def align(self, history: PyTree, log_probabilities: Array, spec: Spec) -> tuple[Array, PyTree]:

@@ -10,7 +10,6 @@ from typing import Annotated, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmatch.algorithms._shuffled import draw_places, teacher_on
 from jaxmatch.functional import memory
 from jaxmatch.functional.alignment import align_by_average, alignment_prior
 from jaxmatch.functional.diagnostics import pseudo_label_metrics
@@ -95,8 +94,9 @@ class SimMatchV2(Algorithm):
         )
 
     def draw(self, key: Array, batch: Batch) -> PyTree:
-        """With ``shuffle``, the image at each place of the teacher's batch."""
-        return draw_places(key, batch.views[:2]) if self.shuffle else ()
+        """With ``shuffle``, the image [n] int32 at each place of the teacher's batch."""
+        count = sum(map(len, batch.views[:2]))
+        return jax.random.permutation(key, count) if self.shuffle else ()
 
     def objective(self, given: Inputs) -> tuple[Array, Update]:
         """H(y, p_x) + l_nn 1[max p_w >= tau] H(p', p_s) + l_ee H(r_w, r_s) + l_ne H(p_w, r_s Y).
@@ -108,7 +108,8 @@ class SimMatchV2(Algorithm):
         bank, queue, average = given.memory
         prior = alignment_prior(given.spec, self.alignment_prior)
         (x,), (weak, *strong) = given.labeled.views, given.unlabeled.views
-        (teacher_on_x, on_weak), teacher_stats = teacher_on(given, (x, weak), given.draws)
+        places = given.draws if self.shuffle else None
+        (teacher_on_x, on_weak), teacher_stats = given.teacher((x, weak), places=places)
         log_aligned, average = align_by_average(
             average, jax.nn.log_softmax(on_weak.logits), self.alignment_momentum, prior
         )

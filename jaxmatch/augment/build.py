@@ -109,12 +109,13 @@ def multi_crop(
 ) -> tuple[tuple[str, ...], dict[str, Transform]]:
     """The roles of the unlabeled views, and :func:`build_transforms`, with ``views.crops``.
 
-    These are side, least and largest area of the strong views after the first one, which get roles
-    of their own, "strong_2" and so on. Further ones are like the first.
+    An entry of ``views.crops`` has side, least and largest area of a strong view after the first
+    one, which gets a role of its own, "strong_2" and so on. Further strong views are like the
+    first.
 
     Raises:
-        InputError: if strong views are no contrastive ones, or fewer than there are crops, and
-            those of :func:`build_augment`.
+        InputError: if strong views are not contrastive views, if there are more crops than strong
+            views after the first, and as :func:`build_augment`.
     """
     transforms = build_transforms(kind, views)
     crops = views["crops"]
@@ -129,8 +130,8 @@ def multi_crop(
         )
     if len(crops) >= drawn:
         raise InputError(
-            f"views.crops has {len(crops)} crops for the strong views after the first one, but the "
-            f"method draws {drawn} strong views in all; leave crops out, or set "
+            f"views.crops is for the strong views after the first one. It has entries for "
+            f"{len(crops)}, but the method draws {drawn - 1} of them; leave entries out, or set "
             f"algorithm.strong_views={len(crops) + 1} if the method has it."
         )
     names = [f"strong_{number}" for number in range(2, len(crops) + 2)]

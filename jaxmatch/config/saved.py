@@ -97,8 +97,12 @@ WITHOUT_EFFECT = {
     "data.imbalance_unlabeled": "",
     "data.largest_unlabeled": 0,
     "algorithm.alignment_prior": "uniform",
+    "algorithm.shuffle": False,
+    "views.crops": [],
+    "views.ctaugment.cutout": True,
     **{f"unequal.{key}": value for key, value in field_defaults(Unequal).items()},
 }
+ALWAYS_SHUFFLED = ("moco_v2", "pcl")  # algorithm.shuffle is in the names of all their runs
 
 # Values of settings in runs that are older than the setting, where they are not the default.
 BEFORE = {"data.background": []}
@@ -194,7 +198,8 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     if "data.name" in found:
         found["data.name"] = data_kind(found["data.name"])
     for key, value in WITHOUT_EFFECT.items():
-        if found.get(key) == value:
+        named = key == "algorithm.shuffle" and found.get("algorithm.name") in ALWAYS_SHUFFLED
+        if key in found and not named and not _differ(found[key], value):
             del found[key]
     if not found.get("data.validation"):
         found.pop("data.validation_draw", None)  # it has no effect

@@ -73,7 +73,8 @@ def check_same_size(views: Sequence[Array]) -> None:
         listed = " and ".join(f"{height} x {width}" for height, width in sizes)
         raise InputError(
             f"this method joins its views, but they have {listed} pixels; leave the size of views "
-            "(such as views.contrast.size) None, and set that of all by data.image_size."
+            "(such as views.contrast.size) None and views.crops empty, and set that of all by "
+            "data.image_size."
         )
 
 

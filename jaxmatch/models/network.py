@@ -4,12 +4,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmatch.errors import InputError
+from jaxmatch.functional.alike import split_alike
 from jaxmatch.functional.mixup import check_same_size
 from jaxmatch.settings import check_value
 from jaxmatch.types import Array, Network, PyTree, Target
@@ -90,7 +93,11 @@ def make_network(
     parts = math.lcm(shards, groups)
 
     def network(
-        variables: PyTree, views: PyTree, train: bool = True, key: Array | None = None
+        variables: PyTree,
+        views: PyTree,
+        train: bool = True,
+        key: Array | None = None,
+        places: Array | None = None,
     ) -> tuple[PyTree, PyTree]:
         if train and model.random and key is None:
             raise InputError(
@@ -99,15 +106,16 @@ def make_network(
             )
         # Operations take their precision and their gradients' precision while they are traced.
         with nullcontext() if precision == "default" else jax.default_matmul_precision(precision):
-            return passes(variables, views, train, key)
+            return passes(variables, views, train, key, places)
 
     def passes(
-        variables: PyTree, views: PyTree, train: bool, key: Array | None
+        variables: PyTree, views: PyTree, train: bool, key: Array | None, places: Array | None
     ) -> tuple[PyTree, PyTree]:
         leaves, tree = jax.tree.flatten(views, is_leaf=lambda leaf: isinstance(leaf, Target))
         outputs: list[Any] = [None] * len(leaves)
         params, stats = variables["params"], variables["batch_stats"]
-        for members, constant in _passes(leaves, forward if train else "joint"):
+        joint = not train or places is not None
+        for members, constant in _passes(leaves, "joint" if joint else forward):
             images = [
                 leaf.view if isinstance(leaf, Target) else leaf
                 for leaf in (leaves[member] for member in members)
@@ -129,10 +137,16 @@ def make_network(
                     for member, leaf in zip(members, images, strict=True)
                 ]
                 together["draws"] = _concatenate(draws, parts)
-            if train:
+            if not train:
+                joined, updated = apply(together)
+            elif places is None:
                 joined, updated = _in_parts(apply, together, groups, microbatches, unroll)
             else:
-                joined, updated = apply(together)
+                rows = _rows_of(places, images, parts)
+                # Without the hint every device would compute the whole batch.
+                together = {name: split_alike(x, x[rows])[1] for name, x in together.items()}
+                joined, updated = _in_parts(apply, together, groups, microbatches, unroll)
+                joined = jax.tree.map(itemgetter(jnp.argsort(rows)), joined)
             stats = updated.get("batch_stats", stats)
             for member, part in zip(members, _split(joined, images, parts), strict=True):
                 outputs[member] = part
@@ -213,6 +227,13 @@ def _concatenate(images: Sequence[Array], parts: int) -> Array:
     local = [image.reshape(parts, -1, *image.shape[1:]) for image in images]
     joined = jnp.concatenate(local, axis=1)
     return joined.reshape(-1, *joined.shape[2:])
+
+
+def _rows_of(places: Array, images: Sequence[Array], parts: int) -> Array:
+    """The row of :func:`_concatenate` of ``images`` that ``places`` puts at each place, [n]."""
+    ends = np.cumsum([len(image) for image in images])
+    numbers = [jnp.arange(end - len(x), end) for end, x in zip(ends, images, strict=True)]
+    return jnp.argsort(_concatenate(numbers, parts))[places]
 
 
 def _split(joined: PyTree, images: Sequence[Array], parts: int) -> list[PyTree]:

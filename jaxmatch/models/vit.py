@@ -236,7 +236,7 @@ class ViT(Model):
             raise InputError(
                 f"model.patch={side} does not divide images of {images.shape[1]} x "
                 f"{images.shape[2]} pixels; give {' or '.join(fitting[-4:])}, or other images by "
-                "data.image_size (of multi-crop, small views by views.small.size)."
+                "data.image_size (of multi-crop, by views.small.size or views.crops)."
             )
         grid = (images.shape[1] // side, images.shape[2] // side)
         patches = Patches(

@@ -302,6 +302,8 @@ def used_settings(run: Run) -> dict[str, Any]:
     strong = STRONG_VIEWS.get(run.settings["augment"], "strong")
     drawn = {"weak", *(strong if role == "strong" else role for role in algorithm.labeled)}
     drawn |= {strong if role == "strong" else role for role in algorithm.unlabeled}
+    if "strong" in algorithm.unlabeled:
+        drawn.add("crops")
     return {
         key: value
         for key, value in settings.items()

@@ -95,7 +95,7 @@ def test_a_host_crops_streamed_images_to_each_size():
     ("settings", "message"),
     [
         ((*THREE, f"views.crops={(*CROPS, *CROPS)}"),
-         "views.crops has 4 crops .* draws 3 strong views in all; .* algorithm.strong_views=5"),
+         "entries for 4, but the method draws 2 of them; .* algorithm.strong_views=5"),
         ((*THREE, "views.crops=((29, 0.1, 0.8),)"), "the side 29 in views.crops is larger .* 28;"),
         ((*THREE, "views.crops=((0, 0.1, 0.8),)"), "must be at least 1 in entry 1 in each entry"),
         ((*THREE, "views.crops=((9, 0.1, 8.0),)"), "between 0 and 1 in entry 3 in each entry"),

@@ -321,6 +321,9 @@ def test_simmatch_v2_on_imagenet_has_the_authors_weights():
         assert (found.threshold, found.unlabeled_weight, found.queue_batches) == (0.7, 10, 256)
         assert (found.edge_edge_weight, found.node_edge_weight) == (edges, edges)
         assert (config.model.feature_norm, config.model.bn_groups) == ("layer", 8)
+        view = config.views.contrast
+        assert (view.brightness, view.contrast, view.saturation, view.hue) == (0.4, 0.4, 0.2, 0.1)
+        assert (view.blur, view.solarize, found.strong_views) == (0.5, 0.1, 5)
         assert (config.ema.statistics, config.data.include_labeled) == ("own", False)
 
 
@@ -347,10 +350,23 @@ def test_eman_before_fixmatch_eman(name, epoch, rate, decay):
     assert (optim.period_steps, optim.warmup_steps) == (epoch, 10 * epoch)
     assert (optim.learning_rate, optim.weight_decay) == (rate, decay)
     assert (before.ema.statistics, before.model.bn_groups) == ("averaged", 8)
-    assert before.views.contrast.area == (0.2, 1.0)
+    assert (before.views.contrast.area, before.views.contrast.method) == ((0.2, 1.0), "bilinear")
     assert not before.algorithm.get("shuffle", False)
+    if name == "byol":
+        assert (before.ema.decay, before.ema.schedule) == (0.98, "cosine")
+        assert (optim.name, optim.trust_ratio, optim.rate_inside_momentum) == (
+            *("lars", "separate", True),
+        )
     with pytest.raises(InputError, match="unknown preset 'eman'"):
         from_flags(f"{name}:tfds:cifar10,preset=eman", [])
+
+
+def test_s4l_takes_a_usual_encoder_with_a_usual_network():
+    chain = f"moco_v2+s4l_rotation:{LARGE},labels=12811,split=1.txt"
+    flag = "--config.stages.s4l_rotation.model.name=resnet50"
+    before, after = stages_of(from_flags(chain, [flag])[0]).values()
+    assert (before.model.name, before.model.bn_groups) == ("resnet50", 8)
+    assert after.model.name == "resnet50"
 
 
 @pytest.mark.parametrize("name", ["fixmatch", "flexmatch"])

@@ -568,6 +568,19 @@ def test_the_name_of_the_run_folder(argument, start):
     assert run_name(config(argument, "--config.optim.momentum=0.5")) != name
 
 
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        ("fixmatch:mnist5k", "fixmatch-mnist5k-40-s0-c5aefad2"),
+        ("moco_v2:mnist5k", "moco_v2-mnist5k-none-s0-94f2026a"),
+        ("simmatch:tfds:cifar10", "simmatch-cifar10-40-s0-83f37f83"),
+    ],
+)
+def test_a_new_setting_at_its_default_leaves_the_names_of_older_runs(argument, name):
+    """A changed name would train finished runs again; leave out the key in saved.WITHOUT_EFFECT."""
+    assert run_name(config(argument)) == name
+
+
 def test_the_name_does_not_depend_on_the_process():
     code = (
         "from jaxmatch.config.flags import from_flags; from jaxmatch.config.saved import run_name; "
