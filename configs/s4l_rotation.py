@@ -13,8 +13,8 @@ step costs twice FixMatch's. On digits the copies of a 6 and of a 9 look alike, 
 On ImageNet (`s4l_rotation:tfds:imagenet2012,labels=128116,split=10percent.txt`) the settings of the
 authors' code for 10%: 200 passes over the labeled images, of which five warm up, the rate divided
 by ten after 140, 160 and 180. With labels=12811 they are those of their supervised runs with 1%:
-1,000 passes, drops after 700, 800 and 900. The network is theirs, a ResNet-50 of version 2. To start
-from a usual one give `--config.model.name=resnet50`, in a chain `moco_v2+s4l_rotation:...`
+1,000 passes, drops after 700, 800 and 900. The network is theirs, a ResNet-50 of version 2. To
+start from a usual one give `--config.model.name=resnet50`, in a chain `moco_v2+s4l_rotation:...`
 `--config.stages.s4l_rotation.model.name=resnet50`.
 """
 

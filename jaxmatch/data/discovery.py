@@ -92,10 +92,12 @@ class Found:
     """Image files, with their paths as the user gave them.
 
     Attributes:
-        files: the images, sorted by the text of the path; each file occurs once.
+        names: the paths of the images as given, sorted; those in a folder begin with its path.
+        files: the images, in the order of the names; each file occurs once.
         left_out: the paths of everything else, by the reason.
     """
 
+    names: tuple[str, ...]
     files: tuple[Path, ...]
     left_out: LeftOut = field(default_factory=dict)
 
@@ -115,38 +117,46 @@ def find_images(given: Iterable[str | os.PathLike]) -> Found:
     Raises:
         InputError: if one of them does not exist.
     """
-    explicit: list[Path] = []
+    explicit: list[tuple[str, Path]] = []
     ranked: list[tuple[bool, str, Path]] = []
     left_out: dict[str, list[str]] = {}
-    for name in given:
-        if not os.fspath(name):
+    for path in given:
+        if not os.fspath(path):
             raise InputError("a path is empty; give files or folders of images.")
-        place = paths.path(name)
+        place = paths.path(path)
+        text = _text(path, place)
         if not place.is_dir():
             if not place.exists():
-                raise InputError(f"There is no file or folder {place}.")
-            explicit.append(place)
+                raise InputError(f"There is no file or folder {text}.")
+            explicit.append((text, place))
             continue
         tree = search(place)
-        ranked += [(each in tree.linked, str(place / each), place / each) for each in tree.images]
+        root = text if text.endswith("/") else f"{text}/"
+        ranked += [(name in tree.linked, root + name, place / name) for name in tree.images]
         for reason, names in tree.left_out.items():
-            shown = (f"{place / name}{'/' * name.endswith('/')}" for name in names)
-            left_out.setdefault(reason, []).extend(shown)
-    chosen: dict[object, Path] = {}
-    for path in (*sorted(explicit, key=str), *(path for *_, path in sorted(ranked))):
-        first = chosen.setdefault(identity(path), path)
-        if str(first) != str(path):
-            left_out.setdefault(SAME_FILE, []).append(str(path))
-    files = tuple(sorted(chosen.values(), key=str))
-    kept = set(map(str, files))
+            left_out.setdefault(reason, []).extend(root + name for name in names)
+    chosen: dict[object, tuple[str, Path]] = {}
+    for text, place in (*sorted(explicit), *((text, place) for _, text, place in sorted(ranked))):
+        _, first = chosen.setdefault(identity(place), (text, place))
+        if str(first) != str(place):
+            left_out.setdefault(SAME_FILE, []).append(text)
+    files = dict(sorted(chosen.values()))
+    kept = set(files)
     return Found(
-        files=files,
+        names=tuple(files),
+        files=tuple(files.values()),
         left_out={
             reason: names
             for reason, found in left_out.items()
             if (names := tuple(sorted(set(found) - kept)))
         },
     )
+
+
+def _text(given: str | os.PathLike, place: Path) -> str:
+    """A path as it was given, but without a ``~``."""
+    text = os.fspath(given)
+    return str(place) if text.startswith("~") or paths.in_bucket(place) else text
 
 
 def search(root: Path) -> Tree:

@@ -162,25 +162,32 @@ def _read_file(file: Path, fitting: Fitting, levels: Levels) -> _Read:
 
 
 def read_blocks(
-    files: Sequence[Path], fitting: Fitting, levels: Levels, size: int
+    files: Sequence[Path],
+    fitting: Fitting,
+    levels: Levels,
+    size: int,
+    names: Sequence[str] | None = None,
 ) -> Iterator[Block]:
     """Read files in blocks of ``size`` images, so that few of them are in memory at a time.
 
+    ``names`` are those of the files in the blocks, by default their paths.
     The last block is smaller if the files end. It is empty only if there is no readable file.
     """
-    names: list[str] = []
+    names = [str(file) for file in files] if names is None else names
+    read: list[str] = []
     left_out: list[tuple[str, str]] = []
     images = np.empty((0, *fitting.size, 3), np.uint8)
     for start in range(0, len(files), size):
-        loaded = read_files(files[start : start + size], fitting, levels)
+        part = slice(start, start + size)
+        loaded = read_files(files[part], fitting, levels, names[part])
         images = np.concatenate([images, loaded.images])
         pairs = list(zip(loaded.reasons, loaded.names, strict=True))
-        names += [name for reason, name in pairs if not reason]
+        read += [name for reason, name in pairs if not reason]
         left_out += [pair for pair in pairs if pair[0]]
-        if len(names) > size:  # otherwise the block may be the last one
-            yield Block(names[:size], images[:size], grouped(left_out))
-            names, images, left_out = names[size:], images[size:], []
-    yield Block(names, images, grouped(left_out))
+        if len(read) > size:  # otherwise the block may be the last one
+            yield Block(read[:size], images[:size], grouped(left_out))
+            read, images, left_out = read[size:], images[size:], []
+    yield Block(read, images, grouped(left_out))
 
 
 def _counted(values: Iterable[Hashable]) -> dict[Any, int]:

@@ -67,7 +67,6 @@ def load(place: str, reading: Reading) -> Source:
         table=bool(found.table),
         drawn=not found.test,
         apart=bool(found.validation),
-        ends=reading.stream,
         aliases=found.aliased,
     )
     survey = _survey(found, pixels, reading.levels)

@@ -22,9 +22,8 @@ from jaxmatch.runtime.paths import as_os_errors, files_in, read_whole, size
 
 FILE = "data.json"
 FORMAT = 1
-ENDS = (
-    16 * 2**10
-)  # number of first bytes, and of last bytes, that the hash of a streamed file covers
+# First bytes, and last bytes, that the hash of a file of a streamed TFDS set covers.
+ENDS = 16 * 2**10
 ELSEWHERE = "if the data has moved, give its new place as --data"
 REMEDY = f"put it back ({ELSEWHERE}) or train anew in another --workdir"
 
@@ -44,7 +43,8 @@ class Listed:
         table: the labels come from labels.csv.
         drawn: the test set was drawn from the training images.
         apart: the validation set is one of the source, not drawn from the training images.
-        ends: a hash covers only the size, the beginning and the end of a file (:data:`ENDS`).
+        ends: a hash covers only the size, the beginning and the end of a file (:data:`ENDS`), in
+            older runs on streamed images.
         aliases: the row of each further name (links, spellings).
     """
 

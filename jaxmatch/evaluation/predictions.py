@@ -153,7 +153,7 @@ class Predictor:
         score = self._score(unknown, network)
         found = find_images([paths] if isinstance(paths, str | os.PathLike) else paths)
         elsewhere, padding = found.left_out, 0
-        for block in read_blocks(found.files, self.fitting, self.levels, BATCH):
+        for block in read_blocks(found.files, self.fitting, self.levels, BATCH, found.names):
             left_out = {**elsewhere, **block.left_out}
             count = len(block.images)
             if not count:

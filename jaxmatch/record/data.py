@@ -64,11 +64,11 @@ class Data:
         if listed is not None:
             if not listed.apart:
                 listed = replace(listed, validation=self.validation_rows)
-            if listed.ends:
+            if not any(listed.hashes):  # streamed images have none yet
                 rows = sorted({*self.split.indices.tolist(), *listed.validation, *listed.test})
                 names = [listed.names[row] for row in rows]
                 hashes = dict(
-                    zip(rows, file_hashes(paths.path(source.location), names, True), strict=True)
+                    zip(rows, file_hashes(paths.path(source.location), names, False), strict=True)
                 )
                 listed = replace(
                     listed, hashes=tuple(hashes.get(row, "") for row in range(len(listed.names)))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from jaxmatch.program import Program
 from jaxmatch.record.data import Data
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.step import ByIndex, FrozenNetwork
-from jaxmatch.types import Array, Network, PyTree
+from jaxmatch.types import Network, PyTree
 from jaxmatch.weights.transfer import source_folder
 
 PSEUDO = "pseudo_labels"  # the name of their digest
@@ -143,12 +144,12 @@ def rescaled(other: Classifier, program: Program) -> Network:
         return other.program.network
 
     def network(
-        variables: PyTree, views: PyTree, train: bool = True, key: Array | None = None
+        variables: PyTree, views: PyTree, *rest: Any, **options: Any
     ) -> tuple[PyTree, PyTree]:
         views = jax.tree.map(
             lambda view: view * factor.astype(view.dtype) + shift.astype(view.dtype), views
         )
-        return other.program.network(variables, views, train, key)
+        return other.program.network(variables, views, *rest, **options)
 
     return network
 

@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from pathlib import Path
 
 import pytest
 from buckets import in_memory
@@ -223,3 +224,21 @@ def test_a_bucket_follows_the_same_rule():
         }
         found = find_images(["s3://bucket/data"])
         assert [str(path) for path in found.files] == ["s3://bucket/data/cat/0.png"]
+
+
+def test_names_are_the_paths_as_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("pics/a.png", "pics/sub/b.png", "c.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        picture(Path(name))
+
+    def names(*given):
+        return find_images(given).names
+
+    assert names("./pics/a.png") == ("./pics/a.png",)
+    assert names("pics//a.png", "pics/sub/../a.png") == ("pics//a.png",)
+    assert names("./pics", "c.png") == ("./pics/a.png", "./pics/sub/b.png", "c.png")
+    assert names("pics/") == names("pics") == ("pics/a.png", "pics/sub/b.png")
+    assert names(".") == ("./c.png", "./pics/a.png", "./pics/sub/b.png")
+    assert names(tmp_path / "c.png") == (str(tmp_path / "c.png"),)
+    assert find_images(["./pics", "c.png"]).files[0] == Path("pics/a.png")

@@ -567,7 +567,8 @@ def test_a_teacher_of_other_classes_is_refused(copy, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_streamed_folder_is_known_by_ends_of_its_files(copy, capsys):
+def test_a_streamed_folder_is_known_by_all_of_its_files(copy, capsys, monkeypatch):
+    monkeypatch.setattr(records, "ENDS", 8)  # the byte that changes is none of these
     photos = copy / "photos"
     shutil.rmtree(copy / "run")
     options = {**SHORT, "data__stream": True, "workers": 1}
@@ -576,7 +577,7 @@ def test_a_streamed_folder_is_known_by_ends_of_its_files(copy, capsys):
     add_images(copy)
     assert evaluated(capsys, copy) == expected
     listed = records.read(copy / "run").listed
-    assert listed.ends
+    assert not listed.ends
     hashed = {name for name, found in zip(listed.names, listed.hashes, strict=True) if found}
     assert hashed == {*names_of(copy, "labeled"), *names_of(copy, "test")}
     name = names_of(copy, "test")[0]

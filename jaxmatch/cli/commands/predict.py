@@ -12,7 +12,7 @@ HELP = "Classify image files and write a table: path,class,confidence."
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workdir", type=path, required=True, help=f"{RUN}, or an exported file")
     command.add_argument("--step", type=step, metavar="STEP", help=STEP)
-    command.add_argument("paths", type=path, nargs="+", help="image files, or folders of them")
+    command.add_argument("paths", nargs="+", help="image files, or folders of them")
     command.add_argument(
         "-o",
         "--output",
