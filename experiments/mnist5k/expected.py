@@ -16,7 +16,7 @@ from experiments import study
 HERE = Path(__file__).parent
 # The row whose settings are those of the config, if it has another name.
 ROWS = {"vat": "vat_entmin"}
-STAGES = ", half of them SimCLR's,"
+STAGES = ", 450 of them SimCLR's,"
 
 
 def main() -> None:
