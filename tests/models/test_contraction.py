@@ -80,6 +80,8 @@ def check_value_and_gradients(shape, side, stride, padding):
         return
     if not isinstance(padding, str) and side > min(shape[1:3]) + 2 * min(padding[0]):
         return
+    if not isinstance(padding, str) and side <= max(map(max, padding)):
+        return  # a window may lie in the border alone: there XLA:CPU's gradient is wrong, or aborts
     bias = jnp.cos(jnp.arange(kernel.shape[-1], dtype=jnp.float32))
 
     def value(function):
