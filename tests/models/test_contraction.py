@@ -78,10 +78,11 @@ def check_value_and_gradients(shape, side, stride, padding):
     if padding == "VALID" and side > min(shape[1:3]):
         assert convolve(images, kernel, stride, padding).size == 0
         return
-    if not isinstance(padding, str) and side > min(shape[1:3]) + 2 * min(padding[0]):
+    # XLA:CPU's own gradient is wrong where a window lies in the border alone, and its compiler may
+    # abort where the kernel is larger than the images.
+    border = 0 if isinstance(padding, str) else max(map(max, padding))
+    if side > min(shape[1:3]) or side <= border:
         return
-    if not isinstance(padding, str) and side <= max(map(max, padding)):
-        return  # a window may lie in the border alone: there XLA:CPU's gradient is wrong, or aborts
     bias = jnp.cos(jnp.arange(kernel.shape[-1], dtype=jnp.float32))
 
     def value(function):
