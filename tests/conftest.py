@@ -43,9 +43,8 @@ jax.config.update("jax_num_cpu_devices", 4)
 # What was traced lives as long as the process: looking through all of it for garbage as often as
 # Python does takes a tenth of the time.
 gc.set_threshold(200_000, 50, 1000)
-# The first example of a test compiles, which may take a slow machine longer than a deadline.
-# The same examples in each run, so that a failure tells of the change and not of luck;
-# --hypothesis-profile=random draws others.
+# The first example of a test compiles, which may take a slow machine longer than a deadline. The
+# examples are the same in each run, so that a failure tells of the change and not of luck.
 hypothesis.settings.register_profile("jaxmatch", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.load_profile("jaxmatch")
