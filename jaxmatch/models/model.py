@@ -1,5 +1,6 @@
 """The base of all networks: their common settings, and the classifier and heads at their end."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jax.numpy as jnp
@@ -105,3 +106,12 @@ class Model(nn.Module):
             for name, head in self.extra_heads.items()
         }
         return Outputs(logits, features, heads)
+
+
+def block_paths(counts: Sequence[int]) -> tuple[tuple[str], ...]:
+    """The path of each block of a residual network whose groups have so many blocks, in order."""
+    return tuple(
+        (f"group{group}/block{block + 1}",)
+        for group, count in enumerate(counts, start=1)
+        for block in range(count)
+    )

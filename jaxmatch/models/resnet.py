@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
 from jaxmatch.models.heads import UNIFORM_FAN_IN
-from jaxmatch.models.model import Model
+from jaxmatch.models.model import Model, block_paths
 from jaxmatch.models.primitives import symbolic
 from jaxmatch.models.wide_resnet import HE_FAN_OUT
 from jaxmatch.settings import Count, Positive, Share
@@ -121,12 +121,7 @@ class ResNet(Model):
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
         """Paths of the modules from input to output, a block each (for layer-wise rates)."""
-        blocks = tuple(
-            (f"group{group + 1}/block{block + 1}",)
-            for group, count in enumerate(self.blocks)
-            for block in range(count)
-        )
-        return (("stem", "stem_norm"), *blocks, ("feature_norm", "classifier"))
+        return (("stem", "stem_norm"), *block_paths(self.blocks), ("feature_norm", "classifier"))
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Outputs:

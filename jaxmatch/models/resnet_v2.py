@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
-from jaxmatch.models.model import Model
+from jaxmatch.models.model import Model, block_paths
 from jaxmatch.models.resnet import BORDER, EXPANSIONS, ResidualGroup
 from jaxmatch.settings import Count, Positive, Share
 from jaxmatch.types import Array, Outputs
@@ -80,12 +80,7 @@ class ResNetV2(Model):
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
         """Paths of the modules from input to output, a block each (for layer-wise rates)."""
-        blocks = tuple(
-            (f"group{group + 1}/block{block + 1}",)
-            for group, count in enumerate(self.blocks)
-            for block in range(count)
-        )
-        return (("stem",), *blocks, ("norm", "classifier"))
+        return (("stem",), *block_paths(self.blocks), ("norm", "classifier"))
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Outputs:

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxmatch.errors import InputError
 from jaxmatch.models.batch_norm import BatchNorm
 from jaxmatch.models.convolution import Conv
-from jaxmatch.models.model import Model
+from jaxmatch.models.model import Model, block_paths
 from jaxmatch.settings import Count, Positive, Range, Share
 from jaxmatch.types import Array, Outputs
 
@@ -118,12 +118,8 @@ class WideResNet(Model):
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
         """Paths of the modules from input to output, a block each (for layer-wise rates)."""
-        blocks = tuple(
-            (f"group{group + 1}/block{block + 1}",)
-            for group in range(self.groups)
-            for block in range((self.depth - 4) // 6)
-        )
-        return (("stem",), *blocks, ("norm", "classifier"))
+        blocks = ((self.depth - 4) // 6,) * self.groups
+        return (("stem",), *block_paths(blocks), ("norm", "classifier"))
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Outputs:
