@@ -1,7 +1,6 @@
 """What several commands share: texts of arguments, the configuration, and how they print."""
 
 import argparse
-import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,8 +105,6 @@ def show(content: "RenderableType") -> None:
     """Print tables to stdout: 80 columns wide where that is no terminal."""
     from rich.console import Console
 
-    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack letters of class names
-        sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(highlight=False, emoji=False, markup=False)
     with console.capture() as captured:
         console.print(content)

@@ -1,6 +1,8 @@
 """The command line: ``jaxmatch COMMAND``."""
 
 import argparse
+import errno
+import io
 import logging
 import os
 import signal
@@ -11,6 +13,9 @@ from collections.abc import Sequence
 from jaxmatch.cli.commands import COMMANDS
 from jaxmatch.cli.words import AND, join_overrides, split_runs
 from jaxmatch.errors import DiskError, InputError, JaxmatchError
+
+# A path that cannot be, or that somebody else keeps closed, rather than a disk that fails.
+BAD_PATH = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,13 +72,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             other.overrides = join_overrides(rest)
             arguments.others.append(other)
         _prepare_process()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack letters of names
+            sys.stdout.reconfigure(errors="backslashreplace")
         COMMANDS[arguments.command].run(arguments)
     except JaxmatchError as error:
         sys.exit(_fail(error))
     except BrokenPipeError:  # a reader such as head has closed the pipe
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes stdout at its exit
     except OSError as error:
-        sys.exit(_fail(DiskError(f"{error.filename or 'a file'}: {error.strerror or error}.")))
+        kind = InputError if error.errno in BAD_PATH else DiskError
+        sys.exit(_fail(kind(f"{error.filename or 'a file'}: {error.strerror or error}.")))
     except RuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise

@@ -61,6 +61,7 @@ def read(text: str, source: Source, split: Split, before: Sequence[Path] = ()) -
     found: dict[int, int] = {}
     origin: dict[int, str] = {}
     known = dict(zip(source.rows.tolist(), source.labels.tolist(), strict=True))
+    alike = table.unique((table.plain_label(name), name) for name in source.classes)
     classes = {name: number for number, name in enumerate(source.classes)}
     for name in files(text):
         file = paths.path(name)
@@ -74,12 +75,12 @@ def read(text: str, source: Source, split: Split, before: Sequence[Path] = ()) -
             )
         for row, (image, label) in rows.items():
             what = f"{KEY}: {name} gives {printable(image)} the label {label!r}"
-            if label not in classes:
+            number = classes.get(label, classes.get(alike.get(table.plain_label(label), "")))
+            if number is None:
                 raise InputError(
                     f"{what}, which is none of the classes {', '.join(source.classes)}; correct "
                     "it. A new class begins with labeled images in the data itself."
                 )
-            number = classes[label]
             if row not in known:
                 raise InputError(f"{what}, {_why_not(source, row)}; remove the row.")
             other = known[row] if known[row] >= 0 else found.get(row, number)

@@ -145,6 +145,8 @@ def content_of(file: Path | bytes) -> bytes:
         return paths.read_whole(file)
     except OSError as error:
         raise Unreadable(cannot_open(error)) from error
+    except ValueError as error:  # a path with a null byte
+        raise Unreadable(f"cannot be opened ({error})") from error
 
 
 def cannot_open(error: OSError) -> str:

@@ -67,6 +67,7 @@ class Levels:
             )
         if white is not None and not white > 0:
             raise InputError(f"data.white_level={white} must be above 0.")
+        parts = tuple(map(int, parts))  # 254.0 is a level, too
         red, green, blue = parts * 3 if len(parts) == 1 else parts or (0, 0, 0)
         return cls(background=(red, green, blue) if parts else None, white=white)
 

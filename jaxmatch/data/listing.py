@@ -130,14 +130,21 @@ def current_labels(
         before: earlier places of the folder, for absolute paths in the table.
     """
     folders = {os.path.dirname(name) for name in names if not os.path.isabs(name)}
-    inside = os.path.commonpath(folders) if folders else ""  # the folder around all images
-    while (file := table.find(root / inside if inside else root)) is None:
-        if not inside:
+    around = os.path.commonpath(folders).split("/") if folders else []  # all images
+    # The outermost table counts, and none in the folder of a set, as when the run began.
+    for depth in range(len(around) + 1):
+        inside = "/".join(around[:depth])
+        if depth and table.part_of(around[depth - 1]):
             return None
-        inside = os.path.dirname(inside)
+        if file := table.find(root / inside if inside else root):
+            break
+    else:
+        return None
     roots = [place / inside if inside else place for place in (root, *before)]
     short = {name: name.removeprefix(f"{inside}/") for name in names}
-    rows, _ = table.resolve(table.read(file), roots, short.values(), strict=False)
+    rows, _ = table.resolve(
+        table.read(file), roots, short.values(), lambda: search(roots[0]).images
+    )
     labels = {name: rows[each].label for name, each in short.items() if each in rows}
     return labels.get
 

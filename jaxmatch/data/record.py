@@ -175,7 +175,7 @@ def array_hash(*arrays: np.ndarray) -> str:
     return found.hexdigest()
 
 
-def file_hash(path: Path, ends: bool) -> str:
+def file_hash(path: Path, ends: bool = False) -> str:
     """SHA-256 of a file in hexadecimal; with ``ends`` only of its size, first and last bytes.
 
     Raises:
@@ -191,7 +191,7 @@ def file_hash(path: Path, ends: bool) -> str:
         return hashlib.sha256(f"{length}\n".encode() + first + file.read(ENDS)).hexdigest()
 
 
-def file_hashes(root: Path, names: Sequence[str], ends: bool) -> list[str]:
+def file_hashes(root: Path, names: Sequence[str], ends: bool = False) -> list[str]:
     """:func:`file_hash` of each of ``names`` under ``root``."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda name: file_hash(root / name, ends), names))

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,7 +20,7 @@ import numpy as np
 from jaxmatch.data import record as records
 from jaxmatch.data.lazy import Images
 from jaxmatch.data.source import Names, Source
-from jaxmatch.errors import DiskError, InputError
+from jaxmatch.errors import DiskError, InputError, printable
 from jaxmatch.runtime import paths
 
 FILE = "split.json"  # of a run folder
@@ -203,10 +204,9 @@ def check_number(path: str | os.PathLike, images: int | None, labels: int | Lite
 def _number_of_images(path: Path) -> int | None:
     """How many images a split file names; None if it cannot be read, which is told later."""
     try:
-        text = paths.read_whole(path).decode("utf-8-sig")
         if path.suffix.lower() == ".txt":
-            return len({line.strip() for line in text.splitlines()} - {""})
-        return len(json.loads(text)["indices"])
+            return len({*_lines(path)})
+        return len(json.loads(paths.read_whole(path).decode("utf-8-sig"))["indices"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -236,13 +236,26 @@ def _by_name(path: Path, split: Split, names: Names) -> Split:
     return Split(indices=here(split.indices), unlabeled=unlabeled)
 
 
+def _lines(path: Path) -> list[str]:
+    """The lines of a list that are not empty; names need not be UTF-8.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    text = paths.read_whole(path).decode("utf-8-sig", "surrogateescape")
+    lines = (line.strip() for line in text.replace("\r", "\n").split("\n"))
+    return [line for line in lines if line]
+
+
 def _listed(path: Path, names: Names | None) -> Split:
-    """The images that a list names, by their path or by a unique last part of it."""
+    """The images that a list names, by their path or by a unique last part of it.
+
+    A name may have another Unicode normal form than that of the file.
+    """
     try:
-        text = paths.read_whole(path).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read the split file {path}: {error}.") from error
-    wanted = [line.strip() for line in text.splitlines() if line.strip()]
+        wanted = _lines(path)
+    except OSError as error:
+        raise InputError(f"Cannot read the split file {path}: {paths.reason(error)}.") from error
     if names is None:
         raise InputError(f"{path} is not a split file: JSON with a list `indices`.")
     if not names.rows:
@@ -251,28 +264,34 @@ def _listed(path: Path, names: Names | None) -> Split:
         raise InputError(f"{path} names no image; write the labeled ones, one a line.")
     last: dict[str, int] = {}
     twice: set[str] = set()
+    whole = {_normal(name): row for name, row in names.rows.items()} | dict(names.rows)
     for name, row in names.rows.items():
-        key = name.rsplit("/", 1)[-1]
+        key = _normal(name.rsplit("/", 1)[-1])
         if last.setdefault(key, row) != row:
             twice.add(key)
     rows: dict[int, None] = {}
     for text in wanted:
         for spelled in (text, text.replace("\\", "/")):
             name = relative(names.roots, spelled) if names.roots else spelled
-            row = names.rows.get(name, last.get(name) if name not in twice else None)
+            key = _normal(name)
+            row = whole.get(name, whole.get(key, last.get(key) if key not in twice else None))
             if row is not None:
                 break
         else:
-            if name in twice:
+            if key in twice:
                 problem = "stands for several images; write its path."
             else:
                 known = [] if len(names.rows) > MOST_COMPARED else [*names.rows, *last]
                 near = get_close_matches(name, known, 1, cutoff=0.5)
                 hint = f"; did you mean {near[0]!r}?" if near else "."
                 problem = f"is no training image of {names.source}{hint}"
-            raise InputError(f"{path} names {text}, which {problem}")
+            raise InputError(f"{path} names {printable(text)}, which {problem}")
         rows[row] = None
     return Split(indices=np.array(list(rows), np.int64))
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def relative(roots: Sequence[Path], text: str) -> str:

@@ -6,8 +6,9 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,7 @@ def read(file: Path, key: str = "path", classes: Collection[str] = ()) -> Table:
         InputError: if it cannot be read, lacks a column or a cell, or has a label that may or may
             not mean "no label".
     """
-    lines, delimiter = _cells(file)
-    header, *body = lines
+    (header, *body), delimiter, numbers = _cells(file)
     columns = _columns(header)
     if key != "path":
         words = [cell.strip().lower() for cell in header]
@@ -109,10 +109,10 @@ def read(file: Path, key: str = "path", classes: Collection[str] = ()) -> Table:
             f"`split` may say train, validation or test. Its first line is `{','.join(header)}`."
         )
     rows = []
-    for number, cells in enumerate(body, 2):
+    for number, cells in zip(numbers[1:], body, strict=True):
         if len(cells) > len(header) and any(cells[len(header) :]):
             raise InputError(
-                f"{file} has more cells than columns in row {number}; put a text that contains "
+                f"{file} has more cells than columns in line {number}; put a text that contains "
                 f"{delimiter!r} in quotes."
             )
         found = {
@@ -120,10 +120,10 @@ def read(file: Path, key: str = "path", classes: Collection[str] = ()) -> Table:
         }
         if "label" not in found or not found["path"]:
             lacks = key if "label" in found else "cell for the label"
-            raise InputError(f"{file} has no {lacks} in row {number}; add it, or remove the row.")
+            raise InputError(f"{file} has no {lacks} in line {number}; add it, or remove the row.")
         if any("\n" in cell or "\r" in cell for cell in found.values()):
             raise InputError(
-                f"{file} has a line break inside of quotes in row {number}; a quote is missing or "
+                f"{file} has a line break inside of quotes in line {number}; a quote is missing or "
                 "too many there."
             )
         rows.append(_row(file, found, classes))
@@ -131,6 +131,11 @@ def read(file: Path, key: str = "path", classes: Collection[str] = ()) -> Table:
     notes = [*_header_notes(file, header, columns), *lost]
     check_numbers(file, {row.label for row in rows})
     return Table(file=file, rows=tuple(rows), notes=tuple(notes))
+
+
+def plain_label(label: str) -> str:
+    """A label without differences that nobody sees: of Unicode normal form, and blanks around."""
+    return unicodedata.normalize("NFC", label).strip()
 
 
 def line(cells: Iterable[Any]) -> str:
@@ -145,27 +150,47 @@ def takes(name: str) -> bool:
     return name == name.strip() and not {"\n", "\r"} & set(name)
 
 
+def header(file: Path) -> tuple[str, ...]:
+    """The names of a table's columns in lower case.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    (names, *_), *_ = _cells(file)
+    return tuple(name.strip().lower() for name in names)
+
+
 def filled(file: Path) -> int:
     """How many rows of a table have something in the column of the label.
 
     Raises:
         InputError: if it cannot be read.
     """
-    (header, *body), _ = _cells(file)
+    (header, *body), *_ = _cells(file)
     place = _columns(header).get("label", len(header))
     return sum(bool("".join(cells[place : place + 1]).strip()) for cells in body)
 
 
 def resolve(
-    table: Table, roots: Sequence[Path], images: Iterable[str], strict: bool = True
+    table: Table,
+    roots: Sequence[Path],
+    images: Iterable[str],
+    now: Callable[[], Iterable[str]] | None = None,
 ) -> tuple[dict[str, Row], list[str]]:
     """The row of each image, by its name, and notes.
 
     A path is relative to the first of ``roots`` or absolute; later ones are its earlier places. If
     there is no such file, the path may differ in case, Unicode normal form or slashes, or its first
     folders may be others or missing, as long as it fits one of ``images`` only. A file that is
-    missing in its folder is not looked for in folders that the table names, too. Without
-    ``strict``, rows that fit none of ``images`` are left out.
+    missing in its folder is not looked for in folders that the table names, too.
+
+    Args:
+        table: of labels.
+        roots: the folder of the images, and its earlier places.
+        images: their names relative to it.
+        now: gives the names of all images in the folder, if ``images`` are those of a run. Rows
+            that fit none of the run's are left out then, and one that fits an image added since is
+            not taken for one of the run's with a similar name.
 
     Raises:
         InputError: naming the first row without a file, or an image of two classes.
@@ -175,21 +200,22 @@ def resolve(
     missing: list[Row] = []
     for row in table.rows:
         name = row.path if row.path in images else splits.relative(roots, row.path)
-        if name in images or (strict and (roots[0] / name).is_file()):
-            _add(table, rows, name, row)
-        else:
+        if name not in images and not paths.is_file(roots[0] / name):
             missing.append(row)
+        elif name in images or now is None:
+            _add(table, rows, name, row)
     if not missing:
         return rows, []
-    similar = _Similar.of(images, rows)
+    similar = _Similar.of(images, rows, () if now is None else now())
     lost, found = [], []
     for row in missing:
-        if name := similar.find(row.path):
+        name = similar.find(row.path)
+        if name in images:
             _add(table, rows, name, row)
             found.append((row.path, name))
-        else:
+        elif not name:
             lost.append(row)
-    if lost and strict:
+    if lost and now is None:
         raise _no_file(table, lost, similar)
     if not found:
         return rows, []
@@ -205,8 +231,8 @@ class _Similar:
     """Images by their names without differences in spelling.
 
     Attributes:
-        whole: the image of each plain path that only one has.
-        ends: the image of each end of a plain path, from a slash on, that only one has.
+        whole: the image of each plain path that only one has; the run's own before others.
+        ends: the same for each end of a plain path, from a slash on.
         folders: the ends of the plain paths of all folders of images.
         named: the plain paths of the folders by which a table names images.
     """
@@ -217,12 +243,16 @@ class _Similar:
     named: Set[str]
 
     @classmethod
-    def of(cls, images: Set[str], found: Iterable[str]) -> "_Similar":
-        """The images of these names, of which the table names those ``found`` by their paths."""
-        folders = {os.path.dirname(_plain(name)) for name in images}
+    def of(cls, images: Set[str], found: Iterable[str], now: Iterable[str]) -> "_Similar":
+        """The images of these names, and others that are there ``now``.
+
+        The table names those ``found`` by their paths.
+        """
+        others = {*now} - images
+        folders = {os.path.dirname(_plain(name)) for name in images | others}
         return cls(
-            whole=_unique((_plain(name), name) for name in images),
-            ends=_unique((end, name) for name in images for end in _ends(_plain(name))),
+            whole=_whole(others) | _whole(images),
+            ends=_by_ends(others) | _by_ends(images),
             folders={end for folder in folders for end in _ends(folder)} - {""},
             named={os.path.dirname(_plain(name)) for name in found} - {""},
         )
@@ -276,7 +306,15 @@ def _no_file(table: Table, lost: Sequence[Row], similar: _Similar) -> InputError
     return InputError(f"{first}, but there is no such file{others}: {advice}.")
 
 
-def _unique(names: Iterable[tuple[str, str]]) -> Mapping[str, str]:
+def _whole(names: Iterable[str]) -> dict[str, str]:
+    return unique((_plain(name), name) for name in names)
+
+
+def _by_ends(names: Iterable[str]) -> dict[str, str]:
+    return unique((end, name) for name in names for end in _ends(_plain(name)))
+
+
+def unique(names: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Of (key, name), the name of each key that only one has."""
     found: dict[str, str] = {}
     several = set()
@@ -292,8 +330,8 @@ def _plain(text: str) -> str:
     return os.path.normpath(text).lstrip("/")
 
 
-def _cells(file: Path) -> tuple[list[list[str]], str]:
-    """The cells of all rows that are not empty, and the delimiter."""
+def _cells(file: Path) -> tuple[list[list[str]], str, list[int]]:
+    """The cells of all rows that are not empty, the delimiter, and the line of each row."""
     try:
         content = paths.read_whole(file)
         wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
@@ -301,20 +339,24 @@ def _cells(file: Path) -> tuple[list[list[str]], str]:
         if "\0" in text:
             raise ValueError("it holds null bytes")
         first, _, rest = text.partition("\n")
+        above = 0
         if re.fullmatch(r"sep=.\s*", first):  # Excel's own line
-            text = rest
-        best = max(DELIMITERS, key=lambda each: len(_columns(next(_rows(text, each), []))))
-        return list(_rows(text, best)) or [[]], best
+            text, above = rest, 1
+        best = max(DELIMITERS, key=lambda each: len(_columns(next(_rows(text, each), (0, []))[1])))
+        found = list(_rows(text, best)) or [(1, [])]
+        return [cells for _, cells in found], best, [above + number for number, _ in found]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"Cannot read {file}: {error}.") from error
 
 
-def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
-    """The cells of each row that is not empty."""
-    lines = io.StringIO(text, newline="")
-    for cells in csv.reader(lines, delimiter=delimiter, skipinitialspace=True):
+def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The first line and the cells of each row that is not empty."""
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    first = 1
+    for cells in rows:
         if any(cell.strip() for cell in cells):
-            yield cells
+            yield first, cells
+        first = rows.line_num + 1
 
 
 def _columns(header: Sequence[str]) -> dict[str, int]:
@@ -383,12 +425,15 @@ def check_numbers(file: Path, labels: Iterable[str]) -> None:
     Raises:
         InputError: naming two of them.
     """
-    seen: dict[float, str] = {}
+    seen: dict[Decimal, str] = {}
     for label in sorted(labels):
-        if _NUMBER.fullmatch(label) and seen.setdefault(float(label), label) != label:
+        if not _NUMBER.fullmatch(label):
+            continue
+        other = seen.setdefault(Decimal(label), label)
+        if other != label:
             raise InputError(
-                f"{file} has the labels {seen[float(label)]!r} and {label!r}, which are the same "
-                "number; write one of them only."
+                f"{file} has the labels {other!r} and {label!r}, which are the same number; write "
+                "one of them only."
             )
 
 

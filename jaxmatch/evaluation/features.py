@@ -110,9 +110,9 @@ def parts(data: Data) -> dict[str, Part]:
 def identity(data: Data) -> str:
     """SHA-256 of what identifies the images, but not their labels, of a run's data.
 
-    These are the names, sizes and contents of the files of a folder (of a long file its beginning
-    and end); of another source the hashes of its arrays or prepared files, the rows that are used,
-    the names of the classes, and the content of held-out arrays.
+    These are the names and contents of the files of a folder; of another source the hashes of its
+    arrays or prepared files, the rows that are used, the names of the classes, and the content of
+    held-out arrays.
     """
     source, record = data.source, data.record
     content: dict[str, Any] = {"size": list(source.images.shape[1:3])}
@@ -130,7 +130,7 @@ def identity(data: Data) -> str:
         ]
     else:
         names = [source.listed.names[row] for row in rows]
-        hashes = file_hashes(paths.path(source.location), names, True)
+        hashes = file_hashes(paths.path(source.location), names)
         content["files"] = list(zip(rows, names, hashes, strict=True))
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

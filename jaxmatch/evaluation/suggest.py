@@ -24,6 +24,7 @@ from jaxmatch.runtime import paths
 
 log = logging.getLogger(__name__)
 
+COLUMNS = ["label", "prediction", "confidence"]  # of the table to fill in, after that of the key
 AUTO = "auto"  # the rule that suits the number of labels
 MOST_CHOSEN = 5_000
 MOST = 100_000  # images that a rule chooses from; of more, so many are drawn at random
@@ -206,7 +207,7 @@ def _file_contents(data: Data, free: np.ndarray) -> tuple[dict[int, str], set[st
     alike = sorted(row for row in {*rows.values(), *used} if listed.sizes[row] in shared)
     names = [listed.names[row] for row in alike]
     root = paths.path(source.location)
-    contents = dict(zip(alike, file_hashes(root, names, True), strict=True))
+    contents = dict(zip(alike, file_hashes(root, names), strict=True))
     hashes = {position: contents[row] for position, row in rows.items() if row in contents}
     return hashes, {contents[row] for row in used if row in contents}
 
@@ -222,26 +223,24 @@ def check_table(file: Path) -> None:
         raise InputError(f"{file}: the table to fill in is a .csv; give it such a name.")
     if not file.is_file() or not paths.size(file):
         return
-    for key in ("path", "index"):
-        try:
-            table.read(file, key)
-            break
-        except InputError:
-            continue
-    else:
+    try:
+        (key, *columns), filled = table.header(file), table.filled(file)
+    except InputError:
+        key, columns, filled = "", [], 0
+    if filled:  # a class may have a name that means "no label" elsewhere
+        raise InputError(
+            f"{file} has {counted(filled, 'label')} that would be lost; give another --output."
+        )
+    if key not in ("path", "index") or columns not in (COLUMNS[:1], COLUMNS[:2], COLUMNS):
         raise InputError(
             f"{file} is no table that suggest has written, and would be lost; give another "
             "--output."
-        )
-    if filled := table.filled(file):  # a class may have a name that means "no label" elsewhere
-        raise InputError(
-            f"{file} has {counted(filled, 'label')} that would be lost; give another --output."
         )
 
 
 def header(found: Suggestions) -> bytes:
     """The first line of the table."""
-    return f"{found.key},label,prediction,confidence\n".encode()
+    return f"{','.join([found.key, *COLUMNS])}\n".encode()
 
 
 def cells(found: Suggestions) -> list[tuple[bytes, bytes]]:

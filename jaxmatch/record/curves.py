@@ -151,7 +151,7 @@ def _figure(
             _panel(axes, title, curves, groups, colors, levels if REPORTED in curves else {})
     handles = [Line2D([], [], color=color, linewidth=2.5) for color in colors.values()]
     letters = int(size[0] * 10) - 6  # that fit beside each other
-    names = [textwrap.fill(name, letters) for name in colors]
+    names = [verbatim(textwrap.fill(name, letters)) for name in colors]
     longest = min(letters, max(map(len, groups), default=0))
     figure.legend(
         handles,
@@ -222,7 +222,14 @@ def _panel(
     axes.set_axisbelow(True)
     legend.pop("", None)
     if legend:
-        axes.legend(legend.values(), legend.keys(), loc="best", fontsize=9, frameon=False)
+        names = [verbatim(name) for name in legend]
+        axes.legend(legend.values(), names, loc="best", fontsize=9, frameon=False)
+
+
+def verbatim(text: str) -> str:
+    """A text that Matplotlib draws as it is: it sets ``$x$`` as a formula, and hides ``_x``."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _points(lines: Lines, key: str) -> dict[int, float]:

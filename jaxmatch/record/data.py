@@ -68,7 +68,7 @@ class Data:
                 rows = sorted({*self.split.indices.tolist(), *listed.validation, *listed.test})
                 names = [listed.names[row] for row in rows]
                 hashes = dict(
-                    zip(rows, file_hashes(paths.path(source.location), names, False), strict=True)
+                    zip(rows, file_hashes(paths.path(source.location), names), strict=True)
                 )
                 listed = replace(
                     listed, hashes=tuple(hashes.get(row, "") for row in range(len(listed.names)))

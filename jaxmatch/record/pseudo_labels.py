@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxmatch.data import splits
+from jaxmatch.data.npz import DAMAGED
 from jaxmatch.data.record import Record, file_hashes
 from jaxmatch.data.source import Source
 from jaxmatch.data.table import NAMES as LABEL_TABLES
@@ -81,11 +82,10 @@ def names(source: Source, rows: np.ndarray) -> tuple[str, ...]:
 def contents(source: Source, record: Record, rows: np.ndarray) -> tuple[str, ...]:
     """Texts that identify training images by their rows [n].
 
-    For a folder they are hashes of the files (of long ones the beginning and the end), else one
-    hash of all images.
+    For a folder they are hashes of the files, else one hash of all images.
     """
     if source.listed is not None:
-        found = file_hashes(paths.path(source.location), names(source, rows), True)
+        found = file_hashes(paths.path(source.location), names(source, rows))
         return tuple(each[:DIGITS] for each in found)
     parts = {key: part for key, part in record.parts.items() if not key.startswith(LABELS)}
     whole = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -173,7 +173,7 @@ def read(path: Path) -> tuple[Table, str]:
         ) from error
     try:
         table = _from_npz(content) if path.suffix == ".npz" else _from_csv(content)
-    except (ValueError, KeyError, IndexError, OSError, EOFError) as error:
+    except (csv.Error, KeyError, IndexError, OSError, *DAMAGED) as error:
         raise InputError(
             f"{path} is no file of pseudo-labels ({error}); jaxmatch pseudo-label writes one."
         ) from error

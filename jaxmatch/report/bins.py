@@ -12,6 +12,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from jaxmatch.record.curves import verbatim
+
 Bins = Mapping[str, Mapping[str, Sequence[float]]]  # {op: {parameter: weight of each bin}}
 
 _COLUMNS, _COLORS = 3, "viridis"
@@ -63,6 +65,6 @@ def _panel(axes: Axes, label: str, bins: Bins, scale: Normalize) -> None:
     axes.set_yticks(np.arange(len(rows)) + 0.45, [name for name, _ in rows])
     axes.invert_yaxis()
     axes.set_xlabel("level")
-    axes.set_title(label, loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(verbatim(label), loc="left", fontsize=11, fontweight="bold")
     axes.tick_params(length=0, labelsize=8)
     axes.spines[:].set_visible(False)

@@ -46,12 +46,14 @@ def report(
         The files written, the page first.
 
     Raises:
-        InputError: if one of ``folders`` is not a run folder or has no metrics yet.
+        InputError: if one of ``folders`` is not a run folder or has no metrics yet, or ``output``
+            is a file of another kind.
         DiskError: if a file cannot be written.
     """
     output = paths.path(output)
     if output.parent.exists() or paths.in_bucket(output):
         paths.check_output(output)
+        paths.check_replaces(output, (b"<!DOCTYPE html>",), "reports")
     unique = {paths.absolute(paths.path(folder)): paths.path(folder) for folder in folders}
     groups = group(read(folder) for folder in unique.values())
     lines = {group.label: [_lines_with_reported(run) for run in group.runs] for group in groups}

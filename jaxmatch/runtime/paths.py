@@ -79,6 +79,14 @@ def absolute(path: Path) -> Path:
     return path if in_bucket(path) else Path(os.path.realpath(path))
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file; not if its name is too long, or in a folder that is closed."""
+    try:
+        return path.is_file()
+    except OSError:  # up to Python 3.13
+        return False
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and its parents; in a bucket do nothing.
 

@@ -1041,3 +1041,26 @@ def test_a_device_without_room_is_one_sentence(call, monkeypatch):
     assert error.startswith("jaxmatch: ")
     assert "checkpoint" in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_path_that_cannot_be_is_bad_input(run, call):
+    code, _, error = call("predict", f"--workdir={run[0]}", "-o=-.csv", "d" * 300)
+    assert code == 2
+    assert "File name too long" in error
+
+
+def test_names_that_the_terminal_cannot_show_end_no_command(run, monkeypatch, tmp_path):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    page = tmp_path / "caf\u00e9.html"
+    cli.main(["report", str(run[0]), f"--output={page}", "--no-gallery"])
+    sys.stdout.flush()
+    assert rb"caf\xe9.html" in written.getvalue()
+
+
+def test_baseline_keeps_files_of_others(run, call, tmp_path):
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    code, _, error = call("baseline", f"--workdir={run[0]}", f"-o={tmp_path / 'labels.csv'}")
+    assert code == 2
+    assert "would be lost" in error
+    assert (tmp_path / "labels.csv").read_text() == "path,label\n"

@@ -231,6 +231,8 @@ def test_files_that_cannot_be_opened(tmp_path, monkeypatch):
         images.read_image(tmp_path / "none.png")
     with pytest.raises(InputError, match=r"cannot be opened \(is a directory\)"):
         images.read_image(tmp_path)
+    with pytest.raises(InputError, match=r"cannot be opened \(embedded null byte\)"):
+        images.read_image("a\0b.png")
     PICTURE.save(tmp_path / "a.png")
 
     def closed(path):

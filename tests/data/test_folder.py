@@ -271,7 +271,7 @@ def test_empty_folders_and_single_images(tmp_path):
         ("path,label\nnone.png,a\n", r"names none\.png, but there is no such file"),
         ("path,label\n0.png,a\n./0.png,b\n", r"names 0\.png more than once"),
         ("file,kind\n0.png,a\n", "first line `path,label`"),
-        ("path,label\n0.png\n", "no cell for the label in row 2"),
+        ("path,label\n0.png\n", "no cell for the label in line 2"),
         ("path,label\n0.png,\xff\n", "Cannot read"),
     ],
 )

@@ -466,3 +466,7 @@ def test_a_background_that_is_no_color_is_refused(tmp_path, background):
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"one or three levels from 0 to 255"):
         read_image(tmp_path / "a.png", background=background)
+
+
+def test_a_level_may_be_written_as_a_real_number():
+    assert Levels.of((254.0,)).background == (254, 254, 254)

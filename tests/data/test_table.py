@@ -90,16 +90,18 @@ def test_the_name_of_the_table_in_any_case(tmp_path, file):
         ("", "first line `path,label`"),
         ("0.png,cat\n1.png,dog\n", "first line `path,label`"),
         ("path,kind\n0.png,cat\n", "first line `path,label`"),
-        ("path,label\n0.png\n", "has no cell for the label in row 2"),
-        ("path,label\n1.png,cat\n,cat\n", "has no path in row 3"),
-        ('path,label\n0.png,"19 inch\n1.png,cat\n', "line break inside of quotes in row 2"),
-        ("path,label\n0.png,cat,dog\n", "more cells than columns in row 2; put"),
+        ("path,label\n0.png\n", "has no cell for the label in line 2"),
+        ("path,label\n1.png,cat\n,cat\n", "has no path in line 3"),
+        ('path,label\n0.png,"19 inch\n1.png,cat\n', "line break inside of quotes in line 2"),
+        ("path,label\n0.png,cat,dog\n", "more cells than columns in line 2; put"),
         ("path,label\n0.png,cat\n./0.png,dog\n", "names 0.png more than once, as 'cat' and 'dog'"),
         ("path,label\nx.png,cat\n", "names x.png, but there is no such file: correct the paths"),
         ("path,label\n0.png,cat\nx.png,cat\ny.png,dog\n", "no such file, nor for 1 other row:"),
         ("path,label\n0,cat\n1,dog\n", "with extension, such as 0.png"),
         ("path,label\n0.png,1\n1.png,1.0\n", "'1' and '1.0', which are the same number"),
         ("path,label\n0.png,01\n1.png,1\n", "'01' and '1', which are the same number"),
+        ("path,label\n\n\n0.png\n", "has no cell for the label in line 4"),
+        ("sep=,\npath,label\n\n,cat\n", "has no path in line 4"),
         ("path,label\n0.png,None\n1.png,cat\n", "label 'None': leave the label empty"),
         ("path,label\n0.png,NA\n1.png,cat\n", "label 'NA': leave the label empty"),
         ("path,label,split\n0.png,cat,fold1\n", "split 'fold1'; write train, validation, test"),
@@ -312,3 +314,53 @@ def test_a_table_in_the_only_folder_is_found_again(tmp_path):
 )
 def test_words_for_sets(word, part):
     assert table.part_of(word) == part
+
+
+def test_long_numbers_that_differ_are_two_classes(tmp_path):
+    one, other = "900000000000000000", "900000000000000001"
+    fill(tmp_path, IMAGES, text([("0.png", one), ("1.png", other)]))
+    assert set(find(str(tmp_path)).classes_of.values()) == {one, other, ""}
+
+
+@pytest.mark.parametrize(
+    "row", ["new/1.png", "NEW/1.PNG", "photos/new/1.png", "{root}/new/1.png", "new\\1.png"]
+)
+def test_an_image_added_under_a_name_of_the_run_is_another_one(tmp_path, row):
+    fill(tmp_path, IMAGES, text())
+    names = find(str(tmp_path)).names
+    fill(tmp_path, "new/1.png", text([*ROWS, (row.format(root=tmp_path), "cat")]))
+    assert {name: current_labels(tmp_path, names)(name) for name in names} == EXPECTED
+
+
+def test_an_image_added_above_those_of_the_run_is_another_one(tmp_path):
+    rows = [("a/0.png", "cat"), ("a/1.png", "dog")]
+    fill(tmp_path, "a/0.png a/1.png", text(rows))
+    names = find(str(tmp_path)).names
+    fill(tmp_path, "0.png", text([("0.png", "dog"), *rows]))
+    assert current_labels(tmp_path, names)("a/0.png") == "cat"
+
+
+def test_a_short_name_still_means_the_image_of_the_run(tmp_path):
+    rows = [("0.png", "cat"), ("1.png", "dog")]  # found by a similar name
+    fill(tmp_path, "a/0.png a/1.png", text(rows))
+    names = find(str(tmp_path)).names
+    fill(tmp_path, "new/1.png", text([*rows, ("new/1.png", "cat")]))
+    assert [current_labels(tmp_path, names)(name) for name in names] == ["cat", "dog"]
+
+
+def test_a_table_that_a_run_does_not_read_is_not_read_later(tmp_path):
+    inside = fill(tmp_path / "sets", "train/a/0.png train/b/0.png", "path,label\na/0.png,b\n")
+    names = find(str(inside)).names
+    (inside / "labels.csv").rename(inside / "train" / "labels.csv")
+    assert current_labels(inside, names) is None
+    outside = fill(tmp_path / "two", "photos/0.png photos/1.png", None)
+    (outside / "labels.csv").write_text(text([("photos/0.png", "cat"), ("photos/1.png", "dog")]))
+    (outside / "photos" / "labels.csv").write_text(text([("0.png", "dog")]))
+    names = find(str(outside)).names
+    assert [current_labels(outside, names)(name) for name in names] == ["cat", "dog"]
+
+
+def test_a_name_that_is_too_long_is_that_of_no_file(tmp_path):
+    fill(tmp_path, IMAGES, text([*ROWS, (f"{'x' * 300}.png", "cat")]))
+    with pytest.raises(InputError, match="but there is no such file"):
+        find(str(tmp_path))

@@ -328,3 +328,18 @@ def test_a_run_that_began_from_a_network_ends_with_the_best_baseline(data, pretr
     without = baselines.of_run(tmp_path / "moved")
     assert list(without["baselines"]) == list(TITLES)[:4]
     assert "No baselines on features: " in without["notes"][-1]
+
+
+def test_folders_that_differ_in_the_middle_of_files_have_other_features(tmp_path):
+    def identity(level):
+        image = np.full((256, 256, 3), 255, np.uint8)
+        image[100:150] = level
+        for number in range(16):
+            file = tmp_path / "photos" / "ab"[number % 2] / f"{number}.bmp"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            image[0, 0] = number
+            Image.fromarray(image).save(file)
+        config = configuration(f"folder:{tmp_path / 'photos'}", chosen="", data__image_size=8)
+        return features.identity(loaded(config)[1])
+
+    assert identity(0) == identity(0) != identity(1)

@@ -221,5 +221,9 @@ def test_files_of_others_are_kept_and_own_ones_replaced(runs, tmp_path, name):
     np.savez(tmp_path / "p.npz", images=np.zeros(3))
     with pytest.raises(InputError, match="is no file of pseudo-labels, and would be lost"):
         pseudo_labels.check_file(tmp_path / "p.npz")
+    for content in (b"PK\3\4 cut", b"path,content,class,confidence,p:a,p:b\n" + b"x" * 200_000):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="is no file of pseudo-labels"):
+            pseudo_labels.read(file)
     with pytest.raises(InputError, match="name of a folder's table of labels"):
         pseudo_labels.check_file(tmp_path / "labels.csv")

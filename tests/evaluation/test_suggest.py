@@ -204,7 +204,7 @@ def test_the_table_keeps_the_bytes_of_names_and_is_never_overwritten_with_labels
         "path,label\na.png,ant\n".encode("utf-16"),
         b"Path,Label\na.png,ant\n",
         b"index,label\n3,ant\n",
-        b"file\tclass\na.png\tant\n",
+        b"path\tlabel\na.png\tant\n",
     ],
 )
 def test_a_table_with_labels_is_kept_whatever_program_has_saved_it(tmp_path, content):
@@ -216,8 +216,11 @@ def test_a_table_with_labels_is_kept_whatever_program_has_saved_it(tmp_path, con
     suggest.check_table(file)
 
 
-def test_a_file_of_another_kind_is_kept(tmp_path):
-    (tmp_path / "next.csv").write_text("my notes")
+@pytest.mark.parametrize(
+    "content", ["my notes", "file,class\na.png,\n", "path,label,camera,taken\na.png,,left,noon\n"]
+)
+def test_a_file_of_another_kind_is_kept(tmp_path, content):
+    (tmp_path / "next.csv").write_text(content)
     with pytest.raises(InputError, match="is no table that suggest has written, and would be lost"):
         suggest.check_table(tmp_path / "next.csv")
 
@@ -352,3 +355,17 @@ def test_files_whose_names_no_table_gives_back_are_left_out(photos, tmp_path):
     assert not [name for name in found.names if "lines" in name or "return" in name]
     assert found.left_out["with a line break in their names, or a blank at an end"] == 2
     assert not takes(" lead.png")
+
+
+def test_images_that_differ_in_the_middle_alone_are_no_copies(tmp_path):
+    image = np.full((256, 256, 3), 255, np.uint8)  # a white border, in a file without compression
+    for number in range(24):
+        image[100:150] = number
+        folder = tmp_path / "photos" / (CLASSES[number % 2] if number < 8 else "unlabeled")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.bmp")
+    _, data = untrained(
+        f"folder:{tmp_path / 'photos'}", tmp_path / "run", chosen="", method="supervised"
+    )
+    pool, copied = suggest.candidates(data)
+    assert (len(pool), copied) == (16, 0)

@@ -196,3 +196,11 @@ def test_each_loss_has_a_panel_and_a_fitting_scale(drawn):
     assert [one.get_yscale() for one in axes] == ["linear", "log", "linear", "linear"]
     curves.losses({"no losses": [[{"step": 1}]]})
     assert texts(drawn[1].axes[0]) == ["no values"]
+
+
+def test_names_are_drawn_as_they_are(tmp_path, drawn):
+    names = ["folder:$x^$", "_first", "a$b", "plain"]
+    curves.plot({name: lines(EVERYTHING) for name in names}, tmp_path / "curves.png")
+    (legend,) = drawn[0].legends
+    shown = [text.get_text().replace(r"\$", "$").strip() for text in legend.get_texts()]
+    assert shown == names

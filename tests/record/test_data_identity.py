@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -445,6 +446,21 @@ def test_lists_may_spell_paths_in_any_way(spelling, tmp_path):
     config = configuration(f"folder:{root}", chosen=f",split={tmp_path / 'split.txt'}", **SHORT)
     found = load_new(config)
     assert [found.source.names[row] for row in found.split.indices] == chosen
+
+
+def test_lists_may_have_any_unicode_form_and_bytes(tmp_path):
+    root = tmp_path / "photos"
+    fill(root, 32)
+    names = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.png"))]
+    chosen = [names[0], names[9], names[17], names[26]]
+    odd = [chosen[0].replace("m", "cafe\u0301"), os.fsdecode(os.fsencode(chosen[1]) + b"\xe9.png")]
+    for old, new in zip(chosen, odd, strict=False):
+        (root / old).rename(root / new)
+    lines = [unicodedata.normalize("NFC", odd[0]), odd[1], *chosen[2:]]
+    (tmp_path / "split.txt").write_bytes(os.fsencode("\n".join(lines)))
+    config = configuration(f"folder:{root}", chosen=f",split={tmp_path / 'split.txt'}", **SHORT)
+    found = load_new(config)
+    assert [found.source.names[row] for row in found.split.indices] == [*odd, *chosen[2:]]
 
 
 @pytest.mark.parametrize(

@@ -448,6 +448,9 @@ def test_what_cannot_be_reported(seeds, tmp_path):
     (run,) = seeds("run", "fixmatch:mnist5k", (0.9,))
     with pytest.raises(InputError, match="is a folder; give the name of a file in it"):
         report([run.folder], tmp_path)
+    (tmp_path / "labels.csv").write_text("path,label\n0.png,cat\n")
+    with pytest.raises(InputError, match=r"labels\.csv exists, is no file of reports, and would"):
+        report([run.folder], tmp_path / "labels.csv")
     (tmp_path / "full.html").symlink_to("/dev/full")
     with pytest.raises(DiskError, match="No space left"):
         report([run.folder], tmp_path / "full.html")

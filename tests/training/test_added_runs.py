@@ -332,3 +332,12 @@ def test_a_run_trains_from_another_one_with_more_labels(photos, tmp_path):
     assert summary["teacher"]["metrics"]["accuracy"] == summary["teacher"]["last"]
     assert "logistic regression" in (tmp_path / "two" / "log.txt").read_text()
     assert "of 26 labeled images" in (tmp_path / "two" / "log.txt").read_text()
+
+
+def test_a_label_that_looks_like_a_class_is_that_class(photos, tmp_path):
+    (photos / "ant").rename(photos / "cafe\u0301")  # as a Mac writes it
+    (photos / "bee").rename(photos / "bee ")
+    rows = {"unlabeled/33.png": "caf\u00e9", "unlabeled/34.png": "bee"}
+    file = table(tmp_path / "next.csv", rows)
+    found = labeled(loaded(f"folder:{photos}", data__added_labels=file))
+    assert [found[name] for name in rows] == ["cafe\u0301", "bee "]

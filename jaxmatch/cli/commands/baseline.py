@@ -4,7 +4,7 @@ import argparse
 import json
 
 from jaxmatch.cli.arguments import CONFIG, DATA, check_one_place, config_of, path, show
-from jaxmatch.runtime.paths import check_output, write_output
+from jaxmatch.runtime.paths import check_output, check_replaces, write_output
 
 HELP = (
     "Print the accuracy of scikit-learn's classifiers on pixels and, with a pretrained network, on "
@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_one_place(arguments, "baseline")
     if arguments.output is not None:
         check_output(arguments.output)
+        check_replaces(arguments.output, (b"{",), "baselines")
     if arguments.workdir is None:
         found = of_config(config_of(arguments), arguments.features)
     else:
