@@ -104,7 +104,7 @@ def points(
                 point = _point(values, config, overrides, seed, paths.path(base))
             except InputError as error:
                 raise InputError(f"point {number} of the sweep ({values}): {error}") from error
-            for name in {run_name(point.config), str(point.workdir)}:
+            for name in {run_name(point.config), str(paths.absolute(point.workdir))}:
                 if name in known:
                     raise InputError(
                         f"points {known[name]} and {number} of the sweep are the same run, {name}; "
@@ -223,9 +223,10 @@ def _listed(path: str, argument: str, alone: bool) -> list[Mapping[str, Any]]:
     ``alone``: a file without ``sweep()`` is a single point.
     """
     if path.endswith(".py"):  # load_module would demand a get_config, which a sweep does not need
-        if not Path(path).is_file():
+        file = Path(path).expanduser()
+        if not file.is_file():
             raise InputError(f"there is no config file {path}.")
-        names = runpy.run_path(path)
+        names = runpy.run_path(str(file))
     else:
         names = vars(load_module(path))
     sweep = names.get("sweep")
@@ -233,12 +234,17 @@ def _listed(path: str, argument: str, alone: bool) -> list[Mapping[str, Any]]:
         if alone:
             return [{}]
         raise InputError(f"{path} defines no sweep(); add one, or repeat its run with --seeds.")
+    if not callable(sweep):
+        raise InputError(f"the sweep of {path} is no function; write def sweep(): return [...].")
     takes = inspect.signature(sweep).parameters.values()
-    if argument and takes:
-        return list(sweep(argument))
-    if any(parameter.default is parameter.empty for parameter in takes):
+    positional = [each for each in takes if each.kind <= inspect.Parameter.VAR_POSITIONAL]
+    words = (argument,) if argument and positional else ()
+    if not words and any(each.default is each.empty for each in positional):
         raise InputError(f"the sweep of {path} needs an argument; give --config={path}:ARGUMENT.")
-    return list(sweep())
+    found = sweep(*words)
+    if not isinstance(found, Iterable):
+        raise InputError(f"the sweep of {path} lists nothing; its points are to be returned.")
+    return list(found)
 
 
 def _point(
@@ -256,6 +262,9 @@ def _point(
         if key not in ("config", "workdir")
     }
     config = values.get("config", config)
+    for key in ("config", "workdir"):
+        if not (isinstance(text := values.get(key, "x"), str) and text):
+            raise InputError(f"its {key} is {text!r}; give a text, or leave it out.")
     if seed is not None:
         argument = config.partition(":")[2]
         if "seed" in flags or ",seed=" in f",{argument}":

@@ -33,6 +33,7 @@ from jaxmatch.types import Algorithm
 
 log = logging.getLogger(__name__)
 
+PARTS = {"algorithm", "data", "model", "optim", "recipe"}  # of every run's configuration
 # Keys that only stages that read labels take.
 FOR_LABELS = (
     *(f"data.{key}" for key in ARGUMENT_FOR_LABELS),
@@ -135,7 +136,7 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         raise InputError(f"{config} needs a data set after the colon; {suggest('', DATASETS)}")
     argument, factor, rule = scaling.split_argument(argument)
     module = load_module(path)
-    result = module.get_config(argument) if argument else module.get_config()
+    result = _configured(module, path, argument)
     scaled = scaling.scale(result, factor, rule)
     _remember_larger(result, module, argument, (factor, rule))
     # Stages have the keys of a network's own settings once it is chosen.
@@ -159,6 +160,8 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
     for key, value in chosen.items():
         if not demand(None, kinds.get(key)):  # it takes None, so it was read as any literal
             check_value(key, value, kinds.get(key))
+        elif value == "None":
+            raise InputError(f"{key}=None: it takes a text; give an empty one for none.")
     notes = [note for note in scaled if note.split(":")[0] not in chosen]
     named = {part.get("views_preset", ""): None for part in stages_of(result).values()}
     notes += [f"views={name}: {VIEWS[name].meaning}" for name in named if name in VIEWS]
@@ -178,6 +181,31 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
             notes += views.notes(part, _not_refused(part, own), prefix)
     notes += scale_notes(result)
     return result, notes
+
+
+def _configured(module: Any, path: str, argument: str) -> ConfigDict:
+    """What a module's ``get_config`` returns.
+
+    Raises:
+        InputError: if it does not take the argument, or returns something else.
+    """
+    words = (argument,) if argument else ()
+    try:
+        inspect.signature(module.get_config).bind(*words)
+    except TypeError as error:
+        problem = (
+            f"takes no argument; leave {argument!r} out, or write get_config(argument)"
+            if words
+            else "needs an argument; give --config=FILE:ARGUMENT"
+        )
+        raise InputError(f"{path}: its get_config {problem}.") from error
+    result = module.get_config(*words)
+    if not isinstance(result, ConfigDict) or not ("stages" in result or {*result} >= PARTS):
+        raise InputError(
+            f"{path}: its get_config must return a configuration of jaxmatch, such as that of "
+            "jaxmatch.config.recipe.make, changed as you like."
+        )
+    return result
 
 
 def _remember_larger(
@@ -308,7 +336,7 @@ def load_module(path: str) -> Any:
     """
     if "+" in path:
         return SimpleNamespace(get_config=partial(_chain, path))
-    file = Path(path)
+    file = Path(path).expanduser()
     if file.suffix != ".py":
         names = named_configs(Path(__file__).parents[1])
         if path not in names:

@@ -14,7 +14,8 @@ from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.algorithms.unequal import Unequal
 from jaxmatch.config.dotted import flatten, put
 from jaxmatch.config.keys import defaults, field_defaults
-from jaxmatch.config.own import AUTO, OPEN
+from jaxmatch.config.layers import larger
+from jaxmatch.config.own import AUTO, LARGER, OPEN, put_layer
 from jaxmatch.config.presets import DATASETS
 from jaxmatch.config.recipe import set_model
 from jaxmatch.config.stages import stages_of
@@ -169,6 +170,8 @@ def filled(config: ConfigDict, old: Mapping[str, Any]) -> ConfigDict:
         InputError: if the saved one has no value for a setting that is open.
     """
     config, known = config.copy_and_resolve_references(), flatten(complete(old))
+    if config.size == AUTO and known.get("size") == LARGER:
+        put_layer(config, larger(config))
     # An extended run has periods of its own.
     own = () if config.steps in (None, known.get("steps")) else PERIODS_OF_A_CALL
     for key, value in flatten(config).items():

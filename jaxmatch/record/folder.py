@@ -105,7 +105,7 @@ class RunFolder:
 
     @property
     def interval_file(self) -> Path:
-        """The metrics since the last line, if a checkpoint was saved between two lines."""
+        """Sums of the metrics since the last line, and seconds, at the newest checkpoints."""
         return self.path / "interval.json"
 
     @property

@@ -4,6 +4,7 @@ Each line of ``metrics.jsonl`` is an object whose first key is "step". tensorboa
 (https://github.com/lanpa/tensorboardX), which needs no TensorFlow, writes the events.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -171,12 +172,17 @@ class MetricsLog:
 
 
 def open_wandb(project: str, workdir: Path, config: Mapping[str, Any]) -> Any:
-    """The Weights & Biases run of a run folder, continued if it exists (https://wandb.ai)."""
+    """The Weights & Biases run of a run folder, continued if it exists (https://wandb.ai).
+
+    It has the folder's name, and its path in the id: stages of several runs have equal names.
+    """
     import wandb  # pyright: ignore[reportMissingImports]
 
+    place = hashlib.sha256(str(paths.absolute(workdir)).encode()).hexdigest()
     return wandb.init(
         project=project,
-        id=workdir.name,
+        name=workdir.name,
+        id=f"{workdir.name}-{place[:8]}",
         dir=None if paths.in_bucket(workdir) else workdir,
         config=dict(config),
         resume="allow",

@@ -258,9 +258,13 @@ class Checkpoints:
             write_whole(saving / files.MANIFEST, json.dumps(hashes, indent=1).encode())
             if not in_bucket(saving):
                 final = self._directory / str(step)
-                if final.exists():
-                    self._remove(final)
+                doomed = final.with_name(_REMOVING + final.name)
+                replaced = final.exists()
+                if replaced:  # a kill must not find neither of the two
+                    final.rename(doomed)
                 saving.rename(final)
+                if replaced:
+                    paths.remove_folder(doomed)
             if best is not None:
                 self._mark(best)
             marked, steps = self._marked(), self._steps()

@@ -1,11 +1,12 @@
 """What a run gathers between two lines of its log: sums of metrics, and its time by kind."""
 
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxmatch.runtime.dispatch import means
-from jaxmatch.runtime.json_files import read_object, write_json
+from jaxmatch.runtime.json_files import damaged, read_object, write_json
 
 
 class Interval:
@@ -22,7 +23,7 @@ class Interval:
 
         Args:
             step: of that line.
-            sums: (total, count) of each metric, as :func:`saved_sums` returns them.
+            sums: (total, count) of each metric, as :func:`read_kept` returns them.
         """
         self.step, self._sums = step, sums
         self.training = self.evaluation = 0.0
@@ -73,10 +74,21 @@ class Interval:
         """
         return (step - self.step) * images / max(self.training, 1e-9)
 
-    def save(self, file: Path, step: int) -> None:
-        """Write the sums to ``file``, if there are any."""
-        if self._sums:
-            write_json(file, {"step": step, "sums": self._sums})
+    def save(self, file: Path, step: int, seconds: float, keep: int) -> None:
+        """Add what :func:`read_kept` returns to ``file``.
+
+        The entries of the checkpoints before stay: the save of this step's may fail, or be damaged.
+
+        Args:
+            file: of the run.
+            step: of the checkpoint that is saved.
+            seconds: of the run so far.
+            keep: the number of checkpoints that are kept.
+        """
+        entries = {key: entry for key, entry in _entries(file).items() if key < step}
+        entries[step] = {"seconds": seconds, "sums": self._sums}
+        newest = sorted(entries)[-keep - 1 :]
+        write_json(file, {"steps": {str(key): entries[key] for key in newest}}, indent=None)
 
     def _lap(self) -> float:
         now, before = time.monotonic(), self._since
@@ -84,11 +96,39 @@ class Interval:
         return now - before
 
 
-def saved_sums(file: Path, step: int) -> dict[str, list[float]]:
-    """The sums that :meth:`Interval.save` wrote to ``file`` at ``step``; none after another step.
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What a checkpoint lacks for a run to go on as if it had not been stopped.
 
-    A run that was stopped between two lines goes on with them, so that its next line has the means
-    that it would have had.
+    Attributes:
+        sums: (total, count) of each metric since the last line.
+        seconds: of the run until then.
     """
-    saved = read_object(file) if step else None
-    return saved.get("sums", {}) if saved is not None and saved.get("step") == step else {}
+
+    sums: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def read_kept(file: Path, step: int) -> Kept:
+    """What :meth:`Interval.save` wrote to ``file`` at ``step``; nothing at a step without an entry.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    entry = _entries(file).get(step, {}) if step else {}
+    try:
+        sums = {
+            str(name): [float(total), float(count)]
+            for name, (total, count) in entry.get("sums", {}).items()
+        }
+        return Kept(sums=sums, seconds=float(entry.get("seconds", 0)))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise damaged(file, f"its entry of step {step} is no such one") from error
+
+
+def _entries(file: Path) -> dict[int, Any]:
+    """The entries by step; a file of an older version has none."""
+    steps = (read_object(file) or {}).get("steps", {})
+    if not isinstance(steps, dict):
+        raise damaged(file, "its steps are no group")
+    return {int(step): entry for step, entry in steps.items() if step.isdecimal()}

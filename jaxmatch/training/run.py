@@ -51,7 +51,7 @@ from jaxmatch.training.best import BestCheckpoint
 from jaxmatch.training.first_classifier import starts_fitted, with_fitted
 from jaxmatch.training.footprint import check_compiled, check_step, program_bytes
 from jaxmatch.training.held_out import HeldOut
-from jaxmatch.training.interval import Interval, saved_sums
+from jaxmatch.training.interval import Interval, Kept, read_kept
 from jaxmatch.training.shared import Shared
 from jaxmatch.types import Batch, PyTree, TrainState
 from jaxmatch.weights import transfer
@@ -199,9 +199,9 @@ class Run:
         if hosts.leader():
             self.files.write_config(settings, facts)
             self.files.write_record(self.record_of_data)
-            self.files.write_split(self.split)
             if self.found is not None:
                 self.files.write_findings(self.found)
+            self.files.write_split(self.split)  # last, because with it the run has begun
 
     def __enter__(self) -> Self:
         """Return itself; the end of the block closes its files."""
@@ -238,14 +238,21 @@ class Run:
             Stopped: after a signal.
         """
         state, self.step = self.begin()
-        if self.done and hosts.from_leader(self.files.summary_file.exists):
+        if self.done and hosts.from_leader(self._summarised):
             return state  # at most probes are missing, so the record stays closed
         # A checkpoint of the end of a run that is now longer was saved without its refresh. A
         # refresh depends on nothing that it changes, so one more gives the same memory.
         state = self.refreshed(state)
         if self._open() and (best := self._line_and_best(state, terminated)):
-            self.save(state, best)
+            assert self._metrics is not None
+            self._metrics.flush()
+            self.checkpoints.mark(best)
         return state
+
+    def _summarised(self) -> bool:
+        """Whether ``summary.json`` is of all steps; a run that is extended has an older one."""
+        summary = self.files.read_summary()
+        return summary is not None and summary["steps"] >= self.config.steps
 
     def begin(self) -> tuple[TrainState, int]:
         """The newest checkpoint's state and step, or the initial state and 0."""
@@ -269,14 +276,14 @@ class Run:
 
     def _open(self) -> bool:
         """Open the record and the display; whether the line of this step is still to be written."""
-        config, first, sums = self.config, self.step, {}
+        config, first, kept = self.config, self.step, Kept()
         self._metrics = SILENT
         if hosts.leader():
             wandb = None
             if config.wandb:
                 wandb = open_wandb(config.wandb, self.folder, saved.to_json(config))
-            sums = saved_sums(self.files.interval_file, first)
-            written = first - 1 if sums else first
+            kept = read_kept(self.files.interval_file, first)
+            written = first - 1 if kept.sums else first
             metrics = MetricsLog(
                 self.folder,
                 resume_step=first,
@@ -301,9 +308,13 @@ class Run:
         lines = self._metrics.lines()
         self.best.begin(lines)
         self._coverage = coverage.Watch(config, lines)
-        self._earlier = max((line.get("time/seconds", 0.0) for line in lines), default=0.0)
-        owed = bool(sums) and self._line_due() and (not lines or lines[-1]["step"] < first)
-        self._interval = Interval(first, sums)
+        seconds = [line.get("time/seconds", 0.0) for line in lines]
+        self._earlier = max([kept.seconds, *seconds])
+        last = lines[-1] if lines else {"step": 0}
+        owed = bool(kept.sums) and self._line_due() and last["step"] < first
+        # The line of this step may have been written since, with the means of these sums.
+        done = last["step"] == first and kept.sums.keys() & last.keys()
+        self._interval = Interval(first, {} if done else kept.sums)
         self._pending: Meter | None = None
         self._first = first
         if self.plan is not None:
@@ -463,7 +474,7 @@ class Run:
             if advice := self._coverage.advice(self.step, values):
                 self._progress.message(advice)
         values |= found
-        values["time/seconds"] = self._earlier + time.monotonic() - self.started
+        values["time/seconds"] = self._seconds()
         self._metrics.write(self.step, values)
         self._show(values, self._interval.evaluation_share)
         self._interval.begin(self.step)
@@ -491,9 +502,15 @@ class Run:
         self._metrics.flush()
         self._progress.flush()
         if hosts.leader():
-            self._interval.save(self.files.interval_file, self.step)
+            self._interval.save(
+                self.files.interval_file, self.step, self._seconds(), self.config.keep
+            )
         self.checkpoints.save(self.step, state, best)
         self._interval.paused()
+
+    def _seconds(self) -> float:
+        """The seconds of this process and of earlier ones."""
+        return self._earlier + time.monotonic() - self.started
 
     def finish(self, state: TrainState) -> dict[str, Any]:
         """Write temperatures, curves and ``summary.json`` of a run whose steps are all taken.
@@ -532,7 +549,7 @@ class Run:
             lines,
             metrics,
             policy=state.policy,
-            seconds=self._earlier + time.monotonic() - self.started,
+            seconds=self._seconds(),
             best=self.best.found,
             forward_images=images + refreshes * self.program.spec.unlabeled,
             probes=self.held_out.knn is not None,

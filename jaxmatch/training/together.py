@@ -28,7 +28,7 @@ from jaxmatch.errors import InputError, JaxmatchError, Stopped
 from jaxmatch.program import Program
 from jaxmatch.record.folder import RunFolder
 from jaxmatch.runtime import paths
-from jaxmatch.runtime.checkpoint import Checkpoints
+from jaxmatch.runtime.checkpoint import Checkpoints, check_place
 from jaxmatch.runtime.compilation import jit
 from jaxmatch.runtime.dispatch import Meter, make_call, merge, on_cpu
 from jaxmatch.runtime.mesh import check_memory, over_batch, replicated
@@ -68,6 +68,8 @@ def train(runs: Sequence[tuple[ConfigDict, str | Path | None]]) -> list[dict[str
     folders = [paths.path(given or default_folder(c)) for c, given in runs]
     if len({paths.absolute(folder) for folder in folders}) < len(folders):
         raise InputError("two of the runs have the same folder; give each run its own.")
+    for folder in folders:
+        check_place(folder)
     found = [chosen(config, folder) for (config, _), folder in zip(runs, folders, strict=True)]
     for note in dict.fromkeys(note for _, notes in found for note in notes):
         log.warning("%s", note)

@@ -164,6 +164,15 @@ BAD = {
     "two folders": ('def sweep(): return [{}, {"workdir": "x"}]', "points 1 and 2 of the sweep"),
     "no points": ("def sweep(): return []", "has no points"),
     "no sweep": ("", "defines no sweep()"),
+    "an empty folder": ('def sweep(): return [{"workdir": ""}]', "its workdir is ''; give a text"),
+    "a folder that is a number": ('def sweep(): return [{"workdir": 1}]', "its workdir is 1;"),
+    "a config that is a number": ('def sweep(): return [{"config": 3}]', "its config is 3;"),
+    "one folder in two words": (
+        'def sweep(): return [{"seed": 1, "workdir": "x"}, {"workdir": "y/../x"}]',
+        "points 1 and 2 of the sweep",
+    ),
+    "nothing returned": ("def sweep(): pass", "its points are to be returned"),
+    "a list": ("sweep = [{}]", "is no function; write def sweep(): return [...]"),
     "no argument": ("def sweep(argument): return [{}]", "needs an argument"),
 }
 

@@ -69,6 +69,16 @@ def test_an_accelerator_has_the_method_settings_of_its_size(recipe):
     assert auto == base
 
 
+@pytest.mark.parametrize("recipe", sorted(named_configs(Path(jaxmatch.__file__).parent)))
+def test_the_command_of_a_run_on_an_accelerator_continues_it(recipe):
+    asked, at = configured(f"{recipe}:folder:/x"), Circumstances(side=300, platform="gpu")
+    for part in stages_of(asked).values():
+        begun, _ = settle(part, at)
+        begun.data.mean, begun.data.std = (0.4, 0.4, 0.4), (0.2, 0.2, 0.2)
+        again, _ = settle(filled(part, to_json(begun)), None)
+        assert to_json(again) == to_json(begun)
+
+
 def test_short_runs_of_mixmatch_on_own_images_have_a_third_of_its_weight():
     found = {
         data: configured(f"mixmatch:{data}").algorithm.unlabeled_weight

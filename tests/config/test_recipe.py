@@ -166,6 +166,32 @@ def test_a_config_file_without_get_config(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "argument", "sentence"),
+    [
+        ("def get_config(): return None", "", "must return a configuration of jaxmatch"),
+        ("def get_config(): return {'seed': 0}", "", "must return a configuration of jaxmatch"),
+        ("def get_config(): return ConfigDict({'seed': 0})", "", "must return a configuration"),
+        ("def get_config(): return None", ":digits", "takes no argument; leave 'digits' out"),
+        ("def get_config(argument): return None", "", "needs an argument"),
+    ],
+)
+def test_a_config_file_that_returns_no_configuration(
+    tmp_path, monkeypatch, text, argument, sentence
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text(f"from ml_collections import ConfigDict\n{text}\n")
+    assert sentence in message(config, f"~/mine.py{argument}")
+
+
+@pytest.mark.parametrize("key", ["wandb", "init_from", "keep_best", "data.added_labels"])
+def test_none_is_no_text(key):
+    sentence = f"{key}=None: it takes a text; give an empty one for none."
+    assert message(config, "fixmatch:digits", f"--config.{key}=None") == sentence
+    with pytest.raises(InputError, match="give an empty one"):
+        jaxmatch.config("fixmatch:digits", **{key: None})
+
+
+@pytest.mark.parametrize(
     ("override", "nearest"),
     [
         ("--config.algorithm.treshold=0.9", "algorithm.threshold"),

@@ -276,8 +276,14 @@ def test_wandb_is_given_the_same_finite_values_and_closed(tmp_path, monkeypatch)
     run = SimpleNamespace(
         log=lambda values, step: logged.append((step, values)), finish=lambda: finished.append(1)
     )
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **chosen: run))
-    wandb = open_wandb("project", tmp_path, {"seed": 0})
+    chosen = []
+    monkeypatch.setitem(
+        sys.modules, "wandb", SimpleNamespace(init=lambda **given: chosen.append(given) or run)
+    )
+    for folder in ("a/1_simclr", "b/1_simclr", "b/../a/1_simclr"):
+        wandb = open_wandb("project", tmp_path / folder, {"seed": 0})
+    assert {each["name"] for each in chosen} == {"1_simclr"}
+    assert chosen[0]["id"] == chosen[2]["id"] != chosen[1]["id"]
     with MetricsLog(tmp_path, resume_step=0, wandb=wandb) as record:
         record.write(5, {"loss/total": 1.5, "pseudo/accuracy": math.nan})
     assert logged == [(5, {"loss/total": 1.5})]

@@ -21,6 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxmatch.cli.main import is_not_orbax
 from jaxmatch.errors import DiskError, InputError
+from jaxmatch.runtime import paths
 from jaxmatch.runtime.checkpoint import MARK, Best, Checkpoints
 from jaxmatch.types import TrainState
 
@@ -245,6 +246,22 @@ def test_saving_a_step_again_replaces_it_and_drops_later_ones(saved):
         restored, step = checkpoints.restore(abstract(make_state()))
         assert checkpoints.steps() == [1, 2]
     assert step == 2
+    assert_same(restored, make_state(77))
+
+
+def test_a_kill_while_a_step_is_replaced_loses_none(saved, monkeypatch):
+    def killed(path):
+        raise RuntimeError("killed")
+
+    with Checkpoints(saved) as checkpoints:
+        monkeypatch.setattr(paths, "remove_folder", killed)
+        checkpoints.save(3, make_state(77))
+        with pytest.raises(DiskError, match="killed"):
+            checkpoints.wait()
+    monkeypatch.undo()
+    with Checkpoints(saved) as checkpoints:
+        restored, step = checkpoints.restore(abstract(make_state()))
+    assert step == 3
     assert_same(restored, make_state(77))
 
 

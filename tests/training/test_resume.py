@@ -29,6 +29,7 @@ from jaxmatch.evaluation.metrics import applying
 from jaxmatch.program import Program
 from jaxmatch.record import run_data
 from jaxmatch.record.metrics import read
+from jaxmatch.runtime.checkpoint import Checkpoints
 from jaxmatch.training import run
 
 # With weak views alone a program compiles in half the time; this method has a memory, too.
@@ -278,6 +279,45 @@ def test_a_damaged_newest_checkpoint_is_passed_over(reference, data, tmp_path, c
     assert f"{newest} is damaged" in caplog.text
     assert "from the checkpoint of step 15" in (workdir / "log.txt").read_text()
     assert_same_end(workdir, reference)
+
+
+def test_a_kill_while_a_checkpoint_is_saved_changes_no_line(data, tmp_path, monkeypatch):
+    options = {"log_every": STEPS}  # so that checkpoints lie between two lines
+    train_tiny(data, tmp_path / "whole", **options)
+    save = Checkpoints.save
+
+    def killed(self, step, *given):
+        if step == 3 * PERIOD:
+            raise Crash
+        save(self, step, *given)
+
+    monkeypatch.setattr(Checkpoints, "save", killed)
+    with pytest.raises(Crash):
+        train_tiny(data, tmp_path / "run", **options)
+    monkeypatch.undo()
+    kept = tmp_path / "run" / "interval.json"
+    content = json.loads(kept.read_text())
+    assert list(content["steps"]) == ["5", "10", "15"]
+    content["steps"]["10"]["seconds"] += 1000
+    kept.write_text(json.dumps(content))
+    train_tiny(data, tmp_path / "run", **options)
+    assert "from the checkpoint of step 10" in (tmp_path / "run" / "log.txt").read_text()
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["seconds"] > 1000
+
+
+def test_an_extended_run_that_was_killed_at_its_end_has_its_own_summary(
+    data, tmp_path, monkeypatch
+):
+    options = {"optim__schedule": "constant", "method": "supervised"}
+    tiny_runs.train_tiny(data, tmp_path / "run", **options, steps=2 * PERIOD)
+    monkeypatch.setattr(run.Run, "summary", lambda *given: crash())
+    with pytest.raises(Crash):
+        tiny_runs.train_tiny(data, tmp_path / "run", **options)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 2 * PERIOD
+    tiny_runs.train_tiny(data, tmp_path / "run", **options)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == STEPS
 
 
 @pytest.mark.slow  # as in record/test_run_folder.py
