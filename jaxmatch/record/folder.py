@@ -105,7 +105,10 @@ class RunFolder:
 
     @property
     def interval_file(self) -> Path:
-        """Sums of the metrics since the last line, and seconds, at the newest checkpoints."""
+        """Sums of metrics since the last line, and seconds, at the newest checkpoints of a run.
+
+        It is removed when the run is complete.
+        """
         return self.path / "interval.json"
 
     @property

@@ -533,6 +533,7 @@ class Run:
             if hosts.leader():
                 plot({self.folder.name: lines}, self.files.curves)
                 self.files.write_summary(self.summary(lines, metrics, state))
+                self.files.interval_file.unlink(missing_ok=True)
                 ending.write_baselines(self.config, self.program, self._on_host, self.files)
             hosts.synchronize("summary written")
         return self.with_probes(state)
