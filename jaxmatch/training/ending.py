@@ -97,10 +97,15 @@ def write_calibration(
         The temperatures (:func:`jaxmatch.evaluation.temperature.of_networks`).
     """
     found = held_out.calibration(state)
-    if found is not None and hosts.leader():
+    if found is None:
+        return None
+
+    def write() -> None:
         known = files.read_calibrations()
         kept = {each: known[each] for each in known if present is None or each in present}
         files.write_calibrations({**kept, step: found})
+
+    hosts.from_leader(write)
     return found
 
 
@@ -115,8 +120,8 @@ def forget_calibrations(files: RunFolder, step: int) -> None:
 def write_known_images(step: int, state: TrainState, held_out: HeldOut, files: RunFolder) -> None:
     """Write how strange the validation set looks to the networks of ``state``, if there is one."""
     known = held_out.known_images(state, step)
-    if known is not None and hosts.leader():
-        files.write_known_images(known)
+    if known is not None:
+        hosts.from_leader(lambda: files.write_known_images(known))
 
 
 def write_baselines(config: ConfigDict, program: Program, data: Data, files: RunFolder) -> None:
@@ -162,7 +167,5 @@ def with_probes(
         found["probe_labels"] = "all known"  # none of which the run saw
         for name, value in held_out.probe(state, sets, names):
             found["probe"][name] = value
-            if hosts.leader():
-                files.write_summary(found)
-        hosts.synchronize("probes written")
+            hosts.from_leader(lambda: files.write_summary(found))
     return found

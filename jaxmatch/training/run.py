@@ -15,7 +15,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -196,12 +196,15 @@ class Run:
         content = json.dumps([settings, facts.to_json(), self.split.hash, digest])
         hosts.check_same("configuration or data", content)
         hosts.check_shared(self.folder)
-        if hosts.leader():
+
+        def write() -> None:
             self.files.write_config(settings, facts)
             self.files.write_record(self.record_of_data)
             if self.found is not None:
                 self.files.write_findings(self.found)
             self.files.write_split(self.split)  # last, because with it the run has begun
+
+        hosts.from_leader(write)
 
     def __enter__(self) -> Self:
         """Return itself; the end of the block closes its files."""
@@ -244,8 +247,7 @@ class Run:
         # refresh depends on nothing that it changes, so one more gives the same memory.
         state = self.refreshed(state)
         if self._open() and (best := self._line_and_best(state, terminated)):
-            assert self._metrics is not None
-            self._metrics.flush()
+            hosts.agreed(self._flush)
             self.checkpoints.mark(best)
         return state
 
@@ -276,6 +278,13 @@ class Run:
 
     def _open(self) -> bool:
         """Open the record and the display; whether the line of this step is still to be written."""
+        owed = hosts.agreed(self._open_files)
+        if self.plan is not None:
+            self.feed = self._opened.enter_context(self._streamed(self.plan))
+        return hosts.from_leader(lambda: owed)
+
+    def _open_files(self) -> bool:
+        """As :meth:`_open`, for this process: only the first one has files."""
         config, first, kept = self.config, self.step, Kept()
         self._metrics = SILENT
         if hosts.leader():
@@ -317,9 +326,7 @@ class Run:
         self._interval = Interval(first, {} if done else kept.sums)
         self._pending: Meter | None = None
         self._first = first
-        if self.plan is not None:
-            self.feed = self._opened.enter_context(self._streamed(self.plan))
-        return hosts.from_leader(lambda: owed)
+        return owed
 
     def _streamed(self, plan: Plan) -> streaming.Feed:
         """Gives the examples of one step after another, from the next one on."""
@@ -356,7 +363,7 @@ class Run:
             self.collect(meter)
             self._pending = None
             self._interval.trained()
-            self._show(self._interval.means())
+            hosts.agreed(lambda: self._show(self._interval.means()))
         self._progress.tick(self.step)
         if not (self._line_due() or self._due("save") or stop):
             return state
@@ -458,27 +465,33 @@ class Run:
         Returns:
             What was written.
         """
-        assert self._metrics is not None
         self._interval.trained()
         found = self.evaluate(state, between) if self._due("eval") else {}
         self._interval.evaluated()
-        values: dict[str, float] = {}
+        values, messages = {}, []
         if self._due("log"):
             values |= self._interval.means()
             self._interval.forget()
             if collapsed(values):
-                self._progress.message(
+                messages.append(
                     f"step {self.step}: the features have collapsed, they are the same for all "
                     "images (features/spread in metrics.jsonl)"
                 )
             if advice := self._coverage.advice(self.step, values):
-                self._progress.message(advice)
+                messages.append(advice)
         values |= found
         values["time/seconds"] = self._seconds()
-        self._metrics.write(self.step, values)
-        self._show(values, self._interval.evaluation_share)
+        hosts.agreed(lambda: self._write(values, messages))
         self._interval.begin(self.step)
         return values
+
+    def _write(self, values: dict[str, float], messages: Sequence[str]) -> None:
+        """Write messages and the metrics of the present step, and show them."""
+        assert self._metrics is not None
+        for message in messages:
+            self._progress.message(message)
+        self._metrics.write(self.step, values)
+        self._show(values, self._interval.evaluation_share)
 
     def _show(self, values: dict[str, float], evaluation_share: float = 0.0) -> None:
         """Show metrics, speed, and the time that the rest of the run will take."""
@@ -496,21 +509,24 @@ class Run:
         Raises:
             NonFiniteError: if a parameter or statistic is not finite.
         """
-        assert self._metrics is not None
         if not _finite((state.params, state.stats, state.teacher)):
             raise self.diverged("a parameter", self.step - 1)
-        self._metrics.flush()
-        self._progress.flush()
-        if hosts.leader():
-            self._interval.save(
-                self.files.interval_file, self.step, self._seconds(), self.config.keep
-            )
+        hosts.agreed(self._flush)
         self.checkpoints.save(self.step, state, best)
         self._interval.paused()
 
     def _seconds(self) -> float:
         """The seconds of this process and of earlier ones."""
         return self._earlier + time.monotonic() - self.started
+
+    def _flush(self) -> None:
+        """Write what the files of the record do not have yet."""
+        assert self._metrics is not None
+        self._metrics.flush()
+        self._progress.flush()
+        if hosts.leader():
+            file, seconds = self.files.interval_file, self._seconds()
+            self._interval.save(file, self.step, seconds, self.config.keep)
 
     def finish(self, state: TrainState) -> dict[str, Any]:
         """Write temperatures, curves and ``summary.json`` of a run whose steps are all taken.
@@ -524,18 +540,20 @@ class Run:
             calibration = ending.write_calibration(
                 self.step, state, self.held_out, self.files, self.checkpoints.steps()
             )
-            for sentence in temperature.sentences(calibration, self.program.algorithm.evaluated):
-                self._progress.message(sentence)
+            told = temperature.sentences(calibration, self.program.algorithm.evaluated)
+            hosts.agreed(lambda: [self._progress.message(sentence) for sentence in told])
             if not (self.config.select and self.best.found and self.best.found.step < self.step):
                 ending.write_known_images(self.step, state, self.held_out, self.files)
-            self._opened.close()
+            hosts.agreed(self._opened.close)
             metrics = self.held_out.report(state, calibration)
-            if hosts.leader():
+
+            def write() -> None:
                 plot({self.folder.name: lines}, self.files.curves)
                 self.files.write_summary(self.summary(lines, metrics, state))
                 self.files.interval_file.unlink(missing_ok=True)
                 ending.write_baselines(self.config, self.program, self._on_host, self.files)
-            hosts.synchronize("summary written")
+
+            hosts.from_leader(write)
         return self.with_probes(state)
 
     def summary(

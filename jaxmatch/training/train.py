@@ -250,8 +250,7 @@ def _train_stages(asked: ConfigDict, folder: Path, place: str, terminated: Stop)
         facts.append(known or run_data.load(stage, where, place, kept)[0].facts())
     stages_of_run.check(config, facts)
     hosts.synchronize("stages checked")
-    if hosts.leader():
-        RunFolder(folder).write_config(saved.to_json(config))
+    hosts.from_leader(lambda: RunFolder(folder).write_config(saved.to_json(config)))
     summaries: dict[str, Any] = {}
     for name in parts:
         if summaries and (stop := terminated()):
@@ -265,8 +264,7 @@ def _train_stages(asked: ConfigDict, folder: Path, place: str, terminated: Stop)
             asked_stage, folder / name, place, terminated, kept, len(parts)
         )
     summary = stages_of_run.summarise(summaries)
-    if hosts.leader():
-        RunFolder(folder).write_summary(summary)
+    hosts.from_leader(lambda: RunFolder(folder).write_summary(summary))
     return summary
 
 

@@ -233,6 +233,35 @@ def test_a_checkpoint_that_one_process_cannot_read_all_pass_over(interrupted, da
     assert_bitwise(state_of(interrupted), before)
 
 
+# What process 0 does whose disk is full once the first line is written.
+FULL = """
+from jaxmatch.errors import DiskError
+from jaxmatch.{module} import {kind}
+write = {kind}.{name}
+def fail(self, *arguments):
+    if any(number >= 10 for number in arguments if isinstance(number, int)):
+        raise DiskError("no space is left.")
+    return write(self, *arguments)
+{kind}.{name} = fail
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "name"),
+    [
+        ("record.metrics", "MetricsLog", "write"),
+        ("record.progress", "Progress", "update"),
+        ("training.interval", "Interval", "save"),
+    ],
+)
+def test_a_full_disk_of_the_leader_ends_every_process(module, kind, name, data, tmp_path):
+    hook = FULL.format(module=module, kind=kind, name=name)
+    command = words(data, tmp_path / "run", method="fixmatch", devices=2)
+    (_, first), (_, second) = finish(start(2, 1, command, before=(hook, "")), code=4)
+    assert "no space is left." in first
+    assert "process 0 could not go on; its message tells why" in second
+
+
 @pytest.mark.parametrize("blind", [0, 1])
 def test_checkpoints_that_one_process_cannot_read_at_all_end_every_process(
     blind, interrupted, data
