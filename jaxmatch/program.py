@@ -18,6 +18,7 @@ from jaxmatch.algorithms import build_algorithm
 from jaxmatch.algorithms.unequal import Unequal, with_options
 from jaxmatch.augment.build import build_augment
 from jaxmatch.config.checks import check_batches, check_crops, check_settings
+from jaxmatch.data import order as orders
 from jaxmatch.data import streaming
 from jaxmatch.data.crops import HostCrop
 from jaxmatch.data.facts import Facts
@@ -116,7 +117,9 @@ class Program:
             _check_each_class_labeled(spec, facts.classes)
         check_crops(config, algorithm, image_shape)
         batches = (spec.labeled_batch, spec.unlabeled_batch)
-        mesh = make_mesh(config.devices, *batches, present=devices)
+        grouped = config.model.get("bn_groups", 1) > 1  # then a microbatch is some groups
+        parts = 1 if grouped else config.microbatches
+        mesh = make_mesh(config.devices, *batches, present=devices, parts=parts)
         model = build_model(
             config.model,
             classes=spec.classes,
@@ -390,6 +393,12 @@ def _check_data(
         raise InputError("no image is labeled; name some in the split file.")
     if algorithm.unlabeled and not spec.unlabeled:
         raise InputError("no unlabeled images are left; set data.include_labeled=True.")
+    most = max(len(spec.labels), spec.unlabeled)
+    if most > orders.LARGEST:
+        raise InputError(
+            f"{most:,} images are more than the {orders.LARGEST:,} that a run can have of one "
+            "kind, labeled or unlabeled; leave some out."
+        )
     channels = image_shape[-1]
     if not {len(mean), len(std)} <= {1, channels}:
         raise InputError(

@@ -138,7 +138,7 @@ def test_the_default_number_of_devices_divides_the_batch(caplog):
         ({"forward": "jont"}, "did you mean 'joint'?"),
         ({"precision": "hihg"}, "did you mean 'high'?"),
         ({"microbatches": 0}, "microbatches=0 must be at least 1"),
-        ({"microbatches": 4}, "8, 16 do not divide into 4 devices x microbatches=4"),
+        ({"microbatches": 4, "devices": 4}, "8, 16 do not divide into 4 devices x microbatches=4"),
         (
             {"microbatches": 8, "model__bn_groups": 4},
             "microbatches=8 does not divide model.bn_groups=4",
@@ -159,6 +159,7 @@ def test_the_default_number_of_devices_divides_the_batch(caplog):
         ({"optim__decay": "kernel"}, "did you mean 'kernels'?"),
         ({"ema__statistics": "copid"}, "did you mean 'copied'?"),
         ({"facts": {"unlabeled": 0}}, "no unlabeled images"),
+        ({"facts": {"unlabeled": 2**24 + 1}}, "16,777,217 images are more than the 16,777,216"),
         ({"facts": {"labels": []}}, "no image is labeled"),
     ],
 )

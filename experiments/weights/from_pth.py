@@ -45,8 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{given.output} does not end in .safetensors.")
     if given.output.exists():
         parser.error(f"{given.output} exists; remove it or choose another name.")
+    if not given.output.parent.is_dir():
+        parser.error(f"there is no folder {given.output.parent}; create it first.")
 
     import torch  # pyright: ignore[reportMissingImports]
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
@@ -60,11 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # of whatever kind: unreadable is unreadable
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         parser.error(f"{given.source} is not read as plain tensors: {reason}")
+    for name, value in tensors.items():
+        if value.is_sparse or value.is_complex():
+            kind = "sparse" if value.is_sparse else "complex"
+            parser.error(f"{given.source}: the tensor {name} is {kind}, and no weight is that.")
     # Copies, since safetensors takes no two names for one memory.
     tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
     temporary = given.output.with_name(f".{given.output.name}.{os.getpid()}")
-    save_file(tensors, temporary)
-    temporary.replace(given.output)
+    try:
+        save_file(tensors, temporary)
+        temporary.replace(given.output)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        parser.error(f"{given.output} could not be written: {error}")
     others = [other for other in _state_dicts(content) if key and other != key]
     also = f"; --key also finds {', '.join(others)}" if others else ""
     print(f"wrote {given.output}: {len(tensors)} tensors of {key or 'the whole file'}{also}")

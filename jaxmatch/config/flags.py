@@ -17,7 +17,7 @@ from ml_collections.config_flags import config_flags
 
 from jaxmatch.algorithms import ALGORITHMS
 from jaxmatch.augment.randaugment import RandAugment
-from jaxmatch.config import scaling, views
+from jaxmatch.config import idle, scaling, views
 from jaxmatch.config.argument import ARGUMENT_KEYS, parse_argument
 from jaxmatch.config.argument import FOR_LABELS as ARGUMENT_FOR_LABELS
 from jaxmatch.config.dotted import flatten
@@ -179,6 +179,7 @@ def from_flags(config: str, overrides: Sequence[str]) -> tuple[ConfigDict, list[
         if kind := ALGORITHMS.get(part.algorithm.name):
             notes += unusual(kind, part.algorithm, f"{prefix}algorithm")
             notes += views.notes(part, _not_refused(part, own), prefix)
+            notes += idle.notes(part, own, prefix)
     notes += scale_notes(result)
     return result, notes
 

@@ -118,7 +118,7 @@ def _scaled(key: str, old: Any, flat: dict[str, Any], factor: float, rule: str) 
     in_steps = section in ("algorithm", "optim") and name.endswith(("_step", "_steps"))
     if in_steps or key in BATCHES:
         return old and max(1, round(old / factor))
-    by_step = section == "algorithm" and "momentum" in name
+    by_step = section in ("algorithm", "unequal") and "momentum" in name
     if key in AVERAGES or (by_step and (flat["algorithm.name"], name) not in BY_VISIT):
         return old**factor
     return old

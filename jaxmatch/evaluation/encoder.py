@@ -16,7 +16,7 @@ from jaxmatch.config.saved import to_json
 from jaxmatch.data.facts import Facts
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation.classifier import Classifier
-from jaxmatch.evaluation.trunk import read_trunk
+from jaxmatch.evaluation.trunk import OF_TRAINING, read_trunk
 from jaxmatch.models.heads import KEPT
 from jaxmatch.models.lora import merged
 from jaxmatch.program import Program
@@ -26,9 +26,6 @@ from jaxmatch.weights import transfer
 # Settings that change the features of equal weights, and settings of the network that do not.
 COMPUTED = ("dtype", "precision")
 READ = ("center_crop", "background", "white_level")  # of config.data
-# LoRA is in the weights: a trained one is merged, and a new one starts without effect.
-LORA = ("lora_rank", "lora_alpha", "lora_rank_stabilized")
-OF_TRAINING = ("head_layers", "zero_classifier", "drop_path", "bn_decay", "bn_groups", *LORA)
 
 
 @dataclass(frozen=True, kw_only=True)

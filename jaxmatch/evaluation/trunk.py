@@ -12,6 +12,10 @@ from jaxmatch.weights import transfer
 from jaxmatch.weights.vit_init import Loaded
 from jaxmatch.weights.vit_names import is_vit
 
+# LoRA is in the weights: a trained one is merged, and a new one starts without effect.
+LORA = ("lora_rank", "lora_alpha", "lora_rank_stabilized")
+OF_TRAINING = ("head_layers", "zero_classifier", "drop_path", "bn_decay", "bn_groups", *LORA)
+FIRST_VALUES = ("zero_gamma", "layer_scale")  # of weights, which a trained network has otherwise
 CLOSE = 0.01  # in units of the whole range of levels
 
 
@@ -42,6 +46,8 @@ def read_trunk(config: ConfigDict, folder: Path, program: Program) -> Loaded:
             trunk, expected, images=images, rule=config.init_rules
         )
         transfer.check_encoder(trunk, expected, name)
+        if others := _other_settings(source.config, config):
+            report = (*report, f"its network computes otherwise: {'; '.join(others)}")
         if not _same_scale(source.program, program):
             report = (
                 *report,
@@ -62,6 +68,17 @@ def read_trunk(config: ConfigDict, folder: Path, program: Program) -> Loaded:
     else:
         trunk, report = transfer.read_encoder(name, expected), ()
     return Loaded(trunk, tuple(f"init_from={name}: {sentence}." for sentence in report))
+
+
+def _other_settings(theirs: ConfigDict, ours: ConfigDict) -> list[str]:
+    """The settings in which two networks of equal shapes differ, as ``key=value`` of both."""
+    there, here = theirs.model.to_dict(), ours.model.to_dict()
+    same = {"name", *OF_TRAINING, *FIRST_VALUES}
+    return [
+        f"model.{key}={there[key]} there and {here[key]} here"
+        for key in sorted((there.keys() & here.keys()) - same)
+        if there[key] != here[key]
+    ]
 
 
 def _same_scale(one: Program, other: Program) -> bool:

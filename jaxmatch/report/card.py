@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from jaxmatch.config.own import OPEN
 from jaxmatch.data.sources import names_path
 from jaxmatch.errors import InputError, counted, printable
 from jaxmatch.evaluation.bootstrap import Resampling
 from jaxmatch.evaluation.classifier import Classifier
 from jaxmatch.evaluation.examples import FORMAT
 from jaxmatch.evaluation.metrics import METRICS
+from jaxmatch.evaluation.trunk import FIRST_VALUES, OF_TRAINING
+from jaxmatch.models.build import model_settings
 from jaxmatch.optim.trained import count_values
 from jaxmatch.record import findings
 from jaxmatch.record.folder import RunFolder
@@ -109,7 +114,7 @@ def make_card(
     """
     run = RunFolder(classifier.folder)
     sections = {
-        "How to use it": _usage(path, trained, kind),
+        "How to use it": _usage(path, trained, classifier.config, kind),
         "Intended use": _questions("Intended use"),
         "Factors": _questions("Factors"),
         "Metrics": _metrics(run, trained, evaluation),
@@ -167,6 +172,7 @@ def _details(trained: Trained, classifier: Classifier, kind: str) -> Iterable[Se
     return [
         ("method", f"{origin['method']}: {idea}"),
         ("network", f"{origin['model']}, {count_values(trained.variables['params']):,} parameters"),
+        ("its settings", " ".join(f"`{word}`" for word in _model_words(classifier.config))),
         (
             "weights",
             f"the {origin['network']} of step {origin['step']:,} of {program.spec.steps:,}",
@@ -184,6 +190,20 @@ def _details(trained: Trained, classifier: Classifier, kind: str) -> Iterable[Se
         *(
             (f"SHA-256 of the {name}", f"`{value}`" if value else "not recorded")
             for name, value in origin["hashes"].items()
+        ),
+    ]
+
+
+def _model_words(config: ConfigDict) -> list[str]:
+    """The settings ``key=value`` of the network that its name alone, or own images, do not give."""
+    usual, own = model_settings(config.model.name), config.model.to_dict()
+    kept = own.keys() - {"name", *OF_TRAINING, *FIRST_VALUES}
+    return [
+        f"name={config.model.name}",
+        *(
+            f"{key}={own[key]}"
+            for key in sorted(kept)
+            if f"model.{key}" in OPEN or own[key] != usual.get(key)
         ),
     ]
 
@@ -215,11 +235,17 @@ def _compared(known: Known) -> str:
     )
 
 
-def _usage(path: Path, trained: Trained, kind: str) -> Iterable[str]:
+def _usage(path: Path, trained: Trained, config: ConfigDict, kind: str) -> Iterable[str]:
     if kind not in CODE:
-        start = f"--config.init_from={shlex.quote(path.name)}"
+        scale = {"data.mean": trained.mean, "data.std": trained.std}
+        words = [
+            f"--config.init_from={path.name}",
+            *(f"--config.model.{word}" for word in _model_words(config)),
+            *(f"--config.{key}={tuple(values)}" for key, values in scale.items()),
+        ]
         yield "The file holds weights alone. A run starts from it by:"
-        yield from ("", "```", f"jaxmatch train --config=finetune:DATA,labels=N {start}", "```")
+        command = ["jaxmatch train --config=finetune:DATA,labels=N", *map(shlex.quote, words)]
+        yield from ("", "```", " ".join(command), "```")
         return
     yield f"Without jaxmatch, with `{CODE[kind].install}`:"
     yield from ("", "```python", *code_for(kind, path.name, bool(trained.known)), "```", "")

@@ -17,6 +17,7 @@ from jaxmatch.algorithms.unequal import innermost
 from jaxmatch.config.checks import check_policy
 from jaxmatch.config.stages import stage_folders
 from jaxmatch.errors import printable
+from jaxmatch.evaluation.classifier import load
 from jaxmatch.evaluation.selection import Selection
 from jaxmatch.evaluation.trunk import read_trunk
 from jaxmatch.optim.trained import count_values, trained_part
@@ -25,7 +26,7 @@ from jaxmatch.record import findings, run_data
 from jaxmatch.record.settled import settled, standardized
 from jaxmatch.runtime.compilation import operations
 from jaxmatch.runtime.mesh import device_bytes, tree_bytes
-from jaxmatch.weights.transfer import STAGE
+from jaxmatch.weights.transfer import STAGE, source_folder
 
 MOST_ROWS = 20  # of the table of classes
 UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -72,6 +73,9 @@ def _describe(config: ConfigDict, stages: int = 1) -> dict[str, Any]:
     if config.init_from and not config.init_from.startswith(STAGE):  # a stage has not run yet
         _, sentences = read_trunk(config, Path(), program)
         begins = [*sentences] or [f"init_from={config.init_from}: its encoder."]
+    for name in () if config.data.pseudo_labels else config.frozen.values():
+        if name and not name.startswith(STAGE):
+            load(source_folder(name, Path()))  # refuses what is no run
     found = findings.find(data)
     if selection is not None:
         labels = data.validation_labels

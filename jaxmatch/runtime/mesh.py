@@ -32,7 +32,9 @@ MEMORY = {
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # the memory of a container under Linux
 
 
-def make_mesh(devices: int, *batches: int, present: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(
+    devices: int, *batches: int, present: Sequence[Any] | None = None, parts: int = 1
+) -> Mesh:
     """A 1-D mesh over which every batch size of ``batches`` divides.
 
     Args:
@@ -40,6 +42,7 @@ def make_mesh(devices: int, *batches: int, present: Sequence[Any] | None = None)
             the largest number that divides the batches.
         batches: global batch sizes; 0 stands for no batch.
         present: the devices to choose from; by default all that JAX sees.
+        parts: microbatches into which a device's images are to divide where devices are chosen.
 
     Raises:
         InputError: if there are fewer devices, or they do not divide the batches.
@@ -51,8 +54,11 @@ def make_mesh(devices: int, *batches: int, present: Sequence[Any] | None = None)
     if count % processes:
         raise InputError(f"devices={count} is not a multiple of the {processes} processes.")
     divisor = int(np.gcd.reduce([batch for batch in batches if batch] or [count]))
+    given = bool(devices) or present[0].platform != "cpu"
+    if not given and any(batches) and divisor % parts == 0:
+        divisor //= parts
     if divisor % count:
-        if devices or present[0].platform != "cpu":
+        if given:
             raise InputError(
                 f"batch sizes {', '.join(map(str, batches))} do not divide over {count} devices; "
                 f"change data.batch_size or set devices to a divisor of {divisor}."

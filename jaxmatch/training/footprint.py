@@ -245,18 +245,15 @@ def share(program: Program) -> Program:
     model = program.model
     if model.bn_groups > 1:
         model = replace(model, bn_groups=1)
+    labeled, unlabeled = spec.labeled_batch // size, spec.unlabeled_batch // size
+    # With groups, microbatches are groups of all devices, and a device may have fewer images.
+    parts = math.gcd(config.microbatches, labeled, unlabeled)
     return replace(
         program,
         mesh=mesh,
         model=model,
-        network=make_network(
-            model, 1, config.forward, config.microbatches, on_cpu(mesh), config.precision
-        ),
-        spec=replace(
-            spec,
-            labeled_batch=spec.labeled_batch // size,
-            unlabeled_batch=spec.unlabeled_batch // size,
-        ),
+        network=make_network(model, 1, config.forward, parts, on_cpu(mesh), config.precision),
+        spec=replace(spec, labeled_batch=labeled, unlabeled_batch=unlabeled),
     )
 
 

@@ -78,6 +78,19 @@ def check_read(weights: Mapping[str, np.ndarray]) -> None:
             )
 
 
+def check_real(name: str, value: np.ndarray) -> None:
+    """Check that a weight is of real numbers.
+
+    Raises:
+        InputError: if it is of integers, as in a quantized file.
+    """
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise InputError(
+            f"tensor {name!r} is of type {value.dtype}; quantized weights are not read, so give "
+            "the file of before"
+        )
+
+
 def _read_parts(path: Path, names: Sequence[str], role: str) -> dict[str, np.ndarray]:
     """The tensors of the files ``names`` in the folder of ``path``, whose ``role`` errors name."""
     if not path.exists():

@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import PyTree
-from jaxmatch.weights.files import check_read
+from jaxmatch.weights.files import check_read, check_real
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +139,7 @@ def from_torch(
             raise InputError(f"the PyTorch weights have no tensor {name!r}, which the model needs")
         value = np.asarray(known.pop(name))
         check_read({name: value})
+        check_real(name, value)
         value = value.transpose(_axes_from_torch(value.ndim))
         if value.shape != leaf.shape:
             raise InputError(
@@ -298,9 +299,17 @@ def _torch_name(path: Any, naming: Naming) -> str:
     match modules:
         case [module] if module in naming.modules and module not in HEAD_LAYERS:
             name = naming.modules[module]
-        case [_, layer] if layer in naming.modules and layer in HEAD_LAYERS:
+        # USB's name of this layer is that of the rotations' classifier.
+        case [head, layer] if (
+            layer in naming.modules
+            and layer in HEAD_LAYERS
+            and (layer != "dense" or head == "rotation")
+        ):
             name = naming.modules[layer]
-        case [group, block, part] if group.startswith("group"):
+        # Code bases with a norm behind all blocks have blocks of two convolutions.
+        case [group, block, part] if group.startswith("group") and not (
+            "norm" in naming.modules and part in ("conv3", "norm3")
+        ):
             number = int(block.removeprefix("block")) - 1
             name = naming.block.format(group=group.removeprefix("group"), block=number)
             name += _part_name(part, naming)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmatch.errors import InputError
@@ -345,6 +346,8 @@ def _networks(weights: Mapping[str, np.ndarray]) -> list[tuple[str, Format]]:
 
 
 def _at_least_float32(value: np.ndarray) -> np.ndarray:
+    if not jnp.issubdtype(value.dtype, jnp.floating):  # an index, or a quantized weight
+        return value
     return value.astype(np.promote_types(value.dtype, np.float32), copy=False)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from jaxmatch.errors import InputError
 from jaxmatch.models.vit import PRESETS, ViT
 from jaxmatch.types import PyTree
+from jaxmatch.weights.files import check_real
 from jaxmatch.weights.positions import Grid, grids, listed, resize_positions, square
 from jaxmatch.weights.vit_formats import VitFile, find_vit
 from jaxmatch.weights.vit_names import our_layout, parameters, timm_shapes
@@ -273,9 +274,10 @@ def _remedy(there: Mapping[str, Any], differing: Mapping[str, Any], rows: int) -
         # A run of this name has another value by a setting of its own.
         others = " or ".join(f"model.{key}" for key in differing)
         return f"; set --config.model.name={best} and no other {others}"
-    settings = dict(differing)
+    settings, guess = dict(differing), ""
     if "width" in settings:
         settings["heads"] = max(1, there["width"] // USUAL_HEAD)
+        guess = f" (no file tells the heads: {USUAL_HEAD} channels for each are a guess)"
     if settings.get("pool") == "average":
         settings["fc_norm"] = True
     if not settings:
@@ -284,11 +286,11 @@ def _remedy(there: Mapping[str, Any], differing: Mapping[str, Any], rows: int) -
     tokens = 1 + there["registers"]
     fitting = grids(rows - tokens) if settings.get("class_position") is False else []
     if not fitting:
-        return f"; set {words}"
+        return f"; set {words}{guess}"
     # A square number of rows may also be class token, registers and an oblong grid.
     return (
-        f"; set {words}, or give images of the same grid if its {rows} rows are {tokens} tokens "
-        f"and {listed(fitting)} patches"
+        f"; set {words}{guess}, or give images of the same grid if its {rows} rows are {tokens} "
+        f"tokens and {listed(fitting)} patches"
     )
 
 
@@ -303,6 +305,7 @@ def _placed(
         at = placed
         for key in keys[:-1]:
             at = at.setdefault(key, {})
+        check_real(name, tensors[name])
         at[keys[-1]] = our_layout(tensors[name]).astype(leaf.dtype)
     return placed
 
@@ -319,5 +322,5 @@ def _as_in_timm(name: str) -> tuple[Any, ...]:
     """Sorts tensors as timm does, about: what precedes the blocks first, then them by number."""
     parts = name.split(".")
     stage = 1 if parts[0] == "blocks" else 2 if parts[0] in ("norm", "fc_norm", "head") else 0
-    number = int(parts[1]) if stage == 1 and parts[1].isdigit() else 0
+    number = int(parts[1]) if stage == 1 and "".join(parts[1:2]).isdigit() else 0
     return stage, number, parts[0] != "patch_embed", name.replace("weight", "a"), name

@@ -244,3 +244,12 @@ def test_a_gpu_has_no_loop_over_channels(platform, loops):
     planes = jax.ShapeDtypeStruct((3, 4, 6, 5), jnp.int32)
     lowered = jax.jit(pixels.count_levels).trace(planes).lower(lowering_platforms=(platform,))
     assert lowered.as_text().count("stablehlo.while") == loops
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (7, 9), (32, 32), (2100, 2100), (4096, 2048)])
+def test_the_mean_grey_of_any_image_is_exact(shape):
+    grey = np.random.default_rng(0).integers(0, 256, (2, *shape), np.int32)
+    grey[1] = 255
+    total, count = grey.sum((1, 2), dtype=np.int64), grey[0].size
+    found = jax.jit(tone.mean_of_grey)(grey)
+    np.testing.assert_array_equal(found[:, 0, 0], (2 * total + count) // (2 * count))

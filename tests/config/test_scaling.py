@@ -61,6 +61,8 @@ def test_what_else_is_counted_in_steps_or_batches():
     assert config("dash:tfds:cifar10,scale=4").algorithm.rho_period_steps == 9 * 256
     assert config("freematch:tfds:cifar10,scale=4").algorithm.momentum == pytest.approx(0.999**4)
     assert config("temporal_ensembling:tfds:cifar10,scale=4").algorithm.momentum == 0.6
+    unequal = config("fixmatch:tfds:cifar10,scale=4").unequal
+    assert unequal.align_momentum == unequal.debias_momentum == pytest.approx(0.999**4)
     moco = config("moco_v2:tfds:imagenet2012,scale=4")
     assert (moco.optim.period_steps, moco.model.bn_groups) == (1251, 32)
     assert moco.algorithm.queue == 65536

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import shutil
 from dataclasses import replace
 
@@ -9,10 +10,12 @@ import pytest
 from tiny_runs import train_tiny, without_extras, without_learning, write_data
 
 from jaxmatch.cli import main as cli
+from jaxmatch.config.flags import from_flags
 from jaxmatch.errors import InputError
 from jaxmatch.evaluation import examples
 from jaxmatch.evaluation.classifier import load
 from jaxmatch.evaluation.shipping import hash_of_weights, trained_of
+from jaxmatch.record.folder import RunFolder
 from jaxmatch.report.card import QUESTIONS, card_of, make_card, write_card
 from jaxmatch.report.card_evaluation import read_evaluation
 
@@ -204,6 +207,19 @@ def test_a_card_has_the_facts_of_run_and_file(run, tmp_path, capsys):
     for section, questions in QUESTIONS.items():
         assert f"\n## {section}\n" in text
         assert all(f"- To fill in: {question}" in text for question in questions)
+
+
+def test_a_card_of_weights_has_a_command_that_takes_them(run, tmp_path):
+    text = export(run, tmp_path / "a.safetensors")
+    (line,) = [line for line in text.splitlines() if line.startswith("jaxmatch train")]
+    _, _, config, *words = shlex.split(line.replace("DATA,labels=N", "mnist5k,labels=40"))
+    assert f"--config.init_from={tmp_path.name}" not in line
+    found, _ = from_flags(config.partition("=")[2], words)
+    own = RunFolder(run).read_config()
+    for key in ("depth", "width", "conv_bias", "first_stride"):
+        assert found.model[key] == own["model"][key]
+    assert list(found.data.mean) == list(own["data"]["mean"])
+    assert "| its settings | `name=wide_resnet` " in text
 
 
 def test_hashes_of_weights_and_settings_do_not_depend_on_the_format(run, tmp_path):

@@ -118,6 +118,8 @@ def test_what_a_run_begins_from_is_looked_at(data, tmp_path):
     config = configuration(data, init_from=str(tmp_path / "none"))
     with pytest.raises(InputError, match="none"):
         describe(config)
+    with pytest.raises(InputError, match="none"):
+        describe(configuration(data, method="distillation", frozen__teacher=tmp_path / "none"))
     found = describe(configuration(data))
     assert found["run"]["begins_from"] == []
 

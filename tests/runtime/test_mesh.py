@@ -33,6 +33,12 @@ def test_default_on_a_cpu_falls_back_and_says_so(batches, count, caplog):
     assert f"{count} of 4" in caplog.text
 
 
+def test_default_on_a_cpu_leaves_microbatches_their_images(caplog):
+    assert make_mesh(0, 8, 8, parts=4).size == 2
+    assert "2 of 4" in caplog.text
+    assert make_mesh(4, 8, 8, parts=4).size == 4  # which check_batches refuses
+
+
 def test_a_batch_of_zero_does_not_count():
     assert make_mesh(4, 8, 0).size == 4
     assert make_mesh(3).size == 3

@@ -125,6 +125,12 @@ def test_a_program_on_one_device_is_its_own_share():
     assert halves.mesh.size == 1
 
 
+def test_a_device_may_have_fewer_images_than_there_are_microbatches():
+    grouped = tiny(4, **{"model.bn_groups": 4, "microbatches": 4, "data.batch_size": 8})
+    assert footprint.share(grouped).spec.labeled_batch == 2
+    assert footprint.estimate(grouped)["arrays"] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "topology", "refused"),

@@ -10,7 +10,7 @@ from jaxmatch.errors import InputError
 from jaxmatch.models.heads import Linear, Projection
 from jaxmatch.models.resnet import ResNet
 from jaxmatch.models.wide_resnet import WideResNet
-from jaxmatch.weights.torch_names import find_naming, from_torch, to_torch
+from jaxmatch.weights.torch_names import NAMINGS, find_naming, from_torch, to_torch
 
 
 def usb_network(**options):
@@ -100,6 +100,17 @@ def test_a_tensor_of_another_shape_is_named(recorded):
 def test_a_module_unknown_to_the_references_is_named():
     with pytest.raises(InputError, match="'projection' has no counterpart"):
         to_torch({"params": {"projection": {"kernel": np.zeros((2, 2))}}})
+
+
+@pytest.mark.parametrize("naming", [*NAMINGS, None])
+@pytest.mark.parametrize("module", [("ordinary", "dense"), ("group1", "block1", "conv3")])
+def test_modules_that_no_reference_has_are_not_given_names_of_others(naming, module):
+    tree = {"kernel": np.zeros((2, 2))}
+    for name in module[::-1]:
+        tree = {name: tree}
+    tree = {"params": {**tree, "norm": {"bias": np.zeros(2)}}}
+    with pytest.raises(InputError, match="has no counterpart"):
+        to_torch(tree, naming=naming)
 
 
 def names_of(path, prefix):

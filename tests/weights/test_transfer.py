@@ -21,6 +21,7 @@ from jaxmatch import load
 from jaxmatch.algorithms.simclr import SimCLR
 from jaxmatch.cli.main import main
 from jaxmatch.errors import InputError
+from jaxmatch.report.describe import describe
 from jaxmatch.weights.transfer import check_encoder, encoder
 
 SHORT = {"steps": PERIOD, "devices": 1, "model__conv_bias": "none"}
@@ -103,6 +104,17 @@ def test_a_resumed_run_does_not_need_the_source_again(data, source, tmp_path):
     (tmp_path / "run" / "summary.json").unlink()
     train_tiny(data, tmp_path / "run", **options)
     assert_bitwise(state_of(tmp_path / "run"), whole)
+
+
+def test_settings_without_a_shape_that_differ_are_told(data, source):
+    def begins(**options):
+        config = configuration(data, init_from=source, **SHORT, **options)
+        return " ".join(describe(config)["run"]["begins_from"])
+
+    assert "computes otherwise" not in begins(model__bn_decay=0.5)
+    told = begins(model__bn_eps=1e-5, model__first_stride=2)
+    assert "its network computes otherwise: model.bn_eps=" in told
+    assert "model.first_stride=1 there and 2 here" in told
 
 
 @pytest.fixture(scope="module")

@@ -511,6 +511,8 @@ def test_a_known_network_is_refused_with_its_name(name, side):
             "embedding of 23 rows is none of 1 .*; images of 2 x 11 or 11 x 2 patches fit it",
         ),
         ({"blocks.0.attn.q_norm.weight": np.zeros(4)}, f"q_norm.*; {NO_FIT}"),
+        ({"blocks": np.zeros((2, 2))}, f"'blocks' is .* there and missing here; {NO_FIT}"),
+        ({"norm.weight": np.zeros(8, np.int8)}, "'norm.weight' is of type int8; quantized"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(change, expected, read):
@@ -518,6 +520,11 @@ def test_a_file_that_does_not_fit_is_refused(change, expected, read):
     with pytest.raises(InputError, match=expected) as caught:
         read({name: value for name, value in tensors.items() if value is not None}, TINY)
     assert not str(caught.value).endswith("..")
+
+
+def test_the_remedy_says_that_no_file_tells_the_heads(read):
+    with pytest.raises(InputError, match=r"model.heads=1 \(no file tells the heads: 64 channels"):
+        read(filled(TINY.clone(width=16)), TINY)
 
 
 def test_the_remedy_for_an_average_is_complete(read):

@@ -62,10 +62,18 @@ def mean_grey(levels: Array) -> Array:
 
 
 def mean_of_grey(grey: Array) -> Array:
-    """Mean of grey levels, int32 [b h w], rounded half up: [b 1 1]."""
-    pixels = grey.shape[1] * grey.shape[2]
-    total = grey.sum((1, 2), keepdims=True, dtype=jnp.int32)
-    return (2 * total + pixels) // (2 * pixels)
+    """Mean of grey levels, int32 [b h w], rounded half up: [b 1 1].
+
+    int32 holds all sums up to a side of 2^14, since those of large images are taken by rows.
+    """
+    height, width = grey.shape[1:]
+    pixels = height * width
+    rows = grey.sum(2, keepdims=True, dtype=jnp.int32)
+    if 255 * pixels + pixels // 2 < 2**31:
+        return (rows.sum(1, keepdims=True) + pixels // 2) // pixels
+    whole, rest = ((rows // width), (rows % width))
+    whole, rest = whole.sum(1, keepdims=True), rest.sum(1, keepdims=True)
+    return whole // height + (whole % height * width + rest + pixels // 2) // pixels
 
 
 def posterize(levels: Array, bits: Array) -> Array:
