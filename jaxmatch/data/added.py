@@ -28,11 +28,16 @@ Added = Mapping[int, int]  # the class of each image, by its row in the source's
 def files(text: str) -> tuple[str, ...]:
     """The tables that ``data.added_labels`` names, separated by commas.
 
-    A name that exists as a whole may contain commas itself.
+    A name with commas in it is that of a table that exists; the longest such name counts.
     """
-    if not text or ("," in text and paths.path(text).exists()):
-        return (text,) if text else ()
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    parts, found = text.split(","), []
+    while parts:
+        ends = range(len(parts), 0, -1)
+        names = {end: ",".join(parts[:end]).strip() for end in ends}
+        end = next((end for end in ends[:-1] if paths.is_file(paths.path(names[end]))), 1)
+        found += [names[end]] if names[end] else []
+        parts = parts[end:]
+    return tuple(found)
 
 
 def key_of(source: Source) -> str:

@@ -130,7 +130,8 @@ def current_labels(
         before: earlier places of the folder, for absolute paths in the table.
     """
     folders = {os.path.dirname(name) for name in names if not os.path.isabs(name)}
-    around = os.path.commonpath(folders).split("/") if folders else []  # all images
+    common = os.path.commonpath(folders) if folders else ""
+    around = common.split("/") if common else []  # the folders around all images
     # The outermost table counts, and none in the folder of a set, as when the run began.
     for depth in range(len(around) + 1):
         inside = "/".join(around[:depth])

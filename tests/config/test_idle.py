@@ -47,5 +47,5 @@ def test_the_key_has_its_stage():
 
 def test_all_settings_in_the_table_exist():
     known = flatten(from_flags("fixmatch:mnist5k", [])[0])
-    for key, (other, _) in {**idle.NEEDS, **idle.TURNED_OFF}.items():
+    for key, (other, _) in idle.EFFECTIVE.items():
         assert {key, other} <= known.keys()

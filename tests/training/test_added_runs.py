@@ -220,6 +220,12 @@ def test_names_with_commas(tmp_path):
     whole.touch()
     assert added_labels.files(str(whole)) == (str(whole),)
     assert added_labels.files("a.csv, b.csv,") == ("a.csv", "b.csv")
+    assert added_labels.files(f"c.csv, {whole}, d.csv") == ("c.csv", str(whole), "d.csv")
+    assert added_labels.files(f"{'x' * 300},{whole},{'y' * 300}") == (
+        "x" * 300,
+        str(whole),
+        "y" * 300,
+    )
     assert added_labels.files("") == ()
 
 

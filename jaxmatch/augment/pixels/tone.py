@@ -68,12 +68,12 @@ def mean_of_grey(grey: Array) -> Array:
     """
     height, width = grey.shape[1:]
     pixels = height * width
+    half = pixels // 2
+    if 255 * pixels + half < 2**31:
+        return (grey.sum((1, 2), keepdims=True, dtype=jnp.int32) + half) // pixels
     rows = grey.sum(2, keepdims=True, dtype=jnp.int32)
-    if 255 * pixels + pixels // 2 < 2**31:
-        return (rows.sum(1, keepdims=True) + pixels // 2) // pixels
-    whole, rest = ((rows // width), (rows % width))
-    whole, rest = whole.sum(1, keepdims=True), rest.sum(1, keepdims=True)
-    return whole // height + (whole % height * width + rest + pixels // 2) // pixels
+    whole, rest = (part.sum(1, keepdims=True) for part in (rows // width, rows % width))
+    return whole // height + (whole % height * width + rest + half) // pixels
 
 
 def posterize(levels: Array, bits: Array) -> Array:
