@@ -84,8 +84,11 @@ def accuracy(network: Any, images: Any, labels: np.ndarray) -> float:
     return float((torch.cat(found).numpy() == labels).mean())
 
 
-def run(settings: Mapping[str, Any], data: Data, seed: int) -> dict[str, Any]:
-    """The averaged weights' accuracy at the last step, and every 300 steps before."""
+def run(settings: Mapping[str, Any], data: Data, seed: int, as_usb: bool = False) -> dict[str, Any]:
+    """The averaged weights' accuracy at the last step, and every 300 steps before.
+
+    ``as_usb``: SimMatch has three heads, and a bank that is normalised over the batch.
+    """
     source, classes = data.source, len(data.source.classes)
     images: Any = resident(source, data.split, settings["data"]["include_labeled"])
     random.seed(seed)
@@ -93,13 +96,15 @@ def run(settings: Mapping[str, Any], data: Data, seed: int) -> dict[str, Any]:
     algorithm, labels = settings["algorithm"], images.labeled_labels
     network = WideResNet
     if algorithm["name"] == "simmatch":
-        network = partial(WithEmbeddings, projection=algorithm["projection"])
+        heads = 3 if as_usb else 1
+        network = partial(WithEmbeddings, projection=algorithm["projection"], heads=heads)
     weights = drawn(settings["model"], classes, network)
     options = {"device": "cpu", "bfloat16": False, "split": False, "tuned": False}
     trainer: Any = Trainer(settings, weights, classes, **options, network=network)
     size, ratio = settings["data"]["batch_size"], settings["data"]["ratio"]
     if algorithm["name"] == "simmatch":
-        trainer.objective = Objective(torch.tensor(np.asarray(labels)).long(), classes, algorithm)
+        known_labels = torch.tensor(np.asarray(labels)).long()
+        trainer.objective = Objective(known_labels, classes, algorithm, as_usb)
         labels = np.arange(len(labels))
     known = Augmented(images.labeled_images.images, labels, settings, raw=False)
     labeled = permuted(known, size)
@@ -125,6 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many runs")
     parser.add_argument("--first", type=int, default=0, help="the seed of the first of them")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--as-usb", action="store_true", help="SimMatch's three heads and bank as in USB's code"
+    )
     parser.add_argument("-o", "--output", type=Path, default=RECORDED)
     chosen, overrides = parser.parse_known_args(arguments)
     config, _ = settled(from_flags(chosen.config, overrides)[0])
@@ -135,13 +143,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(chosen.threads)
     data = run_data.load_new(config)
     changes = [override.removeprefix("--config.") for override in overrides]
+    changes += ["as_usb"] if chosen.as_usb else []
     key = ",".join([name, *chosen.config.split(",")[1:], *changes])
     for seed in range(chosen.first, chosen.first + chosen.seeds):
         recorded = json.loads(chosen.output.read_text()) if chosen.output.exists() else {}
         runs = recorded.setdefault(key, {})
         if str(seed) in runs:
             continue
-        runs[str(seed)] = found = run(settings, data, seed)
+        runs[str(seed)] = found = run(settings, data, seed, chosen.as_usb)
         chosen.output.write_text(json.dumps(recorded, indent=1) + "\n")
         print(f"{key} seed {seed}: {100 * found['accuracy']:.1f}", flush=True)
 

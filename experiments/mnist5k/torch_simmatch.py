@@ -1,9 +1,9 @@
 """SimMatch in plain PyTorch, at CIFAR scale: the network with its head, and the loss with its bank.
 
 Zheng et al., "SimMatch: Semi-supervised Learning with Similarity Matching", CVPR 2022,
-https://arxiv.org/abs/2203.06915. One projection head and a bank of unit rows, as published; USB's
-code averages three heads and normalises the bank over the batch. Written for
-:mod:`experiments.mnist5k.torch_runs`.
+https://arxiv.org/abs/2203.06915. One projection head and a bank of unit rows, as published. USB's
+code averages three heads and normalises what enters the bank over the batch, which ``heads`` and
+``over_batch`` do here. Written for :mod:`experiments.mnist5k.torch_runs`.
 """
 
 from collections import deque
@@ -20,19 +20,30 @@ from experiments.throughput.torch_fixmatch import WideResNet
 class WithEmbeddings(WideResNet):
     """The network with a projection head; in training it gives logits [b C] and embeddings."""
 
-    def __init__(self, model: Mapping[str, Any], classes: int, in_place: bool, projection: int):
-        """``projection`` is the width of the embeddings; other arguments as of the network."""
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        classes: int,
+        in_place: bool,
+        projection: int,
+        heads: int = 1,
+    ):
+        """Embeddings are the mean of ``heads`` heads, of width ``projection``."""
         super().__init__(model, classes, in_place)
         width = self.classifier.in_features
-        self.projection = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection)
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection))
+            for _ in range(heads)
         )
 
     def forward(self, x: Any) -> Any:
         """Logits, in training with unit embeddings [b projection]."""
         features = self.features(x)
         logits = self.classifier(features)
-        return (logits, F.normalize(self.projection(features))) if self.training else logits
+        if not self.training:
+            return logits
+        embeddings = torch.stack([head(features) for head in self.projections]).mean(0)
+        return logits, F.normalize(embeddings)
 
 
 class Objective:
@@ -48,9 +59,12 @@ class Objective:
         step: the number of steps taken.
     """
 
-    def __init__(self, labels: Any, classes: int, algorithm: Mapping[str, Any]):
+    def __init__(
+        self, labels: Any, classes: int, algorithm: Mapping[str, Any], over_batch: bool = False
+    ):
         """Begin with an empty bank; ``algorithm`` as ``config.algorithm``."""
         self.labels, self.classes, self.step = labels, classes, 0
+        self.over_batch = over_batch
         self.bank = torch.zeros(len(labels), algorithm["projection"])
         self.filled = torch.zeros(len(labels), dtype=torch.bool)
         self.history: deque[Any] = deque(maxlen=algorithm["alignment_length"])
@@ -107,7 +121,20 @@ class Objective:
         return torch.log_softmax(scores.masked_fill(~self.filled, -torch.inf), 1)
 
     def remember(self, index: Any, embeddings: Any, momentum: float) -> None:
-        """Average the embeddings into the bank; of equal indices the last one counts."""
+        """Average the embeddings into the bank; of equal indices the last one counts.
+
+        With ``over_batch`` each feature of the averages is normalised over the batch, in place of
+        each row over its features.
+        """
+        if self.over_batch:
+            bank, filled = self.bank.clone(), self.filled.clone()
+            averages = momentum * bank[index] + (1 - momentum) * embeddings
+            known = self.filled[index, None]
+            averages = torch.where(known, F.normalize(averages, dim=0), embeddings)
+            for row, new in zip(index.tolist(), averages, strict=True):
+                bank[row], filled[row] = new, True
+            self.bank, self.filled = bank, filled
+            return
         # New tensors, since the backward pass reads the old ones.
         bank, filled = self.bank.clone(), self.filled.clone()
         for row, new in zip(index.tolist(), embeddings, strict=True):

@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--heads", action="store_true", help="average three heads as USB does")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--labels", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--split", default="", help="labeled images, if not those of the seed")
     parser.add_argument("--runs", type=Path, default=Path("runs/mnist5k_usb"))
     arguments = parser.parse_args()
@@ -68,7 +69,9 @@ def main() -> None:
     folder = f"{'_'.join(['simmatch', *names])}-{arguments.labels}-s{arguments.seed}"
     chosen = f"labels={arguments.labels},seed={arguments.seed}"
     split = f",split={arguments.split}" if arguments.split else ""
-    config, _ = from_flags(f"simmatch:mnist5k,{chosen}{split}", [])
+    config, _ = from_flags(
+        f"simmatch:mnist5k,{chosen}{split}", [f"--config.steps={arguments.steps}"]
+    )
     config.recipe = "_".join(["simmatch", *names])
     over_batch = lambda x: normalize(x.T).T  # noqa: E731
     with (

@@ -16,15 +16,18 @@ def runs():
     return torch_runs
 
 
-@pytest.mark.parametrize("method", ["fixmatch", "simmatch"])
-def test_each_run_is_recorded_once(method, runs, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("method", "more"), [("fixmatch", ""), ("simmatch", ""), ("simmatch", "as_usb")]
+)
+def test_each_run_is_recorded_once(method, more, runs, tmp_path, capsys):
     file = tmp_path / "runs.json"
     words = [f"--config={method}:mnist5k,labels=10,seed=1", "--config.steps=2", f"-o{file}"]
+    words += ["--as-usb"] if more else []
     runs.main([*words, "--seeds=1"])
     runs.main([*words, "--seeds=2"])
     assert len(capsys.readouterr().out.splitlines()) == 2
     ((key, found),) = json.loads(file.read_text()).items()
-    assert key == f"{method},labels=10,seed=1,steps=2"
+    assert key == f"{method},labels=10,seed=1,steps=2" + (f",{more}" if more else "")
     assert found.keys() == {"0", "1"}
     assert all(0 <= run["accuracy"] <= 1 for run in found.values())
 
@@ -40,7 +43,8 @@ def test_initial_kernels_have_the_variance_of_he(runs):
     assert abs(kernel.std() / expected - 1) < 0.02
 
 
-def test_the_loss_of_simmatch_is_the_library_s(runs):
+@pytest.mark.parametrize("over_batch", [False, True])
+def test_the_loss_of_simmatch_is_the_library_s(over_batch, runs, monkeypatch):
     """The same outputs in three steps: loss, bank and gradients of the strong views' outputs."""
     import jax
     import jax.numpy as jnp
@@ -55,7 +59,10 @@ def test_the_loss_of_simmatch_is_the_library_s(runs):
     method = SimMatch(**options)
     settings = {key: getattr(method, key) for key in type(method).__dataclass_fields__}
     random = np.random.default_rng(0)
-    objective = Objective(torch.from_numpy(labels), classes, settings)
+    objective = Objective(torch.from_numpy(labels), classes, settings, over_batch)
+    if over_batch:  # as in usb_simmatch.py
+        normalize = memory.normalize
+        monkeypatch.setattr(memory, "normalize", lambda x: normalize(x.T).T)
     objective.bank = objective.bank.double()
     bank, history = memory.make_bank(labels.tolist(), 4), alignment.make_history(2, classes)
     used = []
