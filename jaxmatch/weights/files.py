@@ -78,13 +78,13 @@ def check_read(weights: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def check_real(name: str, value: np.ndarray) -> None:
-    """Check that a weight is of real numbers.
+def check_no_integers(name: str, value: np.ndarray) -> None:
+    """Check that a weight is not of integers; masks of weights are bool.
 
     Raises:
-        InputError: if it is of integers, as in a quantized file.
+        InputError: if it is, as in a quantized file.
     """
-    if not jnp.issubdtype(value.dtype, jnp.floating):
+    if jnp.issubdtype(value.dtype, jnp.integer):
         raise InputError(
             f"tensor {name!r} is of type {value.dtype}; quantized weights are not read, so give "
             "the file of before"

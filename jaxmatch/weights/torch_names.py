@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxmatch.errors import InputError, suggest
 from jaxmatch.types import PyTree
-from jaxmatch.weights.files import check_read, check_real
+from jaxmatch.weights.files import check_no_integers, check_read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def from_torch(
             raise InputError(f"the PyTorch weights have no tensor {name!r}, which the model needs")
         value = np.asarray(known.pop(name))
         check_read({name: value})
-        check_real(name, value)
+        check_no_integers(name, value)
         value = value.transpose(_axes_from_torch(value.ndim))
         if value.shape != leaf.shape:
             raise InputError(

@@ -20,7 +20,7 @@ import numpy as np
 from jaxmatch.errors import InputError
 from jaxmatch.models.vit import PRESETS, ViT
 from jaxmatch.types import PyTree
-from jaxmatch.weights.files import check_real
+from jaxmatch.weights.files import check_no_integers
 from jaxmatch.weights.positions import Grid, grids, listed, resize_positions, square
 from jaxmatch.weights.vit_formats import VitFile, find_vit
 from jaxmatch.weights.vit_names import our_layout, parameters, timm_shapes
@@ -305,7 +305,7 @@ def _placed(
         at = placed
         for key in keys[:-1]:
             at = at.setdefault(key, {})
-        check_real(name, tensors[name])
+        check_no_integers(name, tensors[name])
         at[keys[-1]] = our_layout(tensors[name]).astype(leaf.dtype)
     return placed
 
